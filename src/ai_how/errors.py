@@ -1,0 +1,90 @@
+"""How it fails: the whole tree of errors, each with what happened, details, a hint to paste, and an exit code."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(eq=False)
+class AiHowError(Exception):
+    """A failure that we understand.
+
+    `brief` is one line; `details` may be many; `hint` is a command to paste or one line of advice.
+    """
+
+    brief: str
+    details: str | None = None
+    hint: str | None = None
+    exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.brief, self.details) if part)
+
+
+class SpecError(AiHowError):
+    """The cluster file, or the way a command was used, is wrong."""
+
+    exit_code = 2
+
+
+class HostError(AiHowError):
+    """The workstation cannot do what was asked."""
+
+    exit_code = 3
+
+
+class ToolError(HostError):
+    """A program that we ran failed, or is not installed."""
+
+
+class ImageError(HostError):
+    """An image is missing, damaged, or not one that we would boot."""
+
+
+class OwnershipError(HostError):
+    """Something that is not ours stands where ours would go."""
+
+
+class LibvirtError(HostError):
+    """libvirt said no; `code` is its VIR_ERR_* number, None where the answer was lost."""
+
+    code: int | None = None
+
+
+class ConnectionLostError(LibvirtError):
+    """The daemon went away, or does not answer: what is there now is not known."""
+
+
+class StateError(HostError):
+    """What we remember on disk cannot be read, or is from a newer version."""
+
+
+class GuestError(HostError):
+    """A guest did not do what it was told."""
+
+
+class DeadlineError(HostError):
+    """Something that was awaited did not come in time."""
+
+
+class PlanFailedError(AiHowError):
+    """A plan failed; everything that it had made was undone."""
+
+    exit_code = 4
+
+
+class UndoIncompleteError(AiHowError):
+    """A plan failed and not all of it could be undone; the details list what remains."""
+
+    exit_code = 5
+
+
+class LockedError(AiHowError):
+    """Another run holds the lock."""
+
+    exit_code = 6
+
+
+class InterruptedRunError(AiHowError):
+    """The user interrupted the run; what it had made was undone or is in the journal."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Where it runs: facts, checks, KVM's truth, the embedded host."""

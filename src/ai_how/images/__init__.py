@@ -1,0 +1,1 @@
+"""What the nodes boot: recipe, build, store."""

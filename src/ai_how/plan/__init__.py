@@ -1,0 +1,1 @@
+"""What will change: steps, executor, journal. Knows no libvirt."""

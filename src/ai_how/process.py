@@ -1,0 +1,157 @@
+"""The only room that starts programs: run one to its end, start one that lives on, or become one."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ai_how.errors import ToolError
+
+# An ordinary user's PATH lacks the sbin directories, where libvirtd, mke2fs and ip live.
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+Argument = str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a program left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def search_path() -> str:
+    """The PATH under which our programs are looked up: the user's own, then sbin."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *SBIN])
+
+
+def find_tool(name: str) -> Path | None:
+    """The absolute path of a program, or None where it is not installed."""
+    found = shutil.which(name, path=search_path())
+    return Path(found) if found else None
+
+
+def get_tool(name: str, *, package: str | None = None) -> Path:
+    """The absolute path of a program. Raises ToolError with the command that installs it."""
+    if found := find_tool(name):
+        return found
+    raise ToolError(
+        f"{name} is not installed", hint=f"sudo apt-get install {package}" if package else None
+    )
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of our children: nothing that would point libvirt or a language elsewhere."""
+    dropped = ("LIBVIRT_", "VIRSH_", "PYTHON")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    return kept | {"PATH": search_path(), "LC_ALL": "C.UTF-8"} | dict(extra or {})
+
+
+def run(
+    argv: Sequence[Argument],
+    *,
+    stdin: str | None = None,
+    timeout_s: float | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    preexec: Callable[[], None] | None = None,
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    Raises ToolError when it is not there, does not end within `timeout_s`, or (with `check`) exits
+    other than 0; the details then hold the end of what it wrote to stderr.
+    """
+    words = [os.fspath(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=child_environment(env),
+            cwd=cwd,
+            preexec_fn=preexec,  # noqa: PLW1509  only resource limits are set there, before exec
+        )
+    except FileNotFoundError as error:
+        raise ToolError(f"{words[0]} is not installed", details=str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(
+            f"{Path(words[0]).name} did not end within {timeout_s:g} s", details=shlex.join(words)
+        ) from error
+    if check and done.returncode != 0:
+        raise ToolError(
+            f"{Path(words[0]).name} failed (exit code {done.returncode})",
+            details=f"{shlex.join(words)}\n{(done.stderr or done.stdout).strip()[-2000:]}",
+        )
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def start_lines(
+    argv: Sequence[Argument], *, env: Mapping[str, str] | None = None, on_line: Callable[[str], None]
+) -> None:
+    """Run a program to its end, handing over each line of its output (stdout and stderr) as it comes.
+
+    Raises ToolError with the last lines when it exits other than 0.
+    """
+    words = [os.fspath(word) for word in argv]
+    tail: list[str] = []
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=child_environment(env),
+    ) as child:
+        try:
+            for raw in child.stdout or ():
+                tail = [*tail[-40:], raw.rstrip()]
+                on_line(raw.rstrip())
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode != 0:
+        raise ToolError(
+            f"{Path(words[0]).name} failed (exit code {child.returncode})", details="\n".join(tail)
+        )
+
+
+def start_daemon(
+    argv: Sequence[Argument], *, log: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that outlives us: its own session, nothing on stdin, its output in `log`."""
+    words = [os.fspath(word) for word in argv]
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env=child_environment(env),
+        )
+
+
+def call_interactive(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a program on the user's own terminal and return its exit code."""
+    words = [os.fspath(word) for word in argv]
+    return subprocess.call(words, env=child_environment(env))
+
+
+def become(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> NoReturn:
+    """Replace this process by a program on the user's own terminal."""
+    words = [os.fspath(word) for word in argv]
+    os.execvpe(words[0], words, child_environment(env))  # noqa: S606  that is its purpose

@@ -1,0 +1,241 @@
+"""Every name that may exist on disk, in one place; whoever adds a file adds it here."""
+
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ai_how.errors import HostError
+
+APPLICATION = "ai-how"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPaths:
+    """The directory of one cluster: 0700, everything in it is ours."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def spec(self) -> Path:
+        """The cluster file as it was given."""
+        return self.root / "cluster.yaml"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def backups(self) -> Path:
+        """Earlier states: `<serial>.json`, the newest ten."""
+        return self.root / "backups"
+
+    @property
+    def journal(self) -> Path:
+        """There only while a plan is being carried out, or after one was cut short."""
+        return self.root / "journal.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Locked with flock; never unlinked."""
+        return self.root / "lock"
+
+    @property
+    def secrets(self) -> Path:
+        """0700: the munge key and the nodes' ssh host keys."""
+        return self.root / "secrets"
+
+    @property
+    def munge_key(self) -> Path:
+        return self.secrets / "munge.key"
+
+    def host_key(self, node: str) -> Path:
+        """A node's private ssh host key (ed25519); the public one is beside it as `.pub`."""
+        return self.secrets / f"{node}.ssh_host_ed25519_key"
+
+    @property
+    def ssh(self) -> Path:
+        return self.root / "ssh"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The key by which we log in; made once per cluster."""
+        return self.ssh / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.ssh / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.ssh / "config"
+
+    @property
+    def xml(self) -> Path:
+        """What was sent to libvirt, one file per object."""
+        return self.root / "xml"
+
+    @property
+    def console(self) -> Path:
+        return self.root / "console"
+
+    def console_log(self, node: str) -> Path:
+        """All that a node wrote to its serial line; written by QEMU through virtlogd."""
+        return self.console / f"{node}.log"
+
+    @property
+    def evidence(self) -> Path:
+        """What was saved before a failed run was undone, one directory per run."""
+        return self.root / "evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class StoragePaths:
+    """Where a host's QEMU can read and write disks: our own tree or one in libvirt's image directory."""
+
+    root: Path
+
+    @property
+    def bases(self) -> Path:
+        """Base images, `<digest>.qcow2`: one per host, shared by all clusters, read-only."""
+        return self.root / "bases"
+
+    def cluster(self, name: str) -> Path:
+        return self.root / "disks" / name
+
+    def marker(self, name: str) -> Path:
+        """Holds the cluster's id: the sign that the directory is ours."""
+        return self.cluster(name) / ".ai-how"
+
+    def disk(self, name: str, node: str) -> Path:
+        return self.cluster(name) / f"{node}.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPaths:
+    """The embedded host: what persists, and (under `run`) what does not."""
+
+    root: Path
+    run: Path
+
+    @property
+    def etc(self) -> Path:
+        """Mounted over /etc/libvirt inside: definitions and autostart links."""
+        return self.root / "etc"
+
+    @property
+    def lib(self) -> Path:
+        """Mounted over /var/lib/libvirt inside: leases, NVRAM, managed saves."""
+        return self.root / "lib"
+
+    @property
+    def log(self) -> Path:
+        """Mounted over /var/log/libvirt inside."""
+        return self.root / "log"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
+    def record(self) -> Path:
+        """Who the supervisor is (pid, start time, boot id)."""
+        return self.run / "supervisor.json"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "libvirt-sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The four places: state (clusters), data (images), cache (facts that can be found again), run (sockets)."""
+
+    state: Path
+    data: Path
+    cache: Path
+    run: Path
+
+    def cluster(self, name: str) -> ClusterPaths:
+        return ClusterPaths(self.state / name)
+
+    def cluster_names(self) -> tuple[str, ...]:
+        """Names that have a directory here; ones beginning with a dot are not clusters."""
+        if not self.state.is_dir():
+            return ()
+        return tuple(
+            sorted(p.name for p in self.state.iterdir() if p.is_dir() and not p.name.startswith("."))
+        )
+
+    @property
+    def images(self) -> Path:
+        return self.data / "images"
+
+    @property
+    def host_lock(self) -> Path:
+        """Host-wide: subnets, bridges and bases are chosen under it."""
+        return self.state / ".host.lock"
+
+    @property
+    def crash_reports(self) -> Path:
+        return self.state / ".crashes"
+
+    @property
+    def embedded(self) -> EmbeddedPaths:
+        return EmbeddedPaths(self.state / ".embedded", self.run)
+
+    @property
+    def embedded_storage(self) -> StoragePaths:
+        return StoragePaths(self.state / ".embedded" / "storage")
+
+    @property
+    def kvm_verdict(self) -> Path:
+        return self.cache / "kvm.json"
+
+
+def find_roots(state_dir: Path | None = None) -> Roots:
+    """The places of this user; `state_dir` moves state, sockets and the embedded host, not images."""
+    state = state_dir or platformdirs.user_state_path(APPLICATION)
+    state = Path(os.path.abspath(state))  # noqa: PTH100  a link may lead here; resolve() would hide it
+    return Roots(
+        state=state,
+        data=platformdirs.user_data_path(APPLICATION),
+        cache=platformdirs.user_cache_path(APPLICATION),
+        run=_runtime_base() / hashlib.sha256(os.fsencode(state)).hexdigest()[:10],
+    )
+
+
+def _runtime_base() -> Path:
+    """A directory whose path is short: a Unix socket's path has 107 characters at most (unix(7))."""
+    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None):
+        if candidate and Path(candidate).is_dir() and os.access(candidate, os.W_OK):
+            return Path(candidate) / APPLICATION
+    return Path(tempfile.gettempdir()) / f"{APPLICATION}-{os.geteuid()}"
+
+
+def ensure_private_directory(path: Path) -> Path:
+    """Make a directory that only we may enter. Raises HostError where another's, or a link, is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        seen = path.lstat()
+        if not stat.S_ISDIR(seen.st_mode):
+            raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}") from None
+        if seen.st_uid != os.geteuid():
+            raise HostError(f"{path} belongs to another user", hint=f"ls -ld {path}") from None
+        if seen.st_mode & 0o077:
+            path.chmod(0o700)
+    return path

@@ -1,0 +1,61 @@
+"""Waiting: a deadline made once at the top and handed down, and the only loop that polls."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ai_how.errors import DeadlineError
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on the monotonic clock, so that a changed wall clock moves nothing."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> "Deadline":
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def has_passed(self) -> bool:
+        return time.monotonic() >= self.at
+
+    def sooner_of(self, seconds: float) -> "Deadline":
+        """This deadline, or `seconds` from now where that is sooner."""
+        return Deadline(min(self.at, time.monotonic() + seconds))
+
+
+def wait_until(
+    ask: Callable[[], T | None],
+    deadline: Deadline,
+    what: str,
+    *,
+    interval_s: float = 0.2,
+    stop: threading.Event | None = None,
+) -> T:
+    """Ask until the answer is neither None nor False, and return it.
+
+    What `ask` raises passes through. Raises DeadlineError, naming `what`, when the deadline passes or
+    `stop` is set first.
+    """
+    pause = stop or threading.Event()
+    while True:
+        answer = ask()
+        if answer is not None and answer is not False:
+            return answer
+        if pause.is_set():
+            raise DeadlineError(f"stopped waiting for {what}")
+        if deadline.has_passed:
+            raise DeadlineError(f"{what} did not come in time")
+        pause.wait(min(interval_s, deadline.remaining_s))
