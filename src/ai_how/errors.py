@@ -1,4 +1,4 @@
-"""How it fails: the whole tree of errors, each with what happened, details, a hint to paste, and an exit code."""
+"""How it fails: the whole tree of errors; each has a brief, details, a hint and an exit code."""
 
 from dataclasses import dataclass
 from typing import ClassVar

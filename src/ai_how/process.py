@@ -1,4 +1,4 @@
-"""The only room that starts programs: run one to its end, start one that lives on, or become one."""
+"""The only room that starts programs: run one to its end, start a daemon, or become one."""
 
 import os
 import shlex
@@ -81,7 +81,7 @@ def run(
             check=False,
             env=child_environment(env),
             cwd=cwd,
-            preexec_fn=preexec,  # noqa: PLW1509  only resource limits are set there, before exec
+            preexec_fn=preexec,
         )
     except FileNotFoundError as error:
         raise ToolError(f"{words[0]} is not installed", details=str(error)) from error
@@ -97,10 +97,13 @@ def run(
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
-def start_lines(
-    argv: Sequence[Argument], *, env: Mapping[str, str] | None = None, on_line: Callable[[str], None]
+def run_lines(
+    argv: Sequence[Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None],
 ) -> None:
-    """Run a program to its end, handing over each line of its output (stdout and stderr) as it comes.
+    """Run a program to its end, handing over each line of its output as it comes.
 
     Raises ToolError with the last lines when it exits other than 0.
     """

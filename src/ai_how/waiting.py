@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from ai_how.errors import DeadlineError
 
-
 T = TypeVar("T")
 
 
@@ -46,8 +45,8 @@ def wait_until(
 ) -> T:
     """Ask until the answer is neither None nor False, and return it.
 
-    What `ask` raises passes through. Raises DeadlineError, naming `what`, when the deadline passes or
-    `stop` is set first.
+    What `ask` raises passes through. Raises DeadlineError, naming `what`, when the deadline passes
+    or `stop` is set first.
     """
     pause = stop or threading.Event()
     while True:

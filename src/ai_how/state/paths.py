@@ -99,7 +99,7 @@ class ClusterPaths:
 
 @dataclass(frozen=True, slots=True)
 class StoragePaths:
-    """Where a host's QEMU can read and write disks: our own tree or one in libvirt's image directory."""
+    """Where a host's QEMU can read and write disks: our own tree, or one below libvirt's."""
 
     root: Path
 
@@ -161,7 +161,7 @@ class EmbeddedPaths:
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """The four places: state (clusters), data (images), cache (facts that can be found again), run (sockets)."""
+    """The four places: clusters, images, facts that can be found again, sockets."""
 
     state: Path
     data: Path
@@ -176,7 +176,11 @@ class Roots:
         if not self.state.is_dir():
             return ()
         return tuple(
-            sorted(p.name for p in self.state.iterdir() if p.is_dir() and not p.name.startswith("."))
+            sorted(
+                entry.name
+                for entry in self.state.iterdir()
+                if entry.is_dir() and not entry.name.startswith(".")
+            )
         )
 
     @property
@@ -206,9 +210,9 @@ class Roots:
 
 
 def find_roots(state_dir: Path | None = None) -> Roots:
-    """The places of this user; `state_dir` moves state, sockets and the embedded host, not images."""
+    """The places of this user; `state_dir` moves all but images and cached facts."""
     state = state_dir or platformdirs.user_state_path(APPLICATION)
-    state = Path(os.path.abspath(state))  # noqa: PTH100  a link may lead here; resolve() would hide it
+    state = Path(os.path.abspath(state))  # noqa: PTH100  a link stays one
     return Roots(
         state=state,
         data=platformdirs.user_data_path(APPLICATION),
@@ -218,7 +222,7 @@ def find_roots(state_dir: Path | None = None) -> Roots:
 
 
 def _runtime_base() -> Path:
-    """A directory whose path is short: a Unix socket's path has 107 characters at most (unix(7))."""
+    """A directory with a short path: a Unix socket's has 107 characters at most (unix(7))."""
     for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None):
         if candidate and Path(candidate).is_dir() and os.access(candidate, os.W_OK):
             return Path(candidate) / APPLICATION
@@ -226,7 +230,7 @@ def _runtime_base() -> Path:
 
 
 def ensure_private_directory(path: Path) -> Path:
-    """Make a directory that only we may enter. Raises HostError where another's, or a link, is there."""
+    """Make a directory that only we may enter; HostError where another's or a link is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir(mode=0o700)
