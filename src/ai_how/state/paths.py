@@ -108,8 +108,30 @@ class StoragePaths:
         """Base images, `<digest>.qcow2`: one per host, shared by all clusters, read-only."""
         return self.root / "bases"
 
+    def base(self, digest: str) -> Path:
+        return self.bases / f"{digest}.qcow2"
+
+    def base_kernel(self, digest: str) -> Path:
+        return self.bases / f"{digest}.vmlinuz"
+
+    def base_initrd(self, digest: str) -> Path:
+        return self.bases / f"{digest}.initrd"
+
+    def verified(self, base: Path) -> Path:
+        """What a base looked like when its digest was last computed."""
+        return base.with_name(f".{base.name}.verified")
+
+    @property
+    def lock(self) -> Path:
+        """Held while bases are placed or removed."""
+        return self.root / ".lock"
+
+    @property
+    def disks(self) -> Path:
+        return self.root / "disks"
+
     def cluster(self, name: str) -> Path:
-        return self.root / "disks" / name
+        return self.disks / name
 
     def marker(self, name: str) -> Path:
         """Holds the cluster's id: the sign that the directory is ours."""
@@ -117,6 +139,20 @@ class StoragePaths:
 
     def disk(self, name: str, node: str) -> Path:
         return self.cluster(name) / f"{node}.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePaths:
+    """The image store: one read-only directory per image, and drafts (`.part-<pid>-…`)."""
+
+    root: Path
+
+    def image(self, digest: str) -> Path:
+        return self.root / digest
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
 
 
 @dataclass(frozen=True, slots=True)

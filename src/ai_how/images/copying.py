@@ -1,0 +1,228 @@
+"""Bytes from one place to another: sparse copies, https downloads, digests, and drafts of files."""
+
+import errno
+import hashlib
+import http.client
+import os
+import secrets
+import shutil
+import ssl
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from ai_how.errors import HostError, ImageError
+
+# Called with the part that is done, 0.0 to 1.0.
+Progress = Callable[[float], None]
+
+_CHUNK_BYTES = 1 << 20
+_RANGE_BYTES = 64 << 20
+_STALLED_S = 60
+_DRAFT = ".part-"
+_CANNOT_COPY_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def disk_errors(directory: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn an OSError about `directory` into a HostError; a full disk says what was needed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            place = error.filename or directory
+            raise HostError(f"{place}: {error.strerror}", hint=f"ls -ld {directory}") from error
+        raise full_disk(directory, needed_bytes) from error
+
+
+def full_disk(directory: Path, needed_bytes: int | None) -> HostError:
+    """The error for a file system that has no room left for `directory`."""
+    free = shutil.disk_usage(directory).free
+    needed = f"{needed_bytes / 2**20:.1f} MiB needed, " if needed_bytes is not None else ""
+    return HostError(
+        f"no space left in {directory}",
+        details=f"{needed}{free / 2**20:.1f} MiB free",
+        hint=f"df -h {directory}",
+    )
+
+
+@contextmanager
+def draft_directory(parent: Path) -> Iterator[Path]:
+    """A 0700 directory in `parent` to write in and rename from; gone afterwards, come what may.
+
+    Its name holds our pid: what a killed run leaves behind is found by `sweep_drafts`.
+    """
+    draft = parent / f"{_DRAFT}{os.getpid()}-{secrets.token_hex(4)}"
+    draft.mkdir(mode=0o700)
+    try:
+        yield draft
+    finally:
+        remove_tree(draft)
+
+
+def sweep_drafts(parent: Path) -> None:
+    """Remove the drafts of processes that are no more."""
+    for draft in parent.glob(f"{_DRAFT}*"):
+        pid = draft.name.removeprefix(_DRAFT).split("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            remove_tree(draft)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory of ours, also a read-only one; absent is fine."""
+    if directory.is_dir() and not directory.is_symlink():
+        directory.chmod(0o700)
+        shutil.rmtree(directory)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or directory to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = None) -> None:
+    """Copy a file to a new one (0600, on disk), with its holes, in the kernel where possible.
+
+    Raises ImageError when `source` is no regular file that we may read, or shrinks meanwhile.
+    """
+    try:
+        file = source.open("rb", buffering=0)
+    except OSError as error:
+        raise ImageError(
+            f"{source} cannot be read: {error.strerror}", hint=f"ls -l {source}"
+        ) from error
+    with file:
+        seen = os.fstat(file.fileno())
+        if not stat.S_ISREG(seen.st_mode):
+            raise ImageError(f"{source} is not a regular file", hint=f"ls -l {source}")
+        with (
+            disk_errors(target.parent, needed_bytes=seen.st_blocks * 512),
+            _created(target) as copy,
+        ):
+            os.ftruncate(copy.fileno(), seen.st_size)
+            for begin, end in _data_ranges(file.fileno(), seen.st_size):
+                at = begin
+                while at < end:
+                    if not (count := _copy_some(file.fileno(), copy.fileno(), at, end - at)):
+                        raise ImageError(f"{source} shrank while it was copied")
+                    at += count
+                    if on_progress:
+                        on_progress(at / seen.st_size)
+
+
+def download(
+    url: str, target: Path, *, max_bytes: int, on_progress: Progress | None = None
+) -> None:
+    """Fetch an https address to a new file (0600, on disk). Whoever calls compares the digest."""
+    if urlsplit(url).scheme != "https":
+        raise ImageError(
+            f"{url} is refused: images come over https", hint=url.replace("http:", "https:", 1)
+        )
+    with (
+        _opened(url) as response,
+        disk_errors(target.parent, needed_bytes=response.length),
+        _created(target) as copy,
+    ):
+        # `length` counts down while we read; now it is what the server announced.
+        size, done = response.length, 0
+        while chunk := _read_chunk(response, url):
+            done += len(chunk)
+            if done > max_bytes:
+                raise ImageError(f"{url} is refused: it has more than {max_bytes} bytes")
+            copy.write(chunk)
+            if on_progress and size:
+                on_progress(done / size)
+        if size is not None and done != size:
+            raise ImageError(f"{url} ended after {done} of {size} bytes")
+
+
+@contextmanager
+def _created(target: Path) -> Iterator[IO[bytes]]:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb", buffering=0) as file:
+        yield file
+        os.fsync(fd)
+
+
+def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file holds data; the rest are holes."""
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise
+        at = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+        yield begin, at
+
+
+def _copy_some(source: int, target: int, at: int, count: int) -> int:
+    try:
+        return os.copy_file_range(source, target, min(count, _RANGE_BYTES), at, at)
+    except OSError as error:
+        if error.errno not in _CANNOT_COPY_RANGES:
+            raise
+    return os.pwrite(target, os.pread(source, min(count, _CHUNK_BYTES), at), at)
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only where it leads to https again."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme != "https":
+            raise ImageError(f"{req.full_url} is refused: it leads to {newurl}, not to https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[http.client.HTTPResponse]:
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _HttpsOnly(),
+    ):
+        opener.add_handler(handler)
+    try:
+        response = opener.open(url, timeout=_STALLED_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ImageError(f"{url} could not be downloaded", details=str(error)) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ImageError(f"{url} could not be downloaded", details=str(error)) from error
+    with response:
+        yield response
+
+
+def _read_chunk(response: http.client.HTTPResponse, url: str) -> bytes:
+    try:
+        return response.read(_CHUNK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise ImageError(f"{url} could not be downloaded", details=str(error)) from error

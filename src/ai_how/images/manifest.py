@@ -1,0 +1,115 @@
+"""What an image is: a read-only directory, and the manifest in it that says what must be there."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from ai_how.errors import ImageError
+
+DISK = "disk.qcow2"
+KERNEL = "vmlinuz"
+INITRD = "initrd"
+MANIFEST = "manifest.json"
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
+ImageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+class Manifest(BaseModel):
+    """Everything that is known about an image besides its bytes.
+
+    `digest` names what it was made from (a recipe, or the file that was imported) and is the name
+    of its directory. `identity` is how a guest of this image learns who it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    digest: Digest
+    name: ImageName
+    created_at: datetime
+    virtual_size_bytes: Annotated[int, Field(gt=0)]
+    disk_sha256: Sha256
+    kernel_sha256: Sha256 | None = None
+    initrd_sha256: Sha256 | None = None
+    cmdline: str = ""
+    identity: Literal["agent", "nocloud"]
+    recipe: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _needs_a_kernel(self) -> Self:
+        if self.kernel_sha256 is None and (self.initrd_sha256 or self.cmdline):
+            raise ValueError("an initrd or a command line without a kernel")
+        return self
+
+    @property
+    def sha256_by_file(self) -> dict[str, str]:
+        """The files that make up the image, by name, and what they must hash to."""
+        wanted = {DISK: self.disk_sha256, KERNEL: self.kernel_sha256, INITRD: self.initrd_sha256}
+        return {name: sha256 for name, sha256 in wanted.items() if sha256 is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the store, with its files where they lie."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / DISK
+
+    @property
+    def kernel(self) -> Path | None:
+        return self.directory / KERNEL if self.manifest.kernel_sha256 else None
+
+    @property
+    def initrd(self) -> Path | None:
+        return self.directory / INITRD if self.manifest.initrd_sha256 else None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenImage:
+    """A directory of the store that holds no image that we would boot, and why."""
+
+    directory: Path
+    reason: str
+
+    @property
+    def digest(self) -> str:
+        return self.directory.name
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises ImageError with every problem in the manifest at `path`."""
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        problems = [f"{_place(p['loc'])}: {p['msg']}" for p in error.errors(include_url=False)]
+        raise ImageError(f"{path} is not a manifest", details="\n".join(problems)) from error
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc)) or "manifest"

@@ -1,0 +1,105 @@
+"""The only caller of qemu-img: absolute paths, every format named, limits on time and memory.
+
+Nothing here is handed a file that `qcow2_header` has not accepted, or that we have not written.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ai_how.errors import HostError, ImageError, ToolError
+from ai_how.images.copying import Progress, full_disk
+from ai_how.images.qcow2_header import Qcow2Header
+from ai_how.process import Argument, Completed, get_tool, run, run_lines
+
+_MEMORY_BYTES = 2 << 30
+_QUICK_S = 30
+_CHECK_S = 300
+_CONVERT_S = 3600
+# Wall time against CPU time: a slow disk is no attack.
+_PATIENCE = 10
+_LEAKED_CLUSTERS = 3
+_PERCENT = re.compile(r"\((\d+\.\d+)/100%\)")
+
+
+def check_image(path: Path, header: Qcow2Header) -> None:
+    """Let QEMU look at a disk whose header we accepted. Raises ImageError where it finds damage.
+
+    Clusters that are merely lost to the image do no harm to a guest, and pass.
+    """
+    seen = _qemu_img("info", "-f", "qcow2", "--output=json", path, cpu_s=_QUICK_S)
+    if seen.returncode:
+        raise ImageError(f"{path} cannot be opened by QEMU", details=seen.stderr.strip())
+    info = json.loads(seen.stdout)
+    if info["virtual-size"] != header.virtual_size_bytes or "full-backing-filename" in info:
+        raise ImageError(f"{path} is refused: QEMU and we read its header differently")
+    checked = _qemu_img("check", "-f", "qcow2", "-q", path, cpu_s=_CHECK_S)
+    if checked.returncode not in (0, _LEAKED_CLUSTERS):
+        raise ImageError(
+            f"{path} is damaged (qemu-img check: exit code {checked.returncode})",
+            details=(checked.stderr or checked.stdout).strip()[-2000:] or None,
+        )
+
+
+def make_overlay(path: Path, *, base: Path, virtual_bytes: int) -> None:
+    """Write an empty qcow2 on top of `base`; nothing is preallocated."""
+    made = _qemu_img(
+        *("create", "-q", "-f", "qcow2", "-b", base.absolute(), "-F", "qcow2", path),
+        str(virtual_bytes),
+        cpu_s=_QUICK_S,
+    )
+    if made.returncode:
+        raise _failure(f"{path} cannot be created", path.parent, made.stderr)
+
+
+def grow(path: Path, *, virtual_bytes: int) -> None:
+    """Give a disk that no guest is using more virtual size; qemu-img itself refuses less."""
+    done = _qemu_img("resize", "-q", "-f", "qcow2", path, str(virtual_bytes), cpu_s=_QUICK_S)
+    if done.returncode:
+        raise _failure(f"{path} cannot be resized", path.parent, done.stderr)
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    source_format: str,
+    compress: bool = False,
+    on_progress: Progress | None = None,
+) -> None:
+    """Write `source`, flattened, as a qcow2 to `target`."""
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        if found := _PERCENT.search(line):
+            if on_progress:
+                on_progress(float(found[1]) / 100)
+        elif line:
+            said.append(line)
+
+    options = ("-c",) if compress else ()
+    words = ("convert", "-p", *options, "-f", source_format, "-O", "qcow2", source, target)
+    try:
+        run_lines(_limited(words, cpu_s=None if compress else _CONVERT_S), on_line=hear)
+    except ToolError:
+        raise _failure(f"{source} cannot be converted", target.parent, "\n".join(said)) from None
+
+
+def _qemu_img(*words: Argument, cpu_s: int) -> Completed:
+    return run(_limited(words, cpu_s=cpu_s), timeout_s=cpu_s * _PATIENCE, check=False)
+
+
+def _limited(words: Sequence[Argument], *, cpu_s: int | None) -> list[Argument]:
+    # prlimit(1) rather than preexec: Python code between fork and exec can deadlock in a process
+    # that has threads, and plans run in threads.
+    limits = [f"--as={_MEMORY_BYTES}", *([f"--cpu={cpu_s}"] if cpu_s else [])]
+    tools = get_tool("prlimit", package="util-linux"), get_tool("qemu-img", package="qemu-utils")
+    absolute = [word.absolute() if isinstance(word, Path) else word for word in words]
+    return [tools[0], *limits, tools[1], *absolute]
+
+
+def _failure(brief: str, directory: Path, stderr: str) -> HostError:
+    if "No space left on device" in stderr:
+        return full_disk(directory, None)
+    return HostError(brief, details=stderr.strip()[-2000:] or None)
