@@ -1,0 +1,51 @@
+"""Shape -> XML, letter by letter; and what must hold in every one of them."""
+
+import pytest
+
+from ai_how.vm_management.domain_xml import render_domain
+from ai_how.vm_management.network_shape import render_network
+from ai_how.vm_management.xml_text import read_xml
+from shapes import DOMAINS, NETWORKS
+
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domain_is_rendered_as_agreed(name, assert_golden):
+    assert_golden(f"{name}.xml", render_domain(DOMAINS[name]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_rendered_as_agreed(name, assert_golden):
+    assert_golden(f"{name}.xml", render_network(NETWORKS[name]))
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_nothing_listens_off_loopback_and_no_confinement_is_switched_off(name):
+    root = read_xml(render_domain(DOMAINS[name]))
+    assert root.find(".//seclabel") is None
+    assert {e.get("listen") for e in root.iter("graphics")} <= {LOOPBACK}
+    assert {e.get("address") for e in root.iter("listen")} <= {LOOPBACK}
+    assert (root.find(".//video") is None) == (root.find(".//graphics") is None)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_no_backing_file_is_left_for_libvirt_to_find(name):
+    shape = DOMAINS[name]
+    disk = read_xml(render_domain(shape)).find("devices/disk")
+    chain = [source.get("file") for source in disk.findall(".//source")]
+    assert chain == [str(shape.disk), *map(str, shape.backing_chain)]
+    innermost = disk.findall(".//backingStore")[-1]
+    assert len(innermost) == 0, "the chain is not closed"
+    assert not innermost.attrib
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_every_domain_carries_our_mark(name):
+    shape = DOMAINS[name]
+    mark = read_xml(render_domain(shape)).find("metadata/{urn:ai-how:cluster:1}node")
+    assert mark.attrib == {
+        "cluster": shape.mark.cluster,
+        "id": str(shape.mark.cluster_id),
+        "node": shape.mark.node,
+    }
