@@ -1,0 +1,357 @@
+"""What the facts mean for us: pure functions from facts to checks, each with a remedy to paste."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Network
+from pathlib import Path
+from types import MappingProxyType
+
+from ai_how.host.facts import PACKAGES, HostFacts
+from ai_how.host.network_facts import DroppingChain
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+# What QEMU takes besides the guest's memory, seen under TCG; its translated code is most of it.
+QEMU_OVERHEAD_MIB = 150
+# The built-in cluster: three nodes of 1 GiB.
+COMFORTABLE_MEMORY_MIB = 3 * (1024 + QEMU_OVERHEAD_MIB)
+COMFORTABLE_DISK_BYTES = 5 * GIB
+FIRST_BOOT_BYTES = 256 * MIB  # what a node writes to its disk until it is ready
+ID_RANGE = 65536
+WORLD_WRITABLE = 0o002
+
+TOOLS_OF_EVERY_HOST = ("qemu-system-x86_64", "qemu-img", "ssh")
+TOOLS_OF_EMBEDDED = ("libvirtd", "virtlogd", "dnsmasq", "ip", "iptables", "unshare", "nc")
+TOOLS_OF_IMAGES = ("mmdebstrap", "mke2fs")
+GUEST_BRIDGES = "ah"  # every bridge of ours begins so
+
+
+class Status(StrEnum):
+    """A failure is what keeps clusters from starting; a warning is what the user should know."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `advice` is a command to paste."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What is about to be started takes, beyond what runs already; disks at their full size."""
+
+    vms: int
+    vcpus: int
+    memory_mib: int
+    disk_bytes: int
+    disk_directory: Path
+    hugepage_kib: int | None = None  # the guests' memory comes from this pool, not from the rest
+
+
+def check_host(facts: HostFacts) -> list[Check]:
+    """Every check that needs nothing but the facts, in the order in which to read them."""
+    return [
+        check_cpu(facts),
+        check_memory(facts),
+        *check_disks(facts),
+        *check_tools(facts),
+        *check_tool_places(facts),
+        check_system_libvirt(facts),
+        *check_embedded(facts),
+        *check_firewall(facts),
+        check_mandatory_access(facts),
+        check_iommu(facts),
+    ]
+
+
+def check_cpu(facts: HostFacts) -> Check:
+    """Processors and whether they can virtualise."""
+    cpu = facts.cpu
+    if cpu is None:
+        return Check("processor", Status.WARNING, "not known", "cat /proc/cpuinfo")
+    if cpu.virtualization is None:
+        return Check(
+            "processor",
+            Status.WARNING,
+            f"{cpu.count} CPUs without VT-x or AMD-V: guests are emulated, about ten times slower",
+            "enable virtualization in the firmware (or nested virtualization in the outer host)",
+        )
+    return Check("processor", Status.OK, f"{cpu.count} CPUs with {cpu.virtualization}")
+
+
+def check_memory(facts: HostFacts) -> Check:
+    """Whether the built-in cluster would fit."""
+    memory = facts.memory
+    if memory is None:
+        return Check("memory", Status.WARNING, "not known", "free -m")
+    found = f"{memory.usable_mib} MiB available of {memory.total_mib} MiB"
+    if memory.usable_mib < memory.available_mib:
+        found += f" (a cgroup limit; {memory.available_mib} MiB without it)"
+    enough = memory.usable_mib >= COMFORTABLE_MEMORY_MIB
+    return Check("memory", Status.OK if enough else Status.WARNING, found)
+
+
+def check_disks(facts: HostFacts) -> list[Check]:
+    """Whether images and disks of a small cluster would fit, once per file system."""
+    checks = []
+    for disk in {disk.device: disk for disk in reversed(facts.disks)}.values():
+        status = Status.OK if disk.free_bytes >= COMFORTABLE_DISK_BYTES else Status.WARNING
+        found = f"{disk.free_bytes / GIB:.1f} GiB free in {disk.directory}"
+        checks.append(Check("disk", status, found))
+    return checks
+
+
+def check_tools(facts: HostFacts) -> list[Check]:
+    """The programs without which no host, or no image, can be made."""
+    checks = []
+    for name in (*TOOLS_OF_EVERY_HOST, *TOOLS_OF_IMAGES):
+        tool = facts.tools.get(name)
+        if tool:
+            checks.append(Check(name, Status.OK, f"{tool.path} {tool.version or ''}".rstrip()))
+        else:
+            status = Status.FAILURE if name in TOOLS_OF_EVERY_HOST else Status.WARNING
+            checks.append(Check(name, status, "not installed", install(name)))
+    return checks
+
+
+def check_tool_places(facts: HostFacts) -> list[Check]:
+    """Programs that another user could replace by their own before we run them."""
+    return [
+        Check(
+            name,
+            Status.FAILURE if facts.is_root else Status.WARNING,
+            f"{tool.path} can be replaced by another user",
+            f"ls -ld {tool.path} {tool.path.parent}",
+        )
+        for name, tool in facts.tools.items()
+        if tool and tool.is_replaceable
+    ]
+
+
+def check_system_libvirt(facts: HostFacts) -> Check:
+    """Whether qemu:///system can be used, and who else can."""
+    libvirt = facts.libvirt
+    if libvirt.socket_mode is None:
+        return Check("system libvirt", Status.OK, "not there: the embedded host is used")
+    if not libvirt.is_socket_usable:
+        return Check(
+            "system libvirt",
+            Status.WARNING,
+            f"{facts.user} may not manage it: the embedded host is used",
+            f"sudo usermod -aG libvirt {facts.user}  # then log in again",
+        )
+    if libvirt.socket_mode & WORLD_WRITABLE and libvirt.auth in (None, "none"):
+        asked = "asks for nothing" if libvirt.auth == "none" else "may ask for nothing"
+        return Check(
+            "system libvirt",
+            Status.FAILURE if libvirt.auth == "none" else Status.WARNING,
+            f"every user may write to its socket, and it {asked}: whoever manages libvirt is root",
+            "grep -H auth_unix_rw /etc/libvirt/*.conf",
+        )
+    note = "; members of group libvirt are as good as root" if libvirt.is_in_group else ""
+    return Check("system libvirt", Status.OK, f"can be managed by {facts.user}{note}")
+
+
+def check_embedded(facts: HostFacts) -> list[Check]:
+    """What keeps the embedded host from working: failures where there is no other host."""
+    problems = [
+        (f"{name} is not installed", install(name))
+        for name in TOOLS_OF_EMBEDDED
+        if facts.tools.get(name) is None
+    ]
+    if facts.tun is None:
+        problems.append(("/dev/net/tun is not there", "sudo modprobe tun"))
+    elif not facts.tun.is_usable:
+        problems.append(
+            (f"/dev/net/tun has mode {facts.tun.mode:04o}", "sudo chmod 0666 /dev/net/tun")
+        )
+    if not facts.is_root:
+        problems += _user_namespace_problems(facts)
+    if not problems:
+        return [Check("embedded host", Status.OK, "can be started")]
+    status = Status.WARNING if facts.libvirt.is_socket_usable else Status.FAILURE
+    return [Check("embedded host", status, found, advice) for found, advice in problems]
+
+
+def check_firewall(facts: HostFacts) -> list[Check]:
+    """What would keep packets of guests on the system's libvirt from being forwarded."""
+    if not facts.libvirt.is_socket_usable:
+        return []
+    checks = []
+    if facts.is_forwarding is False:
+        checks.append(
+            Check(
+                "forwarding",
+                Status.WARNING,
+                "IPv4 forwarding is off: guests reach no other network",
+                "sudo sysctl -w net.ipv4.ip_forward=1",
+            )
+        )
+    firewall = facts.firewall
+    if firewall is None:
+        checks.append(
+            Check("firewall", Status.OK, "not readable without root", "sudo iptables -S FORWARD")
+        )
+        return checks
+    for chain in firewall.dropping_chains:
+        by = " (Docker sets it so)" if firewall.has_docker and chain.tool != "nft" else ""
+        found = f"{chain.tool} chain {chain.chain} drops what is forwarded{by}"
+        advice = opening(chain, has_docker=firewall.has_docker)
+        checks.append(Check("firewall", Status.WARNING, found, advice))
+    return checks or [Check("firewall", Status.OK, "forwards packets of guests")]
+
+
+def check_mandatory_access(facts: HostFacts) -> Check:
+    """What separates guests from each other besides user ids."""
+    drivers = [name for name in facts.security_modules or () if name in ("apparmor", "selinux")]
+    if drivers:
+        return Check("confinement", Status.OK, f"{drivers[0]} and DAC")
+    return Check("confinement", Status.WARNING, "no MAC driver: DAC only")
+
+
+def check_iommu(facts: HostFacts) -> Check:
+    """Whether PCI devices could be given to guests; no cluster needs it unless it asks."""
+    if facts.iommu_groups:
+        return Check("iommu", Status.OK, f"{facts.iommu_groups} groups")
+    return Check("iommu", Status.OK, "off: no PCI passthrough")
+
+
+def check_capacity(cost: Cost, facts: HostFacts) -> list[Check]:
+    """What does not fit: too little memory is a failure, thin vCPUs and disks are a warning.
+
+    Nothing is said of what fits.
+    """
+    return [
+        *_check_hugepages(cost, facts),
+        *_check_memory_cost(cost, facts),
+        *_check_vcpu_cost(cost, facts),
+        *_check_disk_cost(cost, facts),
+    ]
+
+
+def check_subnet_collisions(
+    subnet: IPv4Network,
+    facts: HostFacts,
+    *,
+    taken: Mapping[str, IPv4Network] = MappingProxyType({}),
+    own_bridge: str | None = None,
+) -> list[Check]:
+    """Everything of the host's network that a cluster's subnet would hide: each a failure.
+
+    `taken` are subnets by what holds them, such as libvirt's other networks; `own_bridge` is the
+    bridge that this cluster has already.
+    """
+    routes = [route for route in facts.routes or () if not route.is_default]
+    found = {
+        f"{route.subnet} on {route.device or 'no interface'}": None
+        for route in (*routes, *(facts.addresses or ()))
+        if route.subnet.overlaps(subnet) and not (own_bridge and route.device == own_bridge)
+    }
+    users = [f"the host's {place}" for place in found]
+    users += [f"the name server {server}" for server in facts.nameservers if server in subnet]
+    users += [f"{other} of {name}" for name, other in taken.items() if other.overlaps(subnet)]
+    return [
+        Check("subnet", Status.FAILURE, f"{subnet} overlaps {user}", "subnet: auto")
+        for user in users
+    ]
+
+
+def install(tool: str) -> str:
+    """The command that installs a program."""
+    return f"sudo apt-get install {PACKAGES[tool]}"
+
+
+def opening(chain: DroppingChain, *, has_docker: bool) -> str:
+    """The commands that let packets of our bridges through a chain."""
+    if chain.tool == "nft":
+        return " && ".join(
+            f"sudo nft insert rule {chain.chain} {side} '\"{GUEST_BRIDGES}*\"' accept"
+            for side in ("iifname", "oifname")
+        )
+    # Docker rewrites FORWARD when it starts, and leaves DOCKER-USER to the administrator.
+    name = "DOCKER-USER" if has_docker else chain.chain
+    return " && ".join(
+        f"sudo {chain.tool} -I {name} {side} {GUEST_BRIDGES}+ -j ACCEPT" for side in ("-i", "-o")
+    )
+
+
+def _user_namespace_problems(facts: HostFacts) -> list[tuple[str, str]]:
+    problems = []
+    if facts.tools.get("newuidmap") is None:
+        problems.append(("newuidmap is not installed", install("newuidmap")))
+    for kind, option, count in (
+        ("uid", "--add-subuids", facts.subuid_count),
+        ("gid", "--add-subgids", facts.subgid_count),
+    ):
+        if (count or 0) < ID_RANGE:
+            found = f"/etc/sub{kind} gives {facts.user} {count or 0} ids of the {ID_RANGE} needed"
+            problems.append((found, f"sudo usermod {option} 100000-165535 {facts.user}"))
+    if facts.user_namespace_remedy:
+        remedy = f"sudo sysctl -w {facts.user_namespace_remedy}"
+        problems.append(("user namespaces are not allowed to users", remedy))
+    return problems
+
+
+def _check_memory_cost(cost: Cost, facts: HostFacts) -> list[Check]:
+    if facts.memory is None:
+        return []
+    from_pool = cost.hugepage_kib is not None
+    overhead_mib = cost.vms * QEMU_OVERHEAD_MIB
+    needed_mib = overhead_mib + (0 if from_pool else cost.memory_mib)
+    if needed_mib <= facts.memory.usable_mib:
+        return []
+    found = (
+        f"{cost.vms} VMs need {needed_mib} MiB ({overhead_mib} MiB of it for QEMU itself), "
+        f"{facts.memory.usable_mib} MiB are available"
+    )
+    return [Check("memory", Status.FAILURE, found, "free -m")]
+
+
+def _check_hugepages(cost: Cost, facts: HostFacts) -> list[Check]:
+    if cost.hugepage_kib is None:
+        return []
+    pool = next((pool for pool in facts.hugepages if pool.size_kib == cost.hugepage_kib), None)
+    free = pool.free if pool else 0
+    total = pool.total if pool else 0
+    needed = -(-cost.memory_mib * 1024 // cost.hugepage_kib)
+    if needed <= free:
+        return []
+    pages = f"/sys/kernel/mm/hugepages/hugepages-{cost.hugepage_kib}kB/nr_hugepages"
+    return [
+        Check(
+            "hugepages",
+            Status.FAILURE,
+            f"{needed} pages of {cost.hugepage_kib} KiB are needed, {free} are free",
+            f"echo {total + needed - free} | sudo tee {pages}",
+        )
+    ]
+
+
+def _check_vcpu_cost(cost: Cost, facts: HostFacts) -> list[Check]:
+    if facts.cpu is None or cost.vcpus <= facts.cpu.count:
+        return []
+    found = f"{cost.vcpus} vCPUs share {facts.cpu.count} CPUs: jobs will be slower"
+    return [Check("processor", Status.WARNING, found)]
+
+
+def _check_disk_cost(cost: Cost, facts: HostFacts) -> list[Check]:
+    disk = next((disk for disk in facts.disks if disk.directory == cost.disk_directory), None)
+    if disk is None or cost.disk_bytes <= disk.free_bytes:
+        return []
+    free = f"{disk.free_bytes / GIB:.1f} GiB are free in {disk.directory}"
+    advice = f"df -h {disk.directory}"
+    if disk.free_bytes < cost.vms * FIRST_BOOT_BYTES:
+        found = f"{cost.vms} VMs cannot even boot: {free}"
+        return [Check("disk", Status.FAILURE, found, advice)]
+    found = f"the disks may grow to {cost.disk_bytes / GIB:.1f} GiB, {free}: a full disk pauses VMs"
+    return [Check("disk", Status.WARNING, found, advice)]

@@ -1,0 +1,24 @@
+"""Everything that one can know of the host before a cluster is started, in one list."""
+
+from pathlib import Path
+
+from ai_how.host.checks import Check, Status, check_host
+from ai_how.host.facts import read_facts
+from ai_how.host.kvm import KvmVerdict, kvm_verdict
+from ai_how.state.paths import Roots
+
+
+def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]:
+    """Look at the host and say what it means; the first time per boot a trial guest is booted.
+
+    `kernel` is an image's, whose guests are what KVM is wanted for.
+    """
+    facts = read_facts(directories=(roots.state, roots.data, roots.cache))
+    verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
+    return (check_kvm(verdict), *check_host(facts))
+
+
+def check_kvm(verdict: KvmVerdict) -> Check:
+    """KVM is a matter of speed: without it guests are emulated."""
+    status = Status.OK if verdict.works else Status.WARNING
+    return Check("kvm", status, f"{verdict.why} ({verdict.decided_by})", verdict.remedy)

@@ -1,0 +1,108 @@
+"""How much memory the host can still give: the kernel's own estimate, bounded by our cgroups."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_how.host.reading import read_number, read_text
+
+MIB = 1024 * 1024
+NO_LIMIT = 1 << 60  # cgroup v1 says "no limit" by a number near 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """`available_mib` is MemAvailable: what can be had without swapping, reclaimable cache counted.
+
+    `cgroup_headroom_mib` is what the tightest cgroup above us still lets us take; None: no limit.
+    """
+
+    total_mib: int
+    available_mib: int
+    cgroup_headroom_mib: int | None = None
+
+    @property
+    def usable_mib(self) -> int:
+        """What new guests may take in all."""
+        if self.cgroup_headroom_mib is None:
+            return self.available_mib
+        return min(self.available_mib, self.cgroup_headroom_mib)
+
+
+@dataclass(frozen=True, slots=True)
+class Hugepages:
+    """One pool of reserved pages; MemAvailable does not count them."""
+
+    size_kib: int
+    total: int
+    free: int
+
+
+def read_memory(root: Path) -> Memory | None:
+    """The memory of the host, or None where /proc does not tell."""
+    fields = _meminfo_kib(read_text(root / "proc/meminfo") or "")
+    if "MemTotal" not in fields or "MemAvailable" not in fields:
+        return None
+    return Memory(
+        total_mib=fields["MemTotal"] // 1024,
+        available_mib=fields["MemAvailable"] // 1024,
+        cgroup_headroom_mib=_cgroup_headroom_mib(root),
+    )
+
+
+def read_hugepages(root: Path) -> tuple[Hugepages, ...]:
+    """Every pool that the kernel knows, smallest pages first."""
+    pools = []
+    for directory in (root / "sys/kernel/mm/hugepages").glob("hugepages-*kB"):
+        size = directory.name.removeprefix("hugepages-").removesuffix("kB")
+        total = read_number(directory / "nr_hugepages")
+        free = read_number(directory / "free_hugepages")
+        if size.isdecimal() and total is not None and free is not None:
+            pools.append(Hugepages(int(size), total, free))
+    return tuple(sorted(pools, key=lambda pool: pool.size_kib))
+
+
+def _meminfo_kib(text: str) -> dict[str, int]:
+    fields = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        number = value.split()[:1]
+        if number and number[0].isdecimal():
+            fields[name] = int(number[0])
+    return fields
+
+
+def _cgroup_headroom_mib(root: Path) -> int | None:
+    """The least that any cgroup from ours up to the root leaves; None where none has a limit."""
+    rooms = [room for group in _own_cgroups(root) if (room := _headroom_bytes(group)) is not None]
+    return min(rooms) // MIB if rooms else None
+
+
+def _own_cgroups(root: Path) -> Iterator[Path]:
+    """Directories of our memory cgroup and its ancestors, version 2 or 1."""
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            base = root / "sys/fs/cgroup"
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+        else:
+            continue
+        group = base / path.strip("/")
+        yield group
+        yield from (above for above in group.parents if above.is_relative_to(base))
+
+
+def _headroom_bytes(group: Path) -> int | None:
+    """What a cgroup may still take; page cache that is not in use can be reclaimed."""
+    limit = read_number(group / "memory.max") or read_number(group / "memory.limit_in_bytes")
+    if not limit or limit >= NO_LIMIT:
+        return None
+    used = read_number(group / "memory.current") or read_number(group / "memory.usage_in_bytes")
+    cache = 0
+    for line in (read_text(group / "memory.stat") or "").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file") and value.isdecimal():
+            cache = max(cache, int(value))
+    return max(0, limit - max(0, (used or 0) - cache))

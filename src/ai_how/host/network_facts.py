@@ -1,0 +1,170 @@
+"""The host's IPv4 network as `ip`, nft and iptables tell it; what they do not tell is None."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from ai_how.errors import ToolError
+from ai_how.host.reading import read_text
+from ai_how.process import find_tool, run
+
+ASK_TIMEOUT_S = 5
+IPTABLES_CHAIN = "ip filter FORWARD"  # how nft shows the chain that iptables edits
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where packets for a subnet go, or an address that an interface has in it."""
+
+    subnet: IPv4Network
+    device: str | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """The default route, or one of the halves by which a VPN replaces it."""
+        return self.subnet.prefixlen <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class DroppingChain:
+    """A chain on the way of forwarded packets whose policy is drop, and the tool that edits it."""
+
+    tool: str  # nft, iptables, iptables-legacy
+    chain: str  # for nft: "FAMILY TABLE CHAIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """What stands in the way of forwarded packets."""
+
+    dropping_chains: tuple[DroppingChain, ...] = ()
+    has_docker: bool = False
+
+
+def read_routes() -> tuple[Route, ...] | None:
+    """The IPv4 routes of the main table."""
+    items = _ask_json("ip", "-j", "-4", "route")
+    if items is None:
+        return None
+    routes = []
+    for item in items:
+        destination = item.get("dst")
+        subnet = _network("0.0.0.0/0" if destination == "default" else destination)
+        if subnet:
+            routes.append(Route(subnet, _text(item.get("dev"))))
+    return tuple(routes)
+
+
+def read_addresses() -> tuple[Route, ...] | None:
+    """The subnets in which interfaces have an IPv4 address, loopback left out."""
+    items = _ask_json("ip", "-j", "-4", "addr")
+    if items is None:
+        return None
+    found = []
+    for item in items:
+        for address in _objects(item.get("addr_info") or []):
+            subnet = _network(f"{address.get('local')}/{address.get('prefixlen')}")
+            if subnet and not subnet.is_loopback:
+                found.append(Route(subnet, _text(item.get("ifname"))))
+    return tuple(found)
+
+
+def read_nameservers(root: Path) -> tuple[IPv4Address, ...]:
+    """The IPv4 name servers of resolv.conf."""
+    found = []
+    for line in (read_text(root / "etc/resolv.conf") or "").splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
+            subnet = _network(words[1])
+            if subnet:
+                found.append(subnet.network_address)
+    return tuple(found)
+
+
+def read_firewall(root: Path) -> Firewall | None:
+    """The chains that forwarded packets must pass; None where we may not see them (not root).
+
+    A packet must pass every table of both backends, so one accept elsewhere does not help.
+    """
+    legacy = read_text(root / "proc/net/ip_tables_names")
+    seen = [
+        _firewall_of_nft(_ask_json("nft", "-j", "list", "chains", inside="nftables")),
+        _firewall_of_iptables("iptables"),
+        _firewall_of_iptables("iptables-legacy") if legacy else None,
+    ]
+    known = [firewall for firewall in seen if firewall]
+    if not known:
+        return None
+    chains = {chain: None for firewall in known for chain in firewall.dropping_chains}
+    return Firewall(tuple(chains), any(firewall.has_docker for firewall in known))
+
+
+def _firewall_of_nft(objects: list[dict[str, Any]] | None) -> Firewall | None:
+    if not objects:
+        return None
+    chains = list(_objects([item.get("chain") for item in objects]))
+    names = [
+        f"{chain.get('family')} {chain.get('table')} {chain.get('name')}"
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop"
+    ]
+    return Firewall(
+        dropping_chains=tuple(
+            DroppingChain("nft", name)
+            for name in names
+            if name.startswith(("ip ", "inet ")) and name != IPTABLES_CHAIN
+        ),
+        has_docker=any(str(chain.get("name")).startswith("DOCKER") for chain in chains),
+    )
+
+
+def _firewall_of_iptables(tool: str) -> Firewall | None:
+    lines = _ask(tool, "-S")
+    if lines is None:
+        return None
+    seen = lines.splitlines()
+    return Firewall(
+        dropping_chains=(DroppingChain(tool, "FORWARD"),) if "-P FORWARD DROP" in seen else (),
+        has_docker=any(line.startswith("-N DOCKER") for line in seen),
+    )
+
+
+def _ask(tool: str, *arguments: str) -> str | None:
+    """What a program prints when it exits 0."""
+    path = find_tool(tool)
+    if path is None:
+        return None
+    try:
+        return run([path, *arguments], timeout_s=ASK_TIMEOUT_S).stdout
+    except (ToolError, OSError):
+        return None
+
+
+def _ask_json(tool: str, *arguments: str, inside: str | None = None) -> list[dict[str, Any]] | None:
+    """The objects of a list that a program prints as JSON."""
+    text = _ask(tool, *arguments)
+    try:
+        answer = json.loads(text) if text else None
+    except ValueError:
+        return None
+    if inside and isinstance(answer, dict):
+        answer = answer.get(inside)
+    return list(_objects(answer)) if isinstance(answer, list) else None
+
+
+def _objects(items: list[Any]) -> Iterator[dict[str, Any]]:
+    return (item for item in items if isinstance(item, dict))
+
+
+def _network(text: object) -> IPv4Network | None:
+    try:
+        return IPv4Network(str(text), strict=False)
+    except ValueError:
+        return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
