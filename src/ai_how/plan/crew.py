@@ -1,0 +1,92 @@
+"""The only threads: a few daemons that call steps and hand back how each call ended."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+# How long the main thread waits at once: signals are heard between two slices.
+SLICE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[T]):
+    """How a call ended: `result`, or `error` where it raised."""
+
+    key: str
+    result: T | None
+    error: BaseException | None
+    elapsed_s: float
+
+
+class Crew(Generic[T]):
+    """Runs calls on at most `workers` threads.
+
+    A ThreadPoolExecutor joins its threads when the interpreter exits, so one call that hangs in C
+    would keep the process alive; these are daemons, and are left behind. `on_error` is called on
+    the thread of a call that raised, once its end was handed over.
+    """
+
+    def __init__(self, workers: int, *, on_error: Callable[[], None] | None = None) -> None:
+        self.workers = workers
+        self._on_error = on_error
+        self._threads: list[threading.Thread] = []
+        self._calls: queue.SimpleQueue[tuple[str, Callable[[], T]] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[Ended[T]] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for _ in self._threads:
+            self._calls.put(None)
+        if kind is None:
+            for thread in self._threads:
+                thread.join()
+
+    def submit(self, key: str, call: Callable[[], T]) -> None:
+        """Have `call` made, at once where a thread is free."""
+        self._calls.put((key, call))
+        if len(self._threads) < self.workers:
+            thread = threading.Thread(
+                target=self._work, name=f"step-{len(self._threads)}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def wait(self, timeout_s: float) -> list[Ended[T]]:
+        """The calls that have ended: none where none ends in time, else all that are there."""
+        try:
+            ended = [self._ended.get(timeout=timeout_s)]
+            while not self._ended.empty():
+                ended.append(self._ended.get())
+        except queue.Empty:
+            return []
+        return ended
+
+    def _work(self) -> None:
+        while (job := self._calls.get()) is not None:
+            key, call = job
+            begun_at = time.monotonic()
+            result: T | None = None
+            failure: BaseException | None = None
+            try:
+                result = call()
+            # MemoryError, RecursionError and SystemExit too are that step's failure, not the end
+            # of a thread for which the plan would wait for ever.
+            except BaseException as error:  # noqa: BLE001
+                failure = error
+            self._ended.put(Ended(key, result, failure, time.monotonic() - begun_at))
+            if failure is not None and self._on_error is not None:
+                self._on_error()
+            del job, call, result, failure

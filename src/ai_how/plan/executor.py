@@ -1,0 +1,242 @@
+"""Carries a plan out: independent steps in parallel, and back again when one fails."""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from functools import partial
+from graphlib import TopologicalSorter
+from typing import Any
+
+from ai_how.errors import (
+    AiHowError,
+    InterruptedRunError,
+    PlanFailedError,
+    StateError,
+    UndoIncompleteError,
+)
+from ai_how.plan.crew import SLICE_S, Crew, Ended
+from ai_how.plan.failures import brief_of, render_errors, render_remaining
+from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.journal import Journal
+from ai_how.plan.observer import Observer, tell
+from ai_how.plan.step import Applied, Plan, Step
+from ai_how.plan.undo import undo
+
+Evidence = Callable[[Sequence[BaseException]], None]
+
+
+class OnFailure(StrEnum):
+    """What becomes of the other steps when one has failed."""
+
+    UNDO = "undo"
+    """Begin no more, and take back what was made."""
+    KEEP = "keep"
+    """Begin no more, and leave everything standing."""
+    GO_ON = "go-on"
+    """Do all that does not need the failed one: one stuck guest must not keep the others alive."""
+
+
+def execute(
+    plan: Plan,
+    world: Any,  # noqa: ANN401  what the steps agree on
+    journal: Journal,
+    *,
+    observer: Observer,
+    interrupts: Interrupts,
+    workers: int = 8,
+    on_failure: OnFailure = OnFailure.UNDO,
+    evidence: Evidence | None = None,
+) -> None:
+    """Apply every step, each after all that it needs, at most `workers` at a time.
+
+    When it returns, all was applied, and the journal is open: it is the caller's to close, after
+    the state was written. After a failure or a wish to stop the running steps still end; then,
+    where there are errors, `evidence` is called with them, before anything is undone or forgotten.
+
+    Raises PlanFailedError or InterruptedRunError when that went as `on_failure` says, and
+    UndoIncompleteError, with the journal left on disk, when some of it could not be undone.
+    """
+    run = _Run(plan, world, journal, observer, interrupts, on_failure)
+    # The others end early, but after the first error was handed over: that one is the cause.
+    on_error = None if on_failure is OnFailure.GO_ON else interrupts.stop.set
+    with Crew[Applied](workers, on_error=on_error) as crew:
+        run.apply_on(crew)
+    if run.is_complete:
+        return
+    if evidence and run.errors:
+        run.save(partial(evidence, tuple(run.errors)))
+    if on_failure is OnFailure.UNDO:
+        run.take_back(workers)
+    try:
+        journal.close()
+    except StateError as error:
+        run.errors.append(error)
+    raise run.failure() from run.cause
+
+
+class _Run:
+    """A plan under way; all but the steps' own calls happens on one thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        world: Any,  # noqa: ANN401
+        journal: Journal,
+        observer: Observer,
+        interrupts: Interrupts,
+        on_failure: OnFailure,
+    ) -> None:
+        self.errors: list[BaseException] = []
+        self._plan = plan
+        self._world = world
+        self._journal = journal
+        self._observer = observer
+        self._interrupts = interrupts
+        self._on_failure = on_failure
+        self._order = TopologicalSorter({step.key: step.needs for step in plan.steps})
+        self._ready: list[Step] = []
+        self._begun: dict[str, Step] = {}
+        self._done: dict[str, Applied] = {}
+        self._running: set[str] = set()
+        self._is_journal_lost = False
+        self._was_interrupted = False
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._done) == len(self._plan.steps) and not self.errors
+
+    @property
+    def cause(self) -> BaseException | None:
+        return self.errors[0] if self.errors else None
+
+    @property
+    def _wants_more(self) -> bool:
+        if self._interrupts.is_requested or self._is_journal_lost:
+            return False
+        return not self.errors or self._on_failure is OnFailure.GO_ON
+
+    def apply_on(self, crew: Crew[Applied]) -> None:
+        """Begin what can begin and wait for what runs, until there is neither."""
+        by_key = {step.key: step for step in self._plan.steps}
+        self._order.prepare()
+        while True:
+            self._ready += [by_key[key] for key in self._order.get_ready()]
+            if self._wants_more:
+                self._begin(crew)
+            if not self._running:
+                break
+            self._settle(crew.wait(SLICE_S))
+            self._interrupts.acknowledge(self._observer)
+        self._add([])
+
+    def _begin(self, crew: Crew[Applied]) -> None:
+        """Begin as many as there are free threads: a queued step would be undone in vain."""
+        free = crew.workers - len(self._running)
+        steps, self._ready = self._ready[:free], self._ready[free:]
+        if not steps:
+            return
+        try:
+            self._journal.intend(steps)
+        except Exception as error:  # noqa: BLE001  what is running must end and be undone
+            self._lose_journal(error)
+            return
+        for step in steps:
+            self._begun[step.key] = step
+            self._running.add(step.key)
+            crew.submit(step.key, partial(self._apply, step))
+            tell(self._observer.begun, step)
+
+    def _apply(self, step: Step) -> Applied:
+        """On a thread of the crew."""
+        try:
+            return Applied(step.apply(self._world))
+        except BaseException as error:
+            error.add_note(f"while applying {step.key}")
+            raise
+
+    def _settle(self, ended: Sequence[Ended[Applied]]) -> None:
+        done = {one.key: one.result for one in ended if one.result is not None}
+        failed = {one.key: one.error for one in ended if one.error is not None}
+        self._running -= {one.key for one in ended}
+        self._done |= done
+        self._add(failed.values())
+        self._order.done(*done)
+        for one in ended:
+            step = self._begun[one.key]
+            if one.error is not None:
+                tell(self._observer.failed, step, one.error)
+            elif one.result is not None:
+                tell(self._observer.done, step, one.result, one.elapsed_s)
+        try:
+            if done:
+                self._journal.done(done)
+            if failed:
+                self._journal.failed(failed)
+        except Exception as error:  # noqa: BLE001  as above
+            self._lose_journal(error)
+
+    def _add(self, errors: Iterable[BaseException]) -> None:
+        """What fails after the wish to stop is its consequence; before it, a failure."""
+        if not self.errors:
+            self._was_interrupted = self._interrupts.is_requested
+        self.errors += errors
+
+    def _lose_journal(self, error: Exception) -> None:
+        error.add_note("while keeping the journal")
+        self._add([error])
+        self._is_journal_lost = True
+
+    def save(self, evidence: Callable[[], None]) -> None:
+        """Call it on a thread of its own, as it may ask the hypervisor."""
+        with Crew[None](1) as crew:
+            crew.submit("evidence", evidence)
+            while not (ended := crew.wait(SLICE_S)):
+                self._interrupts.acknowledge(self._observer)
+        if (error := ended[0].error) is not None:
+            error.add_note("while saving the evidence")
+            self._add([error])
+
+    def take_back(self, workers: int) -> None:
+        """Undo all that this run began. Raises UndoIncompleteError with what remains."""
+        remaining = undo(
+            tuple(self._begun.values()),
+            self._world,
+            self._journal,
+            observer=self._observer,
+            interrupts=self._interrupts,
+            settled={key for key, applied in self._done.items() if applied is Applied.KEPT},
+            workers=workers,
+        )
+        if not remaining:
+            return
+        self._journal.leave()
+        errors = [*self.errors, *(one.error for one in remaining)]
+        raise UndoIncompleteError(
+            f"{self._happened}, and {len(remaining)} of {len(self._begun)} steps could not be "
+            f"undone{self._why}",
+            details=render_remaining(remaining, self._journal.path) + render_errors(errors),
+        ) from errors[0]
+
+    def failure(self) -> AiHowError:
+        """What to raise once everything is as `on_failure` says."""
+        kind = InterruptedRunError if self._was_interrupted else PlanFailedError
+        left = [step.key for step in self._plan.steps if step.key not in self._begun]
+        details = [render_errors(self.errors)] if self.errors else []
+        if self._on_failure is OnFailure.UNDO:
+            outcome = "all that it had made was undone"
+        else:
+            outcome = "what it had done was left as it is"
+            details += [f"not begun: {', '.join(left)}"] if left else []
+        return kind(
+            f"{self._happened}; {outcome}{self._why}",
+            details="\n".join(details) or None,
+            hint=self.cause.hint if isinstance(self.cause, AiHowError) else None,
+        )
+
+    @property
+    def _happened(self) -> str:
+        what = "was interrupted" if self._was_interrupted else "failed"
+        return f"{self._plan.verb} {what}"
+
+    @property
+    def _why(self) -> str:
+        return f": {brief_of(self.cause)}" if self.cause else ""

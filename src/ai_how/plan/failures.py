@@ -1,0 +1,41 @@
+"""How a plan that failed is told: the cause in the brief, every error in the details."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_how.errors import AiHowError
+from ai_how.plan.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """A step that could not be reverted, and why."""
+
+    step: Step
+    error: BaseException
+
+
+def brief_of(error: BaseException) -> str:
+    """One line: our own words, or the kind of a foreign error before its own."""
+    if isinstance(error, AiHowError):
+        return error.brief
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
+def render_errors(errors: Iterable[BaseException]) -> str:
+    """Each error with its details and with the notes that were added on its way."""
+    return "\n".join(_render_error(error) for error in errors)
+
+
+def render_remaining(remaining: Sequence[Remaining], journal: Path) -> str:
+    """What could not be taken back, in the steps' own words."""
+    lines = [f"  {one.step.key}: {one.step.describe()}" for one in remaining]
+    return "\n".join(["remains:", *lines, f"The next command tries again, from {journal}.", ""])
+
+
+def _render_error(error: BaseException) -> str:
+    notes = getattr(error, "__notes__", [])
+    where = f" ({'; '.join(notes)})" if notes else ""
+    details = error.details if isinstance(error, AiHowError) else None
+    return "\n".join(part for part in (brief_of(error) + where, details) if part)

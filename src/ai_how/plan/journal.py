@@ -1,0 +1,267 @@
+"""What a plan is doing, written down before it is done, so that any process can undo it."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from ai_how import __version__
+from ai_how.errors import StateError
+from ai_how.plan.records import Record, decode_line, decode_step, encode_line, encode_step
+from ai_how.plan.step import Applied, Step
+from ai_how.state.files import NEW_FILE, fsync_directory, write_all
+
+FORMAT = 1
+
+# Called as ("before intent", key), ("after intent", key) and so on around each record, with an
+# empty key for the end: the one place where a test makes the run fail or die.
+OnBoundary = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSeen:
+    """What a journal tells of a run that was cut short."""
+
+    path: Path
+    verb: str
+    op_id: UUID
+    cluster: str
+    pid: int
+    started_at: datetime
+    note: Mapping[str, Any]
+    begun: tuple[Step, ...]
+    """In the order of their beginning; whether they ended is not always known."""
+    settled: frozenset[str]
+    """Keys of begun steps with nothing to undo: found there already, or undone."""
+    is_over: bool
+    """The run came to its end, and only removing the journal is left."""
+    whole_bytes: int
+    """Where the whole records end; what follows was torn by the end of the run."""
+
+    @property
+    def remaining(self) -> tuple[Step, ...]:
+        """What there is to undo, the newest first."""
+        if self.is_over:
+            return ()
+        return tuple(step for step in reversed(self.begun) if step.key not in self.settled)
+
+
+class Journal:
+    """Append-only, one checksummed record a line; each is on disk before its method returns.
+
+    Used by one thread. Every method raises StateError when the disk refuses, and from then on: what
+    is on disk after a failed fsync is not known, so nothing is written after it.
+    """
+
+    def __init__(self, path: Path, descriptor: int, on_boundary: OnBoundary | None = None) -> None:
+        self.path = path
+        self._descriptor: int | None = descriptor
+        self._on_boundary = on_boundary
+        self._failure: OSError | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        verb: str,
+        op_id: UUID,
+        cluster: str,
+        note: Mapping[str, Any],
+        on_boundary: OnBoundary | None = None,
+    ) -> Self:
+        """Begin the journal of a run; StateError where that of an earlier one still is."""
+        if path.exists() and _read_records(path)[0]:
+            raise StateError(f"{path} is there from a run that was cut short and not yet undone")
+        header = {
+            "journal": FORMAT,
+            "verb": verb,
+            "op_id": str(op_id),
+            "cluster": cluster,
+            "pid": os.getpid(),
+            "written_by": __version__,
+            "started_at": datetime.now(UTC).isoformat(),
+            "note": dict(note),
+        }
+        try:
+            # One without a whole first record was cut short before any change.
+            path.unlink(missing_ok=True)
+            journal = cls(path, os.open(path, NEW_FILE | os.O_APPEND, 0o600), on_boundary)
+            fsync_directory(path.parent)
+        except OSError as error:
+            raise _refused(path, error) from error
+        journal._append(header)
+        return journal
+
+    @classmethod
+    def reopen(cls, seen: JournalSeen, *, on_boundary: OnBoundary | None = None) -> Self:
+        """Go on with a journal that was read, behind its last whole record."""
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(seen.path, flags)
+            os.ftruncate(descriptor, seen.whole_bytes)
+        except OSError as error:
+            raise _refused(seen.path, error) from error
+        return cls(seen.path, descriptor, on_boundary)
+
+    @classmethod
+    def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalSeen | None:
+        """What a run left; None where there is no journal, or nothing had begun.
+
+        A last line that is not whole was never acted upon and does not count. Raises StateError for
+        a journal that is damaged elsewhere, or from a newer version.
+        """
+        try:
+            records, whole_bytes = _read_records(path)
+        except FileNotFoundError:
+            return None
+        if not records:
+            return None
+        try:
+            return _tell(path, records, whole_bytes, step_types)
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(
+                f"the journal {path} is from another version of ai-how",
+                details=f"{type(error).__name__}: {error}",
+                hint=f"use ai-how {records[0].get('written_by')}, which wrote it",
+            ) from error
+
+    def intend(self, steps: Sequence[Step]) -> None:
+        """Write down that these are about to be applied, with all that their undo needs."""
+        self._note("intent", [encode_step(step) for step in steps], [step.key for step in steps])
+
+    def done(self, applied: Mapping[str, Applied]) -> None:
+        """Write down what these steps did."""
+        self._note("done", dict(applied), applied)
+
+    def failed(self, errors: Mapping[str, BaseException]) -> None:
+        """Write down why these steps failed; they still have to be undone."""
+        told = {key: f"{type(error).__name__}: {error}"[:500] for key, error in errors.items()}
+        self._note("failed", told, errors)
+
+    def undone(self, keys: Sequence[str]) -> None:
+        """Write down that nothing of these steps remains."""
+        self._note("undone", list(keys), keys)
+
+    def close(self) -> None:
+        """The run is over: remove the journal. Killed in between, it says itself that it is."""
+        if self._failure is None:
+            self._note("end", datetime.now(UTC).isoformat(), [""])
+        self.leave()
+        try:
+            self.path.unlink(missing_ok=True)
+            fsync_directory(self.path.parent)
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def leave(self) -> None:
+        """Write no more, and let the journal lie for the next run."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+    def _note(self, word: str, what: object, keys: Iterable[str]) -> None:
+        on_boundary = self._on_boundary or _unobserved
+        for key in keys:
+            on_boundary(f"before {word}", key)
+        self._append({word: what})
+        for key in keys:
+            on_boundary(f"after {word}", key)
+
+    def _append(self, record: Record) -> None:
+        if self._failure is not None:
+            raise _refused(self.path, self._failure) from self._failure
+        if self._descriptor is None:
+            raise ValueError(f"{self.path} was left")
+        try:
+            write_all(self._descriptor, encode_line(record))
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._failure = error
+            raise _refused(self.path, error) from error
+
+
+def _unobserved(moment: str, key: str) -> None:
+    """Let every boundary pass."""
+
+
+def _refused(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"the journal {path} could not be written: {error.strerror}", hint=f"df -h {path.parent}"
+    )
+
+
+def _read_records(path: Path) -> tuple[list[Record], int]:
+    """The whole records, and how many bytes they take. StateError for damage before the end."""
+    records: list[Record] = []
+    whole_bytes = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        record = decode_line(line)
+        if record is None and number < len(lines):
+            raise StateError(
+                f"the journal {path} is damaged in line {number} of {len(lines)}",
+                details="What the run that wrote it had begun cannot be known from it.",
+                hint=f"mv {path} {path}.damaged  # then destroy the cluster, or start it again",
+            )
+        if record is not None:
+            records.append(record)
+            whole_bytes += len(line)
+    return records, whole_bytes
+
+
+def _tell(
+    path: Path,
+    records: Sequence[Record],
+    whole_bytes: int,
+    step_types: Mapping[str, type[Step]],
+) -> JournalSeen:
+    """KeyError, ValueError or TypeError for records that are whole, but not ours."""
+    header = records[0]
+    if header["journal"] != FORMAT:
+        raise ValueError(f"its format is {header['journal']}, ours is {FORMAT}")
+    begun: dict[str, Step] = {}
+    settled: set[str] = set()
+    is_over = False
+    for record in records[1:]:
+        match record:
+            case {"intent": steps}:
+                begun |= {step["key"]: decode_step(step, step_types) for step in steps}
+            case {"done": applied}:
+                settled |= {key for key, what in applied.items() if what == Applied.KEPT}
+            case {"undone": keys}:
+                settled |= set(keys)
+            case {"failed": _}:
+                pass  # For people; a step that failed is undone as one that was cut short.
+            case {"end": _}:
+                is_over = True
+            case _:
+                raise ValueError(f"it has a record of {', '.join(record)}")
+    return JournalSeen(
+        path=path,
+        verb=header["verb"],
+        op_id=UUID(header["op_id"]),
+        cluster=header["cluster"],
+        pid=header["pid"],
+        started_at=datetime.fromisoformat(header["started_at"]),
+        note=header["note"],
+        begun=tuple(begun.values()),
+        settled=frozenset(settled),
+        is_over=is_over,
+        whole_bytes=whole_bytes,
+    )

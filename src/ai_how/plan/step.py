@@ -1,0 +1,67 @@
+"""What a change is made of: steps that can be reverted, and the plan that holds them in order."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+
+class Applied(StrEnum):
+    """What a step did: KEPT means that its thing was there in spite of the plan."""
+
+    MADE = "made"
+    KEPT = "kept"
+
+
+class Step(Protocol):
+    """One reversible change, as a frozen dataclass that holds all that its undo needs.
+
+    Its fields are written to the journal, so they are values (str, int, Path, UUID, addresses,
+    enums, tuples and frozen dataclasses of such), and none is a secret. Both verbs are safe to
+    repeat, and `revert` is right after an `apply` that was cut short anywhere, or never began.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        """Unique in its plan, printable, the same in every run: `disk/demo-compute-01`."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of the steps that must be over before this one begins."""
+
+    # The world is whatever the steps of one plan agree on; this room does not look into it.
+    def apply(self, world: Any) -> Applied:  # noqa: ANN401
+        """Make the change."""
+
+    def revert(self, world: Any) -> None:  # noqa: ANN401
+        """Take the change back; nothing to take back is success."""
+
+    def describe(self) -> str:
+        """One line in the user's words, for a dry run and for what remains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps under a verb, each after all that it needs. Anything else is a bug: ValueError."""
+
+    verb: str
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        every = {step.key for step in self.steps}
+        before: set[str] = set()
+        for step in self.steps:
+            if step.key in before:
+                raise ValueError(f"{self.verb}: two steps are called {step.key}")
+            if unknown := step.needs - every:
+                raise ValueError(f"{self.verb}: {step.key} needs {_listed(unknown)}: no such step")
+            if late := step.needs - before:
+                raise ValueError(
+                    f"{self.verb}: {step.key} needs {_listed(late)}, which does not come before it"
+                )
+            before.add(step.key)
+
+
+def _listed(keys: frozenset[str]) -> str:
+    return ", ".join(sorted(keys))

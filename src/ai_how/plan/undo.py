@@ -1,0 +1,113 @@
+"""Backwards through the steps that had begun: go on past what fails, and say what remains."""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from graphlib import TopologicalSorter
+from typing import Any
+
+from ai_how.errors import StateError, UndoIncompleteError
+from ai_how.plan.crew import SLICE_S, Crew, Ended
+from ai_how.plan.failures import Remaining, render_errors, render_remaining
+from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.journal import Journal, JournalSeen, OnBoundary
+from ai_how.plan.observer import Observer, tell
+from ai_how.plan.step import Step
+
+
+def undo(
+    begun: Sequence[Step],
+    world: Any,  # noqa: ANN401  what the steps agree on
+    journal: Journal,
+    *,
+    observer: Observer,
+    interrupts: Interrupts,
+    settled: Collection[str] = (),
+    workers: int = 8,
+) -> tuple[Remaining, ...]:
+    """Revert the steps that had begun, save the settled ones, each after all that needs it.
+
+    A revert that fails keeps no other from being tried. The journal is left open.
+    """
+    by_key = {step.key: step for step in begun}
+    order = _backwards(begun)
+    remaining: list[Remaining] = []
+    with Crew[None](workers) as crew:
+        running = 0
+        while order.is_active():
+            for key in order.get_ready():
+                if key in settled:
+                    order.done(key)
+                    continue
+                tell(observer.undoing, by_key[key])
+                crew.submit(key, partial(by_key[key].revert, world))
+                running += 1
+            for ended in crew.wait(SLICE_S) if running else ():
+                running -= 1
+                order.done(ended.key)
+                step = by_key[ended.key]
+                if error := _note_undone(ended, journal):
+                    error.add_note(f"while reverting {step.key}")
+                    remaining.append(Remaining(step, error))
+                    tell(observer.undo_failed, step, error)
+                else:
+                    tell(observer.undone, step)
+            interrupts.acknowledge(observer)
+    return tuple(remaining)
+
+
+def roll_back(
+    seen: JournalSeen,
+    world: Any,  # noqa: ANN401
+    *,
+    observer: Observer,
+    interrupts: Interrupts,
+    workers: int = 8,
+    on_boundary: OnBoundary | None = None,
+) -> None:
+    """Undo what a run that was cut short had begun, and end its journal; safe to repeat.
+
+    Raises UndoIncompleteError with what remains; the journal then stays for the next attempt.
+    """
+    with Journal.reopen(seen, on_boundary=on_boundary) as journal:
+        if not seen.is_over:
+            remaining = undo(
+                seen.begun,
+                world,
+                journal,
+                observer=observer,
+                interrupts=interrupts,
+                settled=seen.settled,
+                workers=workers,
+            )
+            if remaining:
+                raise UndoIncompleteError(
+                    f"{seen.verb} was cut short (process {seen.pid}, {seen.started_at:%F %T %Z}), "
+                    f"and {len(remaining)} of its steps could not be undone",
+                    details=render_remaining(remaining, journal.path)
+                    + render_errors([one.error for one in remaining]),
+                ) from remaining[0].error
+        journal.close()
+
+
+def _backwards(steps: Sequence[Step]) -> TopologicalSorter[str]:
+    order: TopologicalSorter[str] = TopologicalSorter()
+    begun = {step.key for step in steps}
+    for step in reversed(steps):
+        order.add(step.key)
+        for need in step.needs & begun:
+            order.add(need, step.key)
+    order.prepare()
+    return order
+
+
+def _note_undone(ended: Ended[None], journal: Journal) -> BaseException | None:
+    """Why the step still remains, or None."""
+    if ended.error is not None:
+        return ended.error
+    try:
+        journal.undone([ended.key])
+    except StateError:
+        return None  # What is not noted as undone is undone again, which is safe.
+    except Exception as error:  # noqa: BLE001  one failure must not strand what is left to undo
+        return error
+    return None

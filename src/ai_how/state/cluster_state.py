@@ -1,0 +1,226 @@
+"""The state file: read whole and checked, or refused; written atomically, the last ten kept."""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from ai_how import __version__
+from ai_how.errors import StateError
+from ai_how.state.files import fsync_directory, replaced_atomically
+from ai_how.state.models import SCHEMA_VERSION, ClusterState
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
+
+KEPT_BACKUPS = 10
+
+# A thousand nodes take half a megabyte; what is larger is not ours.
+LARGEST_BYTES = 16 * 1024 * 1024
+
+
+class DamagedError(ValueError):
+    """A state file that is not as it was written; its text says how."""
+
+
+def read_state(paths: ClusterPaths) -> ClusterState | None:
+    """What is remembered; None where nothing is. StateError for a file that is not sound.
+
+    The damaged file is left as it is; the hint names the newest sound backup.
+    """
+    try:
+        return _read(paths.state)
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:
+        raise StateError(
+            f"{paths.state} is damaged", details=str(error), hint=_way_back(paths)
+        ) from error
+
+
+def write_state(paths: ClusterPaths, state: ClusterState) -> ClusterState:
+    """Replace what is remembered by `state`, and return it with the serial it was given.
+
+    `state` must descend from what is on disk. Afterwards the former is among the backups. Raises
+    StateError, and the former stands, where it does not descend from it or the disk refuses.
+    """
+    current = read_state(paths)
+    if current is not None:
+        ensure_lineage(current, state.lineage)
+        if current.serial != state.serial:
+            raise StateError(
+                f"{paths.state} was changed in between",
+                details=f"its serial is {current.serial}, ours came from {state.serial}",
+            )
+    return _write(paths, state)
+
+
+def restore_state(paths: ClusterPaths, serial: int) -> ClusterState:
+    """Remember again what backup `serial` held; a damaged state is kept beside the backups."""
+    backup = paths.backups / f"{serial}.json"
+    try:
+        state = _read(backup)
+    except FileNotFoundError as error:
+        raise StateError(
+            f"cluster {paths.name} has no backup {serial}",
+            details=f"it has: {', '.join(map(str, backup_serials(paths))) or 'none'}",
+        ) from error
+    except DamagedError as error:
+        raise StateError(f"{backup} is damaged", details=str(error)) from error
+    try:
+        current = _read(paths.state)
+    except FileNotFoundError:
+        current = None
+    except DamagedError:
+        current = None
+        damaged = paths.backups / "damaged.json"
+        damaged.unlink(missing_ok=True)
+        damaged.hardlink_to(paths.state)
+    if current is not None:
+        ensure_lineage(current, state.lineage)
+    return _write(paths, state)
+
+
+def remove_state(paths: ClusterPaths) -> None:
+    """Remember nothing of the cluster any more, not in backups either; safe to repeat."""
+    try:
+        paths.state.unlink(missing_ok=True)
+        for serial in backup_serials(paths):
+            (paths.backups / f"{serial}.json").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            fsync_directory(paths.root)
+    except OSError as error:
+        raise StateError(f"{paths.state} could not be removed: {error.strerror}") from error
+
+
+def backup_serials(paths: ClusterPaths) -> tuple[int, ...]:
+    """The serials of the backups, the oldest first."""
+    stems = (entry.stem for entry in paths.backups.glob("*.json"))
+    return tuple(sorted(int(stem) for stem in stems if stem.isdecimal()))
+
+
+def ensure_lineage(state: ClusterState, lineage: UUID) -> None:
+    """Raises StateError for another cluster's state."""
+    if state.lineage != lineage:
+        raise StateError(
+            f"the state of {state.name} belongs to another cluster",
+            details=f"its id is {state.lineage}, not {lineage}",
+        )
+
+
+def render_state(state: ClusterState) -> str:
+    """The file's text: the state, who wrote it, and a checksum over both."""
+    body = {**state.model_dump(mode="json"), "written_by": __version__}
+    return json.dumps({**body, "checksum": _checksum(body)}, indent=2, allow_nan=False) + "\n"
+
+
+def parse_state(text: bytes) -> ClusterState:
+    """Raises DamagedError for anything but a sound state, StateError for one from a newer ai-how.
+
+    A newer version may add what it likes, but keeps `schema_version`, `written_by` and `checksum`.
+    """
+    body = _load(text)
+    written_by = body.pop("written_by", None)
+    schema_version = body.get("schema_version")
+    if isinstance(schema_version, int) and schema_version > SCHEMA_VERSION:
+        raise StateError(
+            f"the cluster's state was written by ai-how {written_by}, which is newer than this one",
+            details=f"its schema is {schema_version}, this version knows {SCHEMA_VERSION}",
+            hint=f"use ai-how {written_by} or later",
+        )
+    try:
+        state = ClusterState.model_validate(body)
+    except ValidationError as error:
+        raise DamagedError(str(error)) from error
+    if state.schema_version != SCHEMA_VERSION:
+        raise DamagedError(f"there never was a schema {state.schema_version}")
+    return state
+
+
+def _load(text: bytes) -> dict[str, Any]:
+    """What the checksum stands for."""
+    try:
+        body = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_refuse_constant
+        )
+        is_sound = isinstance(body, dict) and body.pop("checksum", None) == _checksum(body)
+    except RecursionError as error:
+        raise DamagedError("it is nested too deeply") from error
+    except ValueError as error:
+        raise DamagedError(f"it is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise DamagedError("it is not a JSON object")
+    if not is_sound:
+        raise DamagedError("its checksum does not match its content")
+    return body
+
+
+def _read(path: Path) -> ClusterState:
+    """FileNotFoundError, DamagedError, or StateError where the file system refuses."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            text = file.read(LARGEST_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}"
+        ) from error
+    if len(text) > LARGEST_BYTES:
+        raise DamagedError(f"it is larger than {LARGEST_BYTES} bytes")
+    return parse_state(text)
+
+
+def _write(paths: ClusterPaths, state: ClusterState) -> ClusterState:
+    # Not from our own serial alone: who copied a backup over the state must not reuse numbers,
+    # and a damaged state may have had the one after its newest backup.
+    newest = max((state.serial, *(serial + 1 for serial in backup_serials(paths))))
+    written = state.model_copy(update={"serial": newest + 1, "updated_at": datetime.now(UTC)})
+    with replaced_atomically(paths.state) as draft:
+        draft.write_text(render_state(written), encoding="utf-8")
+        _keep_backup(paths)
+    return written
+
+
+def _keep_backup(paths: ClusterPaths) -> None:
+    """The current state, under a second name before its first one is taken away."""
+    with suppress(FileNotFoundError):
+        current = _read(paths.state)
+        ensure_private_directory(paths.backups)
+        # There already when a run died right here: it is then the very same file.
+        with suppress(FileExistsError):
+            (paths.backups / f"{current.serial}.json").hardlink_to(paths.state)
+        fsync_directory(paths.backups)
+        for serial in backup_serials(paths)[:-KEPT_BACKUPS]:
+            (paths.backups / f"{serial}.json").unlink(missing_ok=True)
+
+
+def _way_back(paths: ClusterPaths) -> str:
+    """The newest backup that is sound, and how to have it."""
+    for serial in reversed(backup_serials(paths)):
+        backup = paths.backups / f"{serial}.json"
+        with suppress(OSError, DamagedError, StateError):
+            _read(backup)
+            return f"install -m 600 {backup} {paths.state}"
+    return f"mv {paths.state} {paths.state}.damaged  # there is no sound backup"
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return body
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")

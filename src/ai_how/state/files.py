@@ -1,0 +1,65 @@
+"""How a file of ours is written: whole or not at all, for us alone, and durable."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ai_how.errors import StateError
+
+DRAFT_SUFFIX = ".draft"
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte; os.write may stop short."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def replaced_atomically(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
+    """A draft beside `path` to be written into; takes its place when the block ends well.
+
+    Afterwards there is the old content or the new, also when the power fails, and drafts that a
+    killed run left are gone. The writers of one path hold one lock. Raises StateError where the
+    file system refuses; the old content then stands. A failed fsync is not tried again: the kernel
+    may call the lost pages clean.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    try:
+        sweep_drafts(path)
+        os.close(os.open(draft, NEW_FILE, mode))
+        yield draft
+        _fsync(draft, os.O_RDONLY | os.O_NOFOLLOW)
+        draft.replace(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise StateError(
+            f"{path} could not be written: {error.strerror}", hint=f"df -h {path.parent}"
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def sweep_drafts(path: Path) -> None:
+    """Remove the drafts of `path` that killed runs left."""
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(DRAFT_SUFFIX):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

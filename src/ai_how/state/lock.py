@@ -1,0 +1,89 @@
+"""One run at a time: flock on a file that is never unlinked, so that a dead holder holds nothing."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ai_how.errors import DeadlineError, HostError, LockedError
+from ai_how.state.paths import ensure_private_directory
+from ai_how.waiting import Deadline, wait_until
+
+OPENED = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def held_lock(path: Path, *, doing: str, wait_s: float = 0) -> Iterator[None]:
+    """Hold the lock while the block runs; `doing` is what a loser is told.
+
+    The kernel decides who holds it and frees it when the holder dies; the pid that the file names
+    is for people. Raises LockedError where it is not free within `wait_s`, HostError where the file
+    system has no locks.
+    """
+    try:
+        ensure_private_directory(path.parent)
+        descriptor = wait_until(
+            lambda: _try_lock(path), Deadline.after(wait_s), f"the lock {path}", interval_s=0.05
+        )
+    except DeadlineError:
+        raise _locked(path) from None
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be locked: {error.strerror}", hint=f"ls -ld {path.parent} {path}"
+        ) from error
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        _name_holder(descriptor, {"pid": os.getpid(), "since": since, "doing": doing})
+        yield
+    finally:
+        _name_holder(descriptor, None)
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock, or None where another run does."""
+    while True:
+        descriptor = os.open(path, OPENED, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+        if _is_at(path, descriptor):
+            return descriptor
+        # Somebody removed the file while we waited: what we hold is a lock that nobody sees.
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _name_holder(descriptor: int, holder: dict[str, object] | None) -> None:
+    """Only a courtesy to losers: on a full disk the lock holds all the same."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        if holder:
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _locked(path: Path) -> LockedError:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        pid, since, doing = int(holder["pid"]), str(holder["since"]), str(holder["doing"])
+    # Just taken or just given back: the holder's name is not there at this moment.
+    except (OSError, ValueError, KeyError, TypeError):
+        return LockedError(f"another run holds {path}", hint=f"fuser -v {path}")
+    return LockedError(
+        f"{doing} is under way in process {pid}, since {since}",
+        details=f"It holds {path}.",
+        hint=f"ps -fp {pid}",
+    )

@@ -1,0 +1,187 @@
+"""What is remembered of a cluster, and libvirt's words for what a VM is doing."""
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+
+from ai_how.errors import StateError
+from ai_how.spec.nodes import Role
+
+SCHEMA_VERSION = 1
+
+
+class VmState(StrEnum):
+    """What a VM is doing: asked from libvirt each time, never remembered."""
+
+    RUNNING = "running"
+    BLOCKED = "blocked"
+    PAUSED = "paused"
+    SHUTTING_DOWN = "shutting_down"
+    SHUT_OFF = "shut_off"
+    CRASHED = "crashed"
+    SUSPENDED = "suspended"
+    ABSENT = "absent"
+    """libvirt has no such domain."""
+    UNKNOWN = "unknown"
+    """libvirt did not say."""
+
+    @classmethod
+    def from_libvirt(cls, number: int) -> Self:
+        """The state of a virDomainState number; UNKNOWN for one from a later libvirt."""
+        state, _ = _STATES.get(number, (VmState.UNKNOWN, ()))
+        return cls(state)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a QEMU stands for it: only shut off is off, not paused and not shutting down."""
+        return self not in (VmState.SHUT_OFF, VmState.ABSENT, VmState.UNKNOWN)
+
+
+# virDomainState, each with its reasons from 0 on: libvirt-domain.h, in the words of virsh.
+_STATES: dict[int, tuple[VmState, tuple[str, ...]]] = {
+    0: (VmState.UNKNOWN, ("unknown",)),
+    1: (
+        VmState.RUNNING,
+        (
+            "unknown",
+            "booted",
+            "migrated",
+            "restored",
+            "from snapshot",
+            "unpaused",
+            "migration canceled",
+            "save canceled",
+            "event wakeup",
+            "crashed",
+            "post-copy",
+            "post-copy failed",
+        ),
+    ),
+    2: (VmState.BLOCKED, ("unknown",)),
+    3: (
+        VmState.PAUSED,
+        (
+            "unknown",
+            "user",
+            "migrating",
+            "saving",
+            "dumping",
+            "I/O error",
+            "watchdog",
+            "from snapshot",
+            "shutting down",
+            "creating snapshot",
+            "crashed",
+            "starting up",
+            "post-copy",
+            "post-copy failed",
+        ),
+    ),
+    4: (VmState.SHUTTING_DOWN, ("unknown", "user")),
+    5: (
+        VmState.SHUT_OFF,
+        (
+            "unknown",
+            "shutdown",
+            "destroyed",
+            "crashed",
+            "migrated",
+            "saved",
+            "failed",
+            "from snapshot",
+            "daemon",
+        ),
+    ),
+    6: (VmState.CRASHED, ("unknown", "panicked")),
+    7: (VmState.SUSPENDED, ("unknown",)),
+}
+
+
+def reason_text(state_number: int, reason_number: int) -> str:
+    """Why a VM is in that state, as `virsh domstate --reason` says it."""
+    _, reasons = _STATES.get(state_number, (VmState.UNKNOWN, ()))
+    if 0 <= reason_number < len(reasons):
+        return reasons[reason_number]
+    return f"unknown ({reason_number})"
+
+
+class Remembered(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeState(Remembered):
+    """A node that we made, or were about to make."""
+
+    name: str
+    role: Role
+    uuid: UUID
+    domain_name: str
+    mac: str
+    ip: IPv4Address
+    cpu_cores: Annotated[int, Field(ge=1)]
+    memory_mib: Annotated[int, Field(ge=1)]
+    disk_gib: Annotated[int, Field(ge=1)]
+    disk: Path
+    image_digest: str
+    auto_start: bool
+    stages_s: dict[str, FiniteFloat] = {}
+    """How long each stage of its last bring-up took."""
+
+
+class NetworkState(Remembered):
+    """The cluster's network."""
+
+    uuid: UUID
+    name: str
+    bridge: str
+    subnet: IPv4Network
+    gateway: IPv4Address
+
+
+class ClusterState(Remembered):
+    """One cluster. `serial` grows with every write, `lineage` is the cluster's id for ever."""
+
+    schema_version: int = SCHEMA_VERSION
+    serial: NonNegativeInt = 0
+    """0 until it was first written."""
+    lineage: UUID
+    name: str
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    host_uri: str
+    user: str
+    network: NetworkState
+    nodes: tuple[NodeState, ...] = ()
+
+    def find_node(self, name: str) -> NodeState | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def get_node(self, name: str) -> NodeState:
+        """Raises StateError with the names that there are."""
+        if node := self.find_node(name):
+            return node
+        raise StateError(
+            f"cluster {self.name} has no node {name}",
+            details=f"it has: {', '.join(node.name for node in self.nodes) or 'none'}",
+        )
+
+    def with_node(self, node: NodeState) -> Self:
+        """With this node, in the place of one of its name or at the end."""
+        if self.find_node(node.name) is None:
+            return self._with_nodes((*self.nodes, node))
+        return self._with_nodes(
+            tuple(node if known.name == node.name else known for known in self.nodes)
+        )
+
+    def without_node(self, name: str) -> Self:
+        """Without the node of that name; one that is not there is success."""
+        return self._with_nodes(tuple(node for node in self.nodes if node.name != name))
+
+    def _with_nodes(self, nodes: tuple[NodeState, ...]) -> Self:
+        return self.model_copy(update={"nodes": nodes})
