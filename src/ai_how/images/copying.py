@@ -42,7 +42,8 @@ def disk_errors(directory: Path, *, needed_bytes: int | None = None) -> Iterator
 
 def full_disk(directory: Path, needed_bytes: int | None) -> HostError:
     """The error for a file system that has no room left for `directory`."""
-    free = shutil.disk_usage(directory).free
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     needed = f"{needed_bytes / 2**20:.1f} MiB needed, " if needed_bytes is not None else ""
     return HostError(
         f"no space left in {directory}",

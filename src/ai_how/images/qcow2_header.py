@@ -188,7 +188,9 @@ def _read_ends(path: Path) -> tuple[bytes, int, bytes]:
         finally:
             os.close(fd)
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}") from None
+        raise ImageError(
+            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}"
+        ) from error
 
 
 def _read_fields(head: bytes) -> _Fields:

@@ -1,0 +1,297 @@
+"""The image store: one read-only directory per image, named by digest, that appears whole or not.
+
+What comes from outside is copied in first; only the private copy is checked, and only that is used.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from ai_how.errors import HostError, ImageError
+from ai_how.images.copying import (
+    Progress,
+    copy_sparse,
+    disk_errors,
+    download,
+    draft_directory,
+    sha256_of,
+    sweep_drafts,
+    sync,
+)
+from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image, Manifest, read_manifest
+from ai_how.images.qcow2_header import MAX_VIRTUAL_BYTES, Qcow2Header, find_format, read_header
+from ai_how.images.qemu_img import check_image, convert
+from ai_how.state.lock import held_lock
+from ai_how.state.paths import ImagePaths
+
+_SHORTEST_PREFIX = 4
+_LOCK_WAIT_S = 60
+_SECTOR_BYTES = 512
+
+
+class ImageStore:
+    """All images of a user. Safe to use from several processes."""
+
+    def __init__(self, root: Path, *, max_virtual_bytes: int = MAX_VIRTUAL_BYTES) -> None:
+        self.paths = ImagePaths(root.absolute())
+        self.max_virtual_bytes = max_virtual_bytes
+
+    def list(self) -> tuple[Image | BrokenImage, ...]:
+        """Everything in the store, the newest first; what is broken comes last, with its reason."""
+        if not self.paths.root.is_dir():
+            return ()
+        seen = [
+            self._read(path)
+            for path in sorted(self.paths.root.iterdir())
+            if not path.name.startswith(".")
+        ]
+        images = [one for one in seen if isinstance(one, Image)]
+        images.sort(key=lambda image: image.manifest.created_at, reverse=True)
+        return *images, *(one for one in seen if isinstance(one, BrokenImage))
+
+    def find(self, wanted: str) -> Image | None:
+        """The image with this digest, the newest with this name, or the one whose digest begins so.
+
+        Raises ImageError where a beginning fits several, or the image is there but broken.
+        """
+        everything = self.list()
+        images = [one for one in everything if isinstance(one, Image)]
+        for image in images:
+            if wanted in (image.digest, image.name):
+                return image
+        if len(wanted) < _SHORTEST_PREFIX:
+            return None
+        fitting = [one for one in everything if one.digest.startswith(wanted)]
+        if len(fitting) > 1:
+            raise ImageError(
+                f"{wanted} is the beginning of {len(fitting)} images",
+                details="\n".join(one.digest for one in fitting),
+            )
+        for one in fitting:
+            if isinstance(one, Image):
+                return one
+            raise ImageError(
+                f"image {one.digest[:12]} is broken",
+                details=one.reason,
+                hint=f"ai-how image rm {one.digest[:12]}",
+            )
+        return None
+
+    def get(self, wanted: str) -> Image:
+        """`find`, and ImageError naming what there is."""
+        if image := self.find(wanted):
+            return image
+        names = sorted({one.name for one in self.list() if isinstance(one, Image)})
+        raise ImageError(
+            f"there is no image {wanted}",
+            details=f"there are: {', '.join(names)}" if names else "there are none yet",
+            hint="ai-how image list" if names else "ai-how image build",
+        )
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A private directory inside the store to build an image in; `add` takes it from there."""
+        with disk_errors(self.paths.root):
+            self.paths.root.mkdir(parents=True, exist_ok=True)
+            with held_lock(self.paths.lock, doing="open a draft", wait_s=_LOCK_WAIT_S):
+                sweep_drafts(self.paths.root)
+        with draft_directory(self.paths.root) as draft:
+            yield draft
+
+    def add(self, draft: Path, manifest: Manifest) -> Image:
+        """Make the files of a draft, and a manifest, into an image: there whole or not at all.
+
+        The image that already has this digest is kept. Raises ImageError when the draft holds other
+        files than the manifest names, or a disk that we would not boot.
+        """
+        found = {path.name for path in draft.iterdir()} - {MANIFEST}
+        if draft.parent != self.paths.root or found != set(manifest.sha256_by_file):
+            raise ImageError(
+                f"{draft} is no draft of {manifest.name}",
+                details=f"it holds {sorted(found)}, not {sorted(manifest.sha256_by_file)}",
+            )
+        self._check_disk(draft, manifest)
+        with disk_errors(self.paths.root):
+            (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+            for path in draft.iterdir():
+                path.chmod(0o444)
+                sync(path)
+            sync(draft)
+            return self._publish(draft, manifest)
+
+    def verify(self, image: Image) -> None:
+        """Raises ImageError unless every byte is as the manifest says and QEMU finds no damage."""
+        for name, wanted in image.manifest.sha256_by_file.items():
+            path = image.directory / name
+            with disk_errors(path.parent):
+                seen = sha256_of(path)
+            if seen != wanted:
+                raise ImageError(
+                    f"{path} is not what it was",
+                    details=f"expected sha256 {wanted}\nfound    sha256 {seen}",
+                    hint=f"ai-how image rm {image.digest[:12]}",
+                )
+        self._check_disk(image.directory, image.manifest)
+        check_image(image.disk, read_header(image.disk, max_virtual_bytes=self.max_virtual_bytes))
+
+    def remove(self, image: Image | BrokenImage, *, used_by: Sequence[str]) -> None:
+        """Take an image out of the store. Raises HostError naming the clusters that use it."""
+        if used_by:
+            raise HostError(
+                f"image {image.digest[:12]} is used by {', '.join(used_by)}",
+                hint=f"ai-how hpc destroy {used_by[0]}",
+            )
+        doing = f"remove image {image.digest[:12]}"
+        with (
+            disk_errors(self.paths.root),
+            held_lock(self.paths.lock, doing=doing, wait_s=_LOCK_WAIT_S),
+        ):
+            self._discard(image.directory)
+
+    def import_file(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        sha256: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> Image:
+        """Bring in a disk by path or https address; it boots by its own firmware and boot loader.
+
+        Its digest is that of the file as it came. Raises ImageError on anything that we would not
+        boot; nothing remains of it then.
+        """
+        is_address = isinstance(source, str) and "://" in source
+        if is_address and sha256 is None:
+            raise ImageError(
+                f"{source} is refused: a download needs its sha256",
+                hint=f"ai-how image import {source} --sha256 …",
+            )
+        if is_address and (known := self._known(sha256, name)):
+            return known
+        with self.draft() as draft:
+            copy = draft / "incoming"
+            if is_address:
+                limit = self.max_virtual_bytes
+                download(str(source), copy, max_bytes=limit, on_progress=on_progress)
+            else:
+                copy_sparse(Path(source), copy, on_progress=on_progress)
+            digest = sha256_of(copy)
+            if sha256 is not None and digest != sha256.lower():
+                raise ImageError(
+                    f"{source} is not what was asked for",
+                    details=f"expected sha256 {sha256.lower()}\nfound    sha256 {digest}",
+                )
+            if known := self._known(digest, name):
+                return known
+            header = self._take_in(copy, draft / DISK, source=str(source))
+            manifest = _manifest_of_foreign(draft / DISK, digest, header, str(source), name)
+            return self.add(draft, manifest)
+
+    def _take_in(self, copy: Path, disk: Path, *, source: str) -> Qcow2Header:
+        """Turn the private copy into a qcow2 that was looked at, first by us, then by QEMU."""
+        match find_format(copy):
+            case "qcow2":
+                copy.rename(disk)
+            case None:
+                size = copy.stat().st_size
+                if not 0 < size <= self.max_virtual_bytes or size % _SECTOR_BYTES:
+                    raise ImageError(f"{source} is refused: {size} bytes are no raw disk")
+                convert(copy, disk, source_format="raw")
+                copy.unlink()
+            case other:
+                raise ImageError(
+                    f"{source} is refused: its content is {other}, not qcow2 and not a raw disk"
+                )
+        try:
+            header = read_header(disk, max_virtual_bytes=self.max_virtual_bytes)
+            check_image(disk, header)
+        except ImageError as error:
+            told = error.brief.replace(str(disk), source)
+            raise ImageError(told, details=error.details) from error
+        return header
+
+    def _known(self, digest: str | None, name: str | None) -> Image | None:
+        """The image that these bytes were imported as before; an image has one name."""
+        image = self._read(self.paths.image((digest or "").lower()))
+        if isinstance(image, BrokenImage):
+            return None
+        if name not in (None, image.name):
+            raise ImageError(
+                f"this image is here already, as {image.name}",
+                hint=f"ai-how image rm {image.name}",
+            )
+        return image
+
+    def _read(self, directory: Path) -> Image | BrokenImage:
+        try:
+            manifest = read_manifest(directory / MANIFEST)
+            if manifest.digest != directory.name:
+                return BrokenImage(directory, f"its manifest is that of {manifest.digest}")
+            for name in manifest.sha256_by_file:
+                if not (directory / name).is_file():
+                    return BrokenImage(directory, f"{name} is missing")
+            self._check_disk(directory, manifest)
+        except (ImageError, OSError) as error:
+            return BrokenImage(directory, str(error))
+        return Image(directory, manifest)
+
+    def _check_disk(self, directory: Path, manifest: Manifest) -> None:
+        header = read_header(directory / DISK, max_virtual_bytes=self.max_virtual_bytes)
+        if header.virtual_size_bytes != manifest.virtual_size_bytes:
+            raise ImageError(
+                f"{directory / DISK} has a disk of {header.virtual_size_bytes} bytes, "
+                f"and its manifest says {manifest.virtual_size_bytes}"
+            )
+
+    def _publish(self, draft: Path, manifest: Manifest) -> Image:
+        target = self.paths.image(manifest.digest)
+        with held_lock(self.paths.lock, doing=f"add image {manifest.name}", wait_s=_LOCK_WAIT_S):
+            there = self._read(target)
+            if isinstance(there, Image):
+                return there
+            self._discard(target)
+            draft.chmod(0o555)
+            draft.rename(target)
+            sync(self.paths.root)
+        return Image(target, manifest)
+
+    def _discard(self, path: Path) -> None:
+        """Make `path` vanish in one rename, then at leisure; what a killed run leaves is swept."""
+        if path.is_dir() and not path.is_symlink():
+            with draft_directory(self.paths.root) as grave:
+                path.rename(grave)
+                sync(self.paths.root)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _manifest_of_foreign(
+    disk: Path, digest: str, header: Qcow2Header, source: str, name: str | None
+) -> Manifest:
+    try:
+        return Manifest(
+            digest=digest,
+            name=name or PurePosixPath(_told(source)).stem,
+            created_at=datetime.now(UTC),
+            virtual_size_bytes=header.virtual_size_bytes,
+            disk_sha256=sha256_of(disk),
+            identity="nocloud",
+            recipe={"source": _told(source), "sha256": digest},
+        )
+    except ValidationError as error:
+        raise ImageError(
+            f"{name or source} cannot name an image", hint="ai-how image import … --name NAME"
+        ) from error
+
+
+def _told(source: str) -> str:
+    """An absolute path, or an address without the password and the token that it may carry."""
+    if "://" not in source:
+        return str(Path(source).absolute())
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.hostname}{parts.path}"

@@ -1,0 +1,136 @@
+"""Directories that hold disks: where nobody else can swap a file, and only ones that we marked.
+
+A disk is opened by QEMU with more rights than a passer-by has; a link in its place would lead those
+rights elsewhere.
+"""
+
+import grp
+import os
+import pwd
+import secrets
+import stat
+from pathlib import Path
+from uuid import UUID
+
+from ai_how.errors import HostError, OwnershipError
+from ai_how.state.files import NEW_FILE, fsync_directory
+
+DRAFT_SUFFIX = ".part"
+
+
+def ensure_traversable(directory: Path, *, below: Path) -> None:
+    """Make a directory, and all from `below` down to it, such that QEMU's own user may pass."""
+    missing = [path for path in (directory, *directory.parents) if path.is_relative_to(below)]
+    for path in reversed(missing):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o711)
+        except FileExistsError:
+            continue
+        path.chmod(0o711)  # mkdir's mode is less the umask
+
+
+def check_chain(directory: Path) -> None:
+    """Raises HostError where another user could put a file or a link of theirs in our way."""
+    for path in (directory, *directory.parents):
+        try:
+            # Whoever owns a link can turn it; what it leads to is looked at as well.
+            itself, target = path.lstat(), path.stat()
+        except FileNotFoundError:
+            continue
+        if path == directory and not stat.S_ISDIR(itself.st_mode):
+            raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}")
+        for owner in (itself.st_uid, target.st_uid):
+            if owner not in (0, os.geteuid()):
+                raise HostError(
+                    f"{path} belongs to user {owner}, who could replace the disks below it",
+                    hint=f"ls -ld {path}",
+                )
+        # In a sticky directory, /tmp for one, nobody can rename or remove what is not theirs.
+        is_sticky_above = path != directory and target.st_mode & stat.S_ISVTX
+        if _others_may_write(target) and not is_sticky_above:
+            raise HostError(f"other users can write to {path}", hint=f"chmod go-w {path}")
+
+
+def claim(marker: Path, cluster_id: UUID) -> None:
+    """Put a cluster's mark into a directory that is free. Safe to repeat, and to cut short.
+
+    Raises OwnershipError where something that is not ours stands there.
+    """
+    if is_ours(marker, cluster_id):
+        return
+    draft = marker.with_name(f"{marker.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    fd = os.open(draft, NEW_FILE, 0o644)
+    with os.fdopen(fd, "w") as file:
+        file.write(f"{cluster_id}\n")
+        file.flush()
+        os.fsync(fd)
+    draft.rename(marker)
+    fsync_directory(marker.parent)
+
+
+def is_ours(marker: Path, cluster_id: UUID) -> bool:
+    """Whether a directory bears this cluster's mark; False where it is absent, or empty and free.
+
+    Raises OwnershipError where it is somebody else's.
+    """
+    directory = marker.parent
+    try:
+        seen = directory.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(seen.st_mode):
+        raise OwnershipError(f"{directory} is not a directory", hint=f"ls -ld {directory}")
+    if seen.st_uid != os.geteuid() or _others_may_write(seen):
+        raise OwnershipError(f"{directory} is not ours alone", hint=f"ls -ld {directory}")
+    if marker.is_symlink() or not marker.is_file():
+        if strangers(marker):
+            raise OwnershipError(
+                f"{directory} bears no mark of ours, and is not empty", hint=f"ls -la {directory}"
+            )
+        return False
+    if (found := marker.read_text(errors="replace").strip()) != str(cluster_id):
+        raise OwnershipError(
+            f"{directory} belongs to another cluster",
+            details=f"expected id {cluster_id}\nfound    id {found}",
+            hint=f"ls -la {directory}",
+        )
+    return True
+
+
+def strangers(marker: Path) -> list[str]:
+    """What a directory holds besides our mark and drafts that a killed run left."""
+    names = sorted(path.name for path in marker.parent.iterdir())
+    return [name for name in names if name != marker.name and not name.endswith(DRAFT_SUFFIX)]
+
+
+def remove_marked(marker: Path) -> None:
+    """Remove a directory that `is_ours` let pass. Raises OwnershipError where more is in it."""
+    directory = marker.parent
+    if left := strangers(marker):
+        raise OwnershipError(
+            f"{directory} holds files that are not ours",
+            details="\n".join(left),
+            hint=f"ls -la {directory}",
+        )
+    for draft in directory.glob(f"*{DRAFT_SUFFIX}"):
+        draft.unlink(missing_ok=True)
+    # The mark goes last: without it nobody would know that the rest is ours.
+    marker.unlink(missing_ok=True)
+    directory.rmdir()
+    fsync_directory(directory.parent)
+
+
+def _others_may_write(seen: os.stat_result) -> bool:
+    if seen.st_mode & stat.S_IWOTH:
+        return True
+    return bool(seen.st_mode & stat.S_IWGRP) and not _is_private_group(seen.st_gid)
+
+
+def _is_private_group(gid: int) -> bool:
+    """Whether it is the group that bears our own name: distributions with umask 002 have those."""
+    try:
+        me, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return me.pw_gid == gid and me.pw_name == group.gr_name and not set(group.gr_mem) - {me.pw_name}
