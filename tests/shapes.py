@@ -6,7 +6,6 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.spec.nodes import Role
-
 from ai_how.vm_management.domain_shape import (
     Accel,
     CpuFeature,
@@ -16,7 +15,6 @@ from ai_how.vm_management.domain_shape import (
     DirectKernel,
     DiskCache,
     DomainShape,
-    Mark,
     MemoryBacking,
     NumaCell,
     PciAddress,
@@ -24,6 +22,7 @@ from ai_how.vm_management.domain_shape import (
     VirtioFsShare,
 )
 from ai_how.vm_management.network_shape import ForwardMode, NetworkHost, NetworkShape
+from ai_how.vm_management.seen import Mark
 
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 STORAGE = Path("/srv/ai-how/storage")
@@ -109,8 +108,7 @@ DOMAINS = {
 NETWORK = NetworkShape(
     name="demo",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f002"),
-    cluster="demo",
-    cluster_id=CLUSTER,
+    mark=Mark("demo", CLUSTER, ""),
     bridge="ah0123456789",
     subnet=IPv4Network("10.11.12.0/24"),
     gateway=IPv4Address("10.11.12.1"),

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 import libvirt  # noqa: TID251  what the templates mean is libvirt's to say
 import pytest
-from ai_how.spec.nodes import Role
 
+from ai_how.spec.nodes import Role
 from ai_how.vm_management.domain_shape import Accel, CpuMode, DiskCache, DomainShape, MemoryBacking
 from ai_how.vm_management.domain_xml import render_domain
 from ai_how.vm_management.network_shape import render_network

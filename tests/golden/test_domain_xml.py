@@ -4,6 +4,7 @@ import pytest
 
 from ai_how.vm_management.domain_xml import render_domain
 from ai_how.vm_management.network_shape import render_network
+from ai_how.vm_management.seen import read_mark
 from ai_how.vm_management.xml_text import read_xml
 from shapes import DOMAINS, NETWORKS
 
@@ -42,10 +43,9 @@ def test_no_backing_file_is_left_for_libvirt_to_find(name):
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_every_domain_carries_our_mark(name):
-    shape = DOMAINS[name]
-    mark = read_xml(render_domain(shape)).find("metadata/{urn:ai-how:cluster:1}node")
-    assert mark.attrib == {
-        "cluster": shape.mark.cluster,
-        "id": str(shape.mark.cluster_id),
-        "node": shape.mark.node,
-    }
+    assert read_mark(render_domain(DOMAINS[name])) == DOMAINS[name].mark
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_carries_our_mark(name):
+    assert read_mark(render_network(NETWORKS[name])) == NETWORKS[name].mark

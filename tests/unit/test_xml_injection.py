@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ai_how.errors import AiHowError, HostError, SpecError
-from ai_how.vm_management import xml_text
+from ai_how.vm_management import xml_render
 from ai_how.vm_management.domain_shape import CpuMode
-from ai_how.vm_management.xml_text import census, read_xml, render_shape
+from ai_how.vm_management.xml_render import render_shape
+from ai_how.vm_management.xml_text import census, read_xml
 from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, FOREIGN_IMAGE, NETWORK
 
 # Everything that a shape can hold, at once.
@@ -122,8 +123,8 @@ def test_a_character_that_xml_cannot_hold_is_refused_with_its_place(before, ille
 
 def test_a_template_that_forgets_to_escape_is_caught(tmp_path, monkeypatch):
     (tmp_path / "careless.j2").write_text("<a>{{ shape.title|safe }}</a>")
-    loader = xml_text._environment().overlay(loader=xml_text.FileSystemLoader(tmp_path))
-    monkeypatch.setattr(xml_text, "_environment", lambda: loader)
+    loader = xml_render._environment().overlay(loader=xml_render.FileSystemLoader(tmp_path))
+    monkeypatch.setattr(xml_render, "_environment", lambda: loader)
 
     class Careless(type(CONTROLLER)):
         template: ClassVar[str] = "careless.j2"

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from ai_how.errors import SpecError
 from ai_how.spec.nodes import Role
+from ai_how.vm_management.seen import Mark
 
 _PCI_ADDRESS = re.compile(
     r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE
@@ -42,15 +43,6 @@ class DiskCache(StrEnum):
     NONE = "none"  # O_DIRECT: not on every file system (tmpfs has it from Linux 6.6 on)
     WRITEBACK = "writeback"
     UNSAFE = "unsafe"
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """By this in its metadata a domain is known to be ours."""
-
-    cluster: str
-    cluster_id: UUID
-    node: str
 
 
 @dataclass(frozen=True, slots=True)

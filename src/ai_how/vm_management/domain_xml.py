@@ -1,7 +1,7 @@
 """A VM's libvirt XML, from its shape (pure)."""
 
 from ai_how.vm_management.domain_shape import DomainShape
-from ai_how.vm_management.xml_text import render_shape
+from ai_how.vm_management.xml_render import render_shape
 
 
 def render_domain(machine: DomainShape) -> str:

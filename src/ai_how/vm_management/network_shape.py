@@ -7,7 +7,8 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import SpecError
-from ai_how.vm_management.xml_text import render_shape
+from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.xml_render import render_shape
 
 # IFNAMSIZ is 16 with the final NUL.
 LONGEST_LINK_NAME = 15
@@ -36,8 +37,7 @@ class NetworkShape:
 
     name: str
     uuid: UUID
-    cluster: str
-    cluster_id: UUID
+    mark: Mark  # without a node
     bridge: str
     subnet: IPv4Network
     gateway: IPv4Address
@@ -63,7 +63,7 @@ class NetworkShape:
             ("name", [host.name for host in self.hosts]),
         ):
             if len(set(values)) < len(values):
-                raise SpecError(f"two nodes of {self.cluster} have the same {what}")
+                raise SpecError(f"two nodes of {self.mark.cluster} have the same {what}")
 
 
 def render_network(shape: NetworkShape) -> str:

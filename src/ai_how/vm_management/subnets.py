@@ -41,18 +41,26 @@ class TakenLink:
 
 
 def choose_subnet(
-    asked: IPv4Network | None, taken: Iterable[TakenSubnet], cluster_id: UUID
+    asked: IPv4Network | None,
+    taken: Iterable[TakenSubnet],
+    cluster_id: UUID,
+    *,
+    node_count: int = 0,
 ) -> IPv4Network:
-    """The subnet that was asked for, or a free /24: the same one for the same cluster and host.
+    """The subnet that was asked for, or a free one: the same one for the same cluster and host.
+
+    One that is chosen is a /24, or as much larger as that many nodes need.
 
     Raises HostError, naming what is in the way and a free subnet of the same size.
     """
     taken = tuple(taken)
     if asked is None:
-        if free := _find_free(AUTO_PREFIX, taken, cluster_id):
+        # Besides the nodes there are the network's own address, the gateway and the broadcast.
+        prefix = min(AUTO_PREFIX, 32 - (node_count + 3 - 1).bit_length())
+        if free := _find_free(prefix, taken, cluster_id):
             return free
         raise HostError(
-            f"no private /{AUTO_PREFIX} is free on this host",
+            f"no private /{prefix} is free on this host",
             details=_listed(taken),
             hint="ip -4 route show table all",
         )

@@ -1,0 +1,219 @@
+"""What was asked for in the file, and the VM that a node becomes."""
+
+import re
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ai_how.errors import HostError, SpecError
+from ai_how.spec.identity import mac_address, object_uuid
+from ai_how.spec.models import HpcSpec
+from ai_how.spec.nodes import Role, nodes_of
+from ai_how.vm_management.domain_shape import (
+    Accel,
+    CpuMode,
+    CpuTopology,
+    DomainShape,
+    MemoryBacking,
+    NumaCell,
+    PciAddress,
+)
+from ai_how.vm_management.domain_xml import render_domain
+from ai_how.vm_management.node_shape import HostFit, PlacedNode, pin_cpus, pin_nodes, shape_of
+
+CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
+PLACE = PlacedNode(
+    network="demo",
+    disk=Path("/srv/node.qcow2"),
+    backing_chain=(Path("/srv/base.qcow2"),),
+    console_log=Path("/srv/node.log"),
+    boot=None,
+)
+INTEL = HostFit(Accel.KVM, "vmx")
+AMD = HostFit(Accel.KVM, "svm")
+EMULATED = HostFit(Accel.TCG, None)
+
+
+def hpc_with(acceleration: dict | None = None, **node: object) -> HpcSpec:
+    """A controller, and one compute node of 4 vCPUs and 4 GiB with the given keys."""
+    return HpcSpec.model_validate(
+        {
+            "name": "demo",
+            "hardware": {"acceleration": acceleration or {}},
+            "controller": {"cpu_cores": 4, "memory_gb": 4, "disk_gb": 10},
+            "compute_nodes": [{"cpu_cores": 4, "memory_gb": 4, "disk_gb": 10} | node],
+        }
+    )
+
+
+def compute_shape(hpc: HpcSpec, host: HostFit = INTEL) -> DomainShape:
+    return shape_of(nodes_of(hpc)[1], hpc, cluster_id=CLUSTER, place=PLACE, host=host)
+
+
+def test_who_a_node_is_follows_from_the_clusters_id():
+    shape = compute_shape(hpc_with())
+    assert shape.role is Role.COMPUTE
+    assert shape.name == "demo-compute-01"
+    assert shape.uuid == object_uuid(CLUSTER, "domain/compute-01")
+    assert shape.mac == mac_address(CLUSTER, "compute-01")
+    assert shape.genid != shape.uuid
+
+
+@pytest.mark.parametrize(
+    ("asked", "under_kvm", "emulated", "model"),
+    [
+        (None, CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, None),
+        ("host", CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, None),
+        ("host-passthrough", CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, None),
+        ("host-model", CpuMode.HOST_MODEL, CpuMode.MAXIMUM, None),
+        ("maximum", CpuMode.MAXIMUM, CpuMode.MAXIMUM, None),
+        ("qemu64", CpuMode.CUSTOM, CpuMode.CUSTOM, "qemu64"),
+    ],
+)
+def test_a_cpu_model_is_what_the_accelerator_can_make_of_it(asked, under_kvm, emulated, model):
+    hpc = hpc_with({"cpu_model": asked})
+    assert (compute_shape(hpc).cpu.mode, compute_shape(hpc).cpu.model) == (under_kvm, model)
+    assert compute_shape(hpc, EMULATED).cpu.mode is emulated
+    assert compute_shape(hpc, EMULATED).cpu.model == model
+
+
+def test_kvm_that_is_not_wanted_is_not_used():
+    shape = compute_shape(hpc_with({"enable_kvm": False}))
+    assert shape.accel is Accel.TCG
+    assert shape.cpu.mode is CpuMode.MAXIMUM
+
+
+@pytest.mark.parametrize(("host", "flag"), [(INTEL, "vmx"), (AMD, "svm")])
+def test_nested_guests_need_the_flag_of_the_hosts_vendor(host, flag):
+    features = compute_shape(hpc_with({"enable_nested": True}), host).cpu.features
+    assert [(f.name, f.policy) for f in features] == [(flag, "require")]
+
+
+@pytest.mark.parametrize("host", [EMULATED, HostFit(Accel.KVM, None)])
+def test_nested_guests_are_refused_where_the_host_cannot(host):
+    with pytest.raises(HostError, match="guests cannot run virtual machines themselves"):
+        compute_shape(hpc_with({"enable_nested": True}), host)
+
+
+def test_cpu_features_are_required_or_taken_away():
+    features = compute_shape(hpc_with({"cpu_features": ["+aes", "-avx2", "ssse3"]})).cpu.features
+    assert [(f.name, f.policy) for f in features] == [
+        ("aes", "require"),
+        ("avx2", "disable"),
+        ("ssse3", "require"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "acceleration",
+    [{"cpu_features": ["+aes", "-aes"]}, {"cpu_features": ["-vmx"], "enable_nested": True}],
+)
+def test_a_contradiction_among_cpu_features_is_refused(acceleration):
+    with pytest.raises(SpecError, match="is both required and taken away"):
+        compute_shape(hpc_with(acceleration))
+
+
+def test_slurm_sees_cores_of_one_socket_unless_asked_otherwise():
+    assert compute_shape(hpc_with()).cpu.topology == CpuTopology(1, 4, 1)
+    asked = {"cpu_topology": {"sockets": 2, "cores": 1, "threads": 2}}
+    assert compute_shape(hpc_with(asked)).cpu.topology == CpuTopology(2, 1, 2)
+
+
+def test_numa_nodes_share_memory_and_cpus():
+    hpc = hpc_with({"numa_topology": {"nodes": 2}}, cpu_cores=3)
+    assert compute_shape(hpc).cpu.numa == (NumaCell("0-1", 2048), NumaCell("2", 2048))
+
+
+@pytest.mark.parametrize(
+    ("performance", "has_share", "backing"),
+    [
+        ({}, False, MemoryBacking()),
+        ({}, True, MemoryBacking(is_memfd=True, is_shared=True)),
+        ({"memory_backing": "memfd"}, False, MemoryBacking(is_memfd=True)),
+        ({"memory_backing": "hugepages"}, False, MemoryBacking(hugepage_kib=2048)),
+        (
+            {"enable_hugepages": True, "hugepage_size": "1G"},
+            True,
+            MemoryBacking(hugepage_kib=1048576, is_memfd=True, is_shared=True),
+        ),
+    ],
+)
+def test_memory_is_shared_whenever_a_directory_is(performance, has_share, backing):
+    mounts = [{"tag": "data", "host_path": "/srv/data", "mount_point": "/data"}]
+    hpc = hpc_with({"performance": performance}, virtio_fs_mounts=mounts if has_share else [])
+    shape = compute_shape(hpc)
+    assert shape.memory_backing == backing
+    assert [(str(s.source), s.tag) for s in shape.shares] == [("/srv/data", "data")] * has_share
+
+
+def test_devices_of_the_host_reach_the_vm():
+    devices = [{"pci_address": "0000:65:00.1", "device_type": "audio"}]
+    mdev = UUID("c2177883-f1bb-47f0-914d-32a22e3a8804")
+    hpc = hpc_with(
+        pcie_passthrough={"enabled": True, "devices": devices}, vgpu={"mdev_uuid": str(mdev)}
+    )
+    shape = compute_shape(hpc)
+    assert shape.pci_devices == (PciAddress(0, 0x65, 0, 1),)
+    assert shape.mdevs == (mdev,)
+    assert not shape.wants_free_page_reporting
+
+
+def test_memory_that_is_no_whole_number_of_huge_pages_is_refused():
+    hpc = hpc_with({"performance": {"enable_hugepages": True, "hugepage_size": "1G"}})
+    odd = hpc.model_copy(
+        update={"controller": hpc.controller.model_copy(update={"memory_gb": 1.5})}
+    )
+    with pytest.raises(SpecError, match="1536 MiB is not a whole number of huge pages"):
+        shape_of(nodes_of(odd)[0], odd, cluster_id=CLUSTER, place=PLACE, host=INTEL)
+
+
+def test_a_node_of_the_file_becomes_xml():
+    assert "<name>demo-compute-01</name>" in render_domain(compute_shape(hpc_with()))
+
+
+@given(
+    st.sets(st.integers(0, 255), max_size=64),
+    st.dictionaries(st.sampled_from([f"n{i}" for i in range(8)]), st.integers(1, 8)),
+)
+def test_no_host_cpu_is_given_twice(host_cpus, demands):
+    if sum(demands.values()) > len(host_cpus):
+        with pytest.raises(HostError, match=re.escape(f"this host has {len(host_cpus)} for it")):
+            pin_cpus(sorted(host_cpus), demands)
+        return
+    pins = pin_cpus(sorted(host_cpus), demands)
+    used = [int(pin.cpuset) for each in pins.values() for pin in each]
+    assert len(set(used)) == len(used)
+    assert set(used) <= host_cpus
+    assert {name: [p.vcpu for p in each] for name, each in pins.items()} == {
+        name: list(range(vcpus)) for name, vcpus in demands.items()
+    }
+    assert set(used) == set(sorted(host_cpus)[len(host_cpus) - len(used) :])
+
+
+def test_nothing_is_pinned_that_was_not_asked_for():
+    hpc = hpc_with()
+    assert pin_nodes(hpc, nodes_of(hpc), [0]) == {"controller": (), "compute-01": ()}
+    pinned = hpc_with({"performance": {"cpu_pinning": True}})
+    pins = pin_nodes(pinned, nodes_of(pinned), range(10))
+    assert [pin.cpuset for pin in pins["compute-01"]] == ["6", "7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0000:65:00.0", "0000:65:00.0"),
+        ("65:1f.7", "0000:65:1f.7"),
+        ("ABCD:eF:00.3", "abcd:ef:00.3"),
+    ],
+)
+def test_a_pci_address_is_read(text, address):
+    assert str(PciAddress.parse(text)) == address
+
+
+@pytest.mark.parametrize("text", ["", "65", "0000:65:20.0", "0000:65:00.8", "0000:65:00.0\n", "x"])
+def test_what_is_no_pci_address_is_refused(text):
+    with pytest.raises(SpecError, match=r"is not a PCI address such as 0000:65:00\.0"):
+        PciAddress.parse(text)
