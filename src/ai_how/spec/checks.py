@@ -1,0 +1,111 @@
+"""What must hold between the fields of a cluster file. What the host can do is not asked here."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ai_how.spec.hardware_checks import check_devices, check_hardware, check_mounts
+from ai_how.spec.models import ClusterFile, HpcSpec
+from ai_how.spec.node_specs import MAX_NODES
+from ai_how.spec.nodes import gateway_of
+from ai_how.spec.problems import Finding, Loc, error_at, render_path, warning_at
+from ai_how.spec.slurm_checks import check_slurm
+from ai_how.spec.view import PlacedCluster, clusters_of
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
+
+def check_file(file: ClusterFile) -> Iterator[Finding]:
+    """Every contradiction, and every field that is not acted on."""
+    clusters = clusters_of(file)
+    if not clusters:
+        yield error_at("at least one of `hpc` and `cloud` is required", ("clusters",))
+    for cluster in clusters:
+        yield from check_size(cluster)
+        yield from check_addresses(cluster)
+        yield from check_hardware(cluster)
+        yield from check_devices(cluster)
+        yield from check_mounts(cluster)
+    if file.clusters.hpc:
+        yield from check_slurm(file.clusters.hpc)
+        yield from check_storage(file.clusters.hpc)
+    if file.clusters.cloud:
+        yield warning_at(
+            "is checked, but no command starts a cloud cluster yet", ("clusters", "cloud")
+        )
+    if file.global_:
+        yield warning_at("nothing reads it; it is kept as a note", ("global",))
+    if len(clusters) > 1:
+        yield from check_neighbours(*clusters)
+
+
+def check_size(cluster: PlacedCluster) -> Iterator[Finding]:
+    loc = cluster.entries_loc
+    if isinstance(cluster.spec, HpcSpec) and cluster.vm_count == 1:
+        yield error_at("at least one compute node is required", loc)
+    if cluster.vm_count - 1 > MAX_NODES:
+        yield error_at(f"found {cluster.vm_count - 1} nodes; the most is {MAX_NODES}", loc)
+
+
+def check_addresses(cluster: PlacedCluster) -> Iterator[Finding]:
+    subnet = cluster.spec.network.subnet
+    subnet_loc = (*cluster.loc, "network", "subnet")
+    if subnet:
+        room = subnet.num_addresses - 3
+        if cluster.vm_count > room:
+            yield error_at(
+                f"{subnet} has room for {room} nodes; {cluster.vm_count} are asked for",
+                subnet_loc,
+                cluster.entries_loc,
+            )
+    owners: dict[IPv4Address, Loc] = {}
+    for node in cluster.nodes:
+        if node.ip is None:
+            continue
+        about = (node.ip_loc, subnet_loc)
+        if node.count > 1:
+            yield error_at(f"{node.count} nodes cannot all have {node.ip}; use DHCP", node.ip_loc)
+        if first := owners.get(node.ip):
+            yield error_at(f"{node.ip} is also {render_path(first)}", node.ip_loc, first)
+        owners.setdefault(node.ip, node.ip_loc)
+        if subnet is None:
+            yield error_at(
+                f"{node.ip} is asked for, but the subnet is chosen; give network.subnet", *about
+            )
+        elif node.ip not in subnet:
+            yield error_at(f"{node.ip} is not in the subnet {subnet}", *about)
+        elif node.ip in (subnet.network_address, subnet.broadcast_address):
+            yield error_at(f"{node.ip} is the network or broadcast address of {subnet}", *about)
+        elif node.ip == gateway_of(subnet):
+            yield error_at(f"{node.ip} is the gateway of {subnet}", *about)
+
+
+def check_storage(hpc: HpcSpec) -> Iterator[Finding]:
+    loc: Loc = ("clusters", "hpc", "storage")
+    if not hpc.storage.beegfs.enabled:
+        return
+    beegfs = (*loc, "beegfs", "enabled")
+    if hpc.storage.home == "nfs":
+        yield warning_at("BeeGFS is not available; the shared /home is NFS instead", beegfs)
+    else:
+        yield error_at(
+            "BeeGFS is not available, and with `home: none` nothing would be shared; "
+            "use `home: nfs`",
+            beegfs,
+            (*loc, "home"),
+        )
+
+
+def check_neighbours(one: PlacedCluster, other: PlacedCluster) -> Iterator[Finding]:
+    """Clusters of one file may run at the same time."""
+    if one.spec.name == other.spec.name:
+        names = ((*other.loc, "name"), (*one.loc, "name"))
+        yield error_at(f"'{one.spec.name}' is also {render_path(names[1])}", *names)
+    first, second = one.spec.network, other.spec.network
+    networks = ((*other.loc, "network"), (*one.loc, "network"))
+    if first.subnet and second.subnet and first.subnet.overlaps(second.subnet):
+        subnets = [(*loc, "subnet") for loc in networks]
+        yield error_at(f"overlaps {render_path(subnets[1])} {first.subnet}", *subnets)
+    if first.bridge and first.bridge == second.bridge:
+        bridges = [(*loc, "bridge") for loc in networks]
+        yield error_at(f"'{first.bridge}' is also {render_path(bridges[1])}", *bridges)

@@ -1,0 +1,89 @@
+"""The cluster file explained: the commented file of `ai-how init`, and the JSON Schema."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, get_origin
+
+from pydantic.fields import FieldInfo
+
+from ai_how.spec.hardware import Spec
+from ai_how.spec.models import ClusterFile
+from ai_how.spec.reader import DEFAULT_DATA
+from ai_how.spec.shape import fields_of, models_in
+
+_HEAD = """\
+# A cluster, as ai-how builds it. `ai-how validate` checks this file, `ai-how hpc start` starts it.
+# A line that begins with # and no space is a setting at an example value: take away the #.
+# ${NAME} and ${NAME:-default} stand for environment variables.
+"""
+_WIDTH = 100
+_PLAIN_TEXT = re.compile(r"[A-Za-z/][A-Za-z0-9./_+-]*")
+_WORDS_OF_YAML = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))
+
+
+def render_default_file() -> str:
+    """A file that means the same as no file, with every field there is explained in it."""
+    return _HEAD + "\n".join(_section(ClusterFile, DEFAULT_DATA, "")) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the cluster file, for editors."""
+    schema = ClusterFile.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "ai-how cluster file",
+    }
+
+
+def _section(model: type[Spec], given: Mapping[str, Any] | None, indent: str) -> Iterator[str]:
+    """Every field with its description; the ones not in `given` are commented out."""
+    for key, info in fields_of(model).items():
+        value = None if given is None else given.get(key)
+        inner = models_in(info.annotation)
+        if inner or model is ClusterFile:
+            yield ""
+        yield from _comment(info, indent)
+        mark = indent if value is not None else f"{indent}#"
+        if not inner:
+            shown = value if value is not None else (info.examples or [None])[0]
+            yield f"{mark}{key}: {render_scalar(shown)}"
+        elif value is None and _is_list(info):
+            yield f"{mark}{key}:"
+            yield from _as_list_item(_section(inner[-1], None, f"{indent}    "))
+        else:
+            yield f"{mark}{key}:"
+            yield from _section(inner[-1], value, f"{indent}  ")
+
+
+def _is_list(info: FieldInfo) -> bool:
+    return get_origin(info.annotation) is tuple
+
+
+def _as_list_item(lines: Iterator[str]) -> Iterator[str]:
+    """The first setting gets the dash of a list."""
+    is_first = True
+    for line in lines:
+        before, mark, setting = line.partition("#")
+        if is_first and mark and not setting.startswith(" "):
+            yield f"{before[:-2]}#- {setting}"
+            is_first = False
+        else:
+            yield line
+
+
+def _comment(info: FieldInfo, indent: str) -> Iterator[str]:
+    text = (info.description or "") + (" Required." if info.is_required() else "")
+    yield from textwrap.wrap(
+        text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+    )
+
+
+def render_scalar(value: object) -> str:
+    """YAML, in the form that a person would write."""
+    is_plain = isinstance(value, str) and _PLAIN_TEXT.fullmatch(value)
+    if is_plain and str(value).lower() not in _WORDS_OF_YAML:
+        return str(value)
+    return json.dumps(value)

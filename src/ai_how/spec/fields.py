@@ -1,0 +1,228 @@
+"""The kinds of value that a cluster file holds: what each accepts, and the words for it."""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+PRIVATE_RANGES = tuple(
+    IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+)
+SHORTEST_PREFIX, LONGEST_PREFIX = 16, 28
+
+
+def not_allowed(allowed: str) -> PydanticCustomError:
+    """The error of a value that has the right type but is not one of `allowed`."""
+    return PydanticCustomError("not_allowed", "{allowed}", {"allowed": allowed})
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Text that matches a pattern as a whole; `allowed` says the same in words."""
+
+    pattern: str
+    allowed: str
+
+    def __get_pydantic_core_schema__(
+        self, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = core_schema.no_info_after_validator_function(self.checked, handler(source))
+        schema["metadata"] = {"pydantic_js_updates": {"pattern": f"^(?:{self.pattern})$"}}
+        return schema
+
+    def checked(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise not_allowed(self.allowed)
+        return value
+
+
+def _address(value: object) -> IPv4Address | None:
+    if value is None or isinstance(value, IPv4Address):
+        return value
+    if isinstance(value, str):
+        if value.upper() == "DHCP":
+            return None
+        try:
+            return IPv4Address(value)
+        except AddressValueError:
+            pass
+    raise not_allowed("an IPv4 address, or DHCP to have one chosen")
+
+
+def _subnet(value: object) -> IPv4Network | None:
+    if value is None or value == "auto":
+        return None
+    try:
+        subnet = value if isinstance(value, IPv4Network) else IPv4Network(str(value), strict=False)
+    except (AddressValueError, NetmaskValueError, ValueError):
+        raise not_allowed("`auto`, or a subnet such as 192.168.100.0/24") from None
+    if not any(subnet.subnet_of(private) for private in PRIVATE_RANGES):
+        raise not_allowed(f"a private (RFC 1918) range: {', '.join(map(str, PRIVATE_RANGES))}")
+    if not SHORTEST_PREFIX <= subnet.prefixlen <= LONGEST_PREFIX:
+        raise not_allowed(f"a prefix from /{SHORTEST_PREFIX} to /{LONGEST_PREFIX}")
+    if isinstance(value, str) and IPv4Address(value.partition("/")[0]) != subnet.network_address:
+        raise not_allowed(f"an address without host bits: {subnet}")
+    return subnet
+
+
+def _public_key(value: str) -> str:
+    """Keys are put into authorized_keys, so options before the type and line breaks are refused."""
+    words = value.split(maxsplit=2)
+    try:
+        blob = base64.b64decode(words[1], validate=True)
+    except (IndexError, binascii.Error, ValueError):
+        blob = b""
+    kind = words[0] if words else ""
+    named = len(kind).to_bytes(4, "big") + kind.encode()
+    if not kind or not value.isprintable() or not blob.startswith(named) or blob == named:
+        raise not_allowed("one line of a .pub file, such as `ssh-ed25519 AAAA... you@host`")
+    return " ".join(words)
+
+
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
+_SSH_URI = (
+    rf"qemu\+ssh://(?:[A-Za-z_][A-Za-z0-9_.-]{{0,31}}@)?{_HOST}(?::[0-9]{{1,5}})?/system"
+    r"(?:\?keyfile=/[A-Za-z0-9._/@+-]+)?"
+)
+HOST_URI = Matching(
+    rf"auto|embedded|qemu:///system|qemu:///session|{_SSH_URI}",
+    "auto, embedded, qemu:///system, qemu:///session, or "
+    "qemu+ssh://[user@]host/system with at most ?keyfile=/path",
+)
+
+SYSTEM_USERS = frozenset(
+    (
+        *("root", "daemon", "bin", "sys", "sync", "man", "lp", "mail", "news", "nobody", "sshd"),
+        *("slurm", "munge", "messagebus", "_chrony", "systemd-network", "systemd-resolve"),
+        *("systemd-timesync", "statd", "_rpc", "backup", "games", "proxy", "uucp", "www-data"),
+    )
+)
+_VITAL_DIRECTORIES = frozenset(
+    ("bin", "boot", "etc", "lib", "lib64", "root", "run", "sbin", "tmp", "usr", "var")
+)
+
+
+def _user_name(value: str) -> str:
+    if value in SYSTEM_USERS:
+        raise not_allowed("a name that no system account of the guests has")
+    return value
+
+
+def _mount_point(value: str) -> str:
+    parts = value.split("/")[1:]
+    if any(part in ("", ".", "..") for part in parts):
+        raise not_allowed("a path without `.`, `..`, `//` or a slash at the end")
+    if parts[0] in ("proc", "sys", "dev") or (len(parts) == 1 and parts[0] in _VITAL_DIRECTORIES):
+        raise not_allowed("a directory that the guest's system does not live in")
+    return value
+
+
+_VITAL_DIRECTORIES = frozenset(
+    ["bin", "boot", "etc", "lib", "lib64", "root", "run", "sbin", "tmp", "usr", "var"]
+)
+
+Label = Annotated[
+    str,
+    Matching(
+        r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?",
+        "1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends",
+    ),
+]
+BridgeName = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z][A-Za-z0-9_.-]{0,14}",
+        "1 to 15 of letters, digits, `_`, `.` and `-`, with a letter first",
+    ),
+]
+ImageReference = Annotated[
+    str,
+    Matching(
+        r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",
+        "a path, or the name of an image in the store",
+    ),
+]
+AbsolutePath = Annotated[
+    str, Matching(r"/[^\x00-\x1f\x7f]{0,1023}", "an absolute path without control characters")
+]
+MountPoint = Annotated[
+    str,
+    Matching(r"/[A-Za-z0-9._/@+-]{1,254}", "an absolute path of letters, digits and ._/@+-"),
+    AfterValidator(_mount_point),
+]
+MountTag = Annotated[
+    str, Matching(r"[A-Za-z0-9_.-]{1,36}", "1 to 36 of letters, digits, `_`, `.` and `-`")
+]
+MountOptions = Annotated[
+    str, Matching(r"[A-Za-z0-9_=,.:-]{0,255}", "options of mount(8) such as rw,relatime")
+]
+FileMode = Annotated[str, Matching(r"0?[0-7]{3}|[0-7]{4}", "an octal mode such as 0755")]
+AccountName = Annotated[
+    str,
+    Matching(r"[a-z_][a-z0-9_-]{0,31}|[0-9]{1,9}", "the name or number of an account in the guest"),
+]
+UserName = Annotated[
+    str,
+    Matching(r"[a-z_][a-z0-9_-]{0,30}", "1 to 31 of a-z, 0-9, `_` and `-`, with a letter first"),
+    AfterValidator(_user_name),
+]
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+HostUri = Annotated[str, HOST_URI]
+CpuModel = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "host, host-passthrough, host-model, maximum, or a model QEMU knows, such as qemu64",
+    ),
+]
+CpuFeature = Annotated[
+    str,
+    Matching(r"[+-]?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "+name to require it, -name to take it away"),
+]
+PciAddress = Annotated[
+    str,
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    Matching(
+        r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", "an address such as 0000:65:00.0 (lspci -D)"
+    ),
+]
+PciId = Annotated[
+    str,
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    Matching(r"[0-9a-f]{4}", "four hexadecimal digits (lspci -n)"),
+]
+SlurmTime = Annotated[
+    str,
+    Matching(
+        r"UNLIMITED|INFINITE|unlimited|infinite|[0-9]{1,7}(?::[0-5]?[0-9])?|[0-9]{1,5}:[0-5]?[0-9]:[0-5]?[0-9]"
+        r"|[0-9]{1,4}-[0-9]{1,2}(?::[0-5]?[0-9]){0,2}",
+        "minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]], "
+        "or UNLIMITED",
+    ),
+]
+PartitionName = Annotated[
+    str,
+    Matching(
+        r"(?!(?:DEFAULT|default|ALL|all)$)[A-Za-z][A-Za-z0-9_-]{0,39}",
+        "1 to 40 of letters, digits, `_` and `-`, with a letter first; not DEFAULT or ALL",
+    ),
+]
+Address = Annotated[
+    IPv4Address | None,
+    BeforeValidator(_address),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "ipv4"}, {"enum": ["DHCP"]}, {"type": "null"}]}
+    ),
+]
+Subnet = Annotated[
+    IPv4Network | None,
+    BeforeValidator(_subnet),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {"type": "string", "pattern": r"^[0-9.]+/(1[6-9]|2[0-8])$"}]}
+    ),
+]

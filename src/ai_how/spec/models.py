@@ -1,0 +1,294 @@
+"""The cluster file as types: every key that it may have, with what it means.
+
+The descriptions are the text of the file that `ai-how init` writes and of the JSON Schema.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ai_how.spec import fields
+from ai_how.spec.hardware import (
+    AccelerationSpec,
+    CpuTopologySpec,
+    HardwareSpec,
+    NumaTopologySpec,
+    PcieDevice,
+    PciePassthroughSpec,
+    PerformanceSpec,
+    Spec,
+    VgpuSpec,
+    VirtioFsMount,
+)
+from ai_how.spec.lists import OneOrList
+from ai_how.spec.node_specs import (
+    ComputeEntry,
+    ComputeGroupSpec,
+    ComputeNodeSpec,
+    ControllerSpec,
+    WorkerGroupSpec,
+    WorkerNodeSpec,
+    Workers,
+)
+
+__all__ = [
+    "AccelerationSpec",
+    "AccessSpec",
+    "BeegfsSpec",
+    "CloudSpec",
+    "ClusterFile",
+    "ClustersSpec",
+    "ComputeGroupSpec",
+    "ComputeNodeSpec",
+    "ControllerSpec",
+    "CpuTopologySpec",
+    "HardwareSpec",
+    "HostSpec",
+    "HpcSpec",
+    "KubernetesConfigSpec",
+    "MetadataSpec",
+    "NetworkSpec",
+    "NumaTopologySpec",
+    "PartitionSpec",
+    "PcieDevice",
+    "PciePassthroughSpec",
+    "PerformanceSpec",
+    "SlurmConfigSpec",
+    "Spec",
+    "StorageSpec",
+    "VgpuSpec",
+    "VirtioFsMount",
+    "VirtioFsSpec",
+    "WorkerGroupSpec",
+    "WorkerNodeSpec",
+]
+
+
+class MetadataSpec(Spec):
+    name: Annotated[
+        str, Field(max_length=200, description="A name, for people.", examples=["my-cluster"])
+    ] = ""
+    description: Annotated[
+        str, Field(max_length=2000, description="What it is for.", examples=["A cluster to try"])
+    ] = ""
+
+
+class HostSpec(Spec):
+    uri: Annotated[
+        fields.HostUri,
+        Field(
+            description="auto (the system's libvirt where you may manage it, else embedded), "
+            "embedded (our own private libvirt, nothing to install), qemu:///system, "
+            "qemu:///session, or qemu+ssh://user@host/system?keyfile=/path.",
+            examples=["auto"],
+        ),
+    ] = "auto"
+
+
+class NetworkSpec(Spec):
+    subnet: Annotated[
+        fields.Subnet,
+        Field(
+            description="Addresses of the cluster: auto, or a private range from /16 to /28 that "
+            "nothing on the host uses, such as 192.168.100.0/24.",
+            examples=["auto"],
+        ),
+    ] = None
+    bridge: Annotated[
+        fields.BridgeName | None,
+        Field(
+            description="Name of the bridge on the host, 15 characters at most. Default: derived.",
+            examples=["hpcbr0"],
+        ),
+    ] = None
+
+
+class BeegfsSpec(Spec):
+    """Only `enabled` is known; whatever else stands here is kept for the day BeeGFS is there."""
+
+    model_config = ConfigDict(extra="allow")
+
+    enabled: Annotated[
+        bool,
+        Field(description="Not available yet: the shared home is NFS instead.", examples=[False]),
+    ] = False
+
+
+class VirtioFsSpec(Spec):
+    enabled: Annotated[
+        bool | None,
+        Field(
+            description="false takes away all virtio_fs_mounts; else what nodes list is shared.",
+            examples=[True],
+        ),
+    ] = None
+
+
+class StorageSpec(Spec):
+    beegfs: Annotated[BeegfsSpec, Field(description="The BeeGFS parallel file system.")] = Field(
+        default_factory=BeegfsSpec
+    )
+    virtio_fs: Annotated[
+        VirtioFsSpec, Field(description="Directories of the host, shared with nodes.")
+    ] = Field(default_factory=VirtioFsSpec)
+    home: Annotated[
+        Literal["nfs", "none"],
+        Field(
+            description="nfs: /home is one directory on all nodes, kept on the controller. "
+            "none: each node has its own.",
+            examples=["nfs"],
+        ),
+    ] = "nfs"
+
+
+class AccessSpec(Spec):
+    user: Annotated[
+        fields.UserName,
+        Field(description="The account on every node, with sudo.", examples=["hpc"]),
+    ] = "hpc"
+    ssh_public_keys: Annotated[
+        tuple[fields.PublicKey, ...] | None,
+        Field(
+            description="Keys that may log in besides the cluster's own. Default: ~/.ssh/*.pub.",
+            examples=[[]],
+        ),
+    ] = None
+
+
+class PartitionSpec(Spec):
+    """A partition; one that is only a name may be written as that name."""
+
+    name: Annotated[fields.PartitionName, Field(description="Its name.", examples=["compute"])]
+    nodes: Annotated[
+        Annotated[tuple[str, ...], OneOrList()] | None,
+        Field(description="Names of compute nodes, or ALL. Default: all.", examples=["ALL"]),
+    ] = None
+    default: Annotated[
+        bool, Field(description="Jobs go here when they name no partition.", examples=[True])
+    ] = False
+    max_time: Annotated[
+        fields.SlurmTime | None,
+        Field(description="Longest job here. Default: max_job_time.", examples=["1:00:00"]),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:  # noqa: ANN401  before validation it may be anything
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def has_all_nodes(self) -> bool:
+        return self.nodes is None or "ALL" in self.nodes
+
+
+class SlurmConfigSpec(Spec):
+    partitions: Annotated[
+        tuple[PartitionSpec, ...],
+        Field(description="Partitions: names, or sections. Default: one, `compute`, of all nodes."),
+    ] = (PartitionSpec.model_construct(name="compute"),)
+    default_partition: Annotated[
+        fields.PartitionName | None,
+        Field(
+            description="Where jobs go that name none. Default: the first partition.",
+            examples=["compute"],
+        ),
+    ] = None
+    max_job_time: Annotated[
+        fields.SlurmTime | None,
+        Field(
+            description="Longest time of a job, such as 24:00:00 or 7-00. Default: no limit.",
+            examples=["24:00:00"],
+        ),
+    ] = None
+
+    @property
+    def default_name(self) -> str:
+        """The partition of jobs that name none."""
+        marked = [partition.name for partition in self.partitions if partition.default]
+        return self.default_partition or (marked or [self.partitions[0].name])[0]
+
+
+class ClusterSpec(Spec):
+    """What both kinds of cluster have."""
+
+    name: Annotated[
+        fields.Label,
+        Field(description="Name of the cluster: a-z, 0-9 and -, 40 at most.", examples=["cloud"]),
+    ]
+    base_image_path: Annotated[
+        fields.ImageReference | None,
+        Field(
+            description="Image of the nodes: a path or a stored name. Default: the built-in one.",
+            examples=["default"],
+        ),
+    ] = None
+    network: Annotated[NetworkSpec, Field(description="The cluster's own network.")] = Field(
+        default_factory=NetworkSpec
+    )
+    hardware: Annotated[HardwareSpec, Field(description="Virtual hardware of all nodes.")] = Field(
+        default_factory=HardwareSpec
+    )
+
+
+class HpcSpec(ClusterSpec):
+    storage: Annotated[StorageSpec, Field(description="Shared storage.")] = Field(
+        default_factory=StorageSpec
+    )
+    controller: Annotated[ControllerSpec, Field(description="The controller.")]
+    compute_nodes: Annotated[
+        Annotated[tuple[ComputeEntry, ...], OneOrList()],
+        Field(
+            description="The compute nodes compute-01, compute-02, ...: one group with a count, "
+            "a list of nodes, or a list that mixes both."
+        ),
+    ]
+    access: Annotated[AccessSpec, Field(description="Who may log in.")] = Field(
+        default_factory=AccessSpec
+    )
+    slurm_config: Annotated[SlurmConfigSpec, Field(description="SLURM.")] = Field(
+        default_factory=SlurmConfigSpec
+    )
+
+
+class KubernetesConfigSpec(Spec):
+    cni: Annotated[str, Field(description="Network plug-in.", examples=["calico"])] = ""
+    ingress: Annotated[str, Field(description="Ingress controller.", examples=["nginx"])] = ""
+    storage_class: Annotated[str, Field(description="Storage class.", examples=["local-path"])] = ""
+
+
+class CloudSpec(ClusterSpec):
+    control_plane: Annotated[ControllerSpec, Field(description="The control plane's node.")]
+    worker_nodes: Annotated[
+        Workers,
+        Field(description="The workers: a group, a list, or pools of them by name (cpu, gpu)."),
+    ]
+    kubernetes_config: Annotated[KubernetesConfigSpec, Field(description="Kubernetes.")] = Field(
+        default_factory=KubernetesConfigSpec
+    )
+
+
+class ClustersSpec(Spec):
+    hpc: Annotated[HpcSpec | None, Field(description="A SLURM cluster.")] = None
+    cloud: Annotated[
+        CloudSpec | None,
+        Field(description="A Kubernetes cluster: checked now; commands for it come later."),
+    ] = None
+
+
+class ClusterFile(Spec):
+    """One cluster file."""
+
+    version: Annotated[
+        Literal["1.0"], Field(description="Version of this file's format.", examples=["1.0"])
+    ]
+    metadata: Annotated[MetadataSpec, Field(description="For people; nothing acts on it.")] = Field(
+        default_factory=MetadataSpec
+    )
+    global_: Annotated[
+        dict[str, Any],
+        Field(alias="global", description="Free notes; nothing reads them.", examples=[{}]),
+    ] = Field(default_factory=dict, alias="global")
+    host: Annotated[HostSpec, Field(description="Where the virtual machines run.")] = Field(
+        default_factory=HostSpec
+    )
+    clusters: Annotated[ClustersSpec, Field(description="The clusters; at least one.")]

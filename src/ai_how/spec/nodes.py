@@ -1,0 +1,173 @@
+"""The nodes that a spec asks for: groups written out, named, given addresses, and added up."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from uuid import UUID
+
+from ai_how.errors import SpecError
+from ai_how.spec.models import (
+    ComputeGroupSpec,
+    ComputeNodeSpec,
+    CpuTopologySpec,
+    HpcSpec,
+    NumaTopologySpec,
+    PcieDevice,
+    VirtioFsMount,
+    WorkerGroupSpec,
+)
+
+_CONTROLLER_OFFSET = 10
+_FIRST_FREE_OFFSET = 2
+_LONGEST_ROOMY_PREFIX = 27
+
+
+class Role(StrEnum):
+    CONTROLLER = "controller"
+    COMPUTE = "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One VM that is asked for. `name` is its hostname inside the cluster."""
+
+    name: str
+    role: Role
+    cpu_cores: int
+    memory_mib: int
+    disk_gib: int
+    ip: IPv4Address | None
+    auto_start: bool
+    base_image: str | None
+    virtio_fs_mounts: tuple[VirtioFsMount, ...]
+    pcie_devices: tuple[PcieDevice, ...]
+    vgpu_mdev_uuid: UUID | None
+
+    def domain_name(self, cluster: str) -> str:
+        return f"{cluster}-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a whole cluster may take from its host."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib_worst_case: int
+
+
+def compute_name(number: int) -> str:
+    """Numbers count from 1; the name of a node does not change when others are added after it."""
+    return f"compute-{number:02d}"
+
+
+def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:
+    """Controller first, then the compute nodes in the order of the file."""
+    shares = hpc.storage.virtio_fs.enabled is not False
+    asked = hpc.controller
+    controller = Node(
+        name=Role.CONTROLLER.value,
+        role=Role.CONTROLLER,
+        cpu_cores=asked.cpu_cores,
+        memory_mib=asked.memory_mib,
+        disk_gib=asked.disk_gb,
+        ip=asked.ip_address,
+        auto_start=True,
+        base_image=asked.base_image_path or hpc.base_image_path,
+        virtio_fs_mounts=asked.virtio_fs_mounts if shares else (),
+        pcie_devices=(),
+        vgpu_mdev_uuid=None,
+    )
+    computes = (
+        Node(
+            name=compute_name(number),
+            role=Role.COMPUTE,
+            cpu_cores=spec.cpu_cores,
+            memory_mib=spec.memory_mib,
+            disk_gib=spec.disk_gb,
+            ip=spec.ip,
+            auto_start=spec.auto_start,
+            base_image=spec.base_image_path or hpc.base_image_path,
+            virtio_fs_mounts=spec.virtio_fs_mounts if shares else (),
+            pcie_devices=devices_of(spec),
+            vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
+        )
+        for number, spec in enumerate(_written_out(hpc.compute_nodes), start=1)
+    )
+    return (controller, *computes)
+
+
+def _written_out(entries: Iterable[ComputeNodeSpec]) -> Iterator[ComputeNodeSpec]:
+    for entry in entries:
+        yield from [entry] * count_of(entry)
+
+
+def count_of(entry: ComputeNodeSpec) -> int:
+    return entry.count if isinstance(entry, ComputeGroupSpec | WorkerGroupSpec) else 1
+
+
+def devices_of(entry: ComputeNodeSpec) -> tuple[PcieDevice, ...]:
+    """The devices that are really passed through."""
+    passthrough = entry.pcie_passthrough
+    return passthrough.devices if passthrough and passthrough.enabled else ()
+
+
+def cost_of(hpc: HpcSpec) -> Cost:
+    nodes = nodes_of(hpc)
+    return Cost(
+        vcpus=sum(node.cpu_cores for node in nodes),
+        memory_mib=sum(node.memory_mib for node in nodes),
+        disk_gib_worst_case=sum(node.disk_gib for node in nodes),
+    )
+
+
+def cpu_topology_for(asked: CpuTopologySpec | None, cpu_cores: int) -> CpuTopologySpec | None:
+    """The asked topology where it multiplies out to the node's processors, else None."""
+    return asked if asked and asked.cpus == cpu_cores else None
+
+
+def numa_topology_for(
+    asked: NumaTopologySpec | None, cpu_cores: int, memory_mib: int
+) -> NumaTopologySpec | None:
+    """The asked NUMA nodes where each gets a processor and its share of memory, else None."""
+    if asked is None or asked.nodes > cpu_cores:
+        return None
+    if asked.memory_per_node is None:
+        return asked if memory_mib % asked.nodes == 0 else None
+    return asked if asked.memory_per_node * asked.nodes == memory_mib else None
+
+
+def gateway_of(subnet: IPv4Network) -> IPv4Address:
+    return subnet[1]
+
+
+def assign_addresses(subnet: IPv4Network, nodes: Iterable[Node]) -> dict[str, IPv4Address]:
+    """Each node's address: the asked one, else .10 for the controller and on from .11.
+
+    What does not fit above wraps round to .2, so that nodes keep their addresses when others are
+    added after them; subnets of less than 32 addresses are filled from .2. The order of `nodes`
+    decides. Raises SpecError where they do not fit.
+    """
+    nodes = tuple(nodes)
+    asked = {node.name: node.ip for node in nodes if node.ip is not None}
+    free = _free_addresses(subnet, taken={gateway_of(subnet), *asked.values()})
+    addresses = {}
+    for node in nodes:
+        address = asked.get(node.name) or next(free, None)
+        if address is None:
+            raise SpecError(
+                f"{subnet} is too small for {len(nodes)} nodes",
+                hint="Set network.subnet to a larger range, or to auto.",
+            )
+        addresses[node.name] = address
+    return addresses
+
+
+def _free_addresses(subnet: IPv4Network, taken: set[IPv4Address]) -> Iterator[IPv4Address]:
+    is_roomy = subnet.prefixlen <= _LONGEST_ROOMY_PREFIX
+    start = _CONTROLLER_OFFSET if is_roomy else _FIRST_FREE_OFFSET
+    broadcast = subnet.num_addresses - 1
+    for offset in (*range(start, broadcast), *range(_FIRST_FREE_OFFSET, start)):
+        if subnet[offset] not in taken:
+            yield subnet[offset]
