@@ -62,6 +62,10 @@ class GuestError(HostError):
     """A guest did not do what it was told."""
 
 
+class AgentUnresponsiveError(GuestError):
+    """A guest's agent is not there, or did not answer in time; what it was told may have happened."""
+
+
 class DeadlineError(HostError):
     """Something that was awaited did not come in time."""
 

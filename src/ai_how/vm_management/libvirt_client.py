@@ -1,0 +1,104 @@
+"""What may be asked of libvirt, in our words: the host, VMs, networks, guests' agents, consoles.
+
+Look-ups know three outcomes: the thing, None (libvirt said that there is none), or
+ConnectionLostError (not known). Only this and its libvirt_*.py neighbours load libvirt, which
+takes a while: import it where it is used.
+"""
+
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+import libvirt
+import libvirt_qemu
+
+from ai_how.vm_management.libvirt_agents import Agents, AskAgent
+from ai_how.vm_management.libvirt_console import Console
+from ai_how.vm_management.libvirt_domains import find_raw_domain
+from ai_how.vm_management.libvirt_link import Link
+from ai_how.vm_management.libvirt_networks import Networks
+from ai_how.vm_management.libvirt_uri import read_uri
+from ai_how.vm_management.libvirt_wire import Opener, open_connection, translate
+from ai_how.vm_management.seen import HypervisorVersion, read_version
+
+
+class LibvirtClient(Agents, Networks):
+    """One libvirt, reached by URI; several threads may use it. Connects at the first call.
+
+    Every call ends: where libvirt is silent for `patience_s` (and the 30 s more that a change may
+    wait for a guest's job lock), ConnectionLostError is raised. A connection that broke is made
+    anew, and what is safe to repeat is repeated.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        patience_s: float = 30,
+        max_calls: int = 4,
+        opener: Opener = open_connection,
+        ask_agent: AskAgent = libvirt_qemu.qemuAgentCommand,
+    ) -> None:
+        """Raises SpecError for a URI that is not allowed.
+
+        `max_calls` may be under way at once; libvirtd takes 5 per connection and queues the rest.
+        """
+        self._uri = read_uri(uri)
+        self._ask_agent = ask_agent
+        self._link = Link(self._uri, opener, patience_s=patience_s, max_calls=max_calls)
+        # Agents take their time: they have a connection of their own, so that nobody queues behind.
+        self._agent_link = Link(self._uri, opener, patience_s=patience_s, max_calls=max_calls)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the connections go. Safe to repeat; a later call opens them anew."""
+        self._agent_link.close()
+        self._link.close()
+
+    def version(self) -> HypervisorVersion:
+        """Whom we speak to, and through what."""
+        daemon, hypervisor = self._link.read(
+            "asking for versions", lambda raw: (raw.getLibVersion(), raw.getVersion())
+        )
+        return HypervisorVersion(
+            libvirt=read_version(daemon),
+            hypervisor=read_version(hypervisor),
+            client=read_version(libvirt.getVersion()),
+        )
+
+    def is_alive(self) -> bool:
+        """Whether the daemon answers now: within seconds, and without waiting for a lost one."""
+        return self._link.is_alive()
+
+    def capabilities_xml(self) -> str:
+        """What the host and its hypervisor can do."""
+        return self._link.change("asking for capabilities", lambda raw: raw.getCapabilities())
+
+    def domain_capabilities_xml(self, virt_type: str, machine: str, arch: str) -> str:
+        """What a VM of this type may have. Slow at first where libvirt has yet to probe QEMU."""
+        return self._link.change(
+            "asking what VMs can have",
+            lambda raw: raw.getDomainCapabilities(None, arch, machine, virt_type, 0),
+        )
+
+    def open_console(self, uuid: UUID) -> Console:
+        """The serial line of a VM; whoever else had it open loses it."""
+
+        def ask(raw: libvirt.virConnect) -> libvirt.virStream:
+            domain = find_raw_domain(raw, uuid)
+            stream = raw.newStream(0)
+            domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+            return stream
+
+        stream = self._link.once(f"opening the console of VM {uuid}", ask)
+        return Console(stream, lambda error, what: translate(error, what, self._uri))

@@ -1,0 +1,225 @@
+"""VMs: what is there, and the changes that may be made to them. Part of LibvirtClient."""
+
+from collections.abc import Callable, Collection, Mapping
+from uuid import UUID
+
+import libvirt
+
+from ai_how.errors import LibvirtError
+from ai_how.state.models import VmState
+from ai_how.vm_management.libvirt_link import Link
+from ai_how.vm_management.libvirt_observe import (
+    check_claim,
+    ensure,
+    observe_domain,
+    observe_each,
+    read_identity,
+    unless_gone,
+    with_first_known,
+)
+from ai_how.vm_management.seen import DomainSeen, DomainStats, read_stats
+
+STATS = (
+    libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+    | libvirt.VIR_DOMAIN_STATS_BALLOON
+    | libvirt.VIR_DOMAIN_STATS_BLOCK
+    | libvirt.VIR_DOMAIN_STATS_INTERFACE
+)
+
+
+class Domains:
+    """The part of a client that deals with VMs."""
+
+    _link: Link
+
+    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+        """The VM, or None where libvirt says that there is none."""
+        return unless_gone(lambda: self.get_domain(uuid))
+
+    def get_domain(self, uuid: UUID) -> DomainSeen:
+        """The VM. Raises LibvirtError with code 42 where there is none."""
+        return self._link.read(
+            f"looking for VM {uuid}", lambda raw: observe_domain(find_raw_domain(raw, uuid))
+        )
+
+    def find_domain_by_name(self, name: str) -> DomainSeen | None:
+        """The VM of that exact name, whoever made it."""
+        return unless_gone(
+            lambda: self._link.read(
+                f"looking for VM {name}", lambda raw: observe_domain(raw.lookupByName(name))
+            )
+        )
+
+    def list_domains(self) -> tuple[DomainSeen, ...]:
+        """Every VM of this libvirt, others' too."""
+        return self._link.read(
+            "listing VMs",
+            lambda raw: tuple(observe_each(raw.listAllDomains(0), observe_domain)),
+        )
+
+    def domain_xml(self, uuid: UUID) -> str:
+        """A VM as it runs, or as defined where it is off."""
+        return self._link.read(
+            f"reading the XML of VM {uuid}", lambda raw: find_raw_domain(raw, uuid).XMLDesc(0)
+        )
+
+    def snapshot_names(self, uuid: UUID) -> tuple[str, ...]:
+        """The snapshots that a VM has: someone's data."""
+        return self._link.read(
+            f"listing snapshots of VM {uuid}",
+            lambda raw: tuple(find_raw_domain(raw, uuid).snapshotListNames(0)),
+        )
+
+    def stats(self, uuids: Collection[UUID]) -> Mapping[UUID, DomainStats]:
+        """Figures of those VMs that are there. Waits for no guest: a busy one has fewer figures."""
+        asked = frozenset(uuids)
+
+        def ask(raw: libvirt.virConnect) -> dict[UUID, DomainStats]:
+            every = raw.listAllDomains(0)
+            wanted = [domain for domain in every if UUID(domain.UUIDString()) in asked]
+            if not wanted:
+                return {}
+            records = with_first_known(
+                lambda flags: raw.domainListGetStats(wanted, STATS, flags),
+                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+                0,
+            )
+            return {UUID(domain.UUIDString()): read_stats(record) for domain, record in records}
+
+        return self._link.read("reading figures of VMs", ask)
+
+    def define_domain(self, xml: str) -> DomainSeen:
+        """Define a VM, checked against libvirt's schema; the same UUID and name define it anew.
+
+        Raises OwnershipError where the name or the UUID belongs to another VM.
+        """
+
+        def ask(raw: libvirt.virConnect) -> DomainSeen:
+            return observe_domain(
+                with_first_known(
+                    lambda flags: raw.defineXMLFlags(xml, flags),
+                    libvirt.VIR_DOMAIN_DEFINE_VALIDATE,
+                    0,
+                )
+            )
+
+        name, _uuid = read_identity(xml)
+        try:
+            return self._link.change(f"defining VM {name}", ask)
+        except LibvirtError as error:
+            check_claim(error, xml, find=self.find_domain, find_by_name=self.find_domain_by_name)
+            raise
+
+    def start_domain(self, uuid: UUID, *, paused: bool = False) -> None:
+        """Start a VM that is defined; one that is on stays as it is."""
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        self._ensure(
+            f"starting VM {uuid}",
+            uuid,
+            lambda domain: domain.createWithFlags(flags),
+            lambda domain: read_state(domain).is_on and read_state(domain) is not VmState.CRASHED,
+        )
+
+    def shutdown_domain(self, uuid: UUID) -> None:
+        """Press the power button (ACPI) of a VM, resumed first if paused. Off already is success.
+
+        This asks the guest, no more: wait for SHUT_OFF, ask again, and destroy it in the end.
+        """
+
+        def press(domain: libvirt.virDomain) -> None:
+            if read_state(domain) is VmState.PAUSED:  # shutdown says "not running" of a paused VM
+                domain.resume()
+            with_first_known(domain.shutdownFlags, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN, 0)
+
+        self._ensure(f"shutting down VM {uuid}", uuid, press, is_off)
+
+    def reset_domain(self, uuid: UUID) -> None:
+        """Press the reset button. Not repeated when the answer is lost."""
+        self._link.once(f"resetting VM {uuid}", lambda raw: find_raw_domain(raw, uuid).reset(0))
+
+    def suspend_domain(self, uuid: UUID) -> None:
+        """Pause the CPUs of a VM that runs; safe to repeat."""
+        self._ensure(
+            f"pausing VM {uuid}",
+            uuid,
+            lambda domain: domain.suspend(),
+            lambda domain: read_state(domain) is VmState.PAUSED,
+        )
+
+    def resume_domain(self, uuid: UUID) -> None:
+        """Let a paused VM run on; safe to repeat."""
+        self._ensure(
+            f"resuming VM {uuid}",
+            uuid,
+            lambda domain: domain.resume(),
+            lambda domain: read_state(domain) in {VmState.RUNNING, VmState.BLOCKED},
+        )
+
+    def destroy_domain(self, uuid: UUID) -> None:
+        """Cut the power of a VM. Absent, or off already, is success."""
+        unless_gone(
+            lambda: self._ensure(
+                f"cutting the power of VM {uuid}",
+                uuid,
+                lambda domain: domain.destroyFlags(0),
+                is_off,
+            )
+        )
+
+    def undefine_domain(self, uuid: UUID, *, snapshots_too: bool) -> None:
+        """Forget a VM's definition, managed save and NVRAM. Absent is success.
+
+        Destroy it first: one that runs would run on, without a definition. Raises LibvirtError for
+        one that has snapshots, unless `snapshots_too`; their data then stays in the disk.
+        """
+        unless_gone(
+            lambda: self._link.change(
+                f"undefining VM {uuid}",
+                lambda raw: with_first_known(
+                    find_raw_domain(raw, uuid).undefineFlags, *_undefine_flags(snapshots_too)
+                ),
+            )
+        )
+
+    def _ensure(
+        self,
+        what: str,
+        uuid: UUID,
+        act: Callable[[libvirt.virDomain], object],
+        is_done: Callable[[libvirt.virDomain], bool],
+    ) -> None:
+        def ask(raw: libvirt.virConnect) -> None:
+            domain = find_raw_domain(raw, uuid)
+            ensure(lambda: act(domain), lambda: is_done(domain))
+
+        self._link.change(what, ask)
+
+
+def find_raw_domain(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virDomain:
+    """libvirt's own object. Raises libvirtError where there is none."""
+    return raw.lookupByUUIDString(str(uuid))
+
+
+def read_state(domain: libvirt.virDomain) -> VmState:
+    """The state that it is in now."""
+    return VmState.from_libvirt(domain.state()[0])
+
+
+def is_off(domain: libvirt.virDomain) -> bool:
+    """Whether there is no QEMU behind it: one that crashed or shuts down may still have one."""
+    return domain.isActive() == 0
+
+
+def _undefine_flags(snapshots_too: bool) -> tuple[int, ...]:  # noqa: FBT001  private, one caller
+    """What to name in an undefine, the most first: what is not named makes libvirt refuse."""
+    least = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    if snapshots_too:
+        least |= libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    common = least | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    checkpoints = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA if snapshots_too else 0
+    return (
+        common | checkpoints | libvirt.VIR_DOMAIN_UNDEFINE_TPM,  # TPM: from libvirt 8.9 on
+        common | checkpoints,
+        common,
+        least,
+    )

@@ -1,0 +1,234 @@
+"""The way to one libvirt, over connections that may break: made anew, and reads asked again."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID
+
+import libvirt
+
+from ai_how.errors import ConnectionLostError, LibvirtError
+from ai_how.vm_management.libvirt_uri import LibvirtUri
+from ai_how.vm_management.libvirt_wire import (
+    BusyError,
+    NotSentError,
+    Opener,
+    Wire,
+    call_with_timeout,
+    silent,
+    translate,
+)
+from ai_how.vm_management.seen import DomainEvent, EventKind
+from ai_how.waiting import Deadline
+
+# libvirt waits this long for a guest's job lock before it says OPERATION_TIMEOUT.
+JOB_LOCK_S = 30
+
+# How often a call is sent again over a new connection, after one that broke under it.
+REPEATS = 3
+
+# A daemon that is well answers in milliseconds.
+ALIVE_WITHIN_S = 5
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
+
+OnEvent = Callable[[DomainEvent], None]
+T = TypeVar("T")
+
+
+class Subscription:
+    """Events come until it is closed."""
+
+    def __init__(self, on_event: OnEvent, forget: Callable[["Subscription"], None]) -> None:
+        self.on_event = on_event
+        self._forget = forget
+
+    def close(self) -> None:
+        """No further event after this, save one that is on its way. Safe to repeat."""
+        self._forget(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Link:
+    """Calls to one libvirt. Connects at the first call, and again whenever that has broken."""
+
+    def __init__(
+        self,
+        uri: LibvirtUri,
+        opener: Opener,
+        *,
+        patience_s: float,
+        max_calls: int,
+    ) -> None:
+        self._uri = uri
+        self._opener = opener
+        self._patience_s = patience_s
+        self._max_calls = max_calls
+        self._opening = threading.Lock()
+        self._wire: Wire | None = None
+        # Worth waiting for: the daemon was there, and has not since let a whole patience go by.
+        self._is_coming_back = False
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._subscribing = threading.Lock()
+        self._pause = threading.Event()
+
+    def read(
+        self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
+    ) -> T:
+        """What `ask` returns; safe to repeat, as it is repeated when the connection breaks."""
+        return self._call(what, ask, timeout_s=timeout_s or self._patience_s, repeats=REPEATS)
+
+    def change(self, what: str, ask: Callable[[libvirt.virConnect], T]) -> T:
+        """Like `read`, with the time that a change may wait for a guest's job lock."""
+        return self.read(what, ask, timeout_s=self._patience_s + JOB_LOCK_S)
+
+    def once(
+        self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
+    ) -> T:
+        """What `ask` returns, never asked twice: ConnectionLostError where its answer was lost."""
+        allowed_s = timeout_s or self._patience_s + JOB_LOCK_S
+        return self._call(what, ask, timeout_s=allowed_s, repeats=0)
+
+    def is_alive(self) -> bool:
+        """Whether the daemon answers now. Does not wait for one that is gone to come back."""
+        within_s = min(self._patience_s, ALIVE_WITHIN_S)
+        try:
+            wire = self._connected(within_s=within_s, is_patient=False)
+        except LibvirtError:
+            return False
+        try:
+            self._send(wire, "a sign of life", lambda raw: raw.getLibVersion(), within_s)
+        except ConnectionLostError:
+            wire.close()
+            return False
+        except LibvirtError:
+            return False
+        return True
+
+    def subscribe(self, on_event: OnEvent) -> Subscription:
+        """Hand each event of any VM to `on_event`, over this connection and those that follow it.
+
+        It runs in libvirt's event loop: it must be quick, not raise, and not call libvirt (the
+        `put` of a queue is meant). Events are lost while there is no connection.
+        """
+        subscription = Subscription(on_event, self._forget)
+        with self._subscribing:
+            self._subscriptions = (*self._subscriptions, subscription)
+        try:
+            self.read("watching for events", lambda raw: raw.getLibVersion())
+        except LibvirtError:
+            subscription.close()
+            raise
+        return subscription
+
+    def close(self, *, within_s: float = 2.0) -> None:
+        """Let the connection go, waiting a little for its end. A later call opens it anew."""
+        with self._opening:
+            wire, self._wire = self._wire, None
+            self._is_coming_back = False
+        if wire:
+            wire.close().join(within_s)
+
+    def _call(
+        self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float, repeats: int
+    ) -> T:
+        patience = Deadline.after(self._patience_s)
+        pauses_s = FIRST_PAUSE_S
+        while True:
+            wire = self._connected()
+            try:
+                return self._send(wire, what, ask, timeout_s)
+            except NotSentError:
+                if patience.has_passed:
+                    raise
+            except ConnectionLostError as error:
+                wire.close()
+                repeats -= 1
+                # Without a code the daemon was silent: asked again it would be so again.
+                if error.code is None or repeats < 0:
+                    raise
+            except BusyError:
+                if patience.has_passed:
+                    raise
+            self._pause.wait(pauses_s)
+            pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
+
+    def _send(
+        self, wire: Wire, what: str, ask: Callable[[libvirt.virConnect], T], timeout_s: float
+    ) -> T:
+        slot_timeout_s = self._patience_s + JOB_LOCK_S
+        return wire.call(what, ask, timeout_s=timeout_s, slot_timeout_s=slot_timeout_s)
+
+    def _connected(self, *, within_s: float | None = None, is_patient: bool = True) -> Wire:
+        """The connection that there is, or a new one; one caller opens, the others wait for it."""
+        deadline = Deadline.after(within_s or self._patience_s)
+        if not self._opening.acquire(timeout=deadline.remaining_s):
+            raise silent("opening a connection", self._patience_s, self._uri)
+        try:
+            if self._wire is None or not self._wire.is_open:
+                if self._wire:
+                    self._wire.close()
+                self._wire = self._opened(deadline, is_patient=is_patient)
+            return self._wire
+        finally:
+            self._opening.release()
+
+    def _opened(self, deadline: Deadline, *, is_patient: bool) -> Wire:
+        pauses_s = FIRST_PAUSE_S
+        while True:
+            try:
+                wire = self._open(deadline)
+            except ConnectionLostError:
+                if not (is_patient and self._is_coming_back) or deadline.has_passed:
+                    self._is_coming_back = self._is_coming_back and not is_patient
+                    raise
+                self._pause.wait(min(pauses_s, deadline.remaining_s))
+                pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
+            else:
+                self._is_coming_back = True
+                return wire
+
+    def _open(self, deadline: Deadline) -> Wire:
+        def work() -> Wire:
+            wire = Wire(self._opener(self._uri), self._uri, self._max_calls)
+            try:
+                wire.watch(self._on_lifecycle, self._on_agent)
+            except libvirt.libvirtError:
+                wire.close()
+                raise
+            return wire
+
+        try:
+            return call_with_timeout(work, deadline.remaining_s)
+        except TimeoutError:
+            raise silent("opening a connection", self._patience_s, self._uri) from None
+        except libvirt.libvirtError as error:
+            raise translate(error, "opening a connection", self._uri) from None
+
+    def _forget(self, subscription: Subscription) -> None:
+        with self._subscribing:
+            kept = [other for other in self._subscriptions if other is not subscription]
+            self._subscriptions = tuple(kept)
+
+    def _on_lifecycle(self, domain: libvirt.virDomain, number: int, detail: int) -> None:
+        self._publish(domain, EventKind.of_lifecycle(number), detail)
+
+    def _on_agent(self, domain: libvirt.virDomain, number: int, detail: int) -> None:
+        self._publish(domain, EventKind.of_agent(number), detail)
+
+    def _publish(self, domain: libvirt.virDomain, kind: EventKind, detail: int) -> None:
+        event = DomainEvent(UUID(domain.UUIDString()), kind, detail)
+        for subscription in self._subscriptions:
+            subscription.on_event(event)

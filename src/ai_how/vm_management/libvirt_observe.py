@@ -1,0 +1,121 @@
+"""From libvirt's objects to our types, and the small habits that all its rooms share."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+from uuid import UUID
+
+import libvirt
+
+from ai_how.errors import LibvirtError, OwnershipError
+from ai_how.state.models import VmState
+from ai_how.vm_management.libvirt_errors import Kind, classify
+from ai_how.vm_management.seen import DomainSeen, NetworkSeen, read_bridge, read_mark
+from ai_how.vm_management.xml_text import read_xml
+
+T = TypeVar("T")
+Raw = TypeVar("Raw")
+Seen = TypeVar("Seen", DomainSeen, NetworkSeen)
+
+
+def observe_domain(domain: libvirt.virDomain) -> DomainSeen:
+    """All that we want to know of a VM. Raises libvirtError."""
+    state_number, reason = domain.state()
+    _state, maximum_kib, _current_kib, vcpus, _cpu_time = domain.info()
+    domid = domain.ID()
+    xml = domain.XMLDesc(0)
+    return DomainSeen(
+        uuid=UUID(domain.UUIDString()),
+        name=domain.name(),
+        state=VmState.from_libvirt(state_number),
+        state_number=state_number,
+        reason=reason,
+        is_persistent=bool(domain.isPersistent()),
+        domid=domid if domid > 0 else None,
+        vcpus=vcpus,
+        memory_mib=maximum_kib // 1024,
+        mark=read_mark(xml),
+        xml=xml,
+    )
+
+
+def observe_network(network: libvirt.virNetwork) -> NetworkSeen:
+    """All that we want to know of a network. Raises libvirtError."""
+    xml = network.XMLDesc(0)
+    return NetworkSeen(
+        uuid=UUID(network.UUIDString()),
+        name=network.name(),
+        bridge=read_bridge(xml),
+        is_active=bool(network.isActive()),
+        mark=read_mark(xml),
+        xml=xml,
+    )
+
+
+def observe_each(raws: Iterable[Raw], observe: Callable[[Raw], T]) -> Iterator[T]:
+    """Each of a list that was just read, without those that went away since."""
+    for raw in raws:
+        try:
+            yield observe(raw)
+        except libvirt.libvirtError as error:
+            if classify(error.get_error_code()) is not Kind.GONE:
+                raise
+
+
+def with_first_known(call: Callable[[int], T], *flags: int) -> T:
+    """`call` with the first flags that this driver and version know."""
+    for some in flags[:-1]:
+        try:
+            return call(some)
+        except libvirt.libvirtError as error:
+            if classify(error.get_error_code()) is not Kind.UNSUPPORTED:
+                raise
+    return call(flags[-1])
+
+
+def ensure(act: Callable[[], object], is_done: Callable[[], bool]) -> None:
+    """Act, unless that is done; "wrong state" is an error only if it is not done after all."""
+    if is_done():
+        return
+    try:
+        act()
+    except libvirt.libvirtError as error:
+        if classify(error.get_error_code()) is not Kind.WRONG_STATE or not is_done():
+            raise
+
+
+def unless_gone(ask: Callable[[], T]) -> T | None:
+    """What `ask` returns, or None where libvirt says that there is no such thing."""
+    try:
+        return ask()
+    except LibvirtError as error:
+        if error.code is None or classify(error.code) is not Kind.GONE:
+            raise
+        return None
+
+
+def read_identity(xml: str) -> tuple[str, UUID | None]:
+    """The name and UUID that a define would claim."""
+    root = read_xml(xml)
+    uuid = root.findtext("./uuid")
+    return root.findtext("./name", ""), UUID(uuid) if uuid else None
+
+
+def check_claim(
+    error: LibvirtError,
+    xml: str,
+    *,
+    find: Callable[[UUID], Seen | None],
+    find_by_name: Callable[[str], Seen | None],
+) -> None:
+    """After a define failed: raises OwnershipError where another has the name, or the UUID."""
+    if error.code is None or classify(error.code) is not Kind.EXISTS:
+        return
+    name, uuid = read_identity(xml)
+    other = find_by_name(name)
+    if other is None and uuid:
+        other = find(uuid)
+    if other and (other.name, other.uuid) != (name, uuid):
+        raise OwnershipError(
+            f"{name} cannot be defined: its name or UUID is taken",
+            details=f"by {other.name} with UUID {other.uuid}; asked for was UUID {uuid}",
+        ) from error
