@@ -95,10 +95,12 @@ class ImageStore:
     @contextmanager
     def draft(self) -> Iterator[Path]:
         """A private directory inside the store to build an image in; `add` takes it from there."""
-        with disk_errors(self.paths.root):
-            self.paths.root.mkdir(parents=True, exist_ok=True)
-            with held_lock(self.paths.lock, doing="open a draft", wait_s=_LOCK_WAIT_S):
-                sweep_drafts(self.paths.root)
+        doing = "open a draft"
+        with (
+            disk_errors(self.paths.root),
+            held_lock(self.paths.lock, doing=doing, wait_s=_LOCK_WAIT_S),
+        ):
+            sweep_drafts(self.paths.root)
         with draft_directory(self.paths.root) as draft:
             yield draft
 

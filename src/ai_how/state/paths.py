@@ -123,8 +123,8 @@ class StoragePaths:
 
     @property
     def lock(self) -> Path:
-        """Held while bases are placed or removed."""
-        return self.root / ".lock"
+        """Held while bases are placed or removed; its directory is 0700, the others are not."""
+        return self.root / ".locks" / "bases"
 
     @property
     def disks(self) -> Path:
