@@ -150,8 +150,8 @@ def _ask_json(tool: str, *arguments: str, inside: str | None = None) -> list[dic
         answer = json.loads(text) if text else None
     except ValueError:
         return None
-    if inside and isinstance(answer, dict):
-        answer = answer.get(inside)
+    if inside:
+        answer = answer.get(inside) if isinstance(answer, dict) else None
     return list(_objects(answer)) if isinstance(answer, list) else None
 
 

@@ -8,7 +8,9 @@ from typing import Protocol
 from ai_how.host.checks import Check, Status
 from ai_how.host.reading import link_name, read_number, read_text
 
-BRIDGE_CLASS = 0x06  # bridges stay with the host, whoever else is in their group
+BRIDGE_CLASS = 0x06
+# A bridge with no driver but these does not keep VFIO from taking the rest of its group.
+BRIDGE_DRIVERS = (None, "pcieport")
 VFIO = "vfio-pci"
 
 
@@ -117,8 +119,8 @@ def _group_refusals(
         other.address
         for other in devices.values()
         if other.iommu_group == seen.iommu_group
-        and other.base_class != BRIDGE_CLASS
         and other.address not in wanted
+        and not (other.base_class == BRIDGE_CLASS and other.driver in BRIDGE_DRIVERS)
     )
     if not missing:
         return []
