@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,11 +91,16 @@ class Journal:
         try:
             # One without a whole first record was cut short before any change.
             path.unlink(missing_ok=True)
-            journal = cls(path, os.open(path, NEW_FILE | os.O_APPEND, 0o600), on_boundary)
-            fsync_directory(path.parent)
+            descriptor = os.open(path, NEW_FILE | os.O_APPEND, 0o600)
         except OSError as error:
             raise _refused(path, error) from error
-        journal._append(header)
+        journal = cls(path, descriptor, on_boundary)
+        try:
+            _append(descriptor, header)
+            fsync_directory(path.parent)
+        except OSError as error:
+            journal.leave()
+            raise _refused(path, error) from error
         return journal
 
     @classmethod
@@ -148,8 +154,8 @@ class Journal:
         self._note("undone", list(keys), keys)
 
     def close(self) -> None:
-        """The run is over: remove the journal. Killed in between, it says itself that it is."""
-        if self._failure is None:
+        """The run is over: remove the journal, which says so itself where we die in between."""
+        with suppress(StateError):
             self._note("end", datetime.now(UTC).isoformat(), [""])
         self.leave()
         try:
@@ -179,21 +185,25 @@ class Journal:
         on_boundary = self._on_boundary or _unobserved
         for key in keys:
             on_boundary(f"before {word}", key)
-        self._append({word: what})
+        self._write({word: what})
         for key in keys:
             on_boundary(f"after {word}", key)
 
-    def _append(self, record: Record) -> None:
+    def _write(self, record: Record) -> None:
         if self._failure is not None:
             raise _refused(self.path, self._failure) from self._failure
         if self._descriptor is None:
             raise ValueError(f"{self.path} was left")
         try:
-            write_all(self._descriptor, encode_line(record))
-            os.fsync(self._descriptor)
+            _append(self._descriptor, record)
         except OSError as error:
             self._failure = error
             raise _refused(self.path, error) from error
+
+
+def _append(descriptor: int, record: Record) -> None:
+    write_all(descriptor, encode_line(record))
+    os.fsync(descriptor)
 
 
 def _unobserved(moment: str, key: str) -> None:

@@ -1,4 +1,4 @@
-"""One run at a time: flock on a file that is never unlinked, so that a dead holder holds nothing."""
+"""One run at a time: flock on a file never unlinked, so that a dead holder holds nothing."""
 
 import fcntl
 import json
