@@ -213,6 +213,35 @@ def test_verify_lets_qemu_look_at_the_tables(store: ImageStore, tmp_path: Path) 
         store.import_file(path)
 
 
+def test_qemu_img_sees_a_foreign_file_only_under_limits(
+    store: ImageStore, cloud: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    fake = tmp_path / "bin" / "qemu-img"
+    fake.parent.mkdir()
+    fake.write_text(
+        f'#!/bin/sh\necho "$(ulimit -t) $(ulimit -v) $*" >>{seen}\nPATH=/usr/bin exec qemu-img "$@"\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    store.import_file(cloud)
+    info, check = seen.read_text().splitlines()
+    assert re.fullmatch(r"30 2097152 info -f qcow2 --output=json /.*/disk\.qcow2", info)
+    assert re.fullmatch(r"300 2097152 check -f qcow2 -q /.*/disk\.qcow2", check)
+
+
+def test_a_disk_that_qemu_reads_otherwise_than_we_is_refused(
+    store: ImageStore, cloud: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin" / "qemu-img"
+    fake.parent.mkdir()
+    fake.write_text("""#!/bin/sh\necho '{"virtual-size": 7}'\n""")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    with pytest.raises(ImageError, match="QEMU and we read its header differently"):
+        store.import_file(cloud)
+
+
 def test_an_image_in_use_is_not_removed(store: ImageStore) -> None:
     image = add(store, "default", "one")
     with pytest.raises(HostError, match="is used by demo, test") as caught:
@@ -329,8 +358,8 @@ def test_what_is_swapped_after_the_copy_is_not_what_we_use(store: ImageStore, cl
 def test_holes_stay_holes(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     with source.open("wb") as file:
-        file.truncate(256 * MIB)
-        file.seek(100 * MIB)
+        file.truncate(64 * MIB)
+        file.seek(20 * MIB)
         file.write(os.urandom(MIB))
     copy_sparse(source, target)
     assert digest_of(target.read_bytes()) == digest_of(source.read_bytes())
@@ -435,7 +464,7 @@ def https(directory: Path, files: dict[str, bytes | str]) -> Iterator[str]:
     handler = type("Handler", (Server,), {"files": files})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield f"https://localhost:{server.server_port}"
