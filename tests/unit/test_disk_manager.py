@@ -127,6 +127,7 @@ def test_a_base_that_changed_is_refused_with_both_digests(disks: DiskManager, im
 @pytest.mark.parametrize("size", [0, 1000, 70000])
 def test_a_base_cut_short_is_refused(disks: DiskManager, image: Image, size: int) -> None:
     path = disks.ensure_base(image)
+    path.chmod(0o600)
     os.truncate(path, size)
     with pytest.raises(ImageError, match="is not what its image's manifest says"):
         disks.ensure_base(image)
@@ -325,6 +326,20 @@ def test_a_link_in_the_place_of_a_cluster_directory_is_refused(
     with pytest.raises(OwnershipError, match="is not a directory"):
         overlay(disks, base)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_directory_that_others_can_write_to_is_none_of_ours(
+    disks: DiskManager, base: Path
+) -> None:
+    path = overlay(disks, base)
+    path.parent.chmod(0o777)
+    with pytest.raises(OwnershipError, match="is not ours alone"):
+        disks.remove_disk("demo", ID, "controller")
+    path.parent.chmod(0o711)
+    disks.storage.root.chmod(0o777)
+    with pytest.raises(HostError, match="other users can write to"):
+        overlay(disks, base, "compute-01")
+    assert [one.name for one in path.parent.glob("*.qcow2")] == ["controller.qcow2"]
 
 
 @pytest.mark.parametrize("writable", ["storage", "above"])

@@ -97,10 +97,10 @@ def test_an_empty_store_lists_nothing_and_says_how_to_fill_it(store: ImageStore)
 
 
 def test_a_name_finds_its_newest_image(store: ImageStore) -> None:
-    add(store, "default", "one", age=timedelta(days=2))
-    newest = add(store, "default", "two")
-    add(store, "default", "three", age=timedelta(days=1))
-    assert store.get("default") == newest
+    ages = (3, 0, 5, 1, 4, 2)
+    images = {age: add(store, "default", f"{age}", age=timedelta(days=age)) for age in ages}
+    assert store.get("default") == images[0]
+    assert store.list() == tuple(images[age] for age in sorted(ages))
 
 
 def test_the_beginning_of_a_digest_finds_the_one_image_that_it_fits(store: ImageStore) -> None:
@@ -220,7 +220,8 @@ def test_qemu_img_sees_a_foreign_file_only_under_limits(
     fake = tmp_path / "bin" / "qemu-img"
     fake.parent.mkdir()
     fake.write_text(
-        f'#!/bin/sh\necho "$(ulimit -t) $(ulimit -v) $*" >>{seen}\nPATH=/usr/bin exec qemu-img "$@"\n'
+        f'#!/bin/sh\necho "$(ulimit -t) $(ulimit -v) $*" >>{seen}\n'
+        'PATH=/usr/bin exec qemu-img "$@"\n'
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
