@@ -45,8 +45,8 @@ def read_state(paths: ClusterPaths) -> ClusterState | None:
 def write_state(paths: ClusterPaths, state: ClusterState) -> ClusterState:
     """Replace what is remembered by `state`, and return it with the serial it was given.
 
-    `state` must descend from what is on disk. Afterwards the former is among the backups. Raises
-    StateError, and the former stands, where it does not descend from it or the disk refuses.
+    `state` must follow from what is on disk, which becomes the newest backup. Raises StateError
+    where it does not follow, or the disk refuses.
     """
     current = read_state(paths)
     if current is not None:
@@ -72,16 +72,13 @@ def restore_state(paths: ClusterPaths, serial: int) -> ClusterState:
     except DamagedError as error:
         raise StateError(f"{backup} is damaged", details=str(error)) from error
     try:
-        current = _read(paths.state)
+        ensure_lineage(_read(paths.state), state.lineage)
     except FileNotFoundError:
-        current = None
+        pass
     except DamagedError:
-        current = None
         damaged = paths.backups / "damaged.json"
         damaged.unlink(missing_ok=True)
         damaged.hardlink_to(paths.state)
-    if current is not None:
-        ensure_lineage(current, state.lineage)
     return _write(paths, state)
 
 
@@ -177,10 +174,10 @@ def _read(path: Path) -> ClusterState:
 
 
 def _write(paths: ClusterPaths, state: ClusterState) -> ClusterState:
-    # Not from our own serial alone: who copied a backup over the state must not reuse numbers,
-    # and a damaged state may have had the one after its newest backup.
-    newest = max((state.serial, *(serial + 1 for serial in backup_serials(paths))))
-    written = state.model_copy(update={"serial": newest + 1, "updated_at": datetime.now(UTC)})
+    # The newest backup was followed by a state of the next serial, which may be damaged by now, or
+    # have had a backup copied over it: no serial is used for two contents.
+    serial = 1 + max((state.serial, *(serial + 1 for serial in backup_serials(paths))))
+    written = state.model_copy(update={"serial": serial, "updated_at": datetime.now(UTC)})
     with replaced_atomically(paths.state) as draft:
         draft.write_text(render_state(written), encoding="utf-8")
         _keep_backup(paths)
@@ -189,7 +186,7 @@ def _write(paths: ClusterPaths, state: ClusterState) -> ClusterState:
 
 def _keep_backup(paths: ClusterPaths) -> None:
     """The current state, under a second name before its first one is taken away."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, DamagedError):
         current = _read(paths.state)
         ensure_private_directory(paths.backups)
         # There already when a run died right here: it is then the very same file.

@@ -28,10 +28,9 @@ def write_all(descriptor: int, data: bytes) -> None:
 def replaced_atomically(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
     """A draft beside `path` to be written into; takes its place when the block ends well.
 
-    Afterwards there is the old content or the new, also when the power fails, and drafts that a
-    killed run left are gone. The writers of one path hold one lock. Raises StateError where the
-    file system refuses; the old content then stands. A failed fsync is not tried again: the kernel
-    may call the lost pages clean.
+    Whatever happens there is the old content or the new, and drafts that a killed run left are
+    swept. The writers of one path hold one lock. Raises StateError where the file system refuses; a
+    failed fsync is not tried again, as the kernel may call the lost pages clean.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
     try:
