@@ -331,6 +331,14 @@ def test_a_digest_that_does_not_match_is_told_with_both(store: ImageStore, cloud
     assert left_over(store) == []
 
 
+@pytest.mark.parametrize("sha256", ["", "abc", "../" * 22, "g" * 64])
+def test_a_digest_that_is_none_is_refused_before_anything_is_fetched(
+    store: ImageStore, sha256: str
+) -> None:
+    with pytest.raises(ImageError, match="is no sha256"):
+        store.import_file("https://localhost:1/disk.qcow2", sha256=sha256)
+
+
 @pytest.mark.parametrize("source", ["/nowhere/disk.qcow2", "/dev/null", "/", "json:{}", "nbd:x"])
 def test_what_is_no_file_is_refused(store: ImageStore, source: str) -> None:
     with pytest.raises(ImageError, match=r"cannot be read|not a regular file"):

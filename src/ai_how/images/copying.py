@@ -1,20 +1,15 @@
-"""Bytes from one place to another: sparse copies, https downloads, digests, and drafts of files."""
+"""Bytes from one place to another: sparse copies, digests, drafts, and what a full disk says."""
 
 import errno
 import hashlib
-import http.client
 import os
 import secrets
 import shutil
-import ssl
 import stat
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from ai_how.errors import HostError, ImageError
 
@@ -23,7 +18,6 @@ Progress = Callable[[float], None]
 
 _CHUNK_BYTES = 1 << 20
 _RANGE_BYTES = 64 << 20
-_STALLED_S = 60
 _DRAFT = ".part-"
 _CANNOT_COPY_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -113,7 +107,7 @@ def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = No
             raise ImageError(f"{source} is not a regular file", hint=f"ls -l {source}")
         with (
             disk_errors(target.parent, needed_bytes=seen.st_blocks * 512),
-            _created(target) as copy,
+            created_file(target) as copy,
         ):
             os.ftruncate(copy.fileno(), seen.st_size)
             for begin, end in _data_ranges(file.fileno(), seen.st_size):
@@ -126,34 +120,9 @@ def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = No
                         on_progress(at / seen.st_size)
 
 
-def download(
-    url: str, target: Path, *, max_bytes: int, on_progress: Progress | None = None
-) -> None:
-    """Fetch an https address to a new file (0600, on disk). Whoever calls compares the digest."""
-    if urlsplit(url).scheme != "https":
-        raise ImageError(
-            f"{url} is refused: images come over https", hint=url.replace("http:", "https:", 1)
-        )
-    with (
-        _opened(url) as response,
-        disk_errors(target.parent, needed_bytes=response.length),
-        _created(target) as copy,
-    ):
-        # `length` counts down while we read; now it is what the server announced.
-        size, done = response.length, 0
-        while chunk := _read_chunk(response, url):
-            done += len(chunk)
-            if done > max_bytes:
-                raise ImageError(f"{url} is refused: it has more than {max_bytes} bytes")
-            copy.write(chunk)
-            if on_progress and size:
-                on_progress(done / size)
-        if size is not None and done != size:
-            raise ImageError(f"{url} ended after {done} of {size} bytes")
-
-
 @contextmanager
-def _created(target: Path) -> Iterator[IO[bytes]]:
+def created_file(target: Path) -> Iterator[IO[bytes]]:
+    """A new file (0600) to write to, on disk when the block ends well."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as file:
         yield file
@@ -181,49 +150,3 @@ def _copy_some(source: int, target: int, at: int, count: int) -> int:
         if error.errno not in _CANNOT_COPY_RANGES:
             raise
     return os.pwrite(target, os.pread(source, min(count, _CHUNK_BYTES), at), at)
-
-
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only where it leads to https again."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme != "https":
-            raise ImageError(f"{req.full_url} is refused: it leads to {newurl}, not to https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-@contextmanager
-def _opened(url: str) -> Iterator[http.client.HTTPResponse]:
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _HttpsOnly(),
-    ):
-        opener.add_handler(handler)
-    try:
-        response = opener.open(url, timeout=_STALLED_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ImageError(f"{url} could not be downloaded", details=str(error)) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ImageError(f"{url} could not be downloaded", details=str(error)) from error
-    with response:
-        yield response
-
-
-def _read_chunk(response: http.client.HTTPResponse, url: str) -> bytes:
-    try:
-        return response.read(_CHUNK_BYTES)
-    except (OSError, http.client.HTTPException) as error:
-        raise ImageError(f"{url} could not be downloaded", details=str(error)) from error

@@ -3,6 +3,7 @@
 What comes from outside is copied in first; only the private copy is checked, and only that is used.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,12 +17,12 @@ from ai_how.images.copying import (
     Progress,
     copy_sparse,
     disk_errors,
-    download,
     draft_directory,
     sha256_of,
     sweep_drafts,
     sync,
 )
+from ai_how.images.download import download
 from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image, Manifest, read_manifest
 from ai_how.images.qcow2_header import MAX_VIRTUAL_BYTES, Qcow2Header, find_format, read_header
 from ai_how.images.qemu_img import check_image, convert
@@ -31,6 +32,7 @@ from ai_how.state.paths import ImagePaths
 _SHORTEST_PREFIX = 4
 _LOCK_WAIT_S = 60
 _SECTOR_BYTES = 512
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class ImageStore:
@@ -168,6 +170,8 @@ class ImageStore:
         boot; nothing remains of it then.
         """
         is_address = isinstance(source, str) and "://" in source
+        if sha256 is not None and not _SHA256.fullmatch(sha256):
+            raise ImageError(f"{sha256} is no sha256", hint=f"sha256sum {source}")
         if is_address and sha256 is None:
             raise ImageError(
                 f"{source} is refused: a download needs its sha256",
