@@ -19,6 +19,9 @@ _HEAD = """\
 # ${NAME} and ${NAME:-default} stand for environment variables.
 """
 _WIDTH = 100
+_NOTES = frozenset(("title", "description", "default", "examples"))
+_CHOICES = frozenset(("pattern", "enum", "const", "format"))
+_VARIABLE = {"type": "string", "pattern": r"\$\{"}
 _PLAIN_TEXT = re.compile(r"[A-Za-z/][A-Za-z0-9./_+-]*")
 _WORDS_OF_YAML = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))
 
@@ -30,11 +33,29 @@ def render_default_file() -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the cluster file, for editors."""
-    schema = ClusterFile.model_json_schema(by_alias=True)
+    schema: dict[str, Any] = _with_variables(ClusterFile.model_json_schema(by_alias=True))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "ai-how cluster file",
+    }
+
+
+def _with_variables(schema: Any) -> Any:  # noqa: ANN401  JSON
+    """The same, but every value may also be text that holds `${`."""
+    if isinstance(schema, list):
+        return [_with_variables(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    limits = {key: value for key, value in schema.items() if key not in _NOTES}
+    if limits.get("type") in ("integer", "number", "boolean") or limits.keys() & _CHOICES:
+        notes = {key: value for key, value in schema.items() if key in _NOTES}
+        return {"anyOf": [limits, _VARIABLE], **notes}
+    return {
+        key: {name: _with_variables(item) for name, item in value.items()}
+        if key in ("properties", "$defs")
+        else _with_variables(value)
+        for key, value in schema.items()
     }
 
 

@@ -21,8 +21,9 @@ def check_hardware(cluster: PlacedCluster) -> Iterator[Finding]:
     features: dict[str, int] = {}
     for index, feature in enumerate(asked.cpu_features):
         here = (*loc, "cpu_features", index)
-        if (first := features.setdefault(feature.lstrip("+-"), index)) != index:
-            text = f"'{feature}' is also {render_path((*here[:-1], first))}"
+        name = feature.lstrip("+-")
+        if (first := features.setdefault(name, index)) != index:
+            text = f"'{name}' is also {render_path((*here[:-1], first))}"
             yield error_at(text, here)
 
 

@@ -36,6 +36,25 @@ class OneOrList:
         return [value] if isinstance(value, dict | str) else value
 
 
+@dataclass(frozen=True, slots=True)
+class NameOrSection:
+    """A section that may be written as its name alone."""
+
+    def __get_pydantic_core_schema__(
+        self, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.as_section, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"type": "string"}]}
+
+    @staticmethod
+    def as_section(value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+
 def tag_of_node(value: object) -> str:
     """A node with a `count` is a group."""
     is_group = "count" in value if isinstance(value, dict) else hasattr(value, "count")

@@ -5,7 +5,7 @@ The descriptions are the text of the file that `ai-how init` writes and of the J
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from ai_how.spec import fields
 from ai_how.spec.hardware import (
@@ -20,7 +20,7 @@ from ai_how.spec.hardware import (
     VgpuSpec,
     VirtioFsMount,
 )
-from ai_how.spec.lists import OneOrList
+from ai_how.spec.lists import NameOrSection, OneOrList
 from ai_how.spec.node_specs import (
     ComputeEntry,
     ComputeGroupSpec,
@@ -171,11 +171,6 @@ class PartitionSpec(Spec):
         Field(description="Longest job here. Default: max_job_time.", examples=["1:00:00"]),
     ] = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:  # noqa: ANN401  before validation it may be anything
-        return {"name": value} if isinstance(value, str) else value
-
     @property
     def has_all_nodes(self) -> bool:
         return self.nodes is None or "ALL" in self.nodes
@@ -183,7 +178,7 @@ class PartitionSpec(Spec):
 
 class SlurmConfigSpec(Spec):
     partitions: Annotated[
-        tuple[PartitionSpec, ...],
+        tuple[Annotated[PartitionSpec, NameOrSection()], ...],
         Field(description="Partitions: names, or sections. Default: one, `compute`, of all nodes."),
     ] = (PartitionSpec.model_construct(name="compute"),)
     default_partition: Annotated[

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import Role, nodes_of
+from ai_how.spec.node_specs import MAX_NODES
+from ai_how.spec.nodes import compute_name, count_of
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, render_value
 
 _LOC: Loc = ("clusters", "hpc", "slurm_config")
@@ -47,17 +48,17 @@ def _check_default_marks(hpc: HpcSpec) -> Iterator[Finding]:
 
 
 def _check_partition_nodes(hpc: HpcSpec) -> Iterator[Finding]:
-    computes = [node.name for node in nodes_of(hpc) if node.role is Role.COMPUTE]
-    known = set(computes)
-    last = computes[-1] if computes else ""
+    count = min(sum(map(count_of, hpc.compute_nodes)), MAX_NODES)
+    names = [compute_name(number) for number in range(1, count + 1)]
+    allowed = " ... ".join(dict.fromkeys(["ALL", *names[:1], *names[-1:]]))
     for index, partition in enumerate(hpc.slurm_config.partitions):
         loc = (*_PARTITIONS, index, "nodes")
-        about = (loc, ("clusters", "hpc", "compute_nodes"))
         if partition.nodes == ():
             yield error_at("found an empty list; name nodes, or write ALL", loc)
-        if partition.nodes is None or partition.has_all_nodes:
-            continue
-        for name in partition.nodes:
-            if name not in known:
-                allowed = f"ALL, or {' ... '.join(dict.fromkeys((computes[0], last)))}"
-                yield error_at(f"found {render_value(name)}; allowed: {allowed}", *about)
+        for name in partition.nodes or ():
+            if name != "ALL" and name not in names:
+                yield error_at(
+                    f"found {render_value(name)}; allowed: {allowed}",
+                    loc,
+                    ("clusters", "hpc", "compute_nodes"),
+                )
