@@ -19,6 +19,9 @@ from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 KEPT_BACKUPS = 10
 
+# Among the backups: what stood in the state's place when one of them was restored.
+DAMAGED = "damaged.json"
+
 # A thousand nodes take half a megabyte; what is larger is not ours.
 LARGEST_BYTES = 16 * 1024 * 1024
 
@@ -71,23 +74,18 @@ def restore_state(paths: ClusterPaths, serial: int) -> ClusterState:
         ) from error
     except DamagedError as error:
         raise StateError(f"{backup} is damaged", details=str(error)) from error
-    try:
+    with suppress(FileNotFoundError, DamagedError):
         ensure_lineage(_read(paths.state), state.lineage)
-    except FileNotFoundError:
-        pass
-    except DamagedError:
-        damaged = paths.backups / "damaged.json"
-        damaged.unlink(missing_ok=True)
-        damaged.hardlink_to(paths.state)
     return _write(paths, state)
 
 
 def remove_state(paths: ClusterPaths) -> None:
     """Remember nothing of the cluster any more, not in backups either; safe to repeat."""
     try:
+        # The state last: while it is there, the cluster is, and this is done again.
+        for name in (*(f"{serial}.json" for serial in backup_serials(paths)), DAMAGED):
+            (paths.backups / name).unlink(missing_ok=True)
         paths.state.unlink(missing_ok=True)
-        for serial in backup_serials(paths):
-            (paths.backups / f"{serial}.json").unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             fsync_directory(paths.root)
     except OSError as error:
@@ -186,15 +184,20 @@ def _write(paths: ClusterPaths, state: ClusterState) -> ClusterState:
 
 def _keep_backup(paths: ClusterPaths) -> None:
     """The current state, under a second name before its first one is taken away."""
-    with suppress(FileNotFoundError, DamagedError):
-        current = _read(paths.state)
-        ensure_private_directory(paths.backups)
-        # There already when a run died right here: it is then the very same file.
-        with suppress(FileExistsError):
-            (paths.backups / f"{current.serial}.json").hardlink_to(paths.state)
-        fsync_directory(paths.backups)
-        for serial in backup_serials(paths)[:-KEPT_BACKUPS]:
-            (paths.backups / f"{serial}.json").unlink(missing_ok=True)
+    ensure_private_directory(paths.backups)
+    try:
+        name = f"{_read(paths.state).serial}.json"
+    except FileNotFoundError:
+        return
+    except DamagedError:
+        name = DAMAGED
+        (paths.backups / name).unlink(missing_ok=True)
+    # There already when a run died right here: it is then the very same file.
+    with suppress(FileExistsError):
+        (paths.backups / name).hardlink_to(paths.state)
+    fsync_directory(paths.backups)
+    for serial in backup_serials(paths)[:-KEPT_BACKUPS]:
+        (paths.backups / f"{serial}.json").unlink(missing_ok=True)
 
 
 def _way_back(paths: ClusterPaths) -> str:
