@@ -189,7 +189,8 @@ def test_a_pci_device_belongs_to_one_node() -> None:
     assert check({"compute_nodes": [node, node]}) == [
         (
             "hpc.compute_nodes[1].pcie_passthrough.devices[0].pci_address: the PCI device "
-            "0000:65:00.0 is also clusters.hpc.compute_nodes[0].pcie_passthrough.devices[0].pci_address"
+            "0000:65:00.0 is also "
+            "clusters.hpc.compute_nodes[0].pcie_passthrough.devices[0].pci_address"
         )
     ]
     assert check({"compute_nodes": {"count": 2, **node}}) == [

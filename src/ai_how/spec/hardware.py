@@ -108,13 +108,13 @@ class AccelerationSpec(Spec):
     ] = None
     performance: Annotated[
         PerformanceSpec, Field(description="Huge pages, pinning, memory backing.")
-    ] = Field(default_factory=PerformanceSpec)
+    ] = PerformanceSpec.model_construct()
 
 
 class HardwareSpec(Spec):
     acceleration: Annotated[
         AccelerationSpec, Field(description="Processors and how they are run.")
-    ] = Field(default_factory=AccelerationSpec)
+    ] = AccelerationSpec.model_construct()
 
 
 class VirtioFsMount(Spec):

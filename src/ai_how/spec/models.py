@@ -125,12 +125,12 @@ class VirtioFsSpec(Spec):
 
 
 class StorageSpec(Spec):
-    beegfs: Annotated[BeegfsSpec, Field(description="The BeeGFS parallel file system.")] = Field(
-        default_factory=BeegfsSpec
+    beegfs: Annotated[BeegfsSpec, Field(description="The BeeGFS parallel file system.")] = (
+        BeegfsSpec.model_construct()
     )
     virtio_fs: Annotated[
         VirtioFsSpec, Field(description="Directories of the host, shared with nodes.")
-    ] = Field(default_factory=VirtioFsSpec)
+    ] = VirtioFsSpec.model_construct()
     home: Annotated[
         Literal["nfs", "none"],
         Field(
@@ -217,17 +217,17 @@ class ClusterSpec(Spec):
             examples=["default"],
         ),
     ] = None
-    network: Annotated[NetworkSpec, Field(description="The cluster's own network.")] = Field(
-        default_factory=NetworkSpec
+    network: Annotated[NetworkSpec, Field(description="The cluster's own network.")] = (
+        NetworkSpec.model_construct()
     )
-    hardware: Annotated[HardwareSpec, Field(description="Virtual hardware of all nodes.")] = Field(
-        default_factory=HardwareSpec
+    hardware: Annotated[HardwareSpec, Field(description="Virtual hardware of all nodes.")] = (
+        HardwareSpec.model_construct()
     )
 
 
 class HpcSpec(ClusterSpec):
-    storage: Annotated[StorageSpec, Field(description="Shared storage.")] = Field(
-        default_factory=StorageSpec
+    storage: Annotated[StorageSpec, Field(description="Shared storage.")] = (
+        StorageSpec.model_construct()
     )
     controller: Annotated[ControllerSpec, Field(description="The controller.")]
     compute_nodes: Annotated[
@@ -237,11 +237,11 @@ class HpcSpec(ClusterSpec):
             "a list of nodes, or a list that mixes both."
         ),
     ]
-    access: Annotated[AccessSpec, Field(description="Who may log in.")] = Field(
-        default_factory=AccessSpec
+    access: Annotated[AccessSpec, Field(description="Who may log in.")] = (
+        AccessSpec.model_construct()
     )
-    slurm_config: Annotated[SlurmConfigSpec, Field(description="SLURM.")] = Field(
-        default_factory=SlurmConfigSpec
+    slurm_config: Annotated[SlurmConfigSpec, Field(description="SLURM.")] = (
+        SlurmConfigSpec.model_construct()
     )
 
 
@@ -257,8 +257,8 @@ class CloudSpec(ClusterSpec):
         Workers,
         Field(description="The workers: a group, a list, or pools of them by name (cpu, gpu)."),
     ]
-    kubernetes_config: Annotated[KubernetesConfigSpec, Field(description="Kubernetes.")] = Field(
-        default_factory=KubernetesConfigSpec
+    kubernetes_config: Annotated[KubernetesConfigSpec, Field(description="Kubernetes.")] = (
+        KubernetesConfigSpec.model_construct()
     )
 
 
@@ -276,14 +276,14 @@ class ClusterFile(Spec):
     version: Annotated[
         Literal["1.0"], Field(description="Version of this file's format.", examples=["1.0"])
     ]
-    metadata: Annotated[MetadataSpec, Field(description="For people; nothing acts on it.")] = Field(
-        default_factory=MetadataSpec
+    metadata: Annotated[MetadataSpec, Field(description="For people; nothing acts on it.")] = (
+        MetadataSpec.model_construct()
     )
     global_: Annotated[
         dict[str, Any],
         Field(alias="global", description="Free notes; nothing reads them.", examples=[{}]),
     ] = Field(default_factory=dict, alias="global")
-    host: Annotated[HostSpec, Field(description="Where the virtual machines run.")] = Field(
-        default_factory=HostSpec
+    host: Annotated[HostSpec, Field(description="Where the virtual machines run.")] = (
+        HostSpec.model_construct()
     )
     clusters: Annotated[ClustersSpec, Field(description="The clusters; at least one.")]
