@@ -1,0 +1,155 @@
+"""PID 1 of the embedded host: mounts its private world, keeps libvirtd and virtlogd, reaps children.
+
+Run as `python -m ai_how.host.supervisor ORDER.json` inside fresh namespaces by embedded.py. When it
+dies, the kernel ends everything in its PID namespace, so nothing can be left behind. Only the standard
+library is imported: this process stays for as long as the host is up.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ai_how.process import get_tool, run
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
+SECRET_FREE_LOG = "2:file:/var/log/libvirt/libvirtd.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What embedded.py asks of the supervisor; paths as seen from outside and from inside."""
+
+    etc: str
+    lib: str
+    cache: str
+    log: str
+    run: str
+    with_kvm: bool
+    in_user_namespace: bool
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> "Order":
+        return cls(**json.loads(path.read_text()))
+
+
+def mount(*words: str) -> None:
+    # -n: no entry in the mount table of the real host, which is hidden or read-only here.
+    run([get_tool("mount", package="mount"), "-n", *words])
+
+
+def mount_private_run(order: Order) -> None:
+    """Cover /run, where the real host's sockets and pid files are, but keep our own directory in it."""
+    stage = Path("/mnt")
+    mount("-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", str(stage))
+    for name in ("lock", "libvirt"):
+        (stage / name).mkdir()
+    if Path(order.run).is_relative_to("/run"):
+        inner = stage / Path(order.run).relative_to("/run")
+        inner.mkdir(parents=True)
+        mount("--bind", order.run, str(inner))
+    mount("--move", str(stage), "/run")
+
+
+def mount_private_dev(*, with_kvm: bool) -> None:
+    """A /dev of our own: /dev/kvm is in it only where KVM works, else libvirt probes it for minutes."""
+    stage = Path("/mnt")
+    mount("-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", str(stage))
+    wanted = [*OPTIONAL_DEVICES, *(["kvm"] if with_kvm else [])]
+    for name in (*DEVICES, *(name for name in wanted if Path("/dev", name).exists())):
+        source, target = Path("/dev", name), stage / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            target.mkdir()
+        else:
+            target.touch()
+        mount("--rbind", str(source), str(target))
+    for name in ("pts", "shm"):
+        (stage / name).mkdir()
+    mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620", "devpts", str(stage / "pts"))
+    mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(stage / "shm"))
+    (stage / "ptmx").symlink_to("pts/ptmx")
+    (stage / "fd").symlink_to("/proc/self/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        (stage / name).symlink_to(f"/proc/self/fd/{number}")
+    mount("--move", str(stage), "/dev")
+
+
+def prepare_world(order: Order) -> None:
+    """Mount everything private. Nothing of this is seen outside our mount namespace."""
+    mount("--make-rprivate", "/")
+    mount("-t", "sysfs", "sysfs", "/sys")  # else the bridges of the real host are seen
+    for source, target in (
+        (order.etc, "/etc/libvirt"),
+        (order.lib, "/var/lib/libvirt"),
+        (order.cache, "/var/cache/libvirt"),
+        (order.log, "/var/log/libvirt"),
+    ):
+        mount("--bind", source, target)
+    mount_private_dev(with_kvm=order.with_kvm)
+    mount_private_run(order)
+    run([get_tool("ip", package="iproute2"), "link", "set", "lo", "up"])
+
+
+def write_settings(order: Order) -> None:
+    """libvirtd.conf, qemu.conf and virtlogd.conf of this host; ours to overwrite at every start."""
+    etc = Path("/etc/libvirt")
+    (etc / "libvirtd.conf").write_text(
+        f'unix_sock_dir = "{order.run}"\n'
+        'unix_sock_ro_perms = "0700"\nunix_sock_rw_perms = "0700"\nunix_sock_admin_perms = "0700"\n'
+        'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
+        "max_client_requests = 20\nmax_workers = 40\nprio_workers = 10\n"
+        f'log_outputs = "{SECRET_FREE_LOG}"\n'
+    )
+    (etc / "qemu.conf").write_text(
+        'user = "root"\ngroup = "root"\ndynamic_ownership = 0\nremember_owner = 0\n'
+        'cgroup_controllers = []\nnamespaces = []\nsecurity_driver = "none"\n'
+    )
+    (etc / "virtlogd.conf").write_text("max_size = 33554432\nmax_backups = 1\n")
+
+
+def start_child(argv: list[str]) -> int:
+    """Start a program as our child and return its pid."""
+    path = str(get_tool(argv[0], package="libvirt-daemon-system"))
+    return os.posix_spawn(path, [path, *argv[1:]], {**os.environ})
+
+
+def keep(children: dict[str, list[str]]) -> None:
+    """Start the daemons, start again whichever dies, and reap all else, until SIGTERM."""
+    pids = {start_child(argv): name for name, argv in children.items()}
+    while True:
+        pid, status = os.wait()
+        if (name := pids.pop(pid, None)) is None:
+            continue
+        sys.stderr.write(f"{name} ended ({os.waitstatus_to_exitcode(status)}); starting it again\n")
+        sys.stderr.flush()
+        time.sleep(0.2)  # a daemon that cannot start must not spin
+        pids[start_child(children[name])] = name
+
+
+def main() -> None:
+    """Become the embedded host."""
+    order = Order.read(Path(sys.argv[1]))
+    # PID 1 ignores every signal that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    os.umask(0o022)
+    prepare_world(order)
+    write_settings(order)
+    Path("/run/ready").touch()
+    keep(
+        {
+            "virtlogd": ["virtlogd", "-f", "/etc/libvirt/virtlogd.conf"],
+            "libvirtd": ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf"],
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+#!/bin/sh
+# customize.sh ROOT: run by mmdebstrap when the packages are in, in its namespace. Makes ROOT an image in $OUT.
+# IMAGE_BYTES, TREE (the file tree to lay over), INIT (the initrd's /init) and OUT come by environment.
+set -eu
+root=$1
+cp -R --no-preserve=ownership "$TREE/." "$root/"
+find "$root/usr/lib/ai-how" -type f -exec chmod 0755 {} +
+find "$root/etc/systemd/system" "$root/etc/ssh/sshd_config.d" -type f -exec chmod 0644 {} +
+
+in_root() { chroot "$root" "$@"; }
+in_root systemctl --quiet set-default multi-user.target
+in_root systemctl --quiet disable munge.service slurmctld.service slurmd.service nfs-server.service ssh.service \
+  chrony.service rpcbind.service rpcbind.socket nfs-blkmap.service nfs-client.target remote-fs.target
+# Whatever else a package wants at boot is left out: a node's first boot leads to the guest agent and no further.
+# Identity starts the services of the role, and ai-how-late.service the rest when the node has joined.
+for wants in "$root"/etc/systemd/system/*.wants "$root"/etc/systemd/system/*.requires; do
+  rm -rf "$wants"
+done
+for unit in "$root"/usr/lib/systemd/system/sysinit.target.wants/* "$root"/usr/lib/systemd/system/sockets.target.wants/* \
+  "$root"/usr/lib/systemd/system/multi-user.target.wants/* "$root"/usr/lib/systemd/system/timers.target.wants/* \
+  "$root"/usr/lib/systemd/system/local-fs.target.wants/* "$root"/usr/lib/systemd/system/basic.target.wants/* \
+  "$root"/usr/lib/systemd/system/getty.target.wants/* "$root"/usr/lib/systemd/system/rescue.target.wants/*; do
+  case ${unit##*/} in
+    systemd-journald.service | systemd-journald.socket | systemd-journald-dev-log.socket | dbus.socket) ;;
+    *) rm -f "$unit" ;;
+  esac
+done
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in "$root"/usr/lib/systemd/system-generators/*; do
+  case ${generator##*/} in
+    systemd-fstab-generator) ;; # what users write into /etc/fstab works
+    *) ln -sf /dev/null "$root/etc/systemd/system-generators/${generator##*/}" ;;
+  esac
+done
+for unit in systemd-remount-fs.service tmp.mount run-lock.mount apt-daily.timer apt-daily-upgrade.timer \
+  systemd-update-utmp.service systemd-journal-flush.service; do
+  ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
+in_root systemctl --quiet enable ai-how-network.service ai-how-role.service ai-how-late.timer qemu-guest-agent.service
+
+# No identity: every node gets its own.
+rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/munge/munge.key" "$root/etc/hostname" "$root/var/lib/dbus/machine-id"
+: > "$root/etc/machine-id"
+rm -f "$root/etc/resolv.conf"
+printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
+mkdir -p "$root/etc/slurm" "$root/etc/ssh/authorized_keys.d" "$root/var/spool/slurmctld" "$root/var/spool/slurmd"
+chroot "$root" chown slurm:slurm /var/spool/slurmctld
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/*.log "$root"/var/log/apt
+
+version=$(ls "$root/usr/lib/modules" | sort -V | tail -n 1)
+modules=$root/usr/lib/modules/$version/kernel
+work=$OUT/initrd.d
+mkdir -p "$work/modules" "$work/bin" "$work/dev" "$work/root"
+cp "$INIT" "$work/init"
+chmod 0755 "$work/init"
+cp "$root/usr/bin/busybox" "$work/bin/busybox"
+number=1
+for module in drivers/block/virtio_blk net/core/failover drivers/net/net_failover drivers/net/virtio_net; do
+  xz -dc "$modules/$module.ko.xz" > "$work/modules/$number-${module##*/}.ko"
+  number=$((number + 1))
+done
+(cd "$work" && find . -print0 | sort -z | cpio --quiet --null -o -H newc --owner 0:0 > "$OUT/initrd")
+rm -rf "$work"
+
+cp "$root/boot/vmlinuz-$version" "$OUT/bzImage"
+rm -rf "$root"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
+truncate -s "$IMAGE_BYTES" "$OUT/disk.raw"
+mount --bind "$root" /mnt 2>/dev/null && tree=/mnt || tree=$root
+mke2fs -q -t ext4 -L root -m 1 -O ^metadata_csum_seed,^orphan_file -E lazy_itable_init=1,lazy_journal_init=1,discard -d "$tree" "$OUT/disk.raw"
+[ "$tree" = "$root" ] || umount /mnt

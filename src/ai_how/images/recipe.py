@@ -1,0 +1,84 @@
+"""What the default image is made of; its digest names the image, so one recipe is built once."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "linux-image-cloud-amd64",
+    "busybox-static",
+    "kmod",
+    "e2fsprogs",
+    "xz-utils",
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "less",
+    "nano",
+    "sudo",
+    "openssh-server",
+    "qemu-guest-agent",
+    "chrony",
+    "munge",
+    "slurmctld",
+    "slurmd",
+    "slurm-client",
+    "openmpi-bin",
+    "python3-mpi4py",
+    "nfs-kernel-server",
+    "nfs-common",
+)
+LEFT_OUT = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+)
+# `quiet`: each character on an emulated serial line is an exit to QEMU. Errors and panics still show.
+CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet audit=0 rcupdate.rcu_expedited=1"
+ROOT = Path(str(files("ai_how.images")))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides what a built image holds; `files` maps each of our own to its SHA-256."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+    left_out: tuple[str, ...]
+    image_bytes: int
+    cmdline: str
+    files: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of the canonical recipe."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def default_recipe() -> Recipe:
+    """The recipe of the built-in image, read from the files of this package."""
+    ours = [ROOT / "customize.sh", ROOT / "initrd-init"]
+    ours += sorted(path for path in (ROOT / "rootfs").rglob("*") if path.is_file())
+    return Recipe(
+        name="default",
+        suite="trixie",
+        packages=PACKAGES,
+        left_out=LEFT_OUT,
+        image_bytes=4 * 2**30,
+        cmdline=CMDLINE,
+        files={
+            str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in ours
+        },
+    )
