@@ -51,10 +51,10 @@ class Domains:
         )
 
     def list_domains(self) -> tuple[DomainSeen, ...]:
-        """Every VM of this libvirt, others' too."""
+        """Every VM of this libvirt, others' too; by name."""
         return self._link.read(
             "listing VMs",
-            lambda raw: tuple(observe_each(raw.listAllDomains(0), observe_domain)),
+            lambda raw: observe_each(raw.listAllDomains(0), observe_domain),
         )
 
     def domain_xml(self, uuid: UUID) -> str:

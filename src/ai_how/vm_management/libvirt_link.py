@@ -105,17 +105,9 @@ class Link:
         """Whether the daemon answers now. Does not wait for one that is gone to come back."""
         within_s = min(self._patience_s, ALIVE_WITHIN_S)
         try:
-            wire = self._connected(within_s=within_s, is_patient=False)
+            return self._connected(within_s=within_s, is_patient=False).answers(within_s)
         except LibvirtError:
             return False
-        try:
-            self._send(wire, "a sign of life", lambda raw: raw.getLibVersion(), within_s)
-        except ConnectionLostError:
-            wire.close()
-            return False
-        except LibvirtError:
-            return False
-        return True
 
     def subscribe(self, on_event: OnEvent) -> Subscription:
         """Hand each event of any VM to `on_event`, over this connection and those that follow it.
@@ -146,12 +138,16 @@ class Link:
     ) -> T:
         patience = Deadline.after(self._patience_s)
         pauses_s = FIRST_PAUSE_S
+        turns = REPEATS
         while True:
             wire = self._connected()
             try:
-                return self._send(wire, what, ask, timeout_s)
+                return wire.call(
+                    what, ask, timeout_s=timeout_s, slot_timeout_s=self._patience_s + JOB_LOCK_S
+                )
             except NotSentError:
-                if patience.has_passed:
+                turns -= 1
+                if turns < 0:
                     raise
             except ConnectionLostError as error:
                 wire.close()
@@ -164,12 +160,6 @@ class Link:
                     raise
             self._pause.wait(pauses_s)
             pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
-
-    def _send(
-        self, wire: Wire, what: str, ask: Callable[[libvirt.virConnect], T], timeout_s: float
-    ) -> T:
-        slot_timeout_s = self._patience_s + JOB_LOCK_S
-        return wire.call(what, ask, timeout_s=timeout_s, slot_timeout_s=slot_timeout_s)
 
     def _connected(self, *, within_s: float | None = None, is_patient: bool = True) -> Wire:
         """The connection that there is, or a new one; one caller opens, the others wait for it."""

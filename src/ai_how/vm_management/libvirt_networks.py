@@ -43,10 +43,10 @@ class Networks:
         )
 
     def list_networks(self) -> tuple[NetworkSeen, ...]:
-        """Every network of this libvirt, others' too."""
+        """Every network of this libvirt, others' too; by name."""
         return self._link.read(
             "listing networks",
-            lambda raw: tuple(observe_each(raw.listAllNetworks(0), observe_network)),
+            lambda raw: observe_each(raw.listAllNetworks(0), observe_network),
         )
 
     def network_xml(self, uuid: UUID) -> str:

@@ -1,6 +1,6 @@
 """From libvirt's objects to our types, and the small habits that all its rooms share."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 from uuid import UUID
 
@@ -51,14 +51,16 @@ def observe_network(network: libvirt.virNetwork) -> NetworkSeen:
     )
 
 
-def observe_each(raws: Iterable[Raw], observe: Callable[[Raw], T]) -> Iterator[T]:
-    """Each of a list that was just read, without those that went away since."""
+def observe_each(raws: Iterable[Raw], observe: Callable[[Raw], Seen]) -> tuple[Seen, ...]:
+    """Each of a list that was just read, by name, without those that went away since."""
+    seen = []
     for raw in raws:
         try:
-            yield observe(raw)
+            seen.append(observe(raw))
         except libvirt.libvirtError as error:
             if classify(error.get_error_code()) is not Kind.GONE:
                 raise
+    return tuple(sorted(seen, key=lambda one: one.name))
 
 
 def with_first_known(call: Callable[[int], T], *flags: int) -> T:

@@ -3,15 +3,11 @@
 What libvirt raises becomes ours here, in the thread that it was raised in, and nowhere else.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cache
 from typing import TypeVar
-
-# libvirt reads this when it is loaded, and would else write its warnings to our stderr.
-os.environ.setdefault("LIBVIRT_DEBUG", "4")
 
 import libvirt
 
@@ -27,6 +23,8 @@ KEEPALIVE_COUNT = 3
 Opener = Callable[[LibvirtUri], libvirt.virConnect]
 EventHook = Callable[[libvirt.virDomain, int, int], None]
 T = TypeVar("T")
+
+_preparing = threading.Lock()
 
 
 # How often a call that waits for its turn looks whether the connection is still worth waiting for.
@@ -56,15 +54,13 @@ def open_connection(uri: LibvirtUri) -> libvirt.virConnect:
     return raw
 
 
-@cache
 def prepare_process() -> None:
     """Silence libvirt and start its event loop; both are global, and must precede any connection.
 
-    The loop runs until the process ends: without it nobody answers the keepalive.
+    The loop runs until the process ends: without it nobody answers the keepalive. Safe to repeat.
     """
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    libvirt.virEventRegisterDefaultImpl()
-    threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+    with _preparing:
+        _prepare_once()
 
 
 class Wire:
@@ -110,6 +106,14 @@ class Wire:
             return call_with_timeout(lambda: self._ask(what, ask), timeout_s)
         except TimeoutError:
             raise silent(what, timeout_s, self._uri) from None
+
+    def answers(self, within_s: float) -> bool:
+        """Whether anyone listens. Waits for no turn: libvirtd takes one call more than we send."""
+        try:
+            call_with_timeout(self._raw.getLibVersion, within_s)
+        except (TimeoutError, libvirt.libvirtError):
+            return False
+        return True
 
     def watch(self, on_lifecycle: EventHook, on_agent: EventHook) -> None:
         """Have the event loop call these at each event of any domain; they call no libvirt."""
@@ -210,6 +214,13 @@ def silent(what: str, waited_s: float, uri: LibvirtUri) -> ConnectionLostError:
     return ConnectionLostError(
         f"libvirt did not answer within {waited_s:g} s: {what}", uri.for_libvirt, hint=uri.remedy
     )
+
+
+@cache
+def _prepare_once() -> None:
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
 
 
 def _run_events() -> None:
