@@ -1,0 +1,141 @@
+"""The QEMU guest agent as a control channel: run a program in a guest, push bytes, ask its clock.
+
+What a guest returns is never trusted: sizes are capped (libvirt_client), types are checked, and the
+output is only shown or matched. Commands are those of QEMU's docs/interop/qemu-ga-ref.
+"""
+
+import base64
+import binascii
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from ai_how.errors import GuestError
+from ai_how.waiting import Deadline, wait_until
+
+ASK_TIMEOUT_S = 20.0  # under emulation, with every core busy, an answer can take seconds
+POLL_S = 0.1
+
+
+class Channel(Protocol):
+    """What is needed of the libvirt client."""
+
+    def agent_command(
+        self, uuid: UUID, command: Mapping[str, object], timeout_s: float
+    ) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GuestResult:
+    """How a program in a guest ended."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestAgent:
+    """The agent of one VM. Every method raises GuestError where the guest does not do it."""
+
+    channel: Channel
+    uuid: UUID
+    name: str
+
+    def run(
+        self,
+        argv: Sequence[str],
+        deadline: Deadline,
+        *,
+        stdin: bytes | None = None,
+        stop: threading.Event | None = None,
+        on_wait: Callable[[], None] | None = None,
+        poll_s: float = POLL_S,
+    ) -> GuestResult:
+        """Run a program to its end. Raises DeadlineError where that does not come in time.
+
+        `on_wait` is called at each look, for what must fail earlier than the deadline.
+        """
+        arguments: dict[str, object] = {
+            "path": argv[0],
+            "arg": list(argv[1:]),
+            "capture-output": True,
+        }
+        if stdin is not None:
+            arguments["input-data"] = base64.b64encode(stdin).decode("ascii")
+        pid = _field(self._ask("guest-exec", arguments, deadline), "pid", int)
+
+        def ended() -> Mapping[str, object] | None:
+            if on_wait:
+                on_wait()
+            seen = self._ask("guest-exec-status", {"pid": pid}, deadline)
+            return seen if _field(seen, "exited", bool) else None
+
+        what = f"the end of {argv[0]} in {self.name}"
+        seen = wait_until(ended, deadline, what, interval_s=poll_s, stop=stop)
+        # Absent where a signal ended it.
+        code = _field(seen, "exitcode", int) if "exitcode" in seen else -1
+        return GuestResult(code, _text(seen, "out-data"), _text(seen, "err-data"))
+
+    def check(
+        self,
+        argv: Sequence[str],
+        deadline: Deadline,
+        *,
+        stdin: bytes | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
+        """As `run`, and return what it printed. Raises GuestError where it exits other than 0."""
+        done = self.run(argv, deadline, stdin=stdin, stop=stop)
+        if done.exit_code != 0:
+            raise GuestError(
+                f"{argv[0]} failed in {self.name} (exit code {done.exit_code})",
+                details=(done.errors or done.output).strip()[-2000:] or None,
+            )
+        return done.output
+
+    def read_clock_ns(self) -> int:
+        """The guest's time of day in nanoseconds since 1970."""
+        answer = self.channel.agent_command(self.uuid, {"execute": "guest-get-time"}, ASK_TIMEOUT_S)
+        if not isinstance(answer, int):
+            raise GuestError(f"{self.name} does not say what time it is")
+        return answer
+
+    def shut_down(self) -> None:
+        """Ask the guest to power off; it does not answer this command."""
+        self.channel.agent_command(
+            self.uuid,
+            {
+                "execute": "guest-exec",
+                "arguments": {"path": "/usr/bin/systemctl", "arg": ["poweroff"]},
+            },
+            ASK_TIMEOUT_S,
+        )
+
+    def _ask(
+        self, command: str, arguments: Mapping[str, object], deadline: Deadline
+    ) -> Mapping[str, object]:
+        timeout_s = max(1.0, min(ASK_TIMEOUT_S, deadline.remaining_s))
+        answer = self.channel.agent_command(
+            self.uuid, {"execute": command, "arguments": arguments}, timeout_s
+        )
+        if not isinstance(answer, dict):
+            raise GuestError(f"the agent of {self.name} gave no proper answer to {command}")
+        return answer
+
+
+def _field(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
+    value = answer.get(name)
+    if not isinstance(value, kind):
+        raise GuestError(f"the agent gave no proper answer: {name} is {value!r:.80}")
+    return value
+
+
+def _text(answer: Mapping[str, object], name: str) -> str:
+    value = answer.get(name, "")
+    try:
+        return base64.b64decode(str(value), validate=True).decode("utf-8", "replace")
+    except (binascii.Error, ValueError) as error:
+        raise GuestError(f"the agent gave no proper answer: {name} is not base64") from error

@@ -1,0 +1,96 @@
+"""Logging in: the cluster's own keys, made here, and checked strictly."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ai_how.process import get_tool, run
+from ai_how.state.files import replaced_atomically
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
+
+
+def ensure_key(path: Path, comment: str) -> str:
+    """Have an ed25519 key pair without a passphrase at `path`; return the public key's line.
+
+    The private key is 0600 in a directory that only we may enter; a node is given its own.
+    """
+    ensure_private_directory(path.parent)
+    public = path.with_name(f"{path.name}.pub")
+    if not path.exists() or not public.exists():
+        for stale in (path, public):
+            stale.unlink(missing_ok=True)
+        keygen = get_tool("ssh-keygen", package="openssh-client")
+        run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+    return public.read_text().strip()
+
+
+def ensure_munge_key(path: Path) -> bytes:
+    """Have 1024 random bytes at `path`, 0600; return them."""
+    ensure_private_directory(path.parent)
+    if not path.exists():
+        with replaced_atomically(path) as draft:
+            draft.write_bytes(os.urandom(1024))
+    return path.read_bytes()
+
+
+def read_user_keys(home: Path) -> tuple[str, ...]:
+    """The public keys of the user who runs us: ~/.ssh/*.pub."""
+    keys = []
+    for path in sorted((home / ".ssh").glob("*.pub")):
+        try:
+            line = path.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if line.startswith(("ssh-", "ecdsa-", "sk-")):
+            keys.append(line)
+    return tuple(keys)
+
+
+def render_known_hosts(host_keys: Mapping[str, str]) -> str:
+    """The nodes' public keys under the aliases that our configuration asks for."""
+    lines = []
+    for alias, line in host_keys.items():
+        kind, key = line.split()[:2]
+        lines.append(f"{alias} {kind} {key}")
+    return "\n".join(lines) + "\n"
+
+
+def render_ssh_config(state: ClusterState, paths: ClusterPaths, proxy: Sequence[str]) -> str:
+    """A configuration for ssh(1): `Host <node>` and `Host <cluster>-<node>` for each node.
+
+    `proxy` is a command that connects to `%h %p`; empty where nodes can be reached directly.
+    """
+    blocks = []
+    for node in state.nodes:
+        lines = [
+            f"Host {node.domain_name} {node.name}",
+            f"  HostName {node.ip}",
+            f"  User {state.user}",
+            f"  HostKeyAlias {node.domain_name}",
+            f'  IdentityFile "{paths.ssh_key}"',
+            "  IdentitiesOnly no",
+            f'  UserKnownHostsFile "{paths.known_hosts}"',
+            "  GlobalKnownHostsFile /dev/null",
+            "  StrictHostKeyChecking yes",
+            "  UpdateHostKeys no",
+            "  PasswordAuthentication no",
+            "  LogLevel ERROR",
+        ]
+        if proxy:
+            words = " ".join(_quoted(word) for word in proxy)
+            lines.append(f"  ProxyCommand {words} %h %p")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell that ssh hands a ProxyCommand to; `%` is ssh's own escape."""
+    safe = word.replace("%", "%%")
+    return "'" + safe.replace("'", "'\\''") + "'" if not safe.isalnum() else safe
+
+
+def ssh_argv(paths: ClusterPaths, host: str, command: Sequence[str]) -> list[str]:
+    """The command that logs in to a node, or runs a command there."""
+    ssh = str(get_tool("ssh", package="openssh-client"))
+    return [ssh, "-F", str(paths.ssh_config), "--", host, *command]
