@@ -1,5 +1,6 @@
 """One run at a time, decided by the kernel and told to people."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -140,6 +141,22 @@ def test_a_lock_file_that_was_removed_is_not_believed(path):
         with held_lock(path, doing="second"):
             assert "second" in path.read_text()
     assert_free(path)
+
+
+def test_a_file_removed_between_opening_and_locking_is_not_the_lock(path, monkeypatch):
+    real, locked = fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if not locked:
+            path.unlink()
+        locked.append(descriptor)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with held_lock(path, doing="first"):
+        assert len(locked) == 2
+        with pytest.raises(LockedError, match="first"), held_lock(path, doing="second"):
+            pass
 
 
 def test_processes_take_turns(path, tmp_path):

@@ -183,6 +183,21 @@ def test_each_step_is_undone_after_all_that_needs_it_also_across_a_kept_one(benc
     assert sorted(reverted) == ["a", "c", "d", "e"]
 
 
+def test_an_undo_waits_until_what_needs_it_is_gone(bench):
+    def on(moment, key):
+        if (moment, key) == ("after apply", "c"):
+            raise HostError("no")
+        if moment == "before revert" and key != "a":
+            time.sleep(0.05)
+
+    bench.world.on = on
+    with pytest.raises(PlanFailedError):
+        bench.run(Plan("start", (Put("a"), Put("b", ("a",)), Put("c", ("b",)))))
+    assert bench.world.log[-6:] == [
+        (f"{when} revert", key) for key in "cba" for when in ("before", "after")
+    ]
+
+
 def test_undo_runs_in_parallel(bench):
     together = threading.Barrier(6, timeout=5)
 
