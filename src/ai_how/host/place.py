@@ -1,0 +1,132 @@
+"""Where a cluster's VMs run: which libvirt, which storage QEMU can read, how guests are reached."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ai_how.errors import AiHowError, HostError, SpecError
+from ai_how.host.embedded import EmbeddedHost
+from ai_how.host.facts import read_libvirt_access
+from ai_how.host.kvm import KvmVerdict, kvm_verdict
+from ai_how.images.build import find_default_image
+from ai_how.images.store import ImageStore
+from ai_how.state.paths import Roots, StoragePaths
+
+SYSTEM_STORAGE = Path("/var/lib/libvirt/images/ai-how")
+SYSTEM, SESSION = "qemu:///system", "qemu:///session"
+
+Kind = Literal["embedded", "system", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlace:
+    """One libvirt and what belongs to it. `asked` is what state remembers and users write."""
+
+    asked: str
+    uri: str
+    kind: Kind
+    storage: StoragePaths
+    embedded: EmbeddedHost | None = None
+
+    def ensure_up(self, roots: Roots) -> None:
+        """Have a libvirt that answers at `uri`; only the embedded one is ours to start.
+
+        Its guests get /dev/kvm only where KVM was seen to work, which takes seconds the first time.
+        """
+        if self.embedded and not self.is_up:
+            self.embedded.up(with_kvm=decide_kvm(roots).works)
+
+    def kvm(self, roots: Roots) -> KvmVerdict:
+        """Whether guests run under KVM there."""
+        supervisor = self.embedded.find_supervisor() if self.embedded else None
+        if supervisor and supervisor.has_kvm:
+            return KvmVerdict(works=True, why="it worked when the host came up", decided_by="host")
+        return decide_kvm(roots)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether asking it makes sense: an embedded host that is down runs nothing."""
+        return self.embedded is None or self.embedded.find_supervisor() is not None
+
+    def enter(self, argv: Sequence[str]) -> list[str]:
+        """The command that runs `argv` where the guests' network is."""
+        return self.embedded.enter(argv) if self.embedded else list(argv)
+
+    def ssh_proxy(self, roots: Roots) -> list[str]:
+        """What ssh's ProxyCommand must be; empty where the guests can be reached directly."""
+        if self.embedded is None:
+            return []
+        program = [sys.executable, "-m", "ai_how"]
+        return [*program, "--state-dir", str(roots.state), "host", "connect"]
+
+
+def find_place(asked: str, roots: Roots) -> HostPlace:
+    """The place that a host URI means.
+
+    `auto` is qemu:///system where it answers, may be managed, and QEMU's user can read our storage;
+    else the embedded host. Raises HostError where what was asked for cannot be used.
+    """
+    if asked == "auto":
+        return find_place(SYSTEM if _may_use_system() else "embedded", roots)
+    if asked == "embedded":
+        host = EmbeddedHost(roots.embedded)
+        return HostPlace(asked, host.uri, "embedded", roots.embedded_storage, host)
+    if asked == SYSTEM:
+        _require_system_storage()
+        return HostPlace(asked, SYSTEM, "system", StoragePaths(SYSTEM_STORAGE))
+    if asked == SESSION:
+        raise HostError(
+            f"{SESSION} cannot give a cluster a network of its own",
+            details="Without root, libvirt's session daemon makes no bridge. The embedded host "
+            "needs no root either, and does.",
+            hint="ai-how --connect embedded hpc start",
+        )
+    if asked.startswith("test:///"):
+        return HostPlace(asked, asked, "test", StoragePaths(roots.state / ".test"))
+    if asked.startswith("qemu+ssh://"):
+        raise HostError(
+            f"{asked}: a remote host is not supported yet",
+            details="Disks are made as files, which only the host itself can do.",
+            hint="run ai-how on that host",
+        )
+    raise SpecError(f"{asked} is not a host that ai-how knows", hint="ai-how --connect embedded …")
+
+
+def decide_kvm(roots: Roots) -> KvmVerdict:
+    """Whether KVM really works here; decided by booting, and remembered until the next reboot."""
+    image = find_default_image(ImageStore(roots.images))
+    return kvm_verdict(kernel=image.kernel if image else None, cache=roots.kvm_verdict)
+
+
+def _may_use_system() -> bool:
+    if not read_libvirt_access(Path("/")).is_socket_usable:
+        return False
+    if not _is_usable(SYSTEM_STORAGE):
+        return False
+    # The client is heavy to import, and most hosts are decided by now.
+    from ai_how.vm_management.libvirt_client import LibvirtClient  # noqa: PLC0415
+
+    try:
+        with LibvirtClient(SYSTEM, patience_s=10) as client:
+            client.version()
+    except AiHowError:
+        return False
+    return True
+
+
+def _require_system_storage() -> None:
+    if not _is_usable(SYSTEM_STORAGE):
+        raise HostError(
+            f"{SYSTEM_STORAGE} is not a directory that you can write",
+            details="The system's QEMU reads disks from there, not from your home directory.",
+            hint=f'sudo install -d -o "$USER" -m 0711 {SYSTEM_STORAGE}',
+        )
+
+
+def _is_usable(directory: Path) -> bool:
+    if os.geteuid() == 0:
+        return directory.parent.is_dir()
+    return directory.is_dir() and os.access(directory, os.W_OK)

@@ -1,0 +1,54 @@
+"""What is left to remove when a cluster is gone: its directory, unused bases, an idle host."""
+
+import shutil
+from collections.abc import Iterator
+
+from ai_how.errors import StateError
+from ai_how.host.place import HostPlace
+from ai_how.state.cluster_state import read_state
+from ai_how.state.lock import held_lock
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import ClusterPaths, Roots
+from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.libvirt_client import LibvirtClient
+
+
+def clear_directory(paths: ClusterPaths, *, keep_evidence: bool) -> None:
+    """Remove all that is remembered; whoever calls holds the lock, which goes last.
+
+    A process that waits for the lock sees that its file is gone, and opens it anew.
+    """
+    kept = {paths.lock.name, paths.evidence.name} if keep_evidence else set[str]()
+    if not keep_evidence or not paths.evidence.is_dir():
+        shutil.rmtree(paths.root, ignore_errors=True)
+        return
+    for entry in paths.root.iterdir():
+        if entry.name in kept:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def release_host(place: HostPlace, roots: Roots) -> None:
+    """Remove bases that no cluster uses, and end the embedded host when nothing is left on it."""
+    if place.embedded is None:
+        return
+    with held_lock(roots.host_lock, doing="releasing the host", wait_s=60):
+        try:
+            used = {node.image_digest for state in _states(roots) for node in state.nodes}
+        except StateError:
+            return  # what a damaged state uses is not known, so nothing is removed
+        DiskManager(place.storage).remove_unused_bases(used)
+        if place.is_up:
+            with LibvirtClient(place.uri) as client:
+                is_idle = not client.list_domains() and not client.list_networks()
+            if is_idle:
+                place.embedded.down()
+
+
+def _states(roots: Roots) -> Iterator[ClusterState]:
+    for name in roots.cluster_names():
+        if state := read_state(roots.cluster(name)):
+            yield state

@@ -1,0 +1,111 @@
+"""Gathers what makes a node itself: its place in the cluster, and the secrets made for it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from ai_how.guest.identity import Neighbour, NodeIdentity
+from ai_how.guest.slurm_config import SlurmNode, render_slurm_conf
+from ai_how.guest.ssh import (
+    ensure_key,
+    ensure_munge_key,
+    read_user_keys,
+    render_known_hosts,
+    render_ssh_config,
+)
+from ai_how.spec.models import HpcSpec
+from ai_how.spec.nodes import Node, Role, cpu_topology_for
+from ai_how.state.files import replaced_atomically
+from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
+from ai_how.vm_management.drafting import Draft
+
+
+def find_identities(
+    draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
+) -> Mapping[str, Callable[[], NodeIdentity]]:
+    """For each node a call that makes its identity; secrets are made and read only then."""
+    return {
+        node.name: partial(_identity, draft, paths, node, one, has_host_clock=has_host_clock)
+        for node, one in draft.nodes
+    }
+
+
+def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
+    """Have the keys of the cluster and of every node; ones that are there are kept."""
+    ensure_private_directory(paths.root)
+    ensure_munge_key(paths.munge_key)
+    ensure_key(paths.ssh_key, f"ai-how {state.name}")
+    for node in state.nodes:
+        ensure_key(paths.host_key(node.name), node.domain_name)
+
+
+def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:
+    """known_hosts and the ssh configuration, so that logging in is strict and quiet."""
+    ensure_private_directory(paths.ssh)
+    keys = {node.domain_name: _public(paths.host_key(node.name)) for node in state.nodes}
+    for path, text in (
+        (paths.known_hosts, render_known_hosts(keys)),
+        (paths.ssh_config, render_ssh_config(state, paths, proxy)),
+    ):
+        with replaced_atomically(path) as draft:
+            draft.write_text(text)
+
+
+def slurm_nodes(draft: Draft) -> tuple[SlurmNode, ...]:
+    """The compute nodes as SLURM shall see them, those no longer asked for among them."""
+    asked = {one.name: node for node, one in draft.nodes}
+    return tuple(
+        _slurm_node(draft.hpc, asked.get(one.name), one)
+        for one in draft.state.nodes
+        if one.role is Role.COMPUTE
+    )
+
+
+def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
+    layout = cpu_topology_for(hpc.hardware.acceleration.cpu_topology, one.cpu_cores)
+    return SlurmNode(
+        name=one.name,
+        address=one.ip,
+        sockets=layout.sockets if layout else 1,
+        cores_per_socket=layout.cores if layout else one.cpu_cores,
+        threads_per_core=layout.threads if layout else 1,
+        memory_mib=one.memory_mib,
+        is_left_off=node is None or not node.auto_start,
+    )
+
+
+def _identity(
+    draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, *, has_host_clock: bool
+) -> NodeIdentity:
+    state, hpc = draft.state, draft.hpc
+    controller = next(other for other in state.nodes if other.role is Role.CONTROLLER)
+    own_keys = hpc.access.ssh_public_keys
+    keys = own_keys if own_keys is not None else read_user_keys(Path.home())
+    host_key = paths.host_key(one.name)
+    return NodeIdentity(
+        cluster=state.name,
+        name=one.name,
+        role=one.role,
+        uuid=one.uuid,
+        mac=one.mac,
+        address=one.ip,
+        subnet=state.network.subnet,
+        gateway=state.network.gateway,
+        neighbours=tuple(Neighbour(other.name, other.ip) for other in state.nodes),
+        login=state.user,
+        authorized_keys=(_public(paths.ssh_key), *keys),
+        home_is_nfs=hpc.storage.home == "nfs",
+        has_host_clock=has_host_clock,
+        slurm_conf=render_slurm_conf(
+            state.name, controller.ip, slurm_nodes(draft), hpc.slurm_config
+        ),
+        shares=node.virtio_fs_mounts,
+        host_key=host_key.read_bytes(),
+        host_key_public=_public(host_key),
+        munge_key=paths.munge_key.read_bytes(),
+    )
+
+
+def _public(private: Path) -> str:
+    return private.with_name(f"{private.name}.pub").read_text().strip()

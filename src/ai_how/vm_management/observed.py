@@ -1,0 +1,96 @@
+"""What is there of a cluster: as libvirt, the disks and SLURM say, never as a file remembers it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ai_how.errors import AiHowError, OwnershipError
+from ai_how.guest.agent import GuestAgent
+from ai_how.guest.slurm_config import SINFO, SlurmSeen, read_sinfo
+from ai_how.spec.nodes import Role
+from ai_how.state.models import ClusterState
+from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.seen import DomainSeen, NetworkSeen
+from ai_how.waiting import Deadline
+
+SINFO_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look. `slurm` is None where SLURM could not be asked, and `slurm_trouble` says why."""
+
+    domains: Mapping[UUID, DomainSeen] = field(default_factory=dict)
+    network: NetworkSeen | None = None
+    disks: frozenset[str] = frozenset()
+    slurm: Mapping[str, SlurmSeen] | None = None
+    slurm_trouble: str | None = None
+    host_is_down: bool = False
+
+    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+        return self.domains.get(uuid)
+
+
+def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = True) -> Observed:
+    """Look at everything that the cluster should have, and refuse what stands there instead.
+
+    Raises OwnershipError where a VM or network has our name but not our UUID and mark.
+    """
+    every = client.list_domains()
+    by_name = {one.name: one for one in every}
+    uuids = {node.uuid for node in state.nodes}
+    for node in state.nodes:
+        other = by_name.get(node.domain_name)
+        if other is not None and other.uuid != node.uuid:
+            raise OwnershipError(
+                f"a VM named {node.domain_name} is there, and is not ours",
+                details=f"its UUID is {other.uuid}",
+                hint="give the cluster another name, or rename that VM",
+            )
+    domains = {one.uuid: one for one in every if one.uuid in uuids}
+    for one in domains.values():
+        if one.mark is None or one.mark.id != state.lineage:
+            raise OwnershipError(
+                f"the VM {one.name} has a UUID of ours, but not our mark",
+                hint=f"virsh dumpxml {one.uuid}",
+            )
+    network = client.find_network(state.network.uuid)
+    if network is None and (other_net := client.find_network_by_name(state.network.name)):
+        raise OwnershipError(
+            f"a network named {state.network.name} is there, and is not ours",
+            details=f"its UUID is {other_net.uuid}",
+            hint="give the cluster another name, or rename that network",
+        )
+    slurm, trouble = _ask_slurm(client, state, domains) if ask_slurm else (None, None)
+    return Observed(
+        domains=domains,
+        network=network,
+        disks=existing_disks(state),
+        slurm=slurm,
+        slurm_trouble=trouble,
+    )
+
+
+def existing_disks(state: ClusterState) -> frozenset[str]:
+    """The names of the nodes whose disk is there."""
+    return frozenset(node.name for node in state.nodes if node.disk.exists())
+
+
+def _ask_slurm(
+    client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainSeen]
+) -> tuple[Mapping[str, SlurmSeen] | None, str | None]:
+    controller = next((one for one in state.nodes if one.role is Role.CONTROLLER), None)
+    seen = domains.get(controller.uuid) if controller else None
+    if controller is None or seen is None or not seen.state.is_on:
+        return None, "the controller is off"
+    if not seen.is_agent_connected:
+        return None, "the controller's guest agent does not answer"
+    try:
+        answer = GuestAgent(client, controller.uuid, controller.name).run(
+            list(SINFO), Deadline.after(SINFO_S), poll_s=0.05
+        )
+    except AiHowError as error:
+        return None, error.brief
+    if answer.exit_code != 0:
+        return None, answer.errors.strip().splitlines()[-1][:200] if answer.errors else "no answer"
+    return read_sinfo(answer.output), None

@@ -1,0 +1,219 @@
+"""Everything that is decided before a start changes anything: preflight, draft, plan."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+from pathlib import Path
+from uuid import UUID
+
+from ai_how.errors import AiHowError, HostError, SpecError
+from ai_how.guest.identity import NodeIdentity
+from ai_how.host.checks import Check, Cost, Status, check_capacity
+from ai_how.host.facts import read_facts
+from ai_how.host.kvm import choose_accelerator
+from ai_how.host.pci import check_passthrough, read_pci_devices
+from ai_how.host.place import HostPlace
+from ai_how.images.build import find_default_image
+from ai_how.images.manifest import Image
+from ai_how.images.recipe import default_recipe
+from ai_how.images.store import ImageStore
+from ai_how.plan.journal import Journal
+from ai_how.plan.step import Plan
+from ai_how.spec.identity import new_cluster_id
+from ai_how.spec.models import ClusterFile, HpcSpec
+from ai_how.spec.nodes import Node, nodes_of
+from ai_how.state.cluster_state import read_state
+from ai_how.state.models import NodeState
+from ai_how.state.paths import ClusterPaths, Roots
+from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.disk_space import check_space, overlay_need
+from ai_how.vm_management.domain_shape import Accel
+from ai_how.vm_management.drafting import Draft, draft_cluster
+from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_start
+from ai_how.vm_management.identities import ensure_secrets, find_identities, write_ssh_files
+from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.network_manager import HostNetworks
+from ai_how.vm_management.observed import Observed, observe
+from ai_how.vm_management.rendering import find_rendering
+from ai_how.vm_management.subnets import TakenSubnet, check_bridge, choose_subnet
+
+STATE_RESERVE_BYTES = 256 * 2**20
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A start that is decided: carrying out its plan is all that is left."""
+
+    draft: Draft
+    plan: Plan
+    images: Mapping[str, Image]
+    identities: Mapping[str, Callable[[], NodeIdentity]]
+
+    def prepare_files(self, paths: ClusterPaths, proxy: list[str]) -> None:
+        """Have the keys and the ssh configuration; both are kept where they are there."""
+        ensure_secrets(self.draft.state, paths)
+        write_ssh_files(self.draft.state, paths, proxy)
+
+
+def prepare_start(
+    spec: ClusterFile,
+    roots: Roots,
+    place: HostPlace,
+    client: LibvirtClient,
+    say: Say,
+    *,
+    only: Collection[str] = (),
+) -> Start:
+    """Look, check and plan; changes nothing. The host-wide lock is held, as a subnet is chosen."""
+    hpc = get_hpc(spec)
+    paths = roots.cluster(hpc.name)
+    former = read_state(paths)
+    store = ImageStore(roots.images)
+    cluster_id = former.lineage if former else new_cluster_id()
+    draft = draft_cluster(
+        hpc,
+        former,
+        cluster_id=cluster_id,
+        host_uri=former.host_uri if former else place.asked,
+        choose_subnet=lambda: _choose_subnet(hpc, cluster_id, roots, place, client),
+        disk_of=lambda node: place.storage.disk(hpc.name, node),
+        digest_of=lambda node: get_image(node, store).digest,
+        now=datetime.now(UTC),
+    )
+    for name in only:
+        draft.state.get_node(name)
+    for name in draft.forgotten:
+        say(f"{name} is no longer in the file; it is left as it is until the cluster is destroyed")
+    seen = observe(client, draft.state)
+    images = {digest: store.get(digest) for digest in {one.image_digest for _, one in draft.nodes}}
+    accel, warning = _accelerator(hpc, place, roots)
+    rendering = find_rendering(draft, place, paths, images, accel)
+    plan = plan_start(draft, seen, rendering, only=only)
+    if plan.steps:
+        if warning:
+            say(warning)
+        _preflight(draft, seen, place, images, say)
+    return Start(
+        draft=draft,
+        plan=plan,
+        images=images,
+        identities=find_identities(draft, paths, has_host_clock=accel is Accel.KVM),
+    )
+
+
+def get_hpc(spec: ClusterFile) -> HpcSpec:
+    """Raises SpecError where the file has no SLURM cluster."""
+    if spec.clusters.hpc is None:
+        raise SpecError("the file has no clusters.hpc", hint="ai-how init  # writes one that has")
+    return spec.clusters.hpc
+
+
+def get_image(node: Node, store: ImageStore) -> Image:
+    """The image that a node boots. Raises ImageError with the command that makes it available."""
+    if node.base_image is None or node.base_image == default_recipe().name:
+        image = find_default_image(store)
+        if image is None:
+            raise HostError("the default image is not built yet", hint="ai-how image build")
+    else:
+        image = store.find(node.base_image) or store.get(Path(node.base_image).stem)
+    if image.manifest.identity != "agent":
+        raise HostError(
+            f"the image {image.name} cannot be a node of a SLURM cluster",
+            details="It has no SLURM and takes no identity by the guest agent.",
+            hint="leave base_image_path out, for the built-in image",
+        )
+    return image
+
+
+def _accelerator(hpc: HpcSpec, place: HostPlace, roots: Roots) -> tuple[Accel, str | None]:
+    enabled = hpc.hardware.acceleration.enable_kvm
+    verdict = place.kvm(roots) if enabled and place.kind != "test" else None
+    name, warning = choose_accelerator(enable_kvm=enabled, verdict=verdict)
+    return Accel(name), warning
+
+
+def _choose_subnet(
+    hpc: HpcSpec, cluster_id: UUID, roots: Roots, place: HostPlace, client: LibvirtClient
+) -> IPv4Network:
+    xmls = [one.xml for one in client.list_networks()]
+    seen = HostNetworks(tuple(place.enter([]))).observe(xmls)
+    if hpc.network.bridge:
+        check_bridge(hpc.network.bridge, seen.links)
+    taken = (*seen.subnets, *_promised_subnets(roots, besides=hpc.name))
+    count = len(nodes_of(hpc))
+    return choose_subnet(hpc.network.subnet, taken, cluster_id, node_count=count)
+
+
+def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
+    """Subnets of clusters that are off, or are just being made."""
+    for name in roots.cluster_names():
+        if name == besides:
+            continue
+        paths = roots.cluster(name)
+        try:
+            if state := read_state(paths):
+                yield TakenSubnet(state.network.subnet, f"cluster {name}")
+            if left := Journal.read(paths.journal, STEP_TYPES):
+                yield TakenSubnet(IPv4Network(left.note["subnet"]), f"cluster {name}")
+        except AiHowError:
+            continue  # libvirt's own list still shows what is defined
+
+
+def _preflight(
+    draft: Draft, seen: Observed, place: HostPlace, images: Mapping[str, Image], say: Say
+) -> None:
+    """Raises HostError for what this host cannot give; says what it can give only just."""
+    off = [one for _, one in draft.nodes if not _is_on(seen, one)]
+    checks = list(_passthrough_checks(draft))
+    checks += _share_checks(draft)
+    facts = read_facts(directories=(place.storage.root,))
+    cost = Cost(
+        vms=len(off),
+        vcpus=sum(one.cpu_cores for one in off),
+        memory_mib=sum(one.memory_mib for one in off),
+        disk_bytes=0,
+        disk_directory=place.storage.root,
+    )
+    if place.kind != "test":
+        checks += check_capacity(cost, facts)
+    failures = [check for check in checks if check.status is Status.FAILURE]
+    if failures:
+        raise HostError(
+            failures[0].found,
+            details="\n".join(f"{check.name}: {check.found}" for check in failures[1:]) or None,
+            hint=failures[0].advice,
+        )
+    for check in checks:
+        if check.status is Status.WARNING:
+            say(f"{check.name}: {check.found}")
+    disks = DiskManager(place.storage)
+    new = [one for _, one in draft.nodes if one.name not in seen.disks]
+    needs = [overlay_need(one.name, one.disk_gib) for one in new]
+    needs += [disks.base_need(images[digest]) for digest in {one.image_digest for one in new}]
+    if needs:
+        found = check_space(needs, free_bytes=disks.free_bytes(), reserve_bytes=STATE_RESERVE_BYTES)
+        if found.warning:
+            say(found.warning)
+
+
+def _is_on(seen: Observed, one: NodeState) -> bool:
+    domain = seen.find_domain(one.uuid)
+    return domain is not None and domain.state.is_on
+
+
+def _passthrough_checks(draft: Draft) -> Iterator[Check]:
+    asked = [device for node, _ in draft.nodes for device in node.pcie_devices]
+    if asked:
+        routes = read_facts().routes or ()
+        uplinks = {route.device for route in routes if route.is_default and route.device}
+        yield from check_passthrough(asked, read_pci_devices(), uplinks=uplinks)
+
+
+def _share_checks(draft: Draft) -> Iterator[Check]:
+    for node, _ in draft.nodes:
+        for share in node.virtio_fs_mounts:
+            if not Path(share.host_path).is_dir():
+                found = f"{node.name} shares {share.host_path}, which is not a directory here"
+                yield Check("shares", Status.FAILURE, found, f"mkdir -p {share.host_path}")

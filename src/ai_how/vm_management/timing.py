@@ -1,0 +1,47 @@
+"""How long each stage of each node took, for the state and for whoever watches."""
+
+from ai_how.plan.observer import Observer
+from ai_how.plan.step import Applied, Step
+from ai_how.state.models import ClusterState
+
+STAGES = ("disk", "domain", "boot", "agent", "services", "ready")
+
+
+class StageTimes(Observer):
+    """Passes all on to another observer, and keeps the seconds of each stage."""
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+        self._stages: dict[str, dict[str, float]] = {}
+
+    def begun(self, step: Step) -> None:
+        self._inner.begun(step)
+
+    def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
+        kind, _, name = step.key.partition("/")
+        if kind in STAGES:
+            self._stages.setdefault(name, {})[kind] = round(elapsed_s, 3)
+        self._inner.done(step, applied, elapsed_s)
+
+    def failed(self, step: Step, error: BaseException) -> None:
+        self._inner.failed(step, error)
+
+    def undoing(self, step: Step) -> None:
+        self._inner.undoing(step)
+
+    def undone(self, step: Step) -> None:
+        self._inner.undone(step)
+
+    def undo_failed(self, step: Step, error: BaseException) -> None:
+        self._inner.undo_failed(step, error)
+
+    def interrupted(self) -> None:
+        self._inner.interrupted()
+
+    def remembered(self, state: ClusterState) -> ClusterState:
+        """The state with the stages of this run; a node that it left alone keeps its former ones."""
+        whole = self._stages.get(state.name, {})
+        for node in state.nodes:
+            if own := self._stages.get(node.domain_name):
+                state = state.with_node(node.model_copy(update={"stages_s": {**own, **whole}}))
+        return state

@@ -1,0 +1,44 @@
+"""What the steps of a plan act upon, and what they share."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ai_how.guest.agent import GuestAgent
+from ai_how.guest.identity import NodeIdentity
+from ai_how.images.manifest import Image
+from ai_how.state.paths import ClusterPaths
+from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.waiting import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long each kind of wait may take: several times what emulation was seen to need."""
+
+    agent_s: float = 900
+    identity_s: float = 300
+    ready_s: float = 900
+    shutdown_s: float = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """One cluster's surroundings during one plan. Shared by all threads; nothing in it changes."""
+
+    cluster_id: UUID
+    paths: ClusterPaths
+    client: LibvirtClient
+    disks: DiskManager
+    images: Mapping[str, Image] = field(default_factory=dict)
+    identities: Mapping[str, Callable[[], NodeIdentity]] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    patience: Patience = Patience()
+
+    def agent(self, uuid: UUID, name: str) -> GuestAgent:
+        return GuestAgent(self.client, uuid, name)
+
+    def wait_for_agent(self, uuid: UUID, deadline: Deadline) -> None:
+        self.client.wait_for_agent(uuid, deadline, self.stop)
