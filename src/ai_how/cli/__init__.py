@@ -1,1 +1,81 @@
-"""The door: one file per command group; parse, call one function, render."""
+"""The door: one try around everything, and an exit code for every way in which a verb can end."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from ai_how import console
+from ai_how.cli.arguments import CommandLine, read_command_line
+from ai_how.errors import HostError, InterruptedRunError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Stopped(BaseException):
+    """A signal came; unlike KeyboardInterrupt, Typer lets it pass."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line to its end and return its exit code. Nothing is raised."""
+    command = read_command_line(sys.argv[1:] if argv is None else argv)
+    with console.guarded_output() as out:
+        code = _open(command)
+        out.flush()
+        if out.lost is not None:
+            lost = HostError(f"cannot write the output: {out.lost.strerror}")
+            console.show_error(lost)
+            code = code or lost.exit_code
+    return code
+
+
+def _open(command: CommandLine) -> int:
+    try:
+        with _signals_heard():
+            from ai_how.cli.app import run  # noqa: PLC0415  a failure to load is caught as well
+
+            return run(command.words)
+    except (_Stopped, KeyboardInterrupt):
+        return _tell(InterruptedRunError("interrupted"), command)
+    except Exception as error:  # noqa: BLE001  the door: whatever it was, the user gets an answer
+        return _tell(error, command)
+
+
+def _tell(error: Exception, command: CommandLine) -> int:
+    """Say what failed in the form that was asked for, and return its exit code."""
+    import logging  # noqa: PLC0415
+
+    from ai_how.cli.failures import as_known, exit_code_of  # noqa: PLC0415  help needs none of it
+
+    logging.getLogger(__name__).debug("the command failed", exc_info=error)
+    known = as_known(error, command)
+    code = exit_code_of(known)
+    if command.is_json:
+        console.show_error_json(known, code)
+    else:
+        console.show_error(known, verbose=command.is_verbose)
+    return code
+
+
+@contextmanager
+def _signals_heard() -> Iterator[None]:
+    """End as by Ctrl-C on every signal that asks us to end: what was opened gets closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {
+        number: signal.signal(number, _stop)
+        for number in _SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise _Stopped

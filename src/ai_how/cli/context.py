@@ -1,0 +1,62 @@
+"""What the global options say, for every verb."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:  # verbs that need no spec and no roots do not load them
+    from ai_how.spec.models import ClusterFile
+    from ai_how.state.paths import Roots
+
+DEFAULT_FILE = Path("cluster.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The global options of one command line."""
+
+    config: Path | None = None
+    connect: str | None = None
+    state_dir: Path | None = None
+    is_json: bool = False
+    verbosity: int = 0
+    log_file: Path | None = None
+
+    @property
+    def roots(self) -> "Roots":
+        from ai_how.state.paths import find_roots  # noqa: PLC0415
+
+        return find_roots(self.state_dir)
+
+    def find_spec_path(self, argument: Path | None) -> Path | None:
+        """The argument, else --config, else ./cluster.yaml where it is; None: the built-in default.
+
+        A file that was named is not looked for: reading it will say that it is not there.
+        """
+        if named := argument or self.config:
+            return named
+        return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
+
+    def load_spec(self, argument: Path | None = None) -> "tuple[ClusterFile, Path | None]":
+        """The spec and where it was read. Raises SpecError with every problem that it has."""
+        from ai_how.spec.reader import default_spec, read_spec  # noqa: PLC0415
+
+        path = self.find_spec_path(argument)
+        if path is None:
+            return default_spec(), None
+        return read_spec(path, os.environ), path
+
+    def host_uri(self, spec: "ClusterFile") -> str:
+        """Where the VMs run: --connect wins over the file."""
+        return self.connect or spec.host.uri
+
+
+def context_of(ctx: typer.Context) -> Context:
+    """Our context inside Typer's."""
+    found = ctx.find_object(Context)
+    if found is None:
+        raise TypeError("the verb was called without the global options")
+    return found

@@ -1,0 +1,92 @@
+"""Every way in which a verb can fail, as one error and one exit code; a bug leaves a report."""
+
+import os
+import platform
+import secrets
+import shlex
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import typer
+from typer.exceptions import TyperException
+
+from ai_how import __version__
+from ai_how.cli.arguments import CommandLine
+from ai_how.errors import AiHowError, HostError, InterruptedRunError, SpecError
+from ai_how.state.paths import ensure_private_directory, find_roots
+
+BUG = 1
+
+
+class BugError(AiHowError):
+    """Something that we did not think of."""
+
+
+def as_known(error: BaseException, command: CommandLine) -> BaseException:
+    """The same failure in our own words; of a bug, the words that say where its report is."""
+    if isinstance(error, AiHowError):
+        return error
+    if isinstance(error, typer.Abort):
+        return InterruptedRunError("interrupted")
+    if isinstance(error, TyperException):
+        return _wrong_usage(error)
+    if isinstance(error, BaseExceptionGroup) and all(_is_ours(one) for one in error.exceptions):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        return HostError(f"{place}: {error.strerror}", hint=f"ls -ld {shlex.quote(place)}")
+    return _bug(error, command)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """A group's is the highest of its errors'."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(map(exit_code_of, error.exceptions))
+    return error.exit_code if isinstance(error, AiHowError) else BUG
+
+
+def _is_ours(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_ours, error.exceptions))
+    return isinstance(error, AiHowError)
+
+
+def _wrong_usage(error: TyperException) -> SpecError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "ai-how"
+    message = error.format_message()
+    return SpecError(message[:1].lower() + message[1:], hint=f"{path} --help")
+
+
+def _bug(error: BaseException, command: CommandLine) -> BugError:
+    kind = type(error).__name__
+    report = _render_report(error, command)
+    try:
+        directory = ensure_private_directory(find_roots(command.state_dir).crash_reports)
+        path = _write_private(directory, report)
+    except (OSError, HostError):
+        # A state directory that cannot be written may be the very reason.
+        path = _write_private(Path(tempfile.gettempdir()), report)
+    return BugError(
+        f"this is a bug in ai-how ({kind})",
+        details=f"Its report was saved to {path}",
+        hint=f"less {shlex.quote(str(path))}",
+    )
+
+
+def _render_report(error: BaseException, command: CommandLine) -> str:
+    words = " ".join(map(shlex.quote, ("ai-how", *command.words)))
+    where = f"ai-how {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    return f"{words}\n{where}\n\n{''.join(traceback.format_exception(error))}"
+
+
+def _write_private(directory: Path, text: str) -> Path:
+    name = f"ai-how-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.txt"
+    path = directory / name
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(number, "w", encoding=sys.getfilesystemencoding(), errors="replace") as file:
+        file.write(text)
+    return path

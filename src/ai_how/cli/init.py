@@ -1,0 +1,42 @@
+"""`ai-how init`: a commented cluster file to start from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import DEFAULT_FILE, context_of
+from ai_how.cli.groups import new_app
+from ai_how.errors import SpecError
+
+app = new_app()
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="Where to write it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a cluster file with every field in it, commented; it means the same as no file."""
+    context = context_of(ctx)
+    path = file or context.config or DEFAULT_FILE
+    _write(path, is_replacing=force)
+    if context.is_json:
+        console.show_json({"written": path})
+    else:
+        console.show_line(f"wrote {path}; `ai-how validate {path}` checks it")
+
+
+def _write(path: Path, *, is_replacing: bool) -> None:
+    from ai_how.spec.document import render_default_file  # noqa: PLC0415
+
+    text = render_default_file()
+    try:
+        with path.open("w" if is_replacing else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise SpecError(f"{path} exists", hint=f"ai-how init {path} --force") from None
+    except OSError as error:
+        raise SpecError(f"cannot write {path}: {error.strerror}") from None

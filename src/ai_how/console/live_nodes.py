@@ -1,0 +1,178 @@
+"""How a plan goes, one live line per node: the stages that it has passed and how long each took."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ai_how.console.show import brief_of, show_line
+from ai_how.console.streams import Style
+from ai_how.console.text import clean
+from ai_how.plan.observer import Observer
+from ai_how.plan.step import Applied, Step
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+# A step's kind, and the stage that its node is in while it runs.
+STAGES = {"domain": "defined", "boot": "booting", "ready": "idle"}
+# These are over only when all nodes are: they stand in every node's line.
+OF_ALL_NODES = ("ready",)
+_FRAMES_PER_S = 4
+
+
+@dataclass(slots=True)
+class Stage:
+    """One stage of one line."""
+
+    name: str
+    style: Style | None = None
+    begun_at: float = field(default_factory=time.monotonic)
+    took_s: float | None = None
+    """None while it runs."""
+
+    @property
+    def is_running(self) -> bool:
+        return self.took_s is None
+
+    def render(self) -> str:
+        elapsed_s = time.monotonic() - self.begun_at if self.took_s is None else self.took_s
+        return f"{self.name} {_seconds(elapsed_s)}"
+
+
+class LiveNodes(Observer):
+    """Entered around the execution of a plan.
+
+    On a terminal there is a line for what the cluster shares and one for each node, redrawn as the
+    plan goes: where it is, then what it has passed. Else each event is a line, once it is over.
+    """
+
+    def __init__(self, cluster: str, nodes: Iterable[str] = (), *, is_silent: bool = False) -> None:
+        self._cluster = cluster
+        self._nodes = tuple(nodes)
+        self._is_silent = is_silent
+        self._live: Live | None = None
+        self._lines: dict[str, dict[str, Stage]] = {line: {} for line in (cluster, *self._nodes)}
+        # Rich draws on a thread of its own.
+        self._lock = threading.RLock()
+
+    def begun(self, step: Step) -> None:
+        self._enter(step, _stage_of(step))
+
+    def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
+        name = _stage_of(step)
+        shown = name if applied is Applied.MADE else f"{name} (was there)"
+        self._close(step, shown, Style.GOOD, elapsed_s)
+
+    def failed(self, step: Step, error: BaseException) -> None:
+        self._close(step, f"{_stage_of(step)} failed: {brief_of(error)}", Style.BAD)
+
+    def undoing(self, step: Step) -> None:
+        self._enter(step, f"undoing {_stage_of(step)}", Style.WARN)
+
+    def undone(self, step: Step) -> None:
+        self._close(step, f"{_stage_of(step)} undone", Style.WARN)
+
+    def undo_failed(self, step: Step, error: BaseException) -> None:
+        self._close(step, f"{_stage_of(step)} remains: {brief_of(error)}", Style.BAD)
+
+    def interrupted(self) -> None:
+        text = "interrupted: what runs is ended and undone; Ctrl-C again leaves it to the next run"
+        if self._live is not None:
+            from rich.text import Text  # noqa: PLC0415
+
+            self._live.console.print(Text(text, Style.WARN.for_rich))
+        elif not self._is_silent:
+            show_line(text, Style.WARN)
+
+    def __enter__(self) -> Self:
+        if not self._is_silent and sys.stdout.isatty():
+            from rich.console import Console  # noqa: PLC0415  slow to import
+            from rich.live import Live  # noqa: PLC0415
+
+            self._live = Live(
+                console=Console(file=sys.stdout, highlight=False),
+                get_renderable=self._render,
+                refresh_per_second=_FRAMES_PER_S,
+            )
+            self._live.start(refresh=False)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _enter(self, step: Step, name: str, style: Style | None = None) -> None:
+        with self._lock:
+            for line in self._lines_of(step):
+                stages = self._lines.setdefault(line, {})
+                stages.pop(step.key, None)  # what is undone becomes the last
+                stages[step.key] = Stage(name, style)
+
+    def _close(self, step: Step, name: str, style: Style, elapsed_s: float | None = None) -> None:
+        with self._lock:
+            for line in self._lines_of(step):
+                stage = self._lines.setdefault(line, {}).setdefault(step.key, Stage(name))
+                stage.name, stage.style = name, style
+                stage.took_s = time.monotonic() - stage.begun_at if elapsed_s is None else elapsed_s
+        if self._live is None and not self._is_silent:
+            show_line(f"{self._subject(step)}: {stage.render()}", _loud(style))
+
+    def _lines_of(self, step: Step) -> tuple[str, ...]:
+        nodes = tuple(line for line in self._lines if line != self._cluster)
+        return nodes if step.kind in OF_ALL_NODES and nodes else (self._subject(step),)
+
+    def _subject(self, step: Step) -> str:
+        """The node that a step is about, or the cluster."""
+        thing = step.key.partition("/")[2]
+        node = thing.removeprefix(f"{self._cluster}-")
+        is_node = node in self._nodes if self._nodes else node != thing
+        return node if is_node else self._cluster
+
+    def _render(self) -> "Text":
+        from rich.text import Text  # noqa: PLC0415
+
+        with self._lock:
+            width = max(map(len, self._lines))
+            rows = [
+                _render_line(name, width, list(stages.values()))
+                for name, stages in self._lines.items()
+                if stages or name != self._cluster
+            ]
+        return Text("\n", no_wrap=True, overflow="ellipsis").join(rows)
+
+
+def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
+    """Where it is comes first: a narrow terminal cuts off the past."""
+    from rich.text import Text  # noqa: PLC0415
+
+    row = Text(f"{clean(name):<{width}}")
+    if stages:
+        now = next((stage for stage in reversed(stages) if stage.is_running), stages[-1])
+        mark = "…" if now.is_running else ""
+        row.append(f"  {clean(now.render() + mark):<16}", style=(now.style or Style.BOLD).for_rich)
+        past = [stage.render() for stage in stages if stage is not now and not stage.is_running]
+        row.append("  " + clean(" · ".join(past)), style=Style.DIM.for_rich)
+    return row
+
+
+def _stage_of(step: Step) -> str:
+    return STAGES.get(step.kind, step.kind)
+
+
+def _loud(style: Style) -> Style | None:
+    return style if style is Style.BAD else None
+
+
+def _seconds(count: float) -> str:
+    return f"{count:.1f} s" if count < 10 else f"{count:.0f} s"  # noqa: PLR2004

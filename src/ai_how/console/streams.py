@@ -1,0 +1,107 @@
+"""stdout and stderr that outlive their readers, and what is known of them."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any, TextIO, cast
+
+
+class Style(StrEnum):
+    """What a colour means; the value is what ANSI calls it."""
+
+    GOOD = "32"
+    WARN = "33"
+    BAD = "1;31"
+    DIM = "2"
+    BOLD = "1"
+
+    @property
+    def for_rich(self) -> str:
+        names = {Style.GOOD: "green", Style.WARN: "yellow", Style.BAD: "bold red"}
+        return names.get(self, self.name.lower())
+
+
+class Outlet:
+    """A stream that goes on when it can no longer be written: the work does not end with it.
+
+    A reader that went away (`| head`) is no failure; `lost` holds any other one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.lost: OSError | None = None
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  all else is the stream's
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: OSError) -> None:
+        """What is still buffered, and all that comes, goes nowhere."""
+        if error.errno != errno.EPIPE:
+            self.lost = self.lost or error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def guarded_output() -> Iterator[Outlet]:
+    """stdout and stderr as Outlets; yields stdout's, flushed at the end."""
+    _occupy_standard_descriptors()
+    former = sys.stdout, sys.stderr
+    out, err = (Outlet(stream) for stream in former)
+    sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
+    try:
+        yield out
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = former
+
+
+def is_terminal() -> bool:
+    """Whether someone sits there who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def paint(text: str, style: Style | None, stream: TextIO) -> str:
+    """The text in its colour, where the stream shows colours."""
+    if style is None or not shows_colours(stream):
+        return text
+    return f"\x1b[{style.value}m{text}\x1b[0m"
+
+
+def shows_colours(stream: TextIO) -> bool:
+    """A terminal does, unless its user said otherwise (no-color.org)."""
+    return (
+        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
+    )
+
+
+def _occupy_standard_descriptors() -> None:
+    """Where one of 0 to 2 is closed, the next file that is opened would get its number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004
+        os.set_inheritable(number, True)  # noqa: FBT003
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not end a run.
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
