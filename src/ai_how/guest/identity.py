@@ -63,10 +63,10 @@ class NodeIdentity:
 
 
 def render_archive(node: NodeIdentity, *, now_s: int) -> bytes:
-    """The tar archive; `now_s` is the host's time, to which a guest that is off is set."""
+    """The tar archive; its files are dated `now_s`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for entry in _entries(node, now_s):
+        for entry in _entries(node):
             content = entry.content.encode() if isinstance(entry.content, str) else entry.content
             member = tarfile.TarInfo(entry.path)
             member.size = len(content)
@@ -85,13 +85,12 @@ class _Entry:
     owner: str = "root"
 
 
-def _entries(node: NodeIdentity, now_s: int) -> Iterable[_Entry]:
+def _entries(node: NodeIdentity) -> Iterable[_Entry]:
     yield _Entry("etc/hostname", f"{node.name}\n")
     yield _Entry("etc/machine-id", f"{node.uuid.hex}\n", 0o444)
     yield _Entry("etc/hosts", _hosts(node))
     yield _Entry("etc/resolv.conf", f"search {node.cluster}\nnameserver {node.gateway}\n")
-    yield _Entry("etc/ai-how/identity", _settings(node, now_s))
-    yield _Entry("etc/ai-how/network.batch", _network(node))
+    yield _Entry("etc/ai-how/identity", _settings(node))
     yield _Entry("etc/ssh/ssh_host_ed25519_key", node.host_key, 0o600)
     yield _Entry("etc/ssh/ssh_host_ed25519_key.pub", f"{node.host_key_public}\n")
     keys = "".join(f"{key}\n" for key in node.authorized_keys)
@@ -118,7 +117,7 @@ def _hosts(node: NodeIdentity) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _settings(node: NodeIdentity, now_s: int) -> str:
+def _settings(node: NodeIdentity) -> str:
     """Read by `sh` and by systemd's EnvironmentFile=, so every value is quoted for both."""
     values = {
         "NODE_NAME": node.name,
@@ -126,22 +125,12 @@ def _settings(node: NodeIdentity, now_s: int) -> str:
         "LOGIN": node.login,
         "LOGIN_ID": str(LOGIN_ID),
         "HOME_IS_NFS": "yes" if node.home_is_nfs else "",
-        "HOST_TIME": str(now_s),
+        "MAC": node.mac,
+        "ADDRESS": f"{node.address}/{node.subnet.prefixlen}",
+        "GATEWAY": str(node.gateway),
         "SERVICES": " ".join(node.services),
     }
     return "".join(f'{key}="{value}"\n' for key, value in values.items())
-
-
-def _network(node: NodeIdentity) -> str:
-    """For `ip -batch`; the MAC address too, since a clone wakes with another's."""
-    return (
-        f"link set eth0 down address {node.mac}\n"
-        f"addr flush dev eth0\n"
-        f"addr add {node.address}/{node.subnet.prefixlen} broadcast + dev eth0\n"
-        "link set eth0 up\n"
-        "link set lo up\n"
-        f"route replace default via {node.gateway}\n"
-    )
 
 
 def _chrony(node: NodeIdentity) -> str:

@@ -89,6 +89,21 @@ class DiskManager:
         """Remove the bases of all digests but these, and never one that an overlay stands on."""
         return remove_unused(self.storage, used)
 
+    def is_claimed(self, cluster: str, cluster_id: UUID) -> bool:
+        """Whether the cluster has its directory. Raises OwnershipError where another has it."""
+        return is_ours(self.storage.marker(cluster), cluster_id)
+
+    def claim_directory(self, cluster: str, cluster_id: UUID) -> Applied:
+        """Have a directory for the cluster's disks; OwnershipError where another has it."""
+        if self.is_claimed(cluster, cluster_id):
+            return Applied.KEPT
+        marker = self.storage.marker(cluster)
+        with disk_errors(marker.parent):
+            ensure_traversable(marker.parent, below=self.storage.root)
+            check_chain(self.storage.root)
+            claim(marker, cluster_id)
+        return Applied.MADE
+
     def create_overlay(
         self, cluster: str, cluster_id: UUID, node: str, *, base: Path, size_gib: int
     ) -> Applied:
@@ -106,9 +121,7 @@ class DiskManager:
                 hint=f"disk_gb: {-(-smallest // GIB)}",
             )
         with disk_errors(path.parent):
-            ensure_traversable(path.parent, below=self.storage.root)
-            check_chain(self.storage.root)
-            claim(self.storage.marker(cluster), cluster_id)
+            self.claim_directory(cluster, cluster_id)
             if path.is_symlink() or path.exists():
                 _check_same(path, base, size)
                 return Applied.KEPT

@@ -1,4 +1,4 @@
-"""The conductor: one cluster's start, stop, status and destroy, under its lock, with its journal."""
+"""The conductor: a cluster's start, stop, status and destroy, under its lock, with a journal."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ class HpcManager:
     connect: str | None = None
     observer: Observer = field(default_factory=Observer)
     say: Callable[[str], None] = lambda _line: None
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     on_boundary: OnBoundary | None = None
 
     @property

@@ -20,6 +20,7 @@ STEP_TYPES: Mapping[str, type[Step]] = {
         steps.DefineNetwork,
         steps.StartNetwork,
         steps.PlaceBase,
+        steps.ClaimDirectory,
         steps.CreateOverlay,
         steps.GrowDisk,
         steps.DefineDomain,
@@ -57,16 +58,16 @@ def plan_start(
     """
     made: list[Step] = [*_network_steps(draft, seen, rendering)]
     network = frozenset(step.key for step in made[-1:])
-    bases: dict[str, steps.PlaceBase] = {}
+    shared: dict[str, Step] = {}
     up: list[tuple[NodeState, str | None]] = []
     for node, one in draft.nodes:
-        chain, last = _node_steps(draft, seen, rendering, bases, network, (node, one), only)
+        chain, last = _node_steps(draft, seen, rendering, shared, network, (node, one), only)
         made += chain
         if last is not None:
             up.append((one, last))
         elif _is_up(seen, one):
             up.append((one, None))
-    made = [*bases.values(), *made]
+    made = [*shared.values(), *made]
     if needed := frozenset(last for _, last in up if last):
         made += _ready_steps(draft, [one for one, _ in up], needed)
     return Plan("start", tuple(made))
@@ -86,7 +87,7 @@ def _node_steps(
     draft: Draft,
     seen: Observed,
     rendering: Rendering,
-    bases: dict[str, steps.PlaceBase],
+    shared: dict[str, Step],
     network: frozenset[str],
     pair: tuple[Node, NodeState],
     only: Collection[str],
@@ -102,7 +103,7 @@ def _node_steps(
         )
     chain: list[Step] = []
     if one.name not in seen.disks:
-        chain += _disk_steps(draft, seen, rendering, bases, one)
+        chain += _disk_steps(draft, seen, rendering, shared, one)
     elif one.name in draft.grown:
         chain.append(steps.GrowDisk(draft.state.name, one.name, one.disk, one.disk_gib))
     if domain is None or one.name in draft.changed:
@@ -128,7 +129,7 @@ def _disk_steps(
     draft: Draft,
     seen: Observed,
     rendering: Rendering,
-    bases: dict[str, steps.PlaceBase],
+    shared: dict[str, Step],
     one: NodeState,
 ) -> list[Step]:
     if seen.find_domain(one.uuid) is not None and one.role is Role.CONTROLLER:
@@ -137,7 +138,11 @@ def _disk_steps(
             details=str(one.disk),
             hint="ai-how hpc destroy  # then start it anew",
         )
-    base = bases.setdefault(one.image_digest, steps.PlaceBase(one.image_digest))
+    base = shared.setdefault(one.image_digest, steps.PlaceBase(one.image_digest))
+    needs = {base.key}
+    if not seen.has_disk_directory:
+        claim = steps.ClaimDirectory(draft.state.name, draft.state.lineage)
+        needs.add(shared.setdefault(claim.key, claim).key)
     return [
         steps.CreateOverlay(
             draft.state.name,
@@ -145,7 +150,7 @@ def _disk_steps(
             one.name,
             rendering.base_of(one.image_digest),
             one.disk_gib,
-            frozenset({base.key}),
+            frozenset(needs),
         )
     ]
 

@@ -23,6 +23,7 @@ class Observed:
     domains: Mapping[UUID, DomainSeen] = field(default_factory=dict)
     network: NetworkSeen | None = None
     disks: frozenset[str] = frozenset()
+    has_disk_directory: bool = False
     slurm: Mapping[str, SlurmSeen] | None = None
     slurm_trouble: str | None = None
     host_is_down: bool = False

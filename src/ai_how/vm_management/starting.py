@@ -1,7 +1,7 @@
 """Everything that is decided before a start changes anything: preflight, draft, plan."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -86,7 +86,8 @@ def prepare_start(
         draft.state.get_node(name)
     for name in draft.forgotten:
         say(f"{name} is no longer in the file; it is left as it is until the cluster is destroyed")
-    seen = observe(client, draft.state)
+    has_directory = DiskManager(place.storage).is_claimed(hpc.name, cluster_id)
+    seen = replace(observe(client, draft.state), has_disk_directory=has_directory)
     images = {digest: store.get(digest) for digest in {one.image_digest for _, one in draft.nodes}}
     accel, warning = _accelerator(hpc, place, roots)
     rendering = find_rendering(draft, place, paths, images, accel)

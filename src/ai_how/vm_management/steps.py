@@ -1,12 +1,14 @@
 """The steps that make a cluster's network, disks and VMs, and bring the VMs up."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from ai_how.errors import DeadlineError, GuestError
+from ai_how.errors import DeadlineError, GuestError, OwnershipError
+from ai_how.guest.agent import GuestAgent
 from ai_how.guest.identity import render_archive
 from ai_how.plan.step import Applied
 from ai_how.state.files import replaced_atomically
@@ -98,6 +100,33 @@ class PlaceBase:
 
     def describe(self) -> str:
         return f"place the image {self.digest[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDirectory:
+    """A directory for the cluster's disks, with our mark in it."""
+
+    kind: ClassVar[str] = "disks"
+    cluster: str
+    cluster_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"disks/{self.cluster}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        return world.disks.claim_directory(self.cluster, self.cluster_id)
+
+    def revert(self, world: World) -> None:
+        with suppress(OwnershipError):  # then it never became ours
+            world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+
+    def describe(self) -> str:
+        return f"make a directory for the disks of {self.cluster}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +292,9 @@ class GiveIdentity:
 
     def apply(self, world: World) -> Applied:
         identity = world.identities[self.node]()
-        world.agent(self.uuid, self.node).check(
+        agent = world.agent(self.uuid, self.node)
+        agent.set_clock(time.time_ns())
+        agent.check(
             ["/usr/lib/ai-how/become"],
             Deadline.after(world.patience.identity_s),
             stdin=render_archive(identity, now_s=int(time.time())),
@@ -292,17 +323,15 @@ class CheckClocks:
         return f"clocks/{self.cluster}"
 
     def apply(self, world: World) -> Applied:
+        deadline = Deadline.after(world.patience.clock_s)
         for name, uuid in self.nodes:
-            before = time.time_ns()
-            guest = world.agent(uuid, name).read_clock_ns()
-            after = time.time_ns()
-            # The guest looked at its clock at some moment in between.
-            skew_s = max(before - guest, guest - after, 0) / 1e9
-            if skew_s > CLOCK_TOLERANCE_S + (after - before) / 1e9:
-                raise GuestError(
-                    f"the clock of {name} is {skew_s:.1f} s off",
-                    hint=f"ai-how hpc exec {name} -- chronyc tracking",
-                )
+            agent = world.agent(uuid, name)
+            while (skew_s := _read_skew_s(agent)) > CLOCK_TOLERANCE_S:
+                if deadline.has_passed or world.stop.wait(1.0):
+                    raise GuestError(
+                        f"the clock of {name} is {skew_s:.1f} s off",
+                        hint=f"ai-how hpc exec {name} -- timedatectl",
+                    )
         return Applied.MADE
 
     def revert(self, world: World) -> None:
@@ -350,6 +379,13 @@ class AwaitReady:
 
     def describe(self) -> str:
         return f"wait until SLURM has {self.count} idle nodes, and run a job on each"
+
+
+def _read_skew_s(agent: GuestAgent) -> float:
+    """By how much a guest's clock is off at least: it was read at some moment between two looks."""
+    before = time.time_ns()
+    guest = agent.read_clock_ns()
+    return max(before - guest, guest - time.time_ns(), 0) / 1e9
 
 
 def _keep_xml(world: World, name: str, xml: str) -> None:

@@ -39,7 +39,7 @@ class StageTimes(Observer):
         self._inner.interrupted()
 
     def remembered(self, state: ClusterState) -> ClusterState:
-        """The state with the stages of this run; a node that it left alone keeps its former ones."""
+        """The state with this run's stages; a node that was left alone keeps its former ones."""
         whole = self._stages.get(state.name, {})
         for node in state.nodes:
             if own := self._stages.get(node.domain_name):

@@ -20,6 +20,7 @@ class Patience:
 
     agent_s: float = 900
     identity_s: float = 300
+    clock_s: float = 120
     ready_s: float = 900
     shutdown_s: float = 120
 
