@@ -148,6 +148,20 @@ def start_daemon(
         )
 
 
+def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
+    """Start a program as nobody's child, in `/` and in a session of its own, its output in `log`.
+
+    `stdin` is a descriptor of ours that it gets as its standard input.
+    """
+    setsid = get_tool("setsid", package="util-linux")
+    words = [os.fspath(word) for word in (setsid, "--fork", *argv)]
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with log.open("ab") as out:
+        subprocess.run(
+            words, stdin=stdin, stdout=out, stderr=out, cwd="/", env=child_environment(), check=True
+        )
+
+
 def call_interactive(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
     """Run a program on the user's own terminal and return its exit code."""
     words = [os.fspath(word) for word in argv]

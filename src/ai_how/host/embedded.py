@@ -1,7 +1,7 @@
 """The embedded host: our own libvirtd in namespaces of its own, started on demand, without root.
 
-Everything that libvirt makes (bridges, firewall rules, dnsmasq, guests) lives in private network, mount
-and PID namespaces, whose PID 1 is supervisor.py: the real host is left as it was.
+Everything that libvirt makes (bridges, firewall rules, dnsmasq, guests) lives in private network,
+mount and PID namespaces, whose PID 1 is supervisor.py: the real host is left as it was.
 """
 
 import json
@@ -9,15 +9,17 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ai_how.errors import HostError
+from ai_how.errors import DeadlineError, HostError, ToolError
 from ai_how.host.supervisor import Order
-from ai_how.process import find_tool, get_tool, start_daemon
+from ai_how.process import find_tool, get_tool, run, start_detached
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
 from ai_how.waiting import Deadline, wait_until
@@ -44,6 +46,12 @@ class Supervisor:
     start_ticks: int
     launcher: int
     has_kvm: bool
+
+    @classmethod
+    def find(cls, pid: int, *, has_kvm: bool) -> "Supervisor | None":
+        """The one that has this pid now, None where it has ended."""
+        fields = _stat_fields(pid)
+        return cls(pid, int(fields[19]), int(fields[1]), has_kvm) if fields else None
 
     @property
     def is_alive(self) -> bool:
@@ -97,26 +105,28 @@ class EmbeddedHost:
     def up(self, *, with_kvm: bool) -> None:
         """Start it where it is not up, and return when its libvirtd takes connections.
 
-        Raises HostError with what is missing, or with the supervisor's own words where it failed.
+        One that is up stays as it is, with or without KVM. Raises HostError with what is missing,
+        or with the supervisor's own words where it failed.
         """
         if self.find_supervisor() and _accepts(self.paths.socket):
             return
         for program, package in PROGRAMS:
             get_tool(program, package=package)
         ensure_private_directory(self.paths.root)
-        ensure_private_directory(self.paths.run.parent)
-        ensure_private_directory(self.paths.run)
         with held_lock(self.paths.lock, doing="starting the embedded host", wait_s=PATIENCE_S):
-            deadline = Deadline.after(PATIENCE_S)
             supervisor = self.find_supervisor() or self._launch(with_kvm=with_kvm)
-            wait_until(
-                lambda: _accepts(self.paths.socket) or not supervisor.is_alive,
-                deadline,
-                "the embedded libvirtd",
-                interval_s=0.05,
-            )
-        if not supervisor.is_alive:
-            raise self._failure("The embedded host ended while it started")
+            try:
+                wait_until(
+                    lambda: _accepts(self.paths.socket) or not supervisor.is_alive,
+                    Deadline.after(PATIENCE_S),
+                    "the embedded libvirtd",
+                    interval_s=0.02,
+                )
+            except DeadlineError as error:
+                raise self._failure(error.brief) from None
+            if not supervisor.is_alive:
+                self._end(supervisor)
+                raise self._failure("The embedded host ended while it started")
 
     def down(self) -> None:
         """End everything in it. What persists (definitions, disks) is named by status()."""
@@ -124,18 +134,10 @@ class EmbeddedHost:
             return
         with held_lock(self.paths.lock, doing="stopping the embedded host", wait_s=PATIENCE_S):
             if supervisor := self.find_supervisor():
-                # `unshare --fork` ignores SIGTERM; the death of PID 1 ends it as well.
-                _kill(supervisor.pid)
-                wait_until(
-                    lambda: (
-                        not supervisor.is_alive and not Path(f"/proc/{supervisor.pid}").exists()
-                    ),
-                    Deadline.after(PATIENCE_S),
-                    "the end of the embedded host",
-                    interval_s=0.05,
-                )
-                _reap(supervisor.launcher)
+                self._end(supervisor)
             shutil.rmtree(self.paths.run, ignore_errors=True)
+            with suppress(OSError):  # another host of this user may have its directory there
+                self.paths.run.parent.rmdir()
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` in the host's network, where the guests can be reached."""
@@ -146,53 +148,64 @@ class EmbeddedHost:
         return [nsenter, "-t", str(supervisor.pid), *user, "-n", "--", *argv]
 
     def _launch(self, *, with_kvm: bool) -> Supervisor:
+        order = self._write_order(with_kvm=with_kvm)
+        self.paths.supervisor_log.unlink(missing_ok=True)
+        user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow"]
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with theirs:
+                start_detached(
+                    [
+                        get_tool("unshare", package="util-linux"),
+                        *(user if self.needs_user_namespace else []),
+                        *("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child"),
+                        *("--mount-proc", sys.executable, "-I", "-m", "ai_how.host.supervisor"),
+                        order,
+                    ],
+                    log=self.paths.supervisor_log,
+                    stdin=theirs.fileno(),
+                )
+            pid = _read_sender(ours)
+            supervisor = Supervisor.find(pid, has_kvm=with_kvm) if pid else None
+            if supervisor is None:
+                raise self._failure("The embedded host could not make its namespaces")
+            self.paths.record.write_text(json.dumps(asdict(supervisor)))
+            # Were we to die before this, it would end too: no host runs that nobody knows of.
+            with suppress(BrokenPipeError):
+                ours.send(b"\n")
+        _give_uplink(supervisor.pid)
+        return supervisor
+
+    def _write_order(self, *, with_kvm: bool) -> Path:
         cache = self.paths.root / "cache"
         for directory in (self.paths.etc, self.paths.lib, self.paths.log, cache):
             ensure_private_directory(directory)
-        for stale in self.paths.run.iterdir():
-            stale.unlink()
-        order = self.paths.run / "order.json"
-        Order(
+        shutil.rmtree(self.paths.run, ignore_errors=True)
+        ensure_private_directory(self.paths.run.parent)
+        ensure_private_directory(self.paths.run)
+        order = Order(
             etc=str(self.paths.etc),
             lib=str(self.paths.lib),
             cache=str(cache),
             log=str(self.paths.log),
             run=str(self.paths.run),
             with_kvm=with_kvm,
-            in_user_namespace=self.needs_user_namespace,
-        ).write(order)
-        user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow"]
-        launcher = start_daemon(
-            [
-                get_tool("unshare", package="util-linux"),
-                *(user if self.needs_user_namespace else []),
-                *("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"),
-                *(sys.executable, "-I", "-m", "ai_how.host.supervisor", order),
-            ],
-            log=self.paths.supervisor_log,
         )
-        pid = wait_until(
-            lambda: _only_child(launcher.pid) or (-1 if launcher.poll() is not None else None),
+        path = self.paths.run / "order.json"
+        order.write(path)
+        return path
+
+    def _end(self, supervisor: Supervisor) -> None:
+        """End PID 1, and so all in it; then `unshare`, which ignores SIGTERM, ends too."""
+        if supervisor.is_alive:
+            _kill(supervisor.pid)
+        wait_until(
+            lambda: not (supervisor.is_alive or _start_ticks(supervisor.launcher)),
             Deadline.after(PATIENCE_S),
-            "the embedded host's first process",
+            "the end of the embedded host",
             interval_s=0.01,
         )
-        if pid == -1 or (ticks := _start_ticks(pid)) is None:
-            raise self._failure("The embedded host could not make its namespaces")
-        supervisor = Supervisor(pid, ticks, launcher.pid, with_kvm)
-        self.paths.record.write_text(json.dumps(_as_record(supervisor)))
-        self._give_uplink(pid)
-        return supervisor
-
-    def _give_uplink(self, pid: int) -> None:
-        """Let guests reach the outside through pasta, where it is installed; they work without."""
-        if (pasta := find_tool("pasta")) is None:
-            return
-        start_daemon(
-            [pasta, "--config-net", "--quiet", "--no-map-gw", "-t", "none", "-u", "none",
-             "-T", "none", "-U", "none", str(pid)],
-            log=self.paths.root / "pasta.log",
-        )  # fmt: skip
 
     def _failure(self, brief: str) -> HostError:
         try:
@@ -202,30 +215,40 @@ class EmbeddedHost:
         return HostError(brief, details=said or None, hint="ai-how doctor")
 
 
-def _as_record(supervisor: Supervisor) -> dict[str, int | bool]:
-    return {
-        "pid": supervisor.pid,
-        "start_ticks": supervisor.start_ticks,
-        "launcher": supervisor.launcher,
-        "has_kvm": supervisor.has_kvm,
-    }
+def _give_uplink(pid: int) -> None:
+    """Let guests reach the outside through pasta, where it is installed; they work without."""
+    if (pasta := find_tool("pasta")) is None:
+        return
+    closed = [word for way in ("-t", "-u", "-T", "-U") for word in (way, "none")]
+    # It goes to the background when the uplink is there, and ends with the namespace.
+    with suppress(ToolError):
+        run([pasta, "--config-net", "--quiet", "--no-map-gw", *closed, str(pid)], timeout_s=10)
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot (proc(5), stat field 22); None for no process."""
+    """When a process began, in clock ticks since boot; None for no process."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """proc(5)'s stat from its third field on; None for no process and for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in {"Z", "X"} else int(fields[19])
+    return None if fields[0] in {"Z", "X"} else fields
 
 
-def _only_child(pid: int) -> int | None:
+def _read_sender(receiver: socket.socket) -> int | None:
+    """The pid of whoever writes to us first; None where all who could have ended, or are silent."""
+    receiver.settimeout(PATIENCE_S)
+    credentials = struct.Struct("3i")  # pid, uid, gid: unix(7), SCM_CREDENTIALS
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
+        said, extra, _, _ = receiver.recvmsg(1, socket.CMSG_SPACE(credentials.size))
+    except TimeoutError:
         return None
-    return int(children[0]) if children else None
+    return credentials.unpack(extra[0][2])[0] if said else None
 
 
 def _accepts(path: Path) -> bool:
@@ -241,12 +264,4 @@ def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return
-
-
-def _reap(pid: int) -> None:
-    """Take the launcher's exit status where it is our own child."""
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
         return

@@ -1,8 +1,8 @@
-"""PID 1 of the embedded host: mounts its private world, keeps libvirtd and virtlogd, reaps children.
+"""PID 1 of the embedded host: mounts its private world, keeps its daemons, reaps children.
 
-Run as `python -m ai_how.host.supervisor ORDER.json` inside fresh namespaces by embedded.py. When it
-dies, the kernel ends everything in its PID namespace, so nothing can be left behind. Only the standard
-library is imported: this process stays for as long as the host is up.
+Run as `python -m ai_how.host.supervisor ORDER.json` inside fresh namespaces by embedded.py. When
+it dies, the kernel ends everything in its PID namespace, so nothing can be left behind. It stays
+for as long as the host is up, so it imports little.
 """
 
 import json
@@ -13,11 +13,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ai_how.errors import AiHowError
 from ai_how.process import get_tool, run
+from ai_how.waiting import Deadline
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
-SECRET_FREE_LOG = "2:file:/var/log/libvirt/libvirtd.log"
+# A daemon that ends by itself so soon after the start of the host is one that cannot start.
+STARTING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,6 @@ class Order:
     log: str
     run: str
     with_kvm: bool
-    in_user_namespace: bool
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -46,7 +48,7 @@ def mount(*words: str) -> None:
 
 
 def mount_private_run(order: Order) -> None:
-    """Cover /run, where the real host's sockets and pid files are, but keep our own directory in it."""
+    """Cover /run, where the real host's sockets and pid files are, save our own directory in it."""
     stage = Path("/mnt")
     mount("-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", str(stage))
     for name in ("lock", "libvirt"):
@@ -59,7 +61,7 @@ def mount_private_run(order: Order) -> None:
 
 
 def mount_private_dev(*, with_kvm: bool) -> None:
-    """A /dev of our own: /dev/kvm is in it only where KVM works, else libvirt probes it for minutes."""
+    """A /dev of our own, with /dev/kvm only where KVM works: libvirt would probe it for minutes."""
     stage = Path("/mnt")
     mount("-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", str(stage))
     wanted = [*OPTIONAL_DEVICES, *(["kvm"] if with_kvm else [])]
@@ -101,12 +103,15 @@ def prepare_world(order: Order) -> None:
 def write_settings(order: Order) -> None:
     """libvirtd.conf, qemu.conf and virtlogd.conf of this host; ours to overwrite at every start."""
     etc = Path("/etc/libvirt")
+    # Made by libvirtd as well, but by two of its drivers at once, of which one may lose the race.
+    for name in ("qemu/networks/autostart", "qemu/autostart"):
+        (etc / name).mkdir(parents=True, exist_ok=True)
     (etc / "libvirtd.conf").write_text(
         f'unix_sock_dir = "{order.run}"\n'
         'unix_sock_ro_perms = "0700"\nunix_sock_rw_perms = "0700"\nunix_sock_admin_perms = "0700"\n'
         'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
         "max_client_requests = 20\nmax_workers = 40\nprio_workers = 10\n"
-        f'log_outputs = "{SECRET_FREE_LOG}"\n'
+        'log_outputs = "2:file:/var/log/libvirt/libvirtd.log"\n'
     )
     (etc / "qemu.conf").write_text(
         'user = "root"\ngroup = "root"\ndynamic_ownership = 0\nremember_owner = 0\n'
@@ -122,33 +127,61 @@ def start_child(argv: list[str]) -> int:
 
 
 def keep(children: dict[str, list[str]]) -> None:
-    """Start the daemons, start again whichever dies, and reap all else, until SIGTERM."""
+    """Start the daemons, start again whichever dies, and reap all else, until SIGTERM.
+
+    Returns only where a daemon gives up while the host starts.
+    """
+    starting = Deadline.after(STARTING_S)
     pids = {start_child(argv): name for name, argv in children.items()}
     while True:
         pid, status = os.wait()
         if (name := pids.pop(pid, None)) is None:
             continue
-        sys.stderr.write(f"{name} ended ({os.waitstatus_to_exitcode(status)}); starting it again\n")
-        sys.stderr.flush()
+        code = os.waitstatus_to_exitcode(status)
+        if code > 0 and not starting.has_passed:
+            return say(f"{name} cannot start (exit code {code})")
+        say(f"{name} ended ({code}); starting it again")
         time.sleep(0.2)  # a daemon that cannot start must not spin
         pids[start_child(children[name])] = name
 
 
+def say(line: str) -> None:
+    """A line for the log, which embedded.py shows where the host does not come up."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def report() -> None:
+    """Show embedded.py who we are and wait until it has written that down.
+
+    Ends here where it died before that, as nobody would know of this host.
+    """
+    os.write(0, b"\n")  # the kernel adds our pid, as it is outside
+    if not os.read(0, 1):
+        sys.exit("whoever started this host is gone")
+    with Path("/dev/null").open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+
+
 def main() -> None:
     """Become the embedded host."""
-    order = Order.read(Path(sys.argv[1]))
     # PID 1 ignores every signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.umask(0o022)
-    prepare_world(order)
-    write_settings(order)
-    Path("/run/ready").touch()
-    keep(
-        {
-            "virtlogd": ["virtlogd", "-f", "/etc/libvirt/virtlogd.conf"],
-            "libvirtd": ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf"],
-        }
-    )
+    report()
+    try:
+        order = Order.read(Path(sys.argv[1]))
+        prepare_world(order)
+        write_settings(order)
+        keep(
+            {
+                "virtlogd": ["virtlogd", "-f", "/etc/libvirt/virtlogd.conf"],
+                "libvirtd": ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf"],
+            }
+        )
+    except (AiHowError, OSError) as error:
+        say(str(error))
+    sys.exit(1)
 
 
 if __name__ == "__main__":
