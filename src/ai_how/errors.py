@@ -63,7 +63,7 @@ class GuestError(HostError):
 
 
 class AgentUnresponsiveError(GuestError):
-    """A guest's agent is not there, or did not answer in time; what it was told may have happened."""
+    """A guest's agent did not answer in time; what it was told may have happened."""
 
 
 class DeadlineError(HostError):

@@ -5,6 +5,7 @@ from ai_how.console.progress import ProgressBar
 from ai_how.console.show import (
     Cell,
     brief_of,
+    clear_screen,
     confirm,
     error_data,
     show_checks,
@@ -25,6 +26,7 @@ __all__ = [
     "ProgressBar",
     "Style",
     "brief_of",
+    "clear_screen",
     "confirm",
     "error_data",
     "guarded_output",

@@ -54,6 +54,12 @@ def show_line(text: str, style: Style | None = None) -> None:
     _write_line(paint(clean(text), style, sys.stdout), sys.stdout)
 
 
+def clear_screen() -> None:
+    """Begin again at the top of the terminal; nothing where the output is not one."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
+
+
 def show_warning(text: str) -> None:
     """Something that the user should know and that stops nothing, on stderr."""
     _write_line(paint(f"warning: {clean(text)}", Style.WARN, sys.stderr), sys.stderr)
@@ -110,11 +116,12 @@ def show_checks(checks: Sequence[CheckLike]) -> None:
 
 
 def show_problems(problems: Iterable[ProblemLike]) -> None:
-    """What is wrong with a cluster file, a line each; on stderr, as compilers do."""
+    """What is wrong with a cluster file, a line each, on stderr; editors find `file:line:`."""
     for problem in problems:
-        is_error = str(problem.severity) == "error"
-        word = paint(f"{problem.severity}:", Style.BAD if is_error else Style.WARN, sys.stderr)
-        _write_line(f"{word} {clean(problem)}", sys.stderr)
+        if str(problem.severity) == "error":
+            _write_line(paint(clean(problem), Style.BAD, sys.stderr), sys.stderr)
+        else:
+            show_warning(str(problem))
 
 
 def show_error(error: BaseException, *, verbose: bool = False) -> None:

@@ -54,7 +54,7 @@ class NodeIdentity:
         """The units to start, in the image's own words."""
         clock = ("modprobe@ptp_kvm.service",) if self.has_host_clock else ()
         shares = ("ai-how-mounts.service",) if self.shares else ()
-        common = (*clock, *shares, "munge.service", "ssh.service", "chrony.service")
+        common = (*clock, *shares, "munge.service", "ssh.socket", "chrony.service")
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
             return ("slurmctld.service", *home, *common)

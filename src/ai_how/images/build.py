@@ -49,8 +49,8 @@ def build_default_image(
 ) -> Image:
     """Build the image of today's recipe, or return it where it is there. Takes about a minute.
 
-    Raises ToolError with mmdebstrap's last lines where it failed. `mirror` is a Debian mirror's URL,
-    None for mmdebstrap's own choice.
+    Raises ToolError with mmdebstrap's last lines where it failed. `mirror` is a Debian mirror's
+    URL, None for mmdebstrap's own choice.
     """
     recipe = default_recipe()
     if image := store.find(recipe.digest):
@@ -97,7 +97,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
         # A user's umask must not reach the image.
         "SOURCE_DATE_EPOCH": "0",
     }
-    config = "/etc/initramfs-tools/update-initramfs.conf"
+    conf, setting = "/etc/initramfs-tools/update-initramfs.conf", "update_initramfs=no"
     run_lines(
         [
             *_as_root(),
@@ -109,9 +109,8 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
             '--aptopt=Apt::Install-Recommends "false"',
             "--dpkgopt=force-confold",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
-            # Ours is the initrd; the package's would take ten seconds to make and be thrown away.
-            f'--essential-hook=mkdir -p "$1/etc/initramfs-tools"; '
-            f'echo update_initramfs=no > "$1{config}"',
+            # The initrd is ours; the package's would take ten seconds and be thrown away.
+            f'--essential-hook=install -D /dev/null "$1{conf}"; echo {setting} > "$1{conf}"',
             f'--customize-hook=sh {ROOT / "customize.sh"} "$1"',
             f"--include={','.join(recipe.packages)}",
             recipe.suite,
@@ -138,7 +137,8 @@ def unpack_kernel(packed: Path, target: Path) -> None:
     """Unpack a bzImage's zstd payload into the ELF file that QEMU boots by its PVH entry.
 
     Unpacking by the guest costs a second of every boot under emulation. The layout is that of
-    Documentation/arch/x86/boot.rst: setup_sects at 0x1f1, payload_offset and payload_length at 0x248.
+    Documentation/arch/x86/boot.rst: setup_sects at 0x1f1, payload_offset and payload_length at
+    0x248.
     Raises ImageError where the kernel is packed in another way.
     """
     data = packed.read_bytes()

@@ -33,7 +33,9 @@ for generator in "$root"/usr/lib/systemd/system-generators/*; do
   esac
 done
 for unit in systemd-remount-fs.service tmp.mount run-lock.mount apt-daily.timer apt-daily-upgrade.timer \
-  systemd-update-utmp.service systemd-journal-flush.service; do
+  systemd-update-utmp.service systemd-journal-flush.service \
+  rpcbind.service rpcbind.socket rpc-statd.service rpc-statd-notify.service nfs-blkmap.service nfs-idmapd.service \
+  auth-rpcgss-module.service rpc-gssd.service rpc-svcgssd.service fsidd.service; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 in_root systemctl --quiet enable ai-how-network.service ai-how-role.service ai-how-late.timer qemu-guest-agent.service
@@ -47,8 +49,18 @@ mkdir -p "$root/etc/slurm" "$root/etc/ssh/authorized_keys.d" "$root/var/spool/sl
 chroot "$root" chown slurm:slurm /var/spool/slurmctld
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/*.log "$root"/var/log/apt
 
+# NFS version 4 alone, which needs no rpcbind and no statd.
+mkdir -p "$root/etc/nfs.conf.d"
+printf '[nfsd]\nvers3=n\nthreads=4\n' > "$root/etc/nfs.conf.d/ai-how.conf"
+rm -f "$root/etc/slurm/plugstack.conf"
+
 version=$(ls "$root/usr/lib/modules" | sort -V | tail -n 1)
 modules=$root/usr/lib/modules/$version/kernel
+# What every node loads is kept unpacked: the kernel's own unpacking is slow under emulation.
+for module in fs/nfs fs/nfsd fs/nfs_common fs/lockd fs/netfs net/sunrpc net/dns_resolver drivers/virtio; do
+  find "$modules/$module" -name '*.ko.xz' -exec xz -d {} + 2> /dev/null || true
+done
+in_root depmod "$version"
 work=$OUT/initrd.d
 mkdir -p "$work/modules" "$work/bin" "$work/dev" "$work/root"
 cp "$INIT" "$work/init"
@@ -63,7 +75,7 @@ done
 rm -rf "$work"
 
 cp "$root/boot/vmlinuz-$version" "$OUT/bzImage"
-rm -rf "$root"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
+rm -rf "${root:?}"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
 truncate -s "$IMAGE_BYTES" "$OUT/disk.raw"
 mount --bind "$root" /mnt 2>/dev/null && tree=/mnt || tree=$root
 mke2fs -q -t ext4 -L root -m 1 -O ^metadata_csum_seed,^orphan_file -E lazy_itable_init=1,lazy_journal_init=1,discard -d "$tree" "$OUT/disk.raw"

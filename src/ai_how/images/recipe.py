@@ -41,7 +41,7 @@ LEFT_OUT = (
     "/usr/share/info/*",
     "/usr/share/locale/*",
 )
-# `quiet`: each character on an emulated serial line is an exit to QEMU. Errors and panics still show.
+# `quiet`: each character on an emulated serial line is an exit to QEMU. Panics still show.
 CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet audit=0 rcupdate.rcu_expedited=1"
 ROOT = Path(str(files("ai_how.images")))
 

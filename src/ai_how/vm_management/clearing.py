@@ -2,10 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from ai_how.errors import StateError
 from ai_how.host.place import HostPlace
+from ai_how.spec.document import render_default_file
 from ai_how.state.cluster_state import read_state
+from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
@@ -29,6 +32,22 @@ def clear_directory(paths: ClusterPaths, *, keep_evidence: bool) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def keep_source(source: Path | None, paths: ClusterPaths) -> None:
+    """Keep the cluster file as it was given; the built-in default where there was none."""
+    text = source.read_text() if source else render_default_file()
+    with replaced_atomically(paths.spec) as draft:
+        draft.write_text(text)
+
+
+def read_tail(path: Path, lines: int) -> str:
+    """The last lines of a file; none where it is not there."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "".join(text.splitlines(keepends=True)[-lines:])
 
 
 def release_host(place: HostPlace, roots: Roots) -> None:

@@ -1,13 +1,14 @@
 """The conductor: a cluster's start, stop, status and destroy, under its lock, with a journal."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from ai_how.errors import AiHowError, StateError
+from ai_how.errors import AiHowError, HostError, StateError
+from ai_how.guest.agent import GuestAgent, GuestResult
 from ai_how.host.place import HostPlace, find_place
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
@@ -18,18 +19,20 @@ from ai_how.plan.undo import roll_back
 from ai_how.spec.models import ClusterFile
 from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.lock import held_lock
-from ai_how.state.models import ClusterState
+from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory
-from ai_how.vm_management.clearing import clear_directory, release_host
+from ai_how.vm_management.clearing import clear_directory, keep_source, read_tail, release_host
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.evidence import save_evidence
 from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_destroy, plan_stop
 from ai_how.vm_management.hpc_status import ClusterStatus, status_of
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.libvirt_console import Console
 from ai_how.vm_management.observed import Observed, existing_disks, observe
 from ai_how.vm_management.starting import Start, prepare_start
 from ai_how.vm_management.timing import StageTimes
 from ai_how.vm_management.world import Patience, World
+from ai_how.waiting import Deadline
 
 MAX_CALLS = 8
 MAX_WORKERS = 64  # nearly all of them only wait for a guest
@@ -76,12 +79,14 @@ class HpcManager:
         self,
         spec: ClusterFile,
         *,
+        source: Path | None = None,
         only: Collection[str] = (),
         dry_run: bool = False,
         keep_on_failure: bool = False,
     ) -> Plan:
         """Bring the cluster up, and return what that took: an empty plan where it was up.
 
+        `source` is the file that `spec` was read from; a copy of it is kept with the state.
         With `dry_run` nothing is changed but for the embedded host, which is started to be asked.
         """
         place = self.place(spec.host.uri)
@@ -93,6 +98,7 @@ class HpcManager:
                     return start.plan
                 journal = self._journal(start.plan, start.draft.state)
             self._bring_up(start, journal, place, client, keep_on_failure=keep_on_failure)
+            keep_source(source, self.paths)
             return start.plan
 
     def stop(self, *, only: Collection[str] = ()) -> Plan:
@@ -129,6 +135,37 @@ class HpcManager:
         with LibvirtClient(place.uri, max_calls=MAX_CALLS) as client:
             seen = observe(client, state)
             return status_of(state, seen, client.stats(seen.domains))
+
+    def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float = 60) -> GuestResult:
+        """Run a program on a node by its guest agent."""
+        with self._asking() as client:
+            agent = GuestAgent(client, node.uuid, node.name)
+            return agent.run(argv, Deadline.after(timeout_s))
+
+    def read_log(self, node: NodeState, *, lines: int, serial: bool) -> str:
+        """The end of a node's journal; of its serial line where that is asked, or all there is."""
+        if not serial and self.place().is_up:
+            with self._asking() as client:
+                if client.is_agent_connected(node.uuid):
+                    words = ["journalctl", "-b", "--no-pager", "-n", str(lines)]
+                    agent = GuestAgent(client, node.uuid, node.name)
+                    return agent.run(words, Deadline.after(60)).output
+        return read_tail(self.paths.console_log(node.name), lines)
+
+    @contextmanager
+    def console_of(self, node: NodeState) -> Iterator[Console]:
+        """A node's serial line."""
+        with self._asking() as client, client.open_console(node.uuid) as line:
+            yield line
+
+    @contextmanager
+    def _asking(self) -> Iterator[LibvirtClient]:
+        """A client without a lock, for what changes nothing of ours."""
+        place = self.place()
+        if not place.is_up:
+            raise HostError("the embedded host is down", hint="ai-how hpc start")
+        with LibvirtClient(place.uri, max_calls=MAX_CALLS) as client:
+            yield client
 
     @contextmanager
     def _locked(self, verb: str, place: HostPlace) -> Iterator[LibvirtClient]:

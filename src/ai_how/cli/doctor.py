@@ -1,0 +1,54 @@
+"""`ai-how doctor`: everything that a host needs, and what to do about what is missing."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import context_of
+from ai_how.cli.groups import new_app
+from ai_how.errors import HostError, ImageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai_how.host.checks import Check
+    from ai_how.state.paths import Roots
+
+app = new_app()
+
+
+@app.command()
+def doctor(ctx: typer.Context) -> None:
+    """Check everything that the host needs, with what to do about it.
+
+    The first time after a reboot a small guest is booted, to see whether KVM really works.
+    """
+    from ai_how.host.doctor import run_doctor  # noqa: PLC0415
+
+    context = context_of(ctx)
+    kernel, image = _check_image(context.roots)
+    checks = (*run_doctor(context.roots, kernel=kernel), image)
+    is_able = not any(check.status == "failure" for check in checks)
+    if context.is_json:
+        console.show_json({"is_able": is_able, "checks": checks})
+    else:
+        console.show_checks(checks)
+    if not is_able:
+        raise typer.Exit(HostError.exit_code)
+
+
+def _check_image(roots: "Roots") -> "tuple[Path | None, Check]":
+    """The kernel of the default image, and what there is to say of that image."""
+    from ai_how.host.checks import Check, Status  # noqa: PLC0415
+    from ai_how.images.build import find_default_image  # noqa: PLC0415
+    from ai_how.images.store import ImageStore  # noqa: PLC0415
+
+    try:
+        image = find_default_image(ImageStore(roots.images))
+    except ImageError as error:
+        return None, Check("image", Status.FAILURE, str(error), error.hint)
+    if image is None:
+        found = "the default image is not built yet"
+        return None, Check("image", Status.WARNING, found, "ai-how image build")
+    return image.kernel, Check("image", Status.OK, f"{image.name} {image.digest[:12]}")

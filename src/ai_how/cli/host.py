@@ -1,0 +1,99 @@
+"""`ai-how host`: the embedded host, a libvirt of our own that needs no root."""
+
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import context_of
+from ai_how.cli.groups import new_app
+from ai_how.errors import HostError
+
+if TYPE_CHECKING:
+    from ai_how.host.embedded import EmbeddedHost, EmbeddedStatus
+    from ai_how.state.paths import Roots
+
+app = new_app("Start, stop and show the embedded host: a libvirt of our own that needs no root.")
+
+
+@app.command()
+def up(ctx: typer.Context) -> None:
+    """Start the embedded host; nothing to do where it is up."""
+    from ai_how.host.place import find_place  # noqa: PLC0415
+
+    context = context_of(ctx)
+    find_place("embedded", context.roots).ensure_up(context.roots)
+    _show(_embedded(context.roots).status(), is_json=context.is_json)
+
+
+@app.command()
+def down(
+    ctx: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while VMs run: they lose their power.")
+    ] = False,
+) -> None:
+    """Stop the embedded host. Disks and definitions persist; nothing else does."""
+    context = context_of(ctx)
+    host = _embedded(context.roots)
+    if not force:
+        _refuse_while_vms_run(host)
+    host.down()
+    _show(host.status(), is_json=context.is_json)
+
+
+@app.command()
+def status(ctx: typer.Context) -> None:
+    """Show whether the embedded host is up, and what persists of it."""
+    context = context_of(ctx)
+    _show(_embedded(context.roots).status(), is_json=context.is_json)
+
+
+@app.command(hidden=True)
+def connect(
+    ctx: typer.Context,
+    address: Annotated[IPv4Address, typer.Argument(parser=IPv4Address)],
+    port: Annotated[int, typer.Argument(min=1, max=65535)],
+) -> None:
+    """Become a connection to a guest: what ssh's ProxyCommand runs."""
+    from ai_how.process import become, get_tool  # noqa: PLC0415
+
+    nc = get_tool("nc", package="netcat-openbsd")
+    become(_embedded(context_of(ctx).roots).enter([str(nc), str(address), str(port)]))
+
+
+def _embedded(roots: "Roots") -> "EmbeddedHost":
+    from ai_how.host.embedded import EmbeddedHost  # noqa: PLC0415
+
+    return EmbeddedHost(roots.embedded)
+
+
+def _refuse_while_vms_run(host: "EmbeddedHost") -> None:
+    if not host.status().is_up:
+        return
+    from ai_how.vm_management.libvirt_client import LibvirtClient  # noqa: PLC0415
+
+    with LibvirtClient(host.uri) as client:
+        on = sorted(one.name for one in client.list_domains() if one.state.is_on)
+    if on:
+        raise HostError(
+            f"{len(on)} VMs run on the embedded host" if len(on) > 1 else "a VM runs there",
+            details="\n".join(on),
+            hint="ai-how hpc stop  # or: ai-how host down --force",
+        )
+
+
+def _show(seen: "EmbeddedStatus", *, is_json: bool) -> None:
+    if is_json:
+        console.show_json(seen)
+        return
+    console.show_fields(
+        {
+            "embedded host": "up" if seen.is_up else "down",
+            "pid": seen.pid,
+            "uri": seen.uri if seen.is_up else None,
+            "kvm": ("yes" if seen.has_kvm else "no") if seen.is_up else None,
+            "persists": seen.persistent or None,
+        }
+    )

@@ -1,0 +1,296 @@
+"""`ai-how hpc`: a SLURM cluster's life, and the ways into its nodes."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import Context, context_of
+from ai_how.cli.groups import new_app
+from ai_how.cli.hpc_view import show_status, stages_line
+from ai_how.errors import SpecError
+
+if TYPE_CHECKING:
+    from ai_how.plan.observer import Observer
+    from ai_how.state.models import NodeState
+    from ai_how.vm_management.hpc_manager import HpcManager
+
+app = new_app("Start, stop, show and enter the SLURM cluster.")
+
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="NAME", help="A cluster by its name, without its file."),
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE] [NODE]...", help="The cluster file, and nodes of it."),
+]
+Node = Annotated[str, typer.Argument(metavar="NODE", help="controller, compute-01, ...")]
+Command = Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]", help="A command.")]
+WATCH_S = 2.0
+
+
+@app.command()
+def start(
+    ctx: typer.Context,
+    words: Words = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+    ] = False,
+    keep_on_failure: Annotated[
+        bool, typer.Option("--keep-on-failure", help="Leave what was made when a step fails.")
+    ] = False,
+) -> None:
+    """Bring the cluster up; over when SLURM has run a job on every node.
+
+    Nodes with auto_start: false are made, and left off unless they are named.
+    """
+    from ai_how.console.live_nodes import LiveNodes  # noqa: PLC0415
+    from ai_how.vm_management.hpc_manager import HpcManager  # noqa: PLC0415
+    from ai_how.vm_management.starting import get_hpc  # noqa: PLC0415
+
+    context = context_of(ctx)
+    file, nodes = _split(words)
+    spec, path = context.load_spec(file)
+    hpc = get_hpc(spec)
+    _ensure_default_image(context, [hpc.base_image_path, hpc.controller.base_image_path])
+    begun = time.monotonic()
+    with LiveNodes(hpc.name, is_silent=context.is_json or dry_run) as observer:
+        manager = HpcManager(
+            roots=context.roots,
+            name=hpc.name,
+            connect=context.connect,
+            observer=observer,
+            say=console.show_warning,
+        )
+        plan = manager.start(
+            spec, source=path, only=nodes, dry_run=dry_run, keep_on_failure=keep_on_failure
+        )
+    if context.is_json:
+        took_s = round(time.monotonic() - begun, 3)
+        steps = [{"key": step.key, "what": step.describe()} for step in plan.steps]
+        console.show_json(
+            {"cluster": hpc.name, "seconds": took_s, "dry_run": dry_run, "steps": steps}
+        )
+    elif not plan.steps:
+        console.show_line(f"{hpc.name} is up: nothing to do")
+    elif dry_run:
+        for step in plan.steps:
+            console.show_line(f"{step.key}: {step.describe()}")
+    else:
+        console.show_line(f"{hpc.name} is ready after {time.monotonic() - begun:.1f} s")
+        console.show_line("log in: ai-how hpc ssh controller")
+
+
+@app.command()
+def stop(ctx: typer.Context, words: Words = None, cluster: Cluster = None) -> None:
+    """Turn the cluster, or some nodes of it, off. Disks, addresses and keys are kept."""
+    from ai_how.console.live_nodes import LiveNodes  # noqa: PLC0415
+
+    context = context_of(ctx)
+    file, nodes = _split(words)
+    name = _name(context, cluster, file)
+    with LiveNodes(name, is_silent=context.is_json) as observer:
+        plan = _manager(context, name, observer).stop(only=nodes)
+    if context.is_json:
+        console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
+    elif not plan.steps:
+        console.show_line(f"{name} is off: nothing to do")
+    else:
+        console.show_line(
+            f"{name} is off; ai-how hpc start brings it back" if not nodes else "done"
+        )
+
+
+@app.command()
+def status(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+    cluster: Cluster = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Ask again every two seconds.")] = False,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Show how long each stage of the last start took.")
+    ] = False,
+) -> None:
+    """Ask libvirt and SLURM how each node is."""
+    context = context_of(ctx)
+    manager = _manager(context, _name(context, cluster, file))
+    while True:
+        seen = manager.status()
+        if watch and not context.is_json:
+            console.clear_screen()
+        if context.is_json:
+            console.show_json(seen)
+        else:
+            show_status(seen)
+            if timings:
+                for node in seen.nodes:
+                    console.show_line(f"{node.name}: {stages_line(node)}")
+        if not watch:
+            return
+        time.sleep(WATCH_S)
+
+
+@app.command()
+def destroy(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+    cluster: Cluster = None,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask.")] = False,
+    backup: Annotated[
+        Path | None,
+        typer.Option("--backup", metavar="DIR", help="First keep a compressed copy of each disk."),
+    ] = None,
+) -> None:
+    """Remove the cluster: its VMs, disks, network, keys and state."""
+    from ai_how.console.live_nodes import LiveNodes  # noqa: PLC0415
+
+    context = context_of(ctx)
+    name = _name(context, cluster, file)
+    manager = _manager(context, name)
+    state = manager.find_state()
+    if not force:
+        if not console.is_terminal():
+            raise SpecError(
+                "destroy asks before it removes anything, and there is no terminal to ask on",
+                hint="ai-how hpc destroy --force",
+            )
+        for line in _what_goes(manager):
+            console.show_line(line)
+        if state and not console.confirm(f"Remove all of this, and {name} with it?"):
+            console.show_line("nothing was removed")
+            return
+    with LiveNodes(name, is_silent=context.is_json) as observer:
+        plan = _manager(context, name, observer).destroy(backups=backup and backup.absolute())
+    if context.is_json:
+        console.show_json({"cluster": name, "removed": [step.key for step in plan.steps]})
+    else:
+        console.show_line(f"{name} is gone" if plan.steps else f"there was no cluster {name}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def ssh(ctx: typer.Context, node: Node, command: Command = None, cluster: Cluster = None) -> None:
+    """Log in to a node, or run a command there as the cluster's user."""
+    from ai_how.guest.ssh import ssh_argv  # noqa: PLC0415
+    from ai_how.process import become  # noqa: PLC0415
+
+    context = context_of(ctx)
+    manager = _manager(context, _name(context, cluster))
+    found = _node(manager, node)
+    become(ssh_argv(manager.paths, found.domain_name, command or []))
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    ctx: typer.Context,
+    node: Node,
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")],
+    cluster: Cluster = None,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds.")] = 3600,
+) -> None:
+    """Run a command on a node as root, by its guest agent: no network is needed."""
+    context = context_of(ctx)
+    manager = _manager(context, _name(context, cluster))
+    done = manager.run_in(_node(manager, node), ["/usr/bin/env", *command], timeout_s=timeout)
+    if context.is_json:
+        console.show_json(done)
+    else:
+        console.show_text(done.output.rstrip("\n")) if done.output else None
+        console.show_text(done.errors.rstrip("\n"), to_stderr=True) if done.errors else None
+    raise typer.Exit(done.exit_code)
+
+
+@app.command("console")
+def attach(ctx: typer.Context, node: Node, cluster: Cluster = None) -> None:
+    """Attach the terminal to a node's serial line; Ctrl-] leaves it."""
+    from ai_how.console.terminal import attach as join  # noqa: PLC0415
+
+    context = context_of(ctx)
+    manager = _manager(context, _name(context, cluster))
+    console.show_line("Ctrl-] leaves the console")
+    with manager.console_of(_node(manager, node)) as line:
+        join(line)
+
+
+@app.command()
+def logs(
+    ctx: typer.Context,
+    node: Node,
+    cluster: Cluster = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many at most.")] = 200,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="What it wrote to its serial line, all boots.")
+    ] = False,
+) -> None:
+    """Show a node's journal, or its serial line where the guest agent does not answer."""
+    context = context_of(ctx)
+    manager = _manager(context, _name(context, cluster))
+    text = manager.read_log(_node(manager, node), lines=lines, serial=serial)
+    console.show_text(text.rstrip("\n"))
+
+
+@app.command("ssh-config")
+def ssh_config(ctx: typer.Context, cluster: Cluster = None) -> None:
+    """Print the configuration for ssh, scp, rsync or an editor; ~/.ssh/config may include it."""
+    context = context_of(ctx)
+    manager = _manager(context, _name(context, cluster))
+    manager.get_state()
+    console.show_text(manager.paths.ssh_config.read_text().rstrip("\n"))
+
+
+def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The cluster file, where the first word is one, and node names."""
+    words = words or []
+    if words and (words[0].endswith((".yaml", ".yml")) or "/" in words[0]):
+        return Path(words[0]), words[1:]
+    return None, words
+
+
+def _name(context: Context, cluster: str | None, file: Path | None = None) -> str:
+    if cluster:
+        return cluster
+    from ai_how.vm_management.starting import get_hpc  # noqa: PLC0415
+
+    spec, _ = context.load_spec(file)
+    return get_hpc(spec).name
+
+
+def _manager(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
+    from ai_how.plan.observer import Observer  # noqa: PLC0415
+    from ai_how.vm_management.hpc_manager import HpcManager  # noqa: PLC0415
+
+    return HpcManager(
+        roots=context.roots,
+        name=name,
+        connect=context.connect,
+        observer=observer or Observer(),
+        say=console.show_warning,
+    )
+
+
+def _node(manager: "HpcManager", name: str) -> "NodeState":
+    """A node by its name in the cluster, or by its VM's."""
+    state = manager.get_state()
+    return state.get_node(name.removeprefix(f"{state.name}-"))
+
+
+def _ensure_default_image(context: Context, asked: list[str | None]) -> None:
+    """Build the default image where it is needed and missing."""
+    from ai_how.images.build import build_default_image, find_default_image  # noqa: PLC0415
+    from ai_how.images.store import ImageStore  # noqa: PLC0415
+
+    store = ImageStore(context.roots.images)
+    if all(asked) or find_default_image(store):
+        return
+    with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
+        build_default_image(store, watch=bar.watch)
+
+
+def _what_goes(manager: "HpcManager") -> list[str]:
+    state = manager.find_state()
+    if state is None:
+        return []
+    lines = [f"VM {node.domain_name} and its disk {node.disk}" for node in state.nodes]
+    return [*lines, f"network {state.network.name}", f"keys and state in {manager.paths.root}"]

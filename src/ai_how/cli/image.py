@@ -1,0 +1,199 @@
+"""`ai-how image`: what the nodes boot."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import Context, context_of
+from ai_how.cli.groups import new_app
+from ai_how.errors import ImageError, StateError
+
+if TYPE_CHECKING:
+    from ai_how.images.manifest import BrokenImage, Image
+    from ai_how.images.store import ImageStore
+    from ai_how.state.models import ClusterState
+
+app = new_app("Build and manage what the nodes boot.")
+
+Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or how a digest begins.")]
+
+
+@app.command()
+def build(
+    ctx: typer.Context,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            "--mirror", metavar="URL", help="A Debian mirror. Default: mmdebstrap's choice."
+        ),
+    ] = None,
+) -> None:
+    """Build the default image from Debian packages; nothing to do where it is there."""
+    from ai_how.images.build import build_default_image  # noqa: PLC0415
+
+    context = context_of(ctx)
+    with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
+        image = build_default_image(_store(context), watch=bar.watch, mirror=mirror)
+    _show_image(image, context)
+
+
+@app.command("list")
+def list_images(ctx: typer.Context) -> None:
+    """Show every image, also broken ones, and which clusters use it."""
+    from ai_how.images.manifest import BrokenImage  # noqa: PLC0415
+    from ai_how.state.every_cluster import users_of_image  # noqa: PLC0415
+
+    context = context_of(ctx)
+    states = _states(context)
+    images = [(image, users_of_image(states, image.digest)) for image in _store(context).list()]
+    if context.is_json:
+        console.show_json([_data(image) | {"used_by": users} for image, users in images])
+        return
+    _warn_of_damage(states)
+    if not images:
+        console.show_line("no images yet; `ai-how image build` makes the default one")
+        return
+    console.show_table(
+        ("NAME", "DIGEST", "CREATED", "SIZE", "USED BY"),
+        [
+            (console.Cell("broken", console.Style.BAD), one.digest[:12], None, one.reason, None)
+            if isinstance(one, BrokenImage)
+            else _row(one, users)
+            for one, users in images
+        ],
+    )
+
+
+@app.command("import")
+def import_image(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="PATH|URL", help="A qcow2 or raw disk.")],
+    name: Annotated[str | None, typer.Option("--name", help="Default: the file's.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", help="What it must hash to; a URL needs it.")
+    ] = None,
+) -> None:
+    """Bring in a disk that boots by its own firmware and boot loader."""
+    context = context_of(ctx)
+    with console.ProgressBar("importing", is_silent=context.is_json) as bar:
+        image = _store(context).import_file(source, name=name, sha256=sha256, on_progress=bar.watch)
+    _show_image(image, context)
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    wanted: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGE]…", help="Default: all of them.")
+    ] = None,
+) -> None:
+    """Check every byte of images against their manifests, and their disks by qemu-img."""
+    context = context_of(ctx)
+    store = _store(context)
+    images = [store.get(one) for one in wanted] if wanted else store.list()
+    results = [(image, _find_damage(store, image)) for image in images]
+    if context.is_json:
+        console.show_json(
+            [_data(image) | {"damage": damage and damage.brief} for image, damage in results]
+        )
+    else:
+        _show_results(results)
+    if any(damage for _, damage in results):
+        raise typer.Exit(ImageError.exit_code)
+
+
+@app.command()
+def rm(ctx: typer.Context, wanted: Wanted) -> None:
+    """Remove an image; refused while a cluster uses it."""
+    from ai_how.state.every_cluster import users_of_image  # noqa: PLC0415
+
+    context = context_of(ctx)
+    store = _store(context)
+    image = _get_even_broken(store, wanted)
+    states = _states(context)
+    for state in states.values():
+        if isinstance(state, StateError):
+            raise state  # whether that cluster uses the image is not known
+    store.remove(image, used_by=users_of_image(states, image.digest))
+    if context.is_json:
+        console.show_json({"removed": _data(image)})
+    else:
+        console.show_line(f"removed {image.digest[:12]}")
+
+
+def _store(context: Context) -> "ImageStore":
+    from ai_how.images.store import ImageStore  # noqa: PLC0415
+
+    return ImageStore(context.roots.images)
+
+
+def _states(context: Context) -> "dict[str, ClusterState | StateError]":
+    from ai_how.state.every_cluster import read_every_state  # noqa: PLC0415
+
+    return read_every_state(context.roots)
+
+
+def _get_even_broken(store: "ImageStore", wanted: str) -> "Image | BrokenImage":
+    """The image; a broken one only by its digest, or at least twelve characters of it."""
+    for image in store.list():
+        if len(wanted) >= 12 and image.digest.startswith(wanted):  # noqa: PLR2004
+            return image
+    return store.get(wanted)
+
+
+def _find_damage(store: "ImageStore", image: "Image | BrokenImage") -> ImageError | None:
+    from ai_how.images.manifest import BrokenImage  # noqa: PLC0415
+
+    if isinstance(image, BrokenImage):
+        return ImageError(image.reason, hint=f"ai-how image rm {image.digest[:12]}")
+    try:
+        store.verify(image)
+    except ImageError as error:
+        return error
+    return None
+
+
+def _data(image: "Image | BrokenImage") -> dict[str, Any]:
+    from ai_how.images.manifest import BrokenImage  # noqa: PLC0415
+
+    common = {"digest": image.digest, "directory": image.directory}
+    if isinstance(image, BrokenImage):
+        return common | {"is_broken": True, "reason": image.reason}
+    manifest = image.manifest
+    return common | {
+        "is_broken": False,
+        "name": image.name,
+        "created_at": manifest.created_at,
+        "virtual_size_bytes": manifest.virtual_size_bytes,
+        "identity": manifest.identity,
+        "kernel": image.kernel,
+    }
+
+
+def _row(image: "Image", users: list[str]) -> tuple[object, ...]:
+    size = f"{image.manifest.virtual_size_bytes / 2**30:.1f} GiB"
+    created = image.manifest.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+    return image.name, image.digest[:12], created, size, ", ".join(users) or None
+
+
+def _show_image(image: "Image", context: Context) -> None:
+    if context.is_json:
+        console.show_json(_data(image))
+    else:
+        console.show_line(f"{image.name} {image.digest[:12]} is in {image.directory}")
+
+
+def _show_results(results: "list[tuple[Image | BrokenImage, ImageError | None]]") -> None:
+    for image, damage in results:
+        if damage is None:
+            console.show_line(f"ok       {image.digest[:12]}", console.Style.GOOD)
+        else:
+            console.show_line(f"damaged  {image.digest[:12]}", console.Style.BAD)
+            console.show_error(damage)
+
+
+def _warn_of_damage(states: "dict[str, ClusterState | StateError]") -> None:
+    for name, state in states.items():
+        if isinstance(state, StateError):
+            console.show_warning(f"cluster {name}: {state.brief}: its images are not known")

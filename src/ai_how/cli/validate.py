@@ -1,0 +1,129 @@
+"""`ai-how validate`: the file, then what it would cost on this host."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import Context, context_of
+from ai_how.cli.groups import new_app
+from ai_how.errors import HostError, SpecError
+
+if TYPE_CHECKING:
+    from ai_how.spec.models import ClusterFile, HpcSpec
+    from ai_how.spec.problems import Problem
+    from ai_how.vm_management.estimate import Estimate
+
+app = new_app()
+
+
+@app.command()
+def validate(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="The cluster file.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Check the file alone, not the host.")
+    ] = False,
+) -> None:
+    """Check the cluster file, what it costs, and whether the host can.
+
+    Ends with 2 where the file is wrong, with 3 where the host cannot.
+    """
+    context = context_of(ctx)
+    path = context.find_spec_path(file)
+    spec, problems = _check(path)
+    hpc = spec.clusters.hpc if spec else None
+    found = _estimate(hpc, spec, context) if spec and hpc and not offline else None
+    if context.is_json:
+        console.show_json(_document(path, spec, problems, found))
+    else:
+        _show_file(path, spec, problems)
+        if found:
+            _show_estimate(found)
+    if spec is None:
+        raise typer.Exit(SpecError.exit_code)
+    if found and not found.is_possible:
+        raise typer.Exit(HostError.exit_code)
+
+
+def _check(path: Path | None) -> "tuple[ClusterFile | None, list[Problem]]":
+    from ai_how.spec.reader import check_spec_file, default_spec  # noqa: PLC0415
+
+    return check_spec_file(path, os.environ) if path else (default_spec(), [])
+
+
+def _estimate(hpc: "HpcSpec", spec: "ClusterFile", context: Context) -> "Estimate":
+    from ai_how.vm_management.estimate import estimate  # noqa: PLC0415
+
+    return estimate(hpc, context.host_uri(spec), context.roots)
+
+
+def _document(
+    path: Path | None,
+    spec: "ClusterFile | None",
+    problems: "list[Problem]",
+    found: "Estimate | None",
+) -> dict[str, Any]:
+    return {
+        "file": path,
+        "is_valid": spec is not None,
+        "problems": problems,
+        "spec": spec,
+        "is_possible": found.is_possible if found else None,
+        "estimate": found,
+    }
+
+
+def _show_file(path: Path | None, spec: "ClusterFile | None", problems: "list[Problem]") -> None:
+    console.show_problems(problems)
+    name = str(path) if path else "the built-in cluster"
+    if spec is None:
+        errors = sum(problem.severity == "error" for problem in problems)
+        noun = "problem" if errors == 1 else "problems"
+        console.show_error(SpecError(f"{errors} {noun} in {name}"))
+        return
+    console.show_line(f"{name} is valid", console.Style.GOOD)
+    if spec.clusters.hpc:
+        console.show_line(_summary(spec.clusters.hpc))
+    if spec.clusters.cloud:
+        console.show_line(f"{spec.clusters.cloud.name}: cloud clusters cannot be started yet")
+
+
+def _summary(hpc: "HpcSpec") -> str:
+    from ai_how.spec.nodes import cost_of, nodes_of  # noqa: PLC0415
+
+    cost = cost_of(hpc)
+    return (
+        f"{hpc.name}: {len(nodes_of(hpc))} nodes, {cost.vcpus} vCPUs, "
+        f"{cost.memory_mib} MiB memory, {cost.disk_gib_worst_case} GiB disk at most"
+    )
+
+
+def _show_estimate(found: "Estimate") -> None:
+    needs, has = found.needs, found.has
+    console.show_table(
+        ("", "cluster", f"host ({found.host})"),
+        [
+            ("vCPUs", needs.vcpus, has.cpus),
+            ("memory", _mib(needs.memory_mib), _mib(has.memory_mib)),
+            ("disk, thin", _gib(needs.disk_thin_bytes), _gib(has.disk_bytes)),
+            ("disk, worst case", _gib(needs.disk_worst_case_bytes), _gib(has.disk_bytes)),
+        ],
+    )
+    if found.running:
+        console.show_line(f"running already: {', '.join(found.running)}")
+    console.show_checks(found.checks)
+    if found.is_possible:
+        console.show_line("this host can", console.Style.GOOD)
+    else:
+        console.show_error(HostError("this host cannot"))
+
+
+def _mib(count: int | None) -> str | None:
+    return None if count is None else f"{count} MiB"
+
+
+def _gib(count: int | None) -> str | None:
+    return None if count is None else f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,63 @@
+"""The user's own terminal joined to a guest's serial line, until Ctrl-]."""
+
+import os
+import select
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from ai_how.errors import SpecError
+
+ESCAPE = b"\x1d"  # Ctrl-], as in virsh and telnet
+CHUNK_BYTES = 4096
+
+
+class Line(Protocol):
+    """A serial line: `recv` waits, and gives b"" at its end."""
+
+    def recv(self, size: int) -> bytes: ...
+
+    def send(self, data: bytes) -> None: ...
+
+
+def attach(line: Line) -> None:
+    """Pass bytes both ways until the user types Ctrl-] or the line ends.
+
+    What the guest writes reaches the terminal as it is: that is what a console is for.
+    """
+    if not sys.stdin.isatty():
+        raise SpecError("a console needs a terminal", hint="ai-how hpc logs NODE")
+    ended_r, ended_w = os.pipe()
+
+    def show() -> None:
+        while data := line.recv(CHUNK_BYTES):
+            os.write(1, data)
+        os.close(ended_w)
+
+    with _raw_terminal():
+        threading.Thread(target=show, daemon=True, name="console").start()
+        while True:
+            ready, _, _ = select.select([0, ended_r], [], [])
+            if ended_r in ready:
+                return
+            typed = os.read(0, CHUNK_BYTES)
+            before, escape, _ = typed.partition(ESCAPE)
+            if before:
+                line.send(before)
+            if escape or not typed:
+                return
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[None]:
+    former = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, former)
+        os.write(1, b"\r\n")

@@ -1,0 +1,32 @@
+"""All clusters of a user at once: one whose state is damaged must not hide the others."""
+
+from collections.abc import Mapping
+
+from ai_how.errors import StateError
+from ai_how.state.cluster_state import read_state
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import Roots
+
+
+def read_every_state(roots: Roots) -> dict[str, ClusterState | StateError]:
+    """What is remembered of each cluster by its name, or why that cannot be read."""
+    found: dict[str, ClusterState | StateError] = {}
+    for name in roots.cluster_names():
+        try:
+            state = read_state(roots.cluster(name))
+        except StateError as error:
+            found[name] = error
+        else:
+            if state is not None:
+                found[name] = state
+    return found
+
+
+def users_of_image(states: Mapping[str, ClusterState | StateError], digest: str) -> list[str]:
+    """The clusters that have a node of this image, as far as their states can be read."""
+    return [
+        name
+        for name, state in states.items()
+        if not isinstance(state, StateError)
+        and any(node.image_digest == digest for node in state.nodes)
+    ]
