@@ -1,5 +1,6 @@
 """The door: one try around everything, and an exit code for every way in which a verb can end."""
 
+import gc
 import signal
 import sys
 import threading
@@ -11,6 +12,8 @@ from ai_how import console
 from ai_how.cli.arguments import CommandLine, read_command_line
 from ai_how.errors import HostError, InterruptedRunError
 
+# Loading makes many objects that all stay: looking for garbage among them takes its time.
+_GC_THRESHOLD = 50_000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -20,6 +23,7 @@ class _Stopped(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line to its end and return its exit code. Nothing is raised."""
+    gc.set_threshold(_GC_THRESHOLD)
     command = read_command_line(sys.argv[1:] if argv is None else argv)
     with console.guarded_output() as out:
         code = _open(command)
@@ -34,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open(command: CommandLine) -> int:
     try:
         with _signals_heard():
-            from ai_how.cli.app import run  # noqa: PLC0415  a failure to load is caught as well
+            from ai_how.cli.app import run  # a failure to load is caught as well
 
             return run(command.words)
     except (_Stopped, KeyboardInterrupt):
@@ -45,9 +49,9 @@ def _open(command: CommandLine) -> int:
 
 def _tell(error: Exception, command: CommandLine) -> int:
     """Say what failed in the form that was asked for, and return its exit code."""
-    import logging  # noqa: PLC0415
+    import logging
 
-    from ai_how.cli.failures import as_known, exit_code_of  # noqa: PLC0415  help needs none of it
+    from ai_how.cli.failures import as_known, exit_code_of  # help needs none of it
 
     logging.getLogger(__name__).debug("the command failed", exc_info=error)
     known = as_known(error, command)

@@ -125,9 +125,11 @@ def root(
     ] = False,
 ) -> None:
     """Hold the global options for the verb."""
-    console.start_logging(verbosity, log_file)
+    from ai_how.console.logs import start_logging
+
+    start_logging(verbosity, log_file)
     if connect not in (None, "auto", "embedded"):
-        from ai_how.vm_management.libvirt_uri import read_uri  # noqa: PLC0415
+        from ai_how.vm_management.libvirt_uri import read_uri
 
         read_uri(connect)
     ctx.obj = Context(config, connect, state_dir, is_json, verbosity, log_file)

@@ -27,7 +27,7 @@ class Context:
 
     @property
     def roots(self) -> "Roots":
-        from ai_how.state.paths import find_roots  # noqa: PLC0415
+        from ai_how.state.paths import find_roots
 
         return find_roots(self.state_dir)
 
@@ -42,7 +42,7 @@ class Context:
 
     def load_spec(self, argument: Path | None = None) -> "tuple[ClusterFile, Path | None]":
         """The spec and where it was read. Raises SpecError with every problem that it has."""
-        from ai_how.spec.reader import default_spec, read_spec  # noqa: PLC0415
+        from ai_how.spec.reader import default_spec, read_spec
 
         path = self.find_spec_path(argument)
         if path is None:

@@ -24,7 +24,7 @@ def doctor(ctx: typer.Context) -> None:
 
     The first time after a reboot a small guest is booted, to see whether KVM really works.
     """
-    from ai_how.host.doctor import run_doctor  # noqa: PLC0415
+    from ai_how.host.doctor import run_doctor
 
     context = context_of(ctx)
     kernel, image = _check_image(context.roots)
@@ -40,9 +40,9 @@ def doctor(ctx: typer.Context) -> None:
 
 def _check_image(roots: "Roots") -> "tuple[Path | None, Check]":
     """The kernel of the default image, and what there is to say of that image."""
-    from ai_how.host.checks import Check, Status  # noqa: PLC0415
-    from ai_how.images.build import find_default_image  # noqa: PLC0415
-    from ai_how.images.store import ImageStore  # noqa: PLC0415
+    from ai_how.host.checks import Check, Status
+    from ai_how.images.build import find_default_image
+    from ai_how.images.store import ImageStore
 
     try:
         image = find_default_image(ImageStore(roots.images))

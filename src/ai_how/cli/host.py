@@ -20,7 +20,7 @@ app = new_app("Start, stop and show the embedded host: a libvirt of our own that
 @app.command()
 def up(ctx: typer.Context) -> None:
     """Start the embedded host; nothing to do where it is up."""
-    from ai_how.host.place import find_place  # noqa: PLC0415
+    from ai_how.host.place import find_place
 
     context = context_of(ctx)
     find_place("embedded", context.roots).ensure_up(context.roots)
@@ -57,14 +57,14 @@ def connect(
     port: Annotated[int, typer.Argument(min=1, max=65535)],
 ) -> None:
     """Become a connection to a guest: what ssh's ProxyCommand runs."""
-    from ai_how.process import become, get_tool  # noqa: PLC0415
+    from ai_how.process import become, get_tool
 
     nc = get_tool("nc", package="netcat-openbsd")
     become(_embedded(context_of(ctx).roots).enter([str(nc), str(address), str(port)]))
 
 
 def _embedded(roots: "Roots") -> "EmbeddedHost":
-    from ai_how.host.embedded import EmbeddedHost  # noqa: PLC0415
+    from ai_how.host.embedded import EmbeddedHost
 
     return EmbeddedHost(roots.embedded)
 
@@ -72,7 +72,7 @@ def _embedded(roots: "Roots") -> "EmbeddedHost":
 def _refuse_while_vms_run(host: "EmbeddedHost") -> None:
     if not host.status().is_up:
         return
-    from ai_how.vm_management.libvirt_client import LibvirtClient  # noqa: PLC0415
+    from ai_how.vm_management.libvirt_client import LibvirtClient
 
     with LibvirtClient(host.uri) as client:
         on = sorted(one.name for one in client.list_domains() if one.state.is_on)

@@ -47,9 +47,9 @@ def start(
 
     Nodes with auto_start: false are made, and left off unless they are named.
     """
-    from ai_how.console.live_nodes import LiveNodes  # noqa: PLC0415
-    from ai_how.vm_management.hpc_manager import HpcManager  # noqa: PLC0415
-    from ai_how.vm_management.starting import get_hpc  # noqa: PLC0415
+    from ai_how.console.live_nodes import LiveNodes
+    from ai_how.vm_management.hpc_manager import HpcManager
+    from ai_how.vm_management.starting import get_hpc
 
     context = context_of(ctx)
     file, nodes = _split(words)
@@ -87,7 +87,7 @@ def start(
 @app.command()
 def stop(ctx: typer.Context, words: Words = None, cluster: Cluster = None) -> None:
     """Turn the cluster, or some nodes of it, off. Disks, addresses and keys are kept."""
-    from ai_how.console.live_nodes import LiveNodes  # noqa: PLC0415
+    from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
     file, nodes = _split(words)
@@ -145,7 +145,7 @@ def destroy(
     ] = None,
 ) -> None:
     """Remove the cluster: its VMs, disks, network, keys and state."""
-    from ai_how.console.live_nodes import LiveNodes  # noqa: PLC0415
+    from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
     name = _name(context, cluster, file)
@@ -173,8 +173,8 @@ def destroy(
 @app.command(context_settings={"ignore_unknown_options": True})
 def ssh(ctx: typer.Context, node: Node, command: Command = None, cluster: Cluster = None) -> None:
     """Log in to a node, or run a command there as the cluster's user."""
-    from ai_how.guest.ssh import ssh_argv  # noqa: PLC0415
-    from ai_how.process import become  # noqa: PLC0415
+    from ai_how.guest.ssh import ssh_argv
+    from ai_how.process import become
 
     context = context_of(ctx)
     manager = _manager(context, _name(context, cluster))
@@ -205,7 +205,7 @@ def execute(
 @app.command("console")
 def attach(ctx: typer.Context, node: Node, cluster: Cluster = None) -> None:
     """Attach the terminal to a node's serial line; Ctrl-] leaves it."""
-    from ai_how.console.terminal import attach as join  # noqa: PLC0415
+    from ai_how.console.terminal import attach as join
 
     context = context_of(ctx)
     manager = _manager(context, _name(context, cluster))
@@ -251,15 +251,15 @@ def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
 def _name(context: Context, cluster: str | None, file: Path | None = None) -> str:
     if cluster:
         return cluster
-    from ai_how.vm_management.starting import get_hpc  # noqa: PLC0415
+    from ai_how.vm_management.starting import get_hpc
 
     spec, _ = context.load_spec(file)
     return get_hpc(spec).name
 
 
 def _manager(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
-    from ai_how.plan.observer import Observer  # noqa: PLC0415
-    from ai_how.vm_management.hpc_manager import HpcManager  # noqa: PLC0415
+    from ai_how.plan.observer import Observer
+    from ai_how.vm_management.hpc_manager import HpcManager
 
     return HpcManager(
         roots=context.roots,
@@ -278,8 +278,8 @@ def _node(manager: "HpcManager", name: str) -> "NodeState":
 
 def _ensure_default_image(context: Context, asked: list[str | None]) -> None:
     """Build the default image where it is needed and missing."""
-    from ai_how.images.build import build_default_image, find_default_image  # noqa: PLC0415
-    from ai_how.images.store import ImageStore  # noqa: PLC0415
+    from ai_how.images.build import build_default_image, find_default_image
+    from ai_how.images.store import ImageStore
 
     store = ImageStore(context.roots.images)
     if all(asked) or find_default_image(store):

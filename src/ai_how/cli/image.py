@@ -30,7 +30,7 @@ def build(
     ] = None,
 ) -> None:
     """Build the default image from Debian packages; nothing to do where it is there."""
-    from ai_how.images.build import build_default_image  # noqa: PLC0415
+    from ai_how.images.build import build_default_image
 
     context = context_of(ctx)
     with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
@@ -41,8 +41,8 @@ def build(
 @app.command("list")
 def list_images(ctx: typer.Context) -> None:
     """Show every image, also broken ones, and which clusters use it."""
-    from ai_how.images.manifest import BrokenImage  # noqa: PLC0415
-    from ai_how.state.every_cluster import users_of_image  # noqa: PLC0415
+    from ai_how.images.manifest import BrokenImage
+    from ai_how.state.every_cluster import users_of_image
 
     context = context_of(ctx)
     states = _states(context)
@@ -106,7 +106,7 @@ def verify(
 @app.command()
 def rm(ctx: typer.Context, wanted: Wanted) -> None:
     """Remove an image; refused while a cluster uses it."""
-    from ai_how.state.every_cluster import users_of_image  # noqa: PLC0415
+    from ai_how.state.every_cluster import users_of_image
 
     context = context_of(ctx)
     store = _store(context)
@@ -123,13 +123,13 @@ def rm(ctx: typer.Context, wanted: Wanted) -> None:
 
 
 def _store(context: Context) -> "ImageStore":
-    from ai_how.images.store import ImageStore  # noqa: PLC0415
+    from ai_how.images.store import ImageStore
 
     return ImageStore(context.roots.images)
 
 
 def _states(context: Context) -> "dict[str, ClusterState | StateError]":
-    from ai_how.state.every_cluster import read_every_state  # noqa: PLC0415
+    from ai_how.state.every_cluster import read_every_state
 
     return read_every_state(context.roots)
 
@@ -143,7 +143,7 @@ def _get_even_broken(store: "ImageStore", wanted: str) -> "Image | BrokenImage":
 
 
 def _find_damage(store: "ImageStore", image: "Image | BrokenImage") -> ImageError | None:
-    from ai_how.images.manifest import BrokenImage  # noqa: PLC0415
+    from ai_how.images.manifest import BrokenImage
 
     if isinstance(image, BrokenImage):
         return ImageError(image.reason, hint=f"ai-how image rm {image.digest[:12]}")
@@ -155,7 +155,7 @@ def _find_damage(store: "ImageStore", image: "Image | BrokenImage") -> ImageErro
 
 
 def _data(image: "Image | BrokenImage") -> dict[str, Any]:
-    from ai_how.images.manifest import BrokenImage  # noqa: PLC0415
+    from ai_how.images.manifest import BrokenImage
 
     common = {"digest": image.digest, "directory": image.directory}
     if isinstance(image, BrokenImage):

@@ -30,7 +30,7 @@ def init(
 
 
 def _write(path: Path, *, is_replacing: bool) -> None:
-    from ai_how.spec.document import render_default_file  # noqa: PLC0415
+    from ai_how.spec.document import render_default_file
 
     text = render_default_file()
     try:

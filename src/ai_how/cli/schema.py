@@ -9,6 +9,6 @@ app = new_app()
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the cluster file, for editors."""
-    from ai_how.spec.document import json_schema  # noqa: PLC0415
+    from ai_how.spec.document import json_schema
 
     console.show_json(json_schema())

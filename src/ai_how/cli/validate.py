@@ -49,13 +49,13 @@ def validate(
 
 
 def _check(path: Path | None) -> "tuple[ClusterFile | None, list[Problem]]":
-    from ai_how.spec.reader import check_spec_file, default_spec  # noqa: PLC0415
+    from ai_how.spec.reader import check_spec_file, default_spec
 
     return check_spec_file(path, os.environ) if path else (default_spec(), [])
 
 
 def _estimate(hpc: "HpcSpec", spec: "ClusterFile", context: Context) -> "Estimate":
-    from ai_how.vm_management.estimate import estimate  # noqa: PLC0415
+    from ai_how.vm_management.estimate import estimate
 
     return estimate(hpc, context.host_uri(spec), context.roots)
 
@@ -92,7 +92,7 @@ def _show_file(path: Path | None, spec: "ClusterFile | None", problems: "list[Pr
 
 
 def _summary(hpc: "HpcSpec") -> str:
-    from ai_how.spec.nodes import cost_of, nodes_of  # noqa: PLC0415
+    from ai_how.spec.nodes import cost_of, nodes_of
 
     cost = cost_of(hpc)
     return (

@@ -1,6 +1,5 @@
 """The voice: the only room that writes to the user's terminal. Rich is loaded where it is used."""
 
-from ai_how.console.logs import start_logging
 from ai_how.console.progress import ProgressBar
 from ai_how.console.show import (
     Cell,
@@ -41,5 +40,4 @@ __all__ = [
     "show_table",
     "show_text",
     "show_warning",
-    "start_logging",
 ]

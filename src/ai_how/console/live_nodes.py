@@ -83,7 +83,7 @@ class LiveNodes(Observer):
     def interrupted(self) -> None:
         text = "interrupted: what runs is ended and undone; Ctrl-C again leaves it to the next run"
         if self._live is not None:
-            from rich.text import Text  # noqa: PLC0415
+            from rich.text import Text
 
             self._live.console.print(Text(text, Style.WARN.for_rich))
         elif not self._is_silent:
@@ -91,8 +91,8 @@ class LiveNodes(Observer):
 
     def __enter__(self) -> Self:
         if not self._is_silent and sys.stdout.isatty():
-            from rich.console import Console  # noqa: PLC0415  slow to import
-            from rich.live import Live  # noqa: PLC0415
+            from rich.console import Console  # slow to import
+            from rich.live import Live
 
             self._live = Live(
                 console=Console(file=sys.stdout, highlight=False),
@@ -140,7 +140,7 @@ class LiveNodes(Observer):
         return node if is_node else self._cluster
 
     def _render(self) -> "Text":
-        from rich.text import Text  # noqa: PLC0415
+        from rich.text import Text
 
         with self._lock:
             width = max(map(len, self._lines))
@@ -154,7 +154,7 @@ class LiveNodes(Observer):
 
 def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
     """Where it is comes first: a narrow terminal cuts off the past."""
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     row = Text(f"{clean(name):<{width}}")
     if stages:

@@ -31,8 +31,8 @@ class ProgressBar:
 
     def __enter__(self) -> Self:
         if self._is_drawn:
-            from rich.console import Console  # noqa: PLC0415  slow to import
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+            from rich.console import Console  # slow to import
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
