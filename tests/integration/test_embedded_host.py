@@ -5,7 +5,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +67,14 @@ def running_network(client: LibvirtClient) -> Iterator[None]:
 def run_up(host: EmbeddedHost) -> None:
     """`up` in a process of its own."""
     run([sys.executable, "-I", "-c", UP, host.paths.root.parent], timeout_s=60)
+
+
+def kill_supervisor(host: EmbeddedHost) -> None:
+    """What a crash or an impatient user would do."""
+    supervisor = host.find_supervisor()
+    assert supervisor
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_until(lambda: not supervisor.is_alive, Deadline.after(15), "the end of PID 1")
 
 
 def other_pid(host: EmbeddedHost, name: str, than: int) -> int:
@@ -147,8 +155,7 @@ def test_a_killed_supervisor_takes_everything_with_it(own_host: EmbeddedHost) ->
     assert killed
     namespace = pid_namespace(killed.pid)
     assert namespace
-    os.kill(killed.pid, signal.SIGKILL)
-    wait_until(lambda: not killed.is_alive, Deadline.after(15), "the end of PID 1")
+    kill_supervisor(own_host)
     assert processes_in(namespace) == {}
     assert not own_host.status().is_up
 
@@ -306,6 +313,25 @@ def test_a_running_network_ends_with_the_host(own_host: EmbeddedHost) -> None:
     assert any(name.startswith("dnsmasq") for name in processes_in(namespace).values())
     own_host.down()
     assert processes_in(namespace) == {}
+
+
+@pytest.mark.parametrize("end", [EmbeddedHost.down, kill_supervisor])
+def test_an_uplink_ends_with_the_host(
+    own_host: EmbeddedHost,
+    end: Callable[[EmbeddedHost], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pasta, pid_file = tmp_path / "pasta", tmp_path / "pid"
+    pasta.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 1000\n")
+    pasta.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    own_host.up(with_kvm=False)
+    soon = Deadline.after(10)
+    pid = wait_until(lambda: pid_file.exists() and pid_file.read_text(), soon, "pasta's start")
+    wait_until(lambda: process_name(int(pid)) == "sleep", soon, "pasta's start")
+    end(own_host)
+    wait_until(lambda: process_name(int(pid)) is None, soon, "pasta's end")
 
 
 def test_guests_see_no_kvm_unless_it_is_asked_for(own_host: EmbeddedHost) -> None:

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ai_how.errors import DeadlineError, HostError, ToolError
+from ai_how.errors import DeadlineError, HostError
 from ai_how.host.supervisor import Order
-from ai_how.process import find_tool, get_tool, run, start_detached
+from ai_how.process import find_tool, get_tool, start_detached
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
 from ai_how.waiting import Deadline, wait_until
@@ -31,11 +31,13 @@ PROGRAMS = (  # what must be installed, and the Debian package that has it
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("dnsmasq", "dnsmasq-base"),
+    ("iptables", "iptables"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("ip", "iproute2"),
     ("nc", "netcat-openbsd"),
 )
+PROGRAMS_OF_USERS = (("newuidmap", "uidmap"), ("newgidmap", "uidmap"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,10 @@ class EmbeddedHost:
         """
         if self.find_supervisor() and _accepts(self.paths.socket):
             return
-        for program, package in PROGRAMS:
+        for program, package in (
+            *PROGRAMS,
+            *(PROGRAMS_OF_USERS if self.needs_user_namespace else ()),
+        ):
             get_tool(program, package=package)
         ensure_private_directory(self.paths.root)
         with held_lock(self.paths.lock, doing="starting the embedded host", wait_s=PATIENCE_S):
@@ -174,7 +179,7 @@ class EmbeddedHost:
             # Were we to die before this, it would end too: no host runs that nobody knows of.
             with suppress(BrokenPipeError):
                 ours.send(b"\n")
-        _give_uplink(supervisor.pid)
+            self._give_uplink(supervisor.pid, ours)
         return supervisor
 
     def _write_order(self, *, with_kvm: bool) -> Path:
@@ -207,22 +212,30 @@ class EmbeddedHost:
             interval_s=0.01,
         )
 
+    def _give_uplink(self, pid: int, link: socket.socket) -> None:
+        """Let guests reach the outside through pasta, where it is installed; they work without.
+
+        pasta would outlive the host; the supervisor holds the other end of `link` until it ends.
+        """
+        if (pasta := find_tool("pasta")) is None:
+            return
+        closed = [word for way in ("-t", "-u", "-T", "-U") for word in (way, "none")]
+        link.settimeout(None)
+        start_detached(
+            [
+                *("sh", "-c", '"$@" & cat >/dev/null; kill $! 2>/dev/null', "uplink", str(pasta)),
+                *("--foreground", "--config-net", "--quiet", "--no-map-gw", *closed, str(pid)),
+            ],
+            log=self.paths.supervisor_log,
+            stdin=link.fileno(),
+        )
+
     def _failure(self, brief: str) -> HostError:
         try:
             said = self.paths.supervisor_log.read_text(errors="replace").strip()[-1500:]
         except OSError:
             said = ""
         return HostError(brief, details=said or None, hint="ai-how doctor")
-
-
-def _give_uplink(pid: int) -> None:
-    """Let guests reach the outside through pasta, where it is installed; they work without."""
-    if (pasta := find_tool("pasta")) is None:
-        return
-    closed = [word for way in ("-t", "-u", "-T", "-U") for word in (way, "none")]
-    # It goes to the background when the uplink is there, and ends with the namespace.
-    with suppress(ToolError):
-        run([pasta, "--config-net", "--quiet", "--no-map-gw", *closed, str(pid)], timeout_s=10)
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -159,6 +159,7 @@ def report() -> None:
     os.write(0, b"\n")  # the kernel adds our pid, as it is outside
     if not os.read(0, 1):
         sys.exit("whoever started this host is gone")
+    os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end
     with Path("/dev/null").open() as nothing:
         os.dup2(nothing.fileno(), 0)
 
