@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from ai_how.errors import ConnectionLostError, HostError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.process import run
 from ai_how.state.models import VmState
+from ai_how.state.paths import find_roots
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_shape import render_network
 from ai_how.waiting import Deadline, wait_until
@@ -113,6 +115,25 @@ def test_several_ups_at_once_make_one_host(own_host: EmbeddedHost) -> None:
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     # `unshare` and the PID 1 that it made.
     assert sum(order in words.split(b"\0") for words in commands) == 2
+
+
+def test_sessions_with_other_runtime_directories_share_the_host(
+    own_host: EmbeddedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_host.up(with_kvm=False)
+    with tempfile.TemporaryDirectory() as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        roots = find_roots(own_host.paths.root.parent)
+        assert roots.run.is_relative_to(runtime)
+        same = EmbeddedHost(roots.embedded)
+        same.up(with_kvm=False)
+        assert same.find_supervisor() == own_host.find_supervisor()
+        with LibvirtClient(same.uri) as client:
+            assert client.list_domains() == ()
+        used = own_host.paths.run
+        same.down()
+    assert not used.exists()
+    assert not own_host.status().is_up
 
 
 def test_down_leaves_what_it_names_and_nothing_else(own_host: EmbeddedHost) -> None:

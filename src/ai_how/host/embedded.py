@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -76,7 +76,16 @@ class EmbeddedHost:
     """One user's embedded host below one state directory. Every verb is safe to repeat."""
 
     def __init__(self, paths: EmbeddedPaths) -> None:
-        self.paths = paths
+        self._paths = paths
+
+    @property
+    def paths(self) -> EmbeddedPaths:
+        """Its places. A host that runs may have been started by a session with another `run`."""
+        try:
+            there = replace(self._paths, run=self._paths.run_link.readlink())
+        except OSError:
+            return self._paths
+        return there if _read_supervisor(there.record) else self._paths
 
     @property
     def uri(self) -> str:
@@ -87,12 +96,8 @@ class EmbeddedHost:
         return os.geteuid() != 0
 
     def find_supervisor(self) -> Supervisor | None:
-        """The running supervisor, None where there is none (or its record is of another boot)."""
-        try:
-            found = Supervisor(**json.loads(self.paths.record.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return found if found.is_alive else None
+        """The running supervisor, None where there is none."""
+        return _read_supervisor(self.paths.record)
 
     def status(self) -> EmbeddedStatus:
         supervisor = self.find_supervisor()
@@ -138,11 +143,13 @@ class EmbeddedHost:
         if not self.paths.root.is_dir():
             return
         with held_lock(self.paths.lock, doing="stopping the embedded host", wait_s=PATIENCE_S):
+            run = self.paths.run
             if supervisor := self.find_supervisor():
                 self._end(supervisor)
-            shutil.rmtree(self.paths.run, ignore_errors=True)
+            self._paths.run_link.unlink(missing_ok=True)
+            shutil.rmtree(run, ignore_errors=True)
             with suppress(OSError):  # another host of this user may have its directory there
-                self.paths.run.parent.rmdir()
+                run.parent.rmdir()
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` in the host's network, where the guests can be reached."""
@@ -189,6 +196,8 @@ class EmbeddedHost:
         shutil.rmtree(self.paths.run, ignore_errors=True)
         ensure_private_directory(self.paths.run.parent)
         ensure_private_directory(self.paths.run)
+        self.paths.run_link.unlink(missing_ok=True)
+        self.paths.run_link.symlink_to(self.paths.run)
         order = Order(
             etc=str(self.paths.etc),
             lib=str(self.paths.lib),
@@ -236,6 +245,15 @@ class EmbeddedHost:
         except OSError:
             said = ""
         return HostError(brief, details=said or None, hint="ai-how doctor")
+
+
+def _read_supervisor(record: Path) -> Supervisor | None:
+    """The supervisor of a record, None where there is none (or it is of another boot)."""
+    try:
+        found = Supervisor(**json.loads(record.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if found.is_alive else None
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -186,8 +186,13 @@ class EmbeddedPaths:
         return self.root / "supervisor.log"
 
     @property
+    def run_link(self) -> Path:
+        """Leads to the `run` of the host that was started last: sessions differ in theirs."""
+        return self.root / "run"
+
+    @property
     def record(self) -> Path:
-        """Who the supervisor is (pid, start time, boot id)."""
+        """Who the supervisor is (pid and start time)."""
         return self.run / "supervisor.json"
 
     @property
