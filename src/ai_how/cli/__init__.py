@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line to its end and return its exit code. Nothing is raised."""
     gc.set_threshold(_GC_THRESHOLD)
     command = read_command_line(sys.argv[1:] if argv is None else argv)
-    with console.guarded_output() as out:
+    with console.guarded_output() as out, _signals_heard():
         code = _open(command)
         out.flush()
         if out.lost is not None:
@@ -37,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open(command: CommandLine) -> int:
     try:
-        with _signals_heard():
-            from ai_how.cli.app import run  # a failure to load is caught as well
+        from ai_how.cli.app import run  # a failure to load is caught as well
 
-            return run(command.words)
+        return run(command.words)
     except (_Stopped, KeyboardInterrupt):
         return _tell(InterruptedRunError("interrupted"), command)
     except Exception as error:  # noqa: BLE001  the door: whatever it was, the user gets an answer
@@ -82,4 +81,7 @@ def _signals_heard() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """The first one lets things be closed; one more ends us on the spot."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
     raise _Stopped

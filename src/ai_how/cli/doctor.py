@@ -47,7 +47,7 @@ def _check_image(roots: "Roots") -> "tuple[Path | None, Check]":
     try:
         image = find_default_image(ImageStore(roots.images))
     except ImageError as error:
-        return None, Check("image", Status.FAILURE, str(error), error.hint)
+        return None, Check("image", Status.FAILURE, str(error).replace("\n", ": "), error.hint)
     if image is None:
         found = "the default image is not built yet"
         return None, Check("image", Status.WARNING, found, "ai-how image build")

@@ -78,7 +78,7 @@ def _refuse_while_vms_run(host: "EmbeddedHost") -> None:
         on = sorted(one.name for one in client.list_domains() if one.state.is_on)
     if on:
         raise HostError(
-            f"{len(on)} VMs run on the embedded host" if len(on) > 1 else "a VM runs there",
+            f"{'a VM runs' if len(on) == 1 else f'{len(on)} VMs run'} on the embedded host",
             details="\n".join(on),
             hint="ai-how hpc stop  # or: ai-how host down --force",
         )

@@ -1,5 +1,6 @@
 """`ai-how init`: a commented cluster file to start from."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,6 @@ def _write(path: Path, *, is_replacing: bool) -> None:
         with path.open("w" if is_replacing else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise SpecError(f"{path} exists", hint=f"ai-how init {path} --force") from None
+        raise SpecError(f"{path} exists", hint=f"ai-how init {shlex.quote(str(path))} --force") from None
     except OSError as error:
         raise SpecError(f"cannot write {path}: {error.strerror}") from None

@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -51,16 +52,21 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _PrivateFile(logging.FileHandler):
+    """Appends to a file that nobody else may read."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        number = os.open(self.baseFilename, flags, 0o600)
+        return os.fdopen(number, "a", encoding="utf-8", errors="backslashreplace")
+
+
 def _file_handler(file: Path) -> logging.Handler:
     try:
-        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        handler = _PrivateFile(file)
     except OSError as error:
-        raise SpecError(
-            f"cannot log to {file}: {error.strerror}",
-            hint=f"ls -ld {shlex.quote(str(file.parent))}",
-        ) from None
-    stream = os.fdopen(number, "a", encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+        hint = f"ls -ld {shlex.quote(str(file.parent))}"
+        raise SpecError(f"cannot log to {file}: {error.strerror}", hint=hint) from None
     handler.setFormatter(_Clean(_FORMAT, has_traces=True))
     handler.setLevel(logging.DEBUG)
     return handler

@@ -1,0 +1,45 @@
+"""Global options may stand anywhere before `--`, and nothing else is moved."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ai_how.cli.arguments import read_command_line
+
+GLOBAL = ["--json", "-v", "-vv", "--verbose", "--config=x", "-cx", "--connect=x", "--state-dir=x"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("hpc status --json", "--json hpc status"),
+        ("hpc -vv status -c a.yaml", "-vv -c a.yaml hpc status"),
+        ("validate --connect qemu:///system x.yaml", "--connect qemu:///system validate x.yaml"),
+        ("hpc exec n -- ls --json -v", "hpc exec n -- ls --json -v"),
+        ("--json hpc exec n -- ls", "--json hpc exec n -- ls"),
+        ("validate --offline", "validate --offline"),
+        ("hpc status -c", "hpc status -c"),
+        ("", ""),
+    ],
+)
+def test_global_options_come_first(argv, words):
+    assert read_command_line(argv.split()).words == tuple(words.split())
+
+
+@given(st.lists(st.sampled_from([*GLOBAL, "hpc", "--force", "--", "node", "--log-file", "-x"])))
+def test_no_word_is_lost_and_what_follows_the_dashes_is_left_alone(argv):
+    words = read_command_line(argv).words
+    assert sorted(words) == sorted(argv)
+    if "--" in argv and "--" in words:
+        tail = len(argv) - len(argv[: argv.index("--")])
+        assert list(words[-tail:]) == argv[argv.index("--") :] or "--log-file" in argv
+
+
+def test_what_an_error_needs_is_known_even_where_the_rest_does_not_parse():
+    command = read_command_line(["nonsense", "--json", "-v", "--state-dir", "/x"])
+    assert (command.is_json, command.is_verbose, command.state_dir) == (True, True, Path("/x"))
+    assert read_command_line(["--state-dir=/y"]).state_dir == Path("/y")
+    command = read_command_line(["exec", "--", "--json"])
+    assert (command.is_json, command.is_verbose, command.state_dir) == (False, False, None)

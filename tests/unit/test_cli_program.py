@@ -1,0 +1,112 @@
+"""The program as users start it: what it loads, and how it ends where nobody can read it."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from ai_how.images.build import PROGRAMS
+from ai_how.process import Completed, run
+
+HEAVY = ("pydantic", "rich", "libvirt", "jinja2", "ruamel", "logging")
+PROGRAM = shlex.join([sys.executable, "-m", "ai_how"])
+
+
+@pytest.fixture
+def places(tmp_path) -> dict[str, str]:
+    """An environment in which nothing of the user's own is seen."""
+    return {
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+
+
+def shell(command: str, places: dict[str, str], cwd: Path) -> Completed:
+    done = run(["bash", "-c", command], env=places, cwd=cwd, check=False, timeout_s=60)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done
+
+
+def loaded_by(words: str, places: dict[str, str], cwd: Path) -> set[str]:
+    argv = [sys.executable, "-X", "importtime", "-m", "ai_how", *words.split()]
+    done = run(argv, env=places, cwd=cwd)
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ai_how.cli.app" in names
+    return {name.partition(".")[0] for name in names}
+
+
+def test_help_loads_nothing_heavy(places, tmp_path):
+    assert loaded_by("--help", places, tmp_path).isdisjoint(HEAVY)
+
+
+def test_validate_loads_what_it_needs_to_read_a_file_and_no_more(places, tmp_path):
+    run([sys.executable, "-m", "ai_how", "init"], env=places, cwd=tmp_path)
+    loaded = loaded_by("validate --offline", places, tmp_path)
+    assert loaded.isdisjoint({"rich", "libvirt", "libvirt_qemu", "jinja2"})
+
+
+def test_a_full_disk_under_the_output_is_told_and_ends_with_3(places, tmp_path):
+    done = shell(f"{PROGRAM} schema > /dev/full", places, tmp_path)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "error: cannot write the output: No space left on device\n",
+    )
+
+
+def test_a_failure_keeps_its_own_code_on_a_full_disk(places, tmp_path):
+    assert shell(f"{PROGRAM} --json nonsense > /dev/full", places, tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("verb", ["schema", "--help", "image list --json"])
+def test_a_closed_output_is_no_failure(verb, places, tmp_path):
+    done = shell(f"{PROGRAM} {verb} >&-", places, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_all_three_may_be_closed_and_no_file_gets_their_numbers(places, tmp_path):
+    done = shell(f"{PROGRAM} --log-file log image rm nope >&- 2>&- <&-", places, tmp_path)
+    assert done.returncode == 3
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert "there is no image nope" in "\n".join(lines)
+    assert not any(line.startswith(("error:", "hint:")) for line in lines)
+
+
+def test_a_reader_that_goes_away_ends_nothing(places, tmp_path):
+    command = f"{PROGRAM} schema | head -n 1; echo ${{PIPESTATUS[0]}}"
+    assert shell(command, places, tmp_path).stdout == "{\n0\n"
+
+
+def test_a_terminal_that_knows_only_ascii_ends_nothing(places, tmp_path):
+    places = places | {"PYTHONIOENCODING": "ascii"}
+    done = shell(f"{PROGRAM} --help", places, tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: ai-how")
+
+
+def test_the_installed_command_is_this_program(places, tmp_path):
+    command = Path(sys.executable).with_name("ai-how")
+    done = run([command, "--json", "validat"], env=places, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "Did you mean 'validate'?" in json.loads(done.stdout)["error"]["brief"]
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
+def test_a_signal_ends_it_with_130_and_takes_its_children_along(name, places, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    ending = f"echo $$ > {tmp_path}/child; kill -{name} $PPID; exec sleep 60"
+    for tool in (*(program for program, _ in PROGRAMS), "unshare"):
+        (tools / tool).write_text(f"#!/bin/sh\n{ending}\n")
+        (tools / tool).chmod(0o755)
+    places = places | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    argv = [sys.executable, "-m", "ai_how", "image", "build"]
+    done = run(["env", f"PATH={places['PATH']}", *argv], env=places, check=False, timeout_s=30)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    child = int((tmp_path / "child").read_text())
+    assert not Path(f"/proc/{child}").exists()
+    assert not list((tmp_path / "data").rglob(".part-*"))

@@ -1,0 +1,134 @@
+"""How a plan is shown: a line per node on a terminal, a line per event in a log."""
+
+import io
+import re
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from ai_how.console.live_nodes import LiveNodes
+from ai_how.plan.step import Applied
+
+
+@dataclass(frozen=True)
+class Shown:
+    """As much of a step as an observer sees."""
+
+    key: str
+
+    @property
+    def kind(self) -> str:
+        return self.key.partition("/")[0]
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def open_terminal(monkeypatch):
+    """Makes stdout a terminal; called in the test, since pytest has a stdout for each phase."""
+
+    def open_terminal(columns: int = 100) -> Terminal:
+        shown = Terminal()
+        monkeypatch.setattr(sys, "stdout", shown)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("NO_COLOR", "1")
+        return shown
+
+    return open_terminal
+
+
+def last_frame(terminal: Terminal) -> list[str]:
+    frame = re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", terminal.getvalue().rsplit("\x1b[2K", 1)[-1])
+    return [line.rstrip() for line in frame.splitlines() if line.strip()]
+
+
+def carry_out(live: LiveNodes, *keys: str) -> None:
+    for key in keys:
+        live.begun(Shown(key))
+        live.done(Shown(key), Applied.MADE, 1.25)
+
+
+def test_a_log_gets_one_line_for_each_step_that_is_over(capsys):
+    with LiveNodes("demo", ["controller"]) as live:
+        carry_out(live, "network/demo", "base/0123456789ab", "boot/demo-controller")
+        live.begun(Shown("agent/demo-controller"))
+        live.done(Shown("disk/demo-controller"), Applied.KEPT, 12.3)
+        carry_out(live, "ready/demo")
+    assert capsys.readouterr().out.splitlines() == [
+        "demo: network 1.2 s",
+        "demo: base 1.2 s",
+        "controller: booting 1.2 s",
+        "controller: disk (was there) 12 s",
+        "demo: idle 1.2 s",
+    ]
+
+
+def test_a_failure_and_its_undo_are_told(capsys):
+    disk, boot = Shown("disk/demo-compute-01"), Shown("boot/demo-compute-01")
+    with LiveNodes("demo") as live:
+        carry_out(live, disk.key)
+        live.begun(boot)
+        live.failed(boot, ValueError("no\x1b[31m memory\nsecond line"))
+        live.interrupted()
+        live.undoing(boot)
+        live.undone(boot)
+        live.undoing(disk)
+        live.undo_failed(disk, OSError("busy"))
+    lines = [line.rpartition(" 0.0 s")[0] or line for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "compute-01: disk 1.2 s",
+        r"compute-01: booting failed: ValueError: no\x1b[31m memory",
+        "interrupted: what runs is ended and undone; Ctrl-C again leaves it to the next run",
+        "compute-01: booting undone",
+        "compute-01: disk remains: OSError: busy",
+    ]
+
+
+def test_under_json_nothing_is_said(capsys):
+    with LiveNodes("demo", is_silent=True) as live:
+        carry_out(live, "disk/demo-controller")
+        live.interrupted()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_shows_a_line_per_node_with_where_it_is_and_what_it_has_passed(open_terminal):
+    terminal = open_terminal()
+    with LiveNodes("demo", ["controller", "compute-01"]) as live:
+        carry_out(live, "network/demo", "disk/demo-controller", "domain/demo-controller")
+        live.begun(Shown("boot/demo-controller"))
+    name, now, past = last_frame(terminal)[1].split("  ", 2)
+    assert (name, now, past.strip()) == (
+        "controller",
+        "booting 0.0 s…",
+        "disk 1.2 s · defined 1.2 s",
+    )
+    assert last_frame(terminal)[0] == "demo        network 1.2 s"
+    assert last_frame(terminal)[2] == "compute-01"
+
+
+def test_a_wait_for_all_nodes_stands_in_every_line(open_terminal):
+    terminal = open_terminal()
+    with LiveNodes("demo") as live:
+        carry_out(live, "agent/demo-controller", "agent/demo-compute-01", "ready/demo")
+    assert [line.split("  ")[1].strip() for line in last_frame(terminal)] == ["idle 1.2 s"] * 2
+
+
+def test_a_node_of_a_cluster_with_a_longer_name_is_not_ours(capsys):
+    with LiveNodes("demo", ["controller"]) as live:
+        carry_out(live, "boot/demo-two-controller")
+    assert capsys.readouterr().out == "demo: booting 1.2 s\n"
+
+
+def test_a_narrow_terminal_cuts_off_the_past_and_not_the_present(open_terminal):
+    terminal = open_terminal(columns=40)
+    with LiveNodes("demo") as live:
+        for kind in ("disk", "domain", "boot", "agent"):
+            carry_out(live, f"{kind}/demo-controller")
+    assert last_frame(terminal) == ["controller  agent 1.2 s       disk 1.2 …"]
