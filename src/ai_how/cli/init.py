@@ -38,6 +38,7 @@ def _write(path: Path, *, is_replacing: bool) -> None:
         with path.open("w" if is_replacing else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise SpecError(f"{path} exists", hint=f"ai-how init {shlex.quote(str(path))} --force") from None
+        again = f"ai-how init {shlex.quote(str(path))} --force"
+        raise SpecError(f"{path} exists", hint=again) from None
     except OSError as error:
         raise SpecError(f"cannot write {path}: {error.strerror}") from None
