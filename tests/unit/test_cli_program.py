@@ -99,7 +99,8 @@ def test_the_installed_command_is_this_program(places, tmp_path):
 def test_a_signal_ends_it_with_130_and_takes_its_children_along(name, places, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
-    ending = f"echo $$ > {tmp_path}/child; kill -{name} $PPID; exec sleep 60"
+    # Half a second, so that whoever started it has noted that it runs.
+    ending = f"echo $$ > {tmp_path}/child; sleep 0.5; kill -{name} $PPID; exec sleep 60"
     for tool in (*(program for program, _ in PROGRAMS), "unshare"):
         (tools / tool).write_text(f"#!/bin/sh\n{ending}\n")
         (tools / tool).chmod(0o755)
