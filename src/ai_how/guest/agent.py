@@ -5,7 +5,6 @@ output is only shown or matched. Commands are those of QEMU's docs/interop/qemu-
 """
 
 import base64
-import binascii
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ class GuestAgent:
     def read_clock_ns(self) -> int:
         """The guest's time of day in nanoseconds since 1970."""
         answer = self.channel.agent_command(self.uuid, {"execute": "guest-get-time"}, ASK_TIMEOUT_S)
-        if not isinstance(answer, int):
+        if not isinstance(answer, int) or isinstance(answer, bool):
             raise GuestError(f"{self.name} does not say what time it is")
         return answer
 
@@ -142,7 +141,7 @@ class GuestAgent:
 
 def _field(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
     value = answer.get(name)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
         raise GuestError(f"the agent gave no proper answer: {name} is {value!r:.80}")
     return value
 
@@ -150,6 +149,8 @@ def _field(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
 def _text(answer: Mapping[str, object], name: str) -> str:
     value = answer.get(name, "")
     try:
-        return base64.b64decode(str(value), validate=True).decode("utf-8", "replace")
-    except (binascii.Error, ValueError) as error:
+        if not isinstance(value, str):
+            raise ValueError(type(value))
+        return base64.b64decode(value, validate=True).decode("utf-8", "replace")
+    except ValueError as error:  # binascii's is one too
         raise GuestError(f"the agent gave no proper answer: {name} is not base64") from error

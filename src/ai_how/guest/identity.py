@@ -54,7 +54,14 @@ class NodeIdentity:
         """The units to start, in the image's own words."""
         clock = ("modprobe@ptp_kvm.service",) if self.has_host_clock else ()
         shares = ("ai-how-mounts.service",) if self.shares else ()
-        common = (*clock, *shares, "munge.service", "ssh.socket", "chrony.service")
+        common = (
+            *clock,
+            *shares,
+            "munge.service",
+            "ssh.socket",
+            "chrony.service",
+            "ai-how-console.service",
+        )
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
             return ("slurmctld.service", *home, *common)
@@ -135,7 +142,7 @@ def _settings(node: NodeIdentity) -> str:
 
 def _chrony(node: NodeIdentity) -> str:
     """Every node follows the host's clock where KVM gives it, else the controller's."""
-    lines = ["driftfile /var/lib/chrony/drift", "makestep 0.5 3", "cmdport 0"]
+    lines = ["driftfile /var/lib/chrony/drift", "makestep 0.5 3"]
     if node.has_host_clock:
         lines.append("refclock PHC /dev/ptp0 poll 2")
     if node.role is Role.CONTROLLER:

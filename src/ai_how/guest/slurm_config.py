@@ -8,6 +8,9 @@ from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
 
 CONTROLLER_PORT = 6817
 
+# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
+WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
+
 
 @dataclass(frozen=True, slots=True)
 class SlurmNode:
@@ -123,8 +126,11 @@ class SlurmSeen:
 
     @property
     def is_working(self) -> bool:
-        """Whether it takes or runs jobs; a trailing `*` means that it does not respond."""
-        return self.state in {"idle", "mixed", "allocated", "completing"}
+        """Whether it takes or runs jobs.
+
+        A trailing `*` means that it does not respond, and `-` that the scheduler has plans for it.
+        """
+        return self.state.removesuffix("-") in WORKING
 
 
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")

@@ -39,11 +39,10 @@ def read_user_keys(home: Path) -> tuple[str, ...]:
     keys = []
     for path in sorted((home / ".ssh").glob("*.pub")):
         try:
-            line = path.read_text().strip()
+            lines = path.read_text().splitlines()
         except (OSError, UnicodeDecodeError):
             continue
-        if line.startswith(("ssh-", "ecdsa-", "sk-")):
-            keys.append(line)
+        keys += [line.strip() for line in lines if line.startswith(("ssh-", "ecdsa-", "sk-"))]
     return tuple(keys)
 
 
@@ -68,9 +67,9 @@ def render_ssh_config(state: ClusterState, paths: ClusterPaths, proxy: Sequence[
             f"  HostName {node.ip}",
             f"  User {state.user}",
             f"  HostKeyAlias {node.domain_name}",
-            f'  IdentityFile "{paths.ssh_key}"',
+            f"  IdentityFile {_argument(paths.ssh_key)}",
             "  IdentitiesOnly no",
-            f'  UserKnownHostsFile "{paths.known_hosts}"',
+            f"  UserKnownHostsFile {_argument(paths.known_hosts)}",
             "  GlobalKnownHostsFile /dev/null",
             "  StrictHostKeyChecking yes",
             "  UpdateHostKeys no",
@@ -82,6 +81,12 @@ def render_ssh_config(state: ClusterState, paths: ClusterPaths, proxy: Sequence[
             lines.append(f"  ProxyCommand {words} %h %p")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
+
+
+def _argument(path: Path) -> str:
+    """A path as one argument in ssh_config(5); `%` is ssh's own escape."""
+    safe = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{safe}"'
 
 
 def _quoted(word: str) -> str:

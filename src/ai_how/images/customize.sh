@@ -51,7 +51,7 @@ rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/*
 
 # NFS version 4 alone, which needs no rpcbind and no statd.
 mkdir -p "$root/etc/nfs.conf.d"
-printf '[nfsd]\nvers3=n\nthreads=4\n' > "$root/etc/nfs.conf.d/ai-how.conf"
+printf '[nfsd]\nvers3=n\nthreads=4\ngrace-time=10\nlease-time=10\n' > "$root/etc/nfs.conf.d/ai-how.conf"
 rm -f "$root/etc/slurm/plugstack.conf"
 
 version=$(ls "$root/usr/lib/modules" | sort -V | tail -n 1)

@@ -29,7 +29,7 @@ class _Forward:
 
 @dataclass(frozen=True, slots=True)
 class CloseSlurm(_Forward):
-    """No new jobs on these nodes, and their running jobs are told to end."""
+    """SLURM gives these nodes no more jobs, and the ones that run there are told to end."""
 
     kind: ClassVar[str] = "slurm"
     cluster: str
@@ -45,7 +45,6 @@ class CloseSlurm(_Forward):
         """A SLURM that does not answer must not keep its VMs alive, so that is no failure."""
         names = shlex.quote(",".join(self.nodes))
         script = (
-            f"scontrol update nodename={names} state=drain reason='ai-how stops this node'; "
             f"jobs=$(squeue -h -t running -w {names} -o %A); "
             '[ -z "$jobs" ] || scancel --full --signal=TERM $jobs; '
             f"scontrol update nodename={names} state=down reason='stopped by ai-how'"
