@@ -1,0 +1,167 @@
+"""Logging in: keys for us alone whatever the umask, and a configuration that ssh itself reads."""
+
+import os
+import stat
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from ai_how.guest.ssh import (
+    ensure_key,
+    ensure_munge_key,
+    read_user_keys,
+    render_known_hosts,
+    render_ssh_config,
+    ssh_argv,
+)
+from ai_how.process import run
+from ai_how.state.paths import ClusterPaths
+from ai_how.vm_management.identities import ensure_secrets, write_ssh_files
+from cluster_bench import draft_of, read_hpc
+
+STRANGE = ["plain", "two words", "50%d off %h", "it's", 'say "hi"', "ä$HOME`id`", "back\\slash"]
+DRAFT = draft_of(read_hpc())
+
+
+@pytest.fixture(params=[0o000, 0o077], ids=oct)
+def umask(request):
+    former = os.umask(request.param)
+    yield
+    os.umask(former)
+
+
+def paths_in(directory: Path) -> ClusterPaths:
+    directory.mkdir(parents=True, exist_ok=True)
+    return ClusterPaths(directory / "hpc")
+
+
+def understood(config: Path, host: str) -> dict[str, str]:
+    """What ssh makes of a configuration, without connecting."""
+    lines = run(["ssh", "-G", "-F", config, "--", host]).stdout.splitlines()
+    return {key: value for key, _, value in (line.partition(" ") for line in lines)}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_keys_are_for_us_alone_under_any_umask(tmp_path, umask):
+    paths = paths_in(tmp_path)
+    ensure_secrets(DRAFT.state, paths)
+    write_ssh_files(DRAFT.state, paths, [])
+    assert mode(paths.munge_key) == 0o600
+    assert mode(paths.ssh_key) == 0o600
+    assert [mode(paths.host_key(node.name)) for node in DRAFT.state.nodes] == [0o600] * 3
+    for directory in (paths.root, paths.secrets, paths.ssh):
+        assert mode(directory) == 0o700
+    assert mode(paths.known_hosts) == mode(paths.ssh_config) == 0o600
+
+
+def test_keys_that_are_there_are_kept(tmp_path):
+    paths = paths_in(tmp_path)
+    ensure_secrets(DRAFT.state, paths)
+    files = [path for path in paths.root.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    assert len(before) == 1 + 2 * 4
+    ensure_secrets(DRAFT.state, paths)
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_half_a_key_is_made_anew(tmp_path):
+    key = tmp_path / "keys" / "id"
+    first = ensure_key(key, "me")
+    key.with_name("id.pub").unlink()
+    second = ensure_key(key, "me")
+    assert second != first
+    assert second.startswith("ssh-ed25519 ")
+    assert second.endswith(" me")
+
+
+def test_every_munge_key_is_another(tmp_path):
+    one, two = (ensure_munge_key(tmp_path / name / "munge.key") for name in "ab")
+    assert len(one) == 1024
+    assert one != two
+
+
+def test_only_what_is_a_public_key_is_read_of_the_user(tmp_path):
+    home = tmp_path / ".ssh"
+    home.mkdir()
+    (home / "b.pub").write_text("ssh-ed25519 AAAA me\n")
+    (home / "a.pub").write_text("ecdsa-sha2-nistp256 BBBB me\n")
+    (home / "cert.pub").write_text("-----BEGIN\n")
+    (home / "bytes.pub").write_bytes(b"\xff\xfe")
+    (home / "dir.pub").mkdir()
+    (home / "id").write_text("ssh-ed25519 private\n")
+    assert read_user_keys(tmp_path) == ("ecdsa-sha2-nistp256 BBBB me", "ssh-ed25519 AAAA me")
+    assert read_user_keys(tmp_path / "nobody") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh-ed25519 AAAA one\nssh-ed25519 BBBB two\n",
+        "\n# a comment\nssh-ed25519 AAAA one\n\nssh-ed25519 BBBB two",
+    ],
+)
+def test_a_file_of_several_public_keys_is_several_keys(tmp_path, text):
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "all.pub").write_text(text)
+    assert read_user_keys(tmp_path) == ("ssh-ed25519 AAAA one", "ssh-ed25519 BBBB two")
+
+
+def test_known_hosts_hold_no_comment_of_a_key():
+    assert render_known_hosts({"hpc-controller": "ssh-ed25519 AAAA hpc-controller x"}) == (
+        "hpc-controller ssh-ed25519 AAAA\n"
+    )
+
+
+@pytest.mark.parametrize("directory", STRANGE)
+def test_ssh_finds_our_files_wherever_they_are(tmp_path, directory):
+    paths = paths_in(tmp_path / directory)
+    ensure_secrets(DRAFT.state, paths)
+    write_ssh_files(DRAFT.state, paths, [])
+    seen = understood(paths.ssh_config, "compute-01")
+    # ssh -G prints a path with its tokens not yet replaced.
+    assert seen["identityfile"].replace("%%", "%") == str(paths.ssh_key)
+    assert seen["userknownhostsfile"].replace("%%", "%") == str(paths.known_hosts)
+
+
+def test_hosts_are_checked_strictly_and_nothing_else_is_asked(tmp_path):
+    paths = paths_in(tmp_path)
+    ensure_secrets(DRAFT.state, paths)
+    write_ssh_files(DRAFT.state, paths, [])
+    for host in ("compute-02", "hpc-compute-02"):
+        seen = understood(paths.ssh_config, host)
+        assert seen["hostname"] == str(IPv4Address("10.77.0.12"))
+        assert seen["user"] == "hpc"
+        assert seen["hostkeyalias"] == "hpc-compute-02"
+        assert seen["stricthostkeychecking"] == "true"
+        assert seen["passwordauthentication"] == "no"
+        assert seen["updatehostkeys"] == "false"
+        assert seen["globalknownhostsfile"] == "/dev/null"
+    aliases = [line.split()[0] for line in paths.known_hosts.read_text().splitlines()]
+    assert aliases == ["hpc-controller", "hpc-compute-01", "hpc-compute-02"]
+
+
+@pytest.mark.parametrize("word", STRANGE)
+def test_a_proxy_command_gets_its_words_unchanged(tmp_path, word):
+    paths = paths_in(tmp_path)
+    ensure_secrets(DRAFT.state, paths)
+    seen = tmp_path / "seen"
+    proxy = ["sh", "-c", f'printf "%s\\n" "$@" > {seen}', "sh", word]
+    write_ssh_files(DRAFT.state, paths, proxy)
+    done = run(["ssh", "-F", paths.ssh_config, "-o", "BatchMode=yes", "compute-01"], check=False)
+    assert done.returncode == 255
+    assert seen.read_text().splitlines() == [word, "10.77.0.11", "22"]
+
+
+def test_no_proxy_where_nodes_can_be_reached_directly(tmp_path):
+    paths = paths_in(tmp_path)
+    assert "ProxyCommand" not in render_ssh_config(DRAFT.state, paths, [])
+
+
+def test_a_node_name_is_never_an_option_of_ssh(tmp_path):
+    paths = paths_in(tmp_path)
+    words = ssh_argv(paths, "hpc-compute-01", ["ls", "-l"])
+    assert words[1:] == ["-F", str(paths.ssh_config), "--", "hpc-compute-01", "ls", "-l"]
