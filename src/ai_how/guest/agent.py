@@ -7,6 +7,7 @@ output is only shown or matched. Commands are those of QEMU's docs/interop/qemu-
 import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -148,9 +149,7 @@ def _field(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
 
 def _text(answer: Mapping[str, object], name: str) -> str:
     value = answer.get(name, "")
-    try:
-        if not isinstance(value, str):
-            raise ValueError(type(value))
-        return base64.b64decode(value, validate=True).decode("utf-8", "replace")
-    except ValueError as error:  # binascii's is one too
-        raise GuestError(f"the agent gave no proper answer: {name} is not base64") from error
+    with suppress(ValueError):
+        if isinstance(value, str):
+            return base64.b64decode(value, validate=True).decode("utf-8", "replace")
+    raise GuestError(f"the agent gave no proper answer: {name} is not base64")
