@@ -1,0 +1,219 @@
+"""What a node is told about itself: every file, its mode and owner, and no secret in any text."""
+
+import io
+import shlex
+import tarfile
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from uuid import UUID
+
+import pytest
+
+from ai_how.guest.identity import Neighbour, NodeIdentity, render_archive
+from ai_how.process import run
+from ai_how.spec.models import VirtioFsMount
+from ai_how.spec.nodes import Role
+from ai_how.state.paths import ClusterPaths
+from ai_how.vm_management.identities import ensure_secrets, find_identities
+from cluster_bench import draft_of, read_hpc
+
+NOW_S = 1_700_000_000
+HOST_KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\nhidden\n"
+MUNGE_KEY = b"\x00munge\xff" * 64
+
+CONTROLLER = NodeIdentity(
+    cluster="hpc",
+    name="controller",
+    role=Role.CONTROLLER,
+    uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f010"),
+    mac="52:54:aa:00:00:01",
+    address=IPv4Address("10.77.0.10"),
+    subnet=IPv4Network("10.77.0.0/24"),
+    gateway=IPv4Address("10.77.0.1"),
+    neighbours=(
+        Neighbour("controller", IPv4Address("10.77.0.10")),
+        Neighbour("compute-01", IPv4Address("10.77.0.11")),
+    ),
+    login="me",
+    authorized_keys=("ssh-ed25519 AAAA one", "ssh-rsa BBBB two"),
+    home_is_nfs=True,
+    has_host_clock=False,
+    slurm_conf="ClusterName=hpc\n",
+    host_key=HOST_KEY,
+    host_key_public="ssh-ed25519 CCCC hpc-controller",
+    munge_key=MUNGE_KEY,
+)
+COMPUTE = replace(
+    CONTROLLER, name="compute-01", role=Role.COMPUTE, address=IPv4Address("10.77.0.11")
+)
+SHARES = (
+    VirtioFsMount(tag="data", host_path="/srv/my data", mount_point="/data/here"),
+    VirtioFsMount(
+        tag="sw", host_path="/opt/sw", mount_point="/sw", readonly=True, owner="me", mode="750"
+    ),
+)
+
+COMMON = {
+    "etc/hostname": (0o644, "root"),
+    "etc/machine-id": (0o444, "root"),
+    "etc/hosts": (0o644, "root"),
+    "etc/resolv.conf": (0o644, "root"),
+    "etc/ai-how/identity": (0o644, "root"),
+    "etc/ssh/ssh_host_ed25519_key": (0o600, "root"),
+    "etc/ssh/ssh_host_ed25519_key.pub": (0o644, "root"),
+    "etc/ssh/authorized_keys.d/me": (0o644, "root"),
+    "etc/sudoers.d/ai-how": (0o440, "root"),
+    "etc/munge/munge.key": (0o400, "munge"),
+    "etc/chrony/chrony.conf": (0o644, "root"),
+}
+
+
+def unpack(node: NodeIdentity) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(render_archive(node, now_s=NOW_S))) as archive:
+        return {one.name: (one, archive.extractfile(one).read()) for one in archive}
+
+
+def text_of(node: NodeIdentity, path: str) -> str:
+    return unpack(node)[path][1].decode()
+
+
+def settings_of(node: NodeIdentity) -> dict[str, str]:
+    lines = text_of(node, "etc/ai-how/identity").splitlines()
+    return {key: value for line in lines for key, _, value in [shlex.split(line)[0].partition("=")]}
+
+
+def modes_of(node: NodeIdentity) -> dict[str, tuple[int, str]]:
+    return {name: (one.mode, one.uname) for name, (one, _) in unpack(node).items()}
+
+
+def test_a_controller_gets_these_files_with_these_modes_and_owners():
+    assert modes_of(CONTROLLER) == COMMON | {
+        "etc/slurm/slurm.conf": (0o644, "root"),
+        "etc/slurm/cgroup.conf": (0o644, "root"),
+        "etc/exports": (0o644, "root"),
+    }
+
+
+def test_a_compute_node_gets_no_slurm_conf_and_exports_nothing():
+    assert modes_of(COMPUTE) == COMMON | {"etc/default/slurmd": (0o644, "root")}
+    assert "--conf-server controller:6817" in text_of(COMPUTE, "etc/default/slurmd")
+
+
+@pytest.mark.parametrize("node", [CONTROLLER, COMPUTE], ids=lambda node: node.name)
+def test_every_member_is_a_file_below_etc_with_a_group_like_its_owner(node):
+    for name, (one, content) in unpack(node).items():
+        assert one.isreg(), name
+        assert name.startswith("etc/"), name
+        assert ".." not in name
+        assert (one.mtime, one.gname, one.size) == (NOW_S, one.uname, len(content)), name
+
+
+def test_secrets_are_handed_over_as_they_are():
+    seen = unpack(COMPUTE)
+    assert seen["etc/munge/munge.key"][1] == MUNGE_KEY
+    assert seen["etc/ssh/ssh_host_ed25519_key"][1] == HOST_KEY
+
+
+def test_no_secret_is_shown():
+    for text in (repr(CONTROLLER), str(CONTROLLER), f"{CONTROLLER}"):
+        assert "hidden" not in text
+        assert "munge\\xff" not in text
+        assert "host_key=" not in text
+        assert "munge_key=" not in text
+
+
+def test_the_neighbours_are_known_by_both_names():
+    assert text_of(COMPUTE, "etc/hosts") == (
+        "127.0.0.1 localhost\n"
+        "10.77.0.10 controller controller.hpc\n"
+        "10.77.0.11 compute-01 compute-01.hpc\n"
+    )
+    assert text_of(COMPUTE, "etc/resolv.conf") == "search hpc\nnameserver 10.77.0.1\n"
+    assert text_of(COMPUTE, "etc/machine-id") == f"{COMPUTE.uuid.hex}\n"
+
+
+def test_the_users_keys_and_sudo_are_the_logins():
+    assert text_of(COMPUTE, "etc/ssh/authorized_keys.d/me") == (
+        "ssh-ed25519 AAAA one\nssh-rsa BBBB two\n"
+    )
+    assert text_of(COMPUTE, "etc/sudoers.d/ai-how") == "me ALL=(ALL) NOPASSWD:ALL\n"
+
+
+def test_the_settings_can_be_read_by_a_shell():
+    seen = settings_of(CONTROLLER)
+    assert seen["ADDRESS"] == "10.77.0.10/24"
+    assert (seen["ROLE"], seen["LOGIN"], seen["HOME_IS_NFS"]) == ("controller", "me", "yes")
+    assert settings_of(replace(CONTROLLER, home_is_nfs=False))["HOME_IS_NFS"] == ""
+
+
+def test_each_role_starts_its_services():
+    assert CONTROLLER.services[:2] == ("slurmctld.service", "nfs-server.service")
+    assert COMPUTE.services[0] == "slurmd.service"
+    for node in (CONTROLLER, COMPUTE):
+        assert {"munge.service", "ssh.socket", "chrony.service"} <= set(node.services)
+        assert settings_of(node)["SERVICES"].split() == list(node.services)
+        own = replace(node, home_is_nfs=False)
+        assert not [name for name in own.services if "nfs" in name or "home" in name]
+    assert "ai-how-mounts.service" in replace(COMPUTE, shares=SHARES).services
+    assert "modprobe@ptp_kvm.service" in replace(COMPUTE, has_host_clock=True).services
+
+
+def test_the_home_is_exported_to_the_cluster_only_and_not_to_its_roots():
+    assert text_of(CONTROLLER, "etc/exports").startswith("/home 10.77.0.0/24(")
+    assert "no_root_squash" not in text_of(CONTROLLER, "etc/exports")
+    assert "etc/exports" not in unpack(replace(CONTROLLER, home_is_nfs=False))
+
+
+def test_clocks_follow_the_host_under_kvm_and_the_controller_else():
+    assert "server controller" in text_of(COMPUTE, "etc/chrony/chrony.conf")
+    assert "local stratum 10" in text_of(CONTROLLER, "etc/chrony/chrony.conf")
+    assert "allow 10.77.0.0/24" in text_of(CONTROLLER, "etc/chrony/chrony.conf")
+    kvm = text_of(replace(COMPUTE, has_host_clock=True), "etc/chrony/chrony.conf")
+    assert "refclock PHC /dev/ptp0" in kvm
+    assert "server" not in kvm
+
+
+def test_shares_are_mounted_by_a_script_in_their_order(tmp_path):
+    script = text_of(replace(COMPUTE, shares=SHARES), "etc/ai-how/mounts")
+    log = tmp_path / "log"
+    fakes = "".join(
+        f"{name}() {{ printf '%s|' {name} \"$@\" >> {log}; echo >> {log}; {end}; }}\n"
+        for name, end in (
+            ("mkdir", "true"),
+            ("mountpoint", "false"),
+            ("mount", "true"),
+            ("chown", "true"),
+            ("chmod", "true"),
+        )
+    )
+    run(["sh", "-c", fakes + script])
+    assert log.read_text().splitlines() == [
+        "mkdir|-p|/data/here|",
+        "mountpoint|-q|/data/here|",
+        "mount|-t|virtiofs|-o|defaults|data|/data/here|",
+        "mkdir|-p|/sw|",
+        "mountpoint|-q|/sw|",
+        "mount|-t|virtiofs|-o|ro|sw|/sw|",
+        "chown|me:|/sw|",
+        "chmod|750|/sw|",
+    ]
+
+
+def test_without_shares_there_is_no_such_script():
+    assert "etc/ai-how/mounts" not in unpack(COMPUTE)
+
+
+def test_identities_are_made_from_the_draft_and_secrets_are_read_only_then(tmp_path):
+    draft = draft_of(read_hpc("access: {user: alice, ssh_public_keys: []}"))
+    paths = ClusterPaths(tmp_path / "hpc")
+    identities = find_identities(draft, paths, has_host_clock=False)
+    assert list(identities) == ["controller", "compute-01", "compute-02"]
+    assert not paths.root.exists()
+    ensure_secrets(draft.state, paths)
+    made = identities["compute-02"]()
+    assert (made.login, str(made.address), made.name) == ("alice", "10.77.0.12", "compute-02")
+    assert made.host_key == paths.host_key("compute-02").read_bytes()
+    assert made.munge_key == paths.munge_key.read_bytes()
+    assert made.authorized_keys == (paths.ssh_key.with_suffix(".pub").read_text().strip(),)
+    assert [one.name for one in made.neighbours] == ["controller", "compute-01", "compute-02"]
+    assert made.host_key not in {identities["controller"]().host_key}
