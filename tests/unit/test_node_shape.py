@@ -22,7 +22,14 @@ from ai_how.vm_management.domain_shape import (
     PciAddress,
 )
 from ai_how.vm_management.domain_xml import render_domain
-from ai_how.vm_management.node_shape import HostFit, PlacedNode, pin_cpus, pin_nodes, shape_of
+from ai_how.vm_management.node_shape import (
+    EMULATED_MODEL,
+    HostFit,
+    PlacedNode,
+    pin_cpus,
+    pin_nodes,
+    shape_of,
+)
 
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 PLACE = PlacedNode(
@@ -65,7 +72,6 @@ def test_who_a_node_is_follows_from_the_clusters_id():
 @pytest.mark.parametrize(
     ("asked", "under_kvm", "emulated", "model"),
     [
-        (None, CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, None),
         ("host", CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, None),
         ("host-passthrough", CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, None),
         ("host-model", CpuMode.HOST_MODEL, CpuMode.MAXIMUM, None),
@@ -80,10 +86,16 @@ def test_a_cpu_model_is_what_the_accelerator_can_make_of_it(asked, under_kvm, em
     assert compute_shape(hpc, EMULATED).cpu.model == model
 
 
+def test_an_emulated_cpu_that_nobody_chose_is_the_quickest_to_emulate():
+    cpu = compute_shape(hpc_with({}), EMULATED).cpu
+    assert (cpu.mode, cpu.model) == (CpuMode.CUSTOM, EMULATED_MODEL)
+    assert compute_shape(hpc_with({})).cpu.mode is CpuMode.HOST_PASSTHROUGH
+
+
 def test_kvm_that_is_not_wanted_is_not_used():
     shape = compute_shape(hpc_with({"enable_kvm": False}))
     assert shape.accel is Accel.TCG
-    assert shape.cpu.mode is CpuMode.MAXIMUM
+    assert shape.cpu.mode is CpuMode.CUSTOM
 
 
 @pytest.mark.parametrize(("host", "flag"), [(INTEL, "vmx"), (AMD, "svm")])

@@ -158,6 +158,8 @@ class ClusterState(Remembered):
     user: str
     network: NetworkState
     nodes: tuple[NodeState, ...] = ()
+    config_digest: str = ""
+    """SHA-256 of what all nodes were last told of the cluster: its hosts and SLURM's settings."""
 
     def find_node(self, name: str) -> NodeState | None:
         return next((node for node in self.nodes if node.name == name), None)

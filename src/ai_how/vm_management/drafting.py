@@ -1,9 +1,9 @@
 """What a cluster will be remembered as, from what is asked and what it was before (pure)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from uuid import UUID
 
@@ -50,29 +50,10 @@ def draft_cluster(
         for node in nodes_of(hpc)
     )
     addresses = assign_addresses(network.subnet, asked)
-    nodes = []
-    for node in asked:
-        was = known.get(node.name)
-        nodes.append(
-            (
-                node,
-                NodeState(
-                    name=node.name,
-                    role=node.role,
-                    uuid=object_uuid(cluster_id, f"domain/{node.name}"),
-                    domain_name=node.domain_name(hpc.name),
-                    mac=mac_address(cluster_id, node.name),
-                    ip=addresses[node.name],
-                    cpu_cores=node.cpu_cores,
-                    memory_mib=node.memory_mib,
-                    disk_gib=node.disk_gib,
-                    disk=was.disk if was else disk_of(node.name),
-                    image_digest=was.image_digest if was else digest_of(node),
-                    auto_start=node.auto_start,
-                    stages_s=was.stages_s if was else {},
-                ),
-            )
-        )
+    nodes = [
+        (node, _remembered(node, hpc, cluster_id, addresses[node.name], known, disk_of, digest_of))
+        for node in asked
+    ]
     forgotten = tuple(name for name in known if name not in {node.name for node, _ in nodes})
     _check_disks(nodes, known)
     state = ClusterState(
@@ -102,6 +83,33 @@ def draft_cluster(
             and (one.cpu_cores, one.memory_mib) != (was.cpu_cores, was.memory_mib)
         ),
         forgotten=forgotten,
+    )
+
+
+def _remembered(
+    node: Node,
+    hpc: HpcSpec,
+    cluster_id: UUID,
+    ip: IPv4Address,
+    known: Mapping[str, NodeState],
+    disk_of: Callable[[str], Path],
+    digest_of: Callable[[Node], str],
+) -> NodeState:
+    was = known.get(node.name)
+    return NodeState(
+        name=node.name,
+        role=node.role,
+        uuid=object_uuid(cluster_id, f"domain/{node.name}"),
+        domain_name=node.domain_name(hpc.name),
+        mac=mac_address(cluster_id, node.name),
+        ip=ip,
+        cpu_cores=node.cpu_cores,
+        memory_mib=node.memory_mib,
+        disk_gib=node.disk_gib,
+        disk=was.disk if was else disk_of(node.name),
+        image_digest=was.image_digest if was else digest_of(node),
+        auto_start=node.auto_start,
+        stages_s=was.stages_s if was else {},
     )
 
 

@@ -50,10 +50,16 @@ class Rendering:
 
 
 def plan_start(
-    draft: Draft, seen: Observed, rendering: Rendering, *, only: Collection[str] = ()
+    draft: Draft,
+    seen: Observed,
+    rendering: Rendering,
+    *,
+    only: Collection[str] = (),
+    tell_all: bool = False,
 ) -> Plan:
     """What brings the cluster (or `only` these nodes, and the controller) up; empty where it is.
 
+    With `tell_all` nodes that run are given their identity anew, as something in it has changed.
     Raises SpecError or HostError where what is there cannot become what is asked for.
     """
     made: list[Step] = [*_network_steps(draft, seen, rendering)]
@@ -65,6 +71,10 @@ def plan_start(
         made += chain
         if last is not None:
             up.append((one, last))
+        elif _is_up(seen, one) and tell_all:
+            tell = steps.GiveIdentity(one.domain_name, one.name, one.uuid)
+            made.append(tell)
+            up.append((one, tell.key))
         elif _is_up(seen, one):
             up.append((one, None))
     made = [*shared.values(), *made]

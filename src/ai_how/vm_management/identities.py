@@ -1,5 +1,6 @@
 """Gathers what makes a node itself: its place in the cluster, and the secrets made for it."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,12 @@ def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) 
             draft.write_text(text)
 
 
+def config_digest(draft: Draft) -> str:
+    """What all nodes are told of the cluster: SLURM's settings, and who is in it."""
+    text = _slurm_conf(draft) + repr([(one.name, one.ip) for one in draft.state.nodes])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def slurm_nodes(draft: Draft) -> tuple[SlurmNode, ...]:
     """The compute nodes as SLURM shall see them, those no longer asked for among them."""
     asked = {one.name: node for node, one in draft.nodes}
@@ -79,7 +86,6 @@ def _identity(
     draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, *, has_host_clock: bool
 ) -> NodeIdentity:
     state, hpc = draft.state, draft.hpc
-    controller = next(other for other in state.nodes if other.role is Role.CONTROLLER)
     own_keys = hpc.access.ssh_public_keys
     keys = own_keys if own_keys is not None else read_user_keys(Path.home())
     host_key = paths.host_key(one.name)
@@ -97,14 +103,19 @@ def _identity(
         authorized_keys=(_public(paths.ssh_key), *keys),
         home_is_nfs=hpc.storage.home == "nfs",
         has_host_clock=has_host_clock,
-        slurm_conf=render_slurm_conf(
-            state.name, controller.ip, slurm_nodes(draft), hpc.slurm_config
-        ),
+        slurm_conf=_slurm_conf(draft),
         shares=node.virtio_fs_mounts,
         host_key=host_key.read_bytes(),
         host_key_public=_public(host_key),
         munge_key=paths.munge_key.read_bytes(),
     )
+
+
+def _slurm_conf(draft: Draft) -> str:
+    state = draft.state
+    controller = next(one for one in state.nodes if one.role is Role.CONTROLLER)
+    nodes = slurm_nodes(draft)
+    return render_slurm_conf(state.name, controller.ip, nodes, draft.hpc.slurm_config)
 
 
 def _public(private: Path) -> str:

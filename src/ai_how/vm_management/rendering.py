@@ -21,7 +21,8 @@ from ai_how.vm_management.seen import Mark
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
 # that no fifth level of page tables makes faster to walk.
 TCG_CMDLINE = (
-    "mitigations=off cryptomgr.notests no_timer_check tsc=reliable no5lvl random.trust_cpu=on nokaslr"
+    "mitigations=off cryptomgr.notests no_timer_check tsc=reliable no5lvl nokaslr "
+    "random.trust_cpu=on"
 )
 
 

@@ -31,7 +31,12 @@ from ai_how.vm_management.disk_space import check_space, overlay_need
 from ai_how.vm_management.domain_shape import Accel
 from ai_how.vm_management.drafting import Draft, draft_cluster
 from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_start
-from ai_how.vm_management.identities import ensure_secrets, find_identities, write_ssh_files
+from ai_how.vm_management.identities import (
+    config_digest,
+    ensure_secrets,
+    find_identities,
+    write_ssh_files,
+)
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.observed import Observed, observe
@@ -91,7 +96,10 @@ def prepare_start(
     images = {digest: store.get(digest) for digest in {one.image_digest for _, one in draft.nodes}}
     accel, warning = _accelerator(hpc, place, roots)
     rendering = find_rendering(draft, place, paths, images, accel)
-    plan = plan_start(draft, seen, rendering, only=only)
+    digest = config_digest(draft)
+    is_told = former is None or former.config_digest == digest
+    draft = replace(draft, state=draft.state.model_copy(update={"config_digest": digest}))
+    plan = plan_start(draft, seen, rendering, only=only, tell_all=not is_told)
     if plan.steps:
         if warning:
             say(warning)

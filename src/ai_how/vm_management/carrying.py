@@ -1,0 +1,144 @@
+"""Carries plans out for one cluster: with a journal, and with what a dead run left set right."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from ai_how.errors import AiHowError
+from ai_how.host.place import HostPlace
+from ai_how.plan.executor import OnFailure, execute
+from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.journal import Journal, JournalSeen, OnBoundary
+from ai_how.plan.observer import Observer
+from ai_how.plan.step import Plan
+from ai_how.plan.undo import roll_back
+from ai_how.state.cluster_state import read_state, remove_state, write_state
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import ClusterPaths, Roots
+from ai_how.vm_management.clearing import clear_directory
+from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.evidence import save_evidence
+from ai_how.vm_management.hpc_plan import plan_destroy, plan_stop
+from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.observed import observe
+from ai_how.vm_management.starting import Start
+from ai_how.vm_management.timing import StageTimes
+from ai_how.vm_management.world import Patience, World
+
+MAX_WORKERS = 64  # nearly all of them only wait for a guest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrier:
+    """One cluster on one host, during one command that holds the cluster's lock."""
+
+    roots: Roots
+    paths: ClusterPaths
+    place: HostPlace
+    client: LibvirtClient
+    observer: Observer
+    say: Callable[[str], None]
+    patience: Patience
+    on_boundary: OnBoundary | None = None
+
+    def recover(self, left: JournalSeen) -> None:
+        """Undo a start that was cut short; carry a stop or destroy that was on to its end."""
+        state = read_state(self.paths)
+        if left.verb == "start" and (state is None or state.serial == left.note["serial"]):
+            self.say(f"undoing the start that was cut short (process {left.pid})")
+            with Interrupts() as interrupts:
+                world = self._world(UUID(left.note["cluster_id"]), interrupts)
+                roll_back(left, world, observer=self.observer, interrupts=interrupts)
+            return
+        with Journal.reopen(left) as journal:
+            journal.close()
+        if state is None or left.verb == "start":
+            return
+        self.say(f"carrying on the {left.verb} that was cut short (process {left.pid})")
+        if left.verb == "stop":
+            only = left.note["only"]
+            self.carry_on(
+                plan_stop(state, observe(self.client, state), only=only), state, only=only
+            )
+        else:
+            where = left.note["backups"]
+            plan = plan_destroy(state, backups=Path(where) if where else None)
+            self.carry_on(plan, state, backups=where)
+            remove_state(self.paths)
+
+    def bring_up(self, start: Start, journal: Journal, *, keep_on_failure: bool) -> None:
+        """Carry a start out and remember it, or undo it and leave the evidence."""
+        state, is_new = start.draft.state, read_state(self.paths) is None
+        times = StageTimes(self.observer)
+        with journal, Interrupts() as interrupts:
+            world = replace(
+                self._world(state.lineage, interrupts),
+                images=start.images,
+                identities=start.identities,
+            )
+            try:
+                start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))
+                execute(
+                    start.plan,
+                    world,
+                    journal,
+                    observer=times,
+                    interrupts=interrupts,
+                    workers=min(MAX_WORKERS, len(start.plan.steps)),
+                    on_failure=OnFailure.KEEP if keep_on_failure else OnFailure.UNDO,
+                    evidence=partial(save_evidence, world, state, self.say),
+                )
+            except AiHowError:
+                if keep_on_failure:
+                    write_state(self.paths, times.remembered(state))
+                elif is_new and not self.paths.journal.exists():
+                    clear_directory(self.paths, keep_evidence=True)
+                raise
+            write_state(self.paths, times.remembered(state))
+            journal.close()
+
+    def carry_on(self, plan: Plan, state: ClusterState, **note: object) -> None:
+        """Carry a stop or destroy out: a step that fails keeps only those that need it back."""
+        if not plan.steps:
+            return
+        with self.journal(plan, state, **note) as journal, Interrupts() as interrupts:
+            execute(
+                plan,
+                self._world(state.lineage, interrupts),
+                journal,
+                observer=self.observer,
+                interrupts=interrupts,
+                workers=min(MAX_WORKERS, len(plan.steps)),
+                on_failure=OnFailure.GO_ON,
+            )
+            journal.close()
+
+    def journal(self, plan: Plan, state: ClusterState, **note: object) -> Journal:
+        """Begin the journal of a plan, with what another process needs to go on."""
+        return Journal.create(
+            self.paths.journal,
+            verb=plan.verb,
+            op_id=uuid4(),
+            cluster=state.name,
+            note={
+                "cluster_id": str(state.lineage),
+                "serial": state.serial,
+                "host": state.host_uri,
+                "subnet": str(state.network.subnet),
+                "bridge": state.network.bridge,
+                **note,
+            },
+            on_boundary=self.on_boundary,
+        )
+
+    def _world(self, cluster_id: UUID, wishes: Interrupts) -> World:
+        return World(
+            cluster_id=cluster_id,
+            paths=self.paths,
+            client=self.client,
+            disks=DiskManager(self.place.storage),
+            stop=wishes.stop,
+            patience=self.patience,
+        )
