@@ -1,6 +1,6 @@
 """The nodes that a spec asks for: groups written out, named, given addresses, and added up."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -147,10 +147,11 @@ def assign_addresses(subnet: IPv4Network, nodes: Iterable[Node]) -> dict[str, IP
 
     What does not fit above wraps round to .2, so that nodes keep their addresses when others are
     added after them; subnets of less than 32 addresses are filled from .2. The order of `nodes`
-    decides. Raises SpecError where they do not fit.
+    decides. Raises SpecError where they do not fit, or two want the same.
     """
     nodes = tuple(nodes)
     asked = {node.name: node.ip for node in nodes if node.ip is not None}
+    _check_distinct(asked)
     free = _free_addresses(subnet, taken={gateway_of(subnet), *asked.values()})
     addresses = {}
     for node in nodes:
@@ -162,6 +163,17 @@ def assign_addresses(subnet: IPv4Network, nodes: Iterable[Node]) -> dict[str, IP
             )
         addresses[node.name] = address
     return addresses
+
+
+def _check_distinct(asked: Mapping[str, IPv4Address]) -> None:
+    """A file has no two alike, but one that it asks for may be that of a node that is there."""
+    holders: dict[IPv4Address, str] = {}
+    for name, address in asked.items():
+        if (other := holders.setdefault(address, name)) != name:
+            raise SpecError(
+                f"{address} is the address of both {other} and {name}",
+                hint=f"Give {name} another ip, or none.",
+            )
 
 
 def _free_addresses(subnet: IPv4Network, taken: set[IPv4Address]) -> Iterator[IPv4Address]:
