@@ -125,7 +125,7 @@ def _node_steps(
         return chain, None
     if domain is None or not is_on or domain.state is VmState.PAUSED:
         needs = network | frozenset({step.key for step in chain[-1:]})
-        chain.append(steps.StartDomain(one.domain_name, one.uuid, needs))
+        chain.append(steps.StartDomain(one.domain_name, one.uuid, needs, was_on=is_on))
     elif _is_working(seen, one) and domain.is_agent_connected:
         return chain, None
     needs = frozenset({step.key for step in chain[-1:]})
@@ -147,6 +147,12 @@ def _disk_steps(
             f"the disk of {one.name} is gone, and with it /home and SLURM's state",
             details=str(one.disk),
             hint="ai-how hpc destroy  # then start it anew",
+        )
+    if _is_up(seen, one):
+        raise HostError(
+            f"the disk of {one.name} is gone, and its VM still runs",
+            details=str(one.disk),
+            hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
         )
     base = shared.setdefault(one.image_digest, steps.PlaceBase(one.image_digest))
     needs = {base.key}

@@ -1,5 +1,6 @@
 """The steps that make a cluster's network, disks and VMs, and bring the VMs up."""
 
+import shlex
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -220,12 +221,13 @@ class DefineDomain:
 
 @dataclass(frozen=True, slots=True)
 class StartDomain:
-    """A VM that runs."""
+    """A VM that runs; `was_on` where it is only to be resumed, and undo must not cut its power."""
 
     kind: ClassVar[str] = "boot"
     domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
+    was_on: bool = False
 
     @property
     def key(self) -> str:
@@ -237,13 +239,14 @@ class StartDomain:
             world.client.resume_domain(self.uuid)
         else:
             world.client.start_domain(self.uuid)
-        return Applied.MADE
+        return Applied.KEPT if seen.state.is_on else Applied.MADE
 
     def revert(self, world: World) -> None:
-        world.client.destroy_domain(self.uuid)
+        if not self.was_on:
+            world.client.destroy_domain(self.uuid)
 
     def describe(self) -> str:
-        return f"start the VM {self.domain}"
+        return f"{'resume' if self.was_on else 'start'} the VM {self.domain}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +266,12 @@ class AwaitAgent:
         try:
             world.wait_for_agent(self.uuid, Deadline.after(world.patience.agent_s))
         except DeadlineError as error:
+            if world.stop.is_set():
+                raise
+            node = self.domain.removeprefix(f"{world.paths.name}-")
             raise GuestError(
                 f"the guest agent of {self.domain} did not come in time",
-                hint=f"tail {world.paths.console_log(self.domain.rpartition('/')[2])}",
+                hint=f"tail {shlex.quote(str(world.paths.evidence))}/*/{node}.console.log",
             ) from error
         return Applied.MADE
 

@@ -1,0 +1,390 @@
+"""From what is asked and what is there to the steps: all of them for a new cluster."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from ai_how.errors import HostError, SpecError, StateError
+from ai_how.guest.slurm_config import SlurmSeen
+from ai_how.plan.records import decode_step, encode_step
+from ai_how.plan.step import Plan, Step
+from ai_how.state.models import VmState
+from ai_how.state.paths import ClusterPaths, StoragePaths
+from ai_how.vm_management import steps, stop_steps
+from ai_how.vm_management.drafting import Draft
+from ai_how.vm_management.hpc_plan import (
+    STEP_TYPES,
+    Rendering,
+    plan_destroy,
+    plan_start,
+    plan_stop,
+)
+from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.observed import Observed
+from ai_how.vm_management.seen import Mark
+from cluster_bench import (
+    DIGEST,
+    TWO_NODES,
+    domain_seen,
+    draft_of,
+    everything_seen,
+    make_image,
+    network_seen,
+    read_hpc,
+    rendering_of,
+)
+
+DRAFT = draft_of(read_hpc())
+SHORT = DIGEST[:12]
+NODES = [node.name for node in DRAFT.state.nodes]
+TEST_NODE = Path(__file__).resolve().parents[1] / "driver" / "test_node.xml"
+RENDERING = Rendering(
+    network_xml=lambda: "<network/>",
+    domain_xml=lambda node, _one: f"<domain>{node.name} {node.memory_mib}</domain>",
+    base_of=lambda digest: Path(f"/srv/ai-how/bases/{digest}.qcow2"),
+)
+
+NEW_CLUSTER = f"""\
+base/{SHORT}: place the image {SHORT}
+disks/hpc: make a directory for the disks of hpc
+network/hpc: define the network hpc
+network-up/hpc: start the network hpc < network/hpc
+disk/hpc-controller: create a disk of 10 GiB for controller < base/{SHORT} disks/hpc
+domain/hpc-controller: define the VM hpc-controller < disk/hpc-controller
+boot/hpc-controller: start the VM hpc-controller < domain/hpc-controller network-up/hpc
+agent/hpc-controller: wait for the guest agent of hpc-controller < boot/hpc-controller
+services/hpc-controller: give controller its identity and start its services < agent/hpc-controller
+"""
+
+
+def start(draft: Draft = DRAFT, seen: Observed | None = None, **options) -> Plan:
+    return plan_start(draft, seen or Observed(), RENDERING, **options)
+
+
+def keys(plan: Plan) -> list[str]:
+    return [step.key for step in plan.steps]
+
+
+def step_of(plan: Plan, key: str) -> Step:
+    return next(step for step in plan.steps if step.key == key)
+
+
+def told(plan: Plan) -> str:
+    lines = (f"{s.key}: {s.describe()} < {' '.join(sorted(s.needs))}" for s in plan.steps)
+    return "".join(f"{line.removesuffix(' < ')}\n" for line in lines)
+
+
+def node_of(text: str, name: str) -> str:
+    return text.replace("controller", name)
+
+
+def without_domains(seen: Observed, *names: str) -> Observed:
+    gone = {DRAFT.state.get_node(name).uuid for name in names}
+    return replace(seen, domains={u: one for u, one in seen.domains.items() if u not in gone})
+
+
+def with_domain(seen: Observed, name: str, state: VmState, *, agent: bool = True) -> Observed:
+    one = domain_seen(DRAFT, name, state, agent=agent)
+    return replace(seen, domains={**seen.domains, one.uuid: one})
+
+
+def without_disk(seen: Observed, name: str) -> Observed:
+    return replace(seen, disks=seen.disks - {name})
+
+
+def with_slurm(seen: Observed, name: str, state: str) -> Observed:
+    return replace(seen, slurm={**seen.slurm, name: SlurmSeen(name, state, None)})
+
+
+def brought_up(name: str, *before: str) -> list[str]:
+    return [*(f"{word}/hpc-{name}" for word in (*before, "agent", "services"))]
+
+
+TAIL = ["clocks/hpc", "ready/hpc"]
+
+
+def test_the_plan_of_a_new_cluster_is_as_agreed():
+    head, chain = NEW_CLUSTER.split("disk/", 1)
+    chain = f"disk/{chain}"
+    nodes = "".join(node_of(chain, name) for name in NODES)
+    services = " ".join(sorted(f"services/hpc-{name}" for name in NODES))
+    tail = (
+        f"clocks/hpc: compare the clocks of 3 nodes < {services}\n"
+        "ready/hpc: wait until SLURM has 2 idle nodes, and run a job on each < clocks/hpc\n"
+    )
+    assert told(start()) == head + nodes + tail
+
+
+def test_a_healthy_cluster_needs_nothing():
+    assert start(seen=everything_seen(DRAFT)).steps == ()
+
+
+def test_a_stopped_cluster_is_brought_up_and_nothing_is_made():
+    plan = start(seen=everything_seen(DRAFT, VmState.SHUT_OFF))
+    assert keys(plan) == [
+        "network-up/hpc",
+        *(key for name in NODES for key in brought_up(name, "boot")),
+        *TAIL,
+    ]
+    assert step_of(plan, "boot/hpc-compute-01").needs == {"network-up/hpc"}
+
+
+def test_a_missing_vm_is_defined_on_its_disk():
+    seen = without_domains(everything_seen(DRAFT), "compute-01")
+    assert keys(start(seen=seen)) == [*brought_up("compute-01", "domain", "boot"), *TAIL]
+
+
+def test_a_missing_disk_of_a_vm_that_is_off_is_made_anew():
+    seen = with_domain(everything_seen(DRAFT), "compute-01", VmState.SHUT_OFF)
+    plan = start(seen=without_disk(seen, "compute-01"))
+    assert keys(plan) == [f"base/{SHORT}", *brought_up("compute-01", "disk", "boot"), *TAIL]
+    assert step_of(plan, "boot/hpc-compute-01").needs == {"disk/hpc-compute-01"}
+
+
+def test_a_disk_is_not_made_anew_below_a_vm_that_runs():
+    with pytest.raises(HostError) as caught:
+        start(seen=without_disk(everything_seen(DRAFT), "compute-01"))
+    assert caught.value.brief == "the disk of compute-01 is gone, and its VM still runs"
+    assert caught.value.hint == "ai-how hpc stop compute-01 && ai-how hpc start compute-01"
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.SHUT_OFF])
+def test_a_controllers_missing_disk_is_refused_as_home_was_on_it(state):
+    with pytest.raises(HostError) as caught:
+        start(seen=without_disk(everything_seen(DRAFT, state), "controller"))
+    assert (
+        caught.value.brief == "the disk of controller is gone, and with it /home and SLURM's state"
+    )
+    assert caught.value.details == str(DRAFT.state.get_node("controller").disk)
+    assert caught.value.hint.startswith("ai-how hpc destroy")
+
+
+def test_a_missing_network_is_made_again():
+    seen = replace(everything_seen(DRAFT, VmState.SHUT_OFF), network=None)
+    assert keys(start(seen=seen))[:2] == ["network/hpc", "network-up/hpc"]
+
+
+@pytest.mark.parametrize("state", ["drained", "draining", "drained*"])
+def test_a_node_that_its_user_drained_is_as_it_should_be(state):
+    assert start(seen=with_slurm(everything_seen(DRAFT), "compute-01", state)).steps == ()
+
+
+@pytest.mark.parametrize("state", ["down", "down*", "idle*", "unknown*"])
+def test_a_node_that_slurm_has_lost_is_told_who_it_is_again(state):
+    seen = with_slurm(everything_seen(DRAFT), "compute-01", state)
+    assert keys(start(seen=seen)) == [*brought_up("compute-01"), *TAIL]
+
+
+def test_where_slurm_is_silent_every_node_is_looked_after_and_none_restarted():
+    plan = start(seen=replace(everything_seen(DRAFT), slurm=None, slurm_trouble="no answer"))
+    assert keys(plan) == [*(key for name in NODES for key in brought_up(name)), *TAIL]
+
+
+def test_a_silent_agent_is_waited_for():
+    seen = with_domain(everything_seen(DRAFT), "compute-02", VmState.RUNNING, agent=False)
+    assert keys(start(seen=seen)) == [*brought_up("compute-02"), *TAIL]
+
+
+def test_a_paused_vm_is_resumed_and_undo_does_not_cut_its_power():
+    plan = start(seen=with_domain(everything_seen(DRAFT), "compute-02", VmState.PAUSED))
+    assert keys(plan) == [*brought_up("compute-02", "boot"), *TAIL]
+    assert step_of(plan, "boot/hpc-compute-02").was_on is True
+    assert step_of(plan, "boot/hpc-compute-02").describe() == "resume the VM hpc-compute-02"
+
+
+def test_only_the_named_nodes_and_the_controller_are_brought_up():
+    plan = start(only=["compute-02"])
+    assert [key for key in keys(plan) if key.startswith("boot/")] == [
+        "boot/hpc-controller",
+        "boot/hpc-compute-02",
+    ]
+    assert "domain/hpc-compute-01" in keys(plan)
+    assert step_of(plan, "ready/hpc").count == 1
+
+
+def test_a_node_that_is_left_off_is_made_but_started_only_by_its_name():
+    nodes = """compute_nodes: [{cpu_cores: 1, memory_gb: 1, disk_gb: 10},
+      {cpu_cores: 1, memory_gb: 1, disk_gb: 10, auto_start: false}]"""
+    draft = draft_of(read_hpc(nodes=nodes))
+    plan = start(draft)
+    assert "domain/hpc-compute-02" in keys(plan)
+    assert "boot/hpc-compute-02" not in keys(plan)
+    assert step_of(plan, "ready/hpc").count == 1
+    healthy = everything_seen(draft)
+    off = domain_seen(draft, "compute-02", VmState.SHUT_OFF)
+    seen = replace(healthy, domains={**healthy.domains, off.uuid: off})
+    assert start(draft, seen).steps == ()
+    named = start(draft, seen, only=["compute-02"])
+    assert keys(named) == [*brought_up("compute-02", "boot"), *TAIL]
+    assert step_of(named, "ready/hpc").count == 2
+
+
+def test_every_partition_is_tested_with_the_nodes_that_it_has():
+    slurm = """slurm_config: {partitions: [{name: a, nodes: [compute-01]},
+      {name: b, nodes: [compute-02]}]}"""
+    plan = start(draft_of(read_hpc(slurm)))
+    ready = [step for step in plan.steps if step.kind == "ready"]
+    assert [(one.key, one.partition, one.count) for one in ready] == [
+        ("ready/hpc/a", "a", 1),
+        ("ready/hpc/b", "b", 1),
+    ]
+
+
+LARGER = TWO_NODES.replace("disk_gb: 10", "disk_gb: 20")
+MORE = TWO_NODES.replace("memory_gb: 1", "memory_gb: 2")
+
+
+def test_a_larger_disk_is_grown_while_its_vm_is_off():
+    draft = draft_of(read_hpc(nodes=LARGER), DRAFT.state)
+    plan = start(draft, everything_seen(DRAFT, VmState.SHUT_OFF))
+    assert [key for key in keys(plan) if key.startswith("grow/")] == [
+        "grow/hpc-compute-01",
+        "grow/hpc-compute-02",
+    ]
+    assert step_of(plan, "grow/hpc-compute-01").size_gib == 20
+    assert "grow/hpc-compute-01" in step_of(plan, "boot/hpc-compute-01").needs
+
+
+def test_other_memory_is_defined_anew_and_undo_puts_the_former_back():
+    draft = draft_of(read_hpc(nodes=MORE), DRAFT.state)
+    seen = everything_seen(DRAFT, VmState.SHUT_OFF)
+    step = step_of(start(draft, seen), "domain/hpc-compute-01")
+    assert step.xml == "<domain>compute-01 2048</domain>"
+    assert step.former_xml == domain_seen(DRAFT, "compute-01").xml
+    assert step.describe() == "redefine the VM hpc-compute-01"
+
+
+@pytest.mark.parametrize("nodes", [LARGER, MORE])
+def test_a_node_that_runs_cannot_change_its_size(nodes):
+    with pytest.raises(SpecError) as caught:
+        start(draft_of(read_hpc(nodes=nodes), DRAFT.state), everything_seen(DRAFT))
+    assert caught.value.brief == "compute-01 is running, and its size is changed in the file"
+    assert caught.value.hint == "ai-how hpc stop compute-01 && ai-how hpc start compute-01"
+
+
+def test_a_node_no_longer_asked_for_is_left_as_it_is():
+    draft = draft_of(read_hpc(nodes=TWO_NODES.replace("2", "1")), DRAFT.state)
+    assert start(draft, everything_seen(DRAFT)).steps == ()
+    assert "compute-02" not in told(start(draft, everything_seen(DRAFT, VmState.SHUT_OFF)))
+
+
+def test_stop_tells_slurm_then_the_compute_nodes_then_the_controller():
+    assert told(plan_stop(DRAFT.state, everything_seen(DRAFT))) == (
+        "slurm/hpc: tell SLURM that compute-01, compute-02 will be off\n"
+        "off/hpc-compute-01: shut down the VM hpc-compute-01 < slurm/hpc\n"
+        "off/hpc-compute-02: shut down the VM hpc-compute-02 < slurm/hpc\n"
+        "off/hpc-controller: shut down the VM hpc-controller"
+        " < off/hpc-compute-01 off/hpc-compute-02 slurm/hpc\n"
+    )
+
+
+def test_stop_leaves_out_what_is_off():
+    off = everything_seen(DRAFT, VmState.SHUT_OFF)
+    assert plan_stop(DRAFT.state, off).steps == ()
+    assert keys(plan_stop(DRAFT.state, with_domain(off, "compute-01", VmState.PAUSED))) == [
+        "off/hpc-compute-01"
+    ]
+
+
+def test_stop_of_some_nodes_leaves_the_others_on():
+    assert keys(plan_stop(DRAFT.state, everything_seen(DRAFT), only=["compute-02"])) == [
+        "slurm/hpc",
+        "off/hpc-compute-02",
+    ]
+    with pytest.raises(StateError, match="cluster hpc has no node compute-77") as caught:
+        plan_stop(DRAFT.state, everything_seen(DRAFT), only=["compute-77"])
+    assert caught.value.details == "it has: controller, compute-01, compute-02"
+
+
+def test_stop_where_slurm_is_silent_asks_only_the_guests():
+    seen = replace(everything_seen(DRAFT), slurm=None)
+    assert not [key for key in keys(plan_stop(DRAFT.state, seen)) if key.startswith("slurm/")]
+
+
+def test_destroy_takes_everything_each_thing_after_what_uses_it():
+    plan = plan_destroy(DRAFT.state)
+    per_node = [f"{word}/hpc-{name}" for name in NODES for word in ("undefine", "remove-disk")]
+    assert keys(plan) == [*per_node, "remove-network/hpc", "remove-disks/hpc"]
+    assert step_of(plan, "remove-disk/hpc-compute-01").needs == {"undefine/hpc-compute-01"}
+    assert step_of(plan, "remove-network/hpc").needs == set(keys(plan)[:-2])
+
+
+def test_destroy_backs_a_disk_up_before_it_goes():
+    plan = plan_destroy(DRAFT.state, backups=Path("/backups"))
+    backup = step_of(plan, "backup/hpc-compute-01")
+    assert backup.target == Path("/backups/hpc-compute-01.qcow2")
+    assert backup.needs == {"undefine/hpc-compute-01"}
+    assert step_of(plan, "remove-disk/hpc-compute-01").needs == {"backup/hpc-compute-01"}
+
+
+def test_a_node_that_is_no_longer_asked_for_goes_with_its_cluster():
+    draft = draft_of(read_hpc(nodes=TWO_NODES.replace("2", "1")), DRAFT.state)
+    assert "undefine/hpc-compute-02" in keys(plan_destroy(draft.state))
+    assert "off/hpc-compute-02" in keys(plan_stop(draft.state, everything_seen(DRAFT)))
+
+
+def every_plan() -> Iterator[Plan]:
+    off = everything_seen(DRAFT, VmState.SHUT_OFF)
+    yield start()
+    yield start(seen=with_domain(everything_seen(DRAFT), "compute-02", VmState.PAUSED))
+    yield start(draft_of(read_hpc(nodes=LARGER), DRAFT.state), off)
+    yield start(draft_of(read_hpc(nodes=MORE), DRAFT.state), off)
+    yield plan_stop(DRAFT.state, everything_seen(DRAFT))
+    yield plan_destroy(DRAFT.state, backups=Path("/backups"))
+
+
+def test_every_step_is_the_same_after_a_journey_through_the_journal():
+    seen = set()
+    for plan in every_plan():
+        for step in plan.steps:
+            record = json.loads(json.dumps(encode_step(step)))
+            assert decode_step(record, STEP_TYPES) == step
+            assert record["key"] == step.key
+            seen.add(step.kind)
+    assert seen == set(STEP_TYPES)
+
+
+def test_every_step_that_there_is_can_be_read_from_a_journal():
+    known = {
+        one
+        for module in (steps, stop_steps)
+        for one in vars(module).values()
+        if isinstance(one, type) and is_dataclass(one) and hasattr(one, "kind")
+    }
+    assert known == set(STEP_TYPES.values())
+    assert len(STEP_TYPES) == len(known)
+
+
+def test_a_plan_for_64_nodes_is_what_libvirt_takes(tmp_path):
+    nodes = TWO_NODES.replace("count: 2", "count: 64")
+    hpc = read_hpc(nodes=nodes)
+    image = make_image(tmp_path / "image")
+    storage, paths = StoragePaths(tmp_path / "storage"), ClusterPaths(tmp_path / "hpc")
+    started_s = time.process_time()
+    draft = draft_of(hpc, subnet=IPv4Network("10.77.0.0/24"))
+    rendering = rendering_of(draft, storage, paths, {DIGEST: image})
+    plan = plan_start(draft, Observed(), rendering)
+    took_s = time.process_time() - started_s
+    print(f"\na plan of {len(plan.steps)} steps for 65 VMs took {took_s:.2f} s of CPU")  # noqa: T201
+    assert len(plan.steps) == 65 * 5 + 6
+    with LibvirtClient(f"test://{TEST_NODE}") as client:
+        for step in plan.steps:
+            if isinstance(step, steps.DefineNetwork):
+                client.define_network(step.xml)
+            if isinstance(step, steps.DefineDomain):
+                client.define_domain(step.xml)
+        marks = {one.mark for one in client.list_domains()}
+        assert marks == {Mark("hpc", draft.state.lineage, node.name) for node in draft.state.nodes}
+        found = client.find_network(draft.state.network.uuid)
+        assert found is not None
+        assert found.xml.count("<host mac=") == 65
+
+
+def test_a_network_that_is_down_is_only_started():
+    seen = replace(everything_seen(DRAFT), network=network_seen(DRAFT, is_active=False))
+    assert keys(start(seen=seen)) == ["network-up/hpc"]
