@@ -136,7 +136,7 @@ class DestroyDomain(_Forward):
 
 @dataclass(frozen=True, slots=True)
 class BackUpDisk(_Forward):
-    """A compressed copy of a node's disk that stands alone."""
+    """A compressed copy of a node's disk that stands alone; none of a disk that is gone."""
 
     kind: ClassVar[str] = "backup"
     domain: str
@@ -149,7 +149,7 @@ class BackUpDisk(_Forward):
         return f"backup/{self.domain}"
 
     def apply(self, world: World) -> Applied:
-        if self.target.exists():
+        if self.target.exists() or not self.disk.exists():
             return Applied.KEPT
         world.disks.back_up(self.disk, self.target)
         return Applied.MADE
