@@ -1,4 +1,4 @@
-"""A real SLURM cluster's whole life, by the program that users run; a test goes on from the last."""
+"""A real SLURM cluster's whole life, by the program that users run. The order matters."""
 
 import json
 import signal
