@@ -129,9 +129,10 @@ def test_what_a_job_writes_at_home_is_seen_everywhere(cluster):
 
 
 def test_a_job_is_held_to_its_memory_and_time(cluster):
-    job = "srun -w compute-01 --mem=64M python3 -c 'len(bytes(256 << 20))'"
+    job = "srun -w compute-01 --mem=64M python3 -c 'len(b\"x\" * (256 << 20))'"
     done = cluster.try_call("hpc", "ssh", "controller", "--", job)
     assert done.returncode != 0
+    assert "Out Of Memory" in done.stderr
     assert "1:00:00" in cluster.ssh("controller", "sinfo -h -o %l")
 
 
