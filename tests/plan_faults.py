@@ -1,0 +1,137 @@
+"""Carries real plans out against some libvirt, and makes a step or the whole run fail where told."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import pytest
+
+from ai_how.images.manifest import Image
+from ai_how.plan.executor import OnFailure, execute
+from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.journal import Journal, OnBoundary
+from ai_how.plan.observer import Observer
+from ai_how.plan.step import Applied, Plan, Step
+from ai_how.plan.undo import roll_back
+from ai_how.vm_management.drafting import Draft
+from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_destroy, plan_start, plan_stop
+from ai_how.vm_management.identities import ensure_secrets, find_identities
+from ai_how.vm_management.observed import Observed, observe
+from ai_how.vm_management.world import World
+from cluster_bench import rendering_of
+
+
+class BrokenError(Exception):
+    """What a step fails with here."""
+
+
+class Death(BaseException):
+    """The end of the process, as far as the run can tell."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cluster's surroundings; `world` is made anew for each run, as each process does."""
+
+    draft: Draft
+    image: Image
+    make_world: Callable[[Interrupts], World]
+    interrupts: Interrupts = field(default_factory=Interrupts)
+
+    def look(self) -> Observed:
+        world = self.make_world(self.interrupts)
+        claimed = world.disks.is_claimed(self.draft.state.name, self.draft.state.lineage)
+        return replace(observe(world.client, self.draft.state), has_disk_directory=claimed)
+
+    def plan_start(self) -> Plan:
+        world = self.make_world(self.interrupts)
+        images = {self.image.digest: self.image}
+        rendering = rendering_of(self.draft, world.disks.storage, world.paths, images)
+        return plan_start(self.draft, self.look(), rendering)
+
+    def plan_stop(self) -> Plan:
+        return plan_stop(self.draft.state, self.look())
+
+    def plan_destroy(self) -> Plan:
+        return plan_destroy(self.draft.state)
+
+    def carry_out(
+        self, plan: Plan, *, on_boundary: OnBoundary | None = None, workers: int = 8
+    ) -> None:
+        """As a verb does it: journal, execute, close."""
+        interrupts = Interrupts()
+        world = self.make_world(interrupts)
+        ensure_secrets(self.draft.state, world.paths)
+        world = replace(
+            world,
+            images={self.image.digest: self.image},
+            identities=find_identities(self.draft, world.paths, has_host_clock=False),
+        )
+        goes_back = plan.verb == "start"
+        with Journal.create(
+            world.paths.journal,
+            verb=plan.verb,
+            op_id=uuid4(),
+            cluster=self.draft.state.name,
+            note={},
+            on_boundary=on_boundary,
+        ) as journal:
+            execute(
+                plan,
+                world,
+                journal,
+                observer=Observer(),
+                interrupts=interrupts,
+                workers=workers,
+                on_failure=OnFailure.UNDO if goes_back else OnFailure.GO_ON,
+            )
+            journal.close()
+
+    def die_while_starting(self, plan: Plan, moment: str, key: str) -> None:
+        """The run ends at a boundary of its journal, and what it was doing comes to its end."""
+
+        def on_boundary(now: str, at: str) -> None:
+            if (now, at) == (moment, key):
+                raise Death
+
+        with pytest.raises(Death):
+            self.carry_out(plan, on_boundary=on_boundary, workers=1)
+        for thread in threading.enumerate():
+            if thread.name.startswith("step-"):
+                thread.join(60)
+
+    def recover(self) -> None:
+        """As the next process does it: with nothing but the journal."""
+        interrupts = Interrupts()
+        world = self.make_world(interrupts)
+        left = Journal.read(world.paths.journal, STEP_TYPES)
+        assert left is not None
+        roll_back(left, world, observer=Observer(), interrupts=interrupts)
+        assert not world.paths.journal.exists()
+
+
+def boundaries_of(stage: Stage, plan: Plan) -> list[tuple[str, str]]:
+    """Every moment at which a run of this plan could die; carries it out."""
+    seen: list[tuple[str, str]] = []
+    stage.carry_out(plan, on_boundary=lambda now, at: seen.append((now, at)), workers=1)
+    return seen
+
+
+@contextmanager
+def broken(plan: Plan, key: str, moment: str) -> Iterator[None]:
+    """The step of that key fails: before it did anything, or after it did all of it."""
+    kind: type[Step] = type(next(step for step in plan.steps if step.key == key))
+    apply = kind.apply
+
+    def fail(step: Step, world: World) -> Applied:
+        if step.key != key:
+            return apply(step, world)
+        if moment == "after":
+            apply(step, world)
+        raise BrokenError(f"{key} fails {moment} its effect")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "apply", fail)
+        yield
