@@ -1,9 +1,10 @@
-"""Carries real plans out against some libvirt, and makes a step or the whole run fail where told."""
+"""Carries real plans out against some libvirt; makes a step or the whole run fail where told."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -54,8 +55,8 @@ class Stage:
     def plan_stop(self) -> Plan:
         return plan_stop(self.draft.state, self.look())
 
-    def plan_destroy(self) -> Plan:
-        return plan_destroy(self.draft.state)
+    def plan_destroy(self, backups: Path | None = None) -> Plan:
+        return plan_destroy(self.draft.state, backups=backups)
 
     def carry_out(
         self, plan: Plan, *, on_boundary: OnBoundary | None = None, workers: int = 8

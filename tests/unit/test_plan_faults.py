@@ -1,4 +1,4 @@
-"""The real plans, broken at every step and cut short at every moment: what was there is there again.
+"""The real plans, broken at every step and cut short at every moment: nothing remains of them.
 
 Disks are real files made by the real qemu-img; libvirt and the guests are in memory.
 """
