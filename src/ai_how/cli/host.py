@@ -1,5 +1,6 @@
 """`ai-how host`: the embedded host, a libvirt of our own that needs no root."""
 
+import sys
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,10 +58,10 @@ def connect(
     port: Annotated[int, typer.Argument(min=1, max=65535)],
 ) -> None:
     """Become a connection to a guest: what ssh's ProxyCommand runs."""
-    from ai_how.process import become, get_tool
+    from ai_how.process import become
 
-    nc = get_tool("nc", package="netcat-openbsd")
-    become(_embedded(context_of(ctx).roots).enter([str(nc), str(address), str(port)]))
+    relay = [sys.executable, "-I", "-m", "ai_how.host.relay", str(address), str(port)]
+    become(_embedded(context_of(ctx).roots).enter(relay))
 
 
 def _embedded(roots: "Roots") -> "EmbeddedHost":

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from ai_how.errors import AgentUnresponsiveError, GuestError
+from ai_how.errors import (
+    AgentUnresponsiveError,
+    ConnectionLostError,
+    DeadlineError,
+    GuestError,
+)
 from ai_how.waiting import Deadline, wait_until
 
 ASK_TIMEOUT_S = 20.0  # under emulation, with every core busy, an answer can take seconds
@@ -70,11 +75,18 @@ class GuestAgent:
         def ended() -> Mapping[str, object] | None:
             if on_wait:
                 on_wait()
-            seen = self._ask("guest-exec-status", {"pid": pid}, deadline)
+            try:
+                seen = self._ask("guest-exec-status", {"pid": pid}, deadline)
+            except (AgentUnresponsiveError, ConnectionLostError):
+                return None  # the program goes on without us; the deadline decides
             return seen if _field(seen, "exited", bool) else None
 
         what = f"the end of {argv[0]} in {self.name}"
-        seen = wait_until(ended, deadline, what, interval_s=poll_s, stop=stop)
+        try:
+            seen = wait_until(ended, deadline, what, interval_s=poll_s, stop=stop)
+        except DeadlineError:
+            self._end(pid)
+            raise
         # Absent where a signal ended it.
         code = _field(seen, "exitcode", int) if "exitcode" in seen else -1
         return GuestResult(code, _text(seen, "out-data"), _text(seen, "err-data"))
@@ -127,6 +139,12 @@ class GuestAgent:
             },
             ASK_TIMEOUT_S,
         )
+
+    def _end(self, pid: int) -> None:
+        """Tell a program that nobody waits for any more to end, if the guest still listens."""
+        with suppress(GuestError, ConnectionLostError):
+            kill = {"path": "/bin/busybox", "arg": ["kill", "-TERM", str(pid)]}
+            self._ask("guest-exec", kill, Deadline.after(ASK_TIMEOUT_S))
 
     def _ask(
         self, command: str, arguments: Mapping[str, object], deadline: Deadline

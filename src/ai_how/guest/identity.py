@@ -53,14 +53,13 @@ class NodeIdentity:
     def services(self) -> tuple[str, ...]:
         """The units to start, in the image's own words."""
         clock = ("modprobe@ptp_kvm.service",) if self.has_host_clock else ()
-        shares = ("ai-how-mounts.service",) if self.shares else ()
         common = (
             *clock,
-            *shares,
             "munge.service",
             "ssh.socket",
             "chrony.service",
             "ai-how-console.service",
+            "ai-how-grow.service",
         )
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()

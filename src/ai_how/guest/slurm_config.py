@@ -69,6 +69,9 @@ def render_slurm_conf(
         "BatchStartTimeout": "60",
         "KillWait": "10",
     }
+    if nodes:
+        # Without it a job that names no memory takes all of its nodes', and the cores beside it idle.
+        settings["DefMemPerCPU"] = str(min(one.real_memory_mib // one.cpus for one in nodes))
     lines = [f"{key}={value}" for key, value in settings.items()]
     lines += [_node_line(node) for node in nodes]
     lines += [

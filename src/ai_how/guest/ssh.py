@@ -68,7 +68,7 @@ def render_ssh_config(state: ClusterState, paths: ClusterPaths, proxy: Sequence[
             f"  User {state.user}",
             f"  HostKeyAlias {node.domain_name}",
             f"  IdentityFile {_argument(paths.ssh_key)}",
-            "  IdentitiesOnly no",
+            "  IdentitiesOnly yes",
             f"  UserKnownHostsFile {_argument(paths.known_hosts)}",
             "  GlobalKnownHostsFile /dev/null",
             "  StrictHostKeyChecking yes",

@@ -23,7 +23,7 @@ ID_RANGE = 65536
 WORLD_WRITABLE = 0o002
 
 TOOLS_OF_EVERY_HOST = ("qemu-system-x86_64", "qemu-img", "ssh")
-TOOLS_OF_EMBEDDED = ("libvirtd", "virtlogd", "dnsmasq", "ip", "iptables", "unshare", "nc")
+TOOLS_OF_EMBEDDED = ("libvirtd", "virtlogd", "dnsmasq", "ip", "iptables", "unshare", "nsenter")
 TOOLS_OF_IMAGES = ("mmdebstrap", "mke2fs")
 GUEST_BRIDGES = "ah"  # every bridge of ours begins so
 

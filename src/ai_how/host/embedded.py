@@ -35,7 +35,6 @@ PROGRAMS = (  # what must be installed, and the Debian package that has it
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("ip", "iproute2"),
-    ("nc", "netcat-openbsd"),
 )
 PROGRAMS_OF_USERS = (("newuidmap", "uidmap"), ("newgidmap", "uidmap"))
 

@@ -42,9 +42,18 @@ class HostPlace:
     def kvm(self, roots: Roots) -> KvmVerdict:
         """Whether guests run under KVM there."""
         supervisor = self.embedded.find_supervisor() if self.embedded else None
-        if supervisor and supervisor.has_kvm:
-            return KvmVerdict(works=True, why="it worked when the host came up", decided_by="host")
-        return decide_kvm(roots)
+        if supervisor is None:
+            return decide_kvm(roots)
+        verdict = decide_kvm(roots)
+        if verdict.works == supervisor.has_kvm:
+            return verdict
+        # Its guests have what it had when it came up, whatever is true by now.
+        why = (
+            "the embedded host came up with it"
+            if supervisor.has_kvm
+            else ("the embedded host came up without it")
+        )
+        return KvmVerdict(supervisor.has_kvm, why, "embedded host", "ai-how host down")
 
     @property
     def is_up(self) -> bool:

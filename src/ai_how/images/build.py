@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import struct
 from collections.abc import Callable
 from dataclasses import asdict
@@ -111,7 +112,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
             # The initrd is ours; the package's would take ten seconds and be thrown away.
             f'--essential-hook=install -D /dev/null "$1{conf}"; echo {setting} > "$1{conf}"',
-            f'--customize-hook=sh {ROOT / "customize.sh"} "$1"',
+            f'--customize-hook=sh {shlex.quote(str(ROOT / "customize.sh"))} "$1"',
             f"--include={','.join(recipe.packages)}",
             recipe.suite,
             "/dev/null",

@@ -53,6 +53,8 @@ rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/*
 mkdir -p "$root/etc/nfs.conf.d"
 printf '[nfsd]\nvers3=n\nthreads=4\ngrace-time=10\nlease-time=10\n' > "$root/etc/nfs.conf.d/ai-how.conf"
 rm -f "$root/etc/slurm/plugstack.conf"
+# Logins are let in by systemd-user-sessions, which is not started: nothing may shut them out, then.
+ln -sf /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
 
 version=$(ls "$root/usr/lib/modules" | sort -V | tail -n 1)
 modules=$root/usr/lib/modules/$version/kernel

@@ -45,6 +45,7 @@ def draft_cluster(
     if former:
         _check_network(hpc, former.network)
     known = {node.name: node for node in former.nodes} if former else {}
+    _check_addresses(hpc, known)
     asked = tuple(
         replace(node, ip=known[node.name].ip) if node.name in known else node
         for node in nodes_of(hpc)
@@ -133,6 +134,17 @@ def _check_network(hpc: HpcSpec, network: NetworkState) -> None:
                 f"the {what} of a cluster cannot be changed",
                 details=f"{hpc.name} has {there}, and {asked} is asked for",
                 hint=f"ai-how hpc destroy  # then start it anew, or set {what} back",
+            )
+
+
+def _check_addresses(hpc: HpcSpec, known: Mapping[str, NodeState]) -> None:
+    for node in nodes_of(hpc):
+        was = known.get(node.name)
+        if was and node.ip is not None and node.ip != was.ip:
+            raise SpecError(
+                f"the address of {node.name} cannot be changed",
+                details=f"it has {was.ip}, and {node.ip} is asked for",
+                hint="ai-how hpc destroy  # then start it anew, or set the address back",
             )
 
 

@@ -1,6 +1,5 @@
 """From what is asked and what is there to the steps in between (pure; knows no libvirt)."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,30 +55,34 @@ def plan_start(
     *,
     only: Collection[str] = (),
     tell_all: bool = False,
+    stale: Collection[str] = (),
 ) -> Plan:
     """What brings the cluster (or `only` these nodes, and the controller) up; empty where it is.
 
     With `tell_all` nodes that run are given their identity anew, as something in it has changed.
+    `stale` nodes are defined in another way than they would be now; they change while they are off.
     Raises SpecError or HostError where what is there cannot become what is asked for.
     """
     made: list[Step] = [*_network_steps(draft, seen, rendering)]
     network = frozenset(step.key for step in made[-1:])
     shared: dict[str, Step] = {}
-    up: list[tuple[NodeState, str | None]] = []
+    brought_up: list[tuple[NodeState, str]] = []
     for node, one in draft.nodes:
-        chain, last = _node_steps(draft, seen, rendering, shared, network, (node, one), only)
+        is_stale = one.name in stale
+        chain, last = _node_steps(
+            draft, seen, rendering, shared, network, (node, one), only, is_stale=is_stale
+        )
         made += chain
         if last is not None:
-            up.append((one, last))
-        elif _is_up(seen, one) and tell_all:
+            brought_up.append((one, last))
+        elif tell_all and _is_up(seen, one):
             tell = steps.GiveIdentity(one.domain_name, one.name, one.uuid)
             made.append(tell)
-            up.append((one, tell.key))
-        elif _is_up(seen, one):
-            up.append((one, None))
+            brought_up.append((one, tell.key))
     made = [*shared.values(), *made]
-    if needed := frozenset(last for _, last in up if last):
-        made += _ready_steps(draft, [one for one, _ in up], needed)
+    if brought_up:
+        needed = frozenset(last for _, last in brought_up)
+        made += _ready_steps(draft, [one for one, _ in brought_up], needed)
     return Plan("start", tuple(made))
 
 
@@ -101,6 +104,8 @@ def _node_steps(
     network: frozenset[str],
     pair: tuple[Node, NodeState],
     only: Collection[str],
+    *,
+    is_stale: bool,
 ) -> tuple[list[Step], str | None]:
     """The steps of one node, and the key of the last where they bring it up."""
     node, one = pair
@@ -116,7 +121,7 @@ def _node_steps(
         chain += _disk_steps(draft, seen, rendering, shared, one)
     elif one.name in draft.grown:
         chain.append(steps.GrowDisk(draft.state.name, one.name, one.disk, one.disk_gib))
-    if domain is None or one.name in draft.changed:
+    if domain is None or one.name in draft.changed or (is_stale and not is_on):
         needs = frozenset({chain[-1].key}) if chain else frozenset[str]()
         former = domain.xml if domain else None
         xml = rendering.domain_xml(node, one)
@@ -199,19 +204,19 @@ def _ready_steps(draft: Draft, up: Collection[NodeState], needs: frozenset[str])
     controller = next(one for one in draft.state.nodes if one.role is Role.CONTROLLER)
     clocks = steps.CheckClocks(cluster, tuple((one.name, one.uuid) for one in up), needs)
     partitions = draft.hpc.slurm_config.partitions
-    counts = Counter(
-        partition
-        for one in up
-        if one.role is Role.COMPUTE and (partition := idle_partition(partitions, one.name))
-    )
+    tested: dict[str, list[str]] = {}
+    for one in up:
+        partition = idle_partition(partitions, one.name)
+        if one.role is Role.COMPUTE and partition:
+            tested.setdefault(partition, []).append(one.name)
     made: list[Step] = [clocks]
-    for partition, count in counts.items():
-        name = cluster if len(counts) == 1 else f"{cluster}/{partition}"
+    for partition, names in tested.items():
+        name = cluster if len(tested) == 1 else f"{cluster}/{partition}"
         made.append(
             steps.AwaitReady(
                 name,
                 controller.uuid,
-                count,
+                tuple(names),
                 partition,
                 draft.hpc.storage.home,
                 frozenset({clocks.key}),

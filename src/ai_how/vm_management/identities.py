@@ -54,8 +54,15 @@ def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) 
 
 
 def config_digest(draft: Draft) -> str:
-    """What all nodes are told of the cluster: SLURM's settings, and who is in it."""
-    text = _slurm_conf(draft) + repr([(one.name, one.ip) for one in draft.state.nodes])
+    """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
+    told = (
+        [(one.name, one.ip) for one in draft.state.nodes],
+        [(node.name, node.virtio_fs_mounts) for node, _ in draft.nodes],
+        draft.hpc.access,
+        draft.hpc.storage.home,
+        _own_keys(draft),
+    )
+    text = _slurm_conf(draft) + repr(told)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -86,8 +93,6 @@ def _identity(
     draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, *, has_host_clock: bool
 ) -> NodeIdentity:
     state, hpc = draft.state, draft.hpc
-    own_keys = hpc.access.ssh_public_keys
-    keys = own_keys if own_keys is not None else read_user_keys(Path.home())
     host_key = paths.host_key(one.name)
     return NodeIdentity(
         cluster=state.name,
@@ -100,7 +105,7 @@ def _identity(
         gateway=state.network.gateway,
         neighbours=tuple(Neighbour(other.name, other.ip) for other in state.nodes),
         login=state.user,
-        authorized_keys=(_public(paths.ssh_key), *keys),
+        authorized_keys=(_public(paths.ssh_key), *_own_keys(draft)),
         home_is_nfs=hpc.storage.home == "nfs",
         has_host_clock=has_host_clock,
         slurm_conf=_slurm_conf(draft),
@@ -109,6 +114,11 @@ def _identity(
         host_key_public=_public(host_key),
         munge_key=paths.munge_key.read_bytes(),
     )
+
+
+def _own_keys(draft: Draft) -> tuple[str, ...]:
+    asked = draft.hpc.access.ssh_public_keys
+    return asked if asked is not None else read_user_keys(Path.home())
 
 
 def _slurm_conf(draft: Draft) -> str:

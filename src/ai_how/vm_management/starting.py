@@ -1,5 +1,6 @@
 """Everything that is decided before a start changes anything: preflight, draft, plan."""
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,10 +28,10 @@ from ai_how.state.cluster_state import read_state
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.disk_space import check_space, overlay_need
+from ai_how.vm_management.disk_space import GIB, check_space, overlay_need
 from ai_how.vm_management.domain_shape import Accel
 from ai_how.vm_management.drafting import Draft, draft_cluster
-from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_start
+from ai_how.vm_management.hpc_plan import STEP_TYPES, Rendering, plan_start
 from ai_how.vm_management.identities import (
     config_digest,
     ensure_secrets,
@@ -39,8 +40,10 @@ from ai_how.vm_management.identities import (
 )
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_manager import HostNetworks
+from ai_how.vm_management.node_shape import HUGEPAGE_KIB
 from ai_how.vm_management.observed import Observed, observe
 from ai_how.vm_management.rendering import find_rendering
+from ai_how.vm_management.steps import StartDomain
 from ai_how.vm_management.subnets import TakenSubnet, check_bridge, choose_subnet
 
 STATE_RESERVE_BYTES = 256 * 2**20
@@ -99,11 +102,15 @@ def prepare_start(
     digest = config_digest(draft)
     is_told = former is None or former.config_digest == digest
     draft = replace(draft, state=draft.state.model_copy(update={"config_digest": digest}))
-    plan = plan_start(draft, seen, rendering, only=only, tell_all=not is_told)
+    stale = _stale_nodes(draft, seen, rendering, paths)
+    plan = plan_start(draft, seen, rendering, only=only, tell_all=not is_told, stale=stale)
+    for name in stale:
+        if _is_on(seen, draft.state.get_node(name)):
+            say(f"{name} runs as it was defined before: what has changed waits for hpc stop {name}")
     if plan.steps:
         if warning:
             say(warning)
-        _preflight(draft, seen, place, images, say)
+        _preflight(draft, plan, seen, place, images, say)
     return Start(
         draft=draft,
         plan=plan,
@@ -125,8 +132,13 @@ def get_image(node: Node, store: ImageStore) -> Image:
         image = find_default_image(store)
         if image is None:
             raise HostError("the default image is not built yet", hint="ai-how image build")
+    elif "/" in node.base_image:
+        raise HostError(
+            f"{node.base_image} is a file, and nodes boot images of the store",
+            hint=f"ai-how image import {shlex.quote(node.base_image)}  # then give its name",
+        )
     else:
-        image = store.find(node.base_image) or store.get(Path(node.base_image).stem)
+        image = store.get(node.base_image)
     if image.manifest.identity != "agent":
         raise HostError(
             f"the image {image.name} cannot be a node of a SLURM cluster",
@@ -170,11 +182,32 @@ def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
             continue  # libvirt's own list still shows what is defined
 
 
+def _stale_nodes(
+    draft: Draft, seen: Observed, rendering: Rendering, paths: ClusterPaths
+) -> tuple[str, ...]:
+    """Nodes whose VM was defined from another file, or for another accelerator."""
+    stale = []
+    for node, one in draft.nodes:
+        sent = paths.xml / f"{one.domain_name}.xml"
+        if seen.find_domain(one.uuid) is None or not sent.exists():
+            continue
+        if sent.read_text() != rendering.domain_xml(node, one):
+            stale.append(one.name)
+    return tuple(stale)
+
+
 def _preflight(
-    draft: Draft, seen: Observed, place: HostPlace, images: Mapping[str, Image], say: Say
+    draft: Draft,
+    plan: Plan,
+    seen: Observed,
+    place: HostPlace,
+    images: Mapping[str, Image],
+    say: Say,
 ) -> None:
     """Raises HostError for what this host cannot give; says what it can give only just."""
-    off = [one for _, one in draft.nodes if not _is_on(seen, one)]
+    booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
+    off = [one for _, one in draft.nodes if one.domain_name in booted and not _is_on(seen, one)]
+    asked = draft.hpc.hardware.acceleration.performance
     checks = list(_passthrough_checks(draft))
     checks += _share_checks(draft)
     facts = read_facts(directories=(place.storage.root,))
@@ -184,6 +217,7 @@ def _preflight(
         memory_mib=sum(one.memory_mib for one in off),
         disk_bytes=0,
         disk_directory=place.storage.root,
+        hugepage_kib=HUGEPAGE_KIB[asked.hugepage_size] if asked.wants_hugepages else None,
     )
     if place.kind != "test":
         checks += check_capacity(cost, facts)
@@ -199,6 +233,14 @@ def _preflight(
             say(f"{check.name}: {check.found}")
     disks = DiskManager(place.storage)
     new = [one for _, one in draft.nodes if one.name not in seen.disks]
+    for one in new:
+        smallest_gib = -(-images[one.image_digest].manifest.virtual_size_bytes // GIB)
+        if one.disk_gib < smallest_gib:
+            raise SpecError(
+                f"a disk of {one.disk_gib} GiB is too small for {one.name}",
+                details=f"its image has {smallest_gib} GiB",
+                hint=f"disk_gb: {smallest_gib}",
+            )
     needs = [overlay_need(one.name, one.disk_gib) for one in new]
     needs += [disks.base_need(images[digest]) for digest in {one.image_digest for one in new}]
     if needs:
@@ -225,4 +267,6 @@ def _share_checks(draft: Draft) -> Iterator[Check]:
         for share in node.virtio_fs_mounts:
             if not Path(share.host_path).is_dir():
                 found = f"{node.name} shares {share.host_path}, which is not a directory here"
-                yield Check("shares", Status.FAILURE, found, f"mkdir -p {share.host_path}")
+                yield Check(
+                    "shares", Status.FAILURE, found, f"mkdir -p {shlex.quote(str(share.host_path))}"
+                )

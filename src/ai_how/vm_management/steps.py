@@ -354,7 +354,7 @@ class AwaitReady:
     kind: ClassVar[str] = "ready"
     cluster: str
     controller: UUID
-    count: int
+    nodes: tuple[str, ...]
     partition: str
     home: str
     needs: frozenset[str] = frozenset()
@@ -366,7 +366,7 @@ class AwaitReady:
     def apply(self, world: World) -> Applied:
         agent = world.agent(self.controller, "controller")
         deadline = Deadline.after(world.patience.ready_s)
-        words = ["/usr/lib/ai-how/ready", str(self.count), self.home, self.partition]
+        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *self.nodes]
         try:
             agent.check(words, deadline, stop=world.stop)
         except DeadlineError as error:
@@ -374,7 +374,7 @@ class AwaitReady:
                 raise
             why = agent.run(["sinfo", "-N", "-a", "-o", "%N %T %E"], Deadline.after(30)).output
             raise GuestError(
-                f"SLURM was not ready with {self.count} nodes in time",
+                f"SLURM did not have {', '.join(self.nodes)} ready in time",
                 details=why.strip()[-2000:] or None,
                 hint="ai-how hpc logs controller",
             ) from error
@@ -384,7 +384,7 @@ class AwaitReady:
         """Nothing was changed."""
 
     def describe(self) -> str:
-        return f"wait until SLURM has {self.count} idle nodes, and run a job on each"
+        return f"wait until SLURM has {', '.join(self.nodes)}, and run a job on each"
 
 
 def _read_skew_s(agent: GuestAgent) -> float:

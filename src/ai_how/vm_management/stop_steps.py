@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from ai_how.errors import AiHowError, DeadlineError, GuestError, HostError
+from ai_how.errors import AiHowError, DeadlineError, HostError
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
 from ai_how.vm_management.world import World
@@ -47,12 +47,14 @@ class CloseSlurm(_Forward):
         script = (
             f"jobs=$(squeue -h -t running -w {names} -o %A); "
             '[ -z "$jobs" ] || scancel --full --signal=TERM $jobs; '
+            f"for moment in 1 2 3 4 5 6 7 8 9 10; do "
+            f'[ -z "$(squeue -h -t running -w {names} -o %A)" ] && break; sleep 1; done; '
             f"scontrol update nodename={names} state=down reason='stopped by ai-how'"
         )
         agent = world.agent(self.controller, "controller")
         try:
             agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
-        except (GuestError, DeadlineError):
+        except AiHowError:
             return Applied.KEPT
         return Applied.MADE
 
