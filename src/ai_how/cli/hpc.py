@@ -14,6 +14,7 @@ from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
     from ai_how.plan.observer import Observer
+    from ai_how.spec.models import HpcSpec
     from ai_how.state.models import NodeState
     from ai_how.vm_management.hpc_manager import HpcManager
 
@@ -55,7 +56,8 @@ def start(
     file, nodes = _split(words)
     spec, path = context.load_spec(file)
     hpc = get_hpc(spec)
-    _ensure_default_image(context, [hpc.base_image_path, hpc.controller.base_image_path])
+    if not dry_run:
+        _ensure_default_image(context, hpc)
     begun = time.monotonic()
     with LiveNodes(hpc.name, is_silent=context.is_json or dry_run) as observer:
         manager = HpcManager(
@@ -276,13 +278,14 @@ def _node(manager: "HpcManager", name: str) -> "NodeState":
     return state.get_node(name.removeprefix(f"{state.name}-"))
 
 
-def _ensure_default_image(context: Context, asked: list[str | None]) -> None:
-    """Build the default image where it is needed and missing."""
+def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
+    """Build the default image where a node is to boot it and it is missing."""
     from ai_how.images.build import build_default_image, find_default_image
     from ai_how.images.store import ImageStore
+    from ai_how.spec.nodes import nodes_of
 
     store = ImageStore(context.roots.images)
-    if all(asked) or find_default_image(store):
+    if all(node.base_image for node in nodes_of(hpc)) or find_default_image(store):
         return
     with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
         build_default_image(store, watch=bar.watch)

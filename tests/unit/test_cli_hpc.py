@@ -1,0 +1,245 @@
+"""The verbs of hpc refuse with words, an exit code and what to do; on libvirt's test driver."""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_runner import GOOD, Cli
+
+from ai_how.cli.hpc import _split
+from ai_how.images.store import ImageStore
+from ai_how.state.cluster_state import write_state
+from ai_how.state.lock import held_lock
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
+from cluster_bench import draft_of, make_image, read_hpc
+
+TEST_HOST = f"test://{Path(__file__).resolve().parents[1] / 'driver' / 'test_node.xml'}"
+WITH_IMAGE = GOOD.replace("    name: demo\n", "    name: demo\n    base_image_path: tiny\n")
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+def add_image(cli: Cli) -> None:
+    """An image of 1 MiB, by the name tiny."""
+    store = ImageStore(cli.roots.images)
+    store.paths.root.mkdir(parents=True)
+    image = make_image(cli.home / "image")
+    with store.draft() as draft:
+        shutil.copy(image.disk, draft)
+        store.add(draft, image.manifest)
+
+
+def remember(cli: Cli, name: str = "demo") -> ClusterPaths:
+    """A cluster that was started on the test driver, and of which nothing is there."""
+    paths = cli.roots.cluster(name)
+    ensure_private_directory(paths.root)
+    draft = draft_of(read_hpc(name=name), storage=cli.home / "storage")
+    write_state(paths, draft.state.model_copy(update={"host_uri": "test:///default"}))
+    return paths
+
+
+NODE_VERBS = ("ssh {}", "exec {} -- true", "console {}", "logs {}")
+
+
+@pytest.mark.parametrize("verb", NODE_VERBS)
+def test_an_unknown_node_is_refused_with_those_that_there_are(cli, verb):
+    remember(cli)
+    word, *rest = verb.format("compute-77").split()
+    ended = cli("hpc", word, "--cluster", "demo", *rest)
+    assert ended.code == 3
+    assert ended.err == (
+        "error: cluster demo has no node compute-77\n  it has: controller, compute-01, compute-02\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "verb", [*(verb.format("compute-01") for verb in NODE_VERBS), "stop", "status", "ssh-config"]
+)
+def test_without_a_cluster_there_is_a_word_on_which_there_are(cli, verb):
+    remember(cli, "other")
+    word, *rest = verb.split()
+    ended = cli("hpc", word, "--cluster", "demo", *rest)
+    assert ended.code == 3
+    assert ended.err == (
+        "error: there is no cluster demo\n  clusters of this user: other\nhint: ai-how hpc start\n"
+    )
+
+
+def test_destroy_demands_force_where_nobody_can_be_asked(cli):
+    paths = remember(cli)
+    ended = cli("hpc", "destroy", "--cluster", "demo")
+    assert ended.code == 2
+    assert ended.err == (
+        "error: destroy asks before it removes anything, and there is no terminal to ask on\n"
+        "hint: ai-how hpc destroy --force\n"
+    )
+    assert paths.state.exists()
+    told = json.loads(cli("hpc", "destroy", "--cluster", "demo", "--json").out)
+    assert told["error"]["exit_code"] == 2
+    assert paths.state.exists()
+
+
+def test_destroy_of_what_is_gone_is_success_and_forgets_it(cli):
+    paths = remember(cli)
+    ended = cli("hpc", "destroy", "--force", "--cluster", "demo")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.endswith("demo is gone\n")
+    assert not paths.root.exists()
+    assert cli("hpc", "destroy", "--force", "--cluster", "demo", "--connect", TEST_HOST).out == (
+        "there was no cluster demo\n"
+    )
+
+
+def test_stop_of_an_unknown_node_is_refused_before_anything_is_stopped(cli):
+    remember(cli)
+    ended = cli("hpc", "stop", "compute-77", "--cluster", "demo")
+    assert ended.code == 3
+    assert "error: cluster demo has no node compute-77\n" in ended.err
+
+
+def test_stop_of_what_is_off_has_nothing_to_do(cli):
+    remember(cli)
+    ended = cli("hpc", "stop", "--cluster", "demo")
+    assert (ended.code, ended.out) == (0, "demo is off: nothing to do\n")
+
+
+def test_status_of_what_is_gone_says_so_of_each_node(cli):
+    remember(cli)
+    told = json.loads(cli("hpc", "status", "--cluster", "demo", "--json").out)
+    assert told["is_ready"] is False
+    assert told["slurm_trouble"] == "the controller is off"
+    assert [(one["name"], one["state"]) for one in told["nodes"]] == [
+        ("controller", "absent"),
+        ("compute-01", "absent"),
+        ("compute-02", "absent"),
+    ]
+    assert {one["reason"] for one in told["nodes"]} == {"not defined, its disk is missing"}
+    assert told["report"]["total"]["memory_mib"] == 3 * 1024
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "nodes"),
+    [
+        ([], None, []),
+        (["compute-01"], None, ["compute-01"]),
+        (["my.yaml"], "my.yaml", []),
+        (["my.yml", "compute-01", "compute-02"], "my.yml", ["compute-01", "compute-02"]),
+        (["./cluster", "compute-01"], "cluster", ["compute-01"]),
+        (["compute-01", "my.yaml"], None, ["compute-01", "my.yaml"]),
+    ],
+)
+def test_the_first_word_is_a_file_when_it_looks_like_one(words, file, nodes):
+    assert _split(words) == (Path(file) if file else None, nodes)
+
+
+def test_start_of_an_unknown_node_lists_the_nodes(cli):
+    add_image(cli)
+    cli.write("cluster.yaml", WITH_IMAGE)
+    for words in (["compute-77"], ["cluster.yaml", "compute-77"]):
+        ended = cli("--connect", TEST_HOST, "hpc", "start", *words)
+        assert ended.code == 3
+        assert ended.err == (
+            "error: cluster demo has no node compute-77\n"
+            "  it has: controller, compute-01, compute-02\n"
+        )
+    assert not cli.roots.cluster("demo").state.exists()
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(cli):
+    add_image(cli)
+    cli.write("cluster.yaml", WITH_IMAGE)
+    ended = cli("--connect", TEST_HOST, "hpc", "start", "--dry-run", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    told = json.loads(ended.out)
+    assert (told["cluster"], told["dry_run"]) == ("demo", True)
+    keys = [step["key"] for step in told["steps"]]
+    assert "network/demo" in keys
+    assert "boot/demo-compute-02" in keys
+    assert keys[-1] == "ready/demo"
+    lines = cli("--connect", TEST_HOST, "hpc", "start", "--dry-run").out.splitlines()
+    assert lines == [f"{step['key']}: {step['what']}" for step in told["steps"]]
+    assert not cli.roots.cluster("demo").state.exists()
+    assert not cli.roots.cluster("demo").journal.exists()
+
+
+def test_a_cluster_that_another_run_holds_is_refused_with_its_process(cli):
+    paths = remember(cli)
+    add_image(cli)
+    cli.write("cluster.yaml", WITH_IMAGE)
+    with held_lock(paths.lock, doing="hpc start"):
+        for words in (
+            ["destroy", "--force"],
+            ["stop"],
+            ["start", "--dry-run"],
+        ):
+            ended = cli("--connect", TEST_HOST, "hpc", *words)
+            assert ended.code == 6, words
+            assert f"error: hpc start is under way in process {os.getpid()}, since " in ended.err
+            assert f"hint: ps -fp {os.getpid()}\n" in ended.err
+        assert json.loads(cli("hpc", "status", "--json").out)["name"] == "demo"
+    assert paths.state.exists()
+
+
+def test_the_lock_of_a_dead_run_holds_nothing(cli):
+    paths = remember(cli)
+    with paths.lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write('{"pid": 1, "since": "then", "doing": "hpc start"}')
+    assert cli("hpc", "stop", "--cluster", "demo").code == 0
+
+
+def test_a_dry_run_builds_no_image(cli):
+    cli.write("cluster.yaml", GOOD)
+    ended = cli("--connect", TEST_HOST, "hpc", "start", "--dry-run")
+    assert ended.code == 3
+    assert ended.err == "error: the default image is not built yet\nhint: ai-how image build\n"
+    assert not cli.roots.images.exists()
+
+
+def test_an_image_that_is_not_there_is_named(cli):
+    cli.write("cluster.yaml", WITH_IMAGE)
+    ended = cli("--connect", TEST_HOST, "hpc", "start")
+    assert ended.code == 3
+    assert "error: there is no image tiny\n" in ended.err
+    assert "hint: ai-how image build\n" in ended.err
+
+
+def test_a_file_without_a_slurm_cluster_has_no_verbs(cli):
+    text = GOOD.replace("hpc:", "cloud:").replace("controller:", "control_plane:")
+    cli.write("cluster.yaml", text.replace("compute_nodes:", "worker_nodes:"))
+    for verb in ("start", "stop", "status", "ssh-config"):
+        ended = cli("hpc", verb)
+        assert ended.code == 2
+        assert ended.err.startswith("error: the file has no clusters.hpc\n")
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "message"),
+    [
+        ("qemu:///session", 3, "qemu:///session cannot give a cluster a network of its own"),
+        ("qemu+ssh://me@there/system", 3, "a remote host is not supported yet"),
+        ("xen:///", 2, "this libvirt URI is not allowed: 'xen:///'"),
+    ],
+)
+def test_a_host_that_cannot_have_clusters_is_refused(cli, uri, code, message):
+    add_image(cli)
+    cli.write("cluster.yaml", WITH_IMAGE)
+    ended = cli("--connect", uri, "hpc", "start")
+    assert ended.code == code
+    assert message in ended.err
+
+
+def test_a_damaged_state_is_told_with_the_way_back(cli):
+    paths = remember(cli)
+    paths.state.write_text("{")
+    for words in (["status"], ["stop"], ["destroy", "--force"], ["ssh", "controller"]):
+        ended = cli("hpc", *words, "--cluster", "demo")
+        assert ended.code == 3, words
+        assert f"error: {paths.state} is damaged\n" in ended.err
+        assert "hint: " in ended.err
