@@ -41,6 +41,7 @@ MessageTimeout=60
 SlurmdTimeout=120
 BatchStartTimeout=60
 KillWait=10
+DefMemPerCPU=484
 NodeName=compute-01 NodeAddr=10.77.0.11 CPUs=1 Sockets=1 CoresPerSocket=1 ThreadsPerCore=1 \
 RealMemory=898 State=UNKNOWN
 NodeName=compute-02 NodeAddr=10.77.0.12 CPUs=8 Sockets=1 CoresPerSocket=8 ThreadsPerCore=1 \

@@ -53,8 +53,10 @@ class NodeIdentity:
     def services(self) -> tuple[str, ...]:
         """The units to start, in the image's own words."""
         clock = ("modprobe@ptp_kvm.service",) if self.has_host_clock else ()
+        shares = ("ai-how-mounts.service",) if self.shares else ()
         common = (
             *clock,
+            *shares,
             "munge.service",
             "ssh.socket",
             "chrony.service",

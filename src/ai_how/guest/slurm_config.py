@@ -70,7 +70,7 @@ def render_slurm_conf(
         "KillWait": "10",
     }
     if nodes:
-        # Without it a job that names no memory takes all of its nodes', and the cores beside it idle.
+        # Without it a job that names no memory takes all that its nodes have, and cores idle.
         settings["DefMemPerCPU"] = str(min(one.real_memory_mib // one.cpus for one in nodes))
     lines = [f"{key}={value}" for key, value in settings.items()]
     lines += [_node_line(node) for node in nodes]
