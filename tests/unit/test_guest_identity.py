@@ -154,7 +154,6 @@ def test_each_role_starts_its_services():
         assert settings_of(node)["SERVICES"].split() == list(node.services)
         own = replace(node, home_is_nfs=False)
         assert not [name for name in own.services if "nfs" in name or "home" in name]
-    assert "ai-how-mounts.service" in replace(COMPUTE, shares=SHARES).services
     assert "modprobe@ptp_kvm.service" in replace(COMPUTE, has_host_clock=True).services
 
 

@@ -115,7 +115,8 @@ def test_the_plan_of_a_new_cluster_is_as_agreed():
     services = " ".join(sorted(f"services/hpc-{name}" for name in NODES))
     tail = (
         f"clocks/hpc: compare the clocks of 3 nodes < {services}\n"
-        "ready/hpc: wait until SLURM has 2 idle nodes, and run a job on each < clocks/hpc\n"
+        "ready/hpc: wait until SLURM has compute-01, compute-02, and run a job on each"
+        " < clocks/hpc\n"
     )
     assert told(start()) == head + nodes + tail
 
@@ -164,9 +165,11 @@ def test_a_controllers_missing_disk_is_refused_as_home_was_on_it(state):
     assert caught.value.hint.startswith("ai-how hpc destroy")
 
 
-def test_a_missing_network_is_made_again():
+def test_a_missing_network_is_made_again_and_one_that_is_down_only_started():
     seen = replace(everything_seen(DRAFT, VmState.SHUT_OFF), network=None)
     assert keys(start(seen=seen))[:2] == ["network/hpc", "network-up/hpc"]
+    seen = replace(everything_seen(DRAFT), network=network_seen(DRAFT, is_active=False))
+    assert keys(start(seen=seen)) == ["network-up/hpc"]
 
 
 @pytest.mark.parametrize("state", ["drained", "draining", "drained*"])
@@ -204,7 +207,7 @@ def test_only_the_named_nodes_and_the_controller_are_brought_up():
         "boot/hpc-compute-02",
     ]
     assert "domain/hpc-compute-01" in keys(plan)
-    assert step_of(plan, "ready/hpc").count == 1
+    assert step_of(plan, "ready/hpc").nodes == ("compute-02",)
 
 
 def test_a_node_that_is_left_off_is_made_but_started_only_by_its_name():
@@ -214,14 +217,14 @@ def test_a_node_that_is_left_off_is_made_but_started_only_by_its_name():
     plan = start(draft)
     assert "domain/hpc-compute-02" in keys(plan)
     assert "boot/hpc-compute-02" not in keys(plan)
-    assert step_of(plan, "ready/hpc").count == 1
+    assert step_of(plan, "ready/hpc").nodes == ("compute-01",)
     healthy = everything_seen(draft)
     off = domain_seen(draft, "compute-02", VmState.SHUT_OFF)
     seen = replace(healthy, domains={**healthy.domains, off.uuid: off})
     assert start(draft, seen).steps == ()
     named = start(draft, seen, only=["compute-02"])
     assert keys(named) == [*brought_up("compute-02", "boot"), *TAIL]
-    assert step_of(named, "ready/hpc").count == 2
+    assert step_of(named, "ready/hpc").nodes == ("compute-02",)
 
 
 def test_every_partition_is_tested_with_the_nodes_that_it_has():
@@ -229,10 +232,25 @@ def test_every_partition_is_tested_with_the_nodes_that_it_has():
       {name: b, nodes: [compute-02]}]}"""
     plan = start(draft_of(read_hpc(slurm)))
     ready = [step for step in plan.steps if step.kind == "ready"]
-    assert [(one.key, one.partition, one.count) for one in ready] == [
-        ("ready/hpc/a", "a", 1),
-        ("ready/hpc/b", "b", 1),
+    assert [(one.key, one.partition, one.nodes) for one in ready] == [
+        ("ready/hpc/a", "a", ("compute-01",)),
+        ("ready/hpc/b", "b", ("compute-02",)),
     ]
+
+
+def test_a_changed_cluster_is_told_to_every_node_that_runs_and_none_is_restarted():
+    plan = start(seen=everything_seen(DRAFT), tell_all=True)
+    assert keys(plan) == [*(f"services/hpc-{name}" for name in NODES), *TAIL]
+    assert step_of(plan, "services/hpc-controller").needs == frozenset()
+
+
+def test_a_stale_definition_is_replaced_while_its_vm_is_off_and_left_while_it_runs():
+    assert start(seen=everything_seen(DRAFT), stale=NODES).steps == ()
+    off = with_domain(everything_seen(DRAFT), "compute-01", VmState.SHUT_OFF)
+    plan = start(seen=off, stale=["compute-01"])
+    assert keys(plan) == [*brought_up("compute-01", "domain", "boot"), *TAIL]
+    former = domain_seen(DRAFT, "compute-01").xml
+    assert step_of(plan, "domain/hpc-compute-01").former_xml == former
 
 
 LARGER = TWO_NODES.replace("disk_gb: 10", "disk_gb: 20")
@@ -383,8 +401,3 @@ def test_a_plan_for_64_nodes_is_what_libvirt_takes(tmp_path):
         found = client.find_network(draft.state.network.uuid)
         assert found is not None
         assert found.xml.count("<host mac=") == 65
-
-
-def test_a_network_that_is_down_is_only_started():
-    seen = replace(everything_seen(DRAFT), network=network_seen(DRAFT, is_active=False))
-    assert keys(start(seen=seen)) == ["network-up/hpc"]
