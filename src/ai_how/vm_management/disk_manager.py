@@ -95,14 +95,13 @@ class DiskManager:
 
     def claim_directory(self, cluster: str, cluster_id: UUID) -> Applied:
         """Have a directory for the cluster's disks; OwnershipError where another has it."""
-        if self.is_claimed(cluster, cluster_id):
-            return Applied.KEPT
+        is_there = self.is_claimed(cluster, cluster_id)
         marker = self.storage.marker(cluster)
         with disk_errors(marker.parent):
             ensure_traversable(marker.parent, below=self.storage.root)
             check_chain(self.storage.root)
             claim(marker, cluster_id)
-        return Applied.MADE
+        return Applied.KEPT if is_there else Applied.MADE
 
     def create_overlay(
         self, cluster: str, cluster_id: UUID, node: str, *, base: Path, size_gib: int
