@@ -322,7 +322,8 @@ def test_destroy_keeps_backups_that_stand_alone_and_passes_over_a_missing_disk(
     missing.disk.unlink()
     stage.carry_out(stage.plan_destroy(tmp_path))
     assert bench.content == []
-    backups = [tmp_path / f"{one.domain_name}.qcow2" for one in (controller, first)]
+    lineage = stage.draft.state.lineage.hex[:8]
+    backups = [tmp_path / f"{one.domain_name}-{lineage}.qcow2" for one in (controller, first)]
     assert sorted(tmp_path.iterdir()) == sorted(backups)
     for backup in backups:
         header = read_header(backup)

@@ -178,7 +178,7 @@ def test_a_cluster_that_another_run_holds_is_refused_with_its_process(cli):
             ["stop"],
             ["start", "--dry-run"],
         ):
-            ended = cli("--connect", TEST_HOST, "hpc", *words)
+            ended = cli("--connect", "test:///default", "hpc", *words)
             assert ended.code == 6, words
             assert f"error: hpc start is under way in process {os.getpid()}, since " in ended.err
             assert f"hint: ps -fp {os.getpid()}\n" in ended.err

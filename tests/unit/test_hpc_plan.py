@@ -335,7 +335,7 @@ def test_destroy_takes_everything_each_thing_after_what_uses_it():
 def test_destroy_backs_a_disk_up_before_it_goes():
     plan = plan_destroy(DRAFT.state, backups=Path("/backups"))
     backup = step_of(plan, "backup/hpc-compute-01")
-    assert backup.target == Path("/backups/hpc-compute-01.qcow2")
+    assert backup.target == Path("/backups/hpc-compute-01-3b7c1f0e.qcow2")
     assert backup.needs == {"undefine/hpc-compute-01"}
     assert step_of(plan, "remove-disk/hpc-compute-01").needs == {"backup/hpc-compute-01"}
 

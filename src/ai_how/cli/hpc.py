@@ -49,6 +49,7 @@ def start(
     Nodes with auto_start: false are made, and left off unless they are named.
     """
     from ai_how.console.live_nodes import LiveNodes
+    from ai_how.spec.nodes import nodes_of
     from ai_how.vm_management.hpc_manager import HpcManager
     from ai_how.vm_management.starting import get_hpc
 
@@ -59,7 +60,8 @@ def start(
     if not dry_run:
         _ensure_default_image(context, hpc)
     begun = time.monotonic()
-    with LiveNodes(hpc.name, is_silent=context.is_json or dry_run) as observer:
+    names = [node.name for node in nodes_of(hpc)]
+    with LiveNodes(hpc.name, names, is_silent=context.is_json or dry_run) as observer:
         manager = HpcManager(
             roots=context.roots,
             name=hpc.name,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import platformdirs
 
-from ai_how.errors import HostError
+from ai_how.errors import HostError, SpecError
 
 APPLICATION = "ai-how"
+_CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,13 @@ class Roots:
     run: Path
 
     def cluster(self, name: str) -> ClusterPaths:
+        """Raises SpecError for what is no name of a cluster: it might lead anywhere."""
+        if not _CLUSTER_NAME.fullmatch(name):
+            raise SpecError(
+                f"{name!r} is no name of a cluster",
+                details="A name has a-z, 0-9 and -, begins and ends with a letter or digit, "
+                "and has 40 characters at most.",
+            )
         return ClusterPaths(self.state / name)
 
     def cluster_names(self) -> tuple[str, ...]:
@@ -220,7 +229,7 @@ class Roots:
             sorted(
                 entry.name
                 for entry in self.state.iterdir()
-                if entry.is_dir() and not entry.name.startswith(".")
+                if entry.is_dir() and _CLUSTER_NAME.fullmatch(entry.name)
             )
         )
 

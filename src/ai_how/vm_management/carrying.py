@@ -17,7 +17,7 @@ from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
-from ai_how.vm_management.clearing import clear_directory
+from ai_how.vm_management.clearing import forget
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.evidence import save_evidence
 from ai_how.vm_management.hpc_plan import plan_destroy, plan_stop
@@ -64,9 +64,11 @@ class Carrier:
             )
         else:
             where = left.note["backups"]
+            observe(self.client, state, ask_slurm=False)
             plan = plan_destroy(state, backups=Path(where) if where else None)
             self.carry_on(plan, state, backups=where)
             remove_state(self.paths)
+            forget(self.paths)
 
     def bring_up(self, start: Start, journal: Journal, *, keep_on_failure: bool) -> None:
         """Carry a start out and remember it, or undo it and leave the evidence."""
@@ -78,6 +80,9 @@ class Carrier:
                 images=start.images,
                 identities=start.identities,
             )
+            if keep_on_failure:
+                # Before anything is made: what stands after a failure must be remembered.
+                state = write_state(self.paths, state)
             try:
                 start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))
                 execute(
@@ -91,10 +96,8 @@ class Carrier:
                     evidence=partial(save_evidence, world, state, self.say),
                 )
             except AiHowError:
-                if keep_on_failure:
-                    write_state(self.paths, times.remembered(state))
-                elif is_new and not self.paths.journal.exists():
-                    clear_directory(self.paths, keep_evidence=True)
+                if is_new and not keep_on_failure and not self.paths.journal.exists():
+                    forget(self.paths)
                 raise
             write_state(self.paths, times.remembered(state))
             journal.close()

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ai_how.errors import StateError
+from ai_how.errors import HostError, StateError
 from ai_how.host.place import HostPlace
+from ai_how.plan.step import Plan
 from ai_how.spec.document import render_default_file
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
@@ -14,17 +15,20 @@ from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.stop_steps import BackUpDisk
 
 
-def clear_directory(paths: ClusterPaths, *, keep_evidence: bool) -> None:
-    """Remove all that is remembered; whoever calls holds the lock, which goes last.
+def clear_directory(paths: ClusterPaths) -> None:
+    """Remove all that is remembered; whoever calls holds the lock, whose file goes with it.
 
     A process that waits for the lock sees that its file is gone, and opens it anew.
     """
-    kept = {paths.lock.name, paths.evidence.name} if keep_evidence else set[str]()
-    if not keep_evidence or not paths.evidence.is_dir():
-        shutil.rmtree(paths.root, ignore_errors=True)
-        return
+    shutil.rmtree(paths.root, ignore_errors=True)
+
+
+def forget(paths: ClusterPaths) -> None:
+    """Remove what is remembered of a cluster that is no more, but for the evidence of why."""
+    kept = {paths.lock.name, paths.evidence.name}
     for entry in paths.root.iterdir():
         if entry.name in kept:
             continue
@@ -32,6 +36,17 @@ def clear_directory(paths: ClusterPaths, *, keep_evidence: bool) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def prepare_backups(directory: Path, plan: Plan) -> None:
+    """Have the directory for the backups. Raises HostError where a file would be in the way."""
+    for step in plan.steps:
+        if isinstance(step, BackUpDisk) and step.target.exists():
+            raise HostError(
+                f"{step.target} is there already, and a backup replaces nothing",
+                hint="ai-how hpc destroy --backup ANOTHER-DIRECTORY",
+            )
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def keep_source(source: Path | None, paths: ClusterPaths) -> None:
@@ -52,15 +67,15 @@ def read_tail(path: Path, lines: int) -> str:
 
 def release_host(place: HostPlace, roots: Roots) -> None:
     """Remove bases that no cluster uses, and end the embedded host when nothing is left on it."""
-    if place.embedded is None:
-        return
     with held_lock(roots.host_lock, doing="releasing the host", wait_s=60):
+        if any(roots.cluster(name).journal.exists() for name in roots.cluster_names()):
+            return  # a cluster is being made: what it uses is not remembered yet
         try:
             used = {node.image_digest for state in _states(roots) for node in state.nodes}
         except StateError:
             return  # what a damaged state uses is not known, so nothing is removed
         DiskManager(place.storage).remove_unused_bases(used)
-        if place.is_up:
+        if place.embedded and place.is_up:
             with LibvirtClient(place.uri) as client:
                 is_idle = not client.list_domains() and not client.list_networks()
             if is_idle:

@@ -18,7 +18,13 @@ from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory
 from ai_how.vm_management.carrying import Carrier
-from ai_how.vm_management.clearing import clear_directory, keep_source, read_tail, release_host
+from ai_how.vm_management.clearing import (
+    clear_directory,
+    keep_source,
+    prepare_backups,
+    read_tail,
+    release_host,
+)
 from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_destroy, plan_stop
 from ai_how.vm_management.hpc_status import ClusterStatus, status_of
 from ai_how.vm_management.libvirt_client import LibvirtClient
@@ -55,6 +61,12 @@ class HpcManager:
         """What is remembered. Raises StateError with the clusters that there are."""
         if state := self.find_state():
             return state
+        if self.paths.journal.exists():
+            raise StateError(
+                f"the first start of {self.name} was cut short",
+                details="What it had made is still there.",
+                hint="ai-how hpc destroy  # or hpc start, which first undoes it",
+            )
         there = ", ".join(read_every_state(self.roots)) or "none"
         raise StateError(
             f"there is no cluster {self.name}",
@@ -63,8 +75,17 @@ class HpcManager:
         )
 
     def place(self, asked: str | None = None) -> HostPlace:
-        """Where the cluster is, or (before it is there) where it will be."""
-        return find_place(self.connect or self._remembered_host() or asked or "auto", self.roots)
+        """Where the cluster is, or (before it is there) where it will be.
+
+        Raises HostError where `connect` is another host than the one that has the cluster.
+        """
+        there = self._remembered_host()
+        if there and self.connect not in (None, "auto", there):
+            raise HostError(
+                f"the cluster {self.name} is on {there}, not on {self.connect}",
+                hint=f"ai-how --connect {there} …  # or without --connect and AI_HOW_CONNECT",
+            )
+        return find_place(there or self.connect or asked or "auto", self.roots)
 
     def start(
         self,
@@ -108,13 +129,13 @@ class HpcManager:
         place, plan = self.place(), Plan("destroy", ())
         with self._locked("destroy", place) as carrier:
             if state := self.find_state():
-                if backups:
-                    ensure_private_directory(backups)
                 observe(carrier.client, state, ask_slurm=False)
                 plan = plan_destroy(state, backups=backups)
+                if backups:
+                    prepare_backups(backups, plan)
                 carrier.carry_on(plan, state, backups=str(backups) if backups else None)
                 remove_state(self.paths)
-            clear_directory(self.paths, keep_evidence=False)
+            clear_directory(self.paths)
         release_host(place, self.roots)
         return plan
 

@@ -256,7 +256,7 @@ def plan_destroy(state: ClusterState, *, backups: Path | None = None) -> Plan:
         made.append(vm)
         last = vm.key
         if backups:
-            target = backups / f"{one.domain_name}.qcow2"
+            target = backups / f"{one.domain_name}-{state.lineage.hex[:8]}.qcow2"
             made.append(stop_steps.BackUpDisk(one.domain_name, one.disk, target, frozenset({last})))
             last = made[-1].key
         made.append(stop_steps.RemoveDisk(state.name, state.lineage, one.name, frozenset({last})))
