@@ -52,7 +52,7 @@ def test_an_unknown_node_is_refused_with_those_that_there_are(cli, verb):
     remember(cli)
     word, *rest = verb.format("compute-77").split()
     ended = cli("hpc", word, "--cluster", "demo", *rest)
-    assert ended.code == 3
+    assert ended.code == 2
     assert ended.err == (
         "error: cluster demo has no node compute-77\n  it has: controller, compute-01, compute-02\n"
     )
@@ -99,7 +99,7 @@ def test_destroy_of_what_is_gone_is_success_and_forgets_it(cli):
 def test_stop_of_an_unknown_node_is_refused_before_anything_is_stopped(cli):
     remember(cli)
     ended = cli("hpc", "stop", "compute-77", "--cluster", "demo")
-    assert ended.code == 3
+    assert ended.code == 2
     assert "error: cluster demo has no node compute-77\n" in ended.err
 
 
@@ -143,7 +143,7 @@ def test_start_of_an_unknown_node_lists_the_nodes(cli):
     cli.write("cluster.yaml", WITH_IMAGE)
     for words in (["compute-77"], ["cluster.yaml", "compute-77"]):
         ended = cli("--connect", TEST_HOST, "hpc", "start", *words)
-        assert ended.code == 3
+        assert ended.code == 2
         assert ended.err == (
             "error: cluster demo has no node compute-77\n"
             "  it has: controller, compute-01, compute-02\n"
@@ -200,6 +200,30 @@ def test_a_dry_run_builds_no_image(cli):
     assert ended.code == 3
     assert ended.err == "error: the default image is not built yet\nhint: ai-how image build\n"
     assert not cli.roots.images.exists()
+
+
+@pytest.fixture
+def without_tools(monkeypatch):
+    """A build of the image would fail at its first step."""
+    monkeypatch.setenv("PATH", "")
+
+
+@pytest.mark.parametrize("line", ["", "    base_image_path: default\n"])
+def test_the_default_image_is_built_for_a_new_cluster_by_either_of_its_names(
+    cli, without_tools, line
+):
+    cli.write("cluster.yaml", GOOD.replace("    name: demo\n", f"    name: demo\n{line}"))
+    ended = cli("--connect", TEST_HOST, "hpc", "start")
+    assert ended.code == 3
+    assert "error: mmdebstrap is not installed\n" in ended.err
+
+
+def test_no_image_is_built_for_a_cluster_that_is_there(cli, without_tools):
+    remember(cli)
+    cli.write("cluster.yaml", GOOD)
+    ended = cli("hpc", "start")
+    assert ended.code == 3
+    assert "mmdebstrap" not in ended.err
 
 
 def test_an_image_that_is_not_there_is_named(cli):

@@ -13,6 +13,8 @@ from ai_how.cli.hpc_view import show_status, stages_line
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ai_how.plan.observer import Observer
     from ai_how.spec.models import HpcSpec
     from ai_how.state.models import NodeState
@@ -57,10 +59,11 @@ def start(
     file, nodes = _split(words)
     spec, path = context.load_spec(file)
     hpc = get_hpc(spec)
-    if not dry_run:
+    names = [node.name for node in nodes_of(hpc)]
+    _check_nodes(hpc.name, names, nodes)
+    if not dry_run and not context.roots.cluster(hpc.name).state.exists():
         _ensure_default_image(context, hpc)
     begun = time.monotonic()
-    names = [node.name for node in nodes_of(hpc)]
     with LiveNodes(hpc.name, names, is_silent=context.is_json or dry_run) as observer:
         manager = HpcManager(
             roots=context.roots,
@@ -96,6 +99,9 @@ def stop(ctx: typer.Context, words: Words = None, cluster: Cluster = None) -> No
     context = context_of(ctx)
     file, nodes = _split(words)
     name = _name(context, cluster, file)
+    if nodes:
+        known = _manager(context, name).get_state().nodes
+        _check_nodes(name, [one.name for one in known], nodes)
     with LiveNodes(name, is_silent=context.is_json) as observer:
         plan = _manager(context, name, observer).stop(only=nodes)
     if context.is_json:
@@ -154,7 +160,7 @@ def destroy(
     context = context_of(ctx)
     name = _name(context, cluster, file)
     manager = _manager(context, name)
-    state = manager.find_state()
+    state, was_there = manager.find_state(), manager.paths.is_used
     if not force:
         if not console.is_terminal():
             raise SpecError(
@@ -171,7 +177,7 @@ def destroy(
     if context.is_json:
         console.show_json({"cluster": name, "removed": [step.key for step in plan.steps]})
     else:
-        console.show_line(f"{name} is gone" if plan.steps else f"there was no cluster {name}")
+        console.show_line(f"{name} is gone" if was_there else f"there was no cluster {name}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -277,17 +283,32 @@ def _manager(context: Context, name: str, observer: "Observer | None" = None) ->
 def _node(manager: "HpcManager", name: str) -> "NodeState":
     """A node by its name in the cluster, or by its VM's."""
     state = manager.get_state()
-    return state.get_node(name.removeprefix(f"{state.name}-"))
+    name = name.removeprefix(f"{state.name}-")
+    _check_nodes(state.name, [one.name for one in state.nodes], [name])
+    return state.get_node(name)
+
+
+def _check_nodes(cluster: str, there: "Collection[str]", asked: "Collection[str]") -> None:
+    """Raises SpecError for a name that is no node's, with those that there are."""
+    for name in asked:
+        if name not in there:
+            raise SpecError(
+                f"cluster {cluster} has no node {name}",
+                details=f"it has: {', '.join(there) or 'none'}",
+            )
 
 
 def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
     """Build the default image where a node is to boot it and it is missing."""
     from ai_how.images.build import build_default_image, find_default_image
+    from ai_how.images.recipe import default_recipe
     from ai_how.images.store import ImageStore
     from ai_how.spec.nodes import nodes_of
 
+    default = (None, default_recipe().name)
     store = ImageStore(context.roots.images)
-    if all(node.base_image for node in nodes_of(hpc)) or find_default_image(store):
+    is_asked = any(node.base_image in default for node in nodes_of(hpc))
+    if not is_asked or find_default_image(store):
         return
     with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
         build_default_image(store, watch=bar.watch)

@@ -94,6 +94,12 @@ class ClusterPaths:
         return self.console / f"{node}.log"
 
     @property
+    def is_used(self) -> bool:
+        """Whether something of a cluster is here: a directory with that name alone is not ours."""
+        signs = (self.state, self.journal, self.secrets, self.evidence)
+        return any(sign.exists() for sign in signs)
+
+    @property
     def evidence(self) -> Path:
         """What was saved before a failed run was undone, one directory per run."""
         return self.root / "evidence"

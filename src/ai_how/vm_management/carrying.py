@@ -72,7 +72,7 @@ class Carrier:
 
     def bring_up(self, start: Start, journal: Journal, *, keep_on_failure: bool) -> None:
         """Carry a start out and remember it, or undo it and leave the evidence."""
-        state, is_new = start.draft.state, read_state(self.paths) is None
+        state, former = start.draft.state, read_state(self.paths)
         times = StageTimes(self.observer)
         with journal, Interrupts() as interrupts:
             world = replace(
@@ -81,8 +81,11 @@ class Carrier:
                 identities=start.identities,
             )
             if keep_on_failure:
-                # Before anything is made: what stands after a failure must be remembered.
-                state = write_state(self.paths, state)
+                # Before anything is made: what stands after a failure must be remembered. Nobody
+                # was told of the new configuration yet, so the former one is.
+                told = former.config_digest if former else ""
+                kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
+                state = state.model_copy(update={"serial": kept.serial})
             try:
                 start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))
                 execute(
@@ -96,7 +99,7 @@ class Carrier:
                     evidence=partial(save_evidence, world, state, self.say),
                 )
             except AiHowError:
-                if is_new and not keep_on_failure and not self.paths.journal.exists():
+                if former is None and not keep_on_failure and not self.paths.journal.exists():
                     forget(self.paths)
                 raise
             write_state(self.paths, times.remembered(state))

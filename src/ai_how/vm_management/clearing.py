@@ -1,11 +1,13 @@
 """What is left to remove when a cluster is gone: its directory, unused bases, an idle host."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from ai_how.errors import HostError, StateError
 from ai_how.host.place import HostPlace
+from ai_how.images.copying import disk_errors
 from ai_how.plan.step import Plan
 from ai_how.spec.document import render_default_file
 from ai_how.state.cluster_state import read_state
@@ -39,14 +41,20 @@ def forget(paths: ClusterPaths) -> None:
 
 
 def prepare_backups(directory: Path, plan: Plan) -> None:
-    """Have the directory for the backups. Raises HostError where a file would be in the way."""
+    """Have the directory for the backups, ours alone where we make it.
+
+    Raises HostError where a file would be in the way.
+    """
     for step in plan.steps:
-        if isinstance(step, BackUpDisk) and step.target.exists():
+        if isinstance(step, BackUpDisk) and os.path.lexists(step.target):
             raise HostError(
                 f"{step.target} is there already, and a backup replaces nothing",
                 hint="ai-how hpc destroy --backup ANOTHER-DIRECTORY",
             )
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not directory.is_dir():
+        with disk_errors(directory):
+            directory.mkdir(parents=True)
+            directory.chmod(0o700)
 
 
 def keep_source(source: Path | None, paths: ClusterPaths) -> None:

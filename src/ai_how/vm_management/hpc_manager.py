@@ -58,14 +58,19 @@ class HpcManager:
         return read_state(self.paths)
 
     def get_state(self) -> ClusterState:
-        """What is remembered. Raises StateError with the clusters that there are."""
+        """What is remembered. Raises StateError with the clusters that there are.
+
+        Raises LockedError while the first start is under way.
+        """
         if state := self.find_state():
             return state
-        if self.paths.journal.exists():
+        if self._is_half_made():
+            with held_lock(self.paths.lock, doing=f"a look at {self.name}"):
+                pass
             raise StateError(
                 f"the first start of {self.name} was cut short",
                 details="What it had made is still there.",
-                hint="ai-how hpc destroy  # or hpc start, which first undoes it",
+                hint=f"ai-how hpc destroy --cluster {self.name}  # or hpc start, which undoes it",
             )
         there = ", ".join(read_every_state(self.roots)) or "none"
         raise StateError(
@@ -115,11 +120,19 @@ class HpcManager:
             return start.plan
 
     def stop(self, *, only: Collection[str] = ()) -> Plan:
-        """Turn the cluster, or these nodes of it, off. What is off already is left out."""
-        place, state = self.place(), self.get_state()
-        if not place.is_up:
-            return Plan("stop", ())
+        """Turn the cluster, or these nodes of it, off. What is off already is left out.
+
+        A first start that was cut short is undone, which leaves nothing to turn off.
+        """
+        place = self.place()
+        if not self._is_half_made():
+            self.get_state()
+            if not place.is_up:
+                return Plan("stop", ())
         with self._locked("stop", place) as carrier:
+            state = self.find_state()
+            if state is None:  # what a dead run had left was set right, and that was all of it
+                return Plan("stop", ())
             plan = plan_stop(state, observe(carrier.client, state), only=only)
             carrier.carry_on(plan, state, only=list(only))
             return plan
@@ -127,6 +140,8 @@ class HpcManager:
     def destroy(self, *, backups: Path | None = None) -> Plan:
         """Leave nothing of the cluster: VMs, disks, network, keys, state."""
         place, plan = self.place(), Plan("destroy", ())
+        if not self.paths.is_used:
+            return plan
         with self._locked("destroy", place) as carrier:
             if state := self.find_state():
                 observe(carrier.client, state, ask_slurm=False)
@@ -168,6 +183,10 @@ class HpcManager:
         """A node's serial line."""
         with self._asking() as client, client.open_console(node.uuid) as line:
             yield line
+
+    def _is_half_made(self) -> bool:
+        """Whether all that there is of the cluster is in the journal of its first start."""
+        return self.find_state() is None and self.paths.journal.exists()
 
     def _remembered_host(self) -> str | None:
         """Where the cluster is; a first start that was cut short wrote it into its journal."""
