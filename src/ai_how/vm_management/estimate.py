@@ -15,7 +15,6 @@ from ai_how.host.checks import (
     check_subnet_collisions,
 )
 from ai_how.host.facts import HostFacts, read_facts
-from ai_how.host.pci import check_passthrough, read_pci_devices
 from ai_how.host.place import HostPlace, find_place
 from ai_how.images.store import ImageStore
 from ai_how.spec.models import HpcSpec
@@ -25,6 +24,7 @@ from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 from ai_how.vm_management.disk_space import DiskNeed, overlay_need
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.node_checks import check_devices, check_shares
 from ai_how.vm_management.node_shape import HUGEPAGE_KIB
 from ai_how.vm_management.starting import get_image
 
@@ -93,8 +93,8 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
             *(check for check in check_host(facts) if check.status is Status.FAILURE),
             *check_capacity(_cost_of(hpc, nodes, running, place), facts),
             *_subnet_checks(hpc.network.subnet, facts, others, own_bridge, place),
-            *_device_checks(nodes, facts),
-            *_share_checks(nodes),
+            *check_devices(nodes, facts),
+            *check_shares(nodes),
             *_image_checks(nodes, ImageStore(roots.images)),
         ),
     )
@@ -171,23 +171,6 @@ def _subnet_checks(
         if other.overlaps(subnet):
             found = f"{subnet} overlaps {other} of {name}"
             yield Check("subnet", Status.FAILURE, found, "subnet: auto")
-
-
-def _device_checks(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
-    asked = [device for node in nodes for device in node.pcie_devices]
-    if not asked:
-        return []
-    routes = facts.routes or ()
-    uplinks = {route.device for route in routes if route.is_default and route.device}
-    return check_passthrough(asked, read_pci_devices(), uplinks=uplinks)
-
-
-def _share_checks(nodes: Sequence[Node]) -> Iterator[Check]:
-    for node in nodes:
-        for share in node.virtio_fs_mounts:
-            if not Path(share.host_path).is_dir():
-                found = f"{node.name} shares {share.host_path}, which is not a directory here"
-                yield Check("shares", Status.FAILURE, found, f"mkdir -p {share.host_path}")
 
 
 def _image_checks(nodes: Sequence[Node], store: ImageStore) -> Iterator[Check]:

@@ -5,15 +5,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
-from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import AiHowError, HostError, SpecError
 from ai_how.guest.identity import NodeIdentity
-from ai_how.host.checks import Check, Cost, Status, check_capacity
+from ai_how.host.checks import Cost, Status, check_capacity
 from ai_how.host.facts import read_facts
 from ai_how.host.kvm import choose_accelerator
-from ai_how.host.pci import check_passthrough, read_pci_devices
 from ai_how.host.place import HostPlace
 from ai_how.images.build import find_default_image
 from ai_how.images.manifest import Image
@@ -40,6 +38,7 @@ from ai_how.vm_management.identities import (
 )
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_manager import HostNetworks
+from ai_how.vm_management.node_checks import check_devices, check_shares
 from ai_how.vm_management.node_shape import HUGEPAGE_KIB
 from ai_how.vm_management.observed import Observed, observe
 from ai_how.vm_management.rendering import find_rendering
@@ -208,9 +207,9 @@ def _preflight(
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
     off = [one for _, one in draft.nodes if one.domain_name in booted and not _is_on(seen, one)]
     asked = draft.hpc.hardware.acceleration.performance
-    checks = list(_passthrough_checks(draft))
-    checks += _share_checks(draft)
+    nodes = [node for node, _ in draft.nodes]
     facts = read_facts(directories=(place.storage.root,))
+    checks = [*check_devices(nodes, facts), *check_shares(nodes)]
     cost = Cost(
         vms=len(off),
         vcpus=sum(one.cpu_cores for one in off),
@@ -252,21 +251,3 @@ def _preflight(
 def _is_on(seen: Observed, one: NodeState) -> bool:
     domain = seen.find_domain(one.uuid)
     return domain is not None and domain.state.is_on
-
-
-def _passthrough_checks(draft: Draft) -> Iterator[Check]:
-    asked = [device for node, _ in draft.nodes for device in node.pcie_devices]
-    if asked:
-        routes = read_facts().routes or ()
-        uplinks = {route.device for route in routes if route.is_default and route.device}
-        yield from check_passthrough(asked, read_pci_devices(), uplinks=uplinks)
-
-
-def _share_checks(draft: Draft) -> Iterator[Check]:
-    for node, _ in draft.nodes:
-        for share in node.virtio_fs_mounts:
-            if not Path(share.host_path).is_dir():
-                found = f"{node.name} shares {share.host_path}, which is not a directory here"
-                yield Check(
-                    "shares", Status.FAILURE, found, f"mkdir -p {shlex.quote(str(share.host_path))}"
-                )
