@@ -51,9 +51,8 @@ def start(
     Nodes with auto_start: false are made, and left off unless they are named.
     """
     from ai_how.console.live_nodes import LiveNodes
-    from ai_how.spec.nodes import nodes_of
+    from ai_how.spec.nodes import get_hpc, nodes_of
     from ai_how.vm_management.hpc_manager import HpcManager
-    from ai_how.vm_management.starting import get_hpc
 
     context = context_of(ctx)
     file, nodes = _split(words)
@@ -261,7 +260,7 @@ def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
 def _name(context: Context, cluster: str | None, file: Path | None = None) -> str:
     if cluster:
         return cluster
-    from ai_how.vm_management.starting import get_hpc
+    from ai_how.spec.nodes import get_hpc
 
     spec, _ = context.load_spec(file)
     return get_hpc(spec).name

@@ -11,8 +11,6 @@ from ai_how.errors import AiHowError, HostError, SpecError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.facts import read_libvirt_access
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
-from ai_how.images.build import find_default_image
-from ai_how.images.store import ImageStore
 from ai_how.state.paths import Roots, StoragePaths
 
 SYSTEM_STORAGE = Path("/var/lib/libvirt/images/ai-how")
@@ -106,6 +104,10 @@ def find_place(asked: str, roots: Roots) -> HostPlace:
 
 def decide_kvm(roots: Roots) -> KvmVerdict:
     """Whether KVM really works here; decided by booting, and remembered until the next reboot."""
+    # Only asked when a host comes up, or a start is planned.
+    from ai_how.images.build import find_default_image  # noqa: PLC0415
+    from ai_how.images.store import ImageStore  # noqa: PLC0415
+
     image = find_default_image(ImageStore(roots.images))
     return kvm_verdict(kernel=image.kernel if image else None, cache=roots.kvm_verdict)
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ai_how.errors import SpecError
 from ai_how.spec.models import (
+    ClusterFile,
     ComputeGroupSpec,
     ComputeNodeSpec,
     CpuTopologySpec,
@@ -60,6 +61,13 @@ class Cost:
 def compute_name(number: int) -> str:
     """Numbers count from 1; the name of a node does not change when others are added after it."""
     return f"compute-{number:02d}"
+
+
+def get_hpc(spec: ClusterFile) -> HpcSpec:
+    """Raises SpecError where the file has no SLURM cluster."""
+    if spec.clusters.hpc is None:
+        raise SpecError("the file has no clusters.hpc", hint="ai-how init  # writes one that has")
+    return spec.clusters.hpc
 
 
 def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:

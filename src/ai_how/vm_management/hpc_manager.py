@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ai_how.errors import HostError, StateError
 from ai_how.guest.agent import GuestAgent, GuestResult
@@ -17,7 +18,6 @@ from ai_how.state.every_cluster import read_every_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory
-from ai_how.vm_management.carrying import Carrier
 from ai_how.vm_management.clearing import (
     clear_directory,
     keep_source,
@@ -30,9 +30,11 @@ from ai_how.vm_management.hpc_status import ClusterStatus, status_of
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.libvirt_console import Console
 from ai_how.vm_management.observed import Observed, existing_disks, observe
-from ai_how.vm_management.starting import prepare_start
 from ai_how.vm_management.world import Patience
 from ai_how.waiting import Deadline
+
+if TYPE_CHECKING:
+    from ai_how.vm_management.carrying import Carrier
 
 MAX_CALLS = 8
 LOG_S = 60.0
@@ -106,6 +108,8 @@ class HpcManager:
         `source` is the file that `spec` was read from; a copy of it is kept with the state.
         With `dry_run` nothing is changed but for the embedded host, which is started to be asked.
         """
+        from ai_how.vm_management.starting import prepare_start  # noqa: PLC0415  as below
+
         place = self.place(spec.host.uri)
         with self._locked("start", place) as carrier:
             # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
@@ -205,8 +209,11 @@ class HpcManager:
             yield client
 
     @contextmanager
-    def _locked(self, verb: str, place: HostPlace) -> Iterator[Carrier]:
+    def _locked(self, verb: str, place: HostPlace) -> "Iterator[Carrier]":
         """Hold the cluster's lock, have the host up, and set right what a dead run left."""
+        # What only looks (status, ssh, logs) is quicker without all that changes something.
+        from ai_how.vm_management.carrying import Carrier  # noqa: PLC0415
+
         ensure_private_directory(self.roots.state)
         ensure_private_directory(self.paths.root)
         with held_lock(self.paths.lock, doing=f"hpc {verb}"):

@@ -21,7 +21,7 @@ from ai_how.plan.journal import Journal
 from ai_how.plan.step import Plan
 from ai_how.spec.identity import new_cluster_id
 from ai_how.spec.models import ClusterFile, HpcSpec
-from ai_how.spec.nodes import Node, nodes_of
+from ai_how.spec.nodes import Node, get_hpc, nodes_of
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths, Roots
@@ -116,13 +116,6 @@ def prepare_start(
         images=images,
         identities=find_identities(draft, paths, has_host_clock=accel is Accel.KVM),
     )
-
-
-def get_hpc(spec: ClusterFile) -> HpcSpec:
-    """Raises SpecError where the file has no SLURM cluster."""
-    if spec.clusters.hpc is None:
-        raise SpecError("the file has no clusters.hpc", hint="ai-how init  # writes one that has")
-    return spec.clusters.hpc
 
 
 def get_image(node: Node, store: ImageStore) -> Image:
