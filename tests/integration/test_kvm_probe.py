@@ -41,7 +41,7 @@ def test_a_qemu_that_ends_by_itself_is_quoted(tmp_path: Path) -> None:
 def test_the_verdict_on_this_host_comes_in_time_and_leaves_no_guest(tmp_path: Path) -> None:
     before = time.monotonic()
     verdict = kvm_verdict(kernel=None, cache=tmp_path / "c/kvm.json", deadline_s=10)
-    assert time.monotonic() - before < 17
+    assert time.monotonic() - before < 60
     assert verdict.why
     assert verdict.works or verdict.remedy, verdict
     assert verdict.works is False or KVM_DEVICE.exists()

@@ -127,7 +127,7 @@ def test_it_waits_for_as_long_as_it_was_told(path):
         held_lock(path, doing="second", wait_s=0.1),
     ):
         pass
-    assert 0.1 <= time.monotonic() - began_at < 1
+    assert 0.1 <= time.monotonic() - began_at < 20
     release.start()
     with held_lock(path, doing="second", wait_s=5):
         assert done.is_set()
