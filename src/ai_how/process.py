@@ -162,12 +162,6 @@ def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
         )
 
 
-def call_interactive(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
-    """Run a program on the user's own terminal and return its exit code."""
-    words = [os.fspath(word) for word in argv]
-    return subprocess.call(words, env=child_environment(env))
-
-
 def become(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> NoReturn:
     """Replace this process by a program on the user's own terminal."""
     words = [os.fspath(word) for word in argv]

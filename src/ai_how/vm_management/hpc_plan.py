@@ -75,7 +75,7 @@ def plan_start(
         made += chain
         if last is not None:
             brought_up.append((one, last))
-        elif tell_all and _is_up(seen, one):
+        elif tell_all and seen.is_on(one):
             tell = steps.GiveIdentity(one.domain_name, one.name, one.uuid)
             made.append(tell)
             brought_up.append((one, tell.key))
@@ -153,7 +153,7 @@ def _disk_steps(
             details=str(one.disk),
             hint="ai-how hpc destroy  # then start it anew",
         )
-    if _is_up(seen, one):
+    if seen.is_on(one):
         raise HostError(
             f"the disk of {one.name} is gone, and its VM still runs",
             details=str(one.disk),
@@ -180,11 +180,6 @@ def _wants_on(one: NodeState, only: Collection[str]) -> bool:
     if not only:
         return one.auto_start
     return one.name in only or one.role is Role.CONTROLLER
-
-
-def _is_up(seen: Observed, one: NodeState) -> bool:
-    domain = seen.find_domain(one.uuid)
-    return domain is not None and domain.state.is_on
 
 
 def _is_working(seen: Observed, one: NodeState) -> bool:
@@ -230,10 +225,10 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     for name in only:
         state.get_node(name)
     controller = next((one for one in state.nodes if one.role is Role.CONTROLLER), None)
-    on = [one for one in state.nodes if _is_up(seen, one) and (not only or one.name in only)]
+    on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
     computes = [one for one in on if one.role is Role.COMPUTE]
     made: list[Step] = []
-    if controller and computes and _is_up(seen, controller) and seen.slurm is not None:
+    if controller and computes and seen.is_on(controller) and seen.slurm is not None:
         names = tuple(one.name for one in computes)
         made.append(stop_steps.CloseSlurm(state.name, controller.uuid, names))
     told = frozenset(step.key for step in made)

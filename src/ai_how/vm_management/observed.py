@@ -8,7 +8,7 @@ from ai_how.errors import AiHowError, OwnershipError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.slurm_config import SINFO, SlurmSeen, read_sinfo
 from ai_how.spec.nodes import Role
-from ai_how.state.models import ClusterState
+from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.seen import DomainSeen, NetworkSeen
 from ai_how.waiting import Deadline
@@ -30,6 +30,11 @@ class Observed:
 
     def find_domain(self, uuid: UUID) -> DomainSeen | None:
         return self.domains.get(uuid)
+
+    def is_on(self, node: NodeState) -> bool:
+        """Whether the node's VM is there and not off."""
+        domain = self.find_domain(node.uuid)
+        return domain is not None and domain.state.is_on
 
 
 def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = True) -> Observed:

@@ -23,7 +23,6 @@ from ai_how.spec.identity import new_cluster_id
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.nodes import Node, get_hpc, nodes_of
 from ai_how.state.cluster_state import read_state
-from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.disk_space import GIB, check_space, overlay_need
@@ -104,7 +103,7 @@ def prepare_start(
     stale = _stale_nodes(draft, seen, rendering, paths)
     plan = plan_start(draft, seen, rendering, only=only, tell_all=not is_told, stale=stale)
     for name in stale:
-        if _is_on(seen, draft.state.get_node(name)):
+        if seen.is_on(draft.state.get_node(name)):
             say(f"{name} runs as it was defined before: what has changed waits for hpc stop {name}")
     if plan.steps:
         if warning:
@@ -198,7 +197,7 @@ def _preflight(
 ) -> None:
     """Raises HostError for what this host cannot give; says what it can give only just."""
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
-    off = [one for _, one in draft.nodes if one.domain_name in booted and not _is_on(seen, one)]
+    off = [one for _, one in draft.nodes if one.domain_name in booted and not seen.is_on(one)]
     asked = draft.hpc.hardware.acceleration.performance
     nodes = [node for node, _ in draft.nodes]
     facts = read_facts(directories=(place.storage.root,))
@@ -239,8 +238,3 @@ def _preflight(
         found = check_space(needs, free_bytes=disks.free_bytes(), reserve_bytes=STATE_RESERVE_BYTES)
         if found.warning:
             say(found.warning)
-
-
-def _is_on(seen: Observed, one: NodeState) -> bool:
-    domain = seen.find_domain(one.uuid)
-    return domain is not None and domain.state.is_on
