@@ -19,6 +19,7 @@ from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.domain_shape import Accel
 from ai_how.vm_management.drafting import Draft, draft_cluster
 from ai_how.vm_management.hpc_plan import Rendering
+from ai_how.vm_management.network_shape import render_network, shape_of_network
 from ai_how.vm_management.observed import Observed
 from ai_how.vm_management.rendering import find_rendering
 from ai_how.vm_management.seen import DomainSeen, Mark, NetworkSeen
@@ -113,7 +114,8 @@ def network_seen(draft: Draft, *, is_active: bool = True) -> NetworkSeen:
     """The network of the draft, as libvirt would show it."""
     network = draft.state.network
     mark = Mark(draft.state.name, draft.state.lineage, "")
-    return NetworkSeen(network.uuid, network.name, network.bridge, is_active, mark, "<network/>")
+    xml = render_network(shape_of_network(draft.state))
+    return NetworkSeen(network.uuid, network.name, network.bridge, is_active, mark, xml)
 
 
 def everything_seen(draft: Draft, state: VmState = VmState.RUNNING) -> Observed:

@@ -6,14 +6,23 @@ Its guests come up at once, and their agents do whatever they are told.
 import base64
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
+from xml.etree import ElementTree as ET
 
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.spec.nodes import Role
 from ai_how.state.models import VmState
+from ai_how.vm_management.network_drift import (
+    HostChanges,
+    NetworkFacts,
+    find_host_changes,
+    find_host_removals,
+    read_network_facts,
+)
+from ai_how.vm_management.network_shape import NetworkHost
 from ai_how.vm_management.seen import DomainSeen, NetworkSeen, read_bridge, read_mark
 from ai_how.vm_management.xml_text import read_xml
 from ai_how.waiting import Deadline
@@ -41,16 +50,18 @@ class FakeLibvirt:
     networks: dict[UUID, _Network] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     told: list[tuple[UUID, str]] = field(default_factory=list)
+    unplugged: set[str] = field(default_factory=set)
+    """The VMs that run and whose network was taken down: they are on none, though it be back."""
 
     @property
     def content(self) -> dict[str, str]:
         """Everything that is there, to compare one moment with another."""
-        vms = {f"VM {_name(one.xml)}": f"{one.state} {one.xml}" for one in self.domains.values()}
+        vms = {f"VM {name_of(one.xml)}": f"{one.state} {one.xml}" for one in self.domains.values()}
         nets = {
-            f"network {_name(one.xml)}": f"{one.is_active} {one.xml}"
+            f"network {name_of(one.xml)}": f"{one.is_active} {one.xml}"
             for one in self.networks.values()
         }
-        return vms | nets
+        return vms | nets | {f"unplugged {name}": "" for name in self.unplugged}
 
     # VMs
 
@@ -76,27 +87,38 @@ class FakeLibvirt:
     def domain_xml(self, uuid: UUID) -> str:
         return self.get_domain(uuid).xml
 
-    def start_domain(self, uuid: UUID, *, paused: bool = False) -> None:
+    def start_domain(
+        self,
+        uuid: UUID,
+        *,
+        paused: bool = False,
+        is_anew: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
         with self.lock:
             root = read_xml(self.get_domain(uuid).xml)
             network = root.find("./devices/interface/source").get("network")
-            active = [_name(one.xml) for one in self.networks.values() if one.is_active]
+            active = [name_of(one.xml) for one in self.networks.values() if one.is_active]
             if network not in active:
                 raise _refusal(f"network '{network}' is not active", INVALID)
             for source in root.findall("./devices/disk//source"):
                 if not Path(source.get("file")).is_file():
                     raise _refusal(f"Cannot access storage file '{source.get('file')}'", 38)
+            self.unplugged.discard(name_of(self.get_domain(uuid).xml))
             self._set(uuid, VmState.PAUSED if paused else VmState.RUNNING)
 
     def resume_domain(self, uuid: UUID) -> None:
         self._set(uuid, VmState.RUNNING)
 
-    def shutdown_domain(self, uuid: UUID) -> None:
+    def shutdown_domain(self, uuid: UUID, *, timeout_s: float | None = None) -> None:
         self._set(uuid, VmState.SHUT_OFF)
 
     def destroy_domain(self, uuid: UUID) -> None:
         if uuid in self.domains:
             self._set(uuid, VmState.SHUT_OFF)
+
+    def snapshot_names(self, uuid: UUID) -> tuple[str, ...]:
+        return ()
 
     def undefine_domain(self, uuid: UUID, *, snapshots_too: bool) -> None:
         with self.lock:
@@ -106,7 +128,9 @@ class FakeLibvirt:
 
     def _set(self, uuid: UUID, state: VmState) -> None:
         with self.lock:
-            self.get_domain(uuid)
+            name = name_of(self.get_domain(uuid).xml)
+            if not state.is_on:
+                self.unplugged.discard(name)
             self.domains[uuid] = replace(self.domains[uuid], state=state)
 
     # Networks
@@ -123,10 +147,12 @@ class FakeLibvirt:
         if one is None:
             return None
         mark = read_mark(one.xml)
-        return NetworkSeen(uuid, _name(one.xml), read_bridge(one.xml), one.is_active, mark, one.xml)
+        return NetworkSeen(
+            uuid, name_of(one.xml), read_bridge(one.xml), one.is_active, mark, one.xml
+        )
 
     def find_network_by_name(self, name: str) -> NetworkSeen | None:
-        named = [uuid for uuid, one in self.networks.items() if _name(one.xml) == name]
+        named = [uuid for uuid, one in self.networks.items() if name_of(one.xml) == name]
         return self.find_network(named[0]) if named else None
 
     def list_networks(self) -> tuple[NetworkSeen, ...]:
@@ -141,18 +167,53 @@ class FakeLibvirt:
     def destroy_network(self, uuid: UUID) -> None:
         with self.lock:
             if one := self.networks.get(uuid):
-                users = [
-                    _name(vm.xml)
-                    for vm in self.domains.values()
-                    if vm.state.is_on and f"network='{_name(one.xml)}'" in vm.xml
-                ]
-                assert not users, f"the network goes while {users} use it"
+                self.unplugged |= self._users(one)
                 self.networks[uuid] = replace(one, is_active=False)
 
     def undefine_network(self, uuid: UUID) -> None:
         with self.lock:
             one = self.networks.pop(uuid, None)
             assert one is None or not one.is_active, "a network that is up would stay, undefined"
+            assert one is None or not self._users(one), "the network goes while VMs use it"
+
+    def ensure_network_hosts(self, uuid: UUID, hosts: Collection[NetworkHost]) -> None:
+        self._change_hosts(uuid, lambda facts: find_host_changes(hosts, facts))
+
+    def forget_network_hosts(self, uuid: UUID, hosts: Collection[NetworkHost]) -> None:
+        if uuid in self.networks:
+            self._change_hosts(uuid, lambda facts: find_host_removals(hosts, facts))
+
+    def renew_dhcp(self, uuid: UUID) -> None:
+        assert self.networks[uuid].is_active
+
+    def plug_in(self, uuid: UUID, network_uuid: UUID) -> None:
+        with self.lock:
+            assert self.networks[network_uuid].is_active
+            self.unplugged.discard(name_of(self.get_domain(uuid).xml))
+
+    def _users(self, network: _Network) -> set[str]:
+        return {
+            name_of(vm.xml)
+            for vm in self.domains.values()
+            if vm.state.is_on and f"network='{name_of(network.xml)}'" in vm.xml
+        }
+
+    def _change_hosts(self, uuid: UUID, find: Callable[[NetworkFacts], HostChanges]) -> None:
+        """In the XML, as libvirt does it; what is in the way goes first."""
+        with self.lock:
+            root = read_xml(self.networks[uuid].xml)
+            changes = find(read_network_facts(self.networks[uuid].xml))
+            dhcp, dns = root.find("./ip/dhcp"), root.find("./dns")
+            for entry in changes.dhcp_out:
+                dhcp.remove(next(x for x in dhcp if x.get("mac") == entry.mac))
+            for entry in changes.dns_out:
+                dns.remove(next(x for x in dns if x.get("ip") == entry.ip))
+            for entry in changes.dhcp_in:
+                ET.SubElement(dhcp, "host", mac=entry.mac, name=entry.name, ip=entry.ip)
+            for entry in changes.dns_in:
+                ET.SubElement(ET.SubElement(dns, "host", ip=entry.ip), "hostname").text = entry.name
+            xml = ET.tostring(root, encoding="unicode")
+            self.networks[uuid] = replace(self.networks[uuid], xml=xml)
 
     # Guests
 
@@ -195,15 +256,15 @@ class FakeLibvirt:
 CONTROL = Role.CONTROLLER.value
 
 
-def _name(xml: str) -> str:
+def name_of(xml: str) -> str:
     return read_xml(xml).findtext("name") or ""
 
 
 def _claimed(xml: str, there: Mapping[UUID, str]) -> UUID:
     uuid = UUID(read_xml(xml).findtext("uuid"))
     for other, known in there.items():
-        if (other == uuid) != (_name(known) == _name(xml)):
-            raise OwnershipError(f"{_name(xml)} is there, and is not ours")
+        if (other == uuid) != (name_of(known) == name_of(xml)):
+            raise OwnershipError(f"{name_of(xml)} is there, and is not ours")
     return uuid
 
 
@@ -213,7 +274,7 @@ def _seen(uuid: UUID, one: _Domain) -> DomainSeen:
     xml = one.xml.replace(f"name='{channel}'", f"name='{channel}' state='connected'")
     return DomainSeen(
         uuid=uuid,
-        name=_name(one.xml),
+        name=name_of(one.xml),
         state=one.state,
         state_number=1 if is_up else 5,
         reason=1,

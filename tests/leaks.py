@@ -16,6 +16,7 @@ from ai_how.process import find_tool, get_tool, run
 from ai_how.state.paths import find_roots
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
+from decoys import look_at_decoys
 
 # What ends in the background (a tap of a guest that was just killed) has this long.
 SETTLING_S = 5.0
@@ -35,6 +36,11 @@ def look_at_machine() -> Lines:
 
 def look_at_host(host: EmbeddedHost) -> Lines:
     """What is on an embedded host that is up: objects, links, processes, files that persist."""
+    return look_at_objects(host) | look_at_decoys(host)
+
+
+def look_at_objects(host: EmbeddedHost) -> Lines:
+    """The same but for a close look at the decoys, which takes most of the time."""
     with LibvirtClient(host.uri) as client:
         return frozenset(
             [f"VM {vm.name} {vm.uuid}: {vm.state}" for vm in client.list_domains()]
@@ -60,6 +66,16 @@ def settled_difference(before: Lines, host: EmbeddedHost | None) -> str:
     with suppress(DeadlineError):
         wait_until(lambda: look() == before, Deadline.after(SETTLING_S), "the state before")
     return difference(before, look())
+
+
+def count_gate(figures: dict[str, int], left: str, *, has_decoys: bool) -> None:
+    """Count one look after a test, and what it found, for the closing table."""
+    lines = left.splitlines()
+    foreign = [line for line in lines if "decoy: " in line]
+    figures["looks for leaks"] += 1
+    figures["leaks found"] += len(lines) - len(foreign)
+    figures["looks at foreign objects"] += 5 * has_decoys
+    figures["foreign objects changed"] += len(foreign)
 
 
 def pid_namespace(pid: int) -> str | None:

@@ -28,6 +28,7 @@ def call(*words: str, is_well: bool = True) -> Completed:
 FILE_PATH = Path.home() / ".cache" / "cluster.yaml"
 FILE_PATH.parent.mkdir(exist_ok=True)
 FILE_PATH.write_text(FILE)
+call("image", "warm")
 call("hpc", "start")
 call("hpc", "ssh", "controller", "--", "srun hostname")
 call("hpc", "destroy", "--force")

@@ -17,9 +17,10 @@ from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import roll_back
 from ai_how.vm_management.drafting import Draft
-from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_destroy, plan_start, plan_stop
+from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_start
 from ai_how.vm_management.identities import ensure_secrets, find_identities
 from ai_how.vm_management.observed import Observed, observe
+from ai_how.vm_management.stop_plan import plan_destroy, plan_stop
 from ai_how.vm_management.world import World
 from cluster_bench import rendering_of
 
@@ -46,11 +47,13 @@ class Stage:
         claimed = world.disks.is_claimed(self.draft.state.name, self.draft.state.lineage)
         return replace(observe(world.client, self.draft.state), has_disk_directory=claimed)
 
-    def plan_start(self) -> Plan:
+    def plan_start(self, *, boot_limit: int | None = None, **seen: object) -> Plan:
+        """`seen` is what a look at the host's links would have found."""
         world = self.make_world(self.interrupts)
         images = {self.image.digest: self.image}
         rendering = rendering_of(self.draft, world.disks.storage, world.paths, images)
-        return plan_start(self.draft, self.look(), rendering)
+        seen = replace(self.look(), **seen)
+        return plan_start(self.draft, seen, rendering, boot_limit=boot_limit)
 
     def plan_stop(self) -> Plan:
         return plan_stop(self.draft.state, self.look())

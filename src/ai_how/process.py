@@ -1,15 +1,19 @@
 """The only room that starts programs: run one to its end, start a daemon, or become one."""
 
+import logging
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from ai_how.errors import ToolError
+
+logger = logging.getLogger(__name__)
 
 # An ordinary user's PATH lacks the sbin directories, where libvirtd, mke2fs and ip live.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -27,8 +31,14 @@ class Completed:
 
 
 def search_path() -> str:
-    """The PATH under which our programs are looked up: the user's own, then sbin."""
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), *SBIN])
+    """The PATH under which our programs are looked up: the user's own, then sbin.
+
+    Without what is relative, which is another directory wherever we stand; for root also without
+    directories in which another user could put a program.
+    """
+    asked = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    trusts = _roots_alone if _is_real_root() else os.path.isabs
+    return os.pathsep.join(entry for entry in (*asked, *SBIN) if trusts(entry))
 
 
 def find_tool(name: str) -> Path | None:
@@ -46,9 +56,21 @@ def get_tool(name: str, *, package: str | None = None) -> Path:
     )
 
 
+def dying_with_us(argv: Sequence[Argument]) -> list[Argument]:
+    """The command that runs `argv` and is killed as soon as we end, however that comes about.
+
+    What a killed run had begun would else go on writing while the next one removes it. To be
+    started by a thread that waits for its end: the kernel kills it when that thread is gone.
+    """
+    setpriv = get_tool("setpriv", package="util-linux")
+    # Whoever is gone before the wish is known can no longer fulfil it: then it does not begin.
+    begin = '[ "$PPID" = "$0" ] && exec "$@"'
+    return [setpriv, "--pdeathsig", "KILL", "sh", "-c", begin, str(os.getpid()), *argv]
+
+
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of our children: nothing that would point libvirt or a language elsewhere."""
-    dropped = ("LIBVIRT_", "VIRSH_", "PYTHON")
+    """The environment of our children: nothing that would have them load or ask something else."""
+    dropped = ("LIBVIRT_", "VIRSH_", "PYTHON", "LD_PRELOAD", "LD_AUDIT")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     return kept | {"PATH": search_path(), "LC_ALL": "C.UTF-8"} | dict(extra or {})
 
@@ -69,6 +91,7 @@ def run(
     other than 0; the details then hold the end of what it wrote to stderr.
     """
     words = [os.fspath(word) for word in argv]
+    logger.debug("$ %s", shlex.join(words))
     try:
         done = subprocess.run(
             words,
@@ -108,6 +131,7 @@ def run_lines(
     Raises ToolError with the last lines when it exits other than 0.
     """
     words = [os.fspath(word) for word in argv]
+    logger.debug("$ %s", shlex.join(words))
     tail: list[str] = []
     with subprocess.Popen(
         words,
@@ -136,8 +160,7 @@ def start_daemon(
 ) -> subprocess.Popen[bytes]:
     """Start a program that outlives us: its own session, nothing on stdin, its output in `log`."""
     words = [os.fspath(word) for word in argv]
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with log.open("ab") as out:
+    with _opened_log(log) as out:
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -155,8 +178,7 @@ def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
     """
     setsid = get_tool("setsid", package="util-linux")
     words = [os.fspath(word) for word in (setsid, "--fork", *argv)]
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with log.open("ab") as out:
+    with _opened_log(log) as out:
         subprocess.run(
             words, stdin=stdin, stdout=out, stderr=out, cwd="/", env=child_environment(), check=True
         )
@@ -166,3 +188,35 @@ def become(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) ->
     """Replace this process by a program on the user's own terminal."""
     words = [os.fspath(word) for word in argv]
     os.execvpe(words[0], words, child_environment(env))  # noqa: S606  that is its purpose
+
+
+def _opened_log(path: Path) -> IO[bytes]:
+    """A file to append to, for our eyes only whatever the umask."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "ab")
+
+
+def _is_real_root() -> bool:
+    """In a user namespace `/` is nobody's, and root is no more than the user who made it."""
+    return os.geteuid() == 0 and Path("/").stat().st_uid == 0
+
+
+def _roots_alone(entry: str) -> bool:
+    """Whether an absolute directory, and all above it, are such that only root can change them."""
+    if not Path(entry).is_absolute():
+        return False
+    try:
+        places = {Path(os.path.normpath(entry)), Path(entry).resolve()}
+        return all(_is_roots(place, may_be_sticky=False) for place in places) and all(
+            _is_roots(above, may_be_sticky=True) for place in places for above in place.parents
+        )
+    except (OSError, RuntimeError):
+        return False  # nothing can be started from there either
+
+
+def _is_roots(directory: Path, *, may_be_sticky: bool) -> bool:
+    seen = directory.stat()
+    # In a sticky directory, /tmp for one, nobody can replace what is not theirs.
+    is_open = seen.st_mode & stat.S_IWOTH and not (may_be_sticky and seen.st_mode & stat.S_ISVTX)
+    return seen.st_uid == 0 and not is_open

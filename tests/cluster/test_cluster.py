@@ -1,29 +1,31 @@
 """A real SLURM cluster's whole life, by the program that users run. The order matters."""
 
-import json
+import os
 import signal
-import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.process import Completed, run, start_daemon
+from ai_how.process import run, start_daemon
 from ai_how.state.paths import find_roots
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
-from leaks import pid_namespace, processes_in
+from canaries import find_in_files, find_in_text, read_secrets, watching
+from decoys import BRIDGE, look_at_decoys, place_decoys, remove_decoys
+from leaks import count_gate, difference, pid_namespace, processes_in
+from real_cluster import ASK_S, START_S, Cluster
 
 pytestmark = pytest.mark.slurm
 
-START_S, ASK_S = 1200, 180
 NODES = ["controller", "compute-01", "compute-02", "compute-03"]
 FILE = """\
 version: "1.0"
 host: {uri: embedded}
 clusters:
   hpc:
-    name: life
+    name: hpc
     controller: {cpu_cores: 1, memory_gb: 1, disk_gb: 10}
     compute_nodes:
       - {count: 2, cpu_cores: 1, memory_gb: 1, disk_gb: 10}
@@ -47,55 +49,38 @@ print(f"rank {rank} of {size} on {MPI.Get_processor_name()} sum {total}")
 """
 
 
-class Cluster:
-    """The program, with its own state directory and cluster file."""
-
-    def __init__(self, directory: Path) -> None:
-        self.state_dir = directory / "state"
-        self.file = directory / "cluster.yaml"
-        self.file.write_text(FILE)
-        self.argv = [sys.executable, "-m", "ai_how", "--state-dir", str(self.state_dir)]
-
-    def try_call(self, *words: str, timeout_s: float = ASK_S, stdin: str = "") -> Completed:
-        argv = [*self.argv, "-c", str(self.file), *words]
-        return run(argv, check=False, timeout_s=timeout_s, stdin=stdin)
-
-    def call(self, *words: str, timeout_s: float = ASK_S, stdin: str = "") -> str:
-        done = self.try_call(*words, timeout_s=timeout_s, stdin=stdin)
-        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def start(self, *words: str) -> list[str]:
-        """Start, and give the keys of the steps that it took."""
-        done = json.loads(self.call("hpc", "start", "--json", *words, timeout_s=START_S))
-        return [step["key"] for step in done["steps"]]
-
-    def status(self) -> dict:
-        return json.loads(self.call("hpc", "status", "--json"))
-
-    def nodes(self) -> dict[str, dict]:
-        return {node["name"]: node for node in self.status()["nodes"]}
-
-    def ssh(self, node: str, command: str, stdin: str = "") -> str:
-        return self.call("hpc", "ssh", node, "--", command, stdin=stdin)
-
-    def execute(self, node: str, command: str) -> str:
-        return self.call("hpc", "exec", node, "--", "sh", "-c", command)
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("life"))
+    made = Cluster(tmp_path_factory.mktemp("life"), FILE)
+    # The worst that a user can set: what we write must be closed to others all the same.
+    former = os.umask(0o000)
     made.call("image", "build", timeout_s=START_S)
+    made.call("host", "up")
+    place_decoys(made.host)
     yield made
     made.try_call("hpc", "destroy", "--force")
     made.try_call("host", "down", "--force")
+    os.umask(former)
+
+
+@pytest.fixture(autouse=True)
+def nothing_foreign_is_touched(cluster, figures):
+    before = look_at_decoys(cluster.host)
+    yield
+    left = difference(
+        before, look_at_decoys(cluster.host) if cluster.host.status().is_up else before
+    )
+    count_gate(figures, left, has_decoys=bool(before))
+    assert left == ""
 
 
 def test_a_start_ends_when_slurm_has_run_a_job_on_every_node(cluster):
-    steps = cluster.start()
-    assert steps[-1] == "ready/life"
-    assert "boot/life-compute-03" not in steps  # auto_start: false
+    # At its most talkative, and with every process watched, for the search for secrets below.
+    with watching() as watch:
+        steps = cluster.start("-vv", "--log-file", str(cluster.log))
+    cluster.watched = watch.seen
+    assert steps[-1] == "ready/hpc"
+    assert "boot/hpc-compute-03" not in steps  # auto_start: false
     seen = cluster.status()
     assert seen["is_ready"]
     nodes = {node["name"]: node for node in seen["nodes"]}
@@ -136,6 +121,12 @@ def test_a_job_is_held_to_its_memory_and_time(cluster):
     assert "1:00:00" in cluster.ssh("controller", "sinfo -h -o %l")
 
 
+def test_no_node_reckons_time_by_what_it_measured_on_a_busy_host(cluster):
+    source = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+    seen = {cluster.execute(node, f"cat {source}").strip() for node in NODES[:3]}
+    assert seen <= {"hpet", "kvm-clock"}
+
+
 def test_no_two_nodes_share_an_identity(cluster):
     for what in (
         "cat /etc/machine-id",
@@ -146,6 +137,8 @@ def test_no_two_nodes_share_an_identity(cluster):
         assert len({cluster.execute(node, what) for node in NODES[:3]}) == 3, what
 
 
+@pytest.mark.fault("S10", "passwords and sshd of a node that runs")
+@pytest.mark.fault("S13", "modes of secrets in running nodes")
 def test_nobody_has_a_password_and_secrets_are_only_roots(cluster):
     shadow = cluster.execute("compute-01", "cut -d: -f2 /etc/shadow").split()
     assert not [word for word in shadow if word.strip("!*")]
@@ -158,8 +151,9 @@ def test_nobody_has_a_password_and_secrets_are_only_roots(cluster):
     assert "permitrootlogin no" in settings
 
 
+@pytest.mark.fault("S11", "another host key in known_hosts")
 def test_another_host_key_is_refused(cluster):
-    known = find_roots(cluster.state_dir).cluster("life").known_hosts
+    known = find_roots(cluster.state_dir).cluster("hpc").known_hosts
     former = known.read_text()
     wrong = former.splitlines()[1].split()[2]
     lines = [line.split() for line in former.splitlines()]
@@ -172,17 +166,60 @@ def test_another_host_key_is_refused(cluster):
     assert "Host key verification failed" in done.stderr
 
 
-def test_the_munge_key_is_in_no_file_that_others_read_and_in_no_log(cluster):
-    paths = find_roots(cluster.state_dir).cluster("life")
-    key = paths.munge_key.read_bytes()[:32]
-    assert paths.munge_key.stat().st_mode & 0o777 == 0o600
-    for path in cluster.state_dir.rglob("*"):
-        if path.is_file() and path.suffix != ".qcow2" and path != paths.munge_key:
-            data = path.read_bytes()
-            assert key not in data, path
-            assert key.hex().encode() not in data, path
-        if path.is_file() and "secrets" in path.parts:
-            assert path.stat().st_mode & 0o077 == 0 or path.suffix == ".pub", path
+@pytest.mark.fault("S09", "ss inside and outside the namespace of a cluster that runs")
+@pytest.mark.fault("S33", "ss and the firewall inside the namespace of a cluster that runs")
+def test_nothing_listens_but_the_networks_own_dhcp_and_dns(cluster):
+    state = cluster.status()
+    gateway = str(next(IPv4Network(state["subnet"]).hosts()))
+    own = {f"{gateway}:53", "0.0.0.0:67", f"0.0.0.0%{state['network']}:67"}
+    decoy = {"10.254.77.1:53", f"0.0.0.0%{BRIDGE}2:67"}
+    inside = set(listeners(cluster.host.enter(["ss", "-Hlntu"])))
+    assert f"{gateway}:53" in inside
+    assert {one for one in inside - own - decoy if not is_loopback(one)} == set()
+    outside = run(["ss", "-Hlntup"]).stdout
+    pids = processes_in(pid_namespace(cluster.host.find_supervisor().pid))
+    assert [pid for pid in pids if f"pid={pid}," in outside] == []
+    # From other networks of the same libvirt only answers come in.
+    rules = run(cluster.host.enter(["iptables", "-S"])).stdout.splitlines()
+    assert [one for one in rules if f"-o {state['network']} " in one and "REJECT" in one]
+
+
+def listeners(argv: list[str]) -> list[str]:
+    """Each address and port that somebody listens at."""
+    return [line.split()[4] for line in run(argv).stdout.splitlines()]
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith(("127.", "[::1]"))
+
+
+@pytest.mark.fault("F62", "slurmctld stopped in the guest")
+def test_a_slurm_that_is_down_is_told_from_vms_that_are_and_is_healed(cluster):
+    cluster.execute("controller", "systemctl stop slurmctld")
+    seen = cluster.status()
+    assert not seen["is_ready"]
+    assert seen["slurm_trouble"]
+    assert [node["state"] for node in seen["nodes"]][:3] == ["running"] * 3
+    steps = cluster.start()
+    assert not [key for key in steps if key.startswith(("boot", "disk", "domain"))]
+    assert cluster.status()["is_ready"]
+
+
+@pytest.mark.fault("F62", "a node drained by its user")
+def test_a_node_that_its_user_drained_is_shown_and_left_so(cluster):
+    update = "scontrol update nodename=compute-01 state="
+    cluster.execute("controller", f"{update}drain reason=repairs")
+    node = cluster.nodes()["compute-01"]
+    assert node["slurm"].startswith("drain")
+    assert node["slurm_reason"] == "repairs"
+    assert cluster.start() == []
+    cluster.execute("controller", f"{update}resume")
+    # slurmctld pings the node anew before it takes the star from "idle*".
+    wait_until(
+        lambda: cluster.nodes()["compute-01"]["slurm"] == "idle",
+        Deadline.after(ASK_S),
+        "compute-01's return",
+    )
 
 
 def test_the_disk_that_was_asked_for_reaches_the_file_system(cluster):
@@ -195,7 +232,7 @@ def test_logs_and_ssh_config_are_at_hand(cluster):
     assert "slurmctld" in cluster.call("hpc", "logs", "controller")
     assert "the guest agent starts" in cluster.call("hpc", "logs", "compute-01", "--serial")
     config = cluster.call("hpc", "ssh-config")
-    assert "Host life-compute-02 compute-02" in config
+    assert "Host hpc-compute-02 compute-02" in config
     assert "StrictHostKeyChecking yes" in config
 
 
@@ -207,7 +244,7 @@ def test_exit_codes_of_commands_in_nodes_are_passed_on(cluster):
 
 def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster):
     steps = cluster.start("compute-03")
-    assert "boot/life-compute-03" in steps
+    assert "boot/hpc-compute-03" in steps
     assert not [key for key in steps if "compute-01" in key]
     assert cluster.nodes()["compute-03"]["slurm"] == "idle"
     assert cluster.ssh("controller", "srun -w compute-03 hostname") == "compute-03\n"
@@ -223,11 +260,11 @@ def test_a_start_heals_what_has_died(cluster):
     host = find_roots(cluster.state_dir).embedded
     before = cluster.nodes()
     with LibvirtClient(f"qemu+unix:///system?socket={host.socket}") as client:
-        victim = client.find_domain_by_name("life-compute-02")
+        victim = client.find_domain_by_name("hpc-compute-02")
         client.destroy_domain(victim.uuid)
     assert cluster.nodes()["compute-02"]["reason"] == "destroyed"
     steps = cluster.start()
-    assert "boot/life-compute-02" in steps
+    assert "boot/hpc-compute-02" in steps
     assert not [key for key in steps if "compute-01" in key or "controller" in key]
     after = cluster.nodes()
     assert after["compute-02"]["slurm"] == "idle"
@@ -272,16 +309,45 @@ def test_a_stopped_cluster_comes_back_as_it_was(cluster):
     assert cluster.ssh("controller", "srun -N2 cat seen.txt") == "written\nwritten\n"
 
 
+@pytest.mark.fault("S13", "a whole cluster's life under umask 000")
+@pytest.mark.fault("S14", "the munge key searched for after a whole cluster's life")
+@pytest.mark.fault("S15", "all secrets searched for in files, arguments, environments and output")
+def test_no_secret_is_anywhere_but_in_its_file(cluster, points):
+    """After a whole life of a cluster, with -vv; guests' own disks hold their secrets."""
+    secrets = read_secrets(cluster.paths)
+    assert len(secrets) == 2 + len(NODES)
+    run_directory = cluster.host.paths.run
+    disks = set(cluster.state_dir.rglob("*.qcow2"))
+    own = {cluster.paths.ssh_key, cluster.paths.munge_key, *cluster.paths.secrets.glob("*_key")}
+    assert {path.name: path.stat().st_mode & 0o777 for path in own} == dict.fromkeys(
+        (path.name for path in own), 0o600
+    )
+    # QEMU's sockets are as libvirt makes them, in directories that others cannot enter.
+    every = [path for path in cluster.state_dir.rglob("*") if "decoys" not in path.parts]
+    ours = [path for path in every if not path.is_symlink() and not path.is_socket()]
+    assert [path for path in ours if path.lstat().st_mode & 0o022] == []
+    assert cluster.paths.root.stat().st_mode & 0o777 == 0o700
+    tops = [cluster.state_dir, cluster.file.parent, run_directory]
+    found = find_in_files(secrets, tops, kept=own | disks)
+    assert cluster.log.stat().st_size > 1000
+    for told in (*cluster.watched, *map(str.encode, cluster.said)):
+        found += find_in_text(secrets, "an argument, an environment or what was said", told)
+    assert any(b"qemu-system" in one for one in cluster.watched)
+    points(len(secrets))
+    assert found == []
+
+
 def test_destroy_leaves_nothing(cluster):
+    remove_decoys(cluster.host)
     root = find_roots(cluster.state_dir)
     supervisor = EmbeddedHost(root.embedded).find_supervisor()
     namespace = pid_namespace(supervisor.pid)
     cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
-    assert not root.cluster("life").root.exists()
+    assert not root.cluster("hpc").root.exists()
     assert not root.embedded.socket.exists()
     assert processes_in(namespace) == {}
     assert not list(root.embedded_storage.root.rglob("*.qcow2"))
-    assert "there was no cluster life" in cluster.call("hpc", "destroy", "--force")
+    assert "there was no cluster hpc" in cluster.call("hpc", "destroy", "--force")
 
 
 def _text_of(path: Path) -> str:

@@ -28,4 +28,5 @@ def test_an_ordinary_user_runs_a_job_across_a_cluster_of_their_own():
         run(["chown", "-R", f"{name}:", Path(account.pw_dir, ".local")])
         said = run_as(name, TESTS / "ordinary_cluster.py", timeout_s=SCRIPT_S).stdout
     assert "compute-01" in said.splitlines()
+    assert "compute-01: restoring" in said
     assert "there is no cluster hpc" in said

@@ -176,6 +176,7 @@ def test_shutdown_resumes_a_paused_guest_first(script: Script, faulty: LibvirtCl
     faulty.shutdown_domain(COMPUTE)
 
 
+@pytest.mark.fault("S01", "XML that breaks the schema")
 def test_xml_that_breaks_the_schema_is_refused_by_define(client: LibvirtClient) -> None:
     with pytest.raises(LibvirtError, match="defining VM new failed") as caught:
         client.define_domain(DOMAIN_XML.replace("<os>", "<surprise/><os>"))
@@ -397,6 +398,7 @@ def test_a_daemon_that_was_never_there_is_not_waited_for(
     assert script.opened == 1
 
 
+@pytest.mark.fault("F66", "libvirt's refusals")
 def test_a_refusal_is_not_taken_for_a_lost_daemon(script: Script, faulty: LibvirtClient) -> None:
     script.fail("open", 38, domain=FROM_RPC, error_number=13, times=EVERY)
     with pytest.raises(LibvirtError, match="does not permit opening a connection") as caught:
@@ -513,6 +515,7 @@ def test_a_socket_that_is_not_there_names_itself_and_the_remedy(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.fault("S23", "a URI that is not on the list")
 def test_a_uri_that_is_not_allowed_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(SpecError, match="not allowed"):
         LibvirtClient("qemu+ext:///system?command=/tmp/x")
@@ -691,6 +694,7 @@ def test_an_agents_answer_is_returned_and_its_time_is_bounded() -> None:
     assert asked == [('{"execute": "guest-ping"}', 1, 0)]
 
 
+@pytest.mark.fault("S22", "each of libvirt's numbers for an agent")
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [

@@ -157,10 +157,13 @@ def test_down_leaves_what_it_names_and_nothing_else(own_host: EmbeddedHost) -> N
         own_host.enter(["true"])
 
 
+@pytest.mark.fault("S13", "the files of an embedded host")
 def test_what_persists_holds_no_socket_and_no_secret_others_could_read(host: EmbeddedHost) -> None:
     assert stat.S_IMODE(host.paths.root.stat().st_mode) == 0o700
     assert stat.S_IMODE(host.paths.run.stat().st_mode) == 0o700
-    persistent = [Path(name) for name in files(host.paths.root)]
+    # QEMU's monitors are sockets of guests that run.
+    ours = [name for name in files(host.paths.root) if "/qemu/domain-" not in name]
+    persistent = [Path(name) for name in ours]
     assert [path for path in persistent if stat.S_ISSOCK(path.lstat().st_mode)] == []
 
 
@@ -177,7 +180,7 @@ def test_a_killed_supervisor_takes_everything_with_it(own_host: EmbeddedHost) ->
     namespace = pid_namespace(killed.pid)
     assert namespace
     kill_supervisor(own_host)
-    assert processes_in(namespace) == {}
+    wait_until(lambda: not processes_in(namespace), Deadline.after(15), "the end of all in it")
     assert not own_host.status().is_up
 
     own_host.up(with_kvm=False)
@@ -194,15 +197,17 @@ def test_a_killed_supervisor_takes_everything_with_it(own_host: EmbeddedHost) ->
 def test_a_killed_libvirtd_comes_back_and_guests_run_on(
     host: EmbeddedHost, client: LibvirtClient
 ) -> None:
+    others = pids_inside(host, "qemu-system-x86")
     start_tiny_guest(client, render_tiny_guest())
     try:
-        [guest] = pids_inside(host, "qemu-system-x86")
+        guests = pids_inside(host, "qemu-system-x86")
+        assert len(guests) == len(others) + 1
         [daemon] = pids_inside(host, "libvirtd")
         os.kill(daemon, signal.SIGKILL)
         # The client that was connected asks again by itself.
         assert client.get_domain(TINY).state is VmState.PAUSED
         assert other_pid(host, "libvirtd", daemon)
-        assert pids_inside(host, "qemu-system-x86") == [guest]
+        assert pids_inside(host, "qemu-system-x86") == guests
         assert "libvirtd ended (-9); starting it again" in host.paths.supervisor_log.read_text()
         client.resume_domain(TINY)
         assert client.get_domain(TINY).state is VmState.RUNNING
@@ -219,14 +224,14 @@ def test_a_killed_virtlogd_comes_back(host: EmbeddedHost) -> None:
 def test_a_libvirtd_that_hangs_is_given_up(host: EmbeddedHost) -> None:
     [daemon] = pids_inside(host, "libvirtd")
     with LibvirtClient(host.uri, patience_s=1) as client:
-        assert client.list_domains() == ()
+        there = client.list_domains()
         with stopped(daemon):
             began = time.monotonic()
             with pytest.raises(ConnectionLostError):
                 client.list_domains()
             assert time.monotonic() - began < 20
             assert not client.is_alive()
-        assert client.list_domains() == ()
+        assert client.list_domains() == there
 
 
 def test_definitions_outlive_down(own_host: EmbeddedHost) -> None:
@@ -277,6 +282,7 @@ def test_a_libvirtd_that_cannot_start_is_quoted_at_once(
     own_host.up(with_kvm=False)
 
 
+@pytest.mark.fault("F39", "no libvirtd on PATH")
 def test_a_missing_program_is_named_with_its_package(
     own_host: EmbeddedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +316,7 @@ embedded.EmbeddedHost(find_roots(Path({str(own_host.paths.root.parent)!r})).embe
     wait_until(is_forgotten, Deadline.after(10), "the end of a host that nobody knows of")
 
 
+@pytest.mark.fault("S33", "links and rules outside of an embedded host")
 def test_a_nat_network_is_inside_only(host: EmbeddedHost, client: LibvirtClient) -> None:
     before = look_at_machine()
     with running_network(client):

@@ -30,6 +30,7 @@ def test_the_boot_sector_runs_under_emulation() -> None:
     assert own_children() == set()
 
 
+@pytest.mark.fault("F38", "a QEMU that refuses")
 def test_a_qemu_that_ends_by_itself_is_quoted(tmp_path: Path) -> None:
     qemu = get_tool("qemu-system-x86_64", package="qemu-system-x86")
     (tmp_path / "not-a-kernel").touch()
@@ -38,6 +39,7 @@ def test_a_qemu_that_ends_by_itself_is_quoted(tmp_path: Path) -> None:
     assert "kernel" in trial.last_line
 
 
+@pytest.mark.fault("F38", "this machine")
 def test_the_verdict_on_this_host_comes_in_time_and_leaves_no_guest(tmp_path: Path) -> None:
     before = time.monotonic()
     verdict = kvm_verdict(kernel=None, cache=tmp_path / "c/kvm.json", deadline_s=10)

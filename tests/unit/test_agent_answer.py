@@ -22,12 +22,15 @@ def test_what_an_agent_returns_comes_back_as_it_was(value: object) -> None:
     assert read_agent_answer(json.dumps({"return": value})) == value
 
 
+@pytest.mark.fault("S22", "arbitrary text")
 @given(st.text())
 def test_no_answer_brings_the_reader_down(text: str) -> None:
     with pytest.raises(GuestError, match="the guest's agent"):
         read_agent_answer(text)
 
 
+@pytest.mark.fault("S22", "answers that are not what they should be")
+@pytest.mark.fault("S31", "escapes in an answer")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -48,6 +51,7 @@ def test_a_bad_answer_is_the_guests_failure(text: str, words: str) -> None:
     assert words.replace("\\n", "\n").replace("\\\\", "\\") in str(caught.value)
 
 
+@pytest.mark.fault("S22", "an answer of more than 1 MiB")
 def test_an_answer_that_is_too_long_is_refused_unread() -> None:
     text = json.dumps({"return": "x" * ANSWER_LIMIT_BYTES})
     began = time.monotonic()

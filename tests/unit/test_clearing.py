@@ -10,7 +10,7 @@ from ai_how.state.cluster_state import write_state
 from ai_how.state.paths import find_roots
 from ai_how.vm_management.clearing import forget, prepare_backups
 from ai_how.vm_management.hpc_manager import HpcManager
-from ai_how.vm_management.hpc_plan import plan_destroy
+from ai_how.vm_management.stop_plan import plan_destroy
 from cluster_bench import draft_of, read_hpc
 
 STATE = draft_of(read_hpc()).state
@@ -22,6 +22,7 @@ def roots(tmp_path, monkeypatch):
     return find_roots(tmp_path / "state")
 
 
+@pytest.mark.fault("S02", "paths for names of clusters")
 @pytest.mark.parametrize("name", ["/etc", "..", ".", ".embedded", "a/b", "", "A", "x" * 41, "-a"])
 def test_a_path_is_no_cluster(roots, name):
     with pytest.raises(SpecError, match="is no name of a cluster"):

@@ -164,6 +164,11 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(cli):
     assert keys[-1] == "ready/demo"
     lines = cli("--connect", TEST_HOST, "hpc", "start", "--dry-run").out.splitlines()
     assert lines == [f"{step['key']}: {step['what']}" for step in told["steps"]]
+    assert told["boot_limit"] is None
+    cli.write("cluster.yaml", f"{WITH_IMAGE}    start: {{boot_limit: 2}}\n")
+    ended = cli("--connect", TEST_HOST, "hpc", "start", "--dry-run")
+    last = ended.out.splitlines()[-1]
+    assert last == "at most 2 of 3 nodes boot at the same time (start.boot_limit)"
     assert not cli.roots.cluster("demo").state.exists()
     assert not cli.roots.cluster("demo").journal.exists()
 

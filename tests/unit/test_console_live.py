@@ -85,7 +85,7 @@ def test_a_failure_and_its_undo_are_told(capsys):
     assert lines == [
         "compute-01: disk 1.2 s",
         r"compute-01: booting failed: ValueError: no\x1b[31m memory",
-        "interrupted: what runs is ended and undone; Ctrl-C again leaves it to the next run",
+        "interrupted: what runs is ended, a start undone; Ctrl-C again leaves at once",
         "compute-01: booting undone",
         "compute-01: disk remains: OSError: busy",
     ]

@@ -39,12 +39,14 @@ class Shape:
     colours: frozenset[Colour]
 
 
+@pytest.mark.fault("S31", "arbitrary text")
 @given(st.text(st.characters()))
 def test_what_is_cleaned_has_nothing_left_that_a_terminal_obeys(text):
     assert clean(text).isprintable()
     assert all(char.isprintable() or char in "\n\t" for char in clean(text, keep_lines=True))
 
 
+@pytest.mark.fault("S31", "escapes in every kind of output")
 def test_an_escape_sequence_in_a_name_is_seen_and_not_carried_out(capsys):
     console.show_table(("NAME",), [(HOSTILE,)])
     console.show_fields({"name": HOSTILE})
@@ -70,6 +72,7 @@ def test_markup_in_a_cell_is_text(capsys):
     assert "[red]demo[/red]" in capsys.readouterr().out
 
 
+@pytest.mark.fault("S31", "escapes in JSON")
 def test_json_knows_our_types(capsys):
     shape = Shape(
         Path("/tmp/x"), (Model(subnet=IPv4Network("10.0.0.0/24")),), frozenset({Colour.RED})
@@ -133,11 +136,14 @@ def test_checks_that_are_ok_give_no_advice_and_others_a_line_to_paste(capsys):
     console.show_checks(
         [
             Check("kvm", Status.OK, "works", "not shown"),
+            Check("ksm", Status.HINT, "off", "echo 1"),
             Check("memory", Status.FAILURE, "too little", "free -m"),
         ]
     )
     assert capsys.readouterr().out.splitlines() == [
         "ok       kvm     works",
+        "hint     ksm     off",
+        "                 echo 1",
         "failure  memory  too little",
         "                 free -m",
     ]

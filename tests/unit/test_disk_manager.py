@@ -157,6 +157,7 @@ def test_half_a_base_of_a_killed_run_is_not_used(disks: DiskManager, image: Imag
     assert drafts(disks) == []
 
 
+@pytest.mark.fault("S19", "a link where a base would be")
 def test_a_link_where_a_base_would_be_is_refused(
     disks: DiskManager, image: Image, tmp_path: Path
 ) -> None:
@@ -191,6 +192,17 @@ def test_only_bases_that_nobody_uses_are_removed(disks: DiskManager, tmp_path: P
     left = {path.name for path in disks.storage.bases.iterdir() if path.name[0] != "."}
     assert left == {f"{used.digest}.qcow2", f"{below.digest}.qcow2"}
     assert unused.disk.exists()
+
+
+def test_what_a_killed_run_left_half_written_goes_with_the_unused_bases(
+    disks: DiskManager, image: Image
+) -> None:
+    base = disks.ensure_base(image)
+    record = disks.storage.verified(base)
+    base.with_name(f".{base.name}.part").write_bytes(b"half")
+    record.with_name(f".{record.name}.0123.draft").write_bytes(b"half")
+    disks.remove_unused_bases(())
+    assert list(disks.storage.bases.iterdir()) == []
 
 
 def test_no_base_is_removed_while_an_overlay_cannot_be_read(
@@ -248,10 +260,14 @@ def test_a_disk_smaller_than_its_image_is_refused(disks: DiskManager, tmp_path: 
     assert not disks.storage.disks.exists()
 
 
-def test_names_that_would_leave_the_directory_are_bugs(disks: DiskManager, base: Path) -> None:
+@pytest.mark.fault("S02", "names of disks")
+def test_names_that_would_leave_the_directory_are_refused(disks: DiskManager, base: Path) -> None:
     for cluster, node in (("..", "a"), ("a/b", "a"), ("demo", "../x"), ("demo", ".hidden")):
-        with pytest.raises(ValueError, match="cannot be a file name of ours"):
+        with pytest.raises(HostError, match="cannot be the name of a file of ours"):
             disks.create_overlay(cluster, ID, node, base=base, size_gib=1)
+    for ask in (disks.is_claimed, disks.claim_directory, disks.remove_cluster_directory):
+        with pytest.raises(HostError, match="cannot be the name of a file of ours"):
+            ask("../demo", ID)
 
 
 def test_parallel_nodes_share_one_mark(disks: DiskManager, base: Path) -> None:
@@ -271,6 +287,7 @@ def test_half_an_overlay_of_a_killed_run_is_not_used(disks: DiskManager, base: P
     assert disks.find_problems(path, base) == ()
 
 
+@pytest.mark.fault("S18", "links where drafts and disks would be")
 def test_links_in_the_place_of_drafts_and_disks_are_not_followed(
     disks: DiskManager, base: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +334,8 @@ def test_a_directory_of_another_cluster_is_left_alone(disks: DiskManager, base: 
     assert path.exists()
 
 
+@pytest.mark.fault("S19", "a link for a disk directory")
+@pytest.mark.fault("F52", "a link for a disk directory")
 def test_a_link_in_the_place_of_a_cluster_directory_is_refused(
     disks: DiskManager, base: Path, tmp_path: Path
 ) -> None:
@@ -328,6 +347,8 @@ def test_a_link_in_the_place_of_a_cluster_directory_is_refused(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.fault("S19", "a disk directory that others may write")
+@pytest.mark.fault("F52", "a disk directory that others may write")
 def test_a_directory_that_others_can_write_to_is_none_of_ours(
     disks: DiskManager, base: Path
 ) -> None:
@@ -342,6 +363,22 @@ def test_a_directory_that_others_can_write_to_is_none_of_ours(
     assert [one.name for one in path.parent.glob("*.qcow2")] == ["controller.qcow2"]
 
 
+@pytest.mark.fault("S19", "a storage that others may write")
+@pytest.mark.fault("F41", "a file takes a disk's name, and the start is undone")
+def test_what_took_a_disks_name_is_not_removed_in_its_place(disks: DiskManager, base: Path) -> None:
+    path = overlay(disks, base)
+    path.unlink()
+    path.write_text("theirs")
+    with pytest.raises(OwnershipError, match="is none of ours"):
+        disks.remove_disk("demo", ID, "controller", base=base)
+    assert path.read_text() == "theirs"
+    path.unlink()
+    overlay(disks, base)
+    disks.remove_disk("demo", ID, "controller", base=base)
+    assert not path.exists()
+
+
+@pytest.mark.fault("F52", "a storage that others may write")
 @pytest.mark.parametrize("writable", ["storage", "above"])
 def test_a_storage_that_others_can_write_to_is_refused(tmp_path: Path, writable: str) -> None:
     root = tmp_path / "above" / "storage"
@@ -359,6 +396,19 @@ def test_a_storage_that_others_can_write_to_is_refused(tmp_path: Path, writable:
             DiskManager(StoragePaths(root)).check_storage()
 
 
+@pytest.mark.parametrize("name", ["bases", "disks"])
+def test_a_directory_of_the_storage_that_others_can_write_to_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    directory = tmp_path / "storage" / name
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    with pytest.raises(HostError, match=f"other users can write to {directory}"):
+        DiskManager(StoragePaths(directory.parent)).check_storage()
+
+
+@pytest.mark.fault("S19", "a storage below another user's directory")
+@pytest.mark.fault("F52", "a storage below another user's directory")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 def test_a_storage_below_another_users_directory_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "theirs" / "storage"
@@ -539,6 +589,19 @@ def test_what_does_not_even_fit_thin_is_refused_with_its_parts() -> None:
         check_space(needs, free_bytes=GIB * 5 // 2, reserve_bytes=GIB)
     assert "image default: 2.0 GiB" in (caught.value.details or "")
     assert "kept free: 1.0 GiB" in (caught.value.details or "")
+
+
+def test_what_does_not_fit_is_told_in_a_few_lines_however_many_nodes() -> None:
+    needs = [
+        *(overlay_need(f"n{number}", 1) for number in range(1000)),
+        DiskNeed("image", GIB, GIB),
+    ]
+    with pytest.raises(HostError) as caught:
+        check_space(needs, free_bytes=0, reserve_bytes=GIB)
+    lines = (caught.value.details or "").splitlines()
+    assert lines[0] == "image: 1.0 GiB"
+    assert lines[-2:] == ["993 others: 124.1 GiB together", "kept free: 1.0 GiB"]
+    assert len(lines) == 10
 
 
 def test_free_space_is_told_before_the_storage_exists(disks: DiskManager) -> None:

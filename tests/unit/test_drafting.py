@@ -133,11 +133,43 @@ def test_the_network_of_a_cluster_cannot_change(network, what, there, asked):
     assert "ai-how hpc destroy" in caught.value.hint
 
 
+@pytest.mark.fault("F60", "another account, another kind of home in the file")
+@pytest.mark.parametrize(
+    ("line", "what", "there", "asked"),
+    [
+        ("access: {user: alice}", "user", "hpc", "alice"),
+        ("storage: {home: none}", "home", "nfs", "none"),
+    ],
+)
+def test_whose_disks_these_are_cannot_change(line, what, there, asked):
+    with pytest.raises(SpecError) as caught:
+        draft_of(read_hpc(line), FIRST.state)
+    assert caught.value.brief == f"the {what} of a cluster cannot be changed"
+    assert caught.value.details == f"hpc has {there}, and {asked} is asked for"
+
+
+def test_a_state_that_does_not_know_its_home_refuses_none():
+    older = FIRST.state.model_copy(update={"home": ""})
+    assert draft_of(read_hpc("storage: {home: none}"), older).state.home == "none"
+
+
 def test_the_same_network_written_out_is_no_change():
     network = f"{{subnet: {SUBNET}, bridge: {bridge_name(CLUSTER_ID)}}}"
     assert draft_of(read_hpc(f"network: {network}"), FIRST.state).state.network == (
         FIRST.state.network
     )
+
+
+def test_a_cluster_that_outgrows_its_subnet_is_refused_with_the_way_out():
+    nodes = TWO_NODES.replace("count: 2", "count: 253")
+    with pytest.raises(SpecError) as caught:
+        draft_of(read_hpc(nodes=nodes), draft_of(read_hpc()).state)
+    assert str(caught.value) == (
+        "hpc cannot have 254 nodes: its subnet 10.77.0.0/24 has room for 253"
+    )
+    assert "ai-how hpc destroy" in caught.value.hint
+    full = draft_of(read_hpc(nodes=nodes.replace("253", "252")), draft_of(read_hpc()).state)
+    assert len({node.ip for node in full.state.nodes}) == 253
 
 
 def test_two_clusters_share_no_identity():

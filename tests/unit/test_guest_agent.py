@@ -98,6 +98,7 @@ def test_check_gives_the_output_or_the_end_of_what_went_wrong():
     assert caught.value.details == long[-2000:]
 
 
+@pytest.mark.fault("S22", "a program that hangs")
 def test_a_program_that_hangs_is_given_up_at_the_deadline():
     agent, _ = agent_of(guest_exec_status={"exited": False})
     with pytest.raises(DeadlineError, match="the end of /bin/sleep in compute-01 did not come"):
@@ -151,6 +152,7 @@ def test_a_program_outlives_an_agent_that_is_silent_until_the_deadline_ends_it()
     assert "kill" in str(last)
 
 
+@pytest.mark.fault("S22", "garbage for a pid")
 @pytest.mark.parametrize("answer", GARBAGE, ids=repr)
 def test_garbage_instead_of_a_pid_is_the_guests_failure(answer):
     agent, _ = agent_of(guest_exec=answer)
@@ -158,6 +160,7 @@ def test_garbage_instead_of_a_pid_is_the_guests_failure(answer):
         agent.run(["/bin/ls"], soon())
 
 
+@pytest.mark.fault("S22", "garbage for an end")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -176,6 +179,7 @@ def test_garbage_instead_of_an_end_is_the_guests_failure(answer):
         agent.run(["/bin/ls"], soon())
 
 
+@pytest.mark.fault("S22", "an answer of more than 1 MiB")
 def test_an_oversized_answer_is_refused_unread():
     text = json.dumps({"return": ended(**{"out-data": base64_of("x" * 2**20)})})
     agent, _ = agent_of(guest_exec_status=lambda: read_agent_answer(text))
@@ -183,6 +187,7 @@ def test_an_oversized_answer_is_refused_unread():
         agent.run(["/bin/ls"], soon())
 
 
+@pytest.mark.fault("S22", "a clock that is no number")
 def test_the_clock_is_a_number_or_a_failure():
     agent, _ = agent_of(guest_get_time=1_700_000_000_000_000_000)
     assert agent.read_clock_ns() == 1_700_000_000_000_000_000

@@ -32,7 +32,15 @@ from ai_how.host.facts import (
     read_facts,
     read_tool,
 )
-from ai_how.host.memory_facts import Hugepages, Memory, read_hugepages, read_memory
+from ai_how.host.memory_facts import (
+    MIB,
+    Hugepages,
+    Ksm,
+    Memory,
+    read_hugepages,
+    read_ksm,
+    read_memory,
+)
 from ai_how.host.network_facts import (
     DroppingChain,
     Firewall,
@@ -103,11 +111,32 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- facts
 
 
+def test_what_equal_pages_save_is_read(tmp_path: Path) -> None:
+    assert read_ksm(tmp_path) is None
+    pages = 3 * MIB // os.sysconf("SC_PAGE_SIZE")
+    for mode, is_on in (("0", False), ("1", True), ("2", False)):
+        files = {"run": f"{mode}\n", "pages_sharing": f"{pages}\n"}
+        write(tmp_path, {f"sys/kernel/mm/ksm/{name}": text for name, text in files.items()})
+        assert read_ksm(tmp_path) == Ksm(is_on, 3)
+    (tmp_path / "sys/kernel/mm/ksm/pages_sharing").unlink()
+    assert read_ksm(tmp_path) == Ksm(is_on=False, saved_mib=0)
+
+
 def test_an_empty_world_has_no_facts_and_raises_nothing(tmp_path: Path, programs: Path) -> None:
     for name in ("ip", "nft", "iptables", "qemu-system-x86_64", "libvirtd"):
         put_program(programs, name, "echo rubbish; exit 3")
     facts = read_facts(root=tmp_path / "nothing", directories=[tmp_path / "a/b"])
-    for name in ("cpu", "memory", "kvm", "tun", "routes", "addresses", "firewall", "iommu_groups"):
+    for name in (
+        "cpu",
+        "memory",
+        "ksm",
+        "kvm",
+        "tun",
+        "routes",
+        "addresses",
+        "firewall",
+        "iommu_groups",
+    ):
         assert getattr(facts, name) is None, name
     assert facts.tools["libvirtd"] == Tool(programs / "libvirtd", None, is_replaceable=False)
     assert facts.disks[0].free_bytes > 0
@@ -207,10 +236,11 @@ def test_a_device_is_usable_only_if_it_opens(tmp_path: Path) -> None:
     assert not seen.is_usable
 
 
+@pytest.mark.fault("S32", "a program in a directory open to all")
 def test_a_program_that_others_may_replace_is_noticed(programs: Path) -> None:
     put_program(programs, "libvirtd", "echo 'libvirtd (libvirt) 9.0.0'")
     assert read_tool("libvirtd") == Tool(programs / "libvirtd", "9.0.0")
-    programs.chmod(0o777)
+    (programs / "libvirtd").chmod(0o777)
     tool = read_tool("libvirtd")
     assert tool is not None
     assert tool.is_replaceable
@@ -254,6 +284,7 @@ esac""",
     assert read_nameservers(tmp_path) == (IPv4Address("10.0.0.53"),)
 
 
+@pytest.mark.fault("F57", "the tables of Docker and firewalld")
 def test_docker_and_firewalld_are_seen_in_their_own_tables(tmp_path: Path, programs: Path) -> None:
     put_program(
         programs,
@@ -280,6 +311,31 @@ def test_docker_and_firewalld_are_seen_in_their_own_tables(tmp_path: Path, progr
 
 def test_a_good_host_has_nothing_to_complain_of() -> None:
     assert [check for check in check_host(GOOD) if check.status is not Status.OK] == []
+
+
+@pytest.mark.parametrize(
+    ("ksm", "status", "found"),
+    [
+        (None, Status.OK, "not known to this kernel: nodes share no pages"),
+        (Ksm(is_on=True, saved_mib=640), Status.OK, "equal pages are shared: 640 MiB"),
+        (
+            Ksm(is_on=False, saved_mib=0),
+            Status.HINT,
+            "KSM is off: nodes that are alike do not share their equal pages",
+        ),
+        (
+            Ksm(is_on=False, saved_mib=7),
+            Status.HINT,
+            "KSM is off: nodes that are alike do not share their equal pages beyond 7 MiB",
+        ),
+    ],
+)
+def test_memory_that_is_not_shared_is_a_hint_with_the_line_that_shares_it(
+    ksm: Ksm | None, status: Status, found: str
+) -> None:
+    advice = "echo 1 | sudo tee /sys/kernel/mm/ksm/run" if status is Status.HINT else None
+    check = next(c for c in check_host(replace(GOOD, ksm=ksm)) if c.name == "shared memory")
+    assert check == Check("shared memory", status, found, advice)
 
 
 @pytest.mark.parametrize(
@@ -327,12 +383,14 @@ def test_root_needs_no_subordinate_ids() -> None:
     assert [check.status for check in check_embedded(root)] == [Status.OK]
 
 
+@pytest.mark.fault("F66", "a user outside of the group")
 def test_a_user_outside_of_the_libvirt_group_is_told_the_one_command() -> None:
     check = check_system_libvirt(replace(GOOD, libvirt=LibvirtAccess(0o660)))
     assert check.status is Status.WARNING
     assert check.advice == "sudo usermod -aG libvirt ada  # then log in again"
 
 
+@pytest.mark.fault("S24", "modes and auth of the socket")
 @pytest.mark.parametrize(
     ("mode", "auth", "status"),
     [
@@ -349,10 +407,12 @@ def test_a_libvirt_socket_for_every_user_is_as_bad_as_what_it_asks_for(
     assert check_system_libvirt(replace(GOOD, libvirt=libvirt)).status is status
 
 
+@pytest.mark.fault("S24", "a member of group libvirt")
 def test_the_libvirt_group_is_said_to_be_root() -> None:
     assert "as good as root" in check_system_libvirt(GOOD).found
 
 
+@pytest.mark.fault("F57", "a firewall that drops what is forwarded")
 @pytest.mark.parametrize(
     ("firewall", "rules"),
     [
@@ -386,15 +446,18 @@ def test_a_firewall_that_drops_guests_comes_with_the_exact_rule(
     assert (check.status, check.advice) == (Status.WARNING, " && ".join(rules))
 
 
+@pytest.mark.fault("F57", "ip_forward is 0")
 def test_forwarding_that_is_off_is_a_warning_with_the_sysctl() -> None:
     [check] = check_firewall(replace(GOOD, is_forwarding=False))
     assert check.advice == "sudo sysctl -w net.ipv4.ip_forward=1"
 
 
+@pytest.mark.fault("F57", "ip_forward is 0, embedded host")
 def test_the_firewall_is_no_matter_to_the_embedded_host() -> None:
     assert check_firewall(replace(NO_SYSTEM_LIBVIRT, is_forwarding=False)) == []
 
 
+@pytest.mark.fault("F39", "no QEMU")
 def test_a_missing_qemu_is_a_failure_and_a_missing_mmdebstrap_a_warning() -> None:
     tools = {**GOOD.tools, "qemu-system-x86_64": None, "mmdebstrap": None}
     bad = {c.name: c for c in check_host(replace(GOOD, tools=tools)) if c.status is not Status.OK}
@@ -403,9 +466,31 @@ def test_a_missing_qemu_is_a_failure_and_a_missing_mmdebstrap_a_warning() -> Non
     assert bad["mmdebstrap"].status is Status.WARNING
 
 
+@pytest.mark.fault("S20", "no MAC driver")
 def test_a_host_without_a_mac_driver_is_told_so() -> None:
     found = [check.found for check in check_host(replace(GOOD, security_modules=None))]
     assert "no MAC driver: DAC only" in found
+
+
+@pytest.mark.fault("S20", "the embedded host, where no MAC driver confines a QEMU")
+@pytest.mark.parametrize("modules", [None, (), ("capability", "apparmor"), ("selinux",)])
+@pytest.mark.parametrize("is_root", [True, False])
+def test_of_the_embedded_host_no_confinement_is_claimed_that_it_has_not(
+    modules: tuple[str, ...] | None, is_root: bool
+) -> None:
+    facts = replace(NO_SYSTEM_LIBVIRT, security_modules=modules, is_root=is_root)
+    [check] = [check for check in check_host(facts) if check.name == "confinement"]
+    assert "DAC only" in check.found
+    assert check.found.endswith("its guests' QEMU runs as ada")
+    assert check.status is (Status.WARNING if is_root else Status.OK)
+
+
+@pytest.mark.fault("F39", "a QEMU that does not even tell its version")
+def test_a_qemu_that_does_not_run_is_a_failure() -> None:
+    tools = {**GOOD.tools, "qemu-system-x86_64": Tool(Path("/usr/bin/qemu-system-x86_64"))}
+    [check] = [c for c in check_host(replace(GOOD, tools=tools)) if c.status is not Status.OK]
+    assert check.status is Status.FAILURE
+    assert check.advice == "/usr/bin/qemu-system-x86_64 --version"
 
 
 def test_directories_on_one_file_system_are_one_line() -> None:
@@ -423,6 +508,7 @@ def test_what_fits_is_passed_over_in_silence() -> None:
     assert check_capacity(COST, GOOD) == []
 
 
+@pytest.mark.fault("F39", "more memory than is available")
 def test_memory_is_counted_with_what_qemu_takes_itself() -> None:
     enough = replace(GOOD, memory=Memory(16000, 3072 + 3 * 150))
     assert check_capacity(COST, enough) == []
@@ -433,11 +519,13 @@ def test_memory_is_counted_with_what_qemu_takes_itself() -> None:
     )
 
 
+@pytest.mark.fault("F39", "more memory than a cgroup allows")
 def test_a_cgroup_limit_counts_as_the_end_of_memory() -> None:
     limited = replace(GOOD, memory=Memory(16000, 12000, cgroup_headroom_mib=1000))
     assert [check.name for check in check_capacity(COST, limited)] == ["memory"]
 
 
+@pytest.mark.fault("F39", "more huge pages than are free")
 def test_hugepages_are_taken_from_their_pool_and_not_from_the_rest() -> None:
     tight = replace(
         GOOD, memory=Memory(16000, 500), hugepages=(Hugepages(2048, total=2000, free=1536),)
@@ -477,6 +565,7 @@ def test_what_is_not_known_stops_nobody() -> None:
 # --- subnets
 
 
+@pytest.mark.fault("S28", "routes, links, name servers of a host")
 @pytest.mark.parametrize(
     ("subnet", "users"),
     [

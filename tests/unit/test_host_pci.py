@@ -105,6 +105,7 @@ def test_a_whole_group_that_nobody_uses_may_be_given_away(machine: Machine) -> N
     assert machine.check(NVME) == []
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_the_bridge_of_a_group_need_not_be_listed_and_the_sound_function_must(
     machine: Machine,
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_bridge_of_a_group_need_not_be_listed_and_the_sound_function_must(
     ]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_bridge_whose_driver_does_more_than_bridging_blocks_its_group(machine: Machine) -> None:
     machine.bind(PORT, "lpc_ich")
     assert machine.refusals(GPU, SOUND) == [
@@ -120,12 +122,14 @@ def test_a_bridge_whose_driver_does_more_than_bridging_blocks_its_group(machine:
     ]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_bridge_is_not_given_away(machine: Machine) -> None:
     assert machine.refusals(PORT, GPU, SOUND) == [
         f"pci {PORT}: it is a bridge: name the devices behind it"
     ]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_device_that_is_not_there_is_named(machine: Machine) -> None:
     assert machine.refusals("0000:09:00.0") == ["pci 0000:09:00.0: there is no such device"]
 
@@ -137,6 +141,7 @@ def test_addresses_are_the_same_in_capitals(machine: Machine, tmp_path: Path) ->
     assert machine.check("0000:0A:00.0") == []
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 @pytest.mark.parametrize("flag", ["1", "0"])
 def test_the_boot_display_stays_with_the_host(machine: Machine, flag: str) -> None:
     machine.write(f"devices/{GPU}/boot_vga", f"{flag}\n")
@@ -144,12 +149,14 @@ def test_the_boot_display_stays_with_the_host(machine: Machine, flag: str) -> No
     assert machine.refusals(GPU, SOUND) == (refused if flag == "1" else [])
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_the_card_of_the_default_route_stays_with_the_host(machine: Machine) -> None:
     assert machine.refusals(NIC, uplink="eth0") == [
         f"pci {NIC}: the host's default route is by eth0"
     ]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_card_under_the_bridge_of_the_default_route_stays_too(machine: Machine) -> None:
     machine.stack("eth0", "bond0")
     machine.stack("bond0", "br0")
@@ -161,6 +168,7 @@ BTRFS = "36 1 0:31 /@ / rw,relatime shared:1 - btrfs /dev/nvme0n1p1 rw\n"
 OTHER = "36 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\nrubbish\n"
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 @pytest.mark.parametrize(
     ("mounts", "found"),
     [
@@ -176,11 +184,13 @@ def test_a_disk_with_a_mounted_partition_stays_with_the_host(
     assert machine.refusals(NVME) == found
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_disk_with_swap_stays_with_the_host(machine: Machine) -> None:
     machine.write_proc("swaps", "Filename Type Size\n/dev/nvme0n1p1 partition 1 0 -2\n")
     assert machine.refusals(NVME) == [f"pci {NVME}: the host uses nvme0n1p1 (swap)"]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 @pytest.mark.parametrize("holder", ["dm-0", "md127"])
 def test_a_disk_of_lvm_or_md_stays_with_the_host(machine: Machine, holder: str) -> None:
     place = f"devices/{NVME}/nvme/nvme0/nvme0n1/holders/{holder}"
@@ -188,6 +198,7 @@ def test_a_disk_of_lvm_or_md_stays_with_the_host(machine: Machine, holder: str) 
     assert machine.refusals(NVME) == [f"pci {NVME}: the host uses nvme0n1 (held by {holder})"]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_without_an_iommu_nothing_can_be_given_away(machine: Machine) -> None:
     (machine.root / f"sys/devices/{NIC}/iommu_group").unlink()
     [check] = machine.check(NIC)
@@ -196,6 +207,7 @@ def test_without_an_iommu_nothing_can_be_given_away(machine: Machine) -> None:
     assert "intel_iommu=on" in check.advice
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
@@ -211,6 +223,7 @@ def test_a_device_that_moved_to_another_slot_is_not_taken_for_it(
     assert machine.refusals(asked) == [f"pci {NIC}: {text}" for text in found]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_driver_in_use_is_refused_unless_forced(machine: Machine) -> None:
     machine.bind(NIC, "igb", users=2)
     [check] = machine.check(NIC)
@@ -236,11 +249,13 @@ def test_vfio_is_what_a_device_should_be_bound_to(machine: Machine) -> None:
     assert machine.check(NIC) == []
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_force_does_not_give_away_what_the_host_lives_on(machine: Machine) -> None:
     machine.write_proc("self/mountinfo", MOUNT)
     assert [check.status for check in machine.check(NVME, force=True)] == [Status.FAILURE]
 
 
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_every_reason_is_given_at_once(machine: Machine) -> None:
     machine.write(f"devices/{GPU}/boot_vga", "1\n")
     assert len(machine.refusals(Asked(GPU, vendor_id="8086"), NIC, uplink="eth0")) == 4

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -15,18 +16,19 @@ from ai_how.plan.records import decode_step, encode_step
 from ai_how.plan.step import Plan, Step
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management import steps, stop_steps
-from ai_how.vm_management.drafting import Draft
-from ai_how.vm_management.hpc_plan import (
-    STEP_TYPES,
-    Rendering,
-    plan_destroy,
-    plan_start,
-    plan_stop,
+from ai_how.vm_management import (
+    bring_up_steps,
+    network_steps,
+    steps,
+    stop_steps,
+    suspend_steps,
 )
+from ai_how.vm_management.drafting import Draft
+from ai_how.vm_management.hpc_plan import STEP_TYPES, Rendering, plan_start
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.observed import Observed
 from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.stop_plan import plan_destroy, plan_stop, plan_suspend
 from cluster_bench import (
     DIGEST,
     TWO_NODES,
@@ -41,6 +43,7 @@ from cluster_bench import (
 
 DRAFT = draft_of(read_hpc())
 SHORT = DIGEST[:12]
+BASE = f"base/{SHORT}"
 NODES = [node.name for node in DRAFT.state.nodes]
 TEST_NODE = Path(__file__).resolve().parents[1] / "driver" / "test_node.xml"
 RENDERING = Rendering(
@@ -49,6 +52,9 @@ RENDERING = Rendering(
     base_of=lambda digest: Path(f"/srv/ai-how/bases/{digest}.qcow2"),
 )
 
+SAVED = steps.Saved("a" * 64, UUID(int=7))
+WARM = replace(RENDERING, saved_of=lambda _name: SAVED)
+
 NEW_CLUSTER = f"""\
 base/{SHORT}: place the image {SHORT}
 disks/hpc: make a directory for the disks of hpc
@@ -56,7 +62,8 @@ network/hpc: define the network hpc
 network-up/hpc: start the network hpc < network/hpc
 disk/hpc-controller: create a disk of 10 GiB for controller < base/{SHORT} disks/hpc
 domain/hpc-controller: define the VM hpc-controller < disk/hpc-controller
-boot/hpc-controller: start the VM hpc-controller < domain/hpc-controller network-up/hpc
+boot/hpc-controller: start the VM hpc-controller\
+ < base/{SHORT} domain/hpc-controller network-up/hpc
 agent/hpc-controller: wait for the guest agent of hpc-controller < boot/hpc-controller
 services/hpc-controller: give controller its identity and start its services < agent/hpc-controller
 """
@@ -108,6 +115,15 @@ def brought_up(name: str, *before: str) -> list[str]:
 TAIL = ["clocks/hpc", "ready/hpc"]
 
 
+def with_network(seen: Observed, old: str, new: str) -> Observed:
+    """The network runs and is defined otherwise."""
+    assert old in seen.network.xml
+    return replace(seen, network=replace(seen.network, xml=seen.network.xml.replace(old, new)))
+
+
+PLUGS = [f"plug/hpc-{name}" for name in NODES]
+
+
 def test_the_plan_of_a_new_cluster_is_as_agreed():
     head, chain = NEW_CLUSTER.split("disk/", 1)
     chain = f"disk/{chain}"
@@ -128,23 +144,23 @@ def test_a_healthy_cluster_needs_nothing():
 def test_a_stopped_cluster_is_brought_up_and_nothing_is_made():
     plan = start(seen=everything_seen(DRAFT, VmState.SHUT_OFF))
     assert keys(plan) == [
-        "network-up/hpc",
+        *(BASE, "network-up/hpc"),
         *(key for name in NODES for key in brought_up(name, "boot")),
         *TAIL,
     ]
-    assert step_of(plan, "boot/hpc-compute-01").needs == {"network-up/hpc"}
+    assert step_of(plan, "boot/hpc-compute-01").needs == {BASE, "network-up/hpc"}
 
 
 def test_a_missing_vm_is_defined_on_its_disk():
     seen = without_domains(everything_seen(DRAFT), "compute-01")
-    assert keys(start(seen=seen)) == [*brought_up("compute-01", "domain", "boot"), *TAIL]
+    assert keys(start(seen=seen)) == [BASE, *brought_up("compute-01", "domain", "boot"), *TAIL]
 
 
 def test_a_missing_disk_of_a_vm_that_is_off_is_made_anew():
     seen = with_domain(everything_seen(DRAFT), "compute-01", VmState.SHUT_OFF)
     plan = start(seen=without_disk(seen, "compute-01"))
-    assert keys(plan) == [f"base/{SHORT}", *brought_up("compute-01", "disk", "boot"), *TAIL]
-    assert step_of(plan, "boot/hpc-compute-01").needs == {"disk/hpc-compute-01"}
+    assert keys(plan) == [BASE, *brought_up("compute-01", "disk", "boot"), *TAIL]
+    assert step_of(plan, "boot/hpc-compute-01").needs == {BASE, "disk/hpc-compute-01"}
 
 
 def test_a_disk_is_not_made_anew_below_a_vm_that_runs():
@@ -167,9 +183,62 @@ def test_a_controllers_missing_disk_is_refused_as_home_was_on_it(state):
 
 def test_a_missing_network_is_made_again_and_one_that_is_down_only_started():
     seen = replace(everything_seen(DRAFT, VmState.SHUT_OFF), network=None)
-    assert keys(start(seen=seen))[:2] == ["network/hpc", "network-up/hpc"]
+    assert keys(start(seen=seen))[1:3] == ["network/hpc", "network-up/hpc"]
     seen = replace(everything_seen(DRAFT), network=network_seen(DRAFT, is_active=False))
-    assert keys(start(seen=seen)) == ["network-up/hpc"]
+    assert keys(start(seen=seen)) == ["network-up/hpc", *PLUGS]
+
+
+def test_a_network_that_was_changed_is_made_as_it_was_and_its_guests_come_back_to_it():
+    seen = with_network(everything_seen(DRAFT), "prefix='24'", "prefix='25'")
+    plan = start(seen=seen)
+    assert keys(plan) == ["network/hpc", "network-anew/hpc", *PLUGS]
+    assert step_of(plan, "network/hpc").former_xml == seen.network.xml
+    assert step_of(plan, "plug/hpc-controller").needs == {"network-anew/hpc"}
+    off = with_network(everything_seen(DRAFT, VmState.SHUT_OFF), "prefix='24'", "prefix='25'")
+    assert keys(start(seen=off))[1:3] == ["network/hpc", "network-up/hpc"]
+
+
+def test_what_is_only_defined_otherwise_is_set_right_and_nobody_is_cut_off():
+    seen = everything_seen(DRAFT)
+    other = seen.network.xml.replace("prefix='24'", "prefix='25'")
+    seen = replace(seen, network=replace(seen.network, defined_xml=other))
+    plan = start(seen=seen)
+    assert keys(plan) == ["network/hpc"]
+    assert step_of(plan, "network/hpc").former_xml == other
+    lost = replace(
+        everything_seen(DRAFT), network=replace(network_seen(DRAFT), is_persistent=False)
+    )
+    assert keys(start(seen=lost)) == ["network/hpc"]
+
+
+def test_a_lease_that_was_taken_away_is_given_back_while_the_network_runs():
+    mac = DRAFT.state.get_node("compute-01").mac
+    plan = start(seen=with_network(everything_seen(DRAFT), mac, "52:54:00:00:00:01"))
+    assert keys(plan) == ["network-hosts/hpc"]
+    assert [one.name for one in step_of(plan, "network-hosts/hpc").hosts] == ["compute-01"]
+    assert step_of(plan, "network-hosts/hpc").new == ()
+
+
+def test_new_nodes_are_told_to_the_network_and_undo_takes_only_them_from_it():
+    former = draft_of(read_hpc(nodes=TWO_NODES.replace("count: 2", "count: 1")))
+    draft = draft_of(read_hpc(), former.state)
+    plan = start(draft, everything_seen(former))
+    step = step_of(plan, "network-hosts/hpc")
+    assert [one.name for one in step.new] == ["compute-02"]
+    assert step.hosts == step.new
+    assert "network-hosts/hpc" in step_of(plan, "boot/hpc-compute-02").needs
+
+
+def test_a_dhcp_server_that_died_is_started_and_guests_without_a_network_are_plugged_in():
+    assert keys(start(seen=replace(everything_seen(DRAFT), dhcp_is_gone=True))) == [
+        "network-dhcp/hpc"
+    ]
+    seen = replace(everything_seen(DRAFT), unplugged=frozenset({"compute-02"}))
+    assert keys(start(seen=seen)) == ["plug/hpc-compute-02"]
+    slow = with_slurm(seen, "compute-02", "down*")
+    plan = start(seen=slow)
+    assert keys(plan) == ["plug/hpc-compute-02", *brought_up("compute-02"), *TAIL]
+    assert step_of(plan, "agent/hpc-compute-02").needs == {"plug/hpc-compute-02"}
 
 
 @pytest.mark.parametrize("state", ["drained", "draining", "drained*"])
@@ -200,6 +269,21 @@ def test_a_paused_vm_is_resumed_and_undo_does_not_cut_its_power():
     assert step_of(plan, "boot/hpc-compute-02").describe() == "resume the VM hpc-compute-02"
 
 
+def test_a_crashed_vm_is_started_and_undo_cuts_its_power():
+    plan = start(seen=with_domain(everything_seen(DRAFT), "compute-02", VmState.CRASHED))
+    assert [key for key in keys(plan) if key.startswith("boot/")] == ["boot/hpc-compute-02"]
+    assert "was_on=False" in repr(step_of(plan, "boot/hpc-compute-02"))
+
+
+def test_a_vm_that_runs_undefined_is_defined_and_runs_on():
+    seen = everything_seen(DRAFT)
+    domains = {
+        uuid: replace(one, is_persistent=not one.name.endswith("compute-02"))
+        for uuid, one in seen.domains.items()
+    }
+    assert keys(start(seen=replace(seen, domains=domains))) == ["domain/hpc-compute-02"]
+
+
 def test_only_the_named_nodes_and_the_controller_are_brought_up():
     plan = start(only=["compute-02"])
     assert [key for key in keys(plan) if key.startswith("boot/")] == [
@@ -223,7 +307,7 @@ def test_a_node_that_is_left_off_is_made_but_started_only_by_its_name():
     seen = replace(healthy, domains={**healthy.domains, off.uuid: off})
     assert start(draft, seen).steps == ()
     named = start(draft, seen, only=["compute-02"])
-    assert keys(named) == [*brought_up("compute-02", "boot"), *TAIL]
+    assert keys(named) == [BASE, *brought_up("compute-02", "boot"), *TAIL]
     assert step_of(named, "ready/hpc").nodes == ("compute-02",)
 
 
@@ -248,7 +332,7 @@ def test_a_stale_definition_is_replaced_while_its_vm_is_off_and_left_while_it_ru
     assert start(seen=everything_seen(DRAFT), stale=NODES).steps == ()
     off = with_domain(everything_seen(DRAFT), "compute-01", VmState.SHUT_OFF)
     plan = start(seen=off, stale=["compute-01"])
-    assert keys(plan) == [*brought_up("compute-01", "domain", "boot"), *TAIL]
+    assert keys(plan) == [BASE, *brought_up("compute-01", "domain", "boot"), *TAIL]
     former = domain_seen(DRAFT, "compute-01").xml
     assert step_of(plan, "domain/hpc-compute-01").former_xml == former
 
@@ -346,12 +430,121 @@ def test_a_node_that_is_no_longer_asked_for_goes_with_its_cluster():
     assert "off/hpc-compute-02" in keys(plan_stop(draft.state, everything_seen(DRAFT)))
 
 
+def suspended(draft: Draft, *names: str) -> Observed:
+    """These nodes (or all) are off with their memory saved, and the others run."""
+    seen = everything_seen(draft)
+    for node in draft.state.nodes:
+        if not names or node.name in names:
+            seen = with_domain(seen, node.name, VmState.SHUT_OFF)
+            one = replace(seen.domains[node.uuid], is_suspended=True)
+            seen = replace(seen, domains={**seen.domains, node.uuid: one}, slurm=None)
+    return seen
+
+
+def lines_of(plan: Plan, *beginnings: str) -> list[str]:
+    return [line for line in told(plan).splitlines() if line.startswith(beginnings)]
+
+
+def test_a_new_node_with_a_saved_machine_is_restored_from_its_disk_and_memory():
+    plan = plan_start(DRAFT, Observed(), WARM)
+    kinds = [step.kind for step in plan.steps]
+    assert kinds.count("restore") == 3
+    assert "boot" not in kinds
+    disks = [step for step in plan.steps if isinstance(step, steps.CreateOverlay)]
+    assert {step.saved for step in disks} == {SAVED}
+
+
+def test_a_node_that_has_its_disk_boots_whatever_was_saved():
+    off = everything_seen(DRAFT, VmState.SHUT_OFF)
+    assert "restore" not in [step.kind for step in plan_start(DRAFT, off, WARM).steps]
+
+
+def test_a_node_that_is_not_to_run_is_given_no_saved_disk():
+    left_off = TWO_NODES.replace("count: 2", "count: 2, auto_start: false")
+    plan = plan_start(draft_of(read_hpc(nodes=left_off)), Observed(), WARM)
+    disks = {step.node: step.saved for step in plan.steps if isinstance(step, steps.CreateOverlay)}
+    assert disks == {"controller": SAVED, "compute-01": None, "compute-02": None}
+
+
+def test_a_suspended_cluster_goes_on_with_its_controller_first():
+    plan = start(seen=suspended(DRAFT))
+    says, needs = "from its saved memory", f"base/{SHORT} clock/hpc-controller"
+    assert lines_of(plan, "resume/", "clock/") == [
+        f"resume/hpc-controller: let the VM hpc-controller go on {says} < base/{SHORT}",
+        "clock/hpc-controller: set the clock of controller < agent/hpc-controller",
+        *(
+            line
+            for name in ("compute-01", "compute-02")
+            for line in (
+                f"resume/hpc-{name}: let the VM hpc-{name} go on {says} < {needs}",
+                f"clock/hpc-{name}: set the clock of {name} < agent/hpc-{name}",
+            )
+        ),
+    ]
+    assert not [step for step in plan.steps if step.kind in {"boot", "domain", "services"}]
+
+
+def test_a_suspended_node_beside_a_controller_that_runs_goes_on_alone():
+    plan = start(seen=suspended(DRAFT, "compute-02"))
+    assert [step.key for step in plan.steps if step.kind == "resume"] == ["resume/hpc-compute-02"]
+    assert "clock/hpc-controller" not in [step.key for step in plan.steps]
+
+
+def test_a_suspended_node_boots_anew_where_its_memory_is_to_be_thrown_away():
+    plan = plan_start(DRAFT, suspended(DRAFT), replace(RENDERING, resumes=False))
+    boots = [step for step in plan.steps if isinstance(step, steps.StartDomain)]
+    assert [step.kind for step in boots] == ["boot"] * 3
+    assert all(step.is_anew for step in boots)
+
+
+def test_a_suspended_node_does_not_change_its_size():
+    with pytest.raises(SpecError, match="is suspended, and its size is changed"):
+        start(draft_of(read_hpc(nodes=LARGER), DRAFT.state), suspended(DRAFT))
+
+
+def test_a_suspended_node_without_its_disk_is_refused():
+    seen = replace(suspended(DRAFT), disks=frozenset({"controller", "compute-01"}))
+    with pytest.raises(HostError, match="compute-02 is suspended, and its disk is gone"):
+        start(seen=seen)
+
+
+def test_a_cluster_is_suspended_with_its_controller_last():
+    needs = " < suspend/hpc-compute-01 suspend/hpc-compute-02"
+    assert told(plan_suspend(DRAFT.state, everything_seen(DRAFT))) == "".join(
+        f"suspend/hpc-{name}: save the memory of the VM hpc-{name}, and turn it off{after}\n"
+        for name, after in (("compute-01", ""), ("compute-02", ""), ("controller", needs))
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("<hostdev mode='subsystem' type='pci'/>", "a device of the host"),
+        ("<filesystem type='mount'/>", "virtiofs mounts"),
+    ],
+)
+def test_a_node_with_what_is_not_in_its_memory_is_not_suspended(device, why):
+    seen = everything_seen(DRAFT)
+    node = DRAFT.state.get_node("compute-01")
+    one = seen.domains[node.uuid]
+    spoilt = replace(one, xml=one.xml.replace("<devices>", f"<devices>{device}"))
+    seen = replace(seen, domains={**seen.domains, node.uuid: spoilt})
+    with pytest.raises(HostError, match=f"compute-01 cannot be suspended: it has {why}"):
+        plan_suspend(DRAFT.state, seen)
+
+
 def every_plan() -> Iterator[Plan]:
     off = everything_seen(DRAFT, VmState.SHUT_OFF)
     yield start()
     yield start(seen=with_domain(everything_seen(DRAFT), "compute-02", VmState.PAUSED))
     yield start(draft_of(read_hpc(nodes=LARGER), DRAFT.state), off)
     yield start(draft_of(read_hpc(nodes=MORE), DRAFT.state), off)
+    yield start(seen=with_network(everything_seen(DRAFT), "prefix='24'", "prefix='25'"))
+    former = draft_of(read_hpc(nodes=TWO_NODES.replace("count: 2", "count: 1")))
+    yield start(seen=replace(everything_seen(former), dhcp_is_gone=True))
+    yield plan_start(DRAFT, Observed(), WARM)
+    yield start(seen=suspended(DRAFT))
+    yield plan_suspend(DRAFT.state, everything_seen(DRAFT))
     yield plan_stop(DRAFT.state, everything_seen(DRAFT))
     yield plan_destroy(DRAFT.state, backups=Path("/backups"))
 
@@ -370,7 +563,7 @@ def test_every_step_is_the_same_after_a_journey_through_the_journal():
 def test_every_step_that_there_is_can_be_read_from_a_journal():
     known = {
         one
-        for module in (steps, stop_steps)
+        for module in (steps, bring_up_steps, network_steps, stop_steps, suspend_steps)
         for one in vars(module).values()
         if isinstance(one, type) and is_dataclass(one) and hasattr(one, "kind")
     }
@@ -392,7 +585,7 @@ def test_a_plan_for_64_nodes_is_what_libvirt_takes(tmp_path):
     assert len(plan.steps) == 65 * 5 + 6
     with LibvirtClient(f"test://{TEST_NODE}") as client:
         for step in plan.steps:
-            if isinstance(step, steps.DefineNetwork):
+            if isinstance(step, network_steps.DefineNetwork):
                 client.define_network(step.xml)
             if isinstance(step, steps.DefineDomain):
                 client.define_domain(step.xml)

@@ -180,6 +180,7 @@ def test_a_draft_with_other_files_than_its_manifest_is_refused(store: ImageStore
     assert left_over(store) == []
 
 
+@pytest.mark.fault("S04", "a backing file in a draft")
 def test_a_draft_with_a_dangerous_disk_is_refused(store: ImageStore) -> None:
     image = add(store, "default", "one")
     manifest = image.manifest.model_copy(update={"digest": "cd" * 32})
@@ -213,6 +214,7 @@ def test_verify_lets_qemu_look_at_the_tables(store: ImageStore, tmp_path: Path) 
         store.import_file(path)
 
 
+@pytest.mark.fault("S07", "the limits that qemu-img runs under")
 def test_qemu_img_sees_a_foreign_file_only_under_limits(
     store: ImageStore, cloud: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +233,7 @@ def test_qemu_img_sees_a_foreign_file_only_under_limits(
     assert re.fullmatch(r"300 2097152 check -f qcow2 -q /.*/disk\.qcow2", check)
 
 
+@pytest.mark.fault("S04", "a QEMU that reads another header")
 def test_a_disk_that_qemu_reads_otherwise_than_we_is_refused(
     store: ImageStore, cloud: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +327,7 @@ def test_what_we_would_not_boot_is_refused_and_leaves_nothing(
     assert left_over(store) == []
 
 
+@pytest.mark.fault("S30", "another digest")
 def test_a_digest_that_does_not_match_is_told_with_both(store: ImageStore, cloud: Path) -> None:
     with pytest.raises(ImageError, match="is not what was asked for") as caught:
         store.import_file(cloud, sha256="0" * 64)
@@ -508,6 +512,7 @@ def test_an_image_is_downloaded_once(store: ImageStore, cloud: Path, address: st
     assert store.import_file("https://localhost:1/gone.qcow2", sha256=digest) == image
 
 
+@pytest.mark.fault("S30", "another digest, a redirect to http, half a file")
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
@@ -526,6 +531,7 @@ def test_a_bad_download_leaves_nothing(
     assert left_over(store) == []
 
 
+@pytest.mark.fault("S30", "a certificate that nobody signed")
 def test_a_server_that_we_do_not_trust_is_refused(
     store: ImageStore, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -534,6 +540,7 @@ def test_a_server_that_we_do_not_trust_is_refused(
         store.import_file(f"{address}/rocky-9.qcow2", sha256="0" * 64)
 
 
+@pytest.mark.fault("S30", "http, no digest")
 def test_plain_http_and_a_download_without_digest_are_refused(store: ImageStore) -> None:
     with pytest.raises(ImageError, match="needs its sha256") as caught:
         store.import_file("https://example.org/disk.qcow2")

@@ -92,11 +92,16 @@ def test_one_that_died_before_its_first_record_is_replaced(bench):
         assert bench.left().verb == "stop"
 
 
-def test_it_is_not_written_through_a_link(bench, tmp_path):
+@pytest.mark.fault("S19", "a link in the journal's place")
+def test_it_is_neither_read_nor_written_through_a_link(bench, tmp_path):
     (tmp_path / "elsewhere").write_text("")
     bench.journal_path.symlink_to(tmp_path / "elsewhere")
-    with bench.journal(Plan("start", ())):
-        assert not bench.journal_path.is_symlink()
+    refused = "cannot be read: Too many levels of symbolic links"
+    with pytest.raises(StateError, match=refused):
+        bench.journal(Plan("start", ()))
+    with pytest.raises(StateError, match=refused) as caught:
+        read(bench.journal_path)
+    assert caught.value.hint == f"ls -l {bench.journal_path}"
     assert (tmp_path / "elsewhere").read_text() == ""
 
 
@@ -121,6 +126,7 @@ def test_every_record_is_synced(bench, monkeypatch):
         assert len(calls) == 5
 
 
+@pytest.mark.fault("F13", "fsync of the journal fails")
 def test_nothing_is_written_after_a_failed_sync(bench, monkeypatch):
     with bench.journal(Plan("start", ())) as journal:
         journal.intend([Put("a")])
@@ -156,6 +162,7 @@ def test_one_that_was_left_cannot_be_written(bench):
         journal.intend([Put("a")])
 
 
+@pytest.mark.fault("F15", "a torn tail of the journal")
 @pytest.mark.parametrize("extra", [b"", b"{", b'{"crc":"00000000","record":{}}\n', b"\0" * 4096])
 def test_a_torn_tail_does_not_count_and_is_cut_off_before_more_is_written(written, extra):
     whole = written.read_bytes()
@@ -168,7 +175,8 @@ def test_a_torn_tail_does_not_count_and_is_cut_off_before_more_is_written(writte
     assert read(written).remaining == (Put("a"),)
 
 
-def test_cut_anywhere_it_tells_a_prefix(written):
+@pytest.mark.fault("F15", "the journal cut at every byte")
+def test_cut_anywhere_it_tells_a_prefix(written, points):
     data = written.read_bytes()
     begun = read(written).begun
     for length in range(len(data)):
@@ -177,9 +185,11 @@ def test_cut_anywhere_it_tells_a_prefix(written):
         if seen is not None:
             assert seen.begun == begun[: len(seen.begun)]
             assert seen.whole_bytes <= length
+        points(1)
 
 
-def test_a_flipped_bit_anywhere_is_refused_or_costs_only_the_tail(written):
+@pytest.mark.fault("F15", "every bit of the journal flipped")
+def test_a_flipped_bit_anywhere_is_refused_or_costs_only_the_tail(written, points):
     data = written.read_bytes()
     begun = read(written).begun
     last_two = data[:-1].rfind(b"\n", 0, data[:-1].rfind(b"\n"))
@@ -188,6 +198,7 @@ def test_a_flipped_bit_anywhere_is_refused_or_costs_only_the_tail(written):
             flipped = bytearray(data)
             flipped[place] ^= 1 << bit
             written.write_bytes(flipped)
+            points(1)
             try:
                 seen = read(written)
             except StateError:
@@ -196,6 +207,7 @@ def test_a_flipped_bit_anywhere_is_refused_or_costs_only_the_tail(written):
             assert seen.begun == begun[: len(seen.begun)]
 
 
+@pytest.mark.fault("F15", "a damaged record in the middle")
 def test_damage_in_the_middle_names_the_file_the_line_and_what_to_do(written):
     lines = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(b"".join([*lines[:2], b"rubbish\n", *lines[3:]]))
@@ -205,6 +217,7 @@ def test_damage_in_the_middle_names_the_file_the_line_and_what_to_do(written):
     assert f"mv {written} {written}.damaged" in caught.value.hint
 
 
+@pytest.mark.fault("F16", "steps and records that are not known")
 @pytest.mark.parametrize(
     "record",
     [
@@ -223,6 +236,7 @@ def test_records_of_another_version_are_refused_with_its_number(written, record)
     assert caught.value.hint.startswith("use ai-how 0.1.0")
 
 
+@pytest.mark.fault("F16", "a journal of format 2")
 def test_a_later_format_is_refused(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(encode_line({"journal": 2, "written_by": "9.9"}))

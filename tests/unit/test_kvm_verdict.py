@@ -78,6 +78,7 @@ def test_a_guest_that_boots_proves_kvm_and_is_ended(
     assert "-drive" not in arguments
 
 
+@pytest.mark.fault("F38", "a guest that hangs")
 def test_a_guest_that_hangs_disproves_kvm_within_the_deadline(
     tmp_path: Path, device: Path, kernel: Path, fake_qemu: FakeQemu
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_guest_that_hangs_disproves_kvm_within_the_deadline(
     assert has_ended(int(boots(tmp_path)[0].split()[0]))
 
 
+@pytest.mark.fault("F38", "a QEMU that refuses")
 def test_a_qemu_that_refuses_is_quoted_and_asked_again(
     tmp_path: Path, device: Path, kernel: Path, fake_qemu: FakeQemu
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_qemu_that_refuses_is_quoted_and_asked_again(
     assert kvm_verdict(kernel=kernel, cache=cache, device=device).works
 
 
+@pytest.mark.fault("F38", "a QEMU that crashes")
 def test_a_qemu_that_crashes_is_not_made_to_crash_again(
     tmp_path: Path, device: Path, kernel: Path, fake_qemu: FakeQemu
 ) -> None:
@@ -148,6 +151,7 @@ def test_the_boot_disk_ends_its_first_sector_with_the_mark_that_firmware_looks_f
     assert disk[0xBE:].startswith(MESSAGE.encode() + b"\r\n\0")
 
 
+@pytest.mark.fault("S13", "the verdict on KVM")
 def test_a_verdict_is_remembered_for_our_eyes_only(
     tmp_path: Path, device: Path, kernel: Path, fake_qemu: FakeQemu
 ) -> None:
@@ -191,6 +195,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert kvm_verdict(kernel=kernel, cache=tmp_path / "file/kvm.json", device=device).works
 
 
+@pytest.mark.fault("F38", "no /dev/kvm")
 def test_without_the_device_nothing_is_booted(tmp_path: Path, fake_qemu: FakeQemu) -> None:
     fake_qemu(BANNER)
     absent = tmp_path / "absent"
@@ -201,6 +206,7 @@ def test_without_the_device_nothing_is_booted(tmp_path: Path, fake_qemu: FakeQem
     assert not boots(tmp_path)
 
 
+@pytest.mark.fault("F38", "/dev/kvm denied")
 def test_a_device_that_we_may_not_use_names_the_group() -> None:
     verdict = explain_refusal(PermissionError(errno.EACCES, "no"), Path("/dev/kvm"))
     assert verdict.why.endswith("may not use /dev/kvm")
@@ -208,11 +214,13 @@ def test_a_device_that_we_may_not_use_names_the_group() -> None:
     assert verdict.remedy.startswith("sudo usermod -aG kvm ")
 
 
+@pytest.mark.fault("F38", "a directory for /dev/kvm")
 def test_a_device_that_does_not_open_for_another_reason_says_which(tmp_path: Path) -> None:
     verdict = kvm_verdict(kernel=None, cache=tmp_path / "c/kvm.json", device=tmp_path)
     assert verdict.why == f"{tmp_path} does not open: Is a directory"
 
 
+@pytest.mark.fault("F39", "no QEMU on PATH")
 def test_without_qemu_the_package_is_named(
     tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +234,7 @@ WORKS = KvmVerdict(True, "a guest ran under it", "booting x")
 HANGS = KvmVerdict(False, "guests hang", "booting x", "rm it")
 
 
+@pytest.mark.fault("F38", "every verdict")
 @pytest.mark.parametrize(
     ("enable_kvm", "verdict", "accelerator", "warning"),
     [

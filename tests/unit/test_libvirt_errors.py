@@ -39,6 +39,7 @@ def test_only_four_numbers_mean_that_there_is_no_such_thing() -> None:
     }
 
 
+@pytest.mark.fault("F66", "a socket that refuses")
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 def test_a_socket_that_refuses_us_is_a_denial_and_no_lost_daemon(number: int) -> None:
     assert classify(38, FROM_RPC, number) is Kind.DENIED

@@ -59,6 +59,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.fault("S23", "URIs that name programs, sockets, keys")
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_is_not_on_the_list_is_refused_with_the_list(text: str) -> None:
     with pytest.raises(SpecError, match="libvirt URI is not allowed") as caught:
@@ -66,6 +67,7 @@ def test_what_is_not_on_the_list_is_refused_with_the_list(text: str) -> None:
     assert "qemu:///system" in str(caught.value.details)
 
 
+@pytest.mark.fault("S23", "arbitrary text")
 @given(st.text())
 def test_no_text_brings_the_reader_down(text: str) -> None:
     with contextlib.suppress(SpecError):
@@ -77,6 +79,7 @@ def test_local_forms_pass_as_they_are(text: str) -> None:
     assert read_uri(text).for_libvirt == text
 
 
+@pytest.mark.fault("S12", "an odd key file")
 def test_an_ssh_login_never_prompts_and_its_remedy_can_be_pasted() -> None:
     uri = read_uri("qemu+ssh://me@host.lan:2222/system?keyfile=/home/me/my%20key")
     assert uri.for_libvirt == (
@@ -98,6 +101,7 @@ def test_any_socket_path_comes_back_as_it_was(path: Path) -> None:
     assert read_uri(unix_uri(path)).for_libvirt == unix_uri(path)
 
 
+@pytest.mark.fault("F66", "the remedy of each host")
 def test_each_host_has_a_remedy_for_silence_and_for_refusal() -> None:
     system = read_uri("qemu:///system")
     assert system.remedy == "sudo systemctl start libvirtd"

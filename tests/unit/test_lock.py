@@ -88,6 +88,7 @@ def test_the_loser_is_told_who_holds_it_since_when_and_doing_what(path, tmp_path
         assert caught.value.hint == f"ps -fp {child.pid}"
 
 
+@pytest.mark.fault("F10", "SIGSTOP to the holder")
 def test_a_stopped_holder_keeps_it(path, tmp_path):
     with holder(path, tmp_path) as child:
         os.kill(child.pid, signal.SIGSTOP)
@@ -95,6 +96,7 @@ def test_a_stopped_holder_keeps_it(path, tmp_path):
             pass
 
 
+@pytest.mark.fault("F19", "SIGKILL to the holder")
 def test_a_killed_holder_holds_nothing_whatever_the_file_says(path, tmp_path):
     with holder(path, tmp_path) as child:
         child.kill()
@@ -103,6 +105,7 @@ def test_a_killed_holder_holds_nothing_whatever_the_file_says(path, tmp_path):
         assert_free(path)
 
 
+@pytest.mark.fault("F19", "the pid of another process in the file")
 def test_a_pid_in_the_file_is_not_a_lock(path):
     path.parent.mkdir()
     path.write_text('{"pid": 1, "since": "2020-01-01", "doing": "start"}')
@@ -135,6 +138,7 @@ def test_it_waits_for_as_long_as_it_was_told(path):
     release.join()
 
 
+@pytest.mark.fault("F19", "the file removed while it is held")
 def test_a_lock_file_that_was_removed_is_not_believed(path):
     with held_lock(path, doing="first"):
         path.unlink()
@@ -143,6 +147,7 @@ def test_a_lock_file_that_was_removed_is_not_believed(path):
     assert_free(path)
 
 
+@pytest.mark.fault("F19", "the file removed before it is locked")
 def test_a_file_removed_between_opening_and_locking_is_not_the_lock(path, monkeypatch):
     real, locked = fcntl.flock, []
 
@@ -176,6 +181,7 @@ def test_a_child_process_does_not_inherit_it(path):
     assert str(path) not in listing
 
 
+@pytest.mark.fault("S19", "a link in the lock's place")
 def test_a_link_in_its_place_is_refused(path, tmp_path):
     path.parent.mkdir()
     path.symlink_to(tmp_path / "elsewhere")

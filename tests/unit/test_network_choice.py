@@ -97,6 +97,7 @@ def test_an_automatic_subnet_is_private_free_and_the_same_again(taken, cluster_i
     assert choose_subnet(None, reversed(taken), cluster_id) == chosen
 
 
+@pytest.mark.fault("S28", "arbitrary subnets that are taken")
 @given(private_subnets, taken_subnets)
 def test_an_asked_subnet_is_taken_as_it_is_or_refused_by_name(asked, taken):
     in_the_way = [t for t in taken if t.subnet.overlaps(asked)]
@@ -176,6 +177,7 @@ def test_a_host_that_lists_nothing_uses_nothing():
     assert find_taken_subnets("", "\n", []) == ()
 
 
+@pytest.mark.fault("S31", "arbitrary JSON of ip")
 @given(json_values, json_values)
 def test_whatever_ip_prints_is_understood_or_refused(routes, addresses):
     try:
@@ -194,6 +196,7 @@ def test_text_that_is_not_json_is_refused_in_words(text):
         assert "the output of `ip -j route` is not" in error.brief  # noqa: PT017
 
 
+@pytest.mark.fault("S31", "arbitrary XML of a network")
 @given(st.text() | st.text().map(lambda text: f"<network><name>{text}</name></network>"))
 def test_network_xml_is_understood_or_refused(text):
     try:
@@ -202,6 +205,7 @@ def test_network_xml_is_understood_or_refused(text):
         assert "XML" in error.brief  # noqa: PT017
 
 
+@pytest.mark.fault("S31", "a DOCTYPE")
 def test_network_xml_with_a_doctype_is_refused():
     bomb = "<!DOCTYPE n [<!ENTITY a 'x'>]><network><name>&a;</name></network>"
     with pytest.raises(HostError, match=r"XML with a DOCTYPE \(n\) is refused"):
@@ -229,6 +233,7 @@ def test_a_host_is_asked_for_its_networks_where_the_guests_run(tmp_path):
     assert seen.links == find_taken_links(ADDRESSES, NETWORKS)
 
 
+@pytest.mark.fault("S33", "the DHCP of a network")
 def test_a_network_knows_its_nodes_and_hands_out_no_other_address():
     root = read_xml(render_network(NETWORK))
     assert root.find("ip/dhcp/range") is None
@@ -242,6 +247,7 @@ def test_a_network_knows_its_nodes_and_hands_out_no_other_address():
     ]
 
 
+@pytest.mark.fault("S33", "an isolated network")
 def test_an_isolated_network_has_no_way_out():
     root = read_xml(render_network(replace(NETWORK, mode=ForwardMode.ISOLATED)))
     assert root.find("forward") is None
@@ -270,3 +276,74 @@ def test_an_isolated_network_has_no_way_out():
 def test_a_network_that_would_not_work_is_refused(changes, problem):
     with pytest.raises(SpecError, match=problem):
         replace(NETWORK, **changes)
+
+
+def host_that_says(tmp_path, **answers: tuple[int, str]) -> HostNetworks:
+    """A host where each program exits so and prints that; any other is not installed."""
+    cases = "".join(
+        f"{name.replace('_', '-')}) cat <<'END'\n{text}\nEND\nexit {code};;\n"
+        for name, (code, text) in answers.items()
+    )
+    entered = tmp_path / "enter"
+    entered.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}*) exit 127;;\nesac\n')
+    entered.chmod(0o755)
+    return HostNetworks(enter=(str(entered),))
+
+
+RULE = "-A LIBVIRT_PRT -s 10.11.12.0/24 ! -d 10.11.12.0/24 -j MASQUERADE"
+GONE = "its firewall rules are gone: guests reach no other network until libvirtd is restarted"
+
+
+@pytest.mark.fault("F57", "forwarding off, rules gone, as `iptables-save` and nft tell it")
+@pytest.mark.parametrize(
+    ("answers", "trouble"),
+    [
+        ({"cat": (0, "0")}, "IPv4 forwarding is off, so guests reach no other network"),
+        ({"cat": (0, "1"), "iptables_save": (0, RULE)}, None),
+        ({"cat": (0, "1"), "iptables_save": (0, ""), "nft": (0, "ip saddr 10.11.12.0/24")}, None),
+        ({"cat": (0, "1"), "iptables_save": (0, "-P"), "nft": (1, "not permitted")}, GONE),
+        ({"cat": (0, "1"), "nft": (0, "ip saddr 10.11.13.0/24")}, GONE),
+        ({"cat": (0, "1"), "iptables_save": (4, "Permission denied"), "nft": (1, "")}, None),
+        ({"cat": (0, "1")}, None),
+    ],
+)
+def test_guests_without_a_way_out_are_known_where_one_may_look(tmp_path, answers, trouble):
+    host = host_that_says(tmp_path, **answers)
+    assert host.find_uplink_trouble(NETWORK.subnet) == trouble
+
+
+LISTENERS = """\
+udp UNCONN 0 0 10.11.12.1:53 0.0.0.0:*
+udp UNCONN 0 0 0.0.0.0%ah0123456789:67 0.0.0.0:*
+tcp LISTEN 0 32 10.11.12.1:53 0.0.0.0:*"""
+
+
+@pytest.mark.fault("F43", "ports on every address, and on others' alone, as `ss` tells it")
+@pytest.mark.parametrize(
+    ("line", "takers"),
+    [
+        ("", ()),
+        ("udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:*", ()),
+        ("udp UNCONN 0 0 0.0.0.0:53 0.0.0.0:*", ("port 53",)),
+        ("udp UNCONN 0 0 *:67 *:*", ("port 67",)),
+        ("tcp LISTEN 0 5 [::]:53 [::]:*", ("port 53",)),
+    ],
+)
+def test_who_has_dnsmasqs_ports_on_every_address_is_known(tmp_path, line, takers):
+    host = host_that_says(tmp_path, ss=(0, f"{LISTENERS}\n{line}"))
+    assert host.find_port_takers() == takers
+    assert host.is_dns_served(NETWORK.gateway)
+    assert not host.is_dns_served(IPv4Address("10.11.12.2"))
+
+
+def test_where_ss_is_missing_no_port_is_said_to_be_taken(tmp_path):
+    assert host_that_says(tmp_path).find_port_takers() == ()
+
+
+def test_the_ports_of_a_bridge_are_those_that_have_it_as_their_master(tmp_path):
+    links = (
+        '[{"ifname": "vnet0", "master": "a"}, {"ifname": "vnet1", "master": "b"}, {"ifname": "a"}]'
+    )
+    host = host_that_says(tmp_path, ip=(0, links))
+    assert host.bridge_ports("a") == {"vnet0"}
+    assert host.bridge_ports("c") == frozenset()

@@ -14,6 +14,7 @@ from plan_world import Bench, Put, Recorder, cluster_plan, raise_at
 
 from ai_how.errors import AiHowError, HostError, PlanFailedError, StateError, UndoIncompleteError
 from ai_how.plan.executor import OnFailure, execute
+from ai_how.plan.failures import Saved
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
 
@@ -56,14 +57,17 @@ def test_independent_steps_run_at_the_same_time(bench):
 
 def test_no_more_steps_run_at_once_than_there_are_workers(bench):
     running, most = 0, 0
-    lock = threading.Lock()
+    lock, three = threading.Lock(), threading.Event()
 
     def on(moment, key):
         nonlocal running, most
         with lock:
             running += 1 if moment == "before apply" else -1
             most = max(most, running)
-        time.sleep(0.002)
+        if most >= 3:
+            three.set()
+        # The first ones stay until there are as many as there may be.
+        assert three.wait(60)
 
     bench.world.on = on
     bench.run(Plan("start", tuple(Put(f"s{n}") for n in range(20))), workers=3)
@@ -263,6 +267,40 @@ def test_evidence_is_saved_while_everything_still_stands(bench):
     [(content, errors)] = seen
     assert "domain-1" in content
     assert errors == ["no"]
+
+
+@pytest.mark.parametrize(
+    ("found", "own_hint", "why", "hint"),
+    [
+        ("node 1 panicked", "hpc logs", "node 1 panicked", "less there"),
+        (None, "hpc logs", "no agent", "hpc logs"),
+        (None, None, "no agent", "less there"),
+    ],
+)
+def test_a_failure_names_its_evidence_and_the_cause_that_is_in_it(
+    bench, found, own_hint, why, hint
+):
+    bench.world.on = raise_at("before apply", "ready-1", HostError("no agent", hint=own_hint))
+    saved = Saved(Path("/state/evidence/now"), found, "less there")
+    with pytest.raises(PlanFailedError) as caught:
+        bench.run(PLAN, evidence=lambda _errors: saved)
+    assert caught.value.brief == f"start failed; all that it had made was undone: {why}"
+    assert caught.value.details.splitlines()[0] == "no agent (while applying ready-1)"
+    assert caught.value.details.splitlines()[-1] == "evidence: /state/evidence/now"
+    assert caught.value.hint == hint
+
+
+def test_what_could_not_be_undone_names_the_evidence_and_the_cause_too(bench):
+    def on(moment, key):
+        if (moment, key) in {("before apply", "ready-1"), ("before revert", "network")}:
+            raise HostError(f"no {key}")
+
+    bench.world.on = on
+    saved = Saved(Path("/state/evidence/now"), "node 1 panicked")
+    with pytest.raises(UndoIncompleteError) as caught:
+        bench.run(PLAN, evidence=lambda _errors: saved)
+    assert caught.value.brief.endswith("could not be undone: node 1 panicked")
+    assert caught.value.details.splitlines()[-1] == "evidence: /state/evidence/now"
 
 
 def test_evidence_that_cannot_be_saved_hinders_no_undo(bench):

@@ -19,7 +19,7 @@ from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.identities import ensure_secrets
 from ai_how.vm_management.world import World
 from cluster_bench import CLUSTER_ID, DIGEST, draft_of, make_image, read_hpc
-from fake_libvirt import FakeLibvirt
+from fake_libvirt import FakeLibvirt, name_of
 from plan_faults import BrokenError, Stage, boundaries_of, broken
 
 CONTROLLER, FIRST, SECOND = (f"hpc-{name}" for name in ("controller", "compute-01", "compute-02"))
@@ -34,6 +34,16 @@ HEALING = (
     BASE,
     *(f"{word}/{FIRST}" for word in CHAIN),
     *(f"{word}/{SECOND}" for word in ("boot", "agent", "services")),
+    *("clocks/hpc", "ready/hpc"),
+)
+# The network was changed, or was down and has lost its server; one VM is off meanwhile.
+MENDING = {
+    "prefix='25'": (BASE, "network/hpc", "network-anew/hpc", "network-hosts/hpc"),
+    "prefix='24'": (BASE, "network-hosts/hpc", "network-dhcp/hpc"),
+}
+MENDED = (
+    *(f"plug/{vm}" for vm in (CONTROLLER, SECOND)),
+    *(f"{word}/{FIRST}" for word in ("boot", "agent", "services")),
     *("clocks/hpc", "ready/hpc"),
 )
 STOPPING = ("slurm/hpc", *(f"off/{vm}" for vm in (CONTROLLER, FIRST, SECOND)))
@@ -158,6 +168,31 @@ def test_a_healing_start_that_fails_anywhere_touches_nothing_that_was_well(
     assert bench.content == before
     half_dead.carry_out(half_dead.plan_start())
     assert is_up(half_dead)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [(prefix, key) for prefix, mended in MENDING.items() for key in (*mended, *MENDED)],
+)
+def test_a_mending_start_that_fails_anywhere_lets_what_runs_run_and_the_next_one_mends(
+    stage, bench, prefix, key, moment
+):
+    stage.carry_out(stage.plan_start())
+    uuid, first = stage.draft.state.network.uuid, stage.draft.state.get_node("compute-01")
+    bench.libvirt.shutdown_domain(first.uuid)
+    network = bench.libvirt.networks[uuid]
+    xml = network.xml.replace("prefix='24'", prefix).replace(first.mac, "52:54:00:00:00:01")
+    bench.libvirt.networks[uuid] = replace(network, xml=xml)
+    cut_off = frozenset({"controller", "compute-02"})
+    plan = stage.plan_start(dhcp_is_gone=True, unplugged=cut_off)
+    assert set(keys(plan)) == {*MENDING[prefix], *MENDED}
+    fail(stage, plan, key, moment)
+    states = {name_of(one.xml): one.state.is_on for one in bench.libvirt.domains.values()}
+    assert states == {CONTROLLER: True, FIRST: False, SECOND: True}
+    stage.carry_out(stage.plan_start(unplugged=cut_off))
+    assert bench.libvirt.unplugged == set()
+    assert is_up(stage)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -12,10 +12,11 @@ from plan_world import Bench, Put, cluster_plan
 
 from ai_how.errors import HostError, InterruptedRunError, PlanFailedError, UndoIncompleteError
 from ai_how.plan.executor import OnFailure
-from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.interrupts import SAME_WISH_S, Interrupts
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
 from ai_how.process import run
+from ai_how.waiting import Deadline, wait_until
 
 PLAN = cluster_plan()
 KEYS = [step.key for step in PLAN.steps]
@@ -116,15 +117,20 @@ def test_a_run_that_is_not_to_be_undone_stays_where_it_was_stopped(bench):
     assert not bench.journal_path.exists()
 
 
-def _interrupt_twice_and_hang(hang: threading.Event) -> None:
+def _interrupt_twice_and_hang(interrupts: Interrupts, hang: threading.Event) -> None:
     _signal_self(signal.SIGINT)
-    threading.Timer(0.4, _signal_self, (signal.SIGINT,)).start()
+    # Heard one by one: two that come at once are one wish.
+    wait_until(lambda: interrupts.is_requested, Deadline.after(60), "the first to be heard")
+    time.sleep(2 * SAME_WISH_S)
+    _signal_self(signal.SIGINT)
     hang.wait()
 
 
 def test_a_second_signal_leaves_at_once_with_the_journal(bench):
     hang = threading.Event()
-    bench.world.on = _at("domain-1", lambda: _interrupt_twice_and_hang(hang), "after apply")
+    bench.world.on = _at(
+        "domain-1", lambda: _interrupt_twice_and_hang(bench.interrupts, hang), "after apply"
+    )
     began_at = time.monotonic()
     with pytest.raises(InterruptedRunError, match="interrupted twice"), bench.interrupts:
         bench.run(PLAN)
@@ -146,7 +152,7 @@ def test_a_second_signal_leaves_a_hanging_undo(bench):
         if (moment, key) == ("after apply", "ready-0"):
             raise HostError("no")
         if (moment, key) == ("before revert", "disk-0"):
-            _interrupt_twice_and_hang(hang)
+            _interrupt_twice_and_hang(bench.interrupts, hang)
 
     bench.world.on = on
     with pytest.raises(InterruptedRunError, match="interrupted twice"), bench.interrupts:
@@ -188,17 +194,20 @@ def test_another_error_passes_through():
 
 
 HANGING = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from plan_world import Bench, Put
 from ai_how.errors import AiHowError
 from ai_how.plan.step import Plan
+from ai_how.waiting import Deadline, wait_until
 
 def hang(moment, key):
     print(moment, flush=True)
-    for delay_s in (0, 0.4):
-        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
+    os.kill(os.getpid(), signal.SIGINT)
+    wait_until(lambda: bench.interrupts.is_requested, Deadline.after(60), "the first to be heard")
+    time.sleep(0.4)
+    os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait()
 
 bench = Bench(Path(sys.argv[2]))
@@ -214,21 +223,25 @@ except AiHowError as error:
 
 def test_a_call_that_hangs_does_not_keep_the_process_from_ending(tmp_path):
     here = str(Path(__file__).parent)
-    done = run([sys.executable, "-c", HANGING, here, tmp_path], check=False, timeout_s=8)
+    done = run([sys.executable, "-c", HANGING, here, tmp_path], check=False, timeout_s=120)
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout.splitlines() == ["before apply", "interrupted twice: left at once"]
     assert [step.key for step in Bench(tmp_path).left().remaining] == ["hangs"]
 
 
 def test_stopping_is_acknowledged_while_a_step_still_runs(bench):
+    heard = []
+
     def on(moment, key):
         if moment == "before apply":
             bench.interrupts.request()
-            deadline = time.monotonic() + 2
-            while ("interrupted", "") not in bench.recorder.heard:
-                assert time.monotonic() < deadline, "a wish to stop is acknowledged within 2 s"
+            deadline = time.monotonic() + 30
+            while ("interrupted", "") not in bench.recorder.heard and time.monotonic() < deadline:
                 time.sleep(0.01)
+            heard.extend(bench.recorder.heard)
 
     bench.world.on = on
     with pytest.raises(InterruptedRunError):
         bench.run(Plan("start", (Put("slow"), Put("next", ("slow",)))))
+    # Asserted out here: what is raised in there counts as a consequence of the wish.
+    assert ("interrupted", "") in heard

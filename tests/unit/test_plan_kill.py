@@ -115,3 +115,23 @@ def test_killed_in_the_midst_of_a_step_or_its_undo(tmp_path, key, moment):
     _recover(tmp_path)
     assert Bench(tmp_path).world.content == []
     assert not Bench(tmp_path).journal_path.exists()
+
+
+def test_what_a_dead_run_had_asked_for_is_undone_when_it_happens_after_its_death(tmp_path):
+    """As a libvirtd does that is in the midst of a call when its caller is killed."""
+    death = Death(2)  # when the first intents are on disk
+    assert _dies(lambda: _start(tmp_path, death))
+    bench = Bench(tmp_path)
+    left = bench.left()
+    late = left.begun[0].key
+    assert left.done == frozenset()
+
+    def on(moment: str, key: str) -> None:
+        if (moment, key) == ("after revert", late) and bench.world.keys(moment).count(key) == 1:
+            (bench.world.root / key).touch()
+
+    bench.world.on = on
+    options = {"observer": bench.recorder, "interrupts": bench.interrupts}
+    roll_back(left, bench.world, **options, settle_s=0.1)
+    assert bench.world.content == []
+    assert not bench.journal_path.exists()

@@ -16,6 +16,7 @@ IMAGES = ROOT / "src" / "ai_how" / "images"
 CANDIDATES = [
     *(ROOT / "script").iterdir(),
     ROOT / ".ci" / "run",
+    *(ROOT / "bench").iterdir(),
     *(path for path in IMAGES.iterdir() if path.is_file()),
     *(IMAGES / "rootfs" / "usr" / "lib" / "ai-how").iterdir(),
 ]

@@ -50,6 +50,7 @@ def test_our_mark_is_read_whatever_prefix_libvirt_gave_it() -> None:
     assert read_mark(MARKED.replace(' node="compute-01"', "")) == Mark("demo", CLUSTER, "")
 
 
+@pytest.mark.fault("S31", "broken XML of other VMs")
 @pytest.mark.parametrize(
     "xml",
     [
@@ -73,12 +74,14 @@ def test_a_bridge_is_read_and_may_be_absent() -> None:
     assert read_bridge("<network") is None
 
 
+@pytest.mark.fault("S22", "other channels")
 def test_only_the_agents_own_channel_counts_and_only_connected() -> None:
     assert seen(channel("org.qemu.guest_agent.0", "connected")).is_agent_connected
     assert not seen(channel("org.qemu.guest_agent.0", "disconnected")).is_agent_connected
     assert not seen(channel("com.redhat.spice.0", "connected")).is_agent_connected
 
 
+@pytest.mark.fault("S31", "a DOCTYPE")
 def test_xml_with_a_doctype_is_refused_where_it_matters() -> None:
     with pytest.raises(HostError, match="DOCTYPE"):
         _ = seen(BOMB + "<domain/>").is_agent_connected

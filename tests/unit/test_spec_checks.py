@@ -91,7 +91,17 @@ def test_an_address_needs_a_subnet_that_is_known() -> None:
 
 def test_a_subnet_has_room_for_the_nodes() -> None:
     hpc = {"network": {"subnet": "10.0.0.0/28"}, "compute_nodes": {"count": 13, **NODE}}
-    assert check(hpc) == ["hpc.network.subnet: 10.0.0.0/28 has room for 13 nodes; 14 are asked for"]
+    assert check(hpc) == [
+        "hpc.network.subnet: 10.0.0.0/28 has room for 13 nodes; 14 are asked for: 10.0.0.0/27 has"
+    ]
+
+
+def test_the_subnet_that_is_named_for_many_nodes_has_room_for_them() -> None:
+    hpc = {"network": {"subnet": "172.16.9.0/24"}, "compute_nodes": {"count": 256, **NODE}}
+    told = "172.16.9.0/24 has room for 253 nodes; 257 are asked for: 172.16.8.0/23 has"
+    assert check(hpc) == [f"hpc.network.subnet: {told}"]
+    assert check({**hpc, "network": {"subnet": "172.16.8.0/23"}}) == []
+    assert check({**hpc, "network": {"subnet": "auto"}}) == []
     hpc["compute_nodes"] = {"count": 12, **NODE}
     assert check(hpc) == []
 
@@ -281,6 +291,20 @@ def test_a_share_does_not_hide_the_shared_home() -> None:
         )
     ]
     assert check({"controller": NODE | mounts, "storage": {"home": "none"}}) == []
+
+
+@pytest.mark.parametrize("how", [{"readonly": True}, {"options": "ro,relatime"}])
+def test_a_read_only_share_is_given_no_owner_and_that_is_said(
+    how: dict[str, object],
+) -> None:
+    mount = {"tag": "a", "host_path": "/a", "mount_point": "/data", **how}
+    assert check({"controller": NODE | {"virtio_fs_mounts": [mount]}}) == []
+    for key, value in (("owner", "hpc"), ("group", "hpc"), ("mode", "0755")):
+        owned = {"virtio_fs_mounts": [mount | {key: value}]}
+        said = "is not set, as the share is read-only; set it on the host"
+        assert check({"controller": NODE | owned}) == [
+            f"warning hpc.controller.virtio_fs_mounts[0].{key}: {said}"
+        ]
 
 
 def test_beegfs_is_a_warning_where_nfs_does_its_work_and_else_an_error() -> None:

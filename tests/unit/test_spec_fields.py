@@ -37,6 +37,7 @@ def test_names_are_labels(name: str) -> None:
     assert named(name) == []
 
 
+@pytest.mark.fault("S02", "bad names in the cluster file")
 @pytest.mark.parametrize(
     "name",
     ["A", "-a", "a-", "a_b", "a.b", "a/b", "../a", "'a\\0b'", '"a\\n"', "a" * 41, "''", "ä", "a b"],
@@ -61,6 +62,7 @@ def test_host_uris_of_the_list_are_taken(uri: str) -> None:
     assert top_level(f'host: {{uri: "{uri}"}}') == []
 
 
+@pytest.mark.fault("S23", "URIs in the cluster file")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -102,6 +104,7 @@ def test_private_subnets_are_taken(subnet: str) -> None:
     assert problems(f"network: {{subnet: {subnet}}}") == []
 
 
+@pytest.mark.fault("S28", "subnets that no cluster may have")
 @pytest.mark.parametrize(
     ("subnet", "allowed"),
     [

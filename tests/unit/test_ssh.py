@@ -46,6 +46,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.fault("S13", "umask 000 and 077")
 def test_keys_are_for_us_alone_under_any_umask(tmp_path, umask):
     paths = paths_in(tmp_path)
     ensure_secrets(DRAFT.state, paths)
@@ -68,16 +69,30 @@ def test_keys_that_are_there_are_kept(tmp_path):
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_half_a_key_is_made_anew(tmp_path):
+@pytest.mark.fault("F54", "a public key deleted, or cut")
+@pytest.mark.parametrize("text", [None, "ssh-ed"])
+def test_a_public_key_that_was_lost_is_made_of_its_private_key(tmp_path, text):
+    key = tmp_path / "keys" / "id"
+    first, private = ensure_key(key, "me"), key.read_bytes()
+    public = key.with_name("id.pub")
+    public.unlink() if text is None else public.write_text(text)
+    assert ensure_key(key, "me") == first
+    assert (key.read_bytes(), public.read_text()) == (private, f"{first}\n")
+
+
+def test_a_private_key_that_was_cut_short_is_made_anew(tmp_path):
     key = tmp_path / "keys" / "id"
     first = ensure_key(key, "me")
+    key.write_bytes(key.read_bytes()[:100])
     key.with_name("id.pub").unlink()
     second = ensure_key(key, "me")
     assert second != first
     assert second.startswith("ssh-ed25519 ")
     assert second.endswith(" me")
+    assert ensure_key(key, "me") == second
 
 
+@pytest.mark.fault("S14", "two clusters")
 def test_every_munge_key_is_another(tmp_path):
     one, two = (ensure_munge_key(tmp_path / name / "munge.key") for name in "ab")
     assert len(one) == 1024
@@ -127,6 +142,7 @@ def test_ssh_finds_our_files_wherever_they_are(tmp_path, directory):
     assert seen["userknownhostsfile"].replace("%%", "%") == str(paths.known_hosts)
 
 
+@pytest.mark.fault("S11", "what ssh makes of our configuration")
 def test_hosts_are_checked_strictly_and_nothing_else_is_asked(tmp_path):
     paths = paths_in(tmp_path)
     ensure_secrets(DRAFT.state, paths)
@@ -144,6 +160,7 @@ def test_hosts_are_checked_strictly_and_nothing_else_is_asked(tmp_path):
     assert aliases == ["hpc-controller", "hpc-compute-01", "hpc-compute-02"]
 
 
+@pytest.mark.fault("S12", "odd words in a ProxyCommand")
 @pytest.mark.parametrize("word", STRANGE)
 def test_a_proxy_command_gets_its_words_unchanged(tmp_path, word):
     paths = paths_in(tmp_path)
@@ -161,6 +178,7 @@ def test_no_proxy_where_nodes_can_be_reached_directly(tmp_path):
     assert "ProxyCommand" not in render_ssh_config(DRAFT.state, paths, [])
 
 
+@pytest.mark.fault("S12", "words after the host name")
 def test_a_node_name_is_never_an_option_of_ssh(tmp_path):
     paths = paths_in(tmp_path)
     words = ssh_argv(paths, "hpc-compute-01", ["ls", "-l"])

@@ -72,6 +72,7 @@ def test_a_state_that_does_not_follow_from_the_one_on_disk_is_refused(paths):
     assert read_state(paths) == second
 
 
+@pytest.mark.fault("F16", "another cluster's state written over ours")
 def test_another_clusters_state_is_never_overwritten(paths):
     state = written(paths)
     stranger = cluster_state(lineage=uuid4())
@@ -95,6 +96,7 @@ def test_a_backup_copied_over_the_state_reuses_no_serial(paths):
     assert write_state(paths, state).serial == 6
 
 
+@pytest.mark.fault("F15", "the state and its newest backup cut")
 def test_a_damaged_state_is_kept_as_it_is_and_the_newest_sound_backup_is_offered(paths):
     written(paths, 4)
     paths.state.write_bytes(b"{")
@@ -116,6 +118,7 @@ def test_a_damaged_state_without_a_backup_is_moved_away_by_the_hint(paths):
     assert caught.value.hint.startswith(f"mv {paths.state} {paths.state}.damaged")
 
 
+@pytest.mark.fault("F15", "a save over a damaged state")
 def test_a_damaged_state_is_not_overwritten(paths):
     state = written(paths)
     paths.state.write_bytes(b"{}")
@@ -124,6 +127,7 @@ def test_a_damaged_state_is_not_overwritten(paths):
     assert paths.state.read_bytes() == b"{}"
 
 
+@pytest.mark.fault("F15", "a backup restored over a damaged state")
 def test_restoring_keeps_the_damaged_state_and_takes_no_serial_twice(paths):
     written(paths, 3)
     paths.state.write_bytes(b"half a st")
@@ -165,6 +169,7 @@ def _signed(**changes) -> bytes:
     return json.dumps({**body, "checksum": checksum}).encode()
 
 
+@pytest.mark.fault("F16", "schema 2")
 def test_a_newer_state_is_refused_with_the_version_that_it_needs(paths):
     paths.state.write_bytes(_signed(schema_version=2, written_by="3.1.0", colour="blue"))
     with pytest.raises(StateError, match=r"written by ai-how 3\.1\.0, which is newer") as caught:
@@ -173,6 +178,7 @@ def test_a_newer_state_is_refused_with_the_version_that_it_needs(paths):
     assert caught.value.hint == "use ai-how 3.1.0 or later"
 
 
+@pytest.mark.fault("F16", "schema 0, unknown fields, a sound checksum")
 @pytest.mark.parametrize(
     ("changes", "details"),
     [
@@ -189,6 +195,7 @@ def test_a_state_that_was_signed_but_makes_no_sense_is_damaged(changes, details)
         parse_state(_signed(**changes))
 
 
+@pytest.mark.fault("F15", "NUL, BOM, NaN, twins, deep nesting, huge numbers")
 @pytest.mark.parametrize(
     ("text", "details"),
     [
@@ -212,6 +219,7 @@ def test_what_is_no_state_is_refused_with_the_reason(text, details):
         parse_state(text)
 
 
+@pytest.mark.fault("F15", "100 MB")
 def test_a_huge_file_is_refused_unread(paths):
     with paths.state.open("wb") as file:
         file.truncate(100 * 1024 * 1024)
@@ -220,6 +228,7 @@ def test_a_huge_file_is_refused_unread(paths):
     assert caught.value.details == f"it is larger than {LARGEST_BYTES} bytes"
 
 
+@pytest.mark.fault("S19", "a link in the state's place")
 def test_a_link_or_a_directory_in_its_place_is_refused(paths, tmp_path):
     (tmp_path / "elsewhere").write_text(render_state(cluster_state()))
     paths.state.symlink_to(tmp_path / "elsewhere")
@@ -231,20 +240,24 @@ def test_a_link_or_a_directory_in_its_place_is_refused(paths, tmp_path):
         read_state(paths)
 
 
-def test_cut_anywhere_it_is_refused():
+@pytest.mark.fault("F15", "the state cut at every byte")
+def test_cut_anywhere_it_is_refused(points):
     text = render_state(cluster_state()).rstrip().encode()
     for length in range(len(text)):
         with pytest.raises(DamagedError):
             parse_state(text[:length])
+        points(1)
 
 
-def test_a_flipped_bit_is_refused_or_makes_no_difference():
+@pytest.mark.fault("F15", "bits of the state flipped at every byte")
+def test_a_flipped_bit_is_refused_or_makes_no_difference(points):
     text = render_state(cluster_state()).encode()
     state = parse_state(text)
     for place in range(len(text)):
         for bit in (0, 5):
             flipped = bytearray(text)
             flipped[place] ^= 1 << bit
+            points(1)
             try:
                 assert parse_state(bytes(flipped)) == state
             except DamagedError:
@@ -261,7 +274,7 @@ def test_no_bytes_make_the_reader_fail_otherwise(paths, data):
 
 @given(st.text(max_size=30), st.floats(allow_nan=False, allow_infinity=False))
 def test_any_state_comes_back_as_it_was(text, seconds):
-    first = node("controller", 10).model_copy(update={"stages_s": {text: seconds}, "name": text})
+    first = node("controller", 10).model_copy(update={"stages_s": {text: seconds}, "mac": text})
     state = cluster_state(nodes=(first,), user=text)
     assert parse_state(render_state(state).encode()) == state
 

@@ -36,6 +36,7 @@ def test_the_new_content_takes_the_place_of_the_old(path):
     assert names(path) == ["file"]
 
 
+@pytest.mark.fault("S13", "a file while it is written")
 def test_what_it_writes_is_for_our_eyes_only_from_the_start(path):
     with replaced_atomically(path) as draft:
         assert draft.stat().st_mode & 0o777 == 0o600
@@ -50,6 +51,7 @@ def test_a_block_that_fails_leaves_the_old_content_alone(path):
     assert names(path) == ["file"]
 
 
+@pytest.mark.fault("F13", "os.open, fsync and replace refuse")
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
 def test_a_disk_that_refuses_leaves_the_old_content_and_is_told(path, monkeypatch, call, number):
@@ -90,6 +92,7 @@ def test_the_content_is_synced_before_the_name_and_the_name_before_we_go_on(path
     assert order == ["sync content", "replace", "sync directory"]
 
 
+@pytest.mark.fault("F12", "the draft of a killed run")
 def test_drafts_of_killed_runs_are_swept_and_nothing_else(path):
     found = [".file.0a1b2c3d.draft", ".file2.0a1b2c3d.draft", "file.draft", ".file.x"]
     for name in found:
@@ -98,6 +101,7 @@ def test_drafts_of_killed_runs_are_swept_and_nothing_else(path):
     assert names(path) == sorted(["file", *found[1:]])
 
 
+@pytest.mark.fault("F12", "SIGKILL before and after each call")
 @pytest.mark.parametrize("call", ["open", "fsync", "replace", "close"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_any_call_there_is_the_old_or_the_new(path, call, when):

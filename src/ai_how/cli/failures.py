@@ -1,5 +1,6 @@
 """Every way in which a verb can fail, as one error and one exit code; a bug leaves a report."""
 
+import errno
 import os
 import platform
 import secrets
@@ -35,9 +36,8 @@ def as_known(error: BaseException, command: CommandLine) -> BaseException:
         return _wrong_usage(error)
     if isinstance(error, BaseExceptionGroup) and all(_is_ours(one) for one in error.exceptions):
         return error
-    if isinstance(error, OSError) and error.filename is not None:
-        place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        return HostError(f"{place}: {error.strerror}", hint=f"ls -ld {shlex.quote(place)}")
+    if isinstance(error, OSError) and (known := _refused_by_system(error)):
+        return known
     return _bug(error, command)
 
 
@@ -52,6 +52,16 @@ def _is_ours(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_ours, error.exceptions))
     return isinstance(error, AiHowError)
+
+
+def _refused_by_system(error: OSError) -> HostError | None:
+    """What the system has no more of, or would not do with a file; None for anything else."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return HostError("too many files are open at once", hint="ulimit -n 1024  # and again")
+    if error.filename is None:
+        return None
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return HostError(f"{place}: {error.strerror}", hint=f"ls -ld {shlex.quote(place)}")
 
 
 def _wrong_usage(error: TyperException) -> SpecError:

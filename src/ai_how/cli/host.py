@@ -9,7 +9,7 @@ import typer
 from ai_how import console
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.errors import HostError
+from ai_how.errors import ConnectionLostError, HostError
 
 if TYPE_CHECKING:
     from ai_how.host.embedded import EmbeddedHost, EmbeddedStatus
@@ -20,12 +20,22 @@ app = new_app("Start, stop and show the embedded host: a libvirt of our own that
 
 @app.command()
 def up(ctx: typer.Context) -> None:
-    """Start the embedded host; nothing to do where it is up."""
+    """Start the embedded host, or the libvirtd in it that hangs; nothing to do where it is well."""
     from ai_how.host.place import find_place
+    from ai_how.vm_management.libvirt_client import LibvirtClient
 
     context = context_of(ctx)
+    host = _embedded(context.roots)
     find_place("embedded", context.roots).ensure_up(context.roots)
-    _show(_embedded(context.roots).status(), is_json=context.is_json)
+    with LibvirtClient(host.uri, is_kept=True) as client:
+        try:
+            client.version()
+        except ConnectionLostError as error:
+            console.show_warning(f"{error.brief}; starting it again, and guests run on")
+            host.restart_daemon()
+            client.close()
+            client.version()
+    _show(host.status(), is_json=context.is_json)
 
 
 @app.command()

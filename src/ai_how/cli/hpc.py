@@ -1,5 +1,7 @@
 """`ai-how hpc`: a SLURM cluster's life, and the ways into its nodes."""
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +11,14 @@ import typer
 from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_view import show_status, stages_line
+from ai_how.cli.hpc_view import show_start, show_status, stages_line
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ai_how.plan.observer import Observer
+    from ai_how.plan.step import Plan
     from ai_how.spec.models import HpcSpec
     from ai_how.state.models import NodeState
     from ai_how.vm_management.hpc_manager import HpcManager
@@ -45,6 +48,14 @@ def start(
     keep_on_failure: Annotated[
         bool, typer.Option("--keep-on-failure", help="Leave what was made when a step fails.")
     ] = False,
+    no_warm: Annotated[
+        bool,
+        typer.Option(
+            "--no-warm",
+            envvar="AI_HOW_NO_WARM",
+            help="Boot every node; throw the memory of suspended ones away, and save none.",
+        ),
+    ] = False,
 ) -> None:
     """Bring the cluster up; over when SLURM has run a job on every node.
 
@@ -72,41 +83,53 @@ def start(
             say=console.show_warning,
         )
         plan = manager.start(
-            spec, source=path, only=nodes, dry_run=dry_run, keep_on_failure=keep_on_failure
+            spec,
+            source=path,
+            only=nodes,
+            dry_run=dry_run,
+            keep_on_failure=keep_on_failure,
+            is_warm=not no_warm,
         )
-    if context.is_json:
-        took_s = round(time.monotonic() - begun, 3)
-        steps = [{"key": step.key, "what": step.describe()} for step in plan.steps]
-        console.show_json(
-            {"cluster": hpc.name, "seconds": took_s, "dry_run": dry_run, "steps": steps}
-        )
-    elif not plan.steps:
-        console.show_line(f"{hpc.name} is up: nothing to do")
-    elif dry_run:
-        for step in plan.steps:
-            console.show_line(f"{step.key}: {step.describe()}")
-    else:
-        console.show_line(f"{hpc.name} is ready after {time.monotonic() - begun:.1f} s")
-        console.show_line("log in: ai-how hpc ssh controller")
+    took_s = time.monotonic() - begun
+    show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
+    if hpc.start.warm and not (no_warm or dry_run):
+        _save_for_next_time(context, plan, path)
 
 
 @app.command()
-def stop(ctx: typer.Context, words: Words = None, cluster: Cluster = None) -> None:
+def stop(
+    ctx: typer.Context,
+    words: Words = None,
+    cluster: Cluster = None,
+    suspend: Annotated[
+        bool,
+        typer.Option(
+            "--suspend", help="Save the memory of all nodes: jobs go on at the next start."
+        ),
+    ] = False,
+) -> None:
     """Turn the cluster, or some nodes of it, off. Disks, addresses and keys are kept."""
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
     file, nodes = _split(words)
     name = _name(context, cluster, file)
+    if nodes and suspend:
+        raise SpecError(
+            "a cluster is suspended as a whole: SLURM would miss single nodes",
+            hint="ai-how hpc stop --suspend",
+        )
     if nodes:
         known = _manager(context, name).get_state().nodes
         _check_nodes(name, [one.name for one in known], nodes)
     with LiveNodes(name, is_silent=context.is_json) as observer:
-        plan = _manager(context, name, observer).stop(only=nodes)
+        plan = _manager(context, name, observer).stop(only=nodes, suspends=suspend)
     if context.is_json:
         console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
     elif not plan.steps:
         console.show_line(f"{name} is off: nothing to do")
+    elif suspend:
+        console.show_line(f"{name} is suspended; ai-how hpc start lets it go on")
     else:
         console.show_line(
             f"{name} is off; ai-how hpc start brings it back" if not nodes else "done"
@@ -147,7 +170,7 @@ def destroy(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
     cluster: Cluster = None,
-    force: Annotated[bool, typer.Option("--force", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask; snapshots go too.")] = False,
     backup: Annotated[
         Path | None,
         typer.Option("--backup", metavar="DIR", help="First keep a compressed copy of each disk."),
@@ -172,11 +195,35 @@ def destroy(
             console.show_line("nothing was removed")
             return
     with LiveNodes(name, is_silent=context.is_json) as observer:
-        plan = _manager(context, name, observer).destroy(backups=backup and backup.absolute())
+        plan = _manager(context, name, observer).destroy(
+            backups=backup and backup.absolute(), snapshots_too=force
+        )
     if context.is_json:
         console.show_json({"cluster": name, "removed": [step.key for step in plan.steps]})
     else:
         console.show_line(f"{name} is gone" if was_there else f"there was no cluster {name}")
+
+
+@app.command()
+def recover(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+    cluster: Cluster = None,
+) -> None:
+    """Remember again a cluster whose state was lost or damaged: from a backup, or from libvirt."""
+    from ai_how.spec.models import AccessSpec
+    from ai_how.spec.nodes import get_hpc
+
+    context = context_of(ctx)
+    name = _name(context, cluster, file)
+    access = AccessSpec() if cluster else get_hpc(context.load_spec(file)[0]).access
+    state, source = _manager(context, name).recover(user=access.user)
+    if context.is_json:
+        nodes = [node.name for node in state.nodes]
+        console.show_json({"cluster": name, "from": source, "nodes": nodes})
+    else:
+        console.show_line(f"{name} is remembered again, from {source}")
+        console.show_line("ai-how hpc start sets right what has changed since")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -311,6 +358,21 @@ def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
         return
     with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
         build_default_image(store, watch=bar.watch)
+
+
+def _save_for_next_time(context: Context, plan: "Plan", path: Path | None) -> None:
+    """Have machines saved in the background, where the start found none for a new node."""
+    from ai_how.process import start_detached
+    from ai_how.vm_management.warm_plan import wants_warming
+
+    if not wants_warming(plan):
+        return
+    where = ["--state-dir", str(context.roots.state)]
+    where += ["--connect", context.connect] if context.connect else []
+    where += ["--config", str(path.absolute())] if path else []
+    program = [sys.executable, "-m", "ai_how", *where, "image", "warm"]
+    with Path(os.devnull).open("rb") as nothing:
+        start_detached(program, log=context.roots.warm_log, stdin=nothing.fileno())
 
 
 def _what_goes(manager: "HpcManager") -> list[str]:

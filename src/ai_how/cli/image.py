@@ -1,5 +1,7 @@
 """`ai-how image`: what the nodes boot."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from ai_how.images.manifest import BrokenImage, Image
     from ai_how.images.store import ImageStore
     from ai_how.state.models import ClusterState
+    from ai_how.state.paths import StoragePaths
 
 app = new_app("Build and manage what the nodes boot.")
 
@@ -36,6 +39,36 @@ def build(
     with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
         image = build_default_image(_store(context), watch=bar.watch, mirror=mirror)
     _show_image(image, context)
+
+
+@app.command()
+def warm(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+) -> None:
+    """Boot a machine for each kind of node and save its memory, for starts without a boot.
+
+    `hpc start` does this by itself, in the background, after a start that found none.
+    """
+    from ai_how.host.place import find_place
+    from ai_how.vm_management.warm_manager import warm_up
+
+    context = context_of(ctx)
+    spec, _ = context.load_spec(file)
+    place = find_place(context.host_uri(spec), context.roots)
+    with console.ProgressBar("saving a machine", is_silent=context.is_json) as bar:
+        warmed = warm_up(spec, context.roots, place, watch=bar.watch)
+    if context.is_json:
+        console.show_json(warmed)
+        return
+    for machine in (*warmed.saved, *warmed.there):
+        size = f"{machine.manifest.vcpus} vCPU, {machine.manifest.memory_mib} MiB"
+        word = "saved" if machine in warmed.saved else "there already"
+        console.show_line(f"{size}: {word}, {machine.used_bytes / 2**20:.0f} MiB on disk")
+    for name, reason in warmed.cold.items():
+        console.show_line(f"{name}: will boot, as {reason}")
+    for machine in warmed.removed:
+        console.show_line(f"removed one of {machine.manifest.host}")
 
 
 @app.command("list")
@@ -107,6 +140,7 @@ def verify(
 def rm(ctx: typer.Context, wanted: Wanted) -> None:
     """Remove an image; refused while a cluster uses it."""
     from ai_how.state.every_cluster import users_of_image
+    from ai_how.vm_management.saved_machines import SavedMachines
 
     context = context_of(ctx)
     store = _store(context)
@@ -116,6 +150,8 @@ def rm(ctx: typer.Context, wanted: Wanted) -> None:
         if isinstance(state, StateError):
             raise state  # whether that cluster uses the image is not known
     store.remove(image, used_by=users_of_image(states, image.digest))
+    for storage in _storages(context):
+        SavedMachines(storage).remove_of_image(image.digest)
     if context.is_json:
         console.show_json({"removed": _data(image)})
     else:
@@ -126,6 +162,15 @@ def _store(context: Context) -> "ImageStore":
     from ai_how.images.store import ImageStore
 
     return ImageStore(context.roots.images)
+
+
+def _storages(context: Context) -> "list[StoragePaths]":
+    """Wherever machines of an image may be saved."""
+    from ai_how.host.place import SYSTEM_STORAGE
+    from ai_how.state.paths import StoragePaths
+
+    system = [StoragePaths(SYSTEM_STORAGE)] if os.access(SYSTEM_STORAGE, os.W_OK) else []
+    return [context.roots.embedded_storage, *system]
 
 
 def _states(context: Context) -> "dict[str, ClusterState | StateError]":

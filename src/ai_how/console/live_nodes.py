@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # A step's kind, and the stage that its node is in while it runs.
-STAGES = {"domain": "defined", "boot": "booting", "ready": "idle"}
+STAGES = {
+    "domain": "defined",
+    "boot": "booting",
+    "restore": "restoring",
+    "resume": "resuming",
+    "suspend": "suspending",
+    "ready": "idle",
+}
 # These are over only when all nodes are: they stand in every node's line.
 OF_ALL_NODES = ("ready",)
 _FRAMES_PER_S = 4
@@ -53,10 +60,11 @@ class LiveNodes(Observer):
 
     def __init__(self, cluster: str, nodes: Iterable[str] = (), *, is_silent: bool = False) -> None:
         self._cluster = cluster
-        self._nodes = tuple(nodes)
+        lines = (cluster, *nodes)
+        self._nodes = frozenset(lines[1:])
         self._is_silent = is_silent
         self._live: Live | None = None
-        self._lines: dict[str, dict[str, Stage]] = {line: {} for line in (cluster, *self._nodes)}
+        self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
         # Rich draws on a thread of its own.
         self._lock = threading.RLock()
 
@@ -81,7 +89,7 @@ class LiveNodes(Observer):
         self._close(step, f"{_stage_of(step)} remains: {brief_of(error)}", Style.BAD)
 
     def interrupted(self) -> None:
-        text = "interrupted: what runs is ended and undone; Ctrl-C again leaves it to the next run"
+        text = "interrupted: what runs is ended, a start undone; Ctrl-C again leaves at once"
         if self._live is not None:
             from rich.text import Text
 
@@ -129,8 +137,10 @@ class LiveNodes(Observer):
             show_line(f"{self._subject(step)}: {stage.render()}", _loud(style))
 
     def _lines_of(self, step: Step) -> tuple[str, ...]:
-        nodes = tuple(line for line in self._lines if line != self._cluster)
-        return nodes if step.kind in OF_ALL_NODES and nodes else (self._subject(step),)
+        if step.kind in OF_ALL_NODES:
+            nodes = tuple(line for line in self._lines if line != self._cluster)
+            return nodes or (self._subject(step),)
+        return (self._subject(step),)
 
     def _subject(self, step: Step) -> str:
         """The node that a step is about, or the cluster."""

@@ -12,7 +12,12 @@ from ai_how.errors import AiHowError
 
 # A pipe has no width: each row stays on its line.
 _WIDTH_OF_PIPE = 10_000
-_STYLE_OF_STATUS = {"ok": Style.GOOD, "warning": Style.WARN, "failure": Style.BAD}
+_STYLE_OF_STATUS = {
+    "ok": Style.GOOD,
+    "hint": Style.DIM,
+    "warning": Style.WARN,
+    "failure": Style.BAD,
+}
 
 
 class CheckLike(Protocol):

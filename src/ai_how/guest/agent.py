@@ -59,7 +59,8 @@ class GuestAgent:
         on_wait: Callable[[], None] | None = None,
         poll_s: float = POLL_S,
     ) -> GuestResult:
-        """Run a program to its end. Raises DeadlineError where that does not come in time.
+        """Run a program to its end. Raises DeadlineError where that does not come in time,
+        ConnectionLostError where libvirtd went away with the answer: it may have run.
 
         `on_wait` is called at each look, for what must fail earlier than the deadline.
         """
@@ -71,14 +72,23 @@ class GuestAgent:
         if stdin is not None:
             arguments["input-data"] = base64.b64encode(stdin).decode("ascii")
         pid = _field(self._ask("guest-exec", arguments, deadline), "pid", int)
+        lost: ConnectionLostError | None = None
 
         def ended() -> Mapping[str, object] | None:
+            nonlocal lost
             if on_wait:
                 on_wait()
             try:
                 seen = self._ask("guest-exec-status", {"pid": pid}, deadline)
-            except (AgentUnresponsiveError, ConnectionLostError):
+            except ConnectionLostError as error:
+                lost = error
                 return None  # the program goes on without us; the deadline decides
+            except AgentUnresponsiveError:
+                return None
+            except GuestError:
+                if lost:  # the agent says once how a program ended, and that was the lost answer
+                    raise lost from None
+                raise
             return seen if _field(seen, "exited", bool) else None
 
         what = f"the end of {argv[0]} in {self.name}"

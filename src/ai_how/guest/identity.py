@@ -52,15 +52,18 @@ class NodeIdentity:
     @property
     def services(self) -> tuple[str, ...]:
         """The units to start, in the image's own words."""
-        clock = ("modprobe@ptp_kvm.service",) if self.has_host_clock else ()
+        # With KVM nothing is so slow that it would keep a node from joining.
+        clock = (
+            ("modprobe@ptp_kvm.service", "ai-how-after.service")
+            if self.has_host_clock
+            else ("ai-how-after.timer",)
+        )
         shares = ("ai-how-mounts.service",) if self.shares else ()
         common = (
             *clock,
             *shares,
             "munge.service",
             "ssh.socket",
-            "chrony.service",
-            "ai-how-console.service",
             "ai-how-grow.service",
         )
         if self.role is Role.CONTROLLER:
@@ -161,6 +164,8 @@ def _mounts(shares: Iterable[VirtioFsMount]) -> str:
         options = f"-o {shlex.quote(share.mount_options)} " if share.mount_options else ""
         lines.append(f"mkdir -p {point}")
         lines.append(f"mountpoint -q {point} || mount -t virtiofs {options}{tag} {point}")
+        if share.is_read_only:
+            continue  # its owner and mode are the host's
         owner = f"{share.owner or ''}:{share.group or ''}" if share.owner or share.group else ""
         if owner:
             lines.append(f"chown {shlex.quote(owner)} {point}")

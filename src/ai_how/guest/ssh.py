@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ai_how.process import get_tool, run
+from ai_how.process import Argument, dying_with_us, get_tool, run
 from ai_how.state.files import replaced_atomically
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
@@ -13,16 +13,37 @@ from ai_how.state.paths import ClusterPaths, ensure_private_directory
 def ensure_key(path: Path, comment: str) -> str:
     """Have an ed25519 key pair without a passphrase at `path`; return the public key's line.
 
-    The private key is 0600 in a directory that only we may enter; a node is given its own.
+    The private key is 0600 in a directory that only we may enter; a node is given its own. One that
+    is whole is never replaced: a public key that was lost is made from it.
     """
     ensure_private_directory(path.parent)
     public = path.with_name(f"{path.name}.pub")
-    if not path.exists() or not public.exists():
+    keygen = get_tool("ssh-keygen", package="openssh-client")
+    if not path.exists() or not (_is_whole(public) or _restore(public, path, keygen, comment)):
         for stale in (path, public):
             stale.unlink(missing_ok=True)
-        keygen = get_tool("ssh-keygen", package="openssh-client")
-        run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+        words: list[Argument] = ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path]
+        run(dying_with_us([keygen, *words]))
     return public.read_text().strip()
+
+
+def _is_whole(public: Path) -> bool:
+    """Whether a public key was written to its end: the last thing that ssh-keygen does."""
+    try:
+        return public.read_text().endswith("\n")
+    except FileNotFoundError:
+        return False
+
+
+def _restore(public: Path, private: Path, keygen: Path, comment: str) -> bool:
+    """Write the public key of a private key, unless that was cut short."""
+    asked = run([keygen, "-y", "-P", "", "-f", private], check=False)
+    if asked.returncode != 0:
+        return False
+    kind, key = asked.stdout.split()[:2]
+    with replaced_atomically(public) as draft:
+        draft.write_text(f"{kind} {key} {comment}\n")
+    return True
 
 
 def ensure_munge_key(path: Path) -> bytes:

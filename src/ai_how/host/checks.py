@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_how.host.facts import PACKAGES, HostFacts
+from ai_how.host.facts import PACKAGES, VERSIONED, HostFacts
 from ai_how.host.network_facts import DroppingChain
 
 MIB = 1024 * 1024
@@ -25,13 +25,18 @@ WORLD_WRITABLE = 0o002
 TOOLS_OF_EVERY_HOST = ("qemu-system-x86_64", "qemu-img", "ssh")
 TOOLS_OF_EMBEDDED = ("libvirtd", "virtlogd", "dnsmasq", "ip", "iptables", "unshare", "nsenter")
 TOOLS_OF_IMAGES = ("mmdebstrap", "mke2fs")
+KSM_SWITCH = "/sys/kernel/mm/ksm/run"
 GUEST_BRIDGES = "ah"  # every bridge of ours begins so
 
 
 class Status(StrEnum):
-    """A failure is what keeps clusters from starting; a warning is what the user should know."""
+    """A failure is what keeps clusters from starting; a warning is what the user should know.
+
+    A hint is what could be better, and need not be.
+    """
 
     OK = "ok"
+    HINT = "hint"
     WARNING = "warning"
     FAILURE = "failure"
 
@@ -63,6 +68,7 @@ def check_host(facts: HostFacts) -> list[Check]:
     return [
         check_cpu(facts),
         check_memory(facts),
+        check_ksm(facts),
         *check_disks(facts),
         *check_tools(facts),
         *check_tool_places(facts),
@@ -101,6 +107,19 @@ def check_memory(facts: HostFacts) -> Check:
     return Check("memory", Status.OK if enough else Status.WARNING, found)
 
 
+def check_ksm(facts: HostFacts) -> Check:
+    """Whether nodes that are alike share their memory; libvirt lets them, save for huge pages."""
+    ksm = facts.ksm
+    if ksm is None:
+        return Check("shared memory", Status.OK, "not known to this kernel: nodes share no pages")
+    if ksm.is_on:
+        return Check("shared memory", Status.OK, f"equal pages are shared: {ksm.saved_mib} MiB")
+    found = "KSM is off: nodes that are alike do not share their equal pages"
+    if ksm.saved_mib:
+        found += f" beyond {ksm.saved_mib} MiB"
+    return Check("shared memory", Status.HINT, found, f"echo 1 | sudo tee {KSM_SWITCH}")
+
+
 def check_disks(facts: HostFacts) -> list[Check]:
     """Whether images and disks of a small cluster would fit, once per file system."""
     checks = []
@@ -116,7 +135,10 @@ def check_tools(facts: HostFacts) -> list[Check]:
     checks = []
     for name in (*TOOLS_OF_EVERY_HOST, *TOOLS_OF_IMAGES):
         tool = facts.tools.get(name)
-        if tool:
+        if tool and name in VERSIONED and tool.version is None:
+            found = f"{tool.path} does not tell its version"
+            checks.append(Check(name, Status.FAILURE, found, f"{tool.path} --version"))
+        elif tool:
             checks.append(Check(name, Status.OK, f"{tool.path} {tool.version or ''}".rstrip()))
         else:
             status = Status.FAILURE if name in TOOLS_OF_EVERY_HOST else Status.WARNING
@@ -214,9 +236,17 @@ def check_firewall(facts: HostFacts) -> list[Check]:
 def check_mandatory_access(facts: HostFacts) -> Check:
     """What separates guests from each other besides user ids."""
     drivers = [name for name in facts.security_modules or () if name in ("apparmor", "selinux")]
-    if drivers:
+    has_system = facts.libvirt.is_socket_usable
+    if drivers and has_system:
         return Check("confinement", Status.OK, f"{drivers[0]} and DAC")
-    return Check("confinement", Status.WARNING, "no MAC driver: DAC only")
+    found = "no MAC driver: DAC only"
+    if not has_system:
+        if drivers:
+            found = f"{drivers[0]} does not reach the embedded host: DAC only"
+        found += f", its guests' QEMU runs as {facts.user}"
+    # Whoever breaks out of a guest is an ordinary user then, or all that root is.
+    is_mild = not has_system and not facts.is_root
+    return Check("confinement", Status.OK if is_mild else Status.WARNING, found)
 
 
 def check_iommu(facts: HostFacts) -> Check:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Sequence
@@ -137,6 +138,21 @@ class EmbeddedHost:
                 self._end(supervisor)
                 raise self._failure("The embedded host ended while it started")
 
+    def restart_daemon(self) -> None:
+        """End its libvirtd, for one that hangs, and return when there is another; guests run on."""
+        supervisor = self.find_supervisor()
+        if supervisor is None:
+            return
+        hung = _children(supervisor.pid, "libvirtd")
+        for pid in hung:
+            _kill(pid)
+        wait_until(
+            lambda: not any(map(_start_ticks, hung)) and _accepts(self.paths.socket),
+            Deadline.after(PATIENCE_S),
+            "the embedded libvirtd",
+            interval_s=0.02,
+        )
+
     def down(self) -> None:
         """End everything in it. What persists (definitions, disks) is named by status()."""
         if not self.paths.root.is_dir():
@@ -146,6 +162,8 @@ class EmbeddedHost:
             if supervisor := self.find_supervisor():
                 self._end(supervisor)
             self._paths.run_link.unlink(missing_ok=True)
+            if not _is_ours_alone(run.parent):
+                return
             shutil.rmtree(run, ignore_errors=True)
             with suppress(OSError):  # another host of this user may have its directory there
                 run.parent.rmdir()
@@ -192,8 +210,8 @@ class EmbeddedHost:
         cache = self.paths.root / "cache"
         for directory in (self.paths.etc, self.paths.lib, self.paths.log, cache):
             ensure_private_directory(directory)
-        shutil.rmtree(self.paths.run, ignore_errors=True)
         ensure_private_directory(self.paths.run.parent)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
         ensure_private_directory(self.paths.run)
         self.paths.run_link.unlink(missing_ok=True)
         self.paths.run_link.symlink_to(self.paths.run)
@@ -247,12 +265,27 @@ class EmbeddedHost:
 
 
 def _read_supervisor(record: Path) -> Supervisor | None:
-    """The supervisor of a record, None where there is none (or it is of another boot)."""
+    """The supervisor of a record, None where there is none (or it is of another boot).
+
+    A record that another user could have put there, below /tmp for one, is none: behind its socket
+    might be a libvirt of theirs, which would be told every secret of a cluster.
+    """
+    if not (_is_ours_alone(record.parent) and _is_ours_alone(record.parent.parent)):
+        return None
     try:
         found = Supervisor(**json.loads(record.read_text()))
     except (OSError, ValueError, TypeError):
         return None
     return found if found.is_alive else None
+
+
+def _is_ours_alone(directory: Path) -> bool:
+    try:
+        seen = directory.lstat()
+    except OSError:
+        return False
+    is_closed = not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid() and is_closed
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -268,6 +301,17 @@ def _stat_fields(pid: int) -> list[str] | None:
     except OSError:
         return None
     return None if fields[0] in {"Z", "X"} else fields
+
+
+def _children(parent: int, name: str) -> list[int]:
+    """The processes of that name that a process has started and not yet reaped."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        fields = _stat_fields(int(entry.name))
+        with suppress(OSError):
+            if fields and int(fields[1]) == parent and (entry / "comm").read_text() == f"{name}\n":
+                found.append(int(entry.name))
+    return found
 
 
 def _read_sender(receiver: socket.socket) -> int | None:

@@ -4,6 +4,7 @@ Nothing here raises and nothing here judges: that is checks.py.
 """
 
 import grp
+import hashlib
 import os
 import pwd
 import re
@@ -15,7 +16,14 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ai_how.errors import ToolError
-from ai_how.host.memory_facts import Hugepages, Memory, read_hugepages, read_memory
+from ai_how.host.memory_facts import (
+    Hugepages,
+    Ksm,
+    Memory,
+    read_hugepages,
+    read_ksm,
+    read_memory,
+)
 from ai_how.host.network_facts import (
     Firewall,
     Route,
@@ -107,6 +115,7 @@ class HostFacts:
     cpu: Cpu | None = None
     memory: Memory | None = None
     hugepages: tuple[Hugepages, ...] = ()
+    ksm: Ksm | None = None
     tools: dict[str, Tool | None] = field(default_factory=dict)
     disks: tuple[Disk, ...] = ()
     kvm: DeviceNode | None = None
@@ -133,6 +142,7 @@ def read_facts(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> H
         cpu=read_cpu(root),
         memory=read_memory(root),
         hugepages=read_hugepages(root),
+        ksm=read_ksm(root),
         tools={name: read_tool(name) for name in PACKAGES},
         disks=tuple(disk for path in directories if (disk := read_disk(path))),
         kvm=read_device(root / "dev/kvm"),
@@ -165,6 +175,19 @@ def read_cpu(root: Path) -> Cpu | None:
         vendor=values.get("vendor_id"),
         virtualization=next((flag for flag in ("vmx", "svm") if flag in flags), None),
     )
+
+
+def read_cpu_identity(root: Path) -> str:
+    """Which CPU a guest of KVM sees, in words: the model, and a digest of what it and the kernel
+    can do.
+    """
+    text = read_text(root / "proc/cpuinfo") or ""
+    first = text.split("\n\n", 1)[0].splitlines()
+    values = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in first)}
+    kernel = (read_text(root / "proc/sys/kernel/osrelease") or "").strip()
+    parts = [values.get(name, "") for name in ("model", "stepping", "microcode", "flags")]
+    digest = hashlib.sha256("\n".join([*parts, kernel]).encode()).hexdigest()[:8]
+    return f"{values.get('model name', 'an unknown CPU')} ({digest})"
 
 
 def read_device(path: Path) -> DeviceNode | None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -165,7 +166,7 @@ def _try_device(device: Path) -> KvmVerdict | None:
 
 def _judge(trial: Trial, decided_by: str, device: Path, cache: Path) -> KvmVerdict:
     said = trial.last_line or "it said nothing"
-    again = f"rm {cache}  # to try again"
+    again = f"rm {shlex.quote(str(cache))}  # to try again"
     match trial.outcome:
         case Outcome.RAN:
             return KvmVerdict(works=True, why="a guest ran under it", decided_by=decided_by)

@@ -1,5 +1,6 @@
 """How much memory the host can still give: the kernel's own estimate, bounded by our cgroups."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,14 @@ class Hugepages:
     free: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ksm:
+    """The kernel's search for equal pages, of which it then keeps one (kernel samepage merging)."""
+
+    is_on: bool
+    saved_mib: int
+
+
 def read_memory(root: Path) -> Memory | None:
     """The memory of the host, or None where /proc does not tell."""
     fields = _meminfo_kib(read_text(root / "proc/meminfo") or "")
@@ -60,6 +69,17 @@ def read_hugepages(root: Path) -> tuple[Hugepages, ...]:
         if size.isdecimal() and total is not None and free is not None:
             pools.append(Hugepages(int(size), total, free))
     return tuple(sorted(pools, key=lambda pool: pool.size_kib))
+
+
+def read_ksm(root: Path) -> Ksm | None:
+    """Whether equal pages are shared, or None where the kernel cannot."""
+    directory = root / "sys/kernel/mm/ksm"
+    mode = read_number(directory / "run")
+    if mode is None:
+        return None
+    # 1 searches; 0 only stops the search, and 2 gives each its own page again.
+    pages = read_number(directory / "pages_sharing") or 0
+    return Ksm(mode == 1, pages * os.sysconf("SC_PAGE_SIZE") // MIB)
 
 
 def _meminfo_kib(text: str) -> dict[str, int]:

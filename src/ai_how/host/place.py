@@ -11,9 +11,12 @@ from ai_how.errors import AiHowError, HostError, SpecError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.facts import read_libvirt_access
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
+from ai_how.host.supervisor import MAX_CALLS
 from ai_how.state.paths import Roots, StoragePaths
 
 SYSTEM_STORAGE = Path("/var/lib/libvirt/images/ai-how")
+SYSTEM_LIBVIRT = Path("/var/lib/libvirt")
+SYSTEM_QEMU_LOGS = Path("/var/log/libvirt/qemu")
 SYSTEM, SESSION = "qemu:///system", "qemu:///session"
 
 Kind = Literal["embedded", "system", "test"]
@@ -57,6 +60,33 @@ class HostPlace:
     def is_up(self) -> bool:
         """Whether asking it makes sense: an embedded host that is down runs nothing."""
         return self.embedded is None or self.embedded.find_supervisor() is not None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its libvirtd is started again when it ends, as the embedded host's is."""
+        return self.embedded is not None and self.is_up
+
+    @property
+    def max_calls(self) -> int:
+        """How many calls its libvirtd takes at once on one connection; the embedded one has room.
+
+        A guest that hangs keeps a call for ten seconds, and nobody is to wait behind it.
+        """
+        return MAX_CALLS if self.embedded else 4
+
+    @property
+    def qemu_logs(self) -> Path | None:
+        """Where libvirt keeps what each QEMU says; the system's may be read by root alone."""
+        if self.embedded:
+            return self.embedded.paths.log / "qemu"
+        return SYSTEM_QEMU_LOGS if self.kind == "system" else None
+
+    @property
+    def saved_memory(self) -> Path:
+        """A directory on the file system where libvirt keeps the memory of suspended VMs."""
+        if self.embedded:
+            return self.embedded.paths.lib
+        return SYSTEM_LIBVIRT if self.kind == "system" else Path("/")
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` where the guests' network is."""

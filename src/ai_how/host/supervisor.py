@@ -7,9 +7,11 @@ for as long as the host is up, so it imports little.
 
 import json
 import os
+import re
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +23,10 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
 # A daemon that ends by itself so soon after the start of the host is one that cannot start.
 STARTING_S = 5.0
+NETWORKS = Path("/etc/libvirt/qemu/networks")
+NETWORKS_UP = Path("/run/libvirt/network")
+# So many calls a client may have under way at once.
+MAX_CALLS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,10 @@ def write_settings(order: Order) -> None:
         f'unix_sock_dir = "{order.run}"\n'
         'unix_sock_ro_perms = "0700"\nunix_sock_rw_perms = "0700"\nunix_sock_admin_perms = "0700"\n'
         'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
-        "max_client_requests = 20\nmax_workers = 40\nprio_workers = 10\n"
+        # One more than a client sends, for whoever asks whether anybody is there. The cutting of a
+        # guest's power is done by the prio_workers, once the other workers are busy.
+        f"max_client_requests = {MAX_CALLS + 8}\n"
+        f"max_workers = {2 * MAX_CALLS}\nprio_workers = {MAX_CALLS}\n"
         'log_outputs = "2:file:/var/log/libvirt/libvirtd.log"\n'
     )
     (etc / "qemu.conf").write_text(
@@ -126,6 +135,30 @@ def start_child(argv: list[str]) -> int:
     return os.posix_spawn(path, [path, *argv[1:]], {**os.environ})
 
 
+def sweep_networks() -> None:
+    """Remove what a libvirtd that was killed while it started a network left of it.
+
+    The next one knows nothing of such a bridge and its dnsmasq, and would trip over both.
+    """
+    for definition in NETWORKS.glob("*.xml"):
+        if (NETWORKS_UP / definition.name).exists():
+            continue
+        bridge = re.search(r"<bridge name='([^'/]+)'", definition.read_text())
+        link = Path("/sys/class/net", bridge[1]) if bridge else None
+        if link and (link / "bridge").is_dir() and not any((link / "brif").iterdir()):
+            say(f"removing the bridge {link.name}, which was left by a libvirtd that was killed")
+            run([get_tool("ip", package="iproute2"), "link", "delete", link.name], check=False)
+        pid_file = NETWORKS_UP / f"{definition.stem}.pid"
+        with suppress(OSError, ValueError):
+            pid = int(pid_file.read_text())
+            if (
+                f"dnsmasq/{definition.stem}.conf".encode()
+                in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ):
+                os.kill(pid, signal.SIGKILL)
+                pid_file.unlink()
+
+
 def keep(children: dict[str, list[str]]) -> None:
     """Start the daemons, start again whichever dies, and reap all else, until SIGTERM.
 
@@ -135,14 +168,29 @@ def keep(children: dict[str, list[str]]) -> None:
     pids = {start_child(argv): name for name, argv in children.items()}
     while True:
         pid, status = os.wait()
-        if (name := pids.pop(pid, None)) is None:
-            continue
         code = os.waitstatus_to_exitcode(status)
+        if (name := pids.pop(pid, None)) is None:
+            if code < 0 and (domain := find_domain(pid)):
+                say(f"QEMU of {domain} was killed by signal {-code}")
+            continue
         if code > 0 and not starting.has_passed:
             return say(f"{name} cannot start (exit code {code})")
         say(f"{name} ended ({code}); starting it again")
         time.sleep(0.2)  # a daemon that cannot start must not spin
+        if name == "libvirtd":
+            sweep_networks()
         pids[start_child(children[name])] = name
+
+
+def find_domain(pid: int) -> str | None:
+    """Whose QEMU has this pid, or had it: libvirt clears its own note a moment later."""
+    for note in Path("/run/libvirt/qemu").glob("*.pid"):
+        try:
+            if note.read_text().strip() == str(pid):
+                return note.stem
+        except OSError:
+            continue
+    return None
 
 
 def say(line: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -62,10 +63,18 @@ def draft_directory(parent: Path) -> Iterator[Path]:
 
 def sweep_drafts(parent: Path) -> None:
     """Remove the drafts of processes that are no more."""
-    for draft in parent.glob(f"{_DRAFT}*"):
-        pid = draft.name.removeprefix(_DRAFT).split("-")[0]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
-            remove_tree(draft)
+    for draft in find_dead_drafts(parent):
+        remove_tree(draft)
+
+
+def find_dead_drafts(parent: Path) -> tuple[Path, ...]:
+    """The drafts of processes that are no more."""
+    pids = {
+        path: path.name.removeprefix(_DRAFT).split("-")[0] for path in parent.glob(f"{_DRAFT}*")
+    }
+    return tuple(
+        path for path, pid in pids.items() if pid.isdecimal() and not Path("/proc", pid).exists()
+    )
 
 
 def remove_tree(directory: Path) -> None:
@@ -96,37 +105,53 @@ def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = No
     Raises ImageError when `source` is no regular file that we may read, or shrinks meanwhile.
     """
     try:
-        file = source.open("rb", buffering=0)
+        # Closed by the `with` below; pathlib's open() takes no opener.
+        file = open(source, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115
     except OSError as error:
         raise ImageError(
-            f"{source} cannot be read: {error.strerror}", hint=f"ls -l {source}"
+            f"{source} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(source))}"
         ) from error
     with file:
         seen = os.fstat(file.fileno())
         if not stat.S_ISREG(seen.st_mode):
-            raise ImageError(f"{source} is not a regular file", hint=f"ls -l {source}")
+            raise ImageError(
+                f"{source} is not a regular file", hint=f"ls -l {shlex.quote(str(source))}"
+            )
         with (
             disk_errors(target.parent, needed_bytes=seen.st_blocks * 512),
             created_file(target) as copy,
         ):
             os.ftruncate(copy.fileno(), seen.st_size)
             for begin, end in _data_ranges(file.fileno(), seen.st_size):
-                at = begin
-                while at < end:
-                    if not (count := _copy_some(file.fileno(), copy.fileno(), at, end - at)):
-                        raise ImageError(f"{source} shrank while it was copied")
-                    at += count
+                for at in _copied(file, copy, begin, end, target_at=begin):
                     if on_progress:
                         on_progress(at / seen.st_size)
 
 
+def copy_range(
+    source: IO[bytes], target: IO[bytes], begin: int, end: int, *, target_at: int
+) -> None:
+    """Copy these bytes of an open file to that place in another, in the kernel where possible.
+
+    Raises ImageError where there are fewer.
+    """
+    for _ in _copied(source, target, begin, end, target_at=target_at):
+        pass
+
+
 @contextmanager
-def created_file(target: Path) -> Iterator[IO[bytes]]:
-    """A new file (0600) to write to, on disk when the block ends well."""
+def created_file(target: Path, *, is_lasting: bool = True) -> Iterator[IO[bytes]]:
+    """A new file (0600) to write to, on disk when the block ends well if it `is_lasting`."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as file:
         yield file
-        os.fsync(fd)
+        if is_lasting:
+            os.fsync(fd)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe would be waited for until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
@@ -143,10 +168,23 @@ def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, at
 
 
-def _copy_some(source: int, target: int, at: int, count: int) -> int:
+def _copied(
+    source: IO[bytes], target: IO[bytes], begin: int, end: int, *, target_at: int
+) -> Iterator[int]:
+    """Copy bytes, and tell after each piece up to where."""
+    at = begin
+    while at < end:
+        to = target_at + at - begin
+        if not (count := _copy_some(source.fileno(), target.fileno(), at, to, end - at)):
+            raise ImageError(f"{source.name} shrank while it was copied")
+        at += count
+        yield at
+
+
+def _copy_some(source: int, target: int, at: int, to: int, count: int) -> int:
     try:
-        return os.copy_file_range(source, target, min(count, _RANGE_BYTES), at, at)
+        return os.copy_file_range(source, target, min(count, _RANGE_BYTES), at, to)
     except OSError as error:
         if error.errno not in _CANNOT_COPY_RANGES:
             raise
-    return os.pwrite(target, os.pread(source, min(count, _CHUNK_BYTES), at), at)
+    return os.pwrite(target, os.pread(source, min(count, _CHUNK_BYTES), at), to)

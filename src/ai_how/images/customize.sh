@@ -69,7 +69,8 @@ cp "$INIT" "$work/init"
 chmod 0755 "$work/init"
 cp "$root/usr/bin/busybox" "$work/bin/busybox"
 number=1
-for module in drivers/block/virtio_blk net/core/failover drivers/net/net_failover drivers/net/virtio_net; do
+for module in drivers/block/virtio_blk net/core/failover drivers/net/net_failover drivers/net/virtio_net \
+  drivers/misc/pvpanic/pvpanic drivers/misc/pvpanic/pvpanic-mmio; do
   xz -dc "$modules/$module.ko.xz" > "$work/modules/$number-${module##*/}.ko"
   number=$((number + 1))
 done

@@ -11,7 +11,7 @@ from pathlib import Path
 from ai_how.errors import HostError, ImageError, ToolError
 from ai_how.images.copying import Progress, full_disk
 from ai_how.images.qcow2_header import Qcow2Header
-from ai_how.process import Argument, Completed, get_tool, run, run_lines
+from ai_how.process import Argument, Completed, dying_with_us, get_tool, run, run_lines
 
 _MEMORY_BYTES = 2 << 30
 _QUICK_S = 30
@@ -96,7 +96,7 @@ def _limited(words: Sequence[Argument], *, cpu_s: int | None) -> list[Argument]:
     limits = [f"--as={_MEMORY_BYTES}", *([f"--cpu={cpu_s}"] if cpu_s else [])]
     tools = get_tool("prlimit", package="util-linux"), get_tool("qemu-img", package="qemu-utils")
     absolute = [word.absolute() if isinstance(word, Path) else word for word in words]
-    return [tools[0], *limits, tools[1], *absolute]
+    return dying_with_us([tools[0], *limits, tools[1], *absolute])
 
 
 def _failure(brief: str, directory: Path, stderr: str) -> HostError:

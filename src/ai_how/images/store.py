@@ -4,6 +4,7 @@ What comes from outside is copied in first; only the private copy is checked, an
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -171,11 +172,11 @@ class ImageStore:
         """
         is_address = isinstance(source, str) and "://" in source
         if sha256 is not None and not _SHA256.fullmatch(sha256):
-            raise ImageError(f"{sha256} is no sha256", hint=f"sha256sum {source}")
+            raise ImageError(f"{sha256} is no sha256", hint=f"sha256sum {shlex.quote(str(source))}")
         if is_address and sha256 is None:
             raise ImageError(
                 f"{source} is refused: a download needs its sha256",
-                hint=f"ai-how image import {source} --sha256 …",
+                hint=f"ai-how image import {shlex.quote(str(source))} --sha256 …",
             )
         if is_address and (known := self._known(sha256, name)):
             return known
@@ -186,6 +187,8 @@ class ImageStore:
                 download(str(source), copy, max_bytes=limit, on_progress=on_progress)
             else:
                 copy_sparse(Path(source), copy, on_progress=on_progress)
+            # Before all that takes as long as a file claims to be long.
+            kind = self._look_at(copy, source=str(source))
             digest = sha256_of(copy)
             if sha256 is not None and digest != sha256.lower():
                 raise ImageError(
@@ -194,31 +197,42 @@ class ImageStore:
                 )
             if known := self._known(digest, name):
                 return known
-            header = self._take_in(copy, draft / DISK, source=str(source))
+            header = self._take_in(copy, draft / DISK, kind, source=str(source))
             manifest = _manifest_of_foreign(draft / DISK, digest, header, str(source), name)
             return self.add(draft, manifest)
 
-    def _take_in(self, copy: Path, disk: Path, *, source: str) -> Qcow2Header:
-        """Turn the private copy into a qcow2 that was looked at, first by us, then by QEMU."""
-        match find_format(copy):
-            case "qcow2":
-                copy.rename(disk)
-            case None:
-                size = copy.stat().st_size
-                if not 0 < size <= self.max_virtual_bytes or size % _SECTOR_BYTES:
-                    raise ImageError(f"{source} is refused: {size} bytes are no raw disk")
-                convert(copy, disk, source_format="raw")
-                copy.unlink()
-            case other:
-                raise ImageError(
-                    f"{source} is refused: its content is {other}, not qcow2 and not a raw disk"
-                )
-        try:
+    def _look_at(self, copy: Path, *, source: str) -> str | None:
+        """The format of a file that we would take: "qcow2", or None for a raw disk.
+
+        Raises ImageError for every other.
+        """
+        size, kind = copy.stat().st_size, find_format(copy)
+        if size > self.max_virtual_bytes:
+            raise ImageError(
+                f"{source} is refused: it has more than {self.max_virtual_bytes} bytes"
+            )
+        if kind is None:
+            if not size or size % _SECTOR_BYTES:
+                raise ImageError(f"{source} is refused: {size} bytes are no raw disk")
+        elif kind == "qcow2":
+            with _told_of(source, copy):
+                read_header(copy, max_virtual_bytes=self.max_virtual_bytes)
+        else:
+            raise ImageError(
+                f"{source} is refused: its content is {kind}, not qcow2 and not a raw disk"
+            )
+        return kind
+
+    def _take_in(self, copy: Path, disk: Path, kind: str | None, *, source: str) -> Qcow2Header:
+        """Turn the private copy, which we looked at, into a qcow2 that QEMU looked at as well."""
+        if kind is None:
+            convert(copy, disk, source_format="raw")
+            copy.unlink()
+        else:
+            copy.rename(disk)
+        with _told_of(source, disk):
             header = read_header(disk, max_virtual_bytes=self.max_virtual_bytes)
             check_image(disk, header)
-        except ImageError as error:
-            told = error.brief.replace(str(disk), source)
-            raise ImageError(told, details=error.details) from error
         return header
 
     def _known(self, digest: str | None, name: str | None) -> Image | None:
@@ -274,6 +288,16 @@ class ImageStore:
                 sync(self.paths.root)
         else:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_of(source: str, copy: Path) -> Iterator[None]:
+    """What is said of our copy is said of the file that the user named."""
+    try:
+        yield
+    except ImageError as error:
+        told = error.brief.replace(str(copy), source)
+        raise ImageError(told, details=error.details) from error
 
 
 def _manifest_of_foreign(

@@ -1,5 +1,6 @@
 """Carries a plan out: independent steps in parallel, and back again when one fails."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
@@ -14,14 +15,16 @@ from ai_how.errors import (
     UndoIncompleteError,
 )
 from ai_how.plan.crew import SLICE_S, Crew, Ended
-from ai_how.plan.failures import brief_of, render_errors, render_remaining
+from ai_how.plan.failures import Saved, brief_of, render_errors, render_remaining
+from ai_how.plan.gate import Gate
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer, tell
 from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import undo
 
-Evidence = Callable[[Sequence[BaseException]], None]
+logger = logging.getLogger(__name__)
+Evidence = Callable[[Sequence[BaseException]], Saved | None]
 
 
 class OnFailure(StrEnum):
@@ -48,9 +51,12 @@ def execute(
 ) -> None:
     """Apply every step, each after all that it needs, at most `workers` at a time.
 
+    Of the stretches that the plan limits, no more are under way than it allows.
+
     When it returns, all was applied, and the journal is open: it is the caller's to close, after
     the state was written. After a failure or a wish to stop the running steps still end; then,
-    where there are errors, `evidence` is called with them, before anything is undone or forgotten.
+    where there are errors, `evidence` is called with them, before anything is undone or forgotten;
+    the error that is raised says where it was saved, and the cause that was found in it.
 
     Raises PlanFailedError or InterruptedRunError when that went as `on_failure` says, and
     UndoIncompleteError, with the journal left on disk, when some of it could not be undone.
@@ -93,12 +99,14 @@ class _Run:
         self._interrupts = interrupts
         self._on_failure = on_failure
         self._order = TopologicalSorter({step.key: step.needs for step in plan.steps})
+        self._gate = Gate(plan.limit)
         self._ready: list[Step] = []
         self._begun: dict[str, Step] = {}
         self._done: dict[str, Applied] = {}
         self._running: set[str] = set()
         self._is_journal_lost = False
         self._was_interrupted = False
+        self._saved: Saved | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -119,7 +127,10 @@ class _Run:
         by_key = {step.key: step for step in self._plan.steps}
         self._order.prepare()
         while True:
-            self._ready += [by_key[key] for key in self._order.get_ready()]
+            self._ready += self._gate.admit(
+                (by_key[key] for key in self._order.get_ready()),
+                is_idle=not self._running and not self._ready,
+            )
             if self._wants_more:
                 self._begin(crew)
             if not self._running:
@@ -143,6 +154,7 @@ class _Run:
             self._begun[step.key] = step
             self._running.add(step.key)
             crew.submit(step.key, partial(self._apply, step))
+            logger.info("%s", step.describe())
             tell(self._observer.begun, step)
 
     def _apply(self, step: Step) -> Applied:
@@ -162,9 +174,12 @@ class _Run:
         self._order.done(*done)
         for one in ended:
             step = self._begun[one.key]
+            self._gate.settle(step.key, has_failed=one.error is not None)
             if one.error is not None:
+                logger.info("%s failed after %.1f s: %s", step.key, one.elapsed_s, one.error)
                 tell(self._observer.failed, step, one.error)
             elif one.result is not None:
+                logger.info("%s: %s after %.1f s", step.key, one.result, one.elapsed_s)
                 tell(self._observer.done, step, one.result, one.elapsed_s)
         try:
             if done:
@@ -185,15 +200,16 @@ class _Run:
         self._add([error])
         self._is_journal_lost = True
 
-    def save(self, evidence: Callable[[], None]) -> None:
+    def save(self, evidence: Callable[[], Saved | None]) -> None:
         """Call it on a thread of its own, as it may ask the hypervisor."""
-        with Crew[None](1) as crew:
+        with Crew[Saved | None](1) as crew:
             crew.submit("evidence", evidence)
             while not (ended := crew.wait(SLICE_S)):
                 self._interrupts.acknowledge(self._observer)
         if (error := ended[0].error) is not None:
             error.add_note("while saving the evidence")
             self._add([error])
+        self._saved = ended[0].result
 
     def take_back(self, workers: int) -> None:
         """Undo all that this run began. Raises UndoIncompleteError with what remains."""
@@ -213,7 +229,12 @@ class _Run:
         raise UndoIncompleteError(
             f"{self._happened}, and {len(remaining)} of {len(self._begun)} steps could not be "
             f"undone{self._why}",
-            details=render_remaining(remaining, self._journal.path) + render_errors(errors),
+            details="\n".join(
+                [
+                    render_remaining(remaining, self._journal.path) + render_errors(errors),
+                    *self._where,
+                ]
+            ),
         ) from errors[0]
 
     def failure(self) -> AiHowError:
@@ -228,8 +249,8 @@ class _Run:
             details += [f"not begun: {', '.join(left)}"] if left else []
         return kind(
             f"{self._happened}; {outcome}{self._why}",
-            details="\n".join(details) or None,
-            hint=self.cause.hint if isinstance(self.cause, AiHowError) else None,
+            details="\n".join([*details, *self._where]) or None,
+            hint=self._hint,
         )
 
     @property
@@ -239,4 +260,19 @@ class _Run:
 
     @property
     def _why(self) -> str:
-        return f": {brief_of(self.cause)}" if self.cause else ""
+        if self.cause is None:
+            return ""
+        found = self._saved.cause if self._saved else None
+        return f": {found or brief_of(self.cause)}"
+
+    @property
+    def _hint(self) -> str | None:
+        """The error's own, save where the evidence shows more than it knew."""
+        own = self.cause.hint if isinstance(self.cause, AiHowError) else None
+        if self._saved and (self._saved.cause or not own):
+            return self._saved.hint
+        return own
+
+    @property
+    def _where(self) -> list[str]:
+        return [f"evidence: {self._saved.directory}"] if self._saved else []

@@ -16,6 +16,15 @@ class Remaining:
     error: BaseException
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where the evidence of a failure is, and the cause that it shows, where it shows one."""
+
+    directory: Path
+    cause: str | None = None
+    hint: str | None = None
+
+
 def brief_of(error: BaseException) -> str:
     """One line: our own words, or the kind of a foreign error before its own."""
     if isinstance(error, AiHowError):

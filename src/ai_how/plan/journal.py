@@ -1,6 +1,7 @@
 """What a plan is doing, written down before it is done, so that any process can undo it."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +13,16 @@ from uuid import UUID
 
 from ai_how import __version__
 from ai_how.errors import StateError
-from ai_how.plan.records import Record, decode_line, decode_step, encode_line, encode_step
+from ai_how.plan.records import (
+    Record,
+    decode_header,
+    decode_line,
+    decode_step,
+    encode_line,
+    encode_step,
+)
 from ai_how.plan.step import Applied, Step
-from ai_how.state.files import NEW_FILE, fsync_directory, write_all
+from ai_how.state.files import NEW_FILE, fsync_directory, read_file, write_all
 
 FORMAT = 1
 
@@ -36,6 +44,8 @@ class JournalSeen:
     note: Mapping[str, Any]
     begun: tuple[Step, ...]
     """In the order of their beginning; whether they ended is not always known."""
+    done: frozenset[str]
+    """Keys of the steps that were applied to their end."""
     settled: frozenset[str]
     """Keys of begun steps with nothing to undo: found there already, or undone."""
     is_over: bool
@@ -76,7 +86,7 @@ class Journal:
         on_boundary: OnBoundary | None = None,
     ) -> Self:
         """Begin the journal of a run; StateError where that of an earlier one still is."""
-        if path.exists() and _read_records(path)[0]:
+        if _is_begun(path):
             raise StateError(f"{path} is there from a run that was cut short and not yet undone")
         header = {
             "journal": FORMAT,
@@ -109,10 +119,17 @@ class Journal:
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(seen.path, flags)
-            os.ftruncate(descriptor, seen.whole_bytes)
         except OSError as error:
             raise _refused(seen.path, error) from error
-        return cls(seen.path, descriptor, on_boundary)
+        journal = cls(seen.path, descriptor, on_boundary)
+        try:
+            os.ftruncate(descriptor, seen.whole_bytes)
+            # Else the torn tail might come back behind what is written next.
+            os.fsync(descriptor)
+        except OSError as error:
+            journal.leave()
+            raise _refused(seen.path, error) from error
+        return journal
 
     @classmethod
     def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalSeen | None:
@@ -167,7 +184,9 @@ class Journal:
     def leave(self) -> None:
         """Write no more, and let the journal lie for the next run."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            # All that was promised is synced: whatever this says, nothing is lost.
+            with suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = None
 
     def __enter__(self) -> Self:
@@ -216,18 +235,36 @@ def _refused(path: Path, error: OSError) -> StateError:
     )
 
 
+def _is_begun(path: Path) -> bool:
+    try:
+        return bool(_read_records(path)[0])
+    except FileNotFoundError:
+        return False
+
+
 def _read_records(path: Path) -> tuple[list[Record], int]:
-    """The whole records, and how many bytes they take. StateError for damage before the end."""
+    """The whole records, and how many bytes they take.
+
+    Raises FileNotFoundError, or StateError for damage before the end and for what cannot be read.
+    """
     records: list[Record] = []
     whole_bytes = 0
-    lines = path.read_bytes().splitlines(keepends=True)
+    try:
+        lines = read_file(path).splitlines(keepends=True)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StateError(
+            f"the journal {path} cannot be read: {error.strerror}", hint=f"ls -l {path}"
+        ) from error
     for number, line in enumerate(lines, start=1):
         record = decode_line(line)
         if record is None and number < len(lines):
+            move = shlex.join(["mv", str(path), f"{path}.damaged"])
             raise StateError(
                 f"the journal {path} is damaged in line {number} of {len(lines)}",
                 details="What the run that wrote it had begun cannot be known from it.",
-                hint=f"mv {path} {path}.damaged  # then destroy the cluster, or start it again",
+                hint=f"{move}  # then destroy the cluster, or start it again",
             )
         if record is not None:
             records.append(record)
@@ -242,19 +279,22 @@ def _tell(
     step_types: Mapping[str, type[Step]],
 ) -> JournalSeen:
     """KeyError, ValueError or TypeError for records that are whole, but not ours."""
-    header = records[0]
-    if header["journal"] != FORMAT:
-        raise ValueError(f"its format is {header['journal']}, ours is {FORMAT}")
+    if (found := records[0]["journal"]) != FORMAT:
+        raise ValueError(f"its format is {found}, ours is {FORMAT}")
+    header = decode_header(records[0])
     begun: dict[str, Step] = {}
+    done: set[str] = set()
     settled: set[str] = set()
     is_over = False
     for record in records[1:]:
         match record:
-            case {"intent": steps}:
+            case {"intent": list(steps)}:
                 begun |= {step["key"]: decode_step(step, step_types) for step in steps}
-            case {"done": applied}:
+            case {"done": dict(applied)}:
+                done |= set(applied)
                 settled |= {key for key, what in applied.items() if what == Applied.KEPT}
-            case {"undone": keys}:
+            case {"undone": list(keys)}:
+                done -= set(keys)
                 settled |= set(keys)
             case {"failed": _}:
                 pass  # For people; a step that failed is undone as one that was cut short.
@@ -264,13 +304,14 @@ def _tell(
                 raise ValueError(f"it has a record of {', '.join(record)}")
     return JournalSeen(
         path=path,
-        verb=header["verb"],
-        op_id=UUID(header["op_id"]),
-        cluster=header["cluster"],
-        pid=header["pid"],
-        started_at=datetime.fromisoformat(header["started_at"]),
-        note=header["note"],
+        verb=header.verb,
+        op_id=header.op_id,
+        cluster=header.cluster,
+        pid=header.pid,
+        started_at=header.started_at,
+        note=header.note,
         begun=tuple(begun.values()),
+        done=frozenset(done),
         settled=frozenset(settled),
         is_over=is_over,
         whole_bytes=whole_bytes,

@@ -42,11 +42,27 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """Stretches of a plan, of which at most `most` are under way at once.
+
+    A stretch is the keys of steps, each of which comes after the one before it. It is under way
+    from the beginning of its first step until its last is done, or one of them has failed.
+    """
+
+    most: int
+    stretches: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps under a verb, each after all that it needs. Anything else is a bug: ValueError."""
+    """Steps under a verb, each after all that it needs. Anything else is a bug: ValueError.
+
+    `limit` is about when steps begin, and no more: undo and the journal know nothing of it.
+    """
 
     verb: str
     steps: tuple[Step, ...]
+    limit: Limit | None = None
 
     def __post_init__(self) -> None:
         every = {step.key for step in self.steps}
@@ -61,6 +77,17 @@ class Plan:
                     f"{self.verb}: {step.key} needs {_listed(late)}, which does not come before it"
                 )
             before.add(step.key)
+        if self.limit:
+            self._check_limit(self.limit, every)
+
+    def _check_limit(self, limit: Limit, every: set[str]) -> None:
+        if limit.most < 1:
+            raise ValueError(f"{self.verb}: a limit of {limit.most} lets nothing begin")
+        limited = [key for stretch in limit.stretches for key in stretch]
+        if len(limited) != len(set(limited)) or not all(limit.stretches):
+            raise ValueError(f"{self.verb}: a step is in two stretches, or a stretch has none")
+        if unknown := set(limited) - every:
+            raise ValueError(f"{self.verb}: a limit on {_listed(frozenset(unknown))}: no such step")
 
 
 def _listed(keys: frozenset[str]) -> str:

@@ -1,5 +1,7 @@
 """Backwards through the steps that had begun: go on past what fails, and say what remains."""
 
+import logging
+import time
 from collections.abc import Collection, Sequence
 from functools import partial
 from graphlib import TopologicalSorter
@@ -12,6 +14,11 @@ from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal, JournalSeen, OnBoundary
 from ai_how.plan.observer import Observer, tell
 from ai_how.plan.step import Step
+from ai_how.waiting import Deadline, wait_until
+
+LATE_S = 60
+
+logger = logging.getLogger(__name__)
 
 
 def undo(
@@ -22,7 +29,7 @@ def undo(
     observer: Observer,
     interrupts: Interrupts,
     settled: Collection[str] = (),
-    workers: int = 8,
+    workers: int,
 ) -> tuple[Remaining, ...]:
     """Revert the steps that had begun, save the settled ones, each after all that needs it.
 
@@ -38,6 +45,7 @@ def undo(
                 if key in settled:
                     order.done(key)
                     continue
+                logger.info("undo: %s", key)
                 tell(observer.undoing, by_key[key])
                 crew.submit(key, partial(by_key[key].revert, world))
                 running += 1
@@ -63,22 +71,35 @@ def roll_back(
     interrupts: Interrupts,
     workers: int = 8,
     on_boundary: OnBoundary | None = None,
+    settle_s: float = 0,
 ) -> None:
     """Undo what a run that was cut short had begun, and end its journal; safe to repeat.
 
+    What a dead run had asked for may still happen after its death. So what it had not seen the end
+    of is reverted once more, when its journal is `settle_s` old.
+
     Raises UndoIncompleteError with what remains; the journal then stays for the next attempt.
     """
+    age_s = time.time() - seen.path.stat().st_mtime
+    due = Deadline.after(min(settle_s, settle_s - age_s))
+    unseen = tuple(step for step in seen.begun if step.key not in seen.done | seen.settled)
     with Journal.reopen(seen, on_boundary=on_boundary) as journal:
+        revert = partial(
+            undo,
+            world=world,
+            journal=journal,
+            observer=observer,
+            interrupts=interrupts,
+            settled=seen.settled,
+            workers=workers,
+        )
         if not seen.is_over:
-            remaining = undo(
-                seen.begun,
-                world,
-                journal,
-                observer=observer,
-                interrupts=interrupts,
-                settled=seen.settled,
-                workers=workers,
-            )
+            remaining = revert(seen.begun)
+            if unseen and settle_s and not remaining:
+                # Later than it is due, or it could be missed between two looks at the clock.
+                late = Deadline(due.at + LATE_S)
+                wait_until(lambda: due.has_passed, late, "the end of what was asked for")
+                remaining = revert(unseen)
             if remaining:
                 raise UndoIncompleteError(
                     f"{seen.verb} was cut short (process {seen.pid}, {seen.started_at:%F %T %Z}), "

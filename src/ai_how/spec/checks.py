@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ai_how.spec.fields import SHORTEST_PREFIX
 from ai_how.spec.hardware_checks import check_devices, check_hardware, check_mounts
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.node_specs import MAX_NODES
-from ai_how.spec.nodes import gateway_of
+from ai_how.spec.nodes import gateway_of, longest_prefix_for, room_in
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, warning_at
 from ai_how.spec.slurm_checks import check_slurm
 from ai_how.spec.view import PlacedCluster, clusters_of
@@ -51,10 +52,13 @@ def check_addresses(cluster: PlacedCluster) -> Iterator[Finding]:
     subnet = cluster.spec.network.subnet
     subnet_loc = (*cluster.loc, "network", "subnet")
     if subnet:
-        room = subnet.num_addresses - 3
+        room, prefix = room_in(subnet), longest_prefix_for(cluster.vm_count)
         if cluster.vm_count > room:
+            larger = (
+                f": {subnet.supernet(new_prefix=prefix)} has" if prefix >= SHORTEST_PREFIX else ""
+            )
             yield error_at(
-                f"{subnet} has room for {room} nodes; {cluster.vm_count} are asked for",
+                f"{subnet} has room for {room} nodes; {cluster.vm_count} are asked for{larger}",
                 subnet_loc,
                 cluster.entries_loc,
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 PRIVATE_RANGES = tuple(
@@ -68,6 +68,15 @@ def _subnet(value: object) -> IPv4Network | None:
     if isinstance(value, str) and IPv4Address(value.partition("/")[0]) != subnet.network_address:
         raise not_allowed(f"an address without host bits: {subnet}")
     return subnet
+
+
+def _boot_limit(value: object) -> object:
+    if value is None or value == "auto":
+        return None
+    is_count = isinstance(value, str) and value.isascii() and value.isdigit()
+    if is_count or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise not_allowed("`auto`, or a number of nodes, 1 or more")
 
 
 def _public_key(value: str) -> str:
@@ -156,7 +165,11 @@ MountPoint = Annotated[
     AfterValidator(_mount_point),
 ]
 MountTag = Annotated[
-    str, Matching(r"[A-Za-z0-9_.-]{1,36}", "1 to 36 of letters, digits, `_`, `.` and `-`")
+    str,
+    Matching(
+        r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,35}",
+        "1 to 36 of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`",
+    ),
 ]
 MountOptions = Annotated[
     str, Matching(r"[A-Za-z0-9_=,.:-]{0,255}", "options of mount(8) such as rw,relatime")
@@ -225,4 +238,9 @@ Subnet = Annotated[
     WithJsonSchema(
         {"anyOf": [{"const": "auto"}, {"type": "string", "pattern": r"^[0-9.]+/(1[6-9]|2[0-8])$"}]}
     ),
+]
+BootLimit = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    BeforeValidator(_boot_limit),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
 ]

@@ -150,6 +150,10 @@ class VirtioFsMount(Spec):
     ] = ""
 
     @property
+    def is_read_only(self) -> bool:
+        return "ro" in self.mount_options.split(",")
+
+    @property
     def mount_options(self) -> str:
         """What fstab gets: `options`, with `ro` in force where the share is read-only."""
         words = [word for word in self.options.split(",") if word]

@@ -135,6 +135,7 @@ def check_mounts(cluster: PlacedCluster) -> Iterator[Finding]:
     for node in mounting:
         for key in ("tag", "mount_point"):
             yield from _check_unique(node, key)
+        yield from _check_read_only(node)
     if isinstance(cluster.spec, HpcSpec):
         yield from _check_sharing(cluster.spec, cluster.loc, mounting)
 
@@ -146,6 +147,16 @@ def _check_unique(node: PlacedNode, key: str) -> Iterator[Finding]:
         value = getattr(mount, key)
         if (first := seen.setdefault(value, loc)) != loc:
             yield error_at(f"'{value}' is also {render_path(first)}", loc, first)
+
+
+def _check_read_only(node: PlacedNode) -> Iterator[Finding]:
+    for index, mount in enumerate(node.spec.virtio_fs_mounts):
+        for key in ("owner", "group", "mode"):
+            if mount.is_read_only and getattr(mount, key) is not None:
+                yield warning_at(
+                    "is not set, as the share is read-only; set it on the host",
+                    (*node.loc, "virtio_fs_mounts", index, key),
+                )
 
 
 def _check_sharing(hpc: HpcSpec, loc: Loc, mounting: list[PlacedNode]) -> Iterator[Finding]:

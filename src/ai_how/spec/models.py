@@ -55,6 +55,7 @@ __all__ = [
     "PerformanceSpec",
     "SlurmConfigSpec",
     "Spec",
+    "StartSpec",
     "StorageSpec",
     "VgpuSpec",
     "VirtioFsMount",
@@ -203,6 +204,25 @@ class SlurmConfigSpec(Spec):
         return self.default_partition or (marked or [self.partitions[0].name])[0]
 
 
+class StartSpec(Spec):
+    warm: Annotated[
+        bool,
+        Field(
+            description="Restore new nodes from saved memory where a machine was saved that fits, "
+            "and save one after a start that found none.",
+            examples=[True],
+        ),
+    ] = True
+    boot_limit: Annotated[
+        fields.BootLimit,
+        Field(
+            description="How many nodes may boot at the same time: a number, or auto (what the "
+            "host's processors and memory can take).",
+            examples=["auto"],
+        ),
+    ] = None
+
+
 class ClusterSpec(Spec):
     """What both kinds of cluster have."""
 
@@ -242,6 +262,9 @@ class HpcSpec(ClusterSpec):
     )
     slurm_config: Annotated[SlurmConfigSpec, Field(description="SLURM.")] = (
         SlurmConfigSpec.model_construct()
+    )
+    start: Annotated[StartSpec, Field(description="How the nodes are brought up.")] = (
+        StartSpec.model_construct()
     )
 
 

@@ -22,6 +22,7 @@ from ai_how.spec.models import (
 _CONTROLLER_OFFSET = 10
 _FIRST_FREE_OFFSET = 2
 _LONGEST_ROOMY_PREFIX = 27
+_NO_NODES = 3  # the network's own address, the gateway and the broadcast
 
 
 class Role(StrEnum):
@@ -144,6 +145,16 @@ def numa_topology_for(
     if asked.memory_per_node is None:
         return asked if memory_mib % asked.nodes == 0 else None
     return asked if asked.memory_per_node * asked.nodes == memory_mib else None
+
+
+def room_in(subnet: IPv4Network) -> int:
+    """How many nodes it has addresses for."""
+    return subnet.num_addresses - _NO_NODES
+
+
+def longest_prefix_for(node_count: int) -> int:
+    """The prefix of the smallest subnet with room for so many nodes."""
+    return 32 - (node_count + _NO_NODES - 1).bit_length()
 
 
 def gateway_of(subnet: IPv4Network) -> IPv4Address:

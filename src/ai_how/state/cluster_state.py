@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from ai_how import __version__
 from ai_how.errors import StateError
-from ai_how.state.files import fsync_directory, replaced_atomically
+from ai_how.state.files import fsync_directory, read_file, replaced_atomically
 from ai_how.state.models import SCHEMA_VERSION, ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 KEPT_BACKUPS = 10
+
+OLDEST_SCHEMA = 1
 
 # Among the backups: what stood in the state's place when one of them was restored.
 DAMAGED = "damaged.json"
@@ -31,18 +33,27 @@ class DamagedError(ValueError):
 
 
 def read_state(paths: ClusterPaths) -> ClusterState | None:
-    """What is remembered; None where nothing is. StateError for a file that is not sound.
+    """What is remembered; None where nothing is.
 
-    The damaged file is left as it is; the hint names the newest sound backup.
+    StateError for a file that is not sound, or another cluster's: it is left as it is, and the hint
+    names the newest sound backup.
     """
     try:
-        return _read(paths.state)
+        state = _read(paths.state)
     except FileNotFoundError:
         return None
     except DamagedError as error:
         raise StateError(
             f"{paths.state} is damaged", details=str(error), hint=_way_back(paths)
         ) from error
+    # One that was copied from its neighbour would make us change, or destroy, the neighbour.
+    if state.name != paths.name:
+        raise StateError(
+            f"{paths.state} belongs to another cluster",
+            details=f"It is the state of {state.name}, not of {paths.name}.",
+            hint=_way_back(paths),
+        )
+    return state
 
 
 def write_state(paths: ClusterPaths, state: ClusterState) -> ClusterState:
@@ -85,6 +96,8 @@ def remove_state(paths: ClusterPaths) -> None:
         # The state last: while it is there, the cluster is, and this is done again.
         for name in (*(f"{serial}.json" for serial in backup_serials(paths)), DAMAGED):
             (paths.backups / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            fsync_directory(paths.backups)
         paths.state.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             fsync_directory(paths.root)
@@ -93,9 +106,18 @@ def remove_state(paths: ClusterPaths) -> None:
 
 
 def backup_serials(paths: ClusterPaths) -> tuple[int, ...]:
-    """The serials of the backups, the oldest first."""
-    stems = (entry.stem for entry in paths.backups.glob("*.json"))
-    return tuple(sorted(int(stem) for stem in stems if stem.isdecimal()))
+    """The serials of the backups, the oldest first. StateError where they cannot be listed."""
+    try:
+        entries = list(paths.backups.iterdir())
+    except FileNotFoundError:
+        return ()
+    # One that is overlooked might be written over, or outlive its cluster.
+    except OSError as error:
+        raise StateError(
+            f"{paths.backups} cannot be read: {error.strerror}", hint=f"ls -ld {paths.backups}"
+        ) from error
+    found = (entry.stem for entry in entries if entry.suffix == ".json" and entry.stem.isdecimal())
+    return tuple(sorted(int(stem) for stem in found))
 
 
 def ensure_lineage(state: ClusterState, lineage: UUID) -> None:
@@ -117,6 +139,7 @@ def parse_state(text: bytes) -> ClusterState:
     """Raises DamagedError for anything but a sound state, StateError for one from a newer ai-how.
 
     A newer version may add what it likes, but keeps `schema_version`, `written_by` and `checksum`.
+    What an older one wrote becomes ours: a field that came later has a default.
     """
     body = _load(text)
     written_by = body.pop("written_by", None)
@@ -131,9 +154,9 @@ def parse_state(text: bytes) -> ClusterState:
         state = ClusterState.model_validate(body)
     except ValidationError as error:
         raise DamagedError(str(error)) from error
-    if state.schema_version != SCHEMA_VERSION:
+    if state.schema_version < OLDEST_SCHEMA:
         raise DamagedError(f"there never was a schema {state.schema_version}")
-    return state
+    return state.model_copy(update={"schema_version": SCHEMA_VERSION})
 
 
 def _load(text: bytes) -> dict[str, Any]:
@@ -157,9 +180,7 @@ def _load(text: bytes) -> dict[str, Any]:
 def _read(path: Path) -> ClusterState:
     """FileNotFoundError, DamagedError, or StateError where the file system refuses."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
+        text = read_file(path, largest=LARGEST_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -202,12 +223,18 @@ def _keep_backup(paths: ClusterPaths) -> None:
 
 def _way_back(paths: ClusterPaths) -> str:
     """The newest backup that is sound, and how to have it."""
-    for serial in reversed(backup_serials(paths)):
+    try:
+        serials = backup_serials(paths)
+    except StateError as error:
+        return error.hint or ""
+    for serial in reversed(serials):
         backup = paths.backups / f"{serial}.json"
         with suppress(OSError, DamagedError, StateError):
-            _read(backup)
-            return f"install -m 600 {backup} {paths.state}"
-    return f"mv {paths.state} {paths.state}.damaged  # there is no sound backup"
+            if _read(backup).name != paths.name:
+                continue
+            return shlex.join(["install", "-m", "600", str(backup), str(paths.state)])
+    move = shlex.join(["mv", str(paths.state), f"{paths.state}.damaged"])
+    return f"{move}  # there is no sound backup"
 
 
 def _checksum(body: dict[str, Any]) -> str:

@@ -24,6 +24,14 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def read_file(path: Path, *, largest: int | None = None) -> bytes:
+    """All that a file holds, or the `largest` first bytes. OSError for a link in its place."""
+    # Not to wait for a writer where a pipe is in its place.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(-1 if largest is None else largest)
+
+
 @contextmanager
 def replaced_atomically(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
     """A draft beside `path` to be written into; takes its place when the block ends well.

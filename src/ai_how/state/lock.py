@@ -40,7 +40,9 @@ def held_lock(path: Path, *, doing: str, wait_s: float = 0) -> Iterator[None]:
         yield
     finally:
         _name_holder(descriptor, None)
-        os.close(descriptor)
+        # Whatever the file system says, the lock is given back.
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _try_lock(path: Path) -> int | None:

@@ -11,6 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, N
 from ai_how.errors import StateError
 from ai_how.spec.nodes import Role
 
+# A version that does not know a field refuses the file, so whoever adds one counts on: then it says
+# which version is needed, not that the file is damaged.
 SCHEMA_VERSION = 1
 
 
@@ -39,6 +41,11 @@ class VmState(StrEnum):
     def is_on(self) -> bool:
         """Whether a QEMU stands for it: only shut off is off, not paused and not shutting down."""
         return self not in (VmState.SHUT_OFF, VmState.ABSENT, VmState.UNKNOWN)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is on, and may still do something: a crashed one has a QEMU, and no guest."""
+        return self.is_on and self is not VmState.CRASHED
 
 
 # virDomainState, each with its reasons from 0 on: libvirt-domain.h, in the words of virsh.
@@ -109,6 +116,10 @@ def reason_text(state_number: int, reason_number: int) -> str:
     return f"unknown ({reason_number})"
 
 
+# Names of files and directories are made of these: none may lead out of its own.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
+
+
 class Remembered(BaseModel):
     """Frozen, and refuses what it does not know."""
 
@@ -118,7 +129,7 @@ class Remembered(BaseModel):
 class NodeState(Remembered):
     """A node that we made, or were about to make."""
 
-    name: str
+    name: Name
     role: Role
     uuid: UUID
     domain_name: str
@@ -151,11 +162,13 @@ class ClusterState(Remembered):
     serial: NonNegativeInt = 0
     """0 until it was first written."""
     lineage: UUID
-    name: str
+    name: Name
     created_at: AwareDatetime
     updated_at: AwareDatetime
     host_uri: str
     user: str
+    home: str = ""
+    """What /home is: `nfs` or `none`; empty where that was not written down."""
     network: NetworkState
     nodes: tuple[NodeState, ...] = ()
     config_digest: str = ""
@@ -172,6 +185,15 @@ class ClusterState(Remembered):
             f"cluster {self.name} has no node {name}",
             details=f"it has: {', '.join(node.name for node in self.nodes) or 'none'}",
         )
+
+    def find_controller(self) -> NodeState | None:
+        return next((node for node in self.nodes if node.role is Role.CONTROLLER), None)
+
+    def get_controller(self) -> NodeState:
+        """Raises StateError where there is none."""
+        if controller := self.find_controller():
+            return controller
+        raise StateError(f"cluster {self.name} has no controller")
 
     def with_node(self, node: NodeState) -> Self:
         """With this node, in the place of one of its name or at the end."""

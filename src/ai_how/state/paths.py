@@ -5,12 +5,14 @@ import os
 import re
 import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from ai_how.errors import HostError, SpecError
+from ai_how.state.files import fsync_directory
 
 APPLICATION = "ai-how"
 _CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -135,6 +137,16 @@ class StoragePaths:
         return self.root / ".locks" / "bases"
 
     @property
+    def saved(self) -> Path:
+        """Saved machines, a directory each, and drafts (`.part-<pid>-…`)."""
+        return self.root / "saved"
+
+    @property
+    def saved_lock(self) -> Path:
+        """Held while a machine is saved, or saved ones are removed."""
+        return self.root / ".locks" / "saved"
+
+    @property
     def disks(self) -> Path:
         return self.root / "disks"
 
@@ -147,6 +159,10 @@ class StoragePaths:
 
     def disk(self, name: str, node: str) -> Path:
         return self.cluster(name) / f"{node}.qcow2"
+
+    def memory_copy(self, name: str, node: str) -> Path:
+        """There only while a node is restored: its own copy of a saved machine's memory."""
+        return self.cluster(name) / f".{node}.save.part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +265,11 @@ class Roots:
         return self.state / ".host.lock"
 
     @property
+    def warm_log(self) -> Path:
+        """What saving machines in the background had to say."""
+        return self.state / ".warm.log"
+
+    @property
     def crash_reports(self) -> Path:
         return self.state / ".crashes"
 
@@ -286,16 +307,39 @@ def _runtime_base() -> Path:
 
 
 def ensure_private_directory(path: Path) -> Path:
-    """Make a directory that only we may enter; HostError where another's or a link is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Make a directory that only we may enter, durably.
+
+    Raises HostError where another's or a link is there, or the file system refuses.
+    """
     try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
+        ensure_parents(path)
+        _make_durably(path, 0o700)
         seen = path.lstat()
         if not stat.S_ISDIR(seen.st_mode):
-            raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}") from None
+            raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}")
         if seen.st_uid != os.geteuid():
-            raise HostError(f"{path} belongs to another user", hint=f"ls -ld {path}") from None
+            raise HostError(f"{path} belongs to another user", hint=f"ls -ld {path}")
         if seen.st_mode & 0o077:
             path.chmod(0o700)
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be made ours: {error.strerror}", hint=f"ls -ld {path.parent} {path}"
+        ) from error
     return path
+
+
+def ensure_parents(path: Path) -> None:
+    """Make what is missing above `path`, durably; nobody else may write there under any umask."""
+    if not os.path.lexists(path.parent):
+        ensure_parents(path.parent)
+        _make_durably(path.parent, 0o755)
+
+
+def _make_durably(path: Path, mode: int) -> None:
+    """Make a directory, its name synced; one that is there is left alone."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=mode)
+        # What is written into it would last, and be found under no name after a loss of power.
+        # A directory in which we may make names but not list them cannot be opened to be synced.
+        if os.access(path.parent, os.R_OK):
+            fsync_directory(path.parent)

@@ -7,6 +7,7 @@ its manifest is never booted.
 import errno
 import json
 import os
+import shlex
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from ai_how.errors import ImageError, OwnershipError
 from ai_how.images.copying import copy_sparse, disk_errors, sha256_of
 from ai_how.images.qcow2_header import read_header
+from ai_how.state.files import DRAFT_SUFFIX as RECORD_DRAFT_SUFFIX
 from ai_how.state.files import fsync_directory, replaced_atomically
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import StoragePaths
@@ -45,7 +47,7 @@ def ensure_placed(storage: StoragePaths, source: Path, target: Path, *, sha256: 
 
 
 def remove_unused(storage: StoragePaths, used: Collection[str]) -> tuple[Path, ...]:
-    """Remove the bases of all other digests, save those below an overlay that is there.
+    """Remove the bases of all other digests, save those below an overlay or a saved machine.
 
     Returns what was removed: nothing as long as some overlay cannot be read.
     """
@@ -55,8 +57,9 @@ def remove_unused(storage: StoragePaths, used: Collection[str]) -> tuple[Path, .
         held_lock(storage.lock, doing="remove unused bases", wait_s=_LOCK_WAIT_S),
         disk_errors(storage.bases),
     ):
-        for draft in storage.bases.glob(f".*{DRAFT_SUFFIX}"):
-            draft.unlink()
+        for suffix in (DRAFT_SUFFIX, RECORD_DRAFT_SUFFIX):
+            for draft in storage.bases.glob(f".*{suffix}"):
+                draft.unlink()
         try:
             kept = {*used, *_digests_below_overlays(storage)}
         except ImageError:
@@ -74,7 +77,7 @@ def remove_unused(storage: StoragePaths, used: Collection[str]) -> tuple[Path, .
 
 
 def _digests_below_overlays(storage: StoragePaths) -> set[str]:
-    overlays = storage.disks.glob("*/*.qcow2")
+    overlays = (*storage.disks.glob("*/*.qcow2"), *storage.saved.glob("*/*.qcow2"))
     names = (read_header(path, allow_backing=True).backing_file for path in overlays)
     return {Path(name).stem for name in names if name}
 
@@ -97,12 +100,24 @@ def _place(source: Path, target: Path, sha256: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def check_unchanged(storage: StoragePaths, target: Path, sha256: str) -> None:
+    """Raises ImageError where a file is not what it was; hashed only if it was written to since."""
+    with disk_errors(target.parent):
+        _verify(storage, target, sha256)
+
+
+def note_hashed(storage: StoragePaths, target: Path, sha256: str) -> None:
+    """Remember that a file has just been hashed, to this."""
+    with disk_errors(target.parent):
+        _write_record(storage, target, sha256)
+
+
 def _verify(storage: StoragePaths, target: Path, sha256: str) -> None:
     if not stat.S_ISREG(target.lstat().st_mode):
         raise OwnershipError(f"{target} is not a regular file", hint=f"ls -l {target}")
     if _read_record(storage.verified(target)) != _fingerprint(target, sha256):
         # Once it is gone, the next run places it anew from the store.
-        _compare(target, sha256, f"rm -f {target}")
+        _compare(target, sha256, f"rm -f {shlex.quote(str(target))}")
         _write_record(storage, target, sha256)
 
 

@@ -1,6 +1,6 @@
 """Carries plans out for one cluster: with a journal, and with what a dead run left set right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,22 @@ from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.clearing import forget
+from ai_how.vm_management.consoles import mark_consoles
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.evidence import save_evidence
-from ai_how.vm_management.hpc_plan import plan_destroy, plan_stop
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.observed import observe
 from ai_how.vm_management.starting import Start
+from ai_how.vm_management.stop_plan import plan_destroy, plan_stop, plan_suspend
+from ai_how.vm_management.suspending import check_memory_fits
 from ai_how.vm_management.timing import StageTimes
 from ai_how.vm_management.world import Patience, World
 
 MAX_WORKERS = 64  # nearly all of them only wait for a guest
+
+# libvirtd carries a call out to its end, though its caller was killed.
+SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +52,10 @@ class Carrier:
     def recover(self, left: JournalSeen) -> None:
         """Undo a start that was cut short; carry a stop or destroy that was on to its end."""
         state = read_state(self.paths)
-        if left.verb == "start" and (state is None or state.serial == left.note["serial"]):
-            self.say(f"undoing the start that was cut short (process {left.pid})")
-            with Interrupts() as interrupts:
-                world = self._world(UUID(left.note["cluster_id"]), interrupts)
-                roll_back(left, world, observer=self.observer, interrupts=interrupts)
+        # A lower serial is that of a backup, which knows nothing of this start either.
+        is_remembered = state is not None and state.serial > left.note["serial"]
+        if left.verb == "start" and not is_remembered and not left.is_over:
+            self._end_start(left, is_known=state is not None)
             return
         with Journal.reopen(left) as journal:
             journal.close()
@@ -58,16 +63,30 @@ class Carrier:
             return
         self.say(f"carrying on the {left.verb} that was cut short (process {left.pid})")
         if left.verb == "stop":
-            only = left.note["only"]
-            self.carry_on(
-                plan_stop(state, observe(self.client, state), only=only), state, only=only
-            )
+            only, suspends = left.note["only"], left.note.get("suspends", False)
+            self.stop(state, only=only, suspends=suspends, is_begun=True)
         else:
             where = left.note["backups"]
             observe(self.client, state, ask_slurm=False)
             plan = plan_destroy(state, backups=Path(where) if where else None)
             self.carry_on(plan, state, backups=where)
             remove_state(self.paths)
+            forget(self.paths)
+
+    def _end_start(self, left: JournalSeen, *, is_known: bool) -> None:
+        """Remember a cluster that was brought up, else undo what there is of it."""
+        planned = left.note.get("plan")
+        if planned and left.done.issuperset(planned):
+            self.say(f"remembering the start that was cut short when all was up ({left.pid})")
+            write_state(self.paths, ClusterState.model_validate(left.note["state"]))
+            with Journal.reopen(left) as journal:
+                journal.close()
+            return
+        self.say(f"undoing the start that was cut short (process {left.pid})")
+        with Interrupts() as interrupts:
+            world = self._world(UUID(left.note["cluster_id"]), interrupts)
+            roll_back(left, world, observer=self.observer, interrupts=interrupts, settle_s=SETTLE_S)
+        if not is_known:
             forget(self.paths)
 
     def bring_up(self, start: Start, journal: Journal, *, keep_on_failure: bool) -> None:
@@ -79,6 +98,7 @@ class Carrier:
                 self._world(state.lineage, interrupts),
                 images=start.images,
                 identities=start.identities,
+                console_ends=mark_consoles(self.paths, state),
             )
             if keep_on_failure:
                 # Before anything is made: what stands after a failure must be remembered. Nobody
@@ -96,7 +116,7 @@ class Carrier:
                     interrupts=interrupts,
                     workers=min(MAX_WORKERS, len(start.plan.steps)),
                     on_failure=OnFailure.KEEP if keep_on_failure else OnFailure.UNDO,
-                    evidence=partial(save_evidence, world, state, self.say),
+                    evidence=partial(save_evidence, world, state, start.plan, self.place, self.say),
                 )
             except AiHowError:
                 if former is None and not keep_on_failure and not self.paths.journal.exists():
@@ -104,6 +124,25 @@ class Carrier:
                 raise
             write_state(self.paths, times.remembered(state))
             journal.close()
+
+    def stop(
+        self,
+        state: ClusterState,
+        *,
+        only: Collection[str],
+        suspends: bool,
+        is_begun: bool = False,
+    ) -> Plan:
+        """Turn a cluster, or these nodes of it, off; with `suspends` memory and jobs are kept.
+
+        One that `is_begun` is refused for want of room no more: nobody could get past it.
+        """
+        seen = observe(self.client, state, ask_slurm=not suspends)
+        plan = plan_suspend(state, seen) if suspends else plan_stop(state, seen, only=only)
+        if suspends and not is_begun:
+            check_memory_fits(self.place, state, seen, self.client)
+        self.carry_on(plan, state, only=list(only), suspends=suspends)
+        return plan
 
     def carry_on(self, plan: Plan, state: ClusterState, **note: object) -> None:
         """Carry a stop or destroy out: a step that fails keeps only those that need it back."""
@@ -122,7 +161,10 @@ class Carrier:
             journal.close()
 
     def journal(self, plan: Plan, state: ClusterState, **note: object) -> Journal:
-        """Begin the journal of a plan, with what another process needs to go on."""
+        """Begin the journal of a plan, with what another process needs to go on.
+
+        `state` is what a start will leave, to be remembered by whoever finds all of it done.
+        """
         return Journal.create(
             self.paths.journal,
             verb=plan.verb,
@@ -134,6 +176,8 @@ class Carrier:
                 "host": state.host_uri,
                 "subnet": str(state.network.subnet),
                 "bridge": state.network.bridge,
+                "plan": [step.key for step in plan.steps],
+                "state": state.model_dump(mode="json"),
                 **note,
             },
             on_boundary=self.on_boundary,
@@ -147,4 +191,6 @@ class Carrier:
             disks=DiskManager(self.place.storage),
             stop=wishes.stop,
             patience=self.patience,
+            say=self.say,
+            networks=HostNetworks(tuple(self.place.enter([]))),
         )

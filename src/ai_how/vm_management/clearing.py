@@ -1,23 +1,26 @@
 """What is left to remove when a cluster is gone: its directory, unused bases, an idle host."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ai_how.errors import HostError, StateError
 from ai_how.host.place import HostPlace
 from ai_how.images.copying import disk_errors
 from ai_how.plan.step import Plan
-from ai_how.spec.document import render_default_file
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState
-from ai_how.state.paths import ClusterPaths, Roots
+from ai_how.state.paths import ClusterPaths, Roots, ensure_parents
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.observed import Observed
 from ai_how.vm_management.stop_steps import BackUpDisk
+from ai_how.vm_management.xml_text import read_xml
 
 
 def clear_directory(paths: ClusterPaths) -> None:
@@ -40,6 +43,44 @@ def forget(paths: ClusterPaths) -> None:
             entry.unlink()
 
 
+def check_snapshots(
+    client: LibvirtClient, state: ClusterState, seen: Observed, *, may_go: bool
+) -> None:
+    """Refuse to remove what somebody made of the nodes' disks, before anything is removed.
+
+    Raises HostError for snapshots, unless they `may_go`, and always for a node that writes to
+    another file beside its disk: that of an external snapshot, which would be worth nothing alone.
+    """
+    found = []
+    for node in state.nodes:
+        if (domain := seen.find_domain(node.uuid)) is None:
+            continue
+        found += [f"{name} of {node.name}" for name in client.snapshot_names(node.uuid)]
+        sources = read_xml(domain.xml).iterfind("./devices/disk/source")
+        used = [Path(source.get("file", "/")) for source in sources]
+        other = [file for file in used if file.parent == node.disk.parent and file != node.disk]
+        if other:
+            # Shallow: anything deeper would be written into the image that all nodes share.
+            merge = f"virsh blockcommit {node.domain_name} vda --active --shallow --pivot"
+            raise HostError(
+                f"{node.name} writes to {other[0]}, and that is not a disk of ours",
+                details=f"Its disk {node.disk} has an external snapshot.",
+                hint=f"{merge} && rm {shlex.quote(str(other[0]))}",
+            )
+    if found and not may_go:
+        raise HostError(
+            f"{state.name} has {len(found)} snapshot{'s' * (len(found) > 1)}, which would be lost",
+            details="\n".join(found),
+            hint="ai-how hpc destroy --force  # removes them too",
+        )
+
+
+def clear_lock(paths: ClusterPaths) -> None:
+    """Remove the directory where only the lock is left in it; whoever calls holds that."""
+    if {entry.name for entry in paths.root.iterdir()} == {paths.lock.name}:
+        clear_directory(paths)
+
+
 def prepare_backups(directory: Path, plan: Plan) -> None:
     """Have the directory for the backups, ours alone where we make it.
 
@@ -53,15 +94,18 @@ def prepare_backups(directory: Path, plan: Plan) -> None:
             )
     if not directory.is_dir():
         with disk_errors(directory):
-            directory.mkdir(parents=True)
-            directory.chmod(0o700)
+            ensure_parents(directory)
+            directory.mkdir(mode=0o700)
+            directory.chmod(0o700)  # mkdir's mode is less the umask
 
 
-def keep_source(source: Path | None, paths: ClusterPaths) -> None:
-    """Keep the cluster file as it was given; the built-in default where there was none."""
-    text = source.read_text() if source else render_default_file()
+def keep_source(text: str, paths: ClusterPaths) -> None:
+    """Keep the cluster file as it was given; one that is kept already is not written again."""
+    with suppress(OSError, UnicodeDecodeError):
+        if paths.spec.read_text("utf-8") == text:
+            return
     with replaced_atomically(paths.spec) as draft:
-        draft.write_text(text)
+        draft.write_text(text, "utf-8")
 
 
 def read_tail(path: Path, lines: int) -> str:
@@ -84,7 +128,7 @@ def release_host(place: HostPlace, roots: Roots) -> None:
             return  # what a damaged state uses is not known, so nothing is removed
         DiskManager(place.storage).remove_unused_bases(used)
         if place.embedded and place.is_up:
-            with LibvirtClient(place.uri) as client:
+            with LibvirtClient(place.uri, is_kept=place.is_kept) as client:
                 is_idle = not client.list_domains() and not client.list_networks()
             if is_idle:
                 place.embedded.down()

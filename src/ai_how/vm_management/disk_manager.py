@@ -10,7 +10,14 @@ from uuid import UUID
 
 from ai_how.errors import HostError, ImageError, OwnershipError
 from ai_how.images import qemu_img
-from ai_how.images.copying import Progress, disk_errors, draft_directory, sweep_drafts, sync
+from ai_how.images.copying import (
+    Progress,
+    copy_sparse,
+    disk_errors,
+    draft_directory,
+    sweep_drafts,
+    sync,
+)
 from ai_how.images.manifest import Image
 from ai_how.images.qcow2_header import Qcow2Header, read_header
 from ai_how.plan.step import Applied
@@ -27,7 +34,7 @@ from ai_how.vm_management.owned_directory import (
     remove_marked,
 )
 
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,9 @@ class DiskManager:
         self.storage = storage
 
     def check_storage(self) -> None:
-        """Raises HostError where another user could swap a disk under a guest."""
-        check_chain(self.storage.root)
+        """Raises HostError where another user could swap a disk or an image under a guest."""
+        for directory in (self.storage.root, self.storage.bases, self.storage.disks):
+            check_chain(directory, is_made=False)
 
     def free_bytes(self) -> int:
         """What the file system of the storage has left for us."""
@@ -91,12 +99,12 @@ class DiskManager:
 
     def is_claimed(self, cluster: str, cluster_id: UUID) -> bool:
         """Whether the cluster has its directory. Raises OwnershipError where another has it."""
-        return is_ours(self.storage.marker(cluster), cluster_id)
+        return is_ours(self._marker(cluster), cluster_id)
 
     def claim_directory(self, cluster: str, cluster_id: UUID) -> Applied:
         """Have a directory for the cluster's disks; OwnershipError where another has it."""
         is_there = self.is_claimed(cluster, cluster_id)
-        marker = self.storage.marker(cluster)
+        marker = self._marker(cluster)
         with disk_errors(marker.parent):
             ensure_traversable(marker.parent, below=self.storage.root)
             check_chain(self.storage.root)
@@ -104,12 +112,21 @@ class DiskManager:
         return Applied.KEPT if is_there else Applied.MADE
 
     def create_overlay(
-        self, cluster: str, cluster_id: UUID, node: str, *, base: Path, size_gib: int
+        self,
+        cluster: str,
+        cluster_id: UUID,
+        node: str,
+        *,
+        base: Path,
+        size_gib: int,
+        saved: Path | None = None,
     ) -> Applied:
         """Have a node's disk at `storage.disk(cluster, node)`: a thin overlay on `base`, 0600.
 
-        KEPT where that very overlay is there. Raises HostError where the base is larger than the
-        disk, or what is there differs; OwnershipError in a directory that is not this cluster's.
+        With `saved`, an overlay on that base, it begins as a copy of it. KEPT where that very
+        overlay is there. Raises HostError where the base is larger than the disk, or what is there
+        differs, or nobody knows whether it is still as it was saved; OwnershipError in a directory
+        that is not this cluster's.
         """
         path, size = self._disk(cluster, node), size_gib * GIB
         smallest = read_header(base).virtual_size_bytes
@@ -123,23 +140,32 @@ class DiskManager:
             self.claim_directory(cluster, cluster_id)
             if path.is_symlink() or path.exists():
                 _check_same(path, base, size)
+                if saved:
+                    raise HostError(f"{path} is there already", hint=f"ls -l {path}")
                 return Applied.KEPT
-            _make_overlay(path, base, size)
+            _make_overlay(path, base, size, saved)
         return Applied.MADE
 
-    def remove_disk(self, cluster: str, cluster_id: UUID, node: str) -> None:
+    def remove_disk(
+        self, cluster: str, cluster_id: UUID, node: str, *, base: Path | None = None
+    ) -> None:
         """Have no disk of this node; one that is not there is success.
 
-        Raises OwnershipError where the directory is not this cluster's, or a link is in its place.
+        Raises OwnershipError where the directory is not this cluster's, a link is in its place, or
+        (where `base` is given) something else than an overlay on it.
         """
         path = self._disk(cluster, node)
-        if not is_ours(self.storage.marker(cluster), cluster_id):
+        if not is_ours(self._marker(cluster), cluster_id):
             return
         if path.is_symlink():
             raise OwnershipError(f"{path} is a link, and none of ours", hint=f"ls -l {path}")
+        if base and path.exists() and (problems := _overlay_problems(path, base)):
+            raise OwnershipError(
+                f"{path} is none of ours", details="\n".join(problems), hint=f"ls -l {path}"
+            )
         with disk_errors(path.parent):
-            _draft_of(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for file in (_draft_of(path), self.storage.memory_copy(cluster, node), path):
+                file.unlink(missing_ok=True)
             fsync_directory(path.parent)
 
     def remove_cluster_directory(self, cluster: str, cluster_id: UUID) -> None:
@@ -147,7 +173,7 @@ class DiskManager:
 
         Raises OwnershipError where it is not this cluster's, or something else is in it.
         """
-        marker = self.storage.marker(cluster)
+        marker = self._marker(cluster)
         with disk_errors(marker.parent):
             if is_ours(marker, cluster_id) or marker.parent.is_dir():
                 remove_marked(marker)
@@ -205,11 +231,20 @@ class DiskManager:
             return "disk missing" if not path.is_symlink() else "disk is a link", *problems
         return *_overlay_problems(path, base), *problems
 
+    def _marker(self, cluster: str) -> Path:
+        return self.storage.marker(_checked(cluster))
+
+    def check_disk(self, path: Path, base: Path) -> None:
+        """Raises HostError for a disk that is not one on this base, in a few words why."""
+        if problems := ["it is a link"] if path.is_symlink() else _overlay_problems(path, base):
+            raise HostError(
+                f"{path} is not the disk that it was",
+                details="\n".join(problems),
+                hint=f"qemu-img info -U {path}",
+            )
+
     def _disk(self, cluster: str, node: str) -> Path:
-        for name in (cluster, node):
-            if not _LABEL.fullmatch(name):
-                raise ValueError(f"{name!r} cannot be a file name of ours")
-        return self.storage.disk(cluster, node)
+        return self.storage.disk(_checked(cluster), _checked(node))
 
     def _read_ours(self, path: Path) -> Qcow2Header:
         """The header of a disk that stands on one of our bases, or alone: QEMU will open both."""
@@ -223,15 +258,25 @@ class DiskManager:
         return header
 
 
+def _checked(name: str) -> str:
+    """The name; HostError for one that could lead out of its directory."""
+    if not _LABEL.fullmatch(name):
+        raise HostError(f"{name[:80]!a} cannot be the name of a file of ours")
+    return name
+
+
 def _draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{DRAFT_SUFFIX}")
 
 
-def _make_overlay(path: Path, base: Path, virtual_bytes: int) -> None:
+def _make_overlay(path: Path, base: Path, virtual_bytes: int, saved: Path | None) -> None:
     draft = _draft_of(path)
     draft.unlink(missing_ok=True)  # only a killed run leaves one: the cluster's lock is held
     try:
-        qemu_img.make_overlay(draft, base=base, virtual_bytes=virtual_bytes)
+        if saved:
+            copy_sparse(saved, draft)
+        else:
+            qemu_img.make_overlay(draft, base=base, virtual_bytes=virtual_bytes)
         draft.chmod(0o600)
         sync(draft)
         path.hardlink_to(draft)  # unlike a rename it fails where a file has come up meanwhile

@@ -10,6 +10,7 @@ GIB = 1 << 30
 _FIRST_BOOT_BYTES = 128 << 20
 # One 8-byte L2 entry and one 2-byte refcount for each cluster of 64 KiB, rounded up.
 _CLUSTERS_PER_METADATA_BYTE = 4096
+_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,7 @@ def check_space(needs: Sequence[DiskNeed], *, free_bytes: int, reserve_bytes: in
     if thin + reserve_bytes > free_bytes:
         raise HostError(
             f"the disks need {_gib(thin + reserve_bytes)}, and {_gib(free_bytes)} are free",
-            details="\n".join(
-                [
-                    *(f"{need.what}: {_gib(need.thin_bytes)}" for need in needs),
-                    f"kept free: {_gib(reserve_bytes)}",
-                ]
-            ),
+            details="\n".join([*_largest(needs), f"kept free: {_gib(reserve_bytes)}"]),
             hint="ai-how image list",
         )
     warning = None
@@ -67,6 +63,17 @@ def check_space(needs: Sequence[DiskNeed], *, free_bytes: int, reserve_bytes: in
             " guests that fill them would be paused"
         )
     return SpaceReport(thin, worst, free_bytes, warning)
+
+
+def _largest(needs: Sequence[DiskNeed]) -> list[str]:
+    """A line for each of the largest, and one for all the others."""
+    by_size = sorted(needs, key=lambda need: -need.thin_bytes)
+    shown, others = by_size[:_LISTED], by_size[_LISTED:]
+    lines = [f"{need.what}: {_gib(need.thin_bytes)}" for need in shown]
+    if others:
+        rest = _gib(sum(need.thin_bytes for need in others))
+        lines.append(f"{len(others)} others: {rest} together")
+    return lines
 
 
 def _gib(size: int) -> str:

@@ -163,7 +163,7 @@ class DomainShape:
     cpu: CpuShape
     disk: Path
     backing_chain: tuple[Path, ...]  # the nearest first; qcow2, as the disk is
-    network: str
+    network: str | None  # None: a link that leads nowhere
     mac: str
     console_log: Path
     boot: DirectKernel | None = None

@@ -10,7 +10,7 @@ from uuid import UUID
 from ai_how.errors import SpecError
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import Node, assign_addresses, gateway_of, nodes_of
+from ai_how.spec.nodes import Node, assign_addresses, gateway_of, nodes_of, room_in
 from ai_how.state.models import ClusterState, NetworkState, NodeState
 
 
@@ -43,7 +43,7 @@ def draft_cluster(
     """
     network = former.network if former else _network(hpc, cluster_id, choose_subnet())
     if former:
-        _check_network(hpc, former.network)
+        _check_kept(hpc, former)
     known = {node.name: node for node in former.nodes} if former else {}
     _check_addresses(hpc, known)
     asked = tuple(
@@ -55,7 +55,7 @@ def draft_cluster(
         (node, _remembered(node, hpc, cluster_id, addresses[node.name], known, disk_of, digest_of))
         for node in asked
     ]
-    forgotten = tuple(name for name in known if name not in {node.name for node, _ in nodes})
+    forgotten = tuple(name for name in known if name not in addresses)
     _check_disks(nodes, known)
     state = ClusterState(
         serial=former.serial if former else 0,
@@ -65,6 +65,7 @@ def draft_cluster(
         updated_at=now,
         host_uri=host_uri,
         user=hpc.access.user,
+        home=hpc.storage.home,
         network=network,
         nodes=(*(one for _, one in nodes), *(known[name] for name in forgotten)),
     )
@@ -124,17 +125,27 @@ def _network(hpc: HpcSpec, cluster_id: UUID, subnet: IPv4Network) -> NetworkStat
     )
 
 
-def _check_network(hpc: HpcSpec, network: NetworkState) -> None:
+def _check_kept(hpc: HpcSpec, former: ClusterState) -> None:
+    """What the nodes' disks and the network are made for is as it was, where that is known."""
     for what, asked, there in (
-        ("subnet", hpc.network.subnet, network.subnet),
-        ("bridge", hpc.network.bridge, network.bridge),
+        ("subnet", hpc.network.subnet, former.network.subnet),
+        ("bridge", hpc.network.bridge, former.network.bridge),
+        ("user", hpc.access.user, former.user),
+        ("home", hpc.storage.home, former.home),
     ):
-        if asked is not None and asked != there:
+        if asked is not None and there and asked != there:
             raise SpecError(
                 f"the {what} of a cluster cannot be changed",
                 details=f"{hpc.name} has {there}, and {asked} is asked for",
                 hint=f"ai-how hpc destroy  # then start it anew, or set {what} back",
             )
+
+    count, subnet = len(nodes_of(hpc)), former.network.subnet
+    if count > (room := room_in(subnet)):
+        raise SpecError(
+            f"{hpc.name} cannot have {count} nodes: its subnet {subnet} has room for {room}",
+            hint="ai-how hpc destroy  # then start it anew",
+        )
 
 
 def _check_addresses(hpc: HpcSpec, known: Mapping[str, NodeState]) -> None:

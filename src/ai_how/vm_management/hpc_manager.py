@@ -12,6 +12,7 @@ from ai_how.host.place import HostPlace, find_place
 from ai_how.plan.journal import Journal, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
+from ai_how.spec.document import render_default_file
 from ai_how.spec.models import ClusterFile
 from ai_how.state.cluster_state import read_state, remove_state
 from ai_how.state.every_cluster import read_every_state
@@ -19,24 +20,33 @@ from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory
 from ai_how.vm_management.clearing import (
+    check_snapshots,
     clear_directory,
+    clear_lock,
     keep_source,
     prepare_backups,
     read_tail,
     release_host,
 )
-from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_destroy, plan_stop
-from ai_how.vm_management.hpc_status import ClusterStatus, status_of
+from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.hpc_plan import STEP_TYPES
+from ai_how.vm_management.hpc_status import (
+    ClusterStatus,
+    describe_impostor,
+    find_disk_problems,
+    status_of,
+)
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.libvirt_console import Console
-from ai_how.vm_management.observed import Observed, existing_disks, observe
+from ai_how.vm_management.network_manager import HostNetworks
+from ai_how.vm_management.observed import Observed, existing_disks, observe, observe_wiring
+from ai_how.vm_management.stop_plan import plan_destroy
 from ai_how.vm_management.world import Patience
 from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:
     from ai_how.vm_management.carrying import Carrier
 
-MAX_CALLS = 8
 LOG_S = 60.0
 
 
@@ -74,6 +84,7 @@ class HpcManager:
                 details="What it had made is still there.",
                 hint=f"ai-how hpc destroy --cluster {self.name}  # or hpc start, which undoes it",
             )
+        self._refuse_lost()
         there = ", ".join(read_every_state(self.roots)) or "none"
         raise StateError(
             f"there is no cluster {self.name}",
@@ -102,30 +113,40 @@ class HpcManager:
         only: Collection[str] = (),
         dry_run: bool = False,
         keep_on_failure: bool = False,
+        is_warm: bool = True,
     ) -> Plan:
         """Bring the cluster up, and return what that took: an empty plan where it was up.
 
         `source` is the file that `spec` was read from; a copy of it is kept with the state.
-        With `dry_run` nothing is changed but for the embedded host, which is started to be asked.
+        With `dry_run` nothing is changed, but for what a dead run had left, and the embedded host,
+        which is started to be asked. Unless it `is_warm`, every new node boots.
         """
         from ai_how.vm_management.starting import prepare_start  # noqa: PLC0415  as below
 
+        text = source.read_text("utf-8") if source else render_default_file()
         place = self.place(spec.host.uri)
         with self._locked("start", place) as carrier:
             # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
             with held_lock(self.roots.host_lock, doing=f"hpc start of {self.name}", wait_s=60):
                 client = carrier.client
-                start = prepare_start(spec, self.roots, place, client, self.say, only=only)
+                start = prepare_start(
+                    spec, self.roots, place, client, self.say, only=only, is_warm=is_warm
+                )
+                if not dry_run and not start.plan.steps:
+                    start.prepare_files(self.paths, place.ssh_proxy(self.roots))
+                    keep_source(text, self.paths)  # a run that was killed at its end did not
                 if dry_run or not start.plan.steps:
                     return start.plan
                 journal = carrier.journal(start.plan, start.draft.state)
             carrier.bring_up(start, journal, keep_on_failure=keep_on_failure)
-            keep_source(source, self.paths)
+            keep_source(text, self.paths)
             return start.plan
 
-    def stop(self, *, only: Collection[str] = ()) -> Plan:
+    def stop(self, *, only: Collection[str] = (), suspends: bool = False) -> Plan:
         """Turn the cluster, or these nodes of it, off. What is off already is left out.
 
+        With `suspends` the memory of all nodes is saved, and the next start goes on with their
+        jobs. Raises HostError where that cannot be, before anything is done.
         A first start that was cut short is undone, which leaves nothing to turn off.
         """
         place = self.place()
@@ -137,18 +158,29 @@ class HpcManager:
             state = self.find_state()
             if state is None:  # what a dead run had left was set right, and that was all of it
                 return Plan("stop", ())
-            plan = plan_stop(state, observe(carrier.client, state), only=only)
-            carrier.carry_on(plan, state, only=list(only))
-            return plan
+            return carrier.stop(state, only=only, suspends=suspends)
 
-    def destroy(self, *, backups: Path | None = None) -> Plan:
-        """Leave nothing of the cluster: VMs, disks, network, keys, state."""
+    def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
+        """Leave nothing of the cluster: VMs, disks, network, keys, state.
+
+        Raises HostError where a node has snapshots, unless they may go too.
+        """
         place, plan = self.place(), Plan("destroy", ())
+        if self.find_state() is None and not self._is_half_made():
+            self._refuse_lost()
         if not self.paths.is_used:
+            # A first start that failed left its image, its lock, and the host up.
+            if self.paths.lock.exists():
+                with held_lock(self.paths.lock, doing="hpc destroy"):
+                    clear_lock(self.paths)
+                release_host(place, self.roots)
             return plan
         with self._locked("destroy", place) as carrier:
             if state := self.find_state():
-                observe(carrier.client, state, ask_slurm=False)
+                seen = observe(carrier.client, state, ask_slurm=False)
+                for name in seen.impostors:
+                    self.say(describe_impostor(name))
+                check_snapshots(carrier.client, state, seen, may_go=snapshots_too)
                 plan = plan_destroy(state, backups=backups)
                 if backups:
                     prepare_backups(backups, plan)
@@ -158,14 +190,33 @@ class HpcManager:
         release_host(place, self.roots)
         return plan
 
+    def recover(self, *, user: str) -> tuple[ClusterState, str]:
+        """Remember again a cluster whose state was lost or damaged, and say from where.
+
+        What libvirt has does not tell the account; it is `user` then.
+        """
+        from ai_how.vm_management.recovering import recover_state  # noqa: PLC0415  as below
+
+        place = find_place(self.connect or "auto", self.roots)
+        for directory in (self.roots.state, self.paths.root):
+            ensure_private_directory(directory)
+        with held_lock(self.paths.lock, doing="hpc recover"):
+            place.ensure_up(self.roots)
+            with LibvirtClient(place.uri) as client:
+                return recover_state(self.paths, place, client, user=user)
+
     def status(self) -> ClusterStatus:
         """Ask libvirt and SLURM; takes no lock and changes nothing."""
         state, place = self.get_state(), self.place()
+        problems = find_disk_problems(state, DiskManager(place.storage))
         if not place.is_up:
-            return status_of(state, Observed(disks=existing_disks(state), host_is_down=True), {})
-        with LibvirtClient(place.uri, max_calls=MAX_CALLS) as client:
+            down = Observed(disks=existing_disks(state), host_is_down=True)
+            return status_of(state, down, {}, problems)
+        with _client_of(place) as client:
             seen = observe(client, state)
-            return status_of(state, seen, client.stats(seen.domains))
+            if place.kind != "test":
+                seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
+            return status_of(state, seen, client.stats(seen.domains), problems)
 
     def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
         """Run a program on a node by its guest agent."""
@@ -192,6 +243,14 @@ class HpcManager:
         """Whether all that there is of the cluster is in the journal of its first start."""
         return self.find_state() is None and self.paths.journal.exists()
 
+    def _refuse_lost(self) -> None:
+        from ai_how.vm_management.recovering import refuse_lost  # noqa: PLC0415  as below
+
+        place = find_place(self.connect or "auto", self.roots)
+        if place.is_up:
+            with LibvirtClient(place.uri) as client:
+                refuse_lost(client, self.name)
+
     def _remembered_host(self) -> str | None:
         """Where the cluster is; a first start that was cut short wrote it into its journal."""
         if state := self.find_state():
@@ -205,7 +264,7 @@ class HpcManager:
         place = self.place()
         if not place.is_up:
             raise HostError("the embedded host is down", hint="ai-how hpc start")
-        with LibvirtClient(place.uri, max_calls=MAX_CALLS) as client:
+        with _client_of(place) as client:
             yield client
 
     @contextmanager
@@ -218,7 +277,7 @@ class HpcManager:
         ensure_private_directory(self.paths.root)
         with held_lock(self.paths.lock, doing=f"hpc {verb}"):
             place.ensure_up(self.roots)
-            with LibvirtClient(place.uri, max_calls=MAX_CALLS) as client:
+            with _client_of(place) as client:
                 carrier = Carrier(
                     roots=self.roots,
                     paths=self.paths,
@@ -232,3 +291,7 @@ class HpcManager:
                 if left := Journal.read(self.paths.journal, STEP_TYPES):
                     carrier.recover(left)
                 yield carrier
+
+
+def _client_of(place: HostPlace) -> LibvirtClient:
+    return LibvirtClient(place.uri, max_calls=place.max_calls, is_kept=place.is_kept)

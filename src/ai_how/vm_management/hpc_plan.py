@@ -1,33 +1,48 @@
 """From what is asked and what is there to the steps in between (pure; knows no libvirt)."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.errors import HostError, SpecError
 from ai_how.guest.slurm_config import idle_partition
-from ai_how.plan.step import Plan, Step
+from ai_how.plan.step import Limit, Plan, Step
 from ai_how.spec.nodes import Node, Role
-from ai_how.state.models import ClusterState, NodeState, VmState
-from ai_how.vm_management import steps, stop_steps
+from ai_how.state.models import NodeState, VmState
+from ai_how.vm_management import (
+    bring_up_steps,
+    network_steps,
+    steps,
+    stop_steps,
+    suspend_steps,
+)
 from ai_how.vm_management.drafting import Draft
+from ai_how.vm_management.network_plan import NetworkPlan, plan_network
 from ai_how.vm_management.observed import Observed
 
 STEP_TYPES: Mapping[str, type[Step]] = {
     step.kind: step
     for step in (
-        steps.DefineNetwork,
-        steps.StartNetwork,
+        network_steps.DefineNetwork,
+        network_steps.StartNetwork,
+        network_steps.RestartNetwork,
+        network_steps.TellNetwork,
+        network_steps.RenewDhcp,
+        network_steps.PlugIn,
         steps.PlaceBase,
         steps.ClaimDirectory,
         steps.CreateOverlay,
         steps.GrowDisk,
         steps.DefineDomain,
         steps.StartDomain,
-        steps.AwaitAgent,
-        steps.GiveIdentity,
-        steps.CheckClocks,
-        steps.AwaitReady,
+        steps.RestoreDomain,
+        suspend_steps.ResumeDomain,
+        suspend_steps.StepClock,
+        bring_up_steps.AwaitAgent,
+        bring_up_steps.GiveIdentity,
+        bring_up_steps.CheckClocks,
+        bring_up_steps.AwaitReady,
+        suspend_steps.SuspendDomain,
         stop_steps.CloseSlurm,
         stop_steps.ShutDownGuest,
         stop_steps.DestroyDomain,
@@ -41,11 +56,17 @@ STEP_TYPES: Mapping[str, type[Step]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """How the plan gets its XML; `base_of` says where an image's disk will be."""
+    """How the plan gets its XML; `base_of` says where an image's disk will be.
+
+    `saved_of` says which saved machine a node is restored from, where it gets a new disk; a node
+    that is suspended boots anew unless the plan `resumes`.
+    """
 
     network_xml: Callable[[], str]
     domain_xml: Callable[[Node, NodeState], str]
     base_of: Callable[[str], Path]
+    saved_of: Callable[[str], steps.Saved | None] = lambda _node: None
+    resumes: bool = True
 
 
 def plan_start(
@@ -56,44 +77,72 @@ def plan_start(
     only: Collection[str] = (),
     tell_all: bool = False,
     stale: Collection[str] = (),
+    boot_limit: int | None = None,
 ) -> Plan:
     """What brings the cluster (or `only` these nodes, and the controller) up; empty where it is.
+
+    At most `boot_limit` nodes are at once between the start of their VM and their identity; where
+    some have to wait for others, the controller does not.
 
     With `tell_all` nodes that run are given their identity anew, as something in it has changed.
     `stale` nodes are defined in another way than they would be now; they change while they are off.
     Raises SpecError or HostError where what is there cannot become what is asked for.
     """
-    made: list[Step] = [*_network_steps(draft, seen, rendering)]
-    network = frozenset(step.key for step in made[-1:])
+    network = plan_network(draft.state, seen, rendering.network_xml)
+    made: list[Step] = [*network.steps, *network.plugs.values()]
     shared: dict[str, Step] = {}
     brought_up: list[tuple[NodeState, str]] = []
     for node, one in draft.nodes:
         is_stale = one.name in stale
-        chain, last = _node_steps(
-            draft, seen, rendering, shared, network, (node, one), only, is_stale=is_stale
-        )
+        if rendering.resumes and seen.is_suspended(one):
+            chain, last = _resume_steps(draft, seen, shared, network, one, only, tell_all=tell_all)
+        else:
+            chain, last = _node_steps(
+                draft, seen, rendering, shared, network, (node, one), only, is_stale=is_stale
+            )
         made += chain
         if last is not None:
             brought_up.append((one, last))
         elif tell_all and seen.is_on(one):
-            tell = steps.GiveIdentity(one.domain_name, one.name, one.uuid)
+            tell = bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid)
             made.append(tell)
             brought_up.append((one, tell.key))
+    limit = _limit_boots(made, boot_limit)
+    if limit:
+        made = _controller_first(draft, made)
     made = [*shared.values(), *made]
     if brought_up:
         needed = frozenset(last for _, last in brought_up)
         made += _ready_steps(draft, [one for one, _ in brought_up], needed)
-    return Plan("start", tuple(made))
+    return Plan("start", tuple(made), limit)
 
 
-def _network_steps(draft: Draft, seen: Observed, rendering: Rendering) -> list[Step]:
-    network = draft.state.network
-    if seen.network is None:
-        define = steps.DefineNetwork(network.name, network.uuid, rendering.network_xml())
-        return [define, steps.StartNetwork(network.name, network.uuid, frozenset({define.key}))]
-    if not seen.network.is_active:
-        return [steps.StartNetwork(network.name, network.uuid)]
-    return []
+def _limit_boots(made: Collection[Step], boot_limit: int | None) -> Limit | None:
+    """A stretch for each VM that is started, from there to its node's identity.
+
+    None where no node would have to wait for another.
+    """
+    booted = [one for one in made if isinstance(one, steps.StartDomain) and not one.was_on]
+    if boot_limit is None or len(booted) <= boot_limit:
+        return None
+    of_domain: dict[str, list[str]] = {one.domain: [one.key] for one in booted}
+    for step in made:
+        if isinstance(step, bring_up_steps.AwaitAgent | bring_up_steps.GiveIdentity):
+            of_domain.get(step.domain, []).append(step.key)
+    return Limit(boot_limit, tuple(map(tuple, of_domain.values())))
+
+
+def _controller_first(draft: Draft, made: Collection[Step]) -> list[Step]:
+    """The same steps, but no other VM is started before the controller's, where that is one."""
+    controller = draft.state.get_controller()
+    boots = [step for step in made if isinstance(step, steps.StartDomain)]
+    first = frozenset(step.key for step in boots if step.uuid == controller.uuid)
+    return [
+        replace(step, needs=step.needs | first)
+        if isinstance(step, steps.StartDomain) and step.key not in first
+        else step
+        for step in made
+    ]
 
 
 def _node_steps(
@@ -101,7 +150,7 @@ def _node_steps(
     seen: Observed,
     rendering: Rendering,
     shared: dict[str, Step],
-    network: frozenset[str],
+    network: NetworkPlan,
     pair: tuple[Node, NodeState],
     only: Collection[str],
     *,
@@ -110,34 +159,123 @@ def _node_steps(
     """The steps of one node, and the key of the last where they bring it up."""
     node, one = pair
     domain = seen.find_domain(one.uuid)
-    is_on = domain is not None and domain.state.is_on
+    is_on = domain is not None and domain.state.is_running
     if is_on and one.name in (*draft.grown, *draft.changed):
         raise SpecError(
             f"{one.name} is running, and its size is changed in the file",
             hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
         )
     chain: list[Step] = []
+    is_wanted, saved = _wants_on(one, only), None
     if one.name not in seen.disks:
-        chain += _disk_steps(draft, seen, rendering, shared, one)
+        saved = rendering.saved_of(one.name) if is_wanted else None
+        chain += _disk_steps(draft, seen, rendering, shared, one, saved)
     elif one.name in draft.grown:
         chain.append(steps.GrowDisk(draft.state.name, one.name, one.disk, one.disk_gib))
-    if domain is None or one.name in draft.changed or (is_stale and not is_on):
+    is_lost = domain is None or not domain.is_persistent  # one that runs on, undefined
+    if is_lost or one.name in draft.changed or (is_stale and not is_on):
         needs = frozenset({chain[-1].key}) if chain else frozenset[str]()
         former = domain.xml if domain else None
         xml = rendering.domain_xml(node, one)
         chain.append(steps.DefineDomain(one.domain_name, one.uuid, xml, needs, former))
-    if not _wants_on(one, only):
+    if not is_wanted:
         return chain, None
     if domain is None or not is_on or domain.state is VmState.PAUSED:
-        needs = network | frozenset({step.key for step in chain[-1:]})
-        chain.append(steps.StartDomain(one.domain_name, one.uuid, needs, was_on=is_on))
+        needs = network.needed | frozenset({step.key for step in chain[-1:]})
+        if not is_on:
+            # A disk is no better than what it stands on, so that is looked at before each boot.
+            base = shared.setdefault(one.image_digest, steps.PlaceBase(one.image_digest))
+            needs |= {base.key}
+        chain.append(_boot_step(draft, seen, one, needs, saved))
     elif _is_working(seen, one) and domain.is_agent_connected:
         return chain, None
     needs = frozenset({step.key for step in chain[-1:]})
-    chain.append(steps.AwaitAgent(one.domain_name, one.uuid, needs))
+    if plug := network.plugs.get(one.name):
+        needs |= {plug.key}
+    chain.append(bring_up_steps.AwaitAgent(one.domain_name, one.uuid, needs))
     needs = frozenset({chain[-1].key})
-    chain.append(steps.GiveIdentity(one.domain_name, one.name, one.uuid, needs))
+    chain.append(bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid, needs))
     return chain, chain[-1].key
+
+
+def _resume_steps(
+    draft: Draft,
+    seen: Observed,
+    shared: dict[str, Step],
+    network: NetworkPlan,
+    one: NodeState,
+    only: Collection[str],
+    *,
+    tell_all: bool,
+) -> tuple[list[Step], str | None]:
+    """The steps of a node that is suspended: the controller goes on first, at the time of now."""
+    if not _wants_on(one, only):
+        return [], None
+    if one.name in (*draft.grown, *draft.changed):
+        raise SpecError(
+            f"{one.name} is suspended, and its size is changed in the file",
+            hint="ai-how hpc start --no-warm  # boots it anew: the jobs that it ran are lost",
+        )
+    if one.name not in seen.disks:
+        raise HostError(
+            f"{one.name} is suspended, and its disk is gone",
+            details=str(one.disk),
+            hint="ai-how hpc destroy  # then start it anew",
+        )
+    controller = draft.state.get_controller()
+    is_controller = one == controller
+    base = shared.setdefault(one.image_digest, steps.PlaceBase(one.image_digest))
+    needs = network.needed | {base.key}
+    if not is_controller and seen.is_suspended(controller):
+        needs |= {_step_clock(controller, frozenset(), is_controller=True).key}
+    resume = suspend_steps.ResumeDomain(
+        domain=one.domain_name,
+        uuid=one.uuid,
+        needs=needs,
+        node=one.name,
+        memory_mib=one.memory_mib,
+    )
+    agent = bring_up_steps.AwaitAgent(one.domain_name, one.uuid, frozenset({resume.key}))
+    clock = _step_clock(one, frozenset({agent.key}), is_controller=is_controller)
+    chain: list[Step] = [resume, agent, clock]
+    if tell_all:
+        needs = frozenset({clock.key})
+        chain.append(bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid, needs))
+    return chain, chain[-1].key
+
+
+def _step_clock(
+    one: NodeState, needs: frozenset[str], *, is_controller: bool
+) -> suspend_steps.StepClock:
+    return suspend_steps.StepClock(one.domain_name, one.name, one.uuid, is_controller, needs)
+
+
+def _boot_step(
+    draft: Draft,
+    seen: Observed,
+    one: NodeState,
+    needs: frozenset[str],
+    saved: steps.Saved | None,
+) -> Step:
+    if saved:
+        return steps.RestoreDomain(
+            domain=one.domain_name,
+            uuid=one.uuid,
+            needs=needs,
+            cluster=draft.state.name,
+            node=one.name,
+            saved=saved,
+        )
+    domain, keeps = seen.find_domain(one.uuid), one.name in seen.disks
+    was_on = domain is not None and domain.state.is_running
+    return steps.StartDomain(
+        one.domain_name,
+        one.uuid,
+        needs,
+        was_on=was_on,
+        keeps_disk=keeps,
+        is_anew=seen.is_suspended(one),
+    )
 
 
 def _disk_steps(
@@ -146,6 +284,7 @@ def _disk_steps(
     rendering: Rendering,
     shared: dict[str, Step],
     one: NodeState,
+    saved: steps.Saved | None,
 ) -> list[Step]:
     if seen.find_domain(one.uuid) is not None and one.role is Role.CONTROLLER:
         raise HostError(
@@ -172,6 +311,7 @@ def _disk_steps(
             rendering.base_of(one.image_digest),
             one.disk_gib,
             frozenset(needs),
+            saved,
         )
     ]
 
@@ -196,8 +336,8 @@ def _is_working(seen: Observed, one: NodeState) -> bool:
 def _ready_steps(draft: Draft, up: Collection[NodeState], needs: frozenset[str]) -> list[Step]:
     """Clocks, then SLURM: one wait and one job for each partition that some node is tested in."""
     cluster = draft.state.name
-    controller = next(one for one in draft.state.nodes if one.role is Role.CONTROLLER)
-    clocks = steps.CheckClocks(cluster, tuple((one.name, one.uuid) for one in up), needs)
+    controller = draft.state.get_controller()
+    clocks = bring_up_steps.CheckClocks(cluster, tuple((one.name, one.uuid) for one in up), needs)
     partitions = draft.hpc.slurm_config.partitions
     tested: dict[str, list[str]] = {}
     for one in up:
@@ -208,7 +348,7 @@ def _ready_steps(draft: Draft, up: Collection[NodeState], needs: frozenset[str])
     for partition, names in tested.items():
         name = cluster if len(tested) == 1 else f"{cluster}/{partition}"
         made.append(
-            steps.AwaitReady(
+            bring_up_steps.AwaitReady(
                 name,
                 controller.uuid,
                 tuple(names),
@@ -218,44 +358,3 @@ def _ready_steps(draft: Draft, up: Collection[NodeState], needs: frozenset[str])
             )
         )
     return made
-
-
-def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
-    """What turns the cluster (or `only` these nodes) off: SLURM, compute nodes, controller."""
-    for name in only:
-        state.get_node(name)
-    controller = next((one for one in state.nodes if one.role is Role.CONTROLLER), None)
-    on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
-    computes = [one for one in on if one.role is Role.COMPUTE]
-    made: list[Step] = []
-    if controller and computes and seen.is_on(controller) and seen.slurm is not None:
-        names = tuple(one.name for one in computes)
-        made.append(stop_steps.CloseSlurm(state.name, controller.uuid, names))
-    told = frozenset(step.key for step in made)
-    made += [stop_steps.ShutDownGuest(one.domain_name, one.uuid, told) for one in computes]
-    # The controller serves /home: it goes when nobody writes there any more.
-    after = told | frozenset(step.key for step in made)
-    made += [
-        stop_steps.ShutDownGuest(one.domain_name, one.uuid, after)
-        for one in on
-        if one.role is Role.CONTROLLER
-    ]
-    return Plan("stop", tuple(made))
-
-
-def plan_destroy(state: ClusterState, *, backups: Path | None = None) -> Plan:
-    """What leaves nothing of the cluster; each step takes what is absent for done."""
-    made: list[Step] = []
-    for one in state.nodes:
-        vm = stop_steps.DestroyDomain(one.domain_name, one.uuid)
-        made.append(vm)
-        last = vm.key
-        if backups:
-            target = backups / f"{one.domain_name}-{state.lineage.hex[:8]}.qcow2"
-            made.append(stop_steps.BackUpDisk(one.domain_name, one.disk, target, frozenset({last})))
-            last = made[-1].key
-        made.append(stop_steps.RemoveDisk(state.name, state.lineage, one.name, frozenset({last})))
-    gone = frozenset(step.key for step in made)
-    made.append(stop_steps.RemoveNetwork(state.network.name, state.network.uuid, gone))
-    made.append(stop_steps.RemoveDiskDirectory(state.name, state.lineage, gone))
-    return Plan("destroy", tuple(made))

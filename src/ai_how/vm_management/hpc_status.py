@@ -1,6 +1,6 @@
 """What `hpc status` says: asked of libvirt, the disks and SLURM, beside what is remembered."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -10,6 +10,9 @@ from ai_how.guest.slurm_config import SlurmSeen
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState, VmState
 from ai_how.state.report import Report, report
+from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.network_drift import find_drift
+from ai_how.vm_management.network_shape import shape_of_network
 from ai_how.vm_management.observed import Observed
 from ai_how.vm_management.seen import DomainSeen, DomainStats
 
@@ -35,6 +38,8 @@ class NodeStatus:
     slurm: str | None
     slurm_reason: str | None
     stages_s: Mapping[str, float]
+    problems: tuple[str, ...]
+    """What is wrong with its disk, its image and its place in the network, in a few words each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,28 +51,68 @@ class ClusterStatus:
     network: str
     subnet: str
     network_is_active: bool
+    network_problems: tuple[str, ...]
     slurm_trouble: str | None
+    impostors: tuple[str, ...]
     is_ready: bool
     nodes: tuple[NodeStatus, ...]
     report: Report
 
 
 def status_of(
-    state: ClusterState, seen: Observed, stats: Mapping[UUID, DomainStats]
+    state: ClusterState,
+    seen: Observed,
+    stats: Mapping[UUID, DomainStats],
+    disk_problems: Mapping[str, tuple[str, ...]],
 ) -> ClusterStatus:
     """Put together what was seen (pure)."""
-    nodes = tuple(_node_status(one, seen, stats.get(one.uuid)) for one in state.nodes)
+    nodes = tuple(
+        _node_status(one, seen, stats.get(one.uuid), disk_problems.get(one.name, ()))
+        for one in state.nodes
+    )
     return ClusterStatus(
         name=state.name,
         host=state.host_uri,
         network=state.network.bridge,
         subnet=str(state.network.subnet),
         network_is_active=bool(seen.network and seen.network.is_active),
+        network_problems=tuple(_network_problems(state, seen)),
         slurm_trouble=seen.slurm_trouble,
+        impostors=seen.impostors,
         is_ready=_is_ready(state, seen),
         nodes=nodes,
         report=report(state, {node.name: node.state for node in nodes}, datetime.now(UTC)),
     )
+
+
+def describe_impostor(name: str) -> str:
+    """What is said of a VM that carries a cluster's mark and is none of its nodes."""
+    return f"the VM {name} carries this cluster's mark, but is none of its nodes: it is left alone"
+
+
+def find_disk_problems(state: ClusterState, disks: DiskManager) -> Mapping[str, tuple[str, ...]]:
+    """What is wrong with each node's disk and the image below it, where anything is."""
+    problems = {}
+    for one in state.nodes:
+        if found := disks.find_problems(one.disk, disks.storage.base(one.image_digest)):
+            problems[one.name] = found
+    return problems
+
+
+def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
+    network, is_in_use = seen.network, any(seen.is_on(one) for one in state.nodes)
+    if network is None:
+        if is_in_use:
+            yield "it is gone, and VMs run"
+        return
+    if not network.is_active and is_in_use:
+        yield "it is down, and VMs run"
+    drift = find_drift(shape_of_network(state), network)
+    yield from drift.told
+    if seen.dhcp_is_gone and not drift.live:
+        yield "its DHCP and DNS server is gone"
+    if seen.uplink_trouble and not drift.live:
+        yield seen.uplink_trouble
 
 
 def _is_ready(state: ClusterState, seen: Observed) -> bool:
@@ -77,7 +122,9 @@ def _is_ready(state: ClusterState, seen: Observed) -> bool:
     return all((node := seen.slurm.get(one.name)) and node.is_working for one in wanted)
 
 
-def _node_status(one: NodeState, seen: Observed, stats: DomainStats | None) -> NodeStatus:
+def _node_status(
+    one: NodeState, seen: Observed, stats: DomainStats | None, problems: tuple[str, ...]
+) -> NodeStatus:
     domain = seen.find_domain(one.uuid)
     slurm = _slurm_of(one, seen)
     missing = one.name not in seen.disks
@@ -98,6 +145,7 @@ def _node_status(one: NodeState, seen: Observed, stats: DomainStats | None) -> N
         slurm=slurm.state if slurm else None,
         slurm_reason=slurm.reason if slurm else None,
         stages_s=one.stages_s,
+        problems=(*problems, *(["not on the network"] if one.name in seen.unplugged else [])),
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +27,25 @@ def find_identities(
     draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], NodeIdentity]]:
     """For each node a call that makes its identity; secrets are made and read only then."""
+    common = _Common(
+        neighbours=tuple(Neighbour(other.name, other.ip) for other in draft.state.nodes),
+        own_keys=_own_keys(draft),
+        slurm_conf=_slurm_conf(draft),
+        has_host_clock=has_host_clock,
+    )
     return {
-        node.name: partial(_identity, draft, paths, node, one, has_host_clock=has_host_clock)
-        for node, one in draft.nodes
+        node.name: partial(_identity, draft, paths, node, one, common) for node, one in draft.nodes
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What all nodes are told alike: made once, as it has a line for each of them."""
+
+    neighbours: tuple[Neighbour, ...]
+    own_keys: tuple[str, ...]
+    slurm_conf: str
+    has_host_clock: bool
 
 
 def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
@@ -39,6 +55,15 @@ def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
     ensure_key(paths.ssh_key, f"ai-how {state.name}")
     for node in state.nodes:
         ensure_key(paths.host_key(node.name), node.domain_name)
+
+
+def find_lost_secrets(former: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
+    """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
+    if former is None or not any(one.stages_s for one in former.nodes):
+        return ()
+    keys = {"the munge key": paths.munge_key, "the ssh key of the user": paths.ssh_key}
+    keys |= {f"the host key of {one.name}": paths.host_key(one.name) for one in former.nodes}
+    return tuple(what for what, path in keys.items() if not path.exists())
 
 
 def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:
@@ -90,7 +115,7 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
 
 
 def _identity(
-    draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, *, has_host_clock: bool
+    draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
 ) -> NodeIdentity:
     state, hpc = draft.state, draft.hpc
     host_key = paths.host_key(one.name)
@@ -103,12 +128,12 @@ def _identity(
         address=one.ip,
         subnet=state.network.subnet,
         gateway=state.network.gateway,
-        neighbours=tuple(Neighbour(other.name, other.ip) for other in state.nodes),
+        neighbours=common.neighbours,
         login=state.user,
-        authorized_keys=(_public(paths.ssh_key), *_own_keys(draft)),
+        authorized_keys=(_public(paths.ssh_key), *common.own_keys),
         home_is_nfs=hpc.storage.home == "nfs",
-        has_host_clock=has_host_clock,
-        slurm_conf=_slurm_conf(draft),
+        has_host_clock=common.has_host_clock,
+        slurm_conf=common.slurm_conf,
         shares=node.virtio_fs_mounts,
         host_key=host_key.read_bytes(),
         host_key_public=_public(host_key),
@@ -123,7 +148,7 @@ def _own_keys(draft: Draft) -> tuple[str, ...]:
 
 def _slurm_conf(draft: Draft) -> str:
     state = draft.state
-    controller = next(one for one in state.nodes if one.role is Role.CONTROLLER)
+    controller = state.get_controller()
     nodes = slurm_nodes(draft)
     return render_slurm_conf(state.name, controller.ip, nodes, draft.hpc.slurm_config)
 

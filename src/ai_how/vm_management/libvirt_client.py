@@ -16,38 +16,50 @@ from ai_how.vm_management.libvirt_agents import Agents, AskAgent
 from ai_how.vm_management.libvirt_console import Console
 from ai_how.vm_management.libvirt_domains import find_raw_domain
 from ai_how.vm_management.libvirt_link import Link
-from ai_how.vm_management.libvirt_networks import Networks
 from ai_how.vm_management.libvirt_uri import read_uri
 from ai_how.vm_management.libvirt_wire import Opener, open_connection, translate
+from ai_how.vm_management.libvirt_wiring import Wiring
 from ai_how.vm_management.seen import HypervisorVersion, read_version
 
+# How long libvirt may be silent.
+PATIENCE_S = 30.0
 
-class LibvirtClient(Agents, Networks):
+
+class LibvirtClient(Agents, Wiring):
     """One libvirt, reached by URI; several threads may use it. Connects at the first call.
 
     Every call ends: where libvirt is silent for `patience_s` (and the 30 s more that a change may
     wait for a guest's job lock), ConnectionLostError is raised. A connection that broke is made
-    anew, and what is safe to repeat is repeated.
+    anew within that time, and what is safe to repeat is repeated. Once libvirt was silent for so
+    long, what is called next fails within seconds, until it answers again.
     """
 
     def __init__(
         self,
         uri: str,
         *,
-        patience_s: float = 30,
+        patience_s: float = PATIENCE_S,
         max_calls: int = 4,
+        is_kept: bool = False,
         opener: Opener = open_connection,
         ask_agent: AskAgent = libvirt_qemu.qemuAgentCommand,
     ) -> None:
         """Raises SpecError for a URI that is not allowed.
 
-        `max_calls` may be under way at once; libvirtd takes 5 per connection and queues the rest.
+        `max_calls` may be under way at once. libvirtd takes 5 per connection where it is as it
+        comes, and then does not even read the sign of life that it is asked for. Where somebody
+        starts it again when it ends (`is_kept`), the first connection is waited for as well.
         """
         self._uri = read_uri(uri)
         self._ask_agent = ask_agent
-        self._link = Link(self._uri, opener, patience_s=patience_s, max_calls=max_calls)
+
+        def link() -> Link:
+            return Link(
+                self._uri, opener, patience_s=patience_s, max_calls=max_calls, is_kept=is_kept
+            )
+
         # Agents take their time: they have a connection of their own, so that nobody queues behind.
-        self._agent_link = Link(self._uri, opener, patience_s=patience_s, max_calls=max_calls)
+        self._link, self._agent_link = link(), link()
 
     def __enter__(self) -> Self:
         return self

@@ -1,11 +1,14 @@
 """VMs: what is there, and the changes that may be made to them. Part of LibvirtClient."""
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from uuid import UUID
 
 import libvirt
 
-from ai_how.errors import LibvirtError
+from ai_how.errors import ConnectionLostError, LibvirtError
 from ai_how.state.models import VmState
 from ai_how.vm_management.libvirt_link import Link
 from ai_how.vm_management.libvirt_observe import (
@@ -25,6 +28,9 @@ STATS = (
     | libvirt.VIR_DOMAIN_STATS_BLOCK
     | libvirt.VIR_DOMAIN_STATS_INTERFACE
 )
+
+# A QEMU that is well tells its figures in milliseconds.
+STATS_S = 5.0
 
 
 class Domains:
@@ -71,14 +77,27 @@ class Domains:
         )
 
     def stats(self, uuids: Collection[UUID]) -> Mapping[UUID, DomainStats]:
-        """Figures of those VMs that are there. Waits for no guest: a busy one has fewer figures."""
+        """Figures of those VMs that are there; none of one whose QEMU does not answer at once."""
         asked = frozenset(uuids)
+        if not asked:
+            return {}
+        with suppress(ConnectionLostError):
+            return self._stats(asked)
+        # A guest that hangs: each by itself then, so that it hides no other's figures.
+        found: dict[UUID, DomainStats] = {}
+        with ThreadPoolExecutor(len(asked)) as crew:
+            for answer in [crew.submit(self._stats, frozenset({uuid})) for uuid in asked]:
+                with suppress(ConnectionLostError):
+                    found |= answer.result()
+        return found
 
+    def _stats(self, asked: frozenset[UUID]) -> dict[UUID, DomainStats]:
         def ask(raw: libvirt.virConnect) -> dict[UUID, DomainStats]:
             every = raw.listAllDomains(0)
             wanted = [domain for domain in every if UUID(domain.UUIDString()) in asked]
             if not wanted:
                 return {}
+            # This does not wait for what another call asks of a QEMU, but for what itself asks.
             records = with_first_known(
                 lambda flags: raw.domainListGetStats(wanted, STATS, flags),
                 libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
@@ -86,7 +105,7 @@ class Domains:
             )
             return {UUID(domain.UUIDString()): read_stats(record) for domain, record in records}
 
-        return self._link.read("reading figures of VMs", ask)
+        return self._link.read("reading figures of VMs", ask, timeout_s=STATS_S)
 
     def define_domain(self, xml: str) -> DomainSeen:
         """Define a VM, checked against libvirt's schema; the same UUID and name define it anew.
@@ -110,20 +129,83 @@ class Domains:
             check_claim(error, xml, find=self.find_domain, find_by_name=self.find_domain_by_name)
             raise
 
-    def start_domain(self, uuid: UUID, *, paused: bool = False) -> None:
-        """Start a VM that is defined; one that is on stays as it is."""
+    def start_domain(
+        self,
+        uuid: UUID,
+        *,
+        paused: bool = False,
+        is_anew: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Start a VM that is defined; one that is on stays as it is.
+
+        One that is suspended goes on from its saved memory, which then is gone; `is_anew` throws
+        that away and boots.
+        """
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if is_anew else 0
         self._ensure(
             f"starting VM {uuid}",
             uuid,
             lambda domain: domain.createWithFlags(flags),
             lambda domain: read_state(domain).is_on and read_state(domain) is not VmState.CRASHED,
+            timeout_s=timeout_s,
         )
 
-    def shutdown_domain(self, uuid: UUID) -> None:
+    def suspend_to_disk(self, uuid: UUID, *, timeout_s: float) -> None:
+        """Save a VM's memory where libvirt keeps it, which ends it; safe to repeat.
+
+        It will run when it goes on, though it was paused. One that is off stays as it is.
+        """
+        self._ensure(
+            f"suspending VM {uuid}",
+            uuid,
+            lambda domain: domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING),
+            is_off,
+            timeout_s=timeout_s,
+        )
+
+    def boot_transient(self, xml: str) -> DomainSeen:
+        """Boot a VM that is never defined, and that libvirt ends when our connection does.
+
+        Not repeated when the answer is lost.
+        """
+        name, _uuid = read_identity(xml)
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY | libvirt.VIR_DOMAIN_START_VALIDATE
+        return self._link.once(
+            f"booting VM {name}", lambda raw: observe_domain(raw.createXML(xml, flags))
+        )
+
+    def save_transient(self, uuid: UUID, target: Path, *, timeout_s: float) -> None:
+        """Write a VM's memory to a file, which ends it. Not repeated when the answer is lost."""
+        self._link.once(
+            f"saving VM {uuid}",
+            lambda raw: find_raw_domain(raw, uuid).saveFlags(
+                str(target), None, libvirt.VIR_DOMAIN_SAVE_RUNNING
+            ),
+            timeout_s=timeout_s,
+        )
+
+    def restore_domain(self, uuid: UUID, source: Path, *, timeout_s: float) -> None:
+        """Have a VM that is defined run on from a save file that bears its name and UUID.
+
+        One that is on stays as it is.
+        """
+
+        def ask(raw: libvirt.virConnect) -> None:
+            domain = find_raw_domain(raw, uuid)
+            ensure(
+                lambda: raw.restoreFlags(str(source), None, libvirt.VIR_DOMAIN_SAVE_RUNNING),
+                lambda: read_state(domain).is_on,
+            )
+
+        self._link.change(f"restoring VM {uuid}", ask, timeout_s=timeout_s)
+
+    def shutdown_domain(self, uuid: UUID, *, timeout_s: float | None = None) -> None:
         """Press the power button (ACPI) of a VM, resumed first if paused. Off already is success.
 
-        This asks the guest, no more: wait for SHUT_OFF, ask again, and destroy it in the end.
+        This asks the guest, no more: wait for SHUT_OFF, ask again, and destroy it in the end. Of a
+        QEMU that hangs there is no answer: ConnectionLostError, or LibvirtError, after `timeout_s`.
         """
 
         def press(domain: libvirt.virDomain) -> None:
@@ -131,7 +213,7 @@ class Domains:
                 domain.resume()
             with_first_known(domain.shutdownFlags, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN, 0)
 
-        self._ensure(f"shutting down VM {uuid}", uuid, press, is_off)
+        self._ensure(f"shutting down VM {uuid}", uuid, press, is_off, timeout_s=timeout_s)
 
     def reset_domain(self, uuid: UUID) -> None:
         """Press the reset button. Not repeated when the answer is lost."""
@@ -187,12 +269,14 @@ class Domains:
         uuid: UUID,
         act: Callable[[libvirt.virDomain], object],
         is_done: Callable[[libvirt.virDomain], bool],
+        *,
+        timeout_s: float | None = None,
     ) -> None:
         def ask(raw: libvirt.virConnect) -> None:
             domain = find_raw_domain(raw, uuid)
             ensure(lambda: act(domain), lambda: is_done(domain))
 
-        self._link.change(what, ask)
+        self._link.change(what, ask, timeout_s=timeout_s)
 
 
 def find_raw_domain(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virDomain:

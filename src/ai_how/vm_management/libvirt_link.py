@@ -28,8 +28,12 @@ JOB_LOCK_S = 30
 # How often a call is sent again over a new connection, after one that broke under it.
 REPEATS = 3
 
-# A daemon that is well answers in milliseconds.
+# A daemon that is well answers in milliseconds. One that let a whole patience go by gets no more
+# than this, and within as much after that it is not asked again.
 ALIVE_WITHIN_S = 5
+
+# How long a call may wait for its turn behind others that are answered, however slowly.
+TURN_S = 300
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
@@ -62,7 +66,11 @@ class Subscription:
 
 
 class Link:
-    """Calls to one libvirt. Connects at the first call, and again whenever that has broken."""
+    """Calls to one libvirt. Connects at the first call, and again whenever that has broken.
+
+    A call ends within its time, once it has its turn: connecting anew and asking again are part of
+    that. `is_kept`: somebody starts the daemon again when it ends, so it is waited for.
+    """
 
     def __init__(
         self,
@@ -71,6 +79,7 @@ class Link:
         *,
         patience_s: float,
         max_calls: int,
+        is_kept: bool = False,
     ) -> None:
         self._uri = uri
         self._opener = opener
@@ -78,8 +87,11 @@ class Link:
         self._max_calls = max_calls
         self._opening = threading.Lock()
         self._wire: Wire | None = None
+        self._is_kept = is_kept
         # Worth waiting for: the daemon was there, and has not since let a whole patience go by.
-        self._is_coming_back = False
+        self._is_coming_back = is_kept
+        # Until when nobody tries to connect: it was silent a moment ago.
+        self._silence: Deadline | None = None
         self._subscriptions: tuple[Subscription, ...] = ()
         self._subscribing = threading.Lock()
         self._pause = threading.Event()
@@ -90,9 +102,11 @@ class Link:
         """What `ask` returns; safe to repeat, as it is repeated when the connection breaks."""
         return self._call(what, ask, timeout_s=timeout_s or self._patience_s, repeats=REPEATS)
 
-    def change(self, what: str, ask: Callable[[libvirt.virConnect], T]) -> T:
+    def change(
+        self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
+    ) -> T:
         """Like `read`, with the time that a change may wait for a guest's job lock."""
-        return self.read(what, ask, timeout_s=self._patience_s + JOB_LOCK_S)
+        return self.read(what, ask, timeout_s=timeout_s or self._patience_s + JOB_LOCK_S)
 
     def once(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
@@ -105,7 +119,8 @@ class Link:
         """Whether the daemon answers now. Does not wait for one that is gone to come back."""
         within_s = min(self._patience_s, ALIVE_WITHIN_S)
         try:
-            return self._connected(within_s=within_s, is_patient=False).answers(within_s)
+            wire = self._connected(Deadline.after(within_s), is_patient=False)
+            return wire.answers(within_s)
         except LibvirtError:
             return False
 
@@ -129,22 +144,23 @@ class Link:
         """Let the connection go, waiting a little for its end. A later call opens it anew."""
         with self._opening:
             wire, self._wire = self._wire, None
-            self._is_coming_back = False
+            self._is_coming_back = self._is_kept
+            self._silence = None
         if wire:
             wire.close().join(within_s)
 
     def _call(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float, repeats: int
     ) -> T:
-        patience = Deadline.after(self._patience_s)
+        patience, over = Deadline.after(self._patience_s), Deadline.after(timeout_s)
         pauses_s = FIRST_PAUSE_S
         turns = REPEATS
         while True:
-            wire = self._connected()
+            # A turn may have been long in coming: what is left is never too little to be tried.
+            left_s = min(timeout_s, max(over.remaining_s, ALIVE_WITHIN_S))
+            wire = self._connected(Deadline.after(left_s).sooner_of(self._patience_s))
             try:
-                return wire.call(
-                    what, ask, timeout_s=timeout_s, slot_timeout_s=self._patience_s + JOB_LOCK_S
-                )
+                return wire.call(what, ask, timeout_s=left_s, slot_timeout_s=TURN_S)
             except NotSentError:
                 turns -= 1
                 if turns < 0:
@@ -156,14 +172,13 @@ class Link:
                 if error.code is None or repeats < 0:
                     raise
             except BusyError:
-                if patience.has_passed:
+                if patience.has_passed or over.has_passed:
                     raise
             self._pause.wait(pauses_s)
             pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
 
-    def _connected(self, *, within_s: float | None = None, is_patient: bool = True) -> Wire:
+    def _connected(self, deadline: Deadline, *, is_patient: bool = True) -> Wire:
         """The connection that there is, or a new one; one caller opens, the others wait for it."""
-        deadline = Deadline.after(within_s or self._patience_s)
         if not self._opening.acquire(timeout=deadline.remaining_s):
             raise silent("opening a connection", self._patience_s, self._uri)
         try:
@@ -176,18 +191,28 @@ class Link:
             self._opening.release()
 
     def _opened(self, deadline: Deadline, *, is_patient: bool) -> Wire:
+        if self._silence and is_patient:
+            if not self._silence.has_passed:
+                raise silent("opening a connection", self._patience_s, self._uri)
+            deadline = deadline.sooner_of(ALIVE_WITHIN_S)
         pauses_s = FIRST_PAUSE_S
+        refusal: ConnectionLostError | None = None
         while True:
             try:
                 wire = self._open(deadline)
-            except ConnectionLostError:
+            except ConnectionLostError as error:
+                if error.code is not None:
+                    refusal = error
+                elif is_patient and refusal is None:
+                    self._silence = Deadline.after(min(self._patience_s, ALIVE_WITHIN_S))
                 if not (is_patient and self._is_coming_back) or deadline.has_passed:
                     self._is_coming_back = self._is_coming_back and not is_patient
-                    raise
+                    # The last try had no time left to be refused in.
+                    raise (refusal or error) from None
                 self._pause.wait(min(pauses_s, deadline.remaining_s))
                 pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
             else:
-                self._is_coming_back = True
+                self._is_coming_back, self._silence = True, None
                 return wire
 
     def _open(self, deadline: Deadline) -> Wire:

@@ -29,7 +29,7 @@ class Networks:
         return unless_gone(
             lambda: self._link.read(
                 f"looking for network {uuid}",
-                lambda raw: observe_network(_find_raw_network(raw, uuid)),
+                lambda raw: observe_network(find_raw_network(raw, uuid)),
             )
         )
 
@@ -53,7 +53,7 @@ class Networks:
         """A network as it is, or as defined where it is down."""
         return self._link.read(
             f"reading the XML of network {uuid}",
-            lambda raw: _find_raw_network(raw, uuid).XMLDesc(0),
+            lambda raw: find_raw_network(raw, uuid).XMLDesc(0),
         )
 
     def define_network(self, xml: str) -> NetworkSeen:
@@ -103,7 +103,7 @@ class Networks:
         unless_gone(
             lambda: self._link.change(
                 f"undefining network {uuid}",
-                lambda raw: _find_raw_network(raw, uuid).undefine(),
+                lambda raw: find_raw_network(raw, uuid).undefine(),
             )
         )
 
@@ -115,11 +115,12 @@ class Networks:
         is_done: Callable[[libvirt.virNetwork], bool],
     ) -> None:
         def ask(raw: libvirt.virConnect) -> None:
-            network = _find_raw_network(raw, uuid)
+            network = find_raw_network(raw, uuid)
             ensure(lambda: act(network), lambda: is_done(network))
 
         self._link.change(what, ask)
 
 
-def _find_raw_network(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virNetwork:
+def find_raw_network(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virNetwork:
+    """libvirt's own object. Raises libvirtError where there is none."""
     return raw.networkLookupByUUIDString(str(uuid))

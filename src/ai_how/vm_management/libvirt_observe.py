@@ -22,11 +22,11 @@ def observe_domain(domain: libvirt.virDomain) -> DomainSeen:
     state_number, reason = domain.state()
     _state, maximum_kib, _current_kib, vcpus, _cpu_time = domain.info()
     domid = domain.ID()
-    xml = domain.XMLDesc(0)
+    xml, state = domain.XMLDesc(0), VmState.from_libvirt(state_number)
     return DomainSeen(
         uuid=UUID(domain.UUIDString()),
         name=domain.name(),
-        state=VmState.from_libvirt(state_number),
+        state=state,
         state_number=state_number,
         reason=reason,
         is_persistent=bool(domain.isPersistent()),
@@ -35,19 +35,33 @@ def observe_domain(domain: libvirt.virDomain) -> DomainSeen:
         memory_mib=maximum_kib // 1024,
         mark=read_mark(xml),
         xml=xml,
+        is_suspended=state is VmState.SHUT_OFF and _has_saved_memory(domain),
     )
+
+
+def _has_saved_memory(domain: libvirt.virDomain) -> bool:
+    """False where the driver knows no saved memory."""
+    try:
+        return bool(domain.hasManagedSaveImage(0))
+    except libvirt.libvirtError as error:
+        if classify(error.get_error_code()) is not Kind.UNSUPPORTED:
+            raise
+        return False
 
 
 def observe_network(network: libvirt.virNetwork) -> NetworkSeen:
     """All that we want to know of a network. Raises libvirtError."""
-    xml = network.XMLDesc(0)
+    xml, is_active = network.XMLDesc(0), bool(network.isActive())
+    as_defined = libvirt.VIR_NETWORK_XML_INACTIVE
     return NetworkSeen(
         uuid=UUID(network.UUIDString()),
         name=network.name(),
         bridge=read_bridge(xml),
-        is_active=bool(network.isActive()),
+        is_active=is_active,
         mark=read_mark(xml),
         xml=xml,
+        defined_xml=with_first_known(network.XMLDesc, as_defined, 0) if is_active else "",
+        is_persistent=bool(network.isPersistent()),
     )
 
 

@@ -3,6 +3,7 @@
 What libvirt raises becomes ours here, in the thread that it was raised in, and nowhere else.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,6 +20,8 @@ from ai_how.waiting import Deadline
 # The daemon is asked for a sign of life every 5 s; after 3 without an answer the connection is cut.
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
+
+logger = logging.getLogger(__name__)
 
 Opener = Callable[[LibvirtUri], libvirt.virConnect]
 EventHook = Callable[[libvirt.virDomain, int, int], None]
@@ -102,6 +105,7 @@ class Wire:
                 raise self._not_sent(what)
             if turn.has_passed:
                 raise silent(what, slot_timeout_s, self._uri)
+        logger.debug("libvirt: %s", what)
         try:
             return call_with_timeout(lambda: self._ask(what, ask), timeout_s)
         except TimeoutError:

@@ -7,8 +7,8 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import SpecError
+from ai_how.state.models import ClusterState
 from ai_how.vm_management.seen import Mark
-from ai_how.vm_management.xml_render import render_shape
 
 # IFNAMSIZ is 16 with the final NUL.
 LONGEST_LINK_NAME = 15
@@ -66,6 +66,24 @@ class NetworkShape:
                 raise SpecError(f"two nodes of {self.mark.cluster} have the same {what}")
 
 
+def shape_of_network(state: ClusterState) -> NetworkShape:
+    """The network that a cluster shall have."""
+    network = state.network
+    return NetworkShape(
+        name=network.name,
+        uuid=network.uuid,
+        mark=Mark(state.name, state.lineage, ""),
+        bridge=network.bridge,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        domain=state.name,
+        hosts=tuple(NetworkHost(one.mac, one.name, one.ip) for one in state.nodes),
+    )
+
+
 def render_network(shape: NetworkShape) -> str:
     """The XML to define. Raises SpecError for a value that XML cannot hold."""
+    # Whoever only compares a network with its shape is quicker without the templates.
+    from ai_how.vm_management.xml_render import render_shape  # noqa: PLC0415
+
     return render_shape(shape)

@@ -1,15 +1,16 @@
 """What is there of a cluster: as libvirt, the disks and SLURM say, never as a file remembers it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ai_how.errors import AiHowError, OwnershipError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.slurm_config import SINFO, SlurmSeen, read_sinfo
-from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.network_drift import find_taps
+from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.seen import DomainSeen, NetworkSeen
 from ai_how.waiting import Deadline
 
@@ -27,6 +28,14 @@ class Observed:
     slurm: Mapping[str, SlurmSeen] | None = None
     slurm_trouble: str | None = None
     host_is_down: bool = False
+    unplugged: frozenset[str] = frozenset()
+    """The nodes whose VM runs and is no port of the network's bridge."""
+    dhcp_is_gone: bool = False
+    """Whether the network is up, and its DHCP and DNS server is not."""
+    uplink_trouble: str | None = None
+    """Why guests reach nothing outside, where that is known."""
+    impostors: tuple[str, ...] = ()
+    """VMs that carry this cluster's mark, as anybody can copy it, and are none of its nodes."""
 
     def find_domain(self, uuid: UUID) -> DomainSeen | None:
         return self.domains.get(uuid)
@@ -35,6 +44,11 @@ class Observed:
         """Whether the node's VM is there and not off."""
         domain = self.find_domain(node.uuid)
         return domain is not None and domain.state.is_on
+
+    def is_suspended(self, node: NodeState) -> bool:
+        """Whether the node's VM is off with its memory saved."""
+        domain = self.find_domain(node.uuid)
+        return domain is not None and domain.is_suspended
 
 
 def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = True) -> Observed:
@@ -74,7 +88,36 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
         disks=existing_disks(state),
         slurm=slurm,
         slurm_trouble=trouble,
+        impostors=tuple(
+            one.name
+            for one in every
+            if one.mark and one.mark.id == state.lineage and one.uuid not in uuids
+        ),
     )
+
+
+def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) -> Observed:
+    """Look, from where the VMs run, whether they are on the network, and it is served.
+
+    What cannot be asked is left as it was: not known to be wrong.
+    """
+    network = seen.network
+    if network is None or not network.is_active:
+        return seen
+    try:
+        ports = networks.bridge_ports(network.bridge or "")
+        is_served = networks.is_dns_served(state.network.gateway)
+        trouble = networks.find_uplink_trouble(state.network.subnet)
+    except AiHowError:
+        return seen
+    unplugged = frozenset(
+        node.name
+        for node in state.nodes
+        if (domain := seen.find_domain(node.uuid))
+        and domain.state.is_on
+        and not ports.issuperset(find_taps(domain.xml, network))
+    )
+    return replace(seen, unplugged=unplugged, dhcp_is_gone=not is_served, uplink_trouble=trouble)
 
 
 def existing_disks(state: ClusterState) -> frozenset[str]:
@@ -85,7 +128,7 @@ def existing_disks(state: ClusterState) -> frozenset[str]:
 def _ask_slurm(
     client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainSeen]
 ) -> tuple[Mapping[str, SlurmSeen] | None, str | None]:
-    controller = next((one for one in state.nodes if one.role is Role.CONTROLLER), None)
+    controller = state.find_controller()
     seen = domains.get(controller.uuid) if controller else None
     if controller is None or seen is None or not seen.state.is_on:
         return None, "the controller is off"

@@ -8,12 +8,14 @@ import grp
 import os
 import pwd
 import secrets
+import shlex
 import stat
 from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import HostError, OwnershipError
 from ai_how.state.files import NEW_FILE, fsync_directory
+from ai_how.state.paths import ensure_parents
 
 DRAFT_SUFFIX = ".part"
 
@@ -22,7 +24,7 @@ def ensure_traversable(directory: Path, *, below: Path) -> None:
     """Make a directory, and all from `below` down to it, such that QEMU's own user may pass."""
     missing = [path for path in (directory, *directory.parents) if path.is_relative_to(below)]
     for path in reversed(missing):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        ensure_parents(path)
         try:
             path.mkdir(mode=0o711)
         except FileExistsError:
@@ -30,13 +32,18 @@ def ensure_traversable(directory: Path, *, below: Path) -> None:
         path.chmod(0o711)  # mkdir's mode is less the umask
 
 
-def check_chain(directory: Path) -> None:
-    """Raises HostError where another user could put a file or a link of theirs in our way."""
+def check_chain(directory: Path, *, is_made: bool = True) -> None:
+    """Raises HostError where another user could put a file or a link of theirs in our way.
+
+    `is_made`: it was seen to be there, so whoever has taken it away may put a link in its place.
+    """
     for path in (directory, *directory.parents):
         try:
             # Whoever owns a link can turn it; what it leads to is looked at as well.
             itself, target = path.lstat(), path.stat()
         except FileNotFoundError:
+            if is_made or path.is_symlink():
+                raise HostError(f"{path} leads nowhere", hint=f"ls -ld {path}") from None
             continue
         if path == directory and not stat.S_ISDIR(itself.st_mode):
             raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}")
@@ -49,7 +56,9 @@ def check_chain(directory: Path) -> None:
         # In a sticky directory, /tmp for one, nobody can rename or remove what is not theirs.
         is_sticky_above = path != directory and target.st_mode & stat.S_ISVTX
         if _others_may_write(target) and not is_sticky_above:
-            raise HostError(f"other users can write to {path}", hint=f"chmod go-w {path}")
+            raise HostError(
+                f"other users can write to {path}", hint=f"chmod go-w {shlex.quote(str(path))}"
+            )
 
 
 def claim(marker: Path, cluster_id: UUID) -> None:

@@ -1,7 +1,7 @@
 """The XML of a cluster's network and VMs, from its draft and its host."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ai_how.host.facts import read_cpu
@@ -10,18 +10,20 @@ from ai_how.images.manifest import Image
 from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.domain_shape import Accel, DirectKernel, DiskCache
+from ai_how.vm_management.domain_shape import Accel, DirectKernel, DiskCache, DomainShape
 from ai_how.vm_management.domain_xml import render_domain
 from ai_how.vm_management.drafting import Draft
 from ai_how.vm_management.hpc_plan import Rendering
-from ai_how.vm_management.network_shape import NetworkHost, NetworkShape, render_network
+from ai_how.vm_management.network_shape import render_network, shape_of_network
 from ai_how.vm_management.node_shape import HostFit, PlacedNode, pin_nodes, shape_of
-from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.steps import Saved
 
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
-# that no fifth level of page tables makes faster to walk.
+# that no fifth level of page tables makes faster to walk. The rate of its time stamp counter is
+# measured at boot: wrong by a factor of seven on a busy host. That of the HPET is told, and reading
+# it costs no more.
 TCG_CMDLINE = (
-    "mitigations=off cryptomgr.notests no_timer_check tsc=reliable no5lvl nokaslr "
+    "mitigations=off cryptomgr.notests no_timer_check tsc=reliable clocksource=hpet no5lvl nokaslr "
     "random.trust_cpu=on"
 )
 
@@ -32,14 +34,40 @@ def find_rendering(
     paths: ClusterPaths,
     images: Mapping[str, Image],
     accel: Accel,
+    saved: Mapping[str, Saved] | None = None,
+    *,
+    resumes: bool = True,
 ) -> Rendering:
-    """How this cluster's objects are written down on this host."""
+    """How this cluster's objects are written down on this host.
+
+    `saved` are the machines that nodes, by name, are restored from where they get a new disk.
+    Nodes that are suspended go on unless nothing `resumes`.
+    """
+    state, shape = draft.state, find_shapes(draft, place, paths, images, accel)
+    saved = saved or {}
+    return Rendering(
+        network_xml=lambda: render_network(shape_of_network(state)),
+        domain_xml=lambda node, one: render_domain(shape(node, one)),
+        base_of=place.storage.base,
+        saved_of=saved.get,
+        resumes=resumes,
+    )
+
+
+def find_shapes(
+    draft: Draft,
+    place: HostPlace,
+    paths: ClusterPaths,
+    images: Mapping[str, Image],
+    accel: Accel,
+) -> Callable[[Node, NodeState], DomainShape]:
+    """What each node's VM is on this host."""
     state = draft.state
     cpu = read_cpu(Path("/"))
     fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
     pins = pin_nodes(draft.hpc, (node for node, _ in draft.nodes), sorted(os.sched_getaffinity(0)))
 
-    def domain_xml(node: Node, one: NodeState) -> str:
+    def shape(node: Node, one: NodeState) -> DomainShape:
         image = images[one.image_digest]
         placed = PlacedNode(
             network=state.network.name,
@@ -49,26 +77,9 @@ def find_rendering(
             boot=_kernel(image, place, one, accel),
             pins=pins[node.name],
         )
-        return render_domain(
-            shape_of(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
-        )
+        return shape_of(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
 
-    def network_xml() -> str:
-        network = state.network
-        return render_network(
-            NetworkShape(
-                name=network.name,
-                uuid=network.uuid,
-                mark=Mark(state.name, state.lineage, ""),
-                bridge=network.bridge,
-                subnet=network.subnet,
-                gateway=network.gateway,
-                domain=state.name,
-                hosts=tuple(NetworkHost(one.mac, one.name, one.ip) for one in state.nodes),
-            )
-        )
-
-    return Rendering(network_xml=network_xml, domain_xml=domain_xml, base_of=place.storage.base)
+    return shape
 
 
 def _kernel(image: Image, place: HostPlace, one: NodeState, accel: Accel) -> DirectKernel | None:

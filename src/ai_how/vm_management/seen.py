@@ -12,6 +12,8 @@ from ai_how.errors import HostError
 from ai_how.state.models import VmState, reason_text
 from ai_how.vm_management.xml_text import MARK_NAMESPACE, read_xml
 
+OFF_BY_DAEMON = 8
+ON_BY_BOOT = 1
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 Version = tuple[int, int, int]
@@ -51,11 +53,23 @@ class DomainSeen:
     memory_mib: int
     mark: Mark | None
     xml: str
+    is_suspended: bool = False
+    """Whether it is off, and its memory is saved: started, it goes on where it was."""
 
     @property
     def reason_text(self) -> str:
         """Why it is in its state, in words."""
         return reason_text(self.state_number, self.reason)
+
+    @property
+    def was_booted(self) -> bool:
+        """Whether it began from nothing, though its memory may have been saved."""
+        return self.state is VmState.RUNNING and self.reason == ON_BY_BOOT
+
+    @property
+    def was_ended_by_daemon(self) -> bool:
+        """Whether libvirtd ended it: one that was killed while it started a VM does, when back."""
+        return self.state is VmState.SHUT_OFF and self.reason == OFF_BY_DAEMON
 
     @property
     def is_agent_connected(self) -> bool:
@@ -77,6 +91,9 @@ class NetworkSeen:
     is_active: bool
     mark: Mark | None
     xml: str
+    defined_xml: str = ""
+    """What it will be when it is next brought up; empty where that is `xml`."""
+    is_persistent: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,78 +1,37 @@
-"""The steps that make a cluster's network, disks and VMs, and bring the VMs up."""
+"""The steps that make a cluster's disks and VMs, and start the VMs."""
 
-import shlex
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from ai_how.errors import DeadlineError, GuestError, OwnershipError
-from ai_how.guest.agent import GuestAgent
-from ai_how.guest.identity import render_archive
+from ai_how.errors import ConnectionLostError, HostError, OwnershipError
 from ai_how.plan.step import Applied
-from ai_how.state.files import replaced_atomically
 from ai_how.state.models import VmState
 from ai_how.state.paths import ensure_private_directory
+from ai_how.vm_management.save_image import (
+    memory_timeout_s,
+    read_save_image,
+    with_identity,
+    write_clone,
+)
+from ai_how.vm_management.saved_machines import SavedMachine, SavedMachines
+from ai_how.vm_management.stop_steps import shut_down
 from ai_how.vm_management.world import World
-from ai_how.waiting import Deadline
-
-CLOCK_TOLERANCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class DefineNetwork:
-    """The network's definition; undone even when it was started."""
+class Saved:
+    """Which saved machine a node is restored from: its disk and its memory belong together.
 
-    kind: ClassVar[str] = "network"
-    name: str
-    uuid: UUID
-    xml: str
+    Once it is gone, no other has its id, so a node never gets the disk of one and not its memory.
+    """
 
-    @property
-    def key(self) -> str:
-        return f"network/{self.name}"
+    key: str
+    id: UUID
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def apply(self, world: World) -> Applied:
-        _keep_xml(world, f"network-{self.name}", self.xml)
-        world.client.define_network(self.xml)
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        world.client.destroy_network(self.uuid)
-        world.client.undefine_network(self.uuid)
-
-    def describe(self) -> str:
-        return f"define the network {self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class StartNetwork:
-    """The network's bridge, its dnsmasq and its firewall rules."""
-
-    kind: ClassVar[str] = "network-up"
-    name: str
-    uuid: UUID
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"network-up/{self.name}"
-
-    def apply(self, world: World) -> Applied:
-        world.client.start_network(self.uuid)
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        world.client.destroy_network(self.uuid)
-
-    def describe(self) -> str:
-        return f"start the network {self.name}"
+    def find(self, world: World) -> SavedMachine | None:
+        return SavedMachines(world.disks.storage).find(self.key, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +82,12 @@ class ClaimDirectory:
         return world.disks.claim_directory(self.cluster, self.cluster_id)
 
     def revert(self, world: World) -> None:
-        with suppress(OwnershipError):  # then it never became ours
-            world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+        try:
+            world.disks.is_claimed(self.cluster, self.cluster_id)
+        except OwnershipError:
+            return  # then it never became ours
+        # A disk that is still in it keeps it: both are undone by the next command.
+        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
 
     def describe(self) -> str:
         return f"make a directory for the disks of {self.cluster}"
@@ -132,7 +95,10 @@ class ClaimDirectory:
 
 @dataclass(frozen=True, slots=True)
 class CreateOverlay:
-    """A node's own disk, copy-on-write over its image."""
+    """A node's own disk, copy-on-write over its image.
+
+    With `saved` it begins as that of a saved machine, unless that one is gone by then.
+    """
 
     kind: ClassVar[str] = "disk"
     cluster: str
@@ -141,18 +107,25 @@ class CreateOverlay:
     base: Path
     size_gib: int
     needs: frozenset[str] = frozenset()
+    saved: Saved | None = None
 
     @property
     def key(self) -> str:
         return f"disk/{self.cluster}-{self.node}"
 
     def apply(self, world: World) -> Applied:
+        machine = self.saved and self.saved.find(world)
         return world.disks.create_overlay(
-            self.cluster, self.cluster_id, self.node, base=self.base, size_gib=self.size_gib
+            self.cluster,
+            self.cluster_id,
+            self.node,
+            base=self.base,
+            size_gib=self.size_gib,
+            saved=machine.disk if machine else None,
         )
 
     def revert(self, world: World) -> None:
-        world.disks.remove_disk(self.cluster, self.cluster_id, self.node)
+        world.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
 
     def describe(self) -> str:
         return f"create a disk of {self.size_gib} GiB for {self.node}"
@@ -203,7 +176,7 @@ class DefineDomain:
         return f"domain/{self.domain}"
 
     def apply(self, world: World) -> Applied:
-        _keep_xml(world, self.domain, self.xml)
+        world.keep_xml(self.domain, self.xml)
         ensure_private_directory(world.paths.console)
         world.client.define_domain(self.xml)
         return Applied.MADE
@@ -221,13 +194,19 @@ class DefineDomain:
 
 @dataclass(frozen=True, slots=True)
 class StartDomain:
-    """A VM that runs; `was_on` where it is only to be resumed, and undo must not cut its power."""
+    """A VM that runs; `was_on` where it is only to be resumed, and undo must not end it.
+
+    `keeps_disk` where its disk was there before: undo then shuts it down as a stop does.
+    `is_anew` where a memory that was saved is to be thrown away.
+    """
 
     kind: ClassVar[str] = "boot"
     domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
     was_on: bool = False
+    keeps_disk: bool = False
+    is_anew: bool = False
 
     @property
     def key(self) -> str:
@@ -237,164 +216,71 @@ class StartDomain:
         seen = world.client.get_domain(self.uuid)
         if seen.state is VmState.PAUSED:
             world.client.resume_domain(self.uuid)
-        else:
-            world.client.start_domain(self.uuid)
-        return Applied.KEPT if seen.state.is_on else Applied.MADE
+            return Applied.KEPT
+        if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
+            world.client.destroy_domain(self.uuid)
+        world.client.start_domain(self.uuid, is_anew=self.is_anew)
+        return Applied.KEPT if seen.state.is_running else Applied.MADE
 
     def revert(self, world: World) -> None:
-        if not self.was_on:
-            world.client.destroy_domain(self.uuid)
+        if self.was_on:
+            return
+        # Before its agent is there nobody has worked on it, and ACPI would not be heard.
+        if self.keeps_disk and world.client.is_agent_connected(self.uuid):
+            shut_down(world, self.domain, self.uuid)
+        world.client.destroy_domain(self.uuid)
 
     def describe(self) -> str:
         return f"{'resume' if self.was_on else 'start'} the VM {self.domain}"
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitAgent:
-    """The guest's agent answers: the kernel and the image's system are up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreDomain(StartDomain):
+    """A VM that runs on from the memory of a saved machine, whose disk it was given.
 
-    kind: ClassVar[str] = "agent"
-    domain: str
-    uuid: UUID
-    needs: frozenset[str] = frozenset()
+    Where that cannot be done it boots, from that same disk, and a line says why.
+    """
 
-    @property
-    def key(self) -> str:
-        return f"agent/{self.domain}"
-
-    def apply(self, world: World) -> Applied:
-        try:
-            world.wait_for_agent(self.uuid, Deadline.after(world.patience.agent_s))
-        except DeadlineError as error:
-            if world.stop.is_set():
-                raise
-            node = self.domain.removeprefix(f"{world.paths.name}-")
-            raise GuestError(
-                f"the guest agent of {self.domain} did not come in time",
-                hint=f"tail {shlex.quote(str(world.paths.evidence))}/*/{node}.console.log",
-            ) from error
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        """Nothing was changed."""
-
-    def describe(self) -> str:
-        return f"wait for the guest agent of {self.domain}"
-
-
-@dataclass(frozen=True, slots=True)
-class GiveIdentity:
-    """The node knows who it is, and its services are starting."""
-
-    kind: ClassVar[str] = "services"
-    domain: str
+    kind: ClassVar[str] = "restore"
+    cluster: str
     node: str
-    uuid: UUID
-    needs: frozenset[str] = frozenset()
+    saved: Saved
 
     @property
     def key(self) -> str:
-        return f"services/{self.domain}"
+        return f"restore/{self.domain}"
 
     def apply(self, world: World) -> Applied:
-        identity = world.identities[self.node]()
-        agent = world.agent(self.uuid, self.node)
-        agent.set_clock(time.time_ns())
-        agent.check(
-            ["/usr/lib/ai-how/become"],
-            Deadline.after(world.patience.identity_s),
-            stdin=render_archive(identity, now_s=int(time.time())),
-            stop=world.stop,
-        )
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        """It goes with the node's disk; a node that keeps its disk keeps its identity."""
-
-    def describe(self) -> str:
-        return f"give {self.node} its identity and start its services"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckClocks:
-    """Every node's clock agrees with the host's, else munge would refuse what they sign."""
-
-    kind: ClassVar[str] = "clocks"
-    cluster: str
-    nodes: tuple[tuple[str, UUID], ...]
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"clocks/{self.cluster}"
-
-    def apply(self, world: World) -> Applied:
-        deadline = Deadline.after(world.patience.clock_s)
-        for name, uuid in self.nodes:
-            agent = world.agent(uuid, name)
-            while (skew_s := _read_skew_s(agent)) > CLOCK_TOLERANCE_S:
-                if deadline.has_passed or world.stop.wait(1.0):
-                    raise GuestError(
-                        f"the clock of {name} is {skew_s:.1f} s off",
-                        hint=f"ai-how hpc exec {name} -- timedatectl",
-                    )
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        """Nothing was changed."""
-
-    def describe(self) -> str:
-        return f"compare the clocks of {len(self.nodes)} nodes"
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitReady:
-    """SLURM says idle for every node, and a one-task job has run on each of them."""
-
-    kind: ClassVar[str] = "ready"
-    cluster: str
-    controller: UUID
-    nodes: tuple[str, ...]
-    partition: str
-    home: str
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"ready/{self.cluster}"
-
-    def apply(self, world: World) -> Applied:
-        agent = world.agent(self.controller, "controller")
-        deadline = Deadline.after(world.patience.ready_s)
-        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *self.nodes]
         try:
-            agent.check(words, deadline, stop=world.stop)
-        except DeadlineError as error:
-            if world.stop.is_set():
-                raise
-            why = agent.run(["sinfo", "-N", "-a", "-o", "%N %T %E"], Deadline.after(30)).output
-            raise GuestError(
-                f"SLURM did not have {', '.join(self.nodes)} ready in time",
-                details=why.strip()[-2000:] or None,
-                hint="ai-how hpc logs controller",
-            ) from error
+            self._restore(world)
+        except ConnectionLostError:
+            raise
+        except HostError as error:
+            world.say(f"{self.node} boots cold: {error.brief}")
+            # slots=True makes a new class, which super() without arguments does not know.
+            return StartDomain.apply(self, world)
         return Applied.MADE
 
     def revert(self, world: World) -> None:
-        """Nothing was changed."""
+        self._copy(world).unlink(missing_ok=True)
+        StartDomain.revert(self, world)
 
     def describe(self) -> str:
-        return f"wait until SLURM has {', '.join(self.nodes)}, and run a job on each"
+        return f"restore the VM {self.domain} from saved memory"
 
+    def _restore(self, world: World) -> None:
+        machine = self.saved.find(world)
+        if machine is None:
+            raise HostError("the saved machine is gone")
+        copy = self._copy(world)
+        copy.unlink(missing_ok=True)
+        try:
+            saved = read_save_image(machine.memory)
+            write_clone(machine.memory, copy, with_identity(saved.xml, world.sent_xml(self.domain)))
+            timeout_s = memory_timeout_s(machine.manifest.memory_bytes / 2**20)
+            world.client.restore_domain(self.uuid, copy, timeout_s=timeout_s)
+        finally:
+            copy.unlink(missing_ok=True)
 
-def _read_skew_s(agent: GuestAgent) -> float:
-    """By how much a guest's clock is off at least: it was read at some moment between two looks."""
-    before = time.time_ns()
-    guest = agent.read_clock_ns()
-    return max(before - guest, guest - time.time_ns(), 0) / 1e9
-
-
-def _keep_xml(world: World, name: str, xml: str) -> None:
-    ensure_private_directory(world.paths.xml)
-    with replaced_atomically(world.paths.xml / f"{name}.xml") as draft:
-        draft.write_text(xml)
+    def _copy(self, world: World) -> Path:
+        return world.disks.storage.memory_copy(self.cluster, self.node)

@@ -4,6 +4,7 @@ None has anything to revert: a stop or destroy that was cut short is carried on,
 """
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,15 +13,57 @@ from uuid import UUID
 from ai_how.errors import AiHowError, DeadlineError, HostError
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
+from ai_how.vm_management.network_drift import uses_network
+from ai_how.vm_management.seen import DomainSeen
 from ai_how.vm_management.world import World
 from ai_how.waiting import Deadline, wait_until
 
 ASK_AGAIN_S = 15.0  # an ACPI event that comes before the guest listens is lost
+ASK_S = 30.0  # QEMU passes an ACPI event on at once, unless it hangs
 SLURM_S = 60.0
 
 
+def shut_down(world: World, domain: str, uuid: UUID) -> None:
+    """Have a VM off: asked first, by its agent and by ACPI, and cut off at the deadline.
+
+    Where it cannot even be asked, because QEMU hangs or cannot write to the disk, the deadline
+    decides: one such guest must not keep the others on.
+    """
+
+    def is_off() -> bool:
+        seen = world.client.find_domain(uuid)
+        return seen is None or not seen.state.is_on
+
+    deadline = Deadline.after(world.patience.shutdown_s)
+    while not deadline.has_passed:
+        seen = world.client.find_domain(uuid)
+        if seen is None or not seen.state.is_on:
+            return
+        if seen.state is VmState.CRASHED:  # nothing in it would hear us
+            break
+        _ask(world, domain, seen, deadline)
+        with suppress(DeadlineError):
+            wait_until(is_off, deadline.sooner_of(ASK_AGAIN_S), f"the end of {domain}")
+    if not is_off():
+        world.client.destroy_domain(uuid)
+        world.say(f"{domain} did not shut down by itself: its power was cut")
+
+
+def _ask(world: World, domain: str, seen: DomainSeen, deadline: Deadline) -> None:
+    """Both ways: an agent may hang, and a guest may not listen to ACPI."""
+    with suppress(AiHowError):
+        if seen.state is VmState.PAUSED:
+            world.client.resume_domain(seen.uuid)
+        if seen.is_agent_connected:
+            world.agent(seen.uuid, domain).shut_down()
+            return
+    with suppress(AiHowError):
+        within_s = max(1.0, deadline.sooner_of(ASK_S).remaining_s)
+        world.client.shutdown_domain(seen.uuid, timeout_s=within_s)
+
+
 @dataclass(frozen=True, slots=True)
-class _Forward:
+class Forward:
     """A step that is only ever carried on."""
 
     def revert(self, world: World) -> None:
@@ -28,7 +71,7 @@ class _Forward:
 
 
 @dataclass(frozen=True, slots=True)
-class CloseSlurm(_Forward):
+class CloseSlurm(Forward):
     """SLURM gives these nodes no more jobs, and the ones that run there are told to end."""
 
     kind: ClassVar[str] = "slurm"
@@ -63,7 +106,7 @@ class CloseSlurm(_Forward):
 
 
 @dataclass(frozen=True, slots=True)
-class ShutDownGuest(_Forward):
+class ShutDownGuest(Forward):
     """A VM that is off: asked first, by its agent and by ACPI, and cut off at the deadline."""
 
     kind: ClassVar[str] = "off"
@@ -76,46 +119,15 @@ class ShutDownGuest(_Forward):
         return f"off/{self.domain}"
 
     def apply(self, world: World) -> Applied:
-        deadline = Deadline.after(world.patience.shutdown_s)
-        while not deadline.has_passed:
-            seen = world.client.find_domain(self.uuid)
-            if seen is None or not seen.state.is_on:
-                return Applied.MADE
-            if seen.state is VmState.PAUSED:
-                world.client.resume_domain(self.uuid)
-            self._ask(world, is_agent_connected=seen.is_agent_connected)
-            try:
-                wait_until(
-                    lambda: self._is_off(world),
-                    deadline.sooner_of(ASK_AGAIN_S),
-                    f"the end of {self.domain}",
-                )
-            except DeadlineError:
-                continue
-        world.client.destroy_domain(self.uuid)
+        shut_down(world, self.domain, self.uuid)
         return Applied.MADE
-
-    def _ask(self, world: World, *, is_agent_connected: bool) -> None:
-        """Both ways: an agent may hang, and a guest may not listen to ACPI."""
-        try:
-            if is_agent_connected:
-                world.agent(self.uuid, self.domain).shut_down()
-            else:
-                world.client.shutdown_domain(self.uuid)
-        except AiHowError:
-            if not self._is_off(world):
-                world.client.shutdown_domain(self.uuid)
-
-    def _is_off(self, world: World) -> bool:
-        seen = world.client.find_domain(self.uuid)
-        return seen is None or not seen.state.is_on
 
     def describe(self) -> str:
         return f"shut down the VM {self.domain}"
 
 
 @dataclass(frozen=True, slots=True)
-class DestroyDomain(_Forward):
+class DestroyDomain(Forward):
     """No VM of that UUID; absent is success. Its disk is still there."""
 
     kind: ClassVar[str] = "undefine"
@@ -137,7 +149,7 @@ class DestroyDomain(_Forward):
 
 
 @dataclass(frozen=True, slots=True)
-class BackUpDisk(_Forward):
+class BackUpDisk(Forward):
     """A compressed copy of a node's disk that stands alone; none of a disk that is gone."""
 
     kind: ClassVar[str] = "backup"
@@ -161,7 +173,7 @@ class BackUpDisk(_Forward):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveDisk(_Forward):
+class RemoveDisk(Forward):
     """No disk of that node."""
 
     kind: ClassVar[str] = "remove-disk"
@@ -183,7 +195,7 @@ class RemoveDisk(_Forward):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveDiskDirectory(_Forward):
+class RemoveDiskDirectory(Forward):
     """No directory for the disks of that cluster."""
 
     kind: ClassVar[str] = "remove-disks"
@@ -204,7 +216,7 @@ class RemoveDiskDirectory(_Forward):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveNetwork(_Forward):
+class RemoveNetwork(Forward):
     """No network of that UUID, unless a VM that is not ours uses it: then it is left, and said."""
 
     kind: ClassVar[str] = "remove-network"
@@ -217,8 +229,8 @@ class RemoveNetwork(_Forward):
         return f"remove-network/{self.name}"
 
     def apply(self, world: World) -> Applied:
-        wanted = f"<source network='{self.name}'"
-        users = [one.name for one in world.client.list_domains() if wanted in one.xml]
+        network = world.client.find_network(self.uuid)
+        users = [one.name for one in world.client.list_domains() if uses_network(one.xml, network)]
         if users:
             raise HostError(
                 f"the network {self.name} is used by VMs that are not of this cluster",

@@ -11,6 +11,7 @@ from uuid import UUID
 from xml.etree import ElementTree as ET
 
 from ai_how.errors import HostError
+from ai_how.spec.nodes import longest_prefix_for
 from ai_how.vm_management.xml_text import read_xml
 
 # In the order in which they are tried: the largest has the fewest surprises.
@@ -55,8 +56,7 @@ def choose_subnet(
     """
     taken = tuple(taken)
     if asked is None:
-        # Besides the nodes there are the network's own address, the gateway and the broadcast.
-        prefix = min(AUTO_PREFIX, 32 - (node_count + 3 - 1).bit_length())
+        prefix = min(AUTO_PREFIX, longest_prefix_for(node_count))
         if free := _find_free(prefix, taken, cluster_id):
             return free
         raise HostError(
@@ -115,6 +115,15 @@ def find_taken_links(addresses_json: str, network_xmls: Iterable[str]) -> tuple[
         if (bridge := _bridge_of(root))
     ]
     return (*links, *bridges)
+
+
+def find_ports(links_json: str, bridge: str) -> frozenset[str]:
+    """The interfaces whose bridge that is, from `ip -j link`."""
+    return frozenset(
+        str(link.get("ifname"))
+        for link in _records(links_json, "ip -j link")
+        if link.get("master") == bridge
+    )
 
 
 def check_bridge(name: str, taken: Iterable[TakenLink]) -> None:

@@ -4,7 +4,11 @@ from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step
 from ai_how.state.models import ClusterState
 
-STAGES = ("disk", "domain", "boot", "agent", "services", "ready")
+# In the order in which a node passes them; it boots, is restored or resumes.
+STAGES = (
+    *("disk", "domain", "boot", "restore", "resume"),
+    *("agent", "clock", "services", "ready"),
+)
 
 
 class StageTimes(Observer):
@@ -41,7 +45,10 @@ class StageTimes(Observer):
     def remembered(self, state: ClusterState) -> ClusterState:
         """The state with this run's stages; a node that was left alone keeps its former ones."""
         whole = self._stages.get(state.name, {})
-        for node in state.nodes:
-            if own := self._stages.get(node.domain_name):
-                state = state.with_node(node.model_copy(update={"stages_s": {**own, **whole}}))
-        return state
+        nodes = (
+            node.model_copy(update={"stages_s": {**own, **whole}})
+            if (own := self._stages.get(node.domain_name))
+            else node
+            for node in state.nodes
+        )
+        return state.model_copy(update={"nodes": tuple(nodes)})

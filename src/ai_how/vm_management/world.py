@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.identity import NodeIdentity
 from ai_how.images.manifest import Image
-from ai_how.state.paths import ClusterPaths
+from ai_how.state.files import replaced_atomically
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.waiting import Deadline
 
 
@@ -37,9 +40,26 @@ class World:
     identities: Mapping[str, Callable[[], NodeIdentity]] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     patience: Patience = Patience()
+    say: Callable[[str], None] = lambda _line: None
+    """A line for the user, from any thread."""
+    networks: HostNetworks = field(default_factory=HostNetworks)
+    console_ends: Mapping[str, int] = field(default_factory=dict)
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
         return GuestAgent(self.client, uuid, name)
 
     def wait_for_agent(self, uuid: UUID, deadline: Deadline) -> None:
         self.client.wait_for_agent(uuid, deadline, self.stop)
+
+    def keep_xml(self, name: str, xml: str) -> None:
+        """Keep what is sent to libvirt, for whoever wants to see it."""
+        ensure_private_directory(self.paths.xml)
+        with replaced_atomically(self.paths.xml / f"{name}.xml") as draft:
+            draft.write_text(xml)
+
+    def sent_xml(self, name: str) -> str:
+        """What was sent to libvirt. Raises HostError where it was not kept."""
+        try:
+            return (self.paths.xml / f"{name}.xml").read_text()
+        except OSError as error:
+            raise HostError(f"what was sent of {name} cannot be read: {error.strerror}") from error

@@ -1,0 +1,45 @@
+"""Lets the stretches of a plan begin, no more of them at once than its limit allows."""
+
+from collections import deque
+from collections.abc import Iterable
+
+from ai_how.plan.step import Limit, Step
+
+
+class Gate:
+    """Holds the first step of a stretch back while as many others are under way as may be.
+
+    Whichever is ready first goes first, so a stretch that takes long keeps one place, not a queue.
+    Used by one thread.
+    """
+
+    def __init__(self, limit: Limit | None) -> None:
+        stretches = limit.stretches if limit else ()
+        self._most = limit.most if limit else 0
+        self._stretch_of = {key: stretch for stretch in stretches for key in stretch}
+        self._firsts = {stretch[0] for stretch in stretches}
+        self._held: deque[Step] = deque()
+        self._under_way: set[tuple[str, ...]] = set()
+
+    def admit(self, ready: Iterable[Step], *, is_idle: bool) -> list[Step]:
+        """Which of these, and of those that were held back, may begin now.
+
+        Where nothing else of the plan goes on (`is_idle`), no stretch is under way: the steps that
+        are left of it wait for what has failed.
+        """
+        admitted: list[Step] = []
+        for step in ready:
+            (self._held if step.key in self._firsts else admitted).append(step)
+        if is_idle and not admitted:
+            self._under_way.clear()
+        while self._held and len(self._under_way) < self._most:
+            step = self._held.popleft()
+            self._under_way.add(self._stretch_of[step.key])
+            admitted.append(step)
+        return admitted
+
+    def settle(self, key: str, *, has_failed: bool) -> None:
+        """A step has ended."""
+        stretch = self._stretch_of.get(key)
+        if stretch and (has_failed or key == stretch[-1]):
+            self._under_way.discard(stretch)

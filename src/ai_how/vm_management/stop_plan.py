@@ -1,0 +1,89 @@
+"""From what is there of a cluster to the steps that turn it off, suspend or remove it (pure)."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ai_how.errors import HostError
+from ai_how.plan.step import Plan, Step
+from ai_how.spec.nodes import Role
+from ai_how.state.models import ClusterState, NodeState
+from ai_how.vm_management import stop_steps, suspend_steps
+from ai_how.vm_management.observed import Observed
+from ai_how.vm_management.xml_text import read_xml
+
+
+def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
+    """What turns the cluster (or `only` these nodes) off: SLURM, compute nodes, controller."""
+    for name in only:
+        state.get_node(name)
+    controller = state.find_controller()
+    on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
+    computes = [one for one in on if one.role is Role.COMPUTE]
+    made: list[Step] = []
+    if controller and computes and seen.is_on(controller) and seen.slurm is not None:
+        names = tuple(one.name for one in computes)
+        made.append(stop_steps.CloseSlurm(state.name, controller.uuid, names))
+    told = frozenset(step.key for step in made)
+    made += [stop_steps.ShutDownGuest(one.domain_name, one.uuid, told) for one in computes]
+    # The controller serves /home: it goes when nobody writes there any more.
+    after = told | frozenset(step.key for step in made)
+    made += [
+        stop_steps.ShutDownGuest(one.domain_name, one.uuid, after)
+        for one in on
+        if one.role is Role.CONTROLLER
+    ]
+    return Plan("stop", tuple(made))
+
+
+def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
+    """What puts the memory of all nodes that are on to disk: the controller's last.
+
+    Nothing that a compute node asks of it goes unanswered, and jobs notice nothing.
+    Raises HostError where a node cannot be suspended, before any is.
+    """
+    on = [one for one in state.nodes if seen.is_on(one)]
+    for one in on:
+        if why := _why_not_suspended(seen, one):
+            raise HostError(f"{one.name} cannot be suspended: {why}", hint="ai-how hpc stop")
+    computes = [one for one in on if one.role is not Role.CONTROLLER]
+    made = [
+        suspend_steps.SuspendDomain(one.domain_name, one.uuid, one.memory_mib) for one in computes
+    ]
+    after = frozenset(step.key for step in made)
+    made += [
+        suspend_steps.SuspendDomain(one.domain_name, one.uuid, one.memory_mib, after)
+        for one in on
+        if one.role is Role.CONTROLLER
+    ]
+    return Plan("stop", tuple(made))
+
+
+def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
+    """What of a VM is not in its memory, and so would not come back with it."""
+    domain = seen.find_domain(one.uuid)
+    if domain is None or not domain.is_persistent:
+        return "it is no longer defined"
+    devices = read_xml(domain.xml)
+    if devices.find("./devices/hostdev") is not None:
+        return "it has a device of the host"
+    if devices.find("./devices/filesystem") is not None:
+        return "it has virtiofs mounts"
+    return None
+
+
+def plan_destroy(state: ClusterState, *, backups: Path | None = None) -> Plan:
+    """What leaves nothing of the cluster; each step takes what is absent for done."""
+    made: list[Step] = []
+    for one in state.nodes:
+        vm = stop_steps.DestroyDomain(one.domain_name, one.uuid)
+        made.append(vm)
+        last = vm.key
+        if backups:
+            target = backups / f"{one.domain_name}-{state.lineage.hex[:8]}.qcow2"
+            made.append(stop_steps.BackUpDisk(one.domain_name, one.disk, target, frozenset({last})))
+            last = made[-1].key
+        made.append(stop_steps.RemoveDisk(state.name, state.lineage, one.name, frozenset({last})))
+    gone = frozenset(step.key for step in made)
+    made.append(stop_steps.RemoveNetwork(state.network.name, state.network.uuid, gone))
+    made.append(stop_steps.RemoveDiskDirectory(state.name, state.lineage, gone))
+    return Plan("destroy", tuple(made))

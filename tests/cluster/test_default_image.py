@@ -1,0 +1,82 @@
+"""The image that we build ourselves: let in at its own door, and with no way in for others."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ai_how.images.build import build_default_image
+from ai_how.images.manifest import Image
+from ai_how.images.store import ImageStore
+from ai_how.process import get_tool, run
+from ai_how.state.paths import find_roots
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return build_default_image(ImageStore(find_roots().images))
+
+
+@pytest.fixture(scope="module")
+def files(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Files"]:
+    raw = tmp_path_factory.mktemp("image") / "disk.raw"
+    run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image.disk, raw])
+    yield Files(raw)
+    raw.unlink()
+
+
+class Files:
+    """What is on an ext4 file system, read without mounting it."""
+
+    def __init__(self, disk: Path) -> None:
+        self.disk = disk
+
+    def debugfs(self, request: str) -> str:
+        debugfs = get_tool("debugfs", package="e2fsprogs")
+        return run([debugfs, "-R", request, self.disk]).stdout
+
+    def read(self, path: str) -> str:
+        return self.debugfs(f"cat {path}")
+
+    def names(self, path: str) -> set[str]:
+        entries = [line.split("/") for line in self.debugfs(f"ls -p {path}").splitlines()]
+        return {entry[5] for entry in entries if len(entry) > 5} - {".", ".."}
+
+
+@pytest.mark.fault("S04", "the default image, which must pass")
+def test_our_own_image_is_let_in_like_any_other(image, tmp_path):
+    copy = ImageStore(tmp_path / "images").import_file(image.disk, name="own")
+    assert copy.manifest.disk_sha256 == image.manifest.disk_sha256
+    assert copy.manifest.virtual_size_bytes == image.manifest.virtual_size_bytes
+
+
+@pytest.mark.fault("S10", "the accounts of the default image")
+def test_nobody_has_a_password_in_our_image(files):
+    hashes = {line.split(":")[1] for line in files.read("/etc/shadow").splitlines()}
+    assert hashes
+    assert hashes <= {"*", "!", "!*", "!!"}
+    shells = [line.split(":") for line in files.read("/etc/passwd").splitlines()]
+    assert {entry[0] for entry in shells if int(entry[2]) == 0} == {"root"}
+
+
+@pytest.mark.fault("S10", "the keys of the default image")
+@pytest.mark.fault("S14", "the keys of the default image")
+def test_our_image_holds_no_key_that_two_nodes_could_share(files):
+    assert [name for name in files.names("/etc/ssh") if name.startswith("ssh_host")] == []
+    assert "munge.key" not in files.names("/etc/munge")
+    assert files.names("/etc/ssh/authorized_keys.d") == set()
+    assert "authorized_keys" not in files.names("/root/.ssh")
+    assert files.read("/etc/machine-id") == ""
+
+
+@pytest.mark.fault("S10", "the sshd of the default image")
+def test_the_sshd_of_our_image_asks_for_no_password_and_lets_no_root_in(files):
+    ours = files.read("/etc/ssh/sshd_config.d/ai-how.conf").splitlines()
+    for line in ("PasswordAuthentication no", "KbdInteractiveAuthentication no"):
+        assert line in ours
+    assert "PermitRootLogin no" in ours
+    # Of two values sshd takes the first one, and a file's own come after those that it includes.
+    assert "Include /etc/ssh/sshd_config.d/*.conf" in files.read("/etc/ssh/sshd_config")
+    assert sorted(files.names("/etc/ssh/sshd_config.d"))[0] == "ai-how.conf"

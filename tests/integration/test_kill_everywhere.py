@@ -1,0 +1,154 @@
+"""SIGKILL at every record of every journal, on the real host: the next command recovers, always.
+
+The records are those of a clean run, so a step that is new is killed too.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+
+import pytest
+
+from invariants import Watched
+from ledger import Points
+from tiny_cluster import Ended
+
+pytestmark = pytest.mark.libvirt
+
+LAST = ("before intent", "ready/hpc")
+SIGKILLED = -9
+Pair = tuple[str, str]
+
+
+def kill_everywhere(
+    watched: Watched,
+    pairs: set[Pair],
+    begin: Callable[[list[Pair]], Ended],
+    thens: Sequence[str],
+    points: Points,
+    figures: dict[str, int],
+) -> None:
+    """Kill at each of these records once, at the first in each run that was not one yet.
+
+    As steps run at once, their order is another in each run.
+    """
+    left = set(pairs)
+    for then in cycle(thens):
+        ended = begin(sorted(left))
+        assert ended.code == SIGKILLED, f"never came by {sorted(left)}\n{ended.said}"
+        left.remove(ended.boundaries[-1])
+        try:
+            watched.check(ended, then)
+        except AssertionError as error:
+            error.add_note(f"killed at {ended.boundaries[-1]}, and then {then}")
+            raise
+        if not left:
+            break
+    watched.have("absent")
+    figures["kills at a record"] += len(pairs)
+    points(len(pairs))
+
+
+@pytest.mark.fault("F01", "SIGKILL at every record of the journal of a first start")
+@pytest.mark.fault("F05", "SIGKILL at every record of the journal of a first start")
+def test_a_first_start_killed_at_any_record_is_recovered_by_whatever_comes_next(
+    watched: Watched, points: Points, figures: dict[str, int]
+) -> None:
+    thens = ["destroy", "stop", "start", "destroy", "stop", "status", "destroy"]
+
+    def begin(pairs: list[Pair]) -> Ended:
+        watched.have("absent")
+        return watched.call("start", at_any=pairs, act="kill")
+
+    pairs = set(watched.boundaries["start"])
+    kill_everywhere(watched, pairs, begin, thens, points, figures)
+
+
+@pytest.mark.fault("F01", "SIGKILL at every record of the journal of a start after a stop")
+def test_a_start_after_a_stop_killed_at_any_record_keeps_every_disk(
+    watched: Watched, points: Points, figures: dict[str, int]
+) -> None:
+    thens = ["stop", "start", "stop", "stop", "status", "stop", "stop", "destroy", "stop"]
+
+    def begin(pairs: list[Pair]) -> Ended:
+        watched.have("off", with_data=True)
+        return watched.call("start", at_any=pairs, act="kill")
+
+    pairs = set(watched.boundaries["restart"])
+    kill_everywhere(watched, pairs, begin, thens, points, figures)
+
+
+@pytest.mark.fault("F02", "SIGKILL at every record of the journal of a stop")
+def test_a_stop_killed_at_any_record_is_carried_on(
+    watched: Watched, points: Points, figures: dict[str, int]
+) -> None:
+    thens = ["stop", "start", "status", "stop", "destroy"]
+
+    def begin(pairs: list[Pair]) -> Ended:
+        watched.have("on", with_data=True)
+        return watched.call("stop", at_any=pairs, act="kill")
+
+    pairs = set(watched.boundaries["stop"])
+    kill_everywhere(watched, pairs, begin, thens, points, figures)
+
+
+@pytest.mark.fault("F02", "SIGKILL at every record of the journal of a destroy")
+def test_a_destroy_killed_at_any_record_is_carried_on(
+    watched: Watched, points: Points, figures: dict[str, int]
+) -> None:
+    thens = ["destroy", "start", "start", "status", "start"]
+
+    def begin(pairs: list[Pair]) -> Ended:
+        watched.have("on")
+        return watched.call("destroy", at_any=pairs, act="kill")
+
+    pairs = set(watched.boundaries["destroy"])
+    kill_everywhere(watched, pairs, begin, thens, points, figures)
+
+
+@pytest.mark.fault("F06", "SIGKILL at every record of a recovery, one recovery after the other")
+def test_a_recovery_killed_at_any_record_is_recovered_itself(
+    watched: Watched, points: Points, figures: dict[str, int]
+) -> None:
+    """A chain: each recovery is that of the one killed before it, until one comes to its end."""
+    begin_and_die(watched)
+    pairs = set(watched.call("stop", codes={0}).boundaries)
+    assert len(pairs) > len(watched.boundaries["start"]) / 3
+    watched.settled("undone")
+    left = set(pairs)
+    while left:
+        watched.have("absent")
+        begin_and_die(watched)
+        before = len(left)
+        for verb in cycle(["stop", "destroy"]):
+            ended = watched.call(verb, at_any=sorted(left), act="kill")
+            if ended.code != SIGKILLED:
+                break
+            left.remove(ended.boundaries[-1])
+        assert len(left) < before, f"never came by {sorted(left)}\n{ended.said}"
+        watched.settled({"stop": "undone", "destroy": "absent"}[verb])
+    watched.check(ended, "start")
+    figures["kills at a record"] += len(pairs)
+    points(len(pairs))
+
+
+def begin_and_die(watched: Watched) -> None:
+    """A first start that is killed when all is made and SLURM not yet awaited."""
+    assert watched.call("start", at_any=[LAST], act="kill").code == SIGKILLED
+
+
+@pytest.mark.fault("F06", "three SIGKILLs, of a verb, of the next and of the one after it")
+def test_three_kills_in_a_row_converge(
+    watched: Watched, points: Points, figures: dict[str, int], *, is_long: bool
+) -> None:
+    rounds, dice = 60 if is_long else 8, random.Random(7)  # noqa: S311  a dice
+    for then in islice(cycle(["start", "destroy", "status"]), rounds):
+        first = dice.choice(["absent", "on", "off"])
+        watched.have(first)
+        verbs = {"absent": ["start", "stop", "destroy"]}.get(first, ["start", "stop", "start"])
+        for verb in (verbs[0], dice.choice(verbs), dice.choice(verbs)):
+            ended = watched.call(verb, at=dice.randrange(40), act="kill")
+        watched.check(ended, then)
+    figures["kills at a record"] += 3 * rounds
+    points(rounds)
+    watched.have("absent")

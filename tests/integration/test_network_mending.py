@@ -1,0 +1,299 @@
+"""A network that somebody changed, took down or cut under running guests: said, then mended."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ai_how.process import run
+from ai_how.state.cluster_state import read_state
+from ai_how.state.models import ClusterState, VmState
+from ai_how.vm_management.network_drift import facts_of, read_network_facts
+from ai_how.vm_management.network_manager import HostNetworks
+from ai_how.vm_management.network_shape import shape_of_network
+from ai_how.waiting import Deadline, wait_until
+from decoys import virsh
+from leaks import pids_inside
+from tiny_cluster import TinyHome
+from tiny_guest import remove_tiny_guest, render_tiny_guest, start_tiny_guest
+
+pytestmark = pytest.mark.libvirt
+
+NODES = ("controller", "compute-01", "compute-02")
+PLUGS = [f"plug/hpc-{name}" for name in NODES]
+OFF_NETWORK = {name: ["not on the network"] for name in NODES}
+
+
+@pytest.fixture
+def home(tiny_home: TinyHome) -> Iterator[TinyHome]:
+    """A cluster that runs."""
+    steps(tiny_home)
+    yield tiny_home
+    gone = tiny_home.call("hpc", "destroy", "--force")
+    assert gone.code == 0, gone.said
+
+
+def steps(home: TinyHome) -> list[str]:
+    """What a start does."""
+    done = home.call("--json", "hpc", "start")
+    assert done.code == 0, done.said
+    return [step["key"] for step in json.loads(done.out)["steps"]]
+
+
+def troubles(home: TinyHome) -> tuple[list[str], dict[str, list[str]]]:
+    """What status says is wrong with the network, and with the nodes that something is wrong with.
+
+    It exits 0 whatever it finds.
+    """
+    done = home.call("--json", "hpc", "status")
+    assert done.code == 0, done.said
+    told = json.loads(done.out)
+    nodes = {one["name"]: one["problems"] for one in told["nodes"] if one["problems"]}
+    return told["network_problems"], nodes
+
+
+def state_of(home: TinyHome) -> ClusterState:
+    state = read_state(home.paths("hpc"))
+    assert state is not None
+    return state
+
+
+def networks(home: TinyHome) -> HostNetworks:
+    return HostNetworks(tuple(home.host.enter([])))
+
+
+def ports(home: TinyHome) -> int:
+    return len(networks(home).bridge_ports(state_of(home).network.bridge))
+
+
+def check_mended(home: TinyHome) -> None:
+    """Nothing is wrong, nothing is left to do, and the network is what was asked for."""
+    state = state_of(home)
+    assert troubles(home) == ([], {})
+    assert ports(home) == len(NODES)
+    assert networks(home).is_dns_served(state.network.gateway)
+    with home.client() as client:
+        seen = client.find_network(state.network.uuid)
+    assert seen is not None
+    assert seen.is_persistent
+    wanted = facts_of(shape_of_network(state))
+    assert read_network_facts(seen.xml) == wanted
+    assert read_network_facts(seen.defined_xml) == wanted
+    assert steps(home) == []
+
+
+def restart(home: TinyHome) -> None:
+    virsh(home.host, "net-destroy", "hpc")
+    virsh(home.host, "net-start", "hpc")
+
+
+@pytest.mark.fault("F55", "net-destroy and net-start under running guests")
+def test_guests_of_a_network_that_was_restarted_are_plugged_in_again(home: TinyHome) -> None:
+    before = pids_inside(home.host, "qemu-system-x86")
+    restart(home)
+    assert ports(home) == 0
+    assert troubles(home) == ([], OFF_NETWORK)
+    assert steps(home) == PLUGS
+    check_mended(home)
+    assert pids_inside(home.host, "qemu-system-x86") == before
+
+
+@pytest.mark.fault("F55", "net-destroy alone; net-undefine as well")
+@pytest.mark.parametrize(
+    ("undefined", "told", "made"),
+    [
+        (False, "it is down, and VMs run", ["network-up/hpc"]),
+        (True, "it is gone, and VMs run", ["network/hpc", "network-up/hpc"]),
+    ],
+)
+def test_a_network_that_went_down_under_guests_comes_back_with_them(
+    home: TinyHome, undefined: bool, told: str, made: list[str]
+) -> None:
+    virsh(home.host, "net-destroy", "hpc")
+    if undefined:
+        virsh(home.host, "net-undefine", "hpc")
+    assert troubles(home)[0] == [told]
+    assert steps(home) == [*made, *PLUGS]
+    check_mended(home)
+
+
+@pytest.mark.fault("F55", "a guest's tap is taken out of the bridge")
+def test_a_single_guest_that_was_cut_off_is_plugged_in_and_the_others_left(home: TinyHome) -> None:
+    node = state_of(home).get_node("compute-02")
+    with home.client() as client:
+        tap = re.search("<target dev='(vnet[0-9]+)'/>", client.domain_xml(node.uuid))
+    assert tap is not None
+    run(home.host.enter(["ip", "link", "set", tap[1], "nomaster"]))
+    assert troubles(home) == ([], {"compute-02": ["not on the network"]})
+    assert steps(home) == ["plug/hpc-compute-02"]
+    check_mended(home)
+
+
+def kill_dnsmasq(home: TinyHome) -> None:
+    """The one of our network; it has a helper, which ends with it."""
+    for pid in pids_inside(home.host, "dnsmasq"):
+        with suppress(OSError):
+            if b"/hpc.conf" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, 9)
+    gateway = state_of(home).network.gateway
+    wait_until(
+        lambda: not networks(home).is_dns_served(gateway), Deadline.after(30), "dnsmasq's end"
+    )
+
+
+def redefine(home: TinyHome, old: str, new: str, *, live: bool = True) -> None:
+    """As `virsh net-edit` does it."""
+    xml = virsh(home.host, "net-dumpxml", "--inactive", "hpc")
+    assert re.search(old, xml), xml
+    with home.client() as client:
+        client.define_network(re.sub(old, new, xml))
+    if live:
+        restart(home)
+
+
+def remove_lease(home: TinyHome) -> None:
+    mac = state_of(home).get_node("compute-01").mac
+    host = f"<host mac='{mac}'/>"
+    words = ("hpc", "delete", "ip-dhcp-host", host, "--live", "--config")
+    virsh(home.host, "net-update", *words)
+
+
+def remove_name(home: TinyHome) -> None:
+    ip = state_of(home).get_node("compute-01").ip
+    virsh(home.host, "net-update", "hpc", "delete", "dns-host", f"<host ip='{ip}'/>", "--live")
+
+
+OTHER_RANGE = (r"\b10\.\d+\.\d+\.(\d+)'", r"10.254.7.\1'")
+UNKNOWN = "DHCP and DNS do not know compute-01 as they should"
+CHANGES: dict[str, tuple[Callable[[TinyHome], None], str, list[str]]] = {
+    "another range, and restarted": (
+        lambda home: redefine(home, *OTHER_RANGE),
+        "its address is 10.254.7.1/24, not ",
+        ["network/hpc", "network-anew/hpc", "network-hosts/hpc", *PLUGS],
+    ),
+    "another range, not yet in force": (
+        lambda home: redefine(home, *OTHER_RANGE, live=False),
+        "its address is 10.254.7.1/24, not ",
+        ["network/hpc", "network-hosts/hpc"],
+    ),
+    "isolated": (
+        lambda home: redefine(home, "<forward mode='nat'/>", ""),
+        "its forward mode is none, not nat",
+        ["network/hpc", "network-anew/hpc", *PLUGS],
+    ),
+    "a lease removed": (remove_lease, UNKNOWN, ["network-hosts/hpc"]),
+    "a name removed while it runs": (remove_name, UNKNOWN, ["network-hosts/hpc"]),
+    "undefined while it runs": (
+        lambda home: virsh(home.host, "net-undefine", "hpc"),
+        "it is defined no more",
+        ["network/hpc"],
+    ),
+    "dnsmasq killed": (kill_dnsmasq, "its DHCP and DNS server is gone", ["network-dhcp/hpc"]),
+}
+
+
+@pytest.mark.fault("F56", "redefined, hosts removed, undefined, dnsmasq killed")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_that_was_changed_is_said_to_be_and_is_made_as_it_was(
+    home: TinyHome, change: str
+) -> None:
+    make, told, made = CHANGES[change]
+    before = pids_inside(home.host, "qemu-system-x86")
+    make(home)
+    assert any(problem.startswith(told) for problem in troubles(home)[0]), troubles(home)
+    assert steps(home) == made
+    check_mended(home)
+    assert pids_inside(home.host, "qemu-system-x86") == before
+
+
+@pytest.mark.fault("F56", "the mending of a changed network fails in the middle")
+@pytest.mark.fault("F46", "the mending of a changed network fails in the middle")
+@pytest.mark.parametrize("key", ["network/hpc", "network-anew/hpc", "network-hosts/hpc", PLUGS[0]])
+def test_a_mending_that_fails_is_ended_by_the_next_start(home: TinyHome, key: str) -> None:
+    before = pids_inside(home.host, "qemu-system-x86")
+    redefine(home, *OTHER_RANGE)
+    failed = home.call("hpc", "start", fail={key: ["after", "OSError"]})
+    assert failed.code == 4, failed.said
+    steps(home)
+    check_mended(home)
+    assert pids_inside(home.host, "qemu-system-x86") == before
+
+
+@pytest.mark.fault("F44", "another's guest runs on our network when that must be restarted")
+def test_a_network_on_which_others_run_is_not_restarted_under_them(home: TinyHome) -> None:
+    redefine(home, "<forward mode='nat'/>", "")
+    with home.client() as client:
+        start_tiny_guest(client, render_tiny_guest(network="hpc"))
+        refused = home.call("hpc", "start")
+        assert refused.code == 4, refused.said
+        assert "the network hpc was changed, and VMs of others run on it" in refused.err
+        assert "tiny" in refused.err
+        remove_tiny_guest(client)
+        states = {one.name: one.state for one in client.list_domains()}
+        assert [states[f"hpc-{name}"] for name in NODES] == [VmState.RUNNING] * len(NODES)
+    steps(home)
+    check_mended(home)
+
+
+@pytest.mark.fault("F60", "nodes added, and the start that adds them fails first")
+def test_nodes_that_come_later_are_known_to_the_network(home: TinyHome) -> None:
+    file = home.file("hpc")
+    text = file.read_text()
+    before = read_state(home.paths("hpc"))
+    try:
+        file.write_text(text.replace("count: 2", "count: 3"))
+        failed = home.call("hpc", "start", fail={"boot/hpc-compute-03": ["before", "OSError"]})
+        assert failed.code == 4, failed.said
+        assert read_state(home.paths("hpc")) == before
+        assert "compute-03" not in virsh(home.host, "net-dumpxml", "hpc")
+        assert "network-hosts/hpc" in steps(home)
+        state = state_of(home)
+        assert state.find_node("compute-03") is not None
+        with home.client() as client:
+            seen = client.find_network(state.network.uuid)
+        assert seen is not None
+        for xml in (seen.xml, seen.defined_xml):
+            assert read_network_facts(xml) == facts_of(shape_of_network(state))
+        assert steps(home) == []
+        assert troubles(home) == ([], {})
+    finally:
+        file.write_text(text)
+
+
+@pytest.mark.fault("F57", "sysctl -w net.ipv4.ip_forward=0 inside")
+def test_forwarding_that_is_off_is_said(home: TinyHome) -> None:
+    key = "net.ipv4.ip_forward"
+    run(home.host.enter(["sysctl", "-qw", f"{key}=0"]))
+    try:
+        told = "IPv4 forwarding is off, so guests reach no other network"
+        assert troubles(home) == ([told], {})
+        start = home.call("hpc", "start")
+        assert start.code == 0, start.said
+        assert f"the network hpc: {told}" in start.err
+    finally:
+        run(home.host.enter(["sysctl", "-qw", f"{key}=1"]))
+
+
+@pytest.mark.fault("F57", "nft flush ruleset inside, then libvirtd killed as the hint says")
+def test_a_firewall_that_was_flushed_is_said_and_comes_back_with_libvirtd(home: TinyHome) -> None:
+    run(home.host.enter(["nft", "flush", "ruleset"]))
+    told = "its firewall rules are gone: guests reach no other network until libvirtd is restarted"
+    assert troubles(home) == ([told], {})
+    start = home.call("hpc", "start")
+    assert start.code == 0, start.said
+    assert f"the network hpc: {told}" in start.err
+    before = pids_inside(home.host, "libvirtd")
+    for pid in before:
+        os.kill(pid, 15)
+    subnet = state_of(home).network.subnet
+    wait_until(
+        lambda: networks(home).find_uplink_trouble(subnet) is None,
+        Deadline.after(60),
+        "libvirt's rules",
+    )
+    assert steps(home) == []
+    check_mended(home)

@@ -1,0 +1,181 @@
+"""What is ours has our name, our UUID and our mark; whatever lacks one of them is left alone."""
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+from test_seen import seen
+from test_state_models import LINEAGE, cluster_state, node
+
+from ai_how.errors import LibvirtError, OwnershipError
+from ai_how.spec.nodes import Role
+from ai_how.state.models import ClusterState, NodeState, VmState
+from ai_how.vm_management.libvirt_observe import check_claim, read_identity
+from ai_how.vm_management.observed import observe
+from ai_how.vm_management.seen import DomainSeen, Mark, NetworkSeen
+from fake_libvirt import FakeLibvirt
+
+STATE = cluster_state()
+CONTROLLER, COMPUTE = STATE.nodes
+OTHER = UUID("99999999-9999-4999-8999-999999999999")
+# VIR_ERR_OPERATION_FAILED is what a define says of a name or UUID that is taken.
+TAKEN, ELSE = 9, 1
+
+
+def ours(one: NodeState, **changes: object) -> DomainSeen:
+    mark = Mark(STATE.name, LINEAGE, one.name)
+    return replace(
+        seen("<domain/>"), **{"uuid": one.uuid, "name": one.domain_name, "mark": mark, **changes}
+    )
+
+
+def network(**changes: object) -> NetworkSeen:
+    plain = NetworkSeen(
+        STATE.network.uuid, "demo", "br0", is_active=True, mark=None, xml="<network/>"
+    )
+    return replace(plain, **changes)
+
+
+class Libvirt(FakeLibvirt):
+    """One that shows what it is told to show."""
+
+    def __init__(self, *shown: DomainSeen | NetworkSeen) -> None:
+        super().__init__()
+        self.vms = tuple(one for one in shown if isinstance(one, DomainSeen))
+        self.nets = [one for one in shown if isinstance(one, NetworkSeen)]
+
+    def list_domains(self) -> tuple[DomainSeen, ...]:
+        return self.vms
+
+    def find_network(self, uuid: UUID) -> NetworkSeen | None:
+        return next((one for one in self.nets if one.uuid == uuid), None)
+
+    def find_network_by_name(self, name: str) -> NetworkSeen | None:
+        return next((one for one in self.nets if one.name == name), None)
+
+
+def look(*shown: DomainSeen | NetworkSeen, state: ClusterState = STATE, **options: bool):
+    return observe(Libvirt(*shown), state, **options)
+
+
+def test_what_is_ours_is_seen_by_its_uuid_and_nothing_else_is():
+    stranger = ours(COMPUTE, uuid=OTHER, name="demo-compute-011", mark=None)
+    found = look(ours(CONTROLLER), stranger, ours(COMPUTE), network())
+    assert found.domains == {one.uuid: ours(one) for one in STATE.nodes}
+    assert found.network == network()
+    assert found.find_domain(COMPUTE.uuid) == ours(COMPUTE)
+    assert found.find_domain(OTHER) is None
+
+
+def test_nothing_there_is_nothing_seen():
+    found = look()
+    assert (dict(found.domains), found.network) == ({}, None)
+
+
+@pytest.mark.fault("F40", "a foreign VM of a node's name, in libvirt's list")
+@pytest.mark.parametrize("one", STATE.nodes, ids=lambda one: one.name)
+@pytest.mark.parametrize("has_mark", [True, False])
+def test_a_vm_of_our_name_with_another_uuid_is_refused(one, has_mark):
+    copied = Mark(STATE.name, LINEAGE, one.name) if has_mark else None
+    with pytest.raises(OwnershipError) as caught:
+        look(ours(one, uuid=OTHER, mark=copied))
+    assert caught.value.brief == f"a VM named {one.domain_name} is there, and is not ours"
+    assert caught.value.details == f"its UUID is {OTHER}"
+    assert "rename" in caught.value.hint
+
+
+@pytest.mark.fault("F45", "our UUID with another's mark, or with none")
+@pytest.mark.parametrize("mark", [None, Mark("demo", OTHER, "compute-01")])
+def test_a_vm_of_our_uuid_without_our_mark_is_refused(mark):
+    with pytest.raises(OwnershipError, match="has a UUID of ours, but not our mark") as caught:
+        look(ours(CONTROLLER), ours(COMPUTE, name="renamed", mark=mark))
+    assert caught.value.brief.startswith("the VM renamed ")
+    assert caught.value.hint == f"virsh dumpxml {COMPUTE.uuid}"
+
+
+def test_a_vm_of_ours_that_was_renamed_is_still_ours():
+    assert look(ours(COMPUTE, name="renamed")).find_domain(COMPUTE.uuid).name == "renamed"
+
+
+@pytest.mark.fault("S21", "another's VM and network with a copied mark")
+def test_a_copied_mark_makes_nothing_ours():
+    copy = ours(COMPUTE, uuid=OTHER, name="copied")
+    found = look(copy, ours(CONTROLLER), ours(COMPUTE, uuid=uuid4(), name="plain", mark=None))
+    assert set(found.domains) == {CONTROLLER.uuid}
+    assert found.impostors == ("copied",)
+    other = Mark("demo", OTHER, "compute-01")
+    assert look(ours(COMPUTE, uuid=OTHER, name="neighbour", mark=other)).impostors == ()
+
+
+@pytest.mark.fault("F41", "a foreign network of our name, in libvirt's list")
+def test_a_network_of_our_name_with_another_uuid_is_refused():
+    with pytest.raises(OwnershipError) as caught:
+        look(network(uuid=OTHER))
+    assert caught.value.brief == "a network named demo is there, and is not ours"
+    assert caught.value.details == f"its UUID is {OTHER}"
+    assert "rename" in caught.value.hint
+    assert look(network(uuid=OTHER, name="demo2")).network is None
+
+
+def test_disks_are_seen_where_they_are(tmp_path):
+    there = node("controller", 10, Role.CONTROLLER).model_copy(update={"disk": tmp_path / "a"})
+    absent = node("compute-01", 11).model_copy(update={"disk": tmp_path / "b"})
+    there.disk.touch()
+    assert look(state=cluster_state(nodes=(there, absent))).disks == {"controller"}
+
+
+def test_slurm_is_asked_only_where_it_is_wanted():
+    found = look(ours(CONTROLLER, state=VmState.SHUT_OFF))
+    assert (found.slurm, found.slurm_trouble) == (None, "the controller is off")
+    found = look(ours(CONTROLLER), ask_slurm=False)
+    assert (found.slurm, found.slurm_trouble) == (None, None)
+    found = look(ours(CONTROLLER))
+    assert found.slurm_trouble == "the controller's guest agent does not answer"
+
+
+def xml_of(name: str, uuid: UUID | None) -> str:
+    return f"<domain><name>{name}</name>{f'<uuid>{uuid}</uuid>' if uuid else ''}</domain>"
+
+
+def refusal(code: int | None) -> LibvirtError:
+    error = LibvirtError("no")
+    error.code = code
+    return error
+
+
+def claim(code: int | None, xml: str, *there: DomainSeen) -> None:
+    libvirt = Libvirt(*there)
+    by_name = {one.name: one for one in libvirt.vms}
+    by_uuid = {one.uuid: one for one in libvirt.vms}
+    check_claim(refusal(code), xml, find=by_uuid.get, find_by_name=by_name.get)
+
+
+def test_who_holds_a_name_or_a_uuid_that_was_refused_is_told():
+    mine, uuid = ours(COMPUTE), COMPUTE.uuid
+    with pytest.raises(OwnershipError, match="its name or UUID is taken") as caught:
+        claim(TAKEN, xml_of(mine.name, uuid), replace(mine, uuid=OTHER))
+    assert caught.value.brief.startswith(f"{mine.name} cannot be defined")
+    assert caught.value.details == (f"by {mine.name} with UUID {OTHER}; asked for was UUID {uuid}")
+    assert isinstance(caught.value.__cause__, LibvirtError)
+    with pytest.raises(OwnershipError) as caught:
+        claim(TAKEN, xml_of(mine.name, uuid), replace(mine, name="theirs"))
+    assert caught.value.details.startswith(f"by theirs with UUID {uuid}")
+    with pytest.raises(OwnershipError):
+        claim(TAKEN, xml_of(mine.name, None), replace(mine, uuid=OTHER))
+
+
+def test_a_define_that_failed_for_another_reason_claims_nothing():
+    mine = ours(COMPUTE)
+    xml = xml_of(mine.name, mine.uuid)
+    claim(TAKEN, xml)
+    claim(TAKEN, xml, mine)
+    claim(TAKEN, xml_of(mine.name, None))
+    claim(ELSE, xml, replace(mine, uuid=OTHER))
+    claim(None, xml, replace(mine, uuid=OTHER))
+
+
+def test_what_a_define_would_claim_is_in_its_xml():
+    uuid = uuid4()
+    assert read_identity(xml_of("a", uuid)) == ("a", uuid)
+    assert read_identity(xml_of("a", None)) == ("a", None)
+    assert read_identity("<domain><metadata><name>x</name></metadata></domain>") == ("", None)

@@ -1,0 +1,46 @@
+"""What we start ends with us where it must, also when we are killed."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ai_how.process import dying_with_us, run
+from ai_how.waiting import Deadline, wait_until
+
+
+def test_a_program_that_dies_with_us_is_gone_when_we_are_killed(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    words = ["sh", "-c", 'echo $$ > "$0.new" && mv "$0.new" "$0" && exec sleep 300', str(told)]
+    child = os.fork()
+    if child == 0:
+        run(dying_with_us(words))
+        os._exit(1)
+    wait_until(told.exists, Deadline.after(60), "the program")
+    program = Path("/proc") / told.read_text().strip()
+    assert (program / "comm").read_text() == "sleep\n"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    wait_until(lambda: _is_gone(program), Deadline.after(60), "the end of the program")
+
+
+def test_a_program_whose_starter_is_gone_already_does_not_begin(tmp_path: Path) -> None:
+    argv = dying_with_us(["touch", tmp_path / "begun"])
+    orphaned = [str(os.getppid()) if word == str(os.getpid()) else word for word in argv]
+    assert run(orphaned, check=False).returncode != 0
+    assert not (tmp_path / "begun").exists()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_program_that_dies_with_us_ends_as_it_would(code: int) -> None:
+    words = ["sh", "-c", 'echo "$0"; exit "$1"', "a b", str(code)]
+    done = run(dying_with_us(words), check=False)
+    assert (done.returncode, done.stdout) == (code, "a b\n")
+
+
+def _is_gone(program: Path) -> bool:
+    try:
+        return " Z " in (program / "stat").read_text() or not program.exists()
+    except OSError:
+        return True
