@@ -1,0 +1,125 @@
+"""What was measured, and its text: for notes and the README."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+class BenchError(Exception):
+    """A measured command failed: its figures would mean nothing."""
+
+
+# A start of that title in which ssh was tried until it answered.
+AND_SSH = ", and ssh"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command; CPU and peak memory include the programs it waited for.
+
+    `ssh_s` is from the command's start until ssh had run `true` on every node, None where that was
+    not asked.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_rss_mib: float
+    ssh_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """A tool that one would take instead, on this machine; without `ssh_s`, `note` says why.
+
+    `nodes_s` has the same by node. `command_s` is when the tool's own command was done, which may
+    be long before its machines can be used.
+    """
+
+    name: str
+    version: str
+    what: str
+    note: str
+    ssh_s: float | None = None
+    command_s: float | None = None
+    nodes_s: dict[str, float] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Results:
+    """All that was measured, as results.json has it."""
+
+    machine: dict[str, str]
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    stages_s: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    peers: list[PeerResult] = field(default_factory=list)
+
+
+def render(results: Results) -> str:
+    """The plain text of all of it."""
+    return "\n".join(
+        [
+            *(f"{name:<14}{value}" for name, value in results.machine.items()),
+            *(render_runs(results.runs) if results.runs else ()),
+            *render_stages(results.stages_s),
+            *(render_peers(results) if results.peers else ()),
+        ]
+    )
+
+
+def render_runs(all_runs: dict[str, list[Run]]) -> Iterator[str]:
+    yield ""
+    yield (
+        f"{'command':<34}{'runs':>5}{'wall s':>9}{'ssh s':>8}{'CPU s':>8}{'CPU min':>9}"
+        f"{'peak MiB':>10}"
+    )
+    for title, runs in all_runs.items():
+        cpu_s = [run.cpu_s for run in runs]
+        yield (
+            f"{title:<34}{len(runs):>5}{statistics.median(run.wall_s for run in runs):>9.2f}"
+            f"{seconds(median_ssh_s(runs)):>8}{statistics.median(cpu_s):>8.2f}{min(cpu_s):>9.2f}"
+            f"{max(run.peak_rss_mib for run in runs):>10.0f}"
+        )
+    yield "(medians where there are several runs; peak of the CLI and what it waits for)"
+
+
+def median_ssh_s(runs: list[Run]) -> float | None:
+    found = [run.ssh_s for run in runs if run.ssh_s is not None]
+    return statistics.median(found) if found else None
+
+
+def render_stages(stages_s: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+    for title, nodes in stages_s.items():
+        names = list(dict.fromkeys(stage for stages in nodes.values() for stage in stages))
+        widths = [max(len(name), 7) + 2 for name in names]
+        head = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+        yield ""
+        yield f"{f'stages, {title} (s)':<28}{head}"
+        for node, stages in nodes.items():
+            cells = "".join(
+                f"{stages[name]:>{width}.1f}" if name in stages else f"{'-':>{width}}"
+                for name, width in zip(names, widths, strict=True)
+            )
+            yield f"  {node:<26}{cells}"
+
+
+def render_peers(results: Results) -> Iterator[str]:
+    """Who, until ssh answers on three machines; ours first, where it was measured.
+
+    Ours is ready when a SLURM job has run on every node, which the others do not come to.
+    """
+    yield ""
+    yield f"{'who':<17}{'version':<22}{'ssh s':>7}{'ready s':>9}  what was measured; note"
+    commit = results.machine.get("commit", "-")
+    for title, runs in results.runs.items():
+        ssh_s = median_ssh_s(results.runs.get(f"{title}{AND_SSH}", []))
+        if ssh_s is not None:
+            ready_s = statistics.median(run.wall_s for run in runs)
+            yield f"{'ai-how':<17}{commit:<22}{ssh_s:>7.1f}{ready_s:>9.1f}  {title}"
+    for peer in results.peers:
+        said = "; ".join(part for part in (peer.what, peer.note) if part)
+        yield f"{peer.name:<17}{peer.version:<22}{seconds(peer.ssh_s):>7}{'-':>9}  {said}"
+
+
+def seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,109 @@
+"""The command line of script/bench: what to measure, and where its figures go."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from figures import BenchError, Results, render
+from ours import measure_cli, measure_cluster
+from peers import measure_peers
+from plot import render_svg
+from running import AI_HOW, ROOT, prepared
+
+RESULTS = ROOT / "bench" / "results.json"
+PICTURE = ROOT / "bench" / "stages.svg"
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="script/bench", description="Measure ai-how on this machine, and what else there is."
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"instead of {RESULTS.name}")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help=f"instead of {PICTURE.name}")
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="an empty one (default: a temporary one)"
+    )
+    parser.add_argument("--no-cluster", action="store_true", help="only the CLI's own cost")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--no-peers", action="store_true", help="without other tools")
+    choice.add_argument("--only-peers", action="store_true", help="nothing but other tools")
+    options = parser.parse_args()
+    if options.state_dir and options.state_dir.exists() and any(options.state_dir.iterdir()):
+        parser.error(f"{options.state_dir} is not empty: it might hold clusters of yours")
+    return options
+
+
+def measure(options: argparse.Namespace) -> Results:
+    """All that was asked for, ours first. Raises BenchError where one of our verbs fails."""
+    results = Results(read_machine())
+    if not options.only_peers:
+        with prepared(options.state_dir) as bench:
+            measure_cli(bench, results)
+            if not options.no_cluster:
+                try:
+                    measure_cluster(bench, results)
+                finally:
+                    bench.clean_up()
+    if not (options.no_peers or options.no_cluster):
+        results.peers = measure_peers()
+    return results
+
+
+def read_machine() -> dict[str, str]:
+    """Where these figures are from: without it they compare with nothing."""
+    cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "cores": f"{os.cpu_count()} ({cpu[1] if cpu else platform.machine()})",
+        "memory": f"{memory_gib:.1f} GiB",
+        "load before": f"{os.getloadavg()[0]:.2f}",
+        "kernel": platform.release(),
+        "QEMU": first_line("qemu-system-x86_64", "--version"),
+        "libvirt": first_line("libvirtd", "--version"),
+        "Python": first_line(str(AI_HOW.with_name("python")), "--version"),
+    }
+
+
+def first_line(*argv: str) -> str:
+    """What a program says first; `-` where it is not there or fails."""
+    tool = shutil.which(argv[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if tool is None:
+        return "-"
+    done = subprocess.run([tool, *argv[1:]], capture_output=True, text=True, check=False)
+    return (done.stdout.splitlines() or ["-"])[0]
+
+
+def main() -> int:
+    options = read_options()
+    # Whoever ends us with SIGTERM would else leave guests behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    wanted = [] if options.no_cluster else ["--image"]
+    subprocess.run([ROOT / "script" / "setup", *wanted], check=True)
+    try:
+        results = measure(options)
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(render(results))
+    if not options.no_cluster or options.json:
+        write(results, options.json or RESULTS, options.svg or PICTURE)
+    return 0
+
+
+def write(results: Results, file: Path, picture: Path) -> None:
+    """The figures, and the picture of them."""
+    content = asdict(results)
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    picture.write_text(render_svg(content))
+    print(f"{file}, {picture}", file=sys.stderr)

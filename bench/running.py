@@ -1,0 +1,79 @@
+"""Runs our own program and measures it, in a state directory that ends with the run."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from figures import BenchError, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+AI_HOW = ROOT / ".venv" / "bin" / "ai-how"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A state directory of its own, and a working directory that holds the cluster file."""
+
+    state: Path
+    work: Path
+
+    def argv(self, words: str) -> list[str]:
+        options = ["--state-dir", str(self.state), "--connect", "embedded"]
+        return [str(AI_HOW), *options, *shlex.split(words)]
+
+    def run(self, words: str) -> tuple[Run, str]:
+        """Run `ai-how WORDS` to its end. Raises BenchError with its output where it fails."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("AI_HOW_")}
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            began = time.monotonic()
+            child = subprocess.Popen(
+                self.argv(words),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=self.work,
+                env=kept,
+            )
+            # wait4, not Popen.wait: only it says what this one child used.
+            _, status, used = os.wait4(child.pid, 0)
+            wall_s = time.monotonic() - began
+            child.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            err.seek(0)
+            printed = out.read()
+            if child.returncode != 0:
+                said = (err.read() + printed).strip()[-2000:]
+                raise BenchError(f"ai-how {words}: exit code {child.returncode}\n{said}")
+        return Run(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024), printed
+
+    def clean_up(self) -> None:
+        """Leave nothing: no guest, no embedded host; says what could not be ended."""
+        for words in ("hpc destroy --force", "host down --force"):
+            try:
+                self.run(words)
+            except BenchError as error:
+                say(str(error))
+
+
+@contextmanager
+def prepared(state: Path | None) -> Iterator[Bench]:
+    """A bench in fresh directories, gone afterwards (a `state` that was given stays)."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ai-how-bench-")))
+        work = home / "work"
+        work.mkdir()
+        bench = Bench(state or home / "state", work)
+        bench.run("init")
+        yield bench
+
+
+def say(line: str) -> None:
+    """What goes on, for whoever waits."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,60 @@
+"""script/bench: its table and its picture, from figures that were made up for this."""
+
+from dataclasses import asdict
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from figures import PeerResult, Results, Run, render
+from plot import read_bars, render_svg
+
+COLD = {"controller": {"disk": 0.5, "agent": 9.5, "ready": 20.0}, "compute-01": {"agent": 8.0}}
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results(
+        machine={"commit": "abc", "acceleration": "TCG"},
+        runs={
+            "hpc status": [Run(0.5, 0.4, 50.0)],
+            "hpc start, cold": [Run(wall_s, 3.0, 70.0) for wall_s in (60.0, 40.0, 30.0)],
+            "hpc start, cold, and ssh": [Run(44.0, 3.0, 70.0, ssh_s=31.25)],
+        },
+        stages_s={"cold": COLD},
+        peers=[
+            PeerResult("quick", "1.0", "up, 3 VMs", "TCG", ssh_s=100.0, command_s=2.0),
+            PeerResult("a<b>&c", "2.0", "up, 3 VMs", "cannot be prepared: no such package"),
+        ],
+    )
+
+
+def test_a_tool_that_did_not_run_is_listed_with_the_reason(results):
+    (line,) = (line for line in render(results).splitlines() if line.startswith("a<b>&c"))
+    assert line.split()[1:3] == ["2.0", "-"]
+    assert line.endswith("up, 3 VMs; cannot be prepared: no such package")
+
+
+def test_our_starts_stand_beside_the_others(results):
+    table = render(results).partition("who ")[2].splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["ai-how", "quick", "a<b>&c"]
+    assert table[1].split()[1:4] == ["abc", "31.2", "40.0"]
+
+
+def test_a_bar_follows_the_slowest_node_and_comes_to_the_whole_command(results):
+    ours = read_bars(asdict(results))[0]
+    assert ours.parts == (("disk", 0.5), ("agent", 9.5), ("ready", 20.0), ("other", 10.0))
+    assert ours.total_s == 40.0
+
+
+def test_the_picture_is_well_formed_and_has_every_tool(results):
+    picture = ET.fromstring(render_svg(asdict(results)))  # noqa: S314  it is ours
+    words = ["".join(text.itertext()) for text in picture.iterfind(".//{*}text")]
+    for wanted in ("ai-how, cold", "40.0 s (ssh 31.2 s)", "quick", "100.0 s"):
+        assert wanted in words
+    assert words[words.index("a<b>&c") + 1] == "did not run here"
+
+
+def test_a_picture_of_other_tools_alone_can_be_drawn(results):
+    content = {**asdict(results), "runs": {}, "stages_s": {}}
+    assert [bar.name for bar in read_bars(content)] == ["quick", "a<b>&c"]
+    assert ET.fromstring(render_svg(content)).tag.endswith("svg")  # noqa: S314  it is ours
