@@ -47,11 +47,16 @@ class PeerResult:
 
 @dataclass
 class Results:
-    """All that was measured, as results.json has it."""
+    """All that was measured, as results.json has it.
+
+    `stages_s` has what each start did, by kind and node; `boot_s` when a cold boot passed its
+    marks, by node, from the start of its QEMU.
+    """
 
     machine: dict[str, str]
     runs: dict[str, list[Run]] = field(default_factory=dict)
     stages_s: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    boot_s: dict[str, dict[str, float]] = field(default_factory=dict)
     peers: list[PeerResult] = field(default_factory=list)
 
 
@@ -61,7 +66,12 @@ def render(results: Results) -> str:
         [
             *(f"{name:<14}{value}" for name, value in results.machine.items()),
             *(render_runs(results.runs) if results.runs else ()),
-            *render_stages(results.stages_s),
+            *(
+                line
+                for kind, nodes in results.stages_s.items()
+                for line in render_nodes(f"stages, {kind} (s)", nodes)
+            ),
+            *(render_nodes("cold boot, at (s)", results.boot_s) if results.boot_s else ()),
             *(render_peers(results) if results.peers else ()),
         ]
     )
@@ -88,19 +98,19 @@ def median_ssh_s(runs: list[Run]) -> float | None:
     return statistics.median(found) if found else None
 
 
-def render_stages(stages_s: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
-    for title, nodes in stages_s.items():
-        names = list(dict.fromkeys(stage for stages in nodes.values() for stage in stages))
-        widths = [max(len(name), 7) + 2 for name in names]
-        head = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
-        yield ""
-        yield f"{f'stages, {title} (s)':<28}{head}"
-        for node, stages in nodes.items():
-            cells = "".join(
-                f"{stages[name]:>{width}.1f}" if name in stages else f"{'-':>{width}}"
-                for name, width in zip(names, widths, strict=True)
-            )
-            yield f"  {node:<26}{cells}"
+def render_nodes(title: str, nodes: dict[str, dict[str, float]]) -> Iterator[str]:
+    """A table: a line for each node, a column for each name that one of them has."""
+    names = list(dict.fromkeys(name for seconds_s in nodes.values() for name in seconds_s))
+    widths = [max(len(name), 7) + 2 for name in names]
+    head = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    yield ""
+    yield f"{title:<28}{head}"
+    for node, seconds_s in nodes.items():
+        cells = "".join(
+            f"{seconds_s[name]:>{width}.1f}" if name in seconds_s else f"{'-':>{width}}"
+            for name, width in zip(names, widths, strict=True)
+        )
+        yield f"  {node:<26}{cells}"
 
 
 def render_peers(results: Results) -> Iterator[str]:

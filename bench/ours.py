@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from boot import take_boot_apart
 from figures import AND_SSH, Results, Run
 from running import Bench, say
 
@@ -39,6 +40,7 @@ def measure_cluster(bench: Bench, results: Results) -> None:
     """A cluster's life, from nothing to nothing: cold, warm, resumed; then one of eight nodes."""
     life = Life(bench, results)
     life.start_again("cold", "hpc start --no-warm", "hpc destroy --force")
+    results.boot_s = take_boot_apart(bench, CLUSTER, NODES)
     results.machine["acceleration"] = read_acceleration(bench.state)
     life.often("hpc status", "hpc status")
     life.often("hpc start, nothing to do", "hpc start")

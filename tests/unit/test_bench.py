@@ -5,10 +5,27 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from boot import parse_marks
 from figures import PeerResult, Results, Run, render
 from plot import read_bars, render_svg
 
 COLD = {"controller": {"disk": 0.5, "agent": 9.5, "ready": 20.0}, "compute-01": {"agent": 8.0}}
+
+# What a controller answered.
+ANSWER = """\
+now 1795784480.598323500 72.64
+init 2.582024
+UserspaceTimestampMonotonic=3564951
+Id=qemu-guest-agent.service
+ActiveEnterTimestampMonotonic=5641367
+
+Id=munge.service
+ActiveEnterTimestampMonotonic=11331140
+
+Id=home.mount
+ActiveEnterTimestampMonotonic=0
+[   17.690994] controller slurmctld[168]: slurmctld: _job_complete: JobId=1 done
+"""
 
 
 @pytest.fixture
@@ -58,3 +75,26 @@ def test_a_picture_of_other_tools_alone_can_be_drawn(results):
     content = {**asdict(results), "runs": {}, "stages_s": {}}
     assert [bar.name for bar in read_bars(content)] == ["quick", "a<b>&c"]
     assert ET.fromstring(render_svg(content)).tag.endswith("svg")  # noqa: S314  it is ours
+
+
+def test_a_boot_is_read_from_what_its_node_says():
+    marks = parse_marks(ANSWER)
+    assert marks.pop("firmware") == pytest.approx(1795784407.958, abs=0.001)
+    assert marks == {
+        "kernel": 2.582024,
+        "initrd": 3.564951,
+        "agent": 5.641367,
+        "munge": 11.33114,
+        "job": 17.690994,
+    }
+
+
+def test_the_marks_of_a_boot_are_in_the_text(results):
+    results.boot_s = {
+        "controller": {"firmware": 0.71, "job": 18.44},
+        "compute-01": {"firmware": 1.0},
+    }
+    lines = render(results).partition("cold boot")[2].splitlines()
+    assert lines[0].split()[-2:] == ["firmware", "job"]
+    assert lines[1].split() == ["controller", "0.7", "18.4"]
+    assert lines[2].split() == ["compute-01", "1.0", "-"]

@@ -63,7 +63,7 @@ def test_the_limit_grows_with_the_processors_and_the_built_in_cluster_never_wait
     assert limit >= 3
 
 
-@pytest.mark.parametrize(("free_mib", "limit"), [(0, 1), (1200, 1), (3600, 3), (None, 32)])
+@pytest.mark.parametrize(("free_mib", "limit"), [(0, 1), (1400, 1), (4000, 3), (None, 32)])
 def test_no_more_boot_than_fit_into_the_free_memory_and_one_always_may(free_mib, limit):
     assert limit_for(cpus=16, free_mib=free_mib) == limit
 

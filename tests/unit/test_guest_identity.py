@@ -14,7 +14,7 @@ from ai_how.process import run
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.identities import ensure_secrets, find_identities
+from ai_how.vm_management.identities import choose_wait_s, ensure_secrets, find_identities
 from cluster_bench import draft_of, read_hpc
 
 NOW_S = 1_700_000_000
@@ -38,6 +38,7 @@ CONTROLLER = NodeIdentity(
     authorized_keys=("ssh-ed25519 AAAA one", "ssh-rsa BBBB two"),
     home_is_nfs=True,
     has_host_clock=False,
+    wait_s=30,
     slurm_conf="ClusterName=hpc\n",
     host_key=HOST_KEY,
     host_key_public="ssh-ed25519 CCCC hpc-controller",
@@ -145,6 +146,7 @@ def test_the_settings_can_be_read_by_a_shell():
     seen = settings_of(CONTROLLER)
     assert seen["ADDRESS"] == "10.77.0.10/24"
     assert (seen["ROLE"], seen["LOGIN"], seen["HOME_IS_NFS"]) == ("controller", "me", "yes")
+    assert seen["WAIT_S"] == "30"
     assert settings_of(replace(CONTROLLER, home_is_nfs=False))["HOME_IS_NFS"] == ""
 
 
@@ -221,3 +223,8 @@ def test_identities_are_made_from_the_draft_and_secrets_are_read_only_then(tmp_p
     assert made.authorized_keys == (paths.ssh_key.with_suffix(".pub").read_text().strip(),)
     assert [one.name for one in made.neighbours] == ["controller", "compute-01", "compute-02"]
     assert made.host_key not in {identities["controller"]().host_key}
+
+
+@pytest.mark.parametrize(("nodes", "cpus", "wait_s"), [(3, 2, 0), (16, 2, 66), (16, 32, 0)])
+def test_what_is_not_urgent_waits_for_all_nodes_to_join(nodes, cpus, wait_s):
+    assert choose_wait_s(nodes, cpus) == wait_s

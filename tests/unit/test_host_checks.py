@@ -510,12 +510,12 @@ def test_what_fits_is_passed_over_in_silence() -> None:
 
 @pytest.mark.fault("F39", "more memory than is available")
 def test_memory_is_counted_with_what_qemu_takes_itself() -> None:
-    enough = replace(GOOD, memory=Memory(16000, 3072 + 3 * 150))
+    enough = replace(GOOD, memory=Memory(16000, 3072 + 3 * 300))
     assert check_capacity(COST, enough) == []
-    [check] = check_capacity(COST, replace(GOOD, memory=Memory(16000, 3072 + 3 * 150 - 1)))
+    [check] = check_capacity(COST, replace(GOOD, memory=Memory(16000, 3072 + 3 * 300 - 1)))
     assert check.status is Status.FAILURE
     assert check.found == (
-        "3 VMs need 3522 MiB (450 MiB of it for QEMU itself), 3521 MiB are available"
+        "3 VMs need 3972 MiB (900 MiB of it for QEMU itself), 3971 MiB are available"
     )
 
 
@@ -528,7 +528,7 @@ def test_a_cgroup_limit_counts_as_the_end_of_memory() -> None:
 @pytest.mark.fault("F39", "more huge pages than are free")
 def test_hugepages_are_taken_from_their_pool_and_not_from_the_rest() -> None:
     tight = replace(
-        GOOD, memory=Memory(16000, 500), hugepages=(Hugepages(2048, total=2000, free=1536),)
+        GOOD, memory=Memory(16000, 1000), hugepages=(Hugepages(2048, total=2000, free=1536),)
     )
     assert check_capacity(replace(COST, hugepage_kib=2048), tight) == []
     few = replace(tight, hugepages=(Hugepages(2048, total=2000, free=1500),))

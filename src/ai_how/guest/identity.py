@@ -43,6 +43,7 @@ class NodeIdentity:
     authorized_keys: tuple[str, ...]
     home_is_nfs: bool
     has_host_clock: bool
+    wait_s: int  # how long what is not urgent waits for the other nodes to join, besides its timer
     slurm_conf: str
     shares: tuple[VirtioFsMount, ...] = ()
     host_key: bytes = field(repr=False)
@@ -139,6 +140,7 @@ def _settings(node: NodeIdentity) -> str:
         "MAC": node.mac,
         "ADDRESS": f"{node.address}/{node.subnet.prefixlen}",
         "GATEWAY": str(node.gateway),
+        "WAIT_S": str(node.wait_s),
         "SERVICES": " ".join(node.services),
     }
     return "".join(f'{key}="{value}"\n' for key, value in values.items())

@@ -13,8 +13,9 @@ from ai_how.host.network_facts import DroppingChain
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
-# What QEMU takes besides the guest's memory, seen under TCG; its translated code is most of it.
-QEMU_OVERHEAD_MIB = 150
+# What QEMU takes besides the guest's memory, seen under TCG; its translated code, which is bounded,
+# is most of it.
+QEMU_OVERHEAD_MIB = 300
 # The built-in cluster: three nodes of 1 GiB.
 COMFORTABLE_MEMORY_MIB = 3 * (1024 + QEMU_OVERHEAD_MIB)
 COMFORTABLE_DISK_BYTES = 5 * GIB

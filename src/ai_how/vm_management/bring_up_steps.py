@@ -79,7 +79,7 @@ class GiveIdentity:
         agent = world.agent(self.uuid, self.node)
 
         def tell() -> None:
-            agent.set_clock(time.time_ns())
+            _set_clock(agent)
             agent.check(
                 ["/usr/lib/ai-how/become"],
                 Deadline.after(world.patience.identity_s),
@@ -99,7 +99,10 @@ class GiveIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CheckClocks:
-    """Every node's clock agrees with the host's, else munge would refuse what they sign."""
+    """Every node's clock agrees with the host's, else munge would refuse what they sign.
+
+    One that does not is set anew.
+    """
 
     kind: ClassVar[str] = "clocks"
     cluster: str
@@ -115,7 +118,9 @@ class CheckClocks:
         for name, uuid in self.nodes:
             agent = world.agent(uuid, name)
             while (skew_s := again_if_lost(partial(_read_skew_s, agent))) > CLOCK_TOLERANCE_S:
-                if deadline.has_passed or world.stop.wait(1.0):
+                # Told the time, a guest that waited for a processor has set that of then.
+                again_if_lost(partial(_set_clock, agent))
+                if deadline.has_passed or world.stop.wait(0.2):
                     raise GuestError(
                         f"the clock of {name} is {skew_s:.1f} s off",
                         hint=f"ai-how hpc exec {name} -- timedatectl",
@@ -167,6 +172,10 @@ class AwaitReady:
 
     def describe(self) -> str:
         return f"wait until SLURM has {', '.join(self.nodes)}, and run a job on each"
+
+
+def _set_clock(agent: GuestAgent) -> None:
+    agent.set_clock(time.time_ns())
 
 
 def _read_skew_s(agent: GuestAgent) -> float:

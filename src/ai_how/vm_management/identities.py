@@ -1,6 +1,7 @@
 """Gathers what makes a node itself: its place in the cluster, and the secrets made for it."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,11 @@ from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from ai_how.vm_management.drafting import Draft
 
+# An emulated node that boots has come to its first job with this much of a processor; one that is
+# restored needs half of it.
+JOIN_CPU_S = 12
+TIMER_S = 30
+
 
 def find_identities(
     draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
@@ -32,6 +38,7 @@ def find_identities(
         own_keys=_own_keys(draft),
         slurm_conf=_slurm_conf(draft),
         has_host_clock=has_host_clock,
+        wait_s=0 if has_host_clock else choose_wait_s(len(draft.nodes), os.cpu_count() or 1),
     )
     return {
         node.name: partial(_identity, draft, paths, node, one, common) for node, one in draft.nodes
@@ -46,6 +53,15 @@ class _Common:
     own_keys: tuple[str, ...]
     slurm_conf: str
     has_host_clock: bool
+    wait_s: int
+
+
+def choose_wait_s(nodes: int, cpus: int) -> int:
+    """Seconds that emulated nodes take on a host of so many processors until all have joined.
+
+    Beyond those that the timer in the image waits.
+    """
+    return max(0, JOIN_CPU_S * nodes // cpus - TIMER_S)
 
 
 def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
@@ -133,6 +149,7 @@ def _identity(
         authorized_keys=(_public(paths.ssh_key), *common.own_keys),
         home_is_nfs=hpc.storage.home == "nfs",
         has_host_clock=common.has_host_clock,
+        wait_s=common.wait_s,
         slurm_conf=common.slurm_conf,
         shares=node.virtio_fs_mounts,
         host_key=host_key.read_bytes(),

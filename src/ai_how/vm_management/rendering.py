@@ -24,7 +24,7 @@ from ai_how.vm_management.steps import Saved
 # it costs no more.
 TCG_CMDLINE = (
     "mitigations=off cryptomgr.notests no_timer_check tsc=reliable clocksource=hpet no5lvl nokaslr "
-    "random.trust_cpu=on"
+    "random.trust_cpu=on lsm=landlock"
 )
 
 
