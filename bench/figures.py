@@ -50,13 +50,15 @@ class Results:
     """All that was measured, as results.json has it.
 
     `stages_s` has what each start did, by kind and node; `boot_s` when a cold boot passed its
-    marks, by node, from the start of its QEMU.
+    marks, by node, from the start of its QEMU; `qemu_mib` what the QEMU of each node took when a
+    large cluster was ready.
     """
 
     machine: dict[str, str]
     runs: dict[str, list[Run]] = field(default_factory=dict)
     stages_s: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     boot_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    qemu_mib: dict[str, float] = field(default_factory=dict)
     peers: list[PeerResult] = field(default_factory=list)
 
 
@@ -72,6 +74,7 @@ def render(results: Results) -> str:
                 for line in render_nodes(f"stages, {kind} (s)", nodes)
             ),
             *(render_nodes("cold boot, at (s)", results.boot_s) if results.boot_s else ()),
+            *(f"each QEMU of {name}: {mib:.0f} MiB" for name, mib in results.qemu_mib.items()),
             *(render_peers(results) if results.peers else ()),
         ]
     )

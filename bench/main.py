@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from figures import BenchError, Results, render
-from ours import measure_cli, measure_cluster
+from ours import measure_cli, measure_cluster, measure_many
 from peers import measure_peers
 from plot import render_svg
 from running import AI_HOW, ROOT, prepared
@@ -31,6 +31,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--svg", type=Path, metavar="FILE", help=f"instead of {PICTURE.name}")
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="an empty one (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--many", type=int, metavar="N", help="also a cluster of 1 + N nodes of 0.5 GiB"
     )
     parser.add_argument("--no-cluster", action="store_true", help="only the CLI's own cost")
     choice = parser.add_mutually_exclusive_group()
@@ -51,6 +54,8 @@ def measure(options: argparse.Namespace) -> Results:
             if not options.no_cluster:
                 try:
                     measure_cluster(bench, results)
+                    if options.many:
+                        measure_many(bench, results, options.many)
                 finally:
                     bench.clean_up()
     if not (options.no_peers or options.no_cluster):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from boot import take_boot_apart
+from boot import mean_memory_mib, take_boot_apart
 from figures import AND_SSH, Results, Run
 from running import Bench, say
 
@@ -19,14 +19,14 @@ LARGE = "large"
 NODES = ("controller", "compute-01", "compute-02")
 REPEATS = 5
 STARTS = 3
-LARGE_FILE = f"""version: "1.0"
+LARGE_FILE = """version: "1.0"
 metadata:
-  name: {LARGE}
+  name: {name}
 clusters:
   hpc:
-    name: {LARGE}
-    controller: {{cpu_cores: 1, memory_gb: 1, disk_gb: 10}}
-    compute_nodes: {{count: 7, cpu_cores: 1, memory_gb: 1, disk_gb: 10}}
+    name: {name}
+    controller: {{cpu_cores: 1, memory_gb: {memory_gb}, disk_gb: 10}}
+    compute_nodes: {{count: {count}, cpu_cores: 1, memory_gb: {memory_gb}, disk_gb: 10}}
 """
 
 
@@ -50,10 +50,12 @@ def measure_cluster(bench: Bench, results: Results) -> None:
     life.once("hpc stop --suspend", "hpc stop --suspend")
     life.start_again("resumed", "hpc start", "hpc stop --suspend")
     life.once("hpc destroy, resumed", "hpc destroy --force")
-    large = bench.work / f"{LARGE}.yaml"
-    large.write_text(LARGE_FILE)
-    life.start("warm, 1 + 7 nodes", f"hpc start {large}", cluster=LARGE)
-    life.once("hpc destroy, 1 + 7 nodes", f"hpc destroy --force --cluster {LARGE}")
+    life.large(7, memory_gb=1)
+
+
+def measure_many(bench: Bench, results: Results, count: int) -> None:
+    """A cluster of small nodes, as many as are asked for."""
+    Life(bench, results).large(count, memory_gb=0.5)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ class Life:
         say(f"... hpc start, {kind}")
         self.results.runs[f"hpc start, {kind}"] = [self.bench.run(words)[0]]
         self.results.stages_s[kind] = read_stages(self.bench, cluster)
+
+    def large(self, count: int, *, memory_gb: float) -> None:
+        """A warm start of another cluster, with so many compute nodes, and its end."""
+        file = self.bench.work / f"{LARGE}.yaml"
+        file.write_text(LARGE_FILE.format(name=LARGE, count=count, memory_gb=memory_gb))
+        title = f"1 + {count} nodes"
+        self.bench.run(f"image warm {file}")
+        self.start(f"warm, {title}", f"hpc start {file}", cluster=LARGE)
+        self.results.qemu_mib[f"{title} of {memory_gb:g} GiB"] = mean_memory_mib(LARGE)
+        self.once(f"hpc destroy, {title}", f"hpc destroy --force --cluster {LARGE}")
 
     def start_again(self, kind: str, words: str, back: str) -> None:
         """Starts, with the stages of the median one, and one more that is over when ssh answers.

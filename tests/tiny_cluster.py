@@ -184,6 +184,7 @@ class TinyHome:
         `hang={key: seconds}`: that step first does nothing for so long.
         `fail_undo=[key, ...]`: these steps cannot be reverted.
         `descriptors`: no more of them may be open at once (`ulimit -n`).
+        `environment`: variables that it has besides ours.
         `kill_in`: it is killed in the middle of a restore: while it is `copying` a saved memory,
         or when libvirt was told to begin (`restoring`).
         `streams`: stdout and stderr are `closed`, a `pipe` without a reader, or `full`.
@@ -318,6 +319,7 @@ def _obey(order: Order, scratch: Path) -> None:
     if "shutdown_s" in order:
         patience = Patience(shutdown_s=order["shutdown_s"])
         hpc_manager.HpcManager = partial(hpc_manager.HpcManager, patience=patience)
+    os.environ.update(order.get("environment", {}))
     if limit := order.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     _break_steps(order)

@@ -53,7 +53,8 @@ def start(
         typer.Option(
             "--no-warm",
             envvar="AI_HOW_NO_WARM",
-            help="Boot every node; throw the memory of suspended ones away, and save none.",
+            help="Boot every node, and save no memory; said here, also that of a suspended "
+            "cluster is thrown away.",
         ),
     ] = False,
 ) -> None:
@@ -71,6 +72,9 @@ def start(
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
     _check_nodes(hpc.name, names, nodes)
+    # What is set once for all starts must not lose what jobs have in memory.
+    origin = ctx.get_parameter_source("no_warm")
+    is_typed = origin is not None and origin.name == "COMMANDLINE"
     if not dry_run and not context.roots.cluster(hpc.name).state.exists():
         _ensure_default_image(context, hpc)
     begun = time.monotonic()
@@ -89,6 +93,7 @@ def start(
             dry_run=dry_run,
             keep_on_failure=keep_on_failure,
             is_warm=not no_warm,
+            resumes=not (no_warm and is_typed),
         )
     took_s = time.monotonic() - begun
     show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)

@@ -114,12 +114,14 @@ class HpcManager:
         dry_run: bool = False,
         keep_on_failure: bool = False,
         is_warm: bool = True,
+        resumes: bool = True,
     ) -> Plan:
         """Bring the cluster up, and return what that took: an empty plan where it was up.
 
         `source` is the file that `spec` was read from; a copy of it is kept with the state.
         With `dry_run` nothing is changed, but for what a dead run had left, and the embedded host,
-        which is started to be asked. Unless it `is_warm`, every new node boots.
+        which is started to be asked. Unless it `is_warm`, every new node boots; unless it
+        `resumes`, so does one that is suspended, and its memory is lost.
         """
         from ai_how.vm_management.starting import prepare_start  # noqa: PLC0415  as below
 
@@ -130,7 +132,14 @@ class HpcManager:
             with held_lock(self.roots.host_lock, doing=f"hpc start of {self.name}", wait_s=60):
                 client = carrier.client
                 start = prepare_start(
-                    spec, self.roots, place, client, self.say, only=only, is_warm=is_warm
+                    spec,
+                    self.roots,
+                    place,
+                    client,
+                    self.say,
+                    only=only,
+                    is_warm=is_warm,
+                    resumes=resumes,
                 )
                 if not dry_run and not start.plan.steps:
                     start.prepare_files(self.paths, place.ssh_proxy(self.roots))

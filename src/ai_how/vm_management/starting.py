@@ -94,6 +94,7 @@ def prepare_start(
     *,
     only: Collection[str] = (),
     is_warm: bool = True,
+    resumes: bool = True,
 ) -> Start:
     """Look, check and plan; changes nothing. The host-wide lock is held, as a subnet is chosen."""
     hpc = get_hpc(spec)
@@ -115,7 +116,7 @@ def prepare_start(
     warmth = NONE_SAVED
     if is_warm and hpc.start.warm:
         warmth = _look_for_saved(draft, seen, place, client, paths, images, accel)
-    rendering = find_rendering(draft, place, paths, images, accel, warmth.saved, resumes=is_warm)
+    rendering = find_rendering(draft, place, paths, images, accel, warmth.saved, resumes=resumes)
     digest = config_digest(draft)
     lost = find_lost_secrets(former, paths)
     is_told = (former is None or former.config_digest == digest) and not lost
@@ -127,7 +128,7 @@ def prepare_start(
     )
     for what in lost:
         say(f"{what} is gone: a new one is made, and told to every node")
-    _say_what_waits(draft, seen, stale, say, resumes=is_warm)
+    _say_what_waits(draft, seen, stale, say, resumes=resumes)
     if plan.steps:
         for line in (*warmth.notes, *([warning] if warning else [])):
             say(line)
