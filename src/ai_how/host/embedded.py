@@ -210,6 +210,9 @@ class EmbeddedHost:
         cache = self.paths.root / "cache"
         for directory in (self.paths.etc, self.paths.lib, self.paths.log, cache):
             ensure_private_directory(directory)
+        # dnsmasq reads names and leases again as nobody, and forgets all of them where it may not.
+        # Above it, nobody but its user may pass.
+        self.paths.lib.chmod(0o711)
         ensure_private_directory(self.paths.run.parent)
         shutil.rmtree(self.paths.run, ignore_errors=True)
         ensure_private_directory(self.paths.run)
