@@ -6,6 +6,7 @@ import pytest
 
 import decoys
 from ai_how.errors import HostError, LibvirtError, ToolError
+from ai_how.host.checks import QEMU_OVERHEAD_MIB
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.vm_management import starting
 from ai_how.vm_management.domain_shape import Accel
@@ -37,7 +38,7 @@ def test_more_memory_than_the_host_has_is_refused_before_anything_is_made(tiny_h
     )
     ended = tiny_home.call("hpc", "start", name="large")
     assert ended.code == 3, ended.said
-    assert "3 VMs need 27648450 MiB" in ended.err
+    assert f"3 VMs need {3 * (9000 * 1024 + QEMU_OVERHEAD_MIB)} MiB" in ended.err
     assert "hint: free -m" in ended.err
     assert_nothing_was_made(tiny_home, ended)
 
