@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from ai_how.errors import ConnectionLostError, HostError, OwnershipError
+from ai_how.errors import ConnectionLostError, HostError, LibvirtError, OwnershipError
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
 from ai_how.state.paths import ensure_private_directory
@@ -257,8 +257,7 @@ class RestoreDomain(StartDomain):
             raise
         except HostError as error:
             world.say(f"{self.node} boots cold: {error.brief}")
-            # slots=True makes a new class, which super() without arguments does not know.
-            return StartDomain.apply(self, world)
+            return self._boot(world)
         return Applied.MADE
 
     def revert(self, world: World) -> None:
@@ -267,6 +266,19 @@ class RestoreDomain(StartDomain):
 
     def describe(self) -> str:
         return f"restore the VM {self.domain} from saved memory"
+
+    def _boot(self, world: World) -> Applied:
+        # slots=True makes a new class, which super() without arguments does not know.
+        try:
+            return StartDomain.apply(self, world)
+        except ConnectionLostError:
+            raise
+        except LibvirtError:
+            # libvirt hears late of the end of the QEMU that could not go on, and ends the next one
+            # for it: "terminating on signal 15 from" libvirtd.
+            if world.stop.wait(0.5):
+                raise
+            return StartDomain.apply(self, world)
 
     def _restore(self, world: World) -> None:
         machine = self.saved.find(world)
