@@ -78,6 +78,16 @@ def test_a_warm_start_restores_every_node_and_ends_with_a_job(cluster):
     assert sorted(cluster.ssh("controller", "srun -N2 hostname").split()) == NODES[1:]
 
 
+def test_a_restored_controller_serves_homes_to_its_own_cluster_alone(cluster):
+    subnet = json.loads(cluster.paths.state.read_text())["network"]["subnet"]
+
+    def served() -> list[str]:
+        return cluster.execute("controller", "exportfs -s").splitlines()
+
+    wait_until(lambda: len(served()) == 1, Deadline.after(ASK_S), "the end of the others")
+    assert served()[0].split()[1].startswith(f"{subnet}(")
+
+
 OF_ITS_OWN = {
     "machine id": "cat /etc/machine-id",
     "boot id": "cat /proc/sys/kernel/random/boot_id",
