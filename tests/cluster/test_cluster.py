@@ -229,6 +229,21 @@ def test_the_disk_that_was_asked_for_reaches_the_file_system(cluster):
     wait_until(lambda: size_kib() > 9 * 2**20, Deadline.after(ASK_S), "the file system's growth")
 
 
+def test_a_node_joins_when_its_users_can_be_served(cluster):
+    """slurmd begins after munge runs and the homes are mounted, slurmctld after munge runs."""
+
+    def moment(node: str, unit: str, property_: str) -> int:
+        return int(cluster.execute(node, f"systemctl show --value -p {property_} {unit}"))
+
+    began, done = "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"
+    for node, unit, befores in (
+        ("compute-01", "slurmd", ("munge", "home.mount")),
+        ("controller", "slurmctld", ("munge",)),
+    ):
+        for before in befores:
+            assert 0 < moment(node, before, done) <= moment(node, unit, began), (node, before)
+
+
 def test_logs_and_ssh_config_are_at_hand(cluster):
     assert "slurmctld" in cluster.call("hpc", "logs", "controller")
     assert "the guest agent starts" in cluster.call("hpc", "logs", "compute-01", "--serial")

@@ -151,8 +151,8 @@ def test_the_settings_can_be_read_by_a_shell():
 
 
 def test_each_role_starts_its_services():
-    assert CONTROLLER.services[:2] == ("slurmctld.service", "nfs-server.service")
-    assert COMPUTE.services[0] == "slurmd.service"
+    assert CONTROLLER.services[:2] == ("munge.service", "slurmctld.service")
+    assert COMPUTE.services[:3] == ("munge.service", "home.mount", "slurmd.service")
     for node in (CONTROLLER, COMPUTE):
         assert {"munge.service", "ssh.socket", "ai-how-after.timer"} <= set(node.services)
         kvm = replace(node, has_host_clock=True)

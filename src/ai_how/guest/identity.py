@@ -52,7 +52,11 @@ class NodeIdentity:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The units to start, in the image's own words."""
+        """The units to start, in the image's own words.
+
+        Each is asked for by itself, so that one waits for what comes before it here, and not for
+        what comes after it, whatever its unit says.
+        """
         # With KVM nothing is so slow that it would keep a node from joining.
         clock = (
             ("modprobe@ptp_kvm.service", "ai-how-after.service")
@@ -63,15 +67,14 @@ class NodeIdentity:
         common = (
             *clock,
             *shares,
-            "munge.service",
             "ssh.socket",
             "ai-how-grow.service",
         )
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
-            return ("slurmctld.service", *home, *common)
+            return ("munge.service", "slurmctld.service", *home, *common)
         home = ("home.mount",) if self.home_is_nfs else ()
-        return ("slurmd.service", *home, *common)
+        return ("munge.service", *home, "slurmd.service", *common)
 
 
 def render_archive(node: NodeIdentity, *, now_s: int) -> bytes:
