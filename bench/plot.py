@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 from figures import AND_SSH
 
-WIDTH, LEFT, RIGHT = 860, 170, 150
+WIDTH, LEFT, RIGHT = 880, 190, 150
 TOP, ROW, BAR, LEGEND = 44, 30, 18, 22
 # Told apart by most eyes, and by their lightness; neither white nor black is near.
 COLOURS = ("#0284c7", "#d97706", "#0d9488", "#db2777", "#7c3aed", "#65a30d", "#b45309", "#64748b")
