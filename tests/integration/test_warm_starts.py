@@ -257,6 +257,7 @@ def test_a_memory_that_cannot_go_on_is_kept_until_its_user_throws_it_away(
     start = partial(watched.home.call, "hpc", "start")
     check_told(start(environment={"AI_HOW_NO_WARM": "1"}), {0})
     assert restored(watched) == set(NODES)
+    watched.settled("on")
     watched.have("suspended")
     check_told(start("--no-warm"), {0})
     assert restored(watched) == set()
