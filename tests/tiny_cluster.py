@@ -30,7 +30,8 @@ from ai_how.images.store import ImageStore
 from ai_how.plan import interrupts, journal
 from ai_how.plan.step import Applied, Step
 from ai_how.spec.nodes import Role
-from ai_how.state.models import VmState
+from ai_how.state.cluster_state import read_state
+from ai_how.state.models import ClusterState, VmState
 from ai_how.state.paths import ClusterPaths, Roots, find_roots
 from ai_how.vm_management import clearing, hpc_manager, save_image, warm_manager
 from ai_how.vm_management.hpc_plan import STEP_TYPES
@@ -250,6 +251,20 @@ class TinyHome:
         )
         self.zygote_pids.add(zygote.pid)
         return zygote
+
+
+def steps(home: TinyHome) -> list[str]:
+    """What a start of the cluster does, by the keys of its steps."""
+    done = home.call("--json", "hpc", "start")
+    assert done.code == 0, done.said
+    return [step["key"] for step in json.loads(done.out)["steps"]]
+
+
+def state_of(home: TinyHome) -> ClusterState:
+    """What is remembered of the cluster, which must be something."""
+    state = read_state(home.paths("hpc"))
+    assert state is not None
+    return state
 
 
 @contextmanager

@@ -12,14 +12,14 @@ import pytest
 
 from ai_how.process import run
 from ai_how.state.cluster_state import read_state
-from ai_how.state.models import ClusterState, VmState
+from ai_how.state.models import VmState
 from ai_how.vm_management.network_drift import facts_of, read_network_facts
 from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.network_shape import shape_of_network
 from ai_how.waiting import Deadline, wait_until
 from decoys import virsh
 from leaks import pids_inside
-from tiny_cluster import TinyHome
+from tiny_cluster import TinyHome, state_of, steps
 from tiny_guest import remove_tiny_guest, render_tiny_guest, start_tiny_guest
 
 pytestmark = pytest.mark.libvirt
@@ -51,13 +51,6 @@ def home(tiny_home: TinyHome) -> Iterator[TinyHome]:
     assert gone.code == 0, gone.said
 
 
-def steps(home: TinyHome) -> list[str]:
-    """What a start does."""
-    done = home.call("--json", "hpc", "start")
-    assert done.code == 0, done.said
-    return [step["key"] for step in json.loads(done.out)["steps"]]
-
-
 def troubles(home: TinyHome) -> tuple[list[str], dict[str, list[str]]]:
     """What status says is wrong with the network, and with the nodes that something is wrong with.
 
@@ -68,12 +61,6 @@ def troubles(home: TinyHome) -> tuple[list[str], dict[str, list[str]]]:
     told = json.loads(done.out)
     nodes = {one["name"]: one["problems"] for one in told["nodes"] if one["problems"]}
     return told["network_problems"], nodes
-
-
-def state_of(home: TinyHome) -> ClusterState:
-    state = read_state(home.paths("hpc"))
-    assert state is not None
-    return state
 
 
 def networks(home: TinyHome) -> HostNetworks:

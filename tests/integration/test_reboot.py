@@ -8,9 +8,8 @@ import pytest
 
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.process import run
-from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState, VmState
-from tiny_cluster import TinyHome, opened
+from tiny_cluster import TinyHome, opened, state_of, steps
 
 pytestmark = pytest.mark.libvirt
 
@@ -32,18 +31,6 @@ def call(home: TinyHome, *words: str) -> str:
     done = home.call("hpc", *words)
     assert done.code == 0, done.said
     return done.out
-
-
-def steps(home: TinyHome) -> list[str]:
-    done = home.call("--json", "hpc", "start")
-    assert done.code == 0, done.said
-    return [step["key"] for step in json.loads(done.out)["steps"]]
-
-
-def state_of(home: TinyHome) -> ClusterState:
-    state = read_state(home.paths("hpc"))
-    assert state is not None
-    return state
 
 
 def places(state: ClusterState) -> list[tuple[object, ...]]:

@@ -14,7 +14,7 @@ from ai_how.state.cluster_state import read_state
 from ai_how.state.models import VmState
 from ai_how.state.paths import StoragePaths
 from cluster_bench import DIGEST, MIB
-from tiny_cluster import TinyHome
+from tiny_cluster import TinyHome, steps
 
 pytestmark = pytest.mark.libvirt
 
@@ -43,12 +43,6 @@ def call(home: TinyHome, *words: str) -> str:
     done = home.call("hpc", *words)
     assert done.code == 0, done.said
     return done.err
-
-
-def steps(home: TinyHome) -> list[str]:
-    done = home.call("--json", "hpc", "start")
-    assert done.code == 0, done.said
-    return [step["key"] for step in json.loads(done.out)["steps"]]
 
 
 def problems(home: TinyHome) -> dict[str, list[str]]:
