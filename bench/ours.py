@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from boot import mean_memory_mib, take_boot_apart
+from boot import take_boot_apart
 from figures import AND_SSH, Results, Run
+from qemus import mean_memory_mib
 from running import Bench, say
 
 CLUSTER = "hpc"  # the name of the built-in default
