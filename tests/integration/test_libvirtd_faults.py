@@ -18,6 +18,7 @@ from ai_how.process import run
 from ai_how.state.models import VmState
 from ai_how.vm_management.libvirt_client import PATIENCE_S, LibvirtClient
 from ai_how.vm_management.network_shape import render_network
+from ai_how.waiting import Deadline, wait_until
 from daemons import (
     CutSocket,
     daemon_of,
@@ -261,6 +262,37 @@ def test_what_a_killed_libvirtd_had_made_of_a_network_is_removed(
         client.destroy_network(NETWORK.uuid)
         client.undefine_network(NETWORK.uuid)
     assert NETWORK.bridge not in links()
+
+
+@pytest.mark.fault("F27", "a directory of a VM that a libvirtd which ended had made, and forgot")
+def test_what_a_killed_libvirtd_had_made_of_a_vm_is_removed(home: TinyHome) -> None:
+    start(home)
+    used = vm_directories(home.host)
+    assert used
+    forget_directories(home.host)
+    send(signal.SIGKILL, daemon_of(home.host))
+    assert set(states(home).values()) == {VmState.RUNNING}
+    assert vm_directories(home.host) == used
+    destroy(home)
+
+
+def test_what_a_killed_host_had_made_of_a_vm_is_removed(own_host: EmbeddedHost) -> None:
+    own_host.up(with_kvm=False)
+    forget_directories(own_host)
+    send(signal.SIGKILL, supervisor_of(own_host))
+    wait_until(lambda: own_host.find_supervisor() is None, Deadline.after(60), "its end")
+    own_host.up(with_kvm=False)
+    assert vm_directories(own_host) == set()
+
+
+def vm_directories(host: EmbeddedHost) -> set[Path]:
+    return set((host.paths.lib / "qemu").rglob("domain-*"))
+
+
+def forget_directories(host: EmbeddedHost) -> None:
+    for top in (host.paths.lib / "qemu", host.paths.lib / "qemu/channel/target"):
+        (top / "domain-99-hpc-controller").mkdir(parents=True)
+        (top / "domain-99-hpc-controller/master-key.aes").touch()
 
 
 @pytest.mark.fault("F29", "the connection is closed in the nth reply, under a start")

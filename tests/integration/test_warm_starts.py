@@ -9,28 +9,31 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 
 import pytest
 from test_kill_everywhere import Pair, kill_everywhere
 
+from ai_how.errors import LibvirtError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
 from ai_how.state.models import VmState
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management import bases
+from ai_how.vm_management import bases, libvirt_domains
 from ai_how.vm_management.nameless import NAMELESS
 from ai_how.vm_management.saved_machines import MANIFEST, SavedMachine, SavedMachines, SavedManifest
 from ai_how.vm_management.seen import DomainSeen
 from ai_how.waiting import Deadline, wait_until
-from daemons import daemon_of
+from daemons import daemon_of, qemus_of, send
 from invariants import Watched, check_told
 from ledger import Points
-from tiny_cluster import Ended, TinyHome, opened
+from tiny_cluster import Ended, TinyHome, opened, state_of
 
 pytestmark = pytest.mark.libvirt
 
@@ -298,6 +301,36 @@ def test_a_libvirtd_that_dies_with_a_memory_in_its_hands_is_outlived(
     kill = [(daemon_of(watched.home.host), signal.SIGKILL)]
     ended = watched.call(verb, codes={0, 4, 5}, at_any=[at], act="signal", signals=kill)
     watched.check(ended, verb)
+    points(1)
+
+
+@pytest.mark.fault("F27", "the power of a VM is cut while libvirt restores it")
+@pytest.mark.parametrize("hangs", [False, True])
+def test_power_is_not_cut_in_the_middle_of_a_restore_unless_that_hangs(
+    watched: Watched, points: Points, monkeypatch: pytest.MonkeyPatch, *, hangs: bool
+) -> None:
+    monkeypatch.setattr(libvirt_domains, "STARTING_S", 5.0 if hangs else 60.0)
+    watched.have("suspended")
+    host = watched.home.host
+    daemon = daemon_of(host)
+    uuid = next(one.uuid for one in state_of(watched.home).nodes if one.name == "compute-01")
+    with watched.home.client() as client, ThreadPoolExecutor(1) as crew:
+        start = crew.submit(client.start_domain, uuid)
+        wait_until(
+            lambda: client.get_domain(uuid).reason_text == "starting up" and qemus_of(host, "hpc"),
+            Deadline.after(60),
+            "its restore",
+            interval_s=0.01,
+        )
+        if hangs:
+            send(signal.SIGSTOP, *qemus_of(host, "hpc").values())
+        client.destroy_domain(uuid)
+        assert client.get_domain(uuid).state is VmState.SHUT_OFF
+        assert isinstance(start.exception(), LibvirtError if hangs else NoneType)
+    # One that cut in at the wrong moment made libvirtd 9.0 crash.
+    assert daemon_of(host) == daemon
+    watched.clear()
+    watched.settled("absent")
     points(1)
 
 

@@ -8,6 +8,7 @@ for as long as the host is up, so it imports little.
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -25,6 +26,8 @@ OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
 STARTING_S = 5.0
 NETWORKS = Path("/etc/libvirt/qemu/networks")
 NETWORKS_UP = Path("/run/libvirt/network")
+VMS = Path("/var/lib/libvirt/qemu")
+VMS_UP = Path("/run/libvirt/qemu")
 # So many calls a client may have under way at once.
 MAX_CALLS = 32
 
@@ -159,11 +162,25 @@ def sweep_networks() -> None:
                 pid_file.unlink()
 
 
+def sweep_vms() -> None:
+    """Remove what a libvirtd that ended while it stopped a VM left of it.
+
+    The next one looks after those VMs alone whose status it finds, with their directories in it.
+    """
+    status = "".join(note.read_text() for note in VMS_UP.glob("*.xml"))
+    for top in (VMS, VMS / "channel/target"):
+        for directory in top.glob("domain-*"):
+            if f"path='{directory}'" not in status:
+                say(f"removing {directory.name}, which was left by a libvirtd that ended")
+                shutil.rmtree(directory, ignore_errors=True)
+
+
 def keep(children: dict[str, list[str]]) -> None:
     """Start the daemons, start again whichever dies, and reap all else, until SIGTERM.
 
     Returns only where a daemon gives up while the host starts.
     """
+    sweep_vms()  # all VMs of a host that was killed died with it
     starting = Deadline.after(STARTING_S)
     pids = {start_child(argv): name for name, argv in children.items()}
     while True:
@@ -179,12 +196,13 @@ def keep(children: dict[str, list[str]]) -> None:
         time.sleep(0.2)  # a daemon that cannot start must not spin
         if name == "libvirtd":
             sweep_networks()
+            sweep_vms()
         pids[start_child(children[name])] = name
 
 
 def find_domain(pid: int) -> str | None:
     """Whose QEMU has this pid, or had it: libvirt clears its own note a moment later."""
-    for note in Path("/run/libvirt/qemu").glob("*.pid"):
+    for note in VMS_UP.glob("*.pid"):
         try:
             if note.read_text().strip() == str(pid):
                 return note.stem
