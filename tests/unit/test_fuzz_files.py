@@ -109,7 +109,9 @@ def test_any_values_are_a_state_or_refused(fuzz, read_file):
     named = st.builds(lambda name: {**BODY, "name": name}, names)
     nodes = st.builds(lambda name: {**BODY, "nodes": [{**BODY["nodes"][0], "name": name}]}, names)
     bodies = bent(BODY, times=2) | named | nodes | json_values
-    fuzz(read_file, bodies.map(sealed), sealed(BODY), sealed({**BODY, "serial": 10**4299}))
+    untrue = {**BODY, "network": {**BODY["network"], "subnet": True}}
+    known = [BODY, {**BODY, "serial": 10**4299}, untrue]
+    fuzz(read_file, bodies.map(sealed), *map(sealed, known))
 
 
 def whole_records(fuzz) -> list[dict[str, object]]:

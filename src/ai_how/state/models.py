@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+)
 
 from ai_how.errors import StateError
 from ai_how.spec.nodes import Role
@@ -120,6 +128,17 @@ def reason_text(state_number: int, reason_number: int) -> str:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
 
 
+def _no_number(value: object) -> object:
+    """An address is written as text; a number, or `true`, is none, though ipaddress takes it."""
+    if isinstance(value, int):
+        raise ValueError("not an address")  # noqa: TRY004  pydantic takes no TypeError
+    return value
+
+
+Address = Annotated[IPv4Address, BeforeValidator(_no_number)]
+Subnet = Annotated[IPv4Network, BeforeValidator(_no_number)]
+
+
 class Remembered(BaseModel):
     """Frozen, and refuses what it does not know."""
 
@@ -134,7 +153,7 @@ class NodeState(Remembered):
     uuid: UUID
     domain_name: str
     mac: str
-    ip: IPv4Address
+    ip: Address
     cpu_cores: Annotated[int, Field(ge=1)]
     memory_mib: Annotated[int, Field(ge=1)]
     disk_gib: Annotated[int, Field(ge=1)]
@@ -151,8 +170,8 @@ class NetworkState(Remembered):
     uuid: UUID
     name: str
     bridge: str
-    subnet: IPv4Network
-    gateway: IPv4Address
+    subnet: Subnet
+    gateway: Address
 
 
 class ClusterState(Remembered):
