@@ -221,8 +221,13 @@ def test_undo_runs_in_parallel(bench):
 
 @pytest.mark.parametrize("stuck", KEYS)
 def test_a_failing_undo_keeps_no_other_step_standing_and_the_next_run_clears_it(bench, stuck):
+    is_there = threading.Event()  # two workers may come to ready-3 before others, or after
+
     def on(moment, key):
+        if (moment, key) == ("after apply", stuck):
+            is_there.set()
         if (moment, key) == ("after apply", "ready-3"):
+            assert is_there.wait(60)
             raise HostError("ready-3 broke")
         if (moment, key) == ("before revert", stuck):
             raise HostError(f"{stuck} is stuck")
