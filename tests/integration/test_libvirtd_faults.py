@@ -32,7 +32,7 @@ from leaks import difference, look_at_host
 from ledger import Points
 from shapes import NETWORK
 from tiny_cluster import Ended, TinyHome, opened
-from tiny_guest import remove_tiny_guest, render_tiny_guest
+from tiny_guest import remove_tiny_guest, render_tiny_guest, start_tiny_guest
 
 pytestmark = pytest.mark.libvirt
 
@@ -265,8 +265,13 @@ def test_what_a_killed_libvirtd_had_made_of_a_network_is_removed(
 
 
 @pytest.mark.fault("F27", "a directory of a VM that a libvirtd which ended had made, and forgot")
-def test_what_a_killed_libvirtd_had_made_of_a_vm_is_removed(home: TinyHome) -> None:
+def test_what_a_killed_libvirtd_had_made_of_a_vm_is_removed(
+    home: TinyHome, client: LibvirtClient
+) -> None:
     start(home)
+    # Somebody's, whose name is not written in XML as it is on disk.
+    named = render_tiny_guest().replace("<name>tiny</name>", "<name>R&amp;D's</name>")
+    start_tiny_guest(client, named)
     used = vm_directories(home.host)
     assert used
     forget_directories(home.host)
@@ -276,6 +281,7 @@ def test_what_a_killed_libvirtd_had_made_of_a_vm_is_removed(home: TinyHome) -> N
     wait_until(lambda: daemon_of(home.host) != killed, Deadline.after(60), "another libvirtd")
     assert set(states(home).values()) == {VmState.RUNNING}
     assert vm_directories(home.host) == used
+    remove_tiny_guest(client)
     destroy(home)
 
 

@@ -167,10 +167,13 @@ def sweep_vms() -> None:
 
     The next one looks after those VMs alone whose status it finds, with their directories in it.
     """
-    status = "".join(note.read_text() for note in VMS_UP.glob("*.xml"))
+    status = b"".join(note.read_bytes() for note in VMS_UP.glob("*.xml"))
+    # By the number before its name, which may be written otherwise in XML.
+    used = {number.decode() for number in re.findall(rb"/(domain-\d+-)", status)}
     for top in (VMS, VMS / "channel/target"):
         for directory in top.glob("domain-*"):
-            if f"path='{directory}'" not in status:
+            number = re.match(r"domain-\d+-", directory.name)
+            if number and number[0] not in used:
                 say(f"removing {directory.name}, which was left by a libvirtd that ended")
                 shutil.rmtree(directory, ignore_errors=True)
 
