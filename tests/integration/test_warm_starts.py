@@ -316,8 +316,8 @@ def test_power_is_not_cut_in_the_middle_of_a_restore_unless_that_hangs(
     with watched.home.client() as client, ThreadPoolExecutor(1) as crew:
         for _ in range(20):  # a restore may end before it is held
             watched.have("suspended")
-            state = state_of(watched.home)
-            uuid = next(one.uuid for one in state.nodes if one.name == "compute-01")
+            nodes = state_of(watched.home).nodes
+            uuid = next(one.uuid for one in nodes if one.name == "compute-01")
             start = crew.submit(client.start_domain, uuid)
             qemu = wait_until(
                 lambda: qemus_of(host, "hpc").get("compute-01"),
@@ -332,9 +332,8 @@ def test_power_is_not_cut_in_the_middle_of_a_restore_unless_that_hangs(
             start.result()
             watched.now = "on"
             watched.clear()
-        let_go = threading.Timer(2.0, send, (signal.SIGCONT, qemu))
         if not hangs:
-            let_go.start()
+            threading.Timer(2.0, send, (signal.SIGCONT, qemu)).start()
         assert not start.done()
         client.destroy_domain(uuid)
         assert client.get_domain(uuid).state is VmState.SHUT_OFF
