@@ -31,7 +31,7 @@ from ai_how.vm_management.nameless import NAMELESS
 from ai_how.vm_management.saved_machines import MANIFEST, SavedMachine, SavedMachines, SavedManifest
 from ai_how.vm_management.seen import DomainSeen
 from ai_how.waiting import Deadline, wait_until
-from daemons import daemon_of, qemus_of, send
+from daemons import daemon_of, qemus_of, send, wait_for_stop
 from invariants import Watched, check_told
 from ledger import Points
 from tiny_cluster import Ended, TinyHome, opened, state_of
@@ -214,6 +214,28 @@ def test_nodes_boot_cold_and_say_why_where_a_saved_machine_cannot_be_used(
     for one in leftovers.list():
         if one.manifest.key != machine.manifest.key:
             leftovers.remove(one)
+    points(1)
+
+
+@pytest.mark.fault("W02", "libvirt ends the boot that follows a refused restore")
+def test_a_boot_that_libvirt_ends_for_the_refused_restore_before_it_is_begun_again(
+    watched: Watched, machine: SavedMachine, points: Points
+) -> None:
+    forge(machine, cut)
+    pids: list[int] = []
+    at = ["after done", "restore/hpc-compute-01"]
+    ended = watched.home.begin("hpc", "start", at_any=[at], act="stop", on_pid=pids.append)
+    wait_for_stop(pids[0])
+    send(signal.SIGKILL, qemus_of(watched.home.host, "hpc")["compute-01"])
+    with watched.home.client() as client:
+        (uuid,) = (one.uuid for one in client.list_domains() if one.name == "hpc-compute-01")
+        wait_until(
+            lambda: client.get_domain(uuid).has_crashed, Deadline.after(60), "the end of compute-01"
+        )
+    send(signal.SIGCONT, pids[0])
+    check_told(ended(), {0})
+    watched.settled("on")
+    assert restored(watched) == set()
     points(1)
 
 

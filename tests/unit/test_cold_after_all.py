@@ -31,6 +31,7 @@ class World:
     failures: list[LibvirtError]
     starts: int = 0
     said: list[str] = field(default_factory=list)
+    refused: set[UUID] = field(default_factory=set)
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -56,6 +57,7 @@ def test_a_boot_that_libvirt_ended_for_the_restore_before_is_begun_again():
     assert STEP.apply(world) is Applied.MADE
     assert world.starts == 2
     assert world.said == ["compute-01 boots cold: the saved machine is gone"]
+    assert world.refused == {VM}
 
 
 def test_a_boot_that_fails_twice_fails():

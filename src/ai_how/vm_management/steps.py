@@ -257,6 +257,7 @@ class RestoreDomain(StartDomain):
             raise
         except HostError as error:
             world.say(f"{self.node} boots cold: {error.brief}")
+            world.refused.add(self.uuid)
             return self._boot(world)
         return Applied.MADE
 
@@ -274,8 +275,8 @@ class RestoreDomain(StartDomain):
         except ConnectionLostError:
             raise
         except LibvirtError:
-            # libvirt hears late of the end of the QEMU that could not go on, and ends the next one
-            # for it: "terminating on signal 15 from" libvirtd.
+            # Ended by libvirt while it was being started, see World.refused; AwaitAgent sees to one
+            # that was ended later.
             if world.stop.wait(0.5):
                 raise
             return StartDomain.apply(self, world)
