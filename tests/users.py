@@ -37,7 +37,7 @@ def made_user(name: str, *options: str, kept: tuple[str, ...] = ()) -> Iterator[
         assert [entry.name for entry in home.iterdir() if entry.name not in kept] == []
         wait_until(
             lambda: not processes_of(account.pw_uid),
-            Deadline.after(5),
+            Deadline.after(60),
             f"the end of the processes of {name}",
         )
     finally:

@@ -229,7 +229,7 @@ def test_a_kernel_panic_is_named_at_once(bench):
     failed = bench.fail("panic", image="panics")
     assert "compute-01: kernel panic: Attempted to kill init!" in failed.first_line
     assert failed.error.hint == f"less {failed.evidence}/summary.txt"
-    assert "end Kernel panic" in failed.read("compute-01.console.log")
+    assert "Kernel panic - not syncing" in failed.read("compute-01.console.log")
     assert "<name>panic-compute-01</name>" in failed.read("compute-01.xml")
     assert "qemu-system" in failed.read("compute-01.qemu.log")
 

@@ -63,6 +63,16 @@ def cluster(tmp_path_factory):
     os.umask(former)
 
 
+def await_idle(cluster: Cluster, *names: str) -> None:
+    """Until SLURM has nothing to do there: a job's node is "completing" for a moment after it."""
+
+    def are_idle() -> bool:
+        nodes = cluster.nodes()
+        return all(nodes[name]["slurm"] == "idle" for name in names)
+
+    wait_until(are_idle, Deadline.after(ASK_S), f"idle {', '.join(names)}")
+
+
 @pytest.fixture(autouse=True)
 def nothing_foreign_is_touched(cluster, figures):
     before = look_at_decoys(cluster.host)
@@ -81,12 +91,11 @@ def test_a_start_ends_when_slurm_has_run_a_job_on_every_node(cluster):
     cluster.watched = watch.seen
     assert steps[-1] == "ready/hpc"
     assert "boot/hpc-compute-03" not in steps  # auto_start: false
-    seen = cluster.status()
-    assert seen["is_ready"]
-    nodes = {node["name"]: node for node in seen["nodes"]}
+    assert cluster.status()["is_ready"]
+    await_idle(cluster, *NODES[1:3])
+    nodes = cluster.nodes()
     assert list(nodes) == NODES
     assert [nodes[name]["state"] for name in NODES] == ["running"] * 3 + ["shut_off"]
-    assert [nodes[name]["slurm"] for name in NODES[1:3]] == ["idle", "idle"]
     assert nodes["compute-03"]["slurm"].startswith("down")
     assert nodes["compute-03"]["slurm_reason"] == "auto_start is off: start compute-03"
     assert all(nodes[name]["stages_s"]["agent"] > 0 for name in NODES[:3])
@@ -215,11 +224,7 @@ def test_a_node_that_its_user_drained_is_shown_and_left_so(cluster):
     assert cluster.start() == []
     cluster.execute("controller", f"{update}resume")
     # slurmctld pings the node anew before it takes the star from "idle*".
-    wait_until(
-        lambda: cluster.nodes()["compute-01"]["slurm"] == "idle",
-        Deadline.after(ASK_S),
-        "compute-01's return",
-    )
+    await_idle(cluster, "compute-01")
 
 
 def test_the_disk_that_was_asked_for_reaches_the_file_system(cluster):
@@ -262,7 +267,7 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
     steps = cluster.start("compute-03")
     assert "boot/hpc-compute-03" in steps
     assert not [key for key in steps if "compute-01" in key]
-    assert cluster.nodes()["compute-03"]["slurm"] == "idle"
+    await_idle(cluster, "compute-03")
     assert cluster.ssh("controller", "srun -w compute-03 hostname") == "compute-03\n"
     cluster.call("hpc", "stop", "compute-03", timeout_s=START_S)
     node = cluster.nodes()["compute-03"]
@@ -282,9 +287,8 @@ def test_a_start_heals_what_has_died(cluster):
     steps = cluster.start()
     assert "boot/hpc-compute-02" in steps
     assert not [key for key in steps if "compute-01" in key or "controller" in key]
-    after = cluster.nodes()
-    assert after["compute-02"]["slurm"] == "idle"
-    assert after["compute-02"]["ip"] == before["compute-02"]["ip"]
+    await_idle(cluster, "compute-02")
+    assert cluster.nodes()["compute-02"]["ip"] == before["compute-02"]["ip"]
 
 
 def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):

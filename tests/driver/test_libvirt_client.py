@@ -81,7 +81,7 @@ def script() -> Iterator[Script]:
 
 @pytest.fixture
 def faulty(script: Script) -> Iterator[LibvirtClient]:
-    with LibvirtClient(URI, patience_s=0.4, max_calls=2, opener=script.open) as client:
+    with LibvirtClient(URI, patience_s=2, max_calls=2, opener=script.open) as client:
         yield client
 
 
@@ -427,7 +427,7 @@ def test_a_call_that_hangs_ends_with_patience(script: Script, faulty: LibvirtCli
     began = time.monotonic()
     with (
         script.hanging("lookupByUUIDString"),
-        pytest.raises(ConnectionLostError, match=r"did not answer within 0\.4 s") as caught,
+        pytest.raises(ConnectionLostError, match=r"did not answer within 2 s") as caught,
     ):
         faulty.find_domain(COMPUTE)
     assert time.monotonic() - began < 20
@@ -715,7 +715,7 @@ def test_an_agents_failures_are_told_apart(code: int, kind: type[Exception], wor
         raise make_error(code)
 
     with (
-        LibvirtClient(URI, ask_agent=agent, patience_s=0.2) as client,
+        LibvirtClient(URI, ask_agent=agent, patience_s=2) as client,
         pytest.raises(kind, match=words) as caught,
     ):
         client.agent_command(COMPUTE, {"execute": "guest-ping"}, 1)

@@ -22,6 +22,7 @@ from ai_how.waiting import Deadline, wait_until
 from daemons import (
     CutSocket,
     daemon_of,
+    kill_daemon,
     qemus_of,
     send,
     supervisor_of,
@@ -171,7 +172,7 @@ def test_a_libvirtd_that_cannot_start_is_named_and_nothing_is_forgotten(
     settings = home.host.paths.etc / "libvirtd.conf"
     good = settings.read_text()
     settings.write_text("max_workers = nonsense\n")
-    send(signal.SIGKILL, daemon_of(home.host))
+    kill_daemon(home.host)
     try:
         for words in (("hpc", "status"), ("hpc", "start"), *VERBS.values()):
             ended = home.call(*words, patience_s=SHORT_S)
@@ -254,7 +255,7 @@ def test_what_a_killed_libvirtd_had_made_of_a_network_is_removed(
     client.define_network(render_network(NETWORK))
     run(home.host.enter(["ip", "link", "add", NETWORK.bridge, "type", "bridge"]))
     try:
-        send(signal.SIGKILL, daemon_of(home.host))
+        kill_daemon(home.host)
         client.start_network(NETWORK.uuid)
         assert NETWORK.bridge in links()
         assert f"removing the bridge {NETWORK.bridge}" in home.host.paths.supervisor_log.read_text()
@@ -275,10 +276,7 @@ def test_what_a_killed_libvirtd_had_made_of_a_vm_is_removed(
     used = vm_directories(home.host)
     assert used
     forget_directories(home.host)
-    killed = daemon_of(home.host)
-    send(signal.SIGKILL, killed)
-    # It may still hold its socket for a moment.
-    wait_until(lambda: daemon_of(home.host) != killed, Deadline.after(60), "another libvirtd")
+    kill_daemon(home.host)
     assert set(states(home).values()) == {VmState.RUNNING}
     assert vm_directories(home.host) == used
     remove_tiny_guest(client)

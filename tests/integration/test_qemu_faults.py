@@ -16,7 +16,7 @@ from ai_how.host.embedded import EmbeddedHost
 from ai_how.state.models import VmState
 from ai_how.vm_management.hpc_manager import HpcManager
 from ai_how.waiting import Deadline, wait_until
-from daemons import daemon_of, qemus_of, send, stopped, supervisor_of, without_daemon
+from daemons import daemon_of, kill_daemon, qemus_of, send, stopped, supervisor_of, without_daemon
 from decoys import virsh
 from ledger import Points
 from tiny_cluster import Ended, TinyHome, opened
@@ -122,7 +122,7 @@ def test_guests_that_a_full_run_directory_killed_are_told_and_started_again(
             while True:
                 file.write(b"\0" * 2**16)
                 file.flush()
-        send(signal.SIGKILL, daemon_of(home.host))
+        kill_daemon(home.host)
         full = home.call("hpc", "status", patience_s=5)
         filler.unlink()
         daemon_of(home.host)

@@ -47,7 +47,7 @@ def holder(path, tmp_path):
     log = tmp_path / "holder.log"
     child = start_daemon([sys.executable, "-c", HOLDER, path], log=log)
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while "held" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)

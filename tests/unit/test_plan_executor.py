@@ -50,7 +50,7 @@ def test_no_step_begins_before_all_that_it_needs_is_over(bench):
 
 
 def test_independent_steps_run_at_the_same_time(bench):
-    together = threading.Barrier(8, timeout=5)
+    together = threading.Barrier(8, timeout=60)
     bench.world.on = lambda moment, key: together.wait() if moment == "before apply" else None
     bench.run(Plan("start", tuple(Put(f"s{n}") for n in range(8))), workers=8)
 
@@ -125,7 +125,7 @@ def test_anything_raised_in_a_step_is_that_steps_failure(bench, error):
 
 
 def test_two_failures_at_once_are_both_told(bench):
-    together = threading.Barrier(2, timeout=5)
+    together = threading.Barrier(2, timeout=60)
 
     def on(moment, key):
         if moment == "before apply":
@@ -155,9 +155,9 @@ def test_after_a_failure_nothing_begins_and_what_runs_may_end(bench):
     def on(moment, key):
         if (moment, key) == ("before apply", "slow"):
             slow_is_on.set()
-            assert bench.interrupts.stop.wait(5), "a failure tells the others to end early"
+            assert bench.interrupts.stop.wait(60), "a failure tells the others to end early"
         if (moment, key) == ("before apply", "bad"):
-            slow_is_on.wait(5)
+            slow_is_on.wait(60)
             raise HostError("bad broke")
 
     bench.world.on = on
@@ -203,7 +203,7 @@ def test_an_undo_waits_until_what_needs_it_is_gone(bench):
 
 
 def test_undo_runs_in_parallel(bench):
-    together = threading.Barrier(6, timeout=5)
+    together = threading.Barrier(6, timeout=60)
 
     def on(moment, key):
         if (moment, key) == ("before apply", "last"):

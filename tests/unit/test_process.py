@@ -19,7 +19,8 @@ def test_a_program_that_dies_with_us_is_gone_when_we_are_killed(tmp_path: Path) 
         os._exit(1)
     wait_until(told.exists, Deadline.after(60), "the program")
     program = Path("/proc") / told.read_text().strip()
-    assert (program / "comm").read_text() == "sleep\n"
+    comm = program / "comm"
+    wait_until(lambda: comm.read_text() == "sleep\n", Deadline.after(60), "the sleep")
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     wait_until(lambda: _is_gone(program), Deadline.after(60), "the end of the program")

@@ -187,10 +187,10 @@ def keep(children: dict[str, list[str]]) -> None:
     starting = Deadline.after(STARTING_S)
     pids = {start_child(argv): name for name, argv in children.items()}
     while True:
-        pid, status = os.wait()
-        code = os.waitstatus_to_exitcode(status)
+        pid, domain = wait_for_end()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if (name := pids.pop(pid, None)) is None:
-            if code < 0 and (domain := find_domain(pid)):
+            if domain:
                 say(f"QEMU of {domain} was killed by signal {-code}")
             continue
         if code > 0 and not starting.has_passed:
@@ -203,8 +203,20 @@ def keep(children: dict[str, list[str]]) -> None:
         pids[start_child(children[name])] = name
 
 
+def wait_for_end() -> tuple[int, str | None]:
+    """A child that has ended and is not reaped yet; whose QEMU it was, where a signal killed it.
+
+    Asked before it is reaped, as libvirt waits for that with clearing its own note.
+    """
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    if ended is None:  # with WNOHANG alone
+        raise ChildProcessError
+    was_killed = ended.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
+    return ended.si_pid, find_domain(ended.si_pid) if was_killed else None
+
+
 def find_domain(pid: int) -> str | None:
-    """Whose QEMU has this pid, or had it: libvirt clears its own note a moment later."""
+    """Whose QEMU has this pid."""
     for note in VMS_UP.glob("*.pid"):
         try:
             if note.read_text().strip() == str(pid):

@@ -36,8 +36,8 @@ from ai_how.waiting import Deadline
 
 NODE_S = 45.0
 """All of one node; emulated, and with every core busy, it takes up to 15."""
-PING_S = 5.0
-ASK_S = 15.0
+PING_S = 10.0
+ASK_S = 25.0
 MAX_THREADS = 64
 TAIL_BYTES = 64 * 1024
 

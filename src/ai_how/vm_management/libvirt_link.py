@@ -205,11 +205,12 @@ class Link:
                     refusal = error
                 elif is_patient and refusal is None:
                     self._silence = Deadline.after(min(self._patience_s, ALIVE_WITHIN_S))
-                if not (is_patient and self._is_coming_back) or deadline.has_passed:
+                # None is begun that would have no time to be answered in.
+                if not (is_patient and self._is_coming_back) or deadline.remaining_s <= pauses_s:
                     self._is_coming_back = self._is_coming_back and not is_patient
-                    # The last try had no time left to be refused in.
+                    # The last one may have had too little to be refused in.
                     raise (refusal or error) from None
-                self._pause.wait(min(pauses_s, deadline.remaining_s))
+                self._pause.wait(pauses_s)
                 pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
             else:
                 self._is_coming_back, self._silence = True, None
