@@ -14,19 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from ai_how.errors import DeadlineError
 from ai_how.process import run
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
-from ai_how.waiting import Deadline, wait_until
 from leaks import (
-    SETTLING_S,
     Lines,
-    difference,
     files,
     look_at_objects,
     pid_namespace,
     process_name,
+    settled,
+    steady,
 )
 from tiny_cluster import Ended, TinyHome
 
@@ -130,7 +128,7 @@ class Watched:
         """See a clean life of the cluster once: what there is, and the records of each verb."""
         self.call("start", codes={0})
         self.call("destroy", codes={0})
-        self.clean["absent"] = look(self.home)
+        self.clean["absent"] = steady(lambda: look(self.home))
         return self._live(
             ("start", "start", "on"),
             ("stop", "stop", "off"),
@@ -151,7 +149,7 @@ class Watched:
         for what, verb, then in life:
             self.boundaries[what] = self.call(verb, codes={0}).boundaries
             if then not in self.clean:
-                self.clean[then] = self._shape()
+                self.clean[then] = steady(self._shape)
             self._became(then)
             self._compare(then)
         return self
@@ -268,15 +266,7 @@ class Watched:
         self._expect(rest(self.clean["absent"]), lambda: rest(look(self.home)))
 
     def _expect(self, wanted: Lines, seen: Callable[[], Lines]) -> None:
-        left = ""
-
-        def has_come() -> bool:
-            nonlocal left
-            left = difference(wanted, seen())
-            return left == ""
-
-        with suppress(DeadlineError):
-            wait_until(has_come, Deadline.after(SETTLING_S), "the clean state")
+        left = settled(wanted, seen)
         assert left == "", f"not as after a clean run:\n{left}"
 
     def _check_state(self) -> None:
@@ -299,8 +289,12 @@ class Watched:
         """What is remembered, and the disks: with all their content."""
         tops = [self.home.paths(self.name).root, self.home.state / ".embedded" / "storage"]
         every = [Path(path) for top in tops for path in files(top)]
+        # What a VM says on its serial line is written by libvirt's daemons at any time.
+        consoles = self.home.paths(self.name).console
         return {
-            str(path): _digest(path) for path in every if path.is_file() and path.name != "lock"
+            str(path): _digest(path)
+            for path in every
+            if path.is_file() and path.name != "lock" and path.parent != consoles
         }
 
     def _shape(self) -> Lines:

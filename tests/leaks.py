@@ -5,8 +5,8 @@ Two looks, before and after; whatever is in one of them only was left behind or 
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -19,7 +19,7 @@ from ai_how.waiting import Deadline, wait_until
 from decoys import look_at_decoys
 
 # What ends in the background (a tap of a guest that was just killed) has this long.
-SETTLING_S = 5.0
+SETTLING_S = 30.0
 
 Lines = frozenset[str]
 
@@ -60,12 +60,36 @@ def difference(before: Lines, after: Lines) -> str:
 def settled_difference(before: Lines, host: EmbeddedHost | None) -> str:
     """The difference from `before` to now, when what was ending has had time to end."""
 
-    def look() -> Lines:
-        return look_at_machine() | (look_at_host(host) if host else frozenset())
+    return settled(
+        before, lambda: look_at_machine() | (look_at_host(host) if host else frozenset())
+    )
+
+
+def settled(before: Lines, look: Callable[[], Lines]) -> str:
+    """The difference from `before` to a look, when what was ending has had time to end."""
+    left = ""
+
+    def is_as_before() -> bool:
+        nonlocal left
+        left = difference(before, look())
+        return left == ""
 
     with suppress(DeadlineError):
-        wait_until(lambda: look() == before, Deadline.after(SETTLING_S), "the state before")
-    return difference(before, look())
+        wait_until(is_as_before, Deadline.after(SETTLING_S), "the state before")
+    return left
+
+
+def steady(look: Callable[[], Lines]) -> Lines:
+    """What there is when nothing ends or begins any more: two looks in a row agree."""
+    last = look()
+
+    def again() -> bool:
+        nonlocal last
+        former, last = last, look()
+        return last == former
+
+    wait_until(again, Deadline.after(SETTLING_S), "what there is to stay so", interval_s=0.5)
+    return last
 
 
 def count_gate(figures: dict[str, int], left: str, *, has_decoys: bool) -> None:
@@ -84,6 +108,25 @@ def pid_namespace(pid: int) -> str | None:
         return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115  not a path to follow
     except OSError:
         return None
+
+
+@contextmanager
+def kept_namespace(pid: int) -> Iterator[str]:
+    """The PID namespace of a process; no other is given its number while the block runs."""
+    held = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+    try:
+        yield os.readlink(f"/proc/self/fd/{held}")  # noqa: PTH115  not a path to follow
+    finally:
+        os.close(held)
+
+
+def command_lines() -> list[list[bytes]]:
+    """The words of every process that is still there when it is read."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().split(b"\0"))
+    return found
 
 
 def processes_in(namespace: str) -> dict[int, str]:
@@ -124,14 +167,16 @@ def private_host() -> Iterator[EmbeddedHost]:
     state = Path(tempfile.mkdtemp(prefix="ah-"))
     host = EmbeddedHost(find_roots(state).embedded)
     before = look_at_machine()
-    try:
-        yield host
-        supervisor = host.find_supervisor()
-        namespace = pid_namespace(supervisor.pid) if supervisor else None
-    finally:
-        host.down()
-        rmtree(state)
-    assert namespace is None or processes_in(namespace) == {}
+    with ExitStack() as stack:
+        namespace = None
+        try:
+            yield host
+            if supervisor := host.find_supervisor():
+                namespace = stack.enter_context(kept_namespace(supervisor.pid))
+        finally:
+            host.down()
+            rmtree(state)
+        assert namespace is None or processes_in(namespace) == {}
     assert not host.paths.run.exists()
     assert settled_difference(before, None) == ""
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -131,6 +131,7 @@ class TinyHome:
     is_warm: bool = False
     zygote_pids: set[int] = field(default_factory=set)
     _zygotes: list[subprocess.Popen[str]] = field(default_factory=list)
+    _busy: dict[subprocess.Popen[str], list[int]] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -186,8 +187,8 @@ class TinyHome:
         `fail_undo=[key, ...]`: these steps cannot be reverted.
         `descriptors`: no more of them may be open at once (`ulimit -n`).
         `environment`: variables that it has besides ours.
-        `kill_in`: it is killed in the middle of a restore: while it is `copying` a saved memory,
-        or when libvirt was told to begin (`restoring`).
+        `kill_in`: it is killed in the middle of a step: while it is `copying` a saved memory,
+        or when libvirt was told to begin (`restoring`); or when a VM has been `undefined`.
         `streams`: stdout and stderr are `closed`, a `pipe` without a reader, or `full`.
         `patience_s` and `shutdown_s` are how long it waits for libvirt and for a guest's end; with
         `agents=False` no agent ever comes.
@@ -219,10 +220,12 @@ class TinyHome:
         zygote.stdin.write("\n")
         zygote.stdin.flush()
         pids = json.loads(zygote.stdout.readline())
+        self._busy[zygote] = pids
 
         def ended() -> list[Ended]:
             every = json.loads(zygote.stdout.readline())
             self._zygotes.append(zygote)
+            del self._busy[zygote]
             for told in every:
                 told["boundaries"] = tuple((moment, key) for moment, key in told["boundaries"])
             return [Ended(**told) for told in every]
@@ -230,11 +233,22 @@ class TinyHome:
         return pids, ended
 
     def close(self) -> None:
+        self.end_all()
         for zygote in self._zygotes:
             zygote.stdin.close()
             zygote.stdout.close()
             zygote.wait()
         self._zygotes.clear()
+
+    def end_all(self) -> None:
+        """Kill the verbs whose end nobody has waited for, as the test that began them failed."""
+        for zygote, pids in self._busy.items():
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            zygote.stdout.readline()
+            self._zygotes.append(zygote)
+        self._busy.clear()
 
     def _start_zygote(self) -> subprocess.Popen[str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("AI_HOW_", "XDG_"))}
@@ -397,6 +411,14 @@ def _kill_in(moment: object) -> None:
             begin(self, *values, **names)
 
         TinyClient.restore_domain = restore
+    elif moment == "undefined":
+        undefine = TinyClient.undefine_domain
+
+        def undefine_last(self: TinyClient, *values: object, **names: object) -> None:
+            undefine(self, *values, **names)
+            die()
+
+        TinyClient.undefine_domain = undefine_last
 
 
 def _break_steps(order: Order) -> None:

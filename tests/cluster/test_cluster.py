@@ -14,7 +14,7 @@ from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
 from canaries import find_in_files, find_in_text, read_secrets, watching
 from decoys import BRIDGE, look_at_decoys, place_decoys, remove_decoys
-from leaks import count_gate, difference, pid_namespace, processes_in
+from leaks import count_gate, difference, kept_namespace, pid_namespace, processes_in
 from real_cluster import ASK_S, START_S, Cluster
 
 pytestmark = pytest.mark.slurm
@@ -361,11 +361,11 @@ def test_destroy_leaves_nothing(cluster):
     remove_decoys(cluster.host)
     root = find_roots(cluster.state_dir)
     supervisor = EmbeddedHost(root.embedded).find_supervisor()
-    namespace = pid_namespace(supervisor.pid)
-    cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
-    assert not root.cluster("hpc").root.exists()
-    assert not root.embedded.socket.exists()
-    assert processes_in(namespace) == {}
+    with kept_namespace(supervisor.pid) as namespace:
+        cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
+        assert not root.cluster("hpc").root.exists()
+        assert not root.embedded.socket.exists()
+        assert processes_in(namespace) == {}
     assert not list(root.embedded_storage.root.rglob("*.qcow2"))
     assert "there was no cluster hpc" in cluster.call("hpc", "destroy", "--force")
 

@@ -48,6 +48,7 @@ def watched(learned: Watched) -> Iterator[Watched]:
     """The same for one test: not there at its begin, and gone after it."""
     learned.clear()
     yield learned
+    learned.home.end_all()
     learned.clear()
 
 

@@ -11,7 +11,7 @@ from ai_how.vm_management import clearing, hpc_manager
 from ai_how.vm_management.hpc_manager import HpcManager
 from ai_how.waiting import Deadline, wait_until
 from invariants import DESTROY, START, Watched, check_told, look
-from leaks import difference
+from leaks import settled
 from ledger import Points
 from tiny_cluster import TinyClient
 
@@ -64,7 +64,7 @@ def test_starting_and_destroying_again_and_again_uses_nothing_up(
     grown = resident_bytes() - resident
     figures["memory grown in all cycles, KiB"] = max(0, grown // 1024)
     assert grown < MAX_GROWTH_BYTES
-    assert difference(before, look(home)) == ""
+    assert settled(before, lambda: look(home)) == ""
     points(cycles)
 
 

@@ -25,7 +25,7 @@ def own_children() -> set[str]:
 
 def test_the_boot_sector_runs_under_emulation() -> None:
     qemu = get_tool("qemu-system-x86_64", package="qemu-system-x86")
-    trial = boot_trial("tcg", qemu=qemu, kernel=None, deadline_s=10)
+    trial = boot_trial("tcg", qemu=qemu, kernel=None, deadline_s=60)
     assert trial.outcome is Outcome.RAN, trial
     assert own_children() == set()
 
@@ -34,7 +34,7 @@ def test_the_boot_sector_runs_under_emulation() -> None:
 def test_a_qemu_that_ends_by_itself_is_quoted(tmp_path: Path) -> None:
     qemu = get_tool("qemu-system-x86_64", package="qemu-system-x86")
     (tmp_path / "not-a-kernel").touch()
-    trial = boot_trial("tcg", qemu=qemu, kernel=tmp_path / "not-a-kernel", deadline_s=10)
+    trial = boot_trial("tcg", qemu=qemu, kernel=tmp_path / "not-a-kernel", deadline_s=60)
     assert trial.outcome is Outcome.REFUSED, trial
     assert "kernel" in trial.last_line
 

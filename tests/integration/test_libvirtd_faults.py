@@ -29,7 +29,7 @@ from daemons import (
     wait_for_stop,
     without_daemon,
 )
-from leaks import difference, look_at_host
+from leaks import look_at_host, settled
 from ledger import Points
 from shapes import NETWORK
 from tiny_cluster import Ended, TinyHome, opened
@@ -98,7 +98,7 @@ def test_a_start_outlives_libvirtd_at_any_step(
         there = set(states(home).values())
         assert there == ({VmState.RUNNING} if ended.code == 0 else set()), ended.said
         destroy(home)
-        assert difference(before, look_at_host(home.host)) == "", ended.boundaries[at]
+        assert settled(before, lambda: look_at_host(home.host)) == "", ended.boundaries[at]
         ends.append(ended.code)
         points(1)
     figures["starts that went on after a killed libvirtd"] += ends.count(0)
@@ -322,7 +322,7 @@ def test_a_start_goes_on_when_a_reply_is_cut_in_half(
             destroy(home)
             points(cuts)
     assert total > 60
-    assert difference(before, look_at_host(home.host)) == ""
+    assert settled(before, lambda: look_at_host(home.host)) == ""
 
 
 @pytest.mark.fault("F29", "the connection is closed in the nth reply, under a destroy")

@@ -124,6 +124,8 @@ def test_guests_that_a_full_run_directory_killed_are_told_and_started_again(
                 file.flush()
         kill_daemon(home.host)
         full = home.call("hpc", "status", patience_s=5)
+        # Each is ended when libvirtd, back, cannot note that it is there.
+        wait_until(lambda: not qemus_of(home.host, "hpc"), Deadline.after(60), "their end")
         filler.unlink()
         daemon_of(home.host)
         seen = home.call("hpc", "status")

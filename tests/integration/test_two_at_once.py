@@ -9,7 +9,7 @@ import pytest
 
 from ai_how.state.cluster_state import read_state
 from invariants import DESTROY, START, STATUS, STOP, Watched, check_told, look
-from leaks import difference
+from leaks import settled
 from ledger import Points
 from tiny_cluster import Ended, TinyHome, opened
 
@@ -116,7 +116,7 @@ def test_many_clusters_at_once_do_not_meet(
     finally:
         for ended in home.crowd(*[DESTROY] * CLUSTERS, names=names):
             check_told(ended, {0})
-    assert difference(before, look(home)) == ""
+    assert settled(before, lambda: look(home)) == ""
     figures["concurrent rounds"] += 5
     points(CLUSTERS)
 
