@@ -168,6 +168,15 @@ def test_pause_and_resume_can_each_be_repeated(client: LibvirtClient) -> None:
     assert client.get_domain(COMPUTE).state is VmState.RUNNING
 
 
+@pytest.mark.fault("W03", "a libvirtd died between a restore and the run of the VM")
+def test_a_start_lets_a_vm_run_that_is_paused_unless_it_is_to_be(client: LibvirtClient) -> None:
+    client.suspend_domain(COMPUTE)
+    client.start_domain(COMPUTE, paused=True)
+    assert client.get_domain(COMPUTE).state is VmState.PAUSED
+    client.start_domain(COMPUTE)
+    assert client.get_domain(COMPUTE).state is VmState.RUNNING
+
+
 def test_shutdown_resumes_a_paused_guest_first(script: Script, faulty: LibvirtClient) -> None:
     faulty.suspend_domain(COMPUTE)
     faulty.shutdown_domain(COMPUTE)

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import NoneType
+from uuid import UUID
 
 import pytest
 from test_kill_everywhere import Pair, kill_everywhere
@@ -31,7 +33,7 @@ from ai_how.vm_management.nameless import NAMELESS
 from ai_how.vm_management.saved_machines import MANIFEST, SavedMachine, SavedMachines, SavedManifest
 from ai_how.vm_management.seen import DomainSeen
 from ai_how.waiting import Deadline, wait_until
-from daemons import daemon_of, qemus_of, send, wait_for_stop
+from daemons import daemon_of, kill_daemon, qemus_of, send, stopped
 from invariants import Watched, check_told
 from ledger import Points
 from tiny_cluster import Ended, TinyHome, opened, state_of
@@ -80,6 +82,10 @@ def nodes_of(watched: Watched) -> dict[str, DomainSeen]:
     assert state is not None
     with watched.home.client() as client:
         return {one.name: client.get_domain(one.uuid) for one in state.nodes}
+
+
+def uuid_of(watched: Watched, node: str) -> UUID:
+    return next(one.uuid for one in state_of(watched.home).nodes if one.name == node)
 
 
 def test_every_new_node_is_restored_and_one_that_was_stopped_boots(watched: Watched) -> None:
@@ -217,25 +223,19 @@ def test_nodes_boot_cold_and_say_why_where_a_saved_machine_cannot_be_used(
     points(1)
 
 
-@pytest.mark.fault("W02", "libvirt ends the boot that follows a refused restore")
-def test_a_boot_that_libvirt_ends_for_the_refused_restore_before_it_is_begun_again(
-    watched: Watched, machine: SavedMachine, points: Points
+@pytest.mark.fault("W02", "SIGKILL before the boot that follows a refused restore")
+@pytest.mark.parametrize("then", ["start", "destroy", "status"])
+def test_a_start_that_is_killed_between_a_refused_restore_and_the_boot_is_recovered(
+    watched: Watched, machine: SavedMachine, points: Points, then: str
 ) -> None:
     forge(machine, cut)
-    pids: list[int] = []
-    at = ["after done", "restore/hpc-compute-01"]
-    ended = watched.home.begin("hpc", "start", at_any=[at], act="stop", on_pid=pids.append)
-    wait_for_stop(pids[0])
-    send(signal.SIGKILL, qemus_of(watched.home.host, "hpc")["compute-01"])
+    watched.have("absent")
+    ended = watched.call("start", kill_in="undefined")
+    assert ended.code == SIGKILLED, ended.said
     with watched.home.client() as client:
-        (uuid,) = (one.uuid for one in client.list_domains() if one.name == "hpc-compute-01")
-        wait_until(
-            lambda: client.get_domain(uuid).has_crashed, Deadline.after(60), "the end of compute-01"
-        )
-    send(signal.SIGCONT, pids[0])
-    check_told(ended(), {0})
-    watched.settled("on")
-    assert restored(watched) == set()
+        there = {one.name for one in client.list_domains()}
+    assert not {f"hpc-{node}" for node in NODES} <= there
+    watched.check(ended, then)
     points(1)
 
 
@@ -299,6 +299,58 @@ def test_a_suspended_cluster_can_be_destroyed_and_its_memory_goes_too(watched: W
     watched.have("absent")
 
 
+@pytest.mark.fault("W03", "libvirtd dies when a memory goes on, before it removes that")
+def test_a_memory_that_has_gone_on_is_not_gone_back_to(watched: Watched, points: Points) -> None:
+    watched.have("suspended")
+    save = watched.home.roots.embedded.lib / "qemu" / "save" / "hpc-compute-01.save"
+    memory = save.read_bytes()
+    watched.have("on")
+    uuid = uuid_of(watched, "compute-01")
+    save.write_bytes(memory)
+    kill_daemon(watched.home.host)
+    daemon_of(watched.home.host)
+    with watched.home.client() as client:
+        assert client.get_domain(uuid).state is VmState.RUNNING
+        client.start_domain(uuid)
+    assert not save.exists()
+    watched.settled("on")
+    watched.have("off")
+    points(1)
+
+
+@pytest.mark.fault("W03", "a suspend is carried on while libvirtd still saves for the one before")
+def test_a_memory_that_is_being_saved_is_not_saved_again(watched: Watched, points: Points) -> None:
+    host = watched.home.host
+    with watched.home.client() as client, ThreadPoolExecutor(2) as crew:
+        for _ in range(20):  # a save may end before it is held
+            watched.have("on")
+            uuid, qemu = uuid_of(watched, "compute-01"), qemus_of(host, "hpc")["compute-01"]
+            saves = [crew.submit(client.suspend_to_disk, uuid, timeout_s=120)]
+            wait_until(
+                lambda uuid=uuid: client.get_domain(uuid).state is not VmState.RUNNING,
+                Deadline.after(60),
+                "the save",
+                interval_s=0.001,
+            )
+            with suppress(ProcessLookupError), stopped(qemu):
+                if client.get_domain(uuid).reason_text == "saving":
+                    saves.append(crew.submit(client.suspend_to_disk, uuid, timeout_s=120))
+                    time.sleep(1)
+                    assert [save.done() for save in saves] == [False, False]
+            for save in saves:
+                save.result()
+            assert client.get_domain(uuid).is_suspended
+            if len(saves) == 2:
+                break
+            watched.now = "suspended"
+            watched.clear()
+        else:
+            pytest.fail("no save was met")
+    watched.call("suspend", codes={0})
+    watched.settled("suspended")
+    points(1)
+
+
 @pytest.mark.fault("W03", "a suspend of single nodes")
 def test_single_nodes_are_not_suspended(watched: Watched) -> None:
     watched.have("on")
@@ -338,8 +390,7 @@ def test_power_is_not_cut_in_the_middle_of_a_restore_unless_that_hangs(
     with watched.home.client() as client, ThreadPoolExecutor(1) as crew:
         for _ in range(20):  # a restore may end before it is held
             watched.have("suspended")
-            nodes = state_of(watched.home).nodes
-            uuid = next(one.uuid for one in nodes if one.name == "compute-01")
+            uuid = uuid_of(watched, "compute-01")
             start = crew.submit(client.start_domain, uuid)
             qemu = wait_until(
                 lambda: qemus_of(host, "hpc").get("compute-01"),

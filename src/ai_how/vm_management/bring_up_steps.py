@@ -12,7 +12,6 @@ from ai_how.guest.agent import GuestAgent
 from ai_how.guest.identity import render_archive
 from ai_how.plan.step import Applied
 from ai_how.vm_management.consoles import wait_for_guest
-from ai_how.vm_management.seen import DomainSeen
 from ai_how.vm_management.world import World
 from ai_how.waiting import Deadline
 
@@ -55,13 +54,10 @@ class AwaitAgent:
             wait_for_guest(world, node, self.uuid, deadline)
         except GuestError:
             seen = world.client.find_domain(self.uuid)
-            if seen is None or not self._was_ended_by_libvirt(world, seen):
+            if seen is None or not seen.was_ended_by_daemon:
                 raise
             world.client.start_domain(self.uuid)
             wait_for_guest(world, node, self.uuid, deadline)
-
-    def _was_ended_by_libvirt(self, world: World, seen: DomainSeen) -> bool:
-        return seen.was_ended_by_daemon or (seen.has_crashed and self.uuid in world.refused)
 
 
 @dataclass(frozen=True, slots=True)

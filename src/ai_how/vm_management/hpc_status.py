@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from pathlib import Path
 from uuid import UUID
 
 from ai_how.guest.slurm_config import SlurmSeen
@@ -140,13 +141,21 @@ def _node_status(
         memory_mib=one.memory_mib,
         memory_used_mib=stats.memory_rss_mib if stats else None,
         disk_gib=one.disk_gib,
-        disk_used_mib=None if missing else one.disk.stat().st_blocks * 512 // MIB,
+        disk_used_mib=None if missing else _used_mib(one.disk),
         agent=bool(domain and domain.is_agent_connected),
         slurm=slurm.state if slurm else None,
         slurm_reason=slurm.reason if slurm else None,
         stages_s=one.stages_s,
         problems=(*problems, *(["not on the network"] if one.name in seen.unplugged else [])),
     )
+
+
+def _used_mib(disk: Path) -> int | None:
+    """None where it was destroyed since it was seen."""
+    try:
+        return disk.stat().st_blocks * 512 // MIB
+    except FileNotFoundError:
+        return None
 
 
 def _vm_state(domain: DomainSeen | None, seen: Observed) -> tuple[VmState, str]:

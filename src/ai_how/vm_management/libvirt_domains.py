@@ -14,6 +14,7 @@ from ai_how.vm_management.libvirt_link import Link
 from ai_how.vm_management.libvirt_observe import (
     check_claim,
     ensure,
+    has_saved_memory,
     observe_domain,
     observe_each,
     read_identity,
@@ -140,26 +141,32 @@ class Domains:
         is_anew: bool = False,
         timeout_s: float | None = None,
     ) -> None:
-        """Start a VM that is defined; one that is on stays as it is.
+        """Start a VM that is defined; one that is on stays so, and runs unless `paused`.
 
         One that is suspended goes on from its saved memory, which then is gone; `is_anew` throws
         that away and boots.
         """
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if is_anew else 0
-        self._ensure(
-            f"starting VM {uuid}",
-            uuid,
-            lambda domain: domain.createWithFlags(flags),
-            lambda domain: read_state(domain).is_on and read_state(domain) is not VmState.CRASHED,
-            timeout_s=timeout_s,
-        )
+
+        def ask(raw: libvirt.virConnect) -> None:
+            domain = find_raw_domain(raw, uuid)
+            ensure(
+                lambda: domain.createWithFlags(flags),
+                lambda: read_state(domain).is_on and read_state(domain) is not VmState.CRASHED,
+            )
+            if not paused:
+                let_run_on(domain)
+
+        self._link.change(f"starting VM {uuid}", ask, timeout_s=timeout_s)
 
     def suspend_to_disk(self, uuid: UUID, *, timeout_s: float) -> None:
         """Save a VM's memory where libvirt keeps it, which ends it; safe to repeat.
 
-        It will run when it goes on, though it was paused. One that is off stays as it is.
+        It will run when it goes on, though it was paused. One that is off stays as it is. One that
+        is being saved, for whoever asked before, is let end: a second save would fail behind it.
         """
+        self._wait_while(is_being_saved, uuid, timeout_s)
         self._ensure(
             f"suspending VM {uuid}",
             uuid,
@@ -192,7 +199,7 @@ class Domains:
     def restore_domain(self, uuid: UUID, source: Path, *, timeout_s: float) -> None:
         """Have a VM that is defined run on from a save file that bears its name and UUID.
 
-        One that is on stays as it is.
+        One that is on stays so, and runs.
         """
 
         def ask(raw: libvirt.virConnect) -> None:
@@ -201,6 +208,7 @@ class Domains:
                 lambda: raw.restoreFlags(str(source), None, libvirt.VIR_DOMAIN_SAVE_RUNNING),
                 lambda: read_state(domain).is_on,
             )
+            let_run_on(domain)
 
         self._link.change(f"restoring VM {uuid}", ask, timeout_s=timeout_s)
 
@@ -248,15 +256,8 @@ class Domains:
         a monitor that is gone; seen in 7 of 250 tries at that moment).
         """
 
-        def has_begun() -> bool:
-            return self._link.read(
-                f"looking for VM {uuid}",
-                lambda raw: not is_starting(find_raw_domain(raw, uuid)),
-            )
-
         def cut() -> None:
-            with suppress(DeadlineError):
-                wait_until(has_begun, Deadline.after(STARTING_S), f"the start of VM {uuid}")
+            self._wait_while(is_starting, uuid, STARTING_S)
             self._ensure(
                 f"cutting the power of VM {uuid}",
                 uuid,
@@ -280,6 +281,19 @@ class Domains:
                 ),
             )
         )
+
+    def _wait_while(
+        self, is_busy: Callable[[libvirt.virDomain], bool], uuid: UUID, within_s: float
+    ) -> None:
+        """Until it is not busy so any more, or the time is over."""
+
+        def is_free() -> bool:
+            return self._link.read(
+                f"looking for VM {uuid}", lambda raw: not is_busy(find_raw_domain(raw, uuid))
+            )
+
+        with suppress(DeadlineError):
+            wait_until(is_free, Deadline.after(within_s), f"VM {uuid}")
 
     def _ensure(
         self,
@@ -310,6 +324,24 @@ def read_state(domain: libvirt.virDomain) -> VmState:
 def is_starting(domain: libvirt.virDomain) -> bool:
     """Whether libvirt is about to boot or to restore it: its QEMU may be there."""
     return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+
+
+def is_being_saved(domain: libvirt.virDomain) -> bool:
+    """Whether libvirt writes its memory to a file, after which it ends it."""
+    return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE]
+
+
+def let_run_on(domain: libvirt.virDomain) -> None:
+    """Set right what a libvirtd that died in the last moments of a restore has left.
+
+    The VM may be paused with its memory in place, and nobody would resume it. Or it runs, and the
+    memory that it went on from is there yet: once off, its next start would go back to that, with
+    disks of later.
+    """
+    if read_state(domain) is VmState.PAUSED and not is_starting(domain):
+        ensure(domain.resume, lambda: read_state(domain) in {VmState.RUNNING, VmState.BLOCKED})
+    if read_state(domain) is VmState.RUNNING and has_saved_memory(domain):
+        domain.managedSaveRemove(0)
 
 
 def is_off(domain: libvirt.virDomain) -> bool:

@@ -35,11 +35,11 @@ def observe_domain(domain: libvirt.virDomain) -> DomainSeen:
         memory_mib=maximum_kib // 1024,
         mark=read_mark(xml),
         xml=xml,
-        is_suspended=state is VmState.SHUT_OFF and _has_saved_memory(domain),
+        is_suspended=state is VmState.SHUT_OFF and has_saved_memory(domain),
     )
 
 
-def _has_saved_memory(domain: libvirt.virDomain) -> bool:
+def has_saved_memory(domain: libvirt.virDomain) -> bool:
     """False where the driver knows no saved memory."""
     try:
         return bool(domain.hasManagedSaveImage(0))

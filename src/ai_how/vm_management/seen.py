@@ -12,8 +12,6 @@ from ai_how.errors import HostError
 from ai_how.state.models import VmState, reason_text
 from ai_how.vm_management.xml_text import MARK_NAMESPACE, read_xml
 
-# libvirt/libvirt-domain.h: virDomainShutoffReason, virDomainRunningReason.
-OFF_BY_CRASH = 3
 OFF_BY_DAEMON = 8
 ON_BY_BOOT = 1
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
@@ -72,11 +70,6 @@ class DomainSeen:
     def was_ended_by_daemon(self) -> bool:
         """Whether libvirtd ended it: one that was killed while it started a VM does, when back."""
         return self.state is VmState.SHUT_OFF and self.reason == OFF_BY_DAEMON
-
-    @property
-    def has_crashed(self) -> bool:
-        """Whether its QEMU ended without a word, by what libvirt knows."""
-        return self.state is VmState.SHUT_OFF and self.reason == OFF_BY_CRASH
 
     @property
     def is_agent_connected(self) -> bool:

@@ -30,10 +30,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """One cluster's surroundings during one plan. Shared by all threads.
-
-    Nothing in it changes but `refused`.
-    """
+    """One cluster's surroundings during one plan. Shared by all threads; nothing in it changes."""
 
     cluster_id: UUID
     paths: ClusterPaths
@@ -47,13 +44,6 @@ class World:
     """A line for the user, from any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)
     console_ends: Mapping[str, int] = field(default_factory=dict)
-    refused: set[UUID] = field(default_factory=set)
-    """VMs whose saved memory was refused: libvirt may end the boot that follows, once.
-
-    Its one thread for events hears late of the end of the QEMU that could not go on, and libvirt
-    9.0 does not look whether that is the one that runs now (processMonitorEOFEvent); 11.3 does so
-    only before it waits for its turn.
-    """
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
         return GuestAgent(self.client, uuid, name)
