@@ -11,6 +11,7 @@ from ai_how.errors import HostError, ImageError, OwnershipError
 from ai_how.images import qemu_img
 from ai_how.images.qcow2_header import read_header
 from ai_how.plan.step import Applied
+from ai_how.process import run
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.disk_space import GIB
@@ -163,3 +164,17 @@ def test_what_is_removed_must_be_marked_or_empty(disks):
     with pytest.raises(OwnershipError, match="holds files that are not ours"):
         disks.remove_cluster_directory("demo", ID)
     assert (directory / ".ai-how").exists()
+
+
+def test_a_disk_begins_as_a_copy_of_a_saved_one_and_is_never_taken_for_that(disks, base):
+    disks.create_overlay("other", ID, "controller", base=base, size_gib=1)
+    saved = disks.storage.disk("other", "controller")
+    run(["qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 1M 1M", saved])
+    assert create(disks, base, saved=saved) is Applied.MADE
+    path = disks.storage.disk("demo", "controller")
+    assert path.read_bytes() == saved.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    # Nobody knows whether it is still as it was saved.
+    with pytest.raises(HostError, match="is there already"):
+        create(disks, base, saved=saved)
+    assert path.read_bytes() == saved.read_bytes()
