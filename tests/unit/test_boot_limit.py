@@ -240,6 +240,21 @@ def test_stretches_of_any_plan_keep_to_their_limit(tmp_path, most, workers):
     assert most_under_way(bench) <= most
 
 
+def test_a_stretch_that_ended_gives_its_place_to_another_while_others_go_on(tmp_path):
+    bench, third_is_on = Bench(tmp_path), threading.Event()
+    steps, keys = stretches(3)
+
+    def on(moment, key):
+        if (moment, key) == ("before apply", "a2"):
+            third_is_on.set()
+        if (moment, key) == ("before apply", "a0"):
+            assert third_is_on.wait(60), "the second has ended, and the third has not begun"
+
+    bench.world.on = on
+    bench.run(Plan("start", steps, Limit(2, keys)), workers=4)
+    assert most_under_way(bench) == 2
+
+
 def test_a_stretch_that_failed_gives_its_place_to_another(tmp_path):
     bench = Bench(tmp_path)
     steps, keys = stretches(4)
