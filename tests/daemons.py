@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.waiting import Deadline, wait_until
-from leaks import pids_inside
+from leaks import pids_inside, process_name
 
 COMING_BACK_S = 60.0
 PACKET_HEAD = 4  # a packet of libvirt's protocol begins with its whole length, big-endian
@@ -71,24 +71,23 @@ def stopped(*pids: int) -> Iterator[None]:
 def wait_for_stop(pid: int) -> None:
     """Until a process is stopped by a signal."""
 
-    wait_until(
-        lambda: _state_of(pid) == "T", Deadline.after(60), f"the stop of {pid}", interval_s=0.02
-    )
+    def is_stopped() -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    wait_until(is_stopped, Deadline.after(60), f"the stop of {pid}", interval_s=0.02)
 
 
 def kill_daemon(host: EmbeddedHost) -> None:
     """SIGKILL to its libvirtd; returns when that has ended, and before another need be there."""
     daemon = daemon_of(host)
     send(signal.SIGKILL, daemon)
-
-    def has_ended() -> bool:
-        try:
-            return _state_of(daemon) in {"Z", "X"}
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-
     # Until then it holds its socket, and daemon_of() might find it again.
-    wait_until(has_ended, Deadline.after(60), "the end of libvirtd", interval_s=0.02)
+    wait_until(
+        lambda: process_name(daemon) is None,
+        Deadline.after(60),
+        "the end of libvirtd",
+        interval_s=0.02,
+    )
 
 
 @contextmanager
@@ -98,10 +97,6 @@ def without_daemon(host: EmbeddedHost) -> Iterator[None]:
         kill_daemon(host)
         yield
     daemon_of(host)
-
-
-def _state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class CutSocket:

@@ -85,7 +85,7 @@ def test_a_guest_that_hangs_disproves_kvm_within_the_deadline(
     fake_qemu("exec sleep 60")
     before = time.monotonic()
     verdict = kvm_verdict(kernel=kernel, cache=tmp_path / "c/kvm.json", deadline_s=3, device=device)
-    assert time.monotonic() - before < 50
+    assert time.monotonic() - before < 20
     assert not verdict.works
     assert verdict.why == f"{device} opens, but a guest under it hangs"
     assert verdict.remedy == f"rm {tmp_path}/c/kvm.json  # to try again"

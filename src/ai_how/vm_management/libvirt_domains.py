@@ -245,7 +245,7 @@ class Domains:
             f"resuming VM {uuid}",
             uuid,
             lambda domain: domain.resume(),
-            lambda domain: read_state(domain) in {VmState.RUNNING, VmState.BLOCKED},
+            runs,
         )
 
     def destroy_domain(self, uuid: UUID) -> None:
@@ -321,6 +321,11 @@ def read_state(domain: libvirt.virDomain) -> VmState:
     return VmState.from_libvirt(domain.state()[0])
 
 
+def runs(domain: libvirt.virDomain) -> bool:
+    """Whether its CPUs go: not paused, nor on its way there or out."""
+    return read_state(domain) in {VmState.RUNNING, VmState.BLOCKED}
+
+
 def is_starting(domain: libvirt.virDomain) -> bool:
     """Whether libvirt is about to boot or to restore it: its QEMU may be there."""
     return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
@@ -339,7 +344,7 @@ def let_run_on(domain: libvirt.virDomain) -> None:
     disks of later.
     """
     if read_state(domain) is VmState.PAUSED and not is_starting(domain):
-        ensure(domain.resume, lambda: read_state(domain) in {VmState.RUNNING, VmState.BLOCKED})
+        ensure(domain.resume, lambda: runs(domain))
     if read_state(domain) is VmState.RUNNING and has_saved_memory(domain):
         domain.managedSaveRemove(0)
 

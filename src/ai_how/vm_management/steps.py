@@ -214,9 +214,6 @@ class StartDomain:
 
     def apply(self, world: World) -> Applied:
         seen = world.client.get_domain(self.uuid)
-        if seen.state is VmState.PAUSED:
-            world.client.resume_domain(self.uuid)
-            return Applied.KEPT
         if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
             world.client.destroy_domain(self.uuid)
         world.client.start_domain(self.uuid, is_anew=self.is_anew)
