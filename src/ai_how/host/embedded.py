@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 from ai_how.errors import DeadlineError, HostError
 from ai_how.host.supervisor import Order
-from ai_how.process import find_tool, get_tool, start_detached
+from ai_how.host.uplink import give_uplink
+from ai_how.process import get_tool, start_detached
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
 from ai_how.waiting import Deadline, wait_until
@@ -203,7 +204,7 @@ class EmbeddedHost:
             # Were we to die before this, it would end too: no host runs that nobody knows of.
             with suppress(BrokenPipeError):
                 ours.send(b"\n")
-            self._give_uplink(supervisor.pid, ours)
+            give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log)
         return supervisor
 
     def _write_order(self, *, with_kvm: bool) -> Path:
@@ -239,24 +240,6 @@ class EmbeddedHost:
             Deadline.after(PATIENCE_S),
             "the end of the embedded host",
             interval_s=0.01,
-        )
-
-    def _give_uplink(self, pid: int, link: socket.socket) -> None:
-        """Let guests reach the outside through pasta, where it is installed; they work without.
-
-        pasta would outlive the host; the supervisor holds the other end of `link` until it ends.
-        """
-        if (pasta := find_tool("pasta")) is None:
-            return
-        closed = [word for way in ("-t", "-u", "-T", "-U") for word in (way, "none")]
-        link.settimeout(None)
-        start_detached(
-            [
-                *("sh", "-c", '"$@" & cat >/dev/null; kill $! 2>/dev/null', "uplink", str(pasta)),
-                *("--foreground", "--config-net", "--quiet", "--no-map-gw", *closed, str(pid)),
-            ],
-            log=self.paths.supervisor_log,
-            stdin=link.fileno(),
         )
 
     def _failure(self, brief: str) -> HostError:
