@@ -10,14 +10,22 @@ import pwd
 import stat
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ai_how.process import become, get_tool, run
 
 OURS = Path(__file__).resolve().parents[1]
+USERS_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def main(user: str, tun_mode: str, *program: str) -> None:
     account = pwd.getpwnam(user)
+    make_desktop(account, tun_mode)
+    become_user(account, *program)
+
+
+def make_desktop(account: pwd.struct_passwd, tun_mode: str = "0666") -> None:
+    """Cover what this machine has otherwise; /mnt is our stage."""
     stage = Path("/mnt")
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(stage))
     open_ways(stage, (Path(sys.prefix), Path(sys.base_prefix), OURS))
@@ -26,17 +34,26 @@ def main(user: str, tun_mode: str, *program: str) -> None:
     tun.chmod(int(tun_mode, 8))
     mount("--bind", str(tun), "/dev/net/tun")
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    runtime = Path("/run/user", str(account.pw_uid))
+    runtime = runtime_of(account)
     runtime.mkdir(parents=True)
     runtime.chmod(0o700)
     os.chown(runtime, account.pw_uid, account.pw_gid)
+
+
+def runtime_of(account: pwd.struct_passwd) -> Path:
+    return Path("/run/user", str(account.pw_uid))
+
+
+def become_user(account: pwd.struct_passwd, *program: str, path: str = USERS_PATH) -> NoReturn:
+    """Become that program, as from a login of theirs."""
     os.chdir(account.pw_dir)
+    user = account.pw_name
     become(
         [
             *(get_tool("setpriv", package="util-linux"), "--reuid", user, "--regid", user),
             *("--init-groups", "env", "-i", f"USER={user}", f"HOME={account.pw_dir}"),
-            *(f"TMPDIR={account.pw_dir}", f"XDG_RUNTIME_DIR={runtime}"),
-            *("PATH=/usr/local/bin:/usr/bin:/bin", *program),
+            *(f"TMPDIR={account.pw_dir}", f"XDG_RUNTIME_DIR={runtime_of(account)}"),
+            *(f"PATH={path}", *program),
         ]
     )
 

@@ -1,0 +1,32 @@
+"""On each kind of host that people have, one small cluster lives, for root and for a user."""
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from stock_hosts import HERE, HOSTS, StockHost, on_host
+from users import made_user
+
+pytestmark = pytest.mark.libvirt
+
+LIFE_S = 300
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[str]:
+    with made_user(f"aihow{os.getpid()}h") as name:
+        yield name
+
+
+@pytest.mark.parametrize("who", ["root", "user"])
+@pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
+def test_a_cluster_lives_on_this_host(host: StockHost, who: str, user: str) -> None:
+    name = user if who == "user" else "root"
+    where = [host.state] if host.state else []
+    done = on_host(host, name, HERE / "tiny_life.py", *where, timeout_s=LIFE_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    failed = {verb: told for verb, told in said.items() if told["code"] and verb != "doctor"}
+    assert failed == {}

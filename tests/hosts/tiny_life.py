@@ -1,0 +1,52 @@
+"""One small cluster's life on this host, by the program: start, status, stop, destroy.
+
+Prints as JSON what each verb said, and what doctor and validate say. Guests have no system.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import rmtree
+
+from ai_how.console.show import show_error
+from ai_how.errors import AiHowError
+from tiny_cluster import TinyHome, opened
+
+VERBS: dict[str, Sequence[str]] = {
+    "doctor": ("--json", "doctor"),
+    "validate": ("validate",),
+    "start": ("hpc", "start"),
+    "status": ("--json", "hpc", "status"),
+    "stop": ("hpc", "stop"),
+    "destroy": ("hpc", "destroy", "--force"),
+}
+
+
+def live(state: Path) -> dict[str, dict[str, object]]:
+    said = {}
+    home = TinyHome(state, nodes=1)
+    try:
+        with opened(home):
+            for verb, words in VERBS.items():
+                ended = home.call(*words)
+                said[verb] = {"code": ended.code, "out": ended.out, "err": ended.err}
+    finally:
+        home.host.down()
+    return said
+
+
+if __name__ == "__main__":
+    above = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    os.umask(0o022)
+    state = Path(tempfile.mkdtemp(prefix="ah-", dir=above))
+    try:
+        said = live(state)
+    except AiHowError as error:
+        show_error(error)
+        sys.exit(error.exit_code)
+    finally:
+        rmtree(state)
+    sys.stdout.write(json.dumps(said))
