@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_runner import GOOD, Cli
 
-from ai_how.cli.hpc import _split
+from ai_how.cli.hpc_cluster import split_words
 from ai_how.images.store import ImageStore
 from ai_how.state.cluster_state import write_state
 from ai_how.state.lock import held_lock
@@ -135,7 +135,7 @@ def test_status_of_what_is_gone_says_so_of_each_node(cli):
     ],
 )
 def test_the_first_word_is_a_file_when_it_looks_like_one(words, file, nodes):
-    assert _split(words) == (Path(file) if file else None, nodes)
+    assert split_words(words) == (Path(file) if file else None, nodes)
 
 
 def test_start_of_an_unknown_node_lists_the_nodes(cli):

@@ -1,4 +1,4 @@
-"""`ai-how hpc`: a SLURM cluster's life, and the ways into its nodes."""
+"""`ai-how hpc`: a SLURM cluster's life; the ways into its nodes are beside it."""
 
 import os
 import sys
@@ -11,30 +11,27 @@ import typer
 from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.hpc_cluster import (
+    Cluster,
+    File,
+    Words,
+    check_nodes,
+    manager_of,
+    name_of,
+    split_words,
+)
+from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_view import show_start, show_status, stages_line
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from ai_how.plan.observer import Observer
     from ai_how.plan.step import Plan
     from ai_how.spec.models import HpcSpec
-    from ai_how.state.models import NodeState
     from ai_how.vm_management.hpc_manager import HpcManager
 
 app = new_app("Start, stop, show and enter the SLURM cluster.")
+app.add_typer(of_nodes)
 
-Cluster = Annotated[
-    str | None,
-    typer.Option("--cluster", metavar="NAME", help="A cluster by its name, without its file."),
-]
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[FILE] [NODE]...", help="The cluster file, and nodes of it."),
-]
-Node = Annotated[str, typer.Argument(metavar="NODE", help="controller, compute-01, ...")]
-Command = Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]", help="A command.")]
 WATCH_S = 2.0
 
 
@@ -67,11 +64,11 @@ def start(
     from ai_how.vm_management.hpc_manager import HpcManager
 
     context = context_of(ctx)
-    file, nodes = _split(words)
+    file, nodes = split_words(words)
     spec, path = context.load_spec(file)
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
-    _check_nodes(hpc.name, names, nodes)
+    check_nodes(hpc.name, names, nodes)
     # What is set once for all starts must not lose what jobs have in memory.
     origin = ctx.get_parameter_source("no_warm")
     is_typed = origin is not None and origin.name == "COMMANDLINE"
@@ -117,18 +114,18 @@ def stop(
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
-    file, nodes = _split(words)
-    name = _name(context, cluster, file)
+    file, nodes = split_words(words)
+    name = name_of(context, cluster, file)
     if nodes and suspend:
         raise SpecError(
             "a cluster is suspended as a whole: SLURM would miss single nodes",
             hint="ai-how hpc stop --suspend",
         )
     if nodes:
-        known = _manager(context, name).get_state().nodes
-        _check_nodes(name, [one.name for one in known], nodes)
+        known = manager_of(context, name).get_state().nodes
+        check_nodes(name, [one.name for one in known], nodes)
     with LiveNodes(name, is_silent=context.is_json) as observer:
-        plan = _manager(context, name, observer).stop(only=nodes, suspends=suspend)
+        plan = manager_of(context, name, observer).stop(only=nodes, suspends=suspend)
     if context.is_json:
         console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
     elif not plan.steps:
@@ -144,7 +141,7 @@ def stop(
 @app.command()
 def status(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+    file: File = None,
     cluster: Cluster = None,
     watch: Annotated[bool, typer.Option("--watch", help="Ask again every two seconds.")] = False,
     timings: Annotated[
@@ -153,7 +150,7 @@ def status(
 ) -> None:
     """Ask libvirt and SLURM how each node is."""
     context = context_of(ctx)
-    manager = _manager(context, _name(context, cluster, file))
+    manager = manager_of(context, name_of(context, cluster, file))
     while True:
         seen = manager.status()
         if watch and not context.is_json:
@@ -173,7 +170,7 @@ def status(
 @app.command()
 def destroy(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+    file: File = None,
     cluster: Cluster = None,
     force: Annotated[bool, typer.Option("--force", help="Do not ask; snapshots go too.")] = False,
     backup: Annotated[
@@ -185,8 +182,8 @@ def destroy(
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
-    name = _name(context, cluster, file)
-    manager = _manager(context, name)
+    name = name_of(context, cluster, file)
+    manager = manager_of(context, name)
     state, was_there = manager.find_state(), manager.paths.is_used
     if not force:
         if not console.is_terminal():
@@ -200,7 +197,7 @@ def destroy(
             console.show_line("nothing was removed")
             return
     with LiveNodes(name, is_silent=context.is_json) as observer:
-        plan = _manager(context, name, observer).destroy(
+        plan = manager_of(context, name, observer).destroy(
             backups=backup and backup.absolute(), snapshots_too=force
         )
     if context.is_json:
@@ -212,7 +209,7 @@ def destroy(
 @app.command()
 def recover(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
+    file: File = None,
     cluster: Cluster = None,
 ) -> None:
     """Remember again a cluster whose state was lost or damaged: from a backup, or from libvirt."""
@@ -220,133 +217,15 @@ def recover(
     from ai_how.spec.nodes import get_hpc
 
     context = context_of(ctx)
-    name = _name(context, cluster, file)
+    name = name_of(context, cluster, file)
     access = AccessSpec() if cluster else get_hpc(context.load_spec(file)[0]).access
-    state, source = _manager(context, name).recover(user=access.user)
+    state, source = manager_of(context, name).recover(user=access.user)
     if context.is_json:
         nodes = [node.name for node in state.nodes]
         console.show_json({"cluster": name, "from": source, "nodes": nodes})
     else:
         console.show_line(f"{name} is remembered again, from {source}")
         console.show_line("ai-how hpc start sets right what has changed since")
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-def ssh(ctx: typer.Context, node: Node, command: Command = None, cluster: Cluster = None) -> None:
-    """Log in to a node, or run a command there as the cluster's user."""
-    from ai_how.guest.ssh import ssh_argv
-    from ai_how.process import become
-
-    context = context_of(ctx)
-    manager = _manager(context, _name(context, cluster))
-    found = _node(manager, node)
-    become(ssh_argv(manager.paths, found.domain_name, command or []))
-
-
-@app.command("exec", context_settings={"ignore_unknown_options": True})
-def execute(
-    ctx: typer.Context,
-    node: Node,
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")],
-    cluster: Cluster = None,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds.")] = 3600,
-) -> None:
-    """Run a command on a node as root, by its guest agent: no network is needed."""
-    context = context_of(ctx)
-    manager = _manager(context, _name(context, cluster))
-    done = manager.run_in(_node(manager, node), ["/usr/bin/env", *command], timeout_s=timeout)
-    if context.is_json:
-        console.show_json(done)
-    else:
-        console.show_text(done.output.rstrip("\n")) if done.output else None
-        console.show_text(done.errors.rstrip("\n"), to_stderr=True) if done.errors else None
-    raise typer.Exit(done.exit_code)
-
-
-@app.command("console")
-def attach(ctx: typer.Context, node: Node, cluster: Cluster = None) -> None:
-    """Attach the terminal to a node's serial line; Ctrl-] leaves it."""
-    from ai_how.console.terminal import attach as join
-
-    context = context_of(ctx)
-    manager = _manager(context, _name(context, cluster))
-    console.show_line("Ctrl-] leaves the console")
-    with manager.console_of(_node(manager, node)) as line:
-        join(line)
-
-
-@app.command()
-def logs(
-    ctx: typer.Context,
-    node: Node,
-    cluster: Cluster = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many at most.")] = 200,
-    serial: Annotated[
-        bool, typer.Option("--serial", help="What it wrote to its serial line, all boots.")
-    ] = False,
-) -> None:
-    """Show a node's journal, or its serial line where the guest agent does not answer."""
-    context = context_of(ctx)
-    manager = _manager(context, _name(context, cluster))
-    text = manager.read_log(_node(manager, node), lines=lines, serial=serial)
-    console.show_text(text.rstrip("\n"))
-
-
-@app.command("ssh-config")
-def ssh_config(ctx: typer.Context, cluster: Cluster = None) -> None:
-    """Print the configuration for ssh, scp, rsync or an editor; ~/.ssh/config may include it."""
-    context = context_of(ctx)
-    manager = _manager(context, _name(context, cluster))
-    manager.get_state()
-    console.show_text(manager.paths.ssh_config.read_text().rstrip("\n"))
-
-
-def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The cluster file, where the first word is one, and node names."""
-    words = words or []
-    if words and (words[0].endswith((".yaml", ".yml")) or "/" in words[0]):
-        return Path(words[0]), words[1:]
-    return None, words
-
-
-def _name(context: Context, cluster: str | None, file: Path | None = None) -> str:
-    if cluster:
-        return cluster
-    from ai_how.spec.nodes import get_hpc
-
-    spec, _ = context.load_spec(file)
-    return get_hpc(spec).name
-
-
-def _manager(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
-    from ai_how.plan.observer import Observer
-    from ai_how.vm_management.hpc_manager import HpcManager
-
-    return HpcManager(
-        roots=context.roots,
-        name=name,
-        connect=context.connect,
-        observer=observer or Observer(),
-        say=console.show_warning,
-    )
-
-
-def _node(manager: "HpcManager", name: str) -> "NodeState":
-    """A node by its name in the cluster, or by its VM's."""
-    state = manager.get_state()
-    name = name.removeprefix(f"{state.name}-")
-    _check_nodes(state.name, [one.name for one in state.nodes], [name])
-    return state.get_node(name)
-
-
-def _check_nodes(cluster: str, there: "Collection[str]", asked: "Collection[str]") -> None:
-    """Raises SpecError for a name that is no node's, with those that there are."""
-    for name in asked:
-        if name not in there:
-            raise SpecError(
-                f"cluster {cluster} has no node {name}",
-                details=f"it has: {', '.join(there) or 'none'}",
-            )
 
 
 def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:

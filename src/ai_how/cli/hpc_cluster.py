@@ -1,0 +1,66 @@
+"""Which cluster a verb of `ai-how hpc` is about, and which of its nodes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ai_how import console
+from ai_how.cli.context import Context
+from ai_how.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ai_how.plan.observer import Observer
+    from ai_how.vm_management.hpc_manager import HpcManager
+
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="NAME", help="A cluster by its name, without its file."),
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE] [NODE]...", help="The cluster file, and nodes of it."),
+]
+File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")]
+
+
+def split_words(words: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The cluster file, where the first word is one, and node names."""
+    words = words or []
+    if words and (words[0].endswith((".yaml", ".yml")) or "/" in words[0]):
+        return Path(words[0]), words[1:]
+    return None, words
+
+
+def name_of(context: Context, cluster: str | None, file: Path | None = None) -> str:
+    if cluster:
+        return cluster
+    from ai_how.spec.nodes import get_hpc
+
+    spec, _ = context.load_spec(file)
+    return get_hpc(spec).name
+
+
+def manager_of(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
+    from ai_how.plan.observer import Observer
+    from ai_how.vm_management.hpc_manager import HpcManager
+
+    return HpcManager(
+        roots=context.roots,
+        name=name,
+        connect=context.connect,
+        observer=observer or Observer(),
+        say=console.show_warning,
+    )
+
+
+def check_nodes(cluster: str, there: "Collection[str]", asked: "Collection[str]") -> None:
+    """Raises SpecError for a name that is no node's, with those that there are."""
+    for name in asked:
+        if name not in there:
+            raise SpecError(
+                f"cluster {cluster} has no node {name}",
+                details=f"it has: {', '.join(there) or 'none'}",
+            )
