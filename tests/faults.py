@@ -130,6 +130,9 @@ FAMILIES: dict[str, dict[str, str]] = {
         "S32": "a program of another's that is found first on PATH",
         "S33": "guests that reach what they should not",
     },
+    "hosts that people have": {
+        "H15": "a bridge, a tap or what serves a network is taken away under running guests",
+    },
 }
 
 # Why a row has no test today.

@@ -14,6 +14,7 @@ from ai_how.process import run
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import VmState
 from ai_how.vm_management.network_drift import facts_of, read_network_facts
+from ai_how.vm_management.network_links import find_ports
 from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.network_shape import shape_of_network
 from ai_how.waiting import Deadline, wait_until
@@ -68,7 +69,7 @@ def networks(home: TinyHome) -> HostNetworks:
 
 
 def ports(home: TinyHome) -> int:
-    return len(networks(home).bridge_ports(state_of(home).network.bridge))
+    return len(find_ports(networks(home).links(), state_of(home).network.bridge))
 
 
 def resolve(home: TinyHome, name: str) -> str:
@@ -279,35 +280,109 @@ def test_nodes_that_come_later_are_known_to_the_network(home: TinyHome) -> None:
 
 
 @pytest.mark.fault("F57", "sysctl -w net.ipv4.ip_forward=0 inside")
-def test_forwarding_that_is_off_is_said(home: TinyHome) -> None:
-    key = "net.ipv4.ip_forward"
-    run(home.host.enter(["sysctl", "-qw", f"{key}=0"]))
-    try:
-        told = "IPv4 forwarding is off, so guests reach no other network"
-        assert troubles(home) == ([told], {})
-        start = home.call("hpc", "start")
-        assert start.code == 0, start.said
-        assert f"the network hpc: {told}" in start.err
-    finally:
-        run(home.host.enter(["sysctl", "-qw", f"{key}=1"]))
+def test_forwarding_that_is_off_is_said_and_set_right(home: TinyHome) -> None:
+    run(home.host.enter(["sysctl", "-qw", "net.ipv4.ip_forward=0"]))
+    told = "IPv4 forwarding is off, so guests reach no other network"
+    assert troubles(home) == ([told], {})
+    assert steps(home) == ["network-uplink/hpc"]
+    check_mended(home)
 
 
-@pytest.mark.fault("F57", "nft flush ruleset inside, then libvirtd killed as the hint says")
-def test_a_firewall_that_was_flushed_is_said_and_comes_back_with_libvirtd(home: TinyHome) -> None:
+@pytest.mark.fault("F57", "nft flush ruleset inside")
+@pytest.mark.fault("H15", "nft flush ruleset inside, the bridge there or deleted as well")
+@pytest.mark.parametrize("bridge", ["there", "deleted"])
+def test_a_firewall_that_was_flushed_is_said_and_made_again(home: TinyHome, bridge: str) -> None:
     run(home.host.enter(["nft", "flush", "ruleset"]))
     told = "its firewall rules are gone: guests reach no other network until libvirtd is restarted"
     assert troubles(home) == ([told], {})
-    start = home.call("hpc", "start")
-    assert start.code == 0, start.said
-    assert f"the network hpc: {told}" in start.err
-    before = pids_inside(home.host, "libvirtd")
-    for pid in before:
-        os.kill(pid, 15)
-    subnet = state_of(home).network.subnet
-    wait_until(
-        lambda: networks(home).find_uplink_trouble(subnet) is None,
-        Deadline.after(60),
-        "libvirt's rules",
-    )
-    assert steps(home) == []
+    made = ["network-uplink/hpc"]
+    if bridge == "deleted":
+        ip(home, "link", "delete", state_of(home).network.bridge)
+        made += ["network-anew/hpc", *PLUGS]
+    before = pids_inside(home.host, "qemu-system-x86")
+    assert steps(home) == made
+    check_mended(home)
+    assert pids_inside(home.host, "qemu-system-x86") == before
+
+
+def ip(home: TinyHome, *words: str) -> None:
+    run(home.host.enter(["ip", *words]))
+
+
+BRIDGES = {
+    "deleted": (["link", "delete"], "is gone", OFF_NETWORK),
+    "down": (["link", "set", "down", "dev"], "is down", {}),
+    "without its address": (["addr", "flush", "dev"], "has lost its address", {}),
+}
+
+
+@pytest.mark.fault("H15", "the bridge is deleted, set down, or loses its address")
+@pytest.mark.parametrize("how", BRIDGES)
+def test_a_bridge_that_is_not_as_libvirt_says_is_named_and_made_anew(
+    home: TinyHome, how: str
+) -> None:
+    words, told, off = BRIDGES[how]
+    before = pids_inside(home.host, "qemu-system-x86")
+    bridge = state_of(home).network.bridge
+    ip(home, *words, bridge)
+    [problem], nodes = troubles(home)
+    assert problem.startswith(f"its bridge {bridge} {told}")
+    assert problem.endswith("no node reaches another until hpc start makes it anew")
+    assert nodes == off
+    assert steps(home) == ["network-anew/hpc", *PLUGS]
+    check_mended(home)
+    assert pids_inside(home.host, "qemu-system-x86") == before
+
+
+@pytest.mark.fault("H15", "the bridge is deleted, and libvirtd restarted: its dnsmasq is left")
+def test_what_a_libvirtd_without_a_bridge_left_is_in_nobodys_way(home: TinyHome) -> None:
+    ip(home, "link", "delete", state_of(home).network.bridge)
+    home.host.restart_daemon()
+    assert troubles(home)[0] == ["it is down, and VMs run"]
+    assert steps(home) == ["network-up/hpc", *PLUGS]
+    check_mended(home)
+
+
+@pytest.mark.fault("H15", "the network is down, and its bridge there with ports")
+def test_a_bridge_that_a_network_left_is_removed_and_made_anew(home: TinyHome) -> None:
+    bridge = state_of(home).network.bridge
+    mac = networks(home).links()[bridge].mac
+    virsh(home.host, "net-destroy", "hpc")
+    ip(home, "link", "add", bridge, "address", mac, "type", "bridge")
+    assert troubles(home)[0] == ["it is down, and VMs run"]
+    assert steps(home) == ["network-up/hpc", *PLUGS]
+    check_mended(home)
+
+
+def tap_of(home: TinyHome, node: str) -> str:
+    with home.client() as client:
+        xml = client.domain_xml(state_of(home).get_node(node).uuid)
+    found = re.search("<target dev='(vnet[0-9]+)'/>", xml)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.fault("H15", "a guest's tap is set down")
+def test_an_interface_that_is_down_is_set_up(home: TinyHome) -> None:
+    tap = tap_of(home, "compute-02")
+    ip(home, "link", "set", "down", "dev", tap)
+    assert troubles(home) == ([], {"compute-02": [f"its network interface {tap} is down"]})
+    assert steps(home) == ["plug/hpc-compute-02"]
+    check_mended(home)
+
+
+@pytest.mark.fault("H15", "a guest's tap is deleted")
+def test_an_interface_that_was_deleted_is_named_and_a_reboot_of_its_node_gives_another(
+    home: TinyHome,
+) -> None:
+    tap = tap_of(home, "compute-02")
+    ip(home, "link", "delete", tap)
+    told = f"its network interface {tap} was deleted: hpc stop compute-02, then hpc start"
+    assert troubles(home) == ([], {"compute-02": [told]})
+    refused = home.call("hpc", "start")
+    assert refused.code == 3, refused.said
+    assert f"compute-02 has lost its network interface: {tap} was deleted" in refused.err
+    stopped = home.call("hpc", "stop", "compute-02")
+    assert stopped.code == 0, stopped.said
+    assert "boot/hpc-compute-02" in steps(home)
     check_mended(home)

@@ -241,6 +241,36 @@ def test_a_dhcp_server_that_died_is_started_and_guests_without_a_network_are_plu
     assert step_of(plan, "agent/hpc-compute-02").needs == {"plug/hpc-compute-02"}
 
 
+@pytest.mark.fault("H15", "planned for a bridge, a way out or a tap that is not as it was")
+def test_what_libvirt_has_up_and_is_not_there_is_made_anew():
+    well = everything_seen(DRAFT)
+    gone = replace(well, bridge_trouble="its bridge is gone", dhcp_is_gone=True)
+    plan = start(seen=gone)
+    assert keys(plan) == ["network-anew/hpc", *PLUGS]
+    assert step_of(plan, "network-anew/hpc").is_cut
+    cut = replace(gone, uplink_trouble="no rules", uplink_is_ours=True)
+    plan = start(seen=cut)
+    assert keys(plan) == ["network-uplink/hpc", "network-anew/hpc", *PLUGS]
+    assert step_of(plan, "network-anew/hpc").needs == {"network-uplink/hpc"}
+    assert start(seen=replace(well, uplink_trouble="no rules")).steps == ()
+    plan = start(seen=replace(well, down_taps={"compute-01": "vnet3"}))
+    assert keys(plan) == ["plug/hpc-compute-01"]
+    assert step_of(plan, "plug/hpc-compute-01").tap == "vnet3"
+
+
+@pytest.mark.fault("H15", "a guest's tap is deleted, and its node is asked for or not")
+def test_a_node_whose_interface_was_deleted_is_refused_with_what_gives_it_another():
+    names = frozenset({"compute-02"})
+    seen = replace(everything_seen(DRAFT), dead_taps={"compute-02": "vnet5"}, unplugged=names)
+    with pytest.raises(HostError) as caught:
+        start(seen=seen)
+    assert caught.value.brief == (
+        "compute-02 has lost its network interface: vnet5 was deleted on the host"
+    )
+    assert caught.value.hint == "ai-how hpc stop compute-02 && ai-how hpc start compute-02"
+    assert start(seen=seen, only=["compute-01"]).steps == ()
+
+
 @pytest.mark.parametrize("state", ["drained", "draining", "drained*"])
 def test_a_node_that_its_user_drained_is_as_it_should_be(state):
     assert start(seen=with_slurm(everything_seen(DRAFT), "compute-01", state)).steps == ()
@@ -542,6 +572,7 @@ def every_plan() -> Iterator[Plan]:
     yield start(seen=with_network(everything_seen(DRAFT), "prefix='24'", "prefix='25'"))
     former = draft_of(read_hpc(nodes=TWO_NODES.replace("count: 2", "count: 1")))
     yield start(seen=replace(everything_seen(former), dhcp_is_gone=True))
+    yield start(seen=replace(everything_seen(DRAFT), uplink_trouble="off", uplink_is_ours=True))
     yield plan_start(DRAFT, Observed(), WARM)
     yield start(seen=suspended(DRAFT))
     yield plan_suspend(DRAFT.state, everything_seen(DRAFT))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import HostError, SpecError
+from ai_how.vm_management.network_links import find_bridge_trouble, find_ports, read_links
 from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.network_shape import (
     ForwardMode,
@@ -340,10 +341,49 @@ def test_where_ss_is_missing_no_port_is_said_to_be_taken(tmp_path):
     assert host_that_says(tmp_path).find_port_takers() == ()
 
 
-def test_the_ports_of_a_bridge_are_those_that_have_it_as_their_master(tmp_path):
-    links = (
-        '[{"ifname": "vnet0", "master": "a"}, {"ifname": "vnet1", "master": "b"}, {"ifname": "a"}]'
-    )
-    host = host_that_says(tmp_path, ip=(0, links))
-    assert host.bridge_ports("a") == {"vnet0"}
-    assert host.bridge_ports("c") == frozenset()
+LINKS = """[
+ {"ifname": "br", "address": "52:54:00:AA:00:01", "flags": ["BROADCAST", "UP"],
+  "addr_info": [{"family": "inet", "local": "10.11.12.1", "prefixlen": 24}, "odd"]},
+ {"ifname": "vnet0", "master": "br", "flags": ["UP"], "addr_info": []},
+ {"ifname": "vnet1", "master": "other", "flags": []},
+ {"ifname": "down", "flags": ["BROADCAST"], "addr_info": null}, {"flags": ["UP"]}]"""
+
+
+def test_the_links_of_a_host_are_read_from_what_ip_says(tmp_path):
+    links = host_that_says(tmp_path, ip=(0, LINKS)).links()
+    assert set(links) == {"br", "vnet0", "vnet1", "down"}
+    assert links["br"].mac == "52:54:00:aa:00:01"
+    assert [name for name, link in links.items() if link.is_up] == ["br", "vnet0"]
+    assert find_ports(links, "br") == {"vnet0"}
+    assert find_ports(links, "none") == frozenset()
+
+
+@pytest.mark.fault("H15", "the bridge is gone, down or without its address, as `ip` tells it")
+@pytest.mark.parametrize(
+    ("bridge", "address", "trouble"),
+    [
+        ("br", "10.11.12.1/24", None),
+        ("gone", "10.11.12.1/24", "its bridge gone is gone"),
+        ("down", "10.11.12.1/24", "its bridge down is down"),
+        ("br", "10.11.12.1/25", "its bridge br has lost its address 10.11.12.1/25"),
+    ],
+)
+def test_what_is_wrong_with_a_bridge_is_told(bridge, address, trouble):
+    assert find_bridge_trouble(read_links(LINKS), bridge, address) == trouble
+
+
+@pytest.mark.fault("H15", "the interface of a guest is down on a host that is root's alone")
+def test_a_change_that_takes_root_names_its_command(tmp_path):
+    with pytest.raises(HostError) as caught:
+        host_that_says(tmp_path, ip=(2, "not permitted")).set_up("vnet0")
+    assert caught.value.brief == "the interface vnet0 is down"
+    assert caught.value.hint == "sudo ip link set vnet0 up"
+
+
+@pytest.mark.fault("H15", "a bridge of our network's name that libvirt did not make")
+def test_a_bridge_with_another_mac_address_is_not_taken_for_a_leftover(tmp_path):
+    host = host_that_says(tmp_path, ss=(0, ""), ip=(0, LINKS))
+    assert not host.remove_left("hpc", "br", "52:54:00:bb:00:01")
+    assert not host.remove_left("hpc", "br", "")
+    assert not host.remove_left("hpc", "gone", "52:54:00:aa:00:01")
+    assert host.remove_left("hpc", "br", "52:54:00:aa:00:01")

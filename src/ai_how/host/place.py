@@ -92,6 +92,11 @@ class HostPlace:
         """The command that runs `argv` where the guests' network is."""
         return self.embedded.enter(argv) if self.embedded else list(argv)
 
+    def restart_libvirtd(self) -> None:
+        """End the embedded host's libvirtd, for another to begin; the system's is not ours."""
+        if self.embedded:
+            self.embedded.restart_daemon()
+
     def ssh_proxy(self, roots: Roots) -> list[str]:
         """What ssh's ProxyCommand must be; empty where the guests can be reached directly."""
         if self.embedded is None:

@@ -193,4 +193,5 @@ class Carrier:
             patience=self.patience,
             say=self.say,
             networks=HostNetworks(tuple(self.place.enter([]))),
+            restart_libvirtd=self.place.restart_libvirtd,
         )

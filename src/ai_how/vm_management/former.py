@@ -94,5 +94,7 @@ def find_losses(draft: Draft, former: ClusterState | None, seen: Observed) -> It
         drift = find_drift(shape_of_network(former), seen.network)
         for difference in drift.told:
             yield f"the network {former.network.name} was changed: {difference}"
+        if seen.bridge_trouble:
+            yield f"the network {former.network.name}: {seen.bridge_trouble}"
         if seen.uplink_trouble and not drift.live:
             yield f"the network {former.network.name}: {seen.uplink_trouble}"

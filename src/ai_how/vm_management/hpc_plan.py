@@ -29,6 +29,7 @@ STEP_TYPES: Mapping[str, type[Step]] = {
         network_steps.TellNetwork,
         network_steps.RenewDhcp,
         network_steps.PlugIn,
+        network_steps.MendUplink,
         steps.PlaceBase,
         steps.ClaimDirectory,
         steps.CreateOverlay,
@@ -167,6 +168,12 @@ def _node_steps(
         )
     chain: list[Step] = []
     is_wanted, saved = _wants_on(one, only), None
+    if is_wanted and (tap := seen.dead_taps.get(one.name)):
+        raise HostError(
+            f"{one.name} has lost its network interface: {tap} was deleted on the host",
+            details="A VM that runs cannot get it back.",
+            hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
+        )
     if one.name not in seen.disks:
         saved = rendering.saved_of(one.name) if is_wanted else None
         chain += _disk_steps(draft, seen, rendering, shared, one, saved)

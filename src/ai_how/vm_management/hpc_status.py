@@ -110,7 +110,9 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
         yield "it is down, and VMs run"
     drift = find_drift(shape_of_network(state), network)
     yield from drift.told
-    if seen.dhcp_is_gone and not drift.live:
+    if seen.bridge_trouble:
+        yield f"{seen.bridge_trouble}: no node reaches another until hpc start makes it anew"
+    elif seen.dhcp_is_gone and not drift.live:
         yield "its DHCP and DNS server is gone"
     if seen.uplink_trouble and not drift.live:
         yield seen.uplink_trouble
@@ -146,8 +148,17 @@ def _node_status(
         slurm=slurm.state if slurm else None,
         slurm_reason=slurm.reason if slurm else None,
         stages_s=one.stages_s,
-        problems=(*problems, *(["not on the network"] if one.name in seen.unplugged else [])),
+        problems=(*problems, *_wiring_problems(one.name, seen)),
     )
+
+
+def _wiring_problems(node: str, seen: Observed) -> Iterator[str]:
+    if tap := seen.dead_taps.get(node):
+        yield f"its network interface {tap} was deleted: hpc stop {node}, then hpc start"
+    elif node in seen.unplugged:
+        yield "not on the network"
+    elif tap := seen.down_taps.get(node):
+        yield f"its network interface {tap} is down"
 
 
 def _used_mib(disk: Path) -> int | None:

@@ -184,6 +184,11 @@ def find_new_hosts(shape: NetworkShape, seen: NetworkSeen) -> tuple[NetworkHost,
     )
 
 
+def read_bridge_mac(xml: str) -> str:
+    """The MAC address that libvirt gives a network's bridge; empty where it tells none."""
+    return _attribute(read_xml(xml), "./mac", "address").lower()
+
+
 def uses_network(domain_xml: str, network: NetworkSeen | None) -> bool:
     """Whether a VM has an interface on that network, by its name or straight on its bridge."""
     return network is not None and any(_interfaces_on(domain_xml, network))

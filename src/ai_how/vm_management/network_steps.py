@@ -4,14 +4,19 @@ A network that was set right is no harm, so undo leaves it so: it takes away onl
 """
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import HostError, LibvirtError
 from ai_how.plan.step import Applied
-from ai_how.vm_management.network_drift import uses_network
+from ai_how.vm_management.network_drift import read_bridge_mac, uses_network
+from ai_how.vm_management.network_manager import FORWARDING_OFF, RULES_GONE
 from ai_how.vm_management.network_shape import NetworkHost
 from ai_how.vm_management.world import World
+from ai_how.waiting import Deadline, wait_until
+
+RULES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class RestartNetwork:
     uuid: UUID
     own: frozenset[UUID]
     needs: frozenset[str] = frozenset()
+    is_cut: bool = False
+    """Whether its bridge carries nothing any more: then nobody is left to be cut off."""
 
     @property
     def key(self) -> str:
@@ -101,7 +108,7 @@ class RestartNetwork:
             for one in world.client.list_domains()
             if one.state.is_on and one.uuid not in self.own and uses_network(one.xml, network)
         ]
-        if others:
+        if others and not self.is_cut:
             raise HostError(
                 f"the network {self.name} was changed, and VMs of others run on it",
                 details=f"setting it right would cut them off: {', '.join(others)}",
@@ -178,6 +185,8 @@ class PlugIn:
     uuid: UUID
     network: UUID
     needs: frozenset[str] = frozenset()
+    tap: str = ""
+    """The host's end of its interface, where that is down: libvirt does not set it up again."""
 
     @property
     def key(self) -> str:
@@ -187,6 +196,8 @@ class PlugIn:
         if not world.client.get_domain(self.uuid).state.is_on:
             return Applied.KEPT
         world.client.plug_in(self.uuid, self.network)
+        if self.tap:
+            world.networks.set_up(self.tap)
         return Applied.MADE
 
     def revert(self, world: World) -> None:
@@ -196,9 +207,49 @@ class PlugIn:
         return f"plug the VM {self.domain} into its network"
 
 
+@dataclass(frozen=True, slots=True)
+class MendUplink:
+    """The way out of the network: forwarding, and the firewall rules that libvirt makes.
+
+    Only where all of that host is ours. Its libvirtd makes its chains when it starts, so it is
+    ended, and its supervisor starts it again; guests run on.
+    """
+
+    kind: ClassVar[str] = "network-uplink"
+    name: str
+    uuid: UUID
+    subnet: str
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"network-uplink/{self.name}"
+
+    def apply(self, world: World) -> Applied:
+        networks, subnet = world.networks, IPv4Network(self.subnet)
+        if networks.find_uplink_trouble(subnet) == FORWARDING_OFF:
+            networks.forward()
+        if networks.find_uplink_trouble(subnet) == RULES_GONE:
+            world.restart_libvirtd()
+            network = world.client.find_network(self.uuid)
+            if network is not None and network.is_active:
+                wait_until(
+                    lambda: networks.find_uplink_trouble(subnet) is None,
+                    Deadline.after(RULES_S),
+                    f"the firewall rules of the network {self.name}",
+                )
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """A way out is no harm."""
+
+    def describe(self) -> str:
+        return f"give the network {self.name} its way out again"
+
+
 def _start(world: World, name: str, uuid: UUID) -> None:
     try:
-        world.client.start_network(uuid)
+        _start_over_leftovers(world, name, uuid)
     except LibvirtError as error:
         if takers := world.networks.find_port_takers():
             raise HostError(
@@ -207,3 +258,17 @@ def _start(world: World, name: str, uuid: UUID) -> None:
                 hint="sudo ss -lnptu 'sport = 53 or sport = 67'",
             ) from error
         raise
+
+
+def _start_over_leftovers(world: World, name: str, uuid: UUID) -> None:
+    """Start it; where that fails, once more without what a libvirt that ended has left of it."""
+    try:
+        world.client.start_network(uuid)
+    except LibvirtError:
+        network = world.client.find_network(uuid)
+        if network is None or network.is_active:
+            raise
+        mac = read_bridge_mac(network.xml)
+        if not world.networks.remove_left(name, network.bridge or "", mac):
+            raise
+        world.client.start_network(uuid)

@@ -9,7 +9,8 @@ from ai_how.guest.agent import GuestAgent
 from ai_how.guest.slurm_config import SINFO, SlurmSeen, read_sinfo
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.network_drift import find_taps
+from ai_how.vm_management.network_drift import find_taps, read_network_facts
+from ai_how.vm_management.network_links import Link, find_bridge_trouble, find_ports
 from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.seen import DomainSeen, NetworkSeen
 from ai_how.waiting import Deadline
@@ -30,10 +31,18 @@ class Observed:
     host_is_down: bool = False
     unplugged: frozenset[str] = frozenset()
     """The nodes whose VM runs and is no port of the network's bridge."""
+    dead_taps: Mapping[str, str] = field(default_factory=dict)
+    """The host's end of the interface of a node that runs, where that was deleted."""
+    down_taps: Mapping[str, str] = field(default_factory=dict)
+    """The same where it is there, and down."""
+    bridge_trouble: str | None = None
+    """What is wrong with the bridge of a network that libvirt says is up."""
     dhcp_is_gone: bool = False
     """Whether the network is up, and its DHCP and DNS server is not."""
     uplink_trouble: str | None = None
     """Why guests reach nothing outside, where that is known."""
+    uplink_is_ours: bool = False
+    """Whether the settings of that host are ours to mend."""
     impostors: tuple[str, ...] = ()
     """VMs that carry this cluster's mark, as anybody can copy it, and are none of its nodes."""
 
@@ -104,20 +113,44 @@ def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) 
     network = seen.network
     if network is None or not network.is_active:
         return seen
+    bridge = network.bridge or ""
     try:
-        ports = networks.bridge_ports(network.bridge or "")
+        links = networks.links()
+        trouble_of_bridge = find_bridge_trouble(
+            links, bridge, read_network_facts(network.xml).address
+        )
         is_served = networks.is_dns_served(state.network.gateway)
         trouble = networks.find_uplink_trouble(state.network.subnet)
     except AiHowError:
         return seen
-    unplugged = frozenset(
-        node.name
-        for node in state.nodes
-        if (domain := seen.find_domain(node.uuid))
-        and domain.state.is_on
-        and not ports.issuperset(find_taps(domain.xml, network))
+    taps = _taps_of_nodes(seen, state, network)
+    ports = find_ports(links, bridge)
+    return replace(
+        seen,
+        unplugged=frozenset(name for name, tap in taps if tap not in ports),
+        dead_taps={name: tap for name, tap in taps if tap not in links},
+        down_taps={name: tap for name, tap in taps if _is_down(links.get(tap))},
+        bridge_trouble=trouble_of_bridge,
+        dhcp_is_gone=not is_served,
+        uplink_trouble=trouble,
+        uplink_is_ours=networks.is_private,
     )
-    return replace(seen, unplugged=unplugged, dhcp_is_gone=not is_served, uplink_trouble=trouble)
+
+
+def _taps_of_nodes(
+    seen: Observed, state: ClusterState, network: NetworkSeen
+) -> tuple[tuple[str, str], ...]:
+    """Of each node that runs, its name and the host's end of its interface."""
+    return tuple(
+        (node.name, tap)
+        for node in state.nodes
+        if (domain := seen.find_domain(node.uuid)) and domain.state.is_on
+        for tap in find_taps(domain.xml, network)
+    )
+
+
+def _is_down(link: Link | None) -> bool:
+    return link is not None and not link.is_up
 
 
 def existing_disks(state: ClusterState) -> frozenset[str]:

@@ -88,10 +88,10 @@ def find_taken_subnets(
     HostError where that cannot be understood.
     """
     seen: dict[TakenSubnet, None] = {}
-    for route in _records(routes_json, "ip -j route"):
+    for route in read_records(routes_json, "ip -j route"):
         if own_bridge is None or route.get("dev") != own_bridge:
             seen |= dict.fromkeys(_of_route(route))
-    for link in _records(addresses_json, "ip -j addr"):
+    for link in read_records(addresses_json, "ip -j addr"):
         if own_bridge is None or link.get("ifname") != own_bridge:
             seen |= dict.fromkeys(_of_link(link))
     for root in map(read_xml, network_xmls):
@@ -106,7 +106,7 @@ def find_taken_links(addresses_json: str, network_xmls: Iterable[str]) -> tuple[
     """The names of all interfaces of the host, and of the bridges of libvirt's networks."""
     links = [
         TakenLink(str(link["ifname"]), "an interface of this host")
-        for link in _records(addresses_json, "ip -j addr")
+        for link in read_records(addresses_json, "ip -j addr")
         if link.get("ifname")
     ]
     bridges = [
@@ -115,15 +115,6 @@ def find_taken_links(addresses_json: str, network_xmls: Iterable[str]) -> tuple[
         if (bridge := _bridge_of(root))
     ]
     return (*links, *bridges)
-
-
-def find_ports(links_json: str, bridge: str) -> frozenset[str]:
-    """The interfaces whose bridge that is, from `ip -j link`."""
-    return frozenset(
-        str(link.get("ifname"))
-        for link in _records(links_json, "ip -j link")
-        if link.get("master") == bridge
-    )
 
 
 def check_bridge(name: str, taken: Iterable[TakenLink]) -> None:
@@ -156,7 +147,7 @@ def _listed(taken: Iterable[TakenSubnet]) -> str:
     return "\n".join(f"{t.subnet}: {t.by}" for t in taken)
 
 
-def _records(text: str, source: str) -> list[dict[str, Any]]:
+def read_records(text: str, source: str) -> list[dict[str, Any]]:
     """A JSON list of objects; `ip` prints nothing at all where it has nothing to list."""
     try:
         records = json.loads(text) if text.strip() else []

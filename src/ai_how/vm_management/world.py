@@ -43,6 +43,8 @@ class World:
     say: Callable[[str], None] = lambda _line: None
     """A line for the user, from any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)
+    restart_libvirtd: Callable[[], None] = lambda: None
+    """Ends a libvirtd that is started again at once; does nothing where it is not ours."""
     console_ends: Mapping[str, int] = field(default_factory=dict)
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
