@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from evidence_kept import keep_evidence
 from ledger import Ledger, Points
 
 # No example fails because the machine is busy.
@@ -23,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="how many random kills of a real start")
     parser.addoption("--report", type=Path, help="write the table of faults into this file")
     parser.addoption("--ledger", type=Path, help="keep what was withstood here, for one table")
+    parser.addoption("--evidence", type=Path, help="keep what is known of each failure here")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,6 +64,14 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Iterator[pytest.TestReport]:
     report = yield
+    outcome = item.config.stash[LEDGER].tests[item.nodeid]
+    if report.failed:
+        outcome.ended = "failed"
+        outcome.again = _second_run(item)
+        if directory := item.config.getoption("--evidence"):
+            outcome.evidence = str(keep_evidence(item, report, directory))
+    elif report.skipped:
+        outcome.ended = "skipped"
     # A failed teardown is a leak, so it counts against the test as well.
     is_last = report.when == "teardown" or (report.when == "call" and report.failed)
     if is_last and not item.stash.get(COUNTED, False) and call is not None:
@@ -72,19 +82,30 @@ def pytest_runtest_makereport(
         held = held if report.passed else min(held, made - 1)
         for mark in item.iter_markers("fault"):
             number, how = mark.args
-            item.config.stash[LEDGER].add(number, how, made, held)
+            item.config.stash[LEDGER].add(item.nodeid, number, how, made, held)
     return report
+
+
+def _second_run(item: pytest.Item) -> list[str]:
+    """What would be run again, were this test: nothing where it boots no machine."""
+    if not any(item.get_closest_marker(name) for name in ("libvirt", "slurm")):
+        return []
+    if not item.get_closest_marker("in_order"):
+        return [item.nodeid]
+    # It goes on from where those before it in its file have left off.
+    ids = [other.nodeid for other in item.session.items if other.path == item.path]
+    return ids[: ids.index(item.nodeid) + 1]
 
 
 COUNTED = pytest.StashKey[bool]()
 
 
 def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     ledger = config.stash[LEDGER]
     if file := config.getoption("--ledger"):
-        ledger.keep(file)
+        ledger.keep(file, int(exitstatus))
     if not ledger.rows and not ledger.figures:
         return
     terminalreporter.section("what was withstood")

@@ -17,7 +17,7 @@ from decoys import BRIDGE, look_at_decoys, place_decoys, remove_decoys
 from leaks import count_gate, difference, kept_namespace, pid_namespace, processes_in
 from real_cluster import ASK_S, START_S, Cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.in_order]
 
 NODES = ["controller", "compute-01", "compute-02", "compute-03"]
 FILE = """\

@@ -18,7 +18,7 @@ from ai_how.waiting import Deadline, wait_until
 from ledger import Points
 from real_cluster import ASK_S, START_S, Cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.in_order]
 
 NODES = ["controller", "compute-01", "compute-02"]
 FILE = """\

@@ -61,7 +61,7 @@ def test_what_a_run_did_not_look_at_stays_with_its_date():
         f"| rounds | 5 | 2020-01-01 |\n{END}\n"
     )
     ledger = Ledger()
-    ledger.add("F01", "same way", 4, 4)
+    ledger.add("test_a", "F01", "same way", 4, 4)
     ledger.figures["kills"] = 1234
     lines = ledger.renewed(page).splitlines()
     assert "| F01 | old way | 3 | 3 | 2020-01-01 |" in lines
@@ -74,7 +74,7 @@ def test_what_a_run_did_not_look_at_stays_with_its_date():
 
 def test_the_closing_table_has_a_line_for_each_family_and_figure():
     ledger = Ledger()
-    ledger.add("F01", "somehow", 4, 3)
+    ledger.add("test_a", "F01", "somehow", 4, 3)
     ledger.figures["leaks found"] = 0
     lines = list(ledger.summary())
     assert len(lines) == len(FAMILIES) + 1
@@ -84,13 +84,13 @@ def test_the_closing_table_has_a_line_for_each_family_and_figure():
 
 def test_runs_that_were_kept_add_up(tmp_path):
     first, second, whole = Ledger(), Ledger(), Ledger()
-    first.add("F01", "one way", 4, 4)
+    first.add("test_a", "F01", "one way", 4, 4)
     first.figures["looks"] += 2
-    second.add("F01", "one way", 3, 2)
-    second.add("S01", "other way", 1, 1)
+    second.add("test_b", "F01", "one way", 3, 2)
+    second.add("test_b", "S01", "other way", 1, 1)
     second.figures["looks"] += 5
     for name, run in (("a.json", first), ("b.json", second)):
-        run.keep(tmp_path / name)
+        run.keep(tmp_path / name, 0)
         whole.add_kept(tmp_path / name)
     assert (whole.rows["F01", "one way"].points, whole.rows["F01", "one way"].held) == (7, 6)
     assert whole.rows["S01", "other way"].held == 1
