@@ -22,13 +22,20 @@ def supervisor_of(host: EmbeddedHost) -> int:
     return supervisor.pid
 
 
+def socket_of(host: EmbeddedHost) -> Path:
+    """Where its libvirtd listens."""
+    supervisor = host.find_supervisor()
+    assert supervisor
+    return supervisor.socket
+
+
 def daemon_of(host: EmbeddedHost) -> int:
     """The pid of its libvirtd, once there is one that takes connections."""
 
     def look() -> int | None:
         with socket.socket(socket.AF_UNIX) as client:
             try:
-                client.connect(str(host.paths.socket))
+                client.connect(str(socket_of(host)))
             except OSError:
                 return None
         pids = pids_inside(host, "libvirtd")
@@ -106,7 +113,7 @@ class CutSocket:
     """
 
     def __init__(self, host: EmbeddedHost) -> None:
-        self._path = host.paths.socket
+        self._path = socket_of(host)
         self._real = self._path.with_name("libvirt-real")
         self._guard = threading.Lock()
         self._at: int | None = None

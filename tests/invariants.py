@@ -54,7 +54,7 @@ def look(home: TinyHome) -> Lines:
     host = home.host
     kept = [home.state / ".embedded" / "storage", home.roots.data, home.roots.cache]
     tops = [path for path in home.state.iterdir() if path.name not in {".embedded", home.root.name}]
-    paths = [*tops, *home.root.glob(".order-*"), *host.paths.run.iterdir()]
+    paths = [*tops, *home.root.glob(".order-*")]
     paths += [Path(path) for top in [*kept, *tops] for path in files(top)]
     mine = [f"process: {name}" for name in sorted(_processes_of(home))]
     return look_at_objects(host) | frozenset([f"file: {path}" for path in paths] + mine)

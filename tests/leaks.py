@@ -177,7 +177,6 @@ def private_host() -> Iterator[EmbeddedHost]:
             host.down()
             rmtree(state)
         assert namespace is None or processes_in(namespace) == {}
-    assert not host.paths.run.exists()
     assert settled_difference(before, None) == ""
 
 

@@ -13,6 +13,7 @@ from ai_how.state.paths import find_roots
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
 from canaries import find_in_files, find_in_text, read_secrets, watching
+from daemons import socket_of
 from decoys import BRIDGE, look_at_decoys, place_decoys, remove_decoys
 from leaks import count_gate, difference, kept_namespace, pid_namespace, processes_in
 from real_cluster import ASK_S, START_S, Cluster
@@ -336,7 +337,7 @@ def test_no_secret_is_anywhere_but_in_its_file(cluster, points):
     """After a whole life of a cluster, with -vv; guests' own disks hold their secrets."""
     secrets = read_secrets(cluster.paths)
     assert len(secrets) == 2 + len(NODES)
-    run_directory = cluster.host.paths.run
+    sockets = socket_of(cluster.host).parent
     disks = set(cluster.state_dir.rglob("*.qcow2"))
     own = {cluster.paths.ssh_key, cluster.paths.munge_key, *cluster.paths.secrets.glob("*_key")}
     assert {path.name: path.stat().st_mode & 0o777 for path in own} == dict.fromkeys(
@@ -347,7 +348,7 @@ def test_no_secret_is_anywhere_but_in_its_file(cluster, points):
     ours = [path for path in every if not path.is_symlink() and not path.is_socket()]
     assert [path for path in ours if path.lstat().st_mode & 0o022] == []
     assert cluster.paths.root.stat().st_mode & 0o777 == 0o700
-    tops = [cluster.state_dir, cluster.file.parent, run_directory]
+    tops = [cluster.state_dir, cluster.file.parent, sockets]
     found = find_in_files(secrets, tops, kept=own | disks)
     assert cluster.log.stat().st_size > 1000
     for told in (*cluster.watched, *map(str.encode, cluster.said)):
@@ -364,7 +365,7 @@ def test_destroy_leaves_nothing(cluster):
     with kept_namespace(supervisor.pid) as namespace:
         cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
         assert not root.cluster("hpc").root.exists()
-        assert not root.embedded.socket.exists()
+        assert not supervisor.socket.exists()
         assert processes_in(namespace) == {}
     assert not list(root.embedded_storage.root.rglob("*.qcow2"))
     assert "there was no cluster hpc" in cluster.call("hpc", "destroy", "--force")

@@ -21,6 +21,7 @@ from ai_how.state.paths import find_roots
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_shape import render_network
 from ai_how.waiting import Deadline, wait_until
+from daemons import socket_of
 from leaks import (
     command_lines,
     files,
@@ -113,7 +114,7 @@ def test_several_ups_at_once_make_one_host(own_host: EmbeddedHost) -> None:
     with ThreadPoolExecutor(3) as crew:
         list(crew.map(lambda _: run_up(own_host), range(3)))
     assert names_inside(own_host).count("libvirtd (1)") == 1
-    order = str(own_host.paths.run / "order.json").encode()
+    order = str(own_host.paths.order).encode()
     # `unshare` and the PID 1 that it made.
     assert sum(order in words for words in command_lines()) == 2
 
@@ -125,15 +126,12 @@ def test_sessions_with_other_runtime_directories_share_the_host(
     with tempfile.TemporaryDirectory() as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         roots = find_roots(own_host.paths.root.parent)
-        assert roots.run.is_relative_to(runtime)
         same = EmbeddedHost(roots.embedded)
         same.up(with_kvm=False)
         assert same.find_supervisor() == own_host.find_supervisor()
         with LibvirtClient(same.uri) as client:
             assert client.list_domains() == ()
-        used = own_host.paths.run
         same.down()
-    assert not used.exists()
     assert not own_host.status().is_up
 
 
@@ -148,7 +146,6 @@ def test_down_leaves_what_it_names_and_nothing_else(own_host: EmbeddedHost) -> N
     assert processes_in(namespace) == {}
     assert process_name(supervisor.pid) is None
     assert process_name(supervisor.launcher) is None
-    assert not own_host.paths.run.exists()
     assert settled_difference(before, None) == ""
     assert own_host.status().persistent == (own_host.paths.root,)
     beside = set(own_host.paths.root.parent.iterdir()) - {own_host.paths.root}
@@ -161,7 +158,7 @@ def test_down_leaves_what_it_names_and_nothing_else(own_host: EmbeddedHost) -> N
 @pytest.mark.fault("S13", "the files of an embedded host")
 def test_what_persists_holds_no_socket_and_no_secret_others_could_read(host: EmbeddedHost) -> None:
     assert stat.S_IMODE(host.paths.root.stat().st_mode) == 0o700
-    assert stat.S_IMODE(host.paths.run.stat().st_mode) == 0o700
+    assert stat.S_IMODE(socket_of(host).stat().st_mode) == 0o700
     # QEMU's monitors are sockets of guests that run.
     ours = [name for name in files(host.paths.root) if "/qemu/domain-" not in name]
     persistent = [Path(name) for name in ours]
@@ -307,7 +304,7 @@ embedded.EmbeddedHost(find_roots(Path({str(own_host.paths.root.parent)!r})).embe
 """
     assert run([sys.executable, "-I", "-c", starter], check=False).returncode == -signal.SIGKILL
     assert not own_host.status().is_up
-    order = str(own_host.paths.run / "order.json").encode()
+    order = str(own_host.paths.order).encode()
 
     wait_until(
         lambda: not any(order in words for words in command_lines()),

@@ -25,6 +25,7 @@ from daemons import (
     kill_daemon,
     qemus_of,
     send,
+    socket_of,
     supervisor_of,
     wait_for_stop,
     without_daemon,
@@ -177,7 +178,7 @@ def test_a_libvirtd_that_cannot_start_is_named_and_nothing_is_forgotten(
         for words in (("hpc", "status"), ("hpc", "start"), *VERBS.values()):
             ended = home.call(*words, patience_s=SHORT_S)
             assert ended.code == 3, ended.said
-            assert str(home.host.paths.socket) in ended.err
+            assert str(socket_of(home.host)) in ended.err
             assert "hint: ai-how " in ended.err
             assert remembered(home) == before
             points(1)

@@ -16,6 +16,7 @@ from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline
 from cluster_bench import make_image
+from daemons import socket_of
 
 pytestmark = pytest.mark.libvirt
 
@@ -104,7 +105,7 @@ def test_whoever_races_us_for_our_storage_moves_nothing_of_ours(common, tmp_path
 def test_another_user_is_refused_by_our_libvirt_with_the_remedy(
     host: EmbeddedHost, tmp_path_factory
 ):
-    socket = host.paths.socket
+    socket = socket_of(host)
     for path in (socket, socket.parent):
         assert path.stat().st_mode & 0o077 == 0
     program = (
@@ -137,7 +138,7 @@ def test_another_user_reads_nothing_of_an_embedded_host(host: EmbeddedHost):
         "            except OSError: continue\n"
         "            print(os.path.join(directory, name))\n"
     )
-    places = [host.paths.root, host.paths.run]
+    places = [host.paths.root, socket_of(host).parent]
     done = run([*AS_NOBODY, get_tool("python3"), "-c", program, *places])
     assert done.stdout == ""
     ours = run([sys.executable, "-c", program, *places]).stdout.splitlines()

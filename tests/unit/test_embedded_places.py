@@ -1,88 +1,107 @@
-"""The embedded host's sockets lie where others may have been first: below /tmp, for one."""
+"""Which embedded host runs: what the kernel says of it counts, and no file that lies about."""
 
 import json
 import os
-import socket
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from ai_how.errors import HostError
-from ai_how.host.embedded import EmbeddedHost, Supervisor
-from ai_how.process import run
-from ai_how.state.paths import find_roots
+from ai_how.host import running
+from ai_how.host.embedded import EmbeddedHost
+from ai_how.host.running import Supervisor, hold, is_held
+from ai_how.state.paths import ensure_private_directory, find_roots
 
 NOBODY = 65534
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddedHost:
-    (tmp_path / "runtime").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
-    return EmbeddedHost(find_roots(tmp_path / "state").embedded)
+def host(tmp_path: Path) -> EmbeddedHost:
+    host = EmbeddedHost(find_roots(tmp_path / "state").embedded)
+    ensure_private_directory(host.paths.root)
+    return host
 
 
-def lay_bait(directory: Path) -> socket.socket:
-    """What a running host looks like: a record of a process that lives, and a socket."""
-    directory.mkdir(parents=True)
-    us = Supervisor.find(os.getpid(), has_kvm=False)
-    assert us is not None
-    (directory / "supervisor.json").write_text(json.dumps(asdict(us)))
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(directory / "libvirt-sock"))
-    server.listen()
-    return server
+@pytest.fixture
+def us() -> Supervisor:
+    found = Supervisor.find(os.getpid(), has_kvm=False)
+    assert found is not None
+    return found
 
 
-def test_the_bait_is_taken_where_nobody_else_can_have_laid_it(host):
-    host.paths.run.parent.mkdir(mode=0o700)
-    with lay_bait(host.paths.run):
-        host.paths.run.chmod(0o700)
-        assert host.find_supervisor() is not None
+def note(host: EmbeddedHost, supervisor: Supervisor) -> None:
+    host.paths.record.write_text(json.dumps(asdict(supervisor)))
 
 
-@pytest.mark.fault("S18", "a host of another's where ours would have its sockets")
-@pytest.mark.parametrize("case", ["link", "link below", "open", "open below"])
-def test_a_host_that_another_user_could_have_made_is_not_spoken_to(host, tmp_path, case):
-    runs = host.paths.run
-    theirs = tmp_path / "theirs" / runs.name
-    with lay_bait(runs if case.startswith("open") else theirs):
-        match case:
-            case "link":
-                runs.parent.symlink_to(theirs.parent)
-            case "link below":
-                runs.parent.mkdir(mode=0o700)
-                runs.symlink_to(theirs)
-            case "open":
-                runs.parent.chmod(0o777)
-            case "open below":
-                runs.parent.chmod(0o700)
-                runs.chmod(0o777)
-        assert not host.status().is_up
-        assert host.find_supervisor() is None
-        host.down()
-    assert theirs.exists() or case.startswith("open")
+def test_a_host_that_holds_its_lock_is_found_by_its_record(host, us):
+    note(host, us)
+    held = hold(host.paths.root)
+    try:
+        assert host.find_supervisor() == us
+        with pytest.raises(HostError, match="is held by an embedded host that runs"):
+            hold(host.paths.root)
+    finally:
+        os.close(held)
+    assert not is_held(host.paths.root)
 
 
-@pytest.mark.fault("S18", "a link and a directory of another's for our sockets")
-@pytest.mark.parametrize("case", ["link", "another's"])
-def test_a_place_that_is_taken_is_refused_and_left_as_it_is(host, tmp_path, monkeypatch, case):
-    runs, victim = host.paths.run, tmp_path / "victim"
-    (victim / runs.name).mkdir(parents=True)
-    (victim / runs.name / "precious").write_text("untouched")
-    if case == "link":
-        runs.parent.symlink_to(victim)
-        reason = "is not a directory"
-    else:
-        victim.rename(runs.parent)
-        victim = runs.parent
-        if os.geteuid() == 0:
-            os.chown(runs.parent, NOBODY, NOBODY)
-        else:
-            monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-        reason = "belongs to another user"
-    with pytest.raises(HostError, match=reason):
-        host.up(with_kvm=False)
-    assert (victim / runs.name / "precious").read_text() == "untouched"
-    assert str(runs) not in run(["ps", "-eo", "args"]).stdout
+@pytest.mark.fault("H03", "a record of another boot, of a later process, of nobody's lock")
+@pytest.mark.parametrize("case", ["no lock", "earlier boot", "later process", "ended", "torn"])
+def test_a_record_that_was_left_blocks_nobody(host, us, case):
+    match case:
+        case "earlier boot":
+            note(host, replace(us, boot_id="11111111-2222-4333-8444-555555555555"))
+        case "later process":
+            note(host, replace(us, start_ticks=us.start_ticks - 1))
+        case "ended":
+            note(host, replace(us, pid=2**22 + 1))
+        case "torn":
+            host.paths.record.write_text('{"pid": 1')
+        case "no lock":
+            note(host, us)
+    assert host.find_supervisor() is None
+    host.down()
+    assert not host.paths.record.exists()
+    os.close(hold(host.paths.root))
+
+
+@pytest.mark.fault("H03", "a copy of the directory of a host that runs")
+def test_a_copy_of_a_running_hosts_directory_is_not_that_host(host, us, tmp_path):
+    note(host, us)
+    held = hold(host.paths.root)
+    try:
+        shutil.copytree(host.paths.root.parent, tmp_path / "copy")
+        assert EmbeddedHost(find_roots(tmp_path / "copy").embedded).find_supervisor() is None
+        assert host.find_supervisor() == us
+    finally:
+        os.close(held)
+
+
+@pytest.mark.fault("H03", "a host whose processes cannot be seen, as from another container")
+def test_a_host_that_cannot_be_seen_is_never_taken_for_none(host, monkeypatch):
+    monkeypatch.setattr(running, "COMING_UP_S", 0.1)
+    held = hold(host.paths.root)
+    try:
+        with pytest.raises(HostError, match="runs where it cannot be seen from here") as refused:
+            host.find_supervisor()
+        assert refused.value.hint == f"sudo fuser -v {host.paths.root}"
+        with pytest.raises(HostError, match="runs where it cannot be seen from here"):
+            host.up(with_kvm=False)
+    finally:
+        os.close(held)
+    assert host.find_supervisor() is None
+
+
+@pytest.mark.fault("S18", "a record of a process of another user's")
+def test_a_process_of_another_users_is_never_our_host(host, us, monkeypatch):
+    note(host, us)
+    held = hold(host.paths.root)
+    try:
+        monkeypatch.setattr(running, "COMING_UP_S", 0.1)
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+        with pytest.raises(HostError, match="cannot be seen"):
+            host.find_supervisor()
+    finally:
+        os.close(held)

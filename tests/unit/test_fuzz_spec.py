@@ -186,7 +186,7 @@ def test_a_name_in_a_file_is_harmless_or_refused(fuzz):
 @pytest.mark.fault("S12", "fuzzed names of nodes and hosts")
 def test_a_name_leads_nowhere_but_below_its_root(fuzz):
     root = fuzz.scratch / "root"
-    roots = Roots(root, root / "data", root / "cache", root / "run")
+    roots = Roots(root, root / "data", root / "cache")
     disks = DiskManager(StoragePaths(root))
     cluster = ClusterPaths(root / "demo")
 

@@ -6,6 +6,7 @@ mount and PID namespaces, whose PID 1 is supervisor.py: the real host is left as
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,19 +15,29 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from ai_how.errors import DeadlineError, HostError
-from ai_how.host.supervisor import Order
+from ai_how.host.running import (
+    SETTINGS,
+    Supervisor,
+    accepts,
+    children,
+    find_supervisor,
+    hold,
+    start_ticks,
+)
+from ai_how.host.supervisor import SOCKETS, Order
 from ai_how.host.uplink import give_uplink
 from ai_how.process import get_tool, start_detached
+from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
 from ai_how.waiting import Deadline, wait_until
 
 PATIENCE_S = 60.0
+MENDING_S = 5.0
 PROGRAMS = (  # what must be installed, and the Debian package that has it
     ("libvirtd", "libvirt-daemon-system"),
     ("virtlogd", "libvirt-daemon-system"),
@@ -42,33 +53,12 @@ PROGRAMS_OF_USERS = (("newuidmap", "uidmap"), ("newgidmap", "uidmap"))
 
 
 @dataclass(frozen=True, slots=True)
-class Supervisor:
-    """The PID 1 of a running embedded host, as seen from outside."""
-
-    pid: int
-    start_ticks: int
-    launcher: int
-    has_kvm: bool
-
-    @classmethod
-    def find(cls, pid: int, *, has_kvm: bool) -> "Supervisor | None":
-        """The one that has this pid now, None where it has ended."""
-        fields = _stat_fields(pid)
-        return cls(pid, int(fields[19]), int(fields[1]), has_kvm) if fields else None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether this very process (not a later one with its number) is there and no zombie."""
-        return _start_ticks(self.pid) == self.start_ticks
-
-
-@dataclass(frozen=True, slots=True)
 class EmbeddedStatus:
     """What there is of the embedded host."""
 
     is_up: bool
     pid: int | None
-    uri: str
+    uri: str | None
     has_kvm: bool
     persistent: tuple[Path, ...]
 
@@ -77,20 +67,12 @@ class EmbeddedHost:
     """One user's embedded host below one state directory. Every verb is safe to repeat."""
 
     def __init__(self, paths: EmbeddedPaths) -> None:
-        self._paths = paths
-
-    @property
-    def paths(self) -> EmbeddedPaths:
-        """Its places. A host that runs may have been started by a session with another `run`."""
-        try:
-            there = replace(self._paths, run=self._paths.run_link.readlink())
-        except OSError:
-            return self._paths
-        return there if _read_supervisor(there.record) else self._paths
+        self.paths = paths
 
     @property
     def uri(self) -> str:
-        return f"qemu+unix:///system?socket={quote(str(self.paths.socket))}"
+        """Where its libvirtd listens. Raises HostError where it is not up."""
+        return self._get_supervisor().uri
 
     @property
     def needs_user_namespace(self) -> bool:
@@ -98,14 +80,14 @@ class EmbeddedHost:
 
     def find_supervisor(self) -> Supervisor | None:
         """The running supervisor, None where there is none."""
-        return _read_supervisor(self.paths.record)
+        return find_supervisor(self.paths)
 
     def status(self) -> EmbeddedStatus:
         supervisor = self.find_supervisor()
         return EmbeddedStatus(
             is_up=supervisor is not None,
             pid=supervisor.pid if supervisor else None,
-            uri=self.uri,
+            uri=supervisor.uri if supervisor else None,
             has_kvm=supervisor.has_kvm if supervisor else False,
             persistent=tuple(path for path in (self.paths.root,) if path.exists()),
         )
@@ -116,7 +98,8 @@ class EmbeddedHost:
         One that is up stays as it is, with or without KVM. Raises HostError with what is missing,
         or with the supervisor's own words where it failed.
         """
-        if self.find_supervisor() and _accepts(self.paths.socket):
+        supervisor = self.find_supervisor()
+        if supervisor and accepts(supervisor.socket):
             return
         for program, package in (
             *PROGRAMS,
@@ -125,10 +108,14 @@ class EmbeddedHost:
             get_tool(program, package=package)
         ensure_private_directory(self.paths.root)
         with held_lock(self.paths.lock, doing="starting the embedded host", wait_s=PATIENCE_S):
-            supervisor = self.find_supervisor() or self._launch(with_kvm=with_kvm)
+            if supervisor := self.find_supervisor():
+                self.check_files(supervisor)
+                self._mend_socket(supervisor)
+            else:
+                supervisor = self._launch(with_kvm=with_kvm)
             try:
                 wait_until(
-                    lambda: _accepts(self.paths.socket) or not supervisor.is_alive,
+                    lambda: accepts(supervisor.socket) or not supervisor.is_alive,
                     Deadline.after(PATIENCE_S),
                     "the embedded libvirtd",
                     interval_s=0.02,
@@ -144,11 +131,11 @@ class EmbeddedHost:
         supervisor = self.find_supervisor()
         if supervisor is None:
             return
-        hung = _children(supervisor.pid, "libvirtd")
+        hung = children(supervisor.pid, "libvirtd")
         for pid in hung:
             _kill(pid)
         wait_until(
-            lambda: not any(map(_start_ticks, hung)) and _accepts(self.paths.socket),
+            lambda: not any(map(start_ticks, hung)) and accepts(supervisor.socket),
             Deadline.after(PATIENCE_S),
             "the embedded libvirtd",
             interval_s=0.02,
@@ -156,30 +143,67 @@ class EmbeddedHost:
 
     def down(self) -> None:
         """End everything in it. What persists (definitions, disks) is named by status()."""
-        if not self.paths.root.is_dir():
+        if not self.paths.root.is_dir() and self.find_supervisor() is None:
             return
         with held_lock(self.paths.lock, doing="stopping the embedded host", wait_s=PATIENCE_S):
-            run = self.paths.run
-            if supervisor := self.find_supervisor():
+            while supervisor := self.find_supervisor():
                 self._end(supervisor)
-            self._paths.run_link.unlink(missing_ok=True)
-            if not _is_ours_alone(run.parent):
-                return
-            shutil.rmtree(run, ignore_errors=True)
-            with suppress(OSError):  # another host of this user may have its directory there
-                run.parent.rmdir()
+            self.paths.record.unlink(missing_ok=True)
+            self.paths.order.unlink(missing_ok=True)
+            self._remove_former_run()
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` in the host's network, where the guests can be reached."""
-        if (supervisor := self.find_supervisor()) is None:
-            raise HostError("The embedded host is not up", hint="ai-how host up")
+        supervisor = self._get_supervisor()
         user = ["-U", "--preserve-credentials"] if self.needs_user_namespace else []
         nsenter = str(get_tool("nsenter", package="util-linux"))
         return [nsenter, "-t", str(supervisor.pid), *user, "-n", "--", *argv]
 
+    def check_files(self, supervisor: Supervisor) -> None:
+        """Raises HostError where its directory was removed, or another put there, while it runs."""
+        if supervisor.has_files(self.paths):
+            return
+        raise HostError(
+            "The embedded host runs, and its files were removed",
+            details=f"{self.paths.root} is not what it was. Disks of VMs that run are gone from "
+            "there, and end with these.",
+            hint="ai-how host down --force",
+        )
+
+    def _get_supervisor(self) -> Supervisor:
+        if (supervisor := self.find_supervisor()) is None:
+            raise HostError("The embedded host is not up", hint="ai-how host up")
+        return supervisor
+
+    def _mend_socket(self, supervisor: Supervisor) -> None:
+        """Have the libvirtd of a host that runs listen again where its socket was removed.
+
+        That is one of an earlier version, whose sockets lie in a directory of the real host.
+        """
+        with suppress(DeadlineError):
+            # One that ended by itself took its socket along, and is started again.
+            wait_until(supervisor.socket.exists, Deadline.after(MENDING_S), "the socket")
+            return
+        settings = supervisor.root / SETTINGS
+        try:
+            line = f'unix_sock_dir = "{SOCKETS}"'
+            text = re.sub(r"^unix_sock_dir = .*", line, settings.read_text(), flags=re.M)
+            settings.write_text(text)
+        except OSError as error:
+            raise self._failure(f"The embedded host has no socket: {error}") from error
+        for pid in children(supervisor.pid, "libvirtd"):
+            _kill(pid)
+
     def _launch(self, *, with_kvm: bool) -> Supervisor:
         order = self._write_order(with_kvm=with_kvm)
         self.paths.supervisor_log.unlink(missing_ok=True)
+        held = hold(self.paths.root)
+        try:
+            return self._launch_holding(held, order, with_kvm=with_kvm)
+        finally:
+            os.close(held)  # the supervisor has it now, or nobody
+
+    def _launch_holding(self, held: int, order: Path, *, with_kvm: bool) -> Supervisor:
         user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow"]
         ours, theirs = socket.socketpair()
         with ours:
@@ -200,10 +224,11 @@ class EmbeddedHost:
             supervisor = Supervisor.find(pid, has_kvm=with_kvm) if pid else None
             if supervisor is None:
                 raise self._failure("The embedded host could not make its namespaces")
-            self.paths.record.write_text(json.dumps(asdict(supervisor)))
+            with replaced_atomically(self.paths.record) as draft:
+                draft.write_text(json.dumps(asdict(supervisor)))
             # Were we to die before this, it would end too: no host runs that nobody knows of.
             with suppress(BrokenPipeError):
-                ours.send(b"\n")
+                socket.send_fds(ours, [b"\n"], [held])
             give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log)
         return supervisor
 
@@ -214,29 +239,32 @@ class EmbeddedHost:
         # dnsmasq reads names and leases again as nobody, and forgets all of them where it may not.
         # Above it, nobody but its user may pass.
         self.paths.lib.chmod(0o711)
-        ensure_private_directory(self.paths.run.parent)
-        shutil.rmtree(self.paths.run, ignore_errors=True)
-        ensure_private_directory(self.paths.run)
-        self.paths.run_link.unlink(missing_ok=True)
-        self.paths.run_link.symlink_to(self.paths.run)
+        self._remove_former_run()
         order = Order(
             etc=str(self.paths.etc),
             lib=str(self.paths.lib),
             cache=str(cache),
             log=str(self.paths.log),
-            run=str(self.paths.run),
             with_kvm=with_kvm,
         )
-        path = self.paths.run / "order.json"
-        order.write(path)
-        return path
+        order.write(self.paths.order)
+        return self.paths.order
+
+    def _remove_former_run(self) -> None:
+        """Remove what a host of an earlier version had outside of its directory."""
+        with suppress(OSError):
+            run = self.paths.former_run.readlink()
+            self.paths.former_run.unlink()
+            if _is_ours_alone(run.parent) and _is_ours_alone(run):
+                shutil.rmtree(run, ignore_errors=True)
+                run.parent.rmdir()  # unless another host of this user has its directory there
 
     def _end(self, supervisor: Supervisor) -> None:
         """End PID 1, and so all in it; then `unshare`, which ignores SIGTERM, ends too."""
         if supervisor.is_alive:
             _kill(supervisor.pid)
         wait_until(
-            lambda: not (supervisor.is_alive or _start_ticks(supervisor.launcher)),
+            lambda: not (supervisor.is_alive or start_ticks(supervisor.launcher)),
             Deadline.after(PATIENCE_S),
             "the end of the embedded host",
             interval_s=0.01,
@@ -250,21 +278,6 @@ class EmbeddedHost:
         return HostError(brief, details=said or None, hint="ai-how doctor")
 
 
-def _read_supervisor(record: Path) -> Supervisor | None:
-    """The supervisor of a record, None where there is none (or it is of another boot).
-
-    A record that another user could have put there, below /tmp for one, is none: behind its socket
-    might be a libvirt of theirs, which would be told every secret of a cluster.
-    """
-    if not (_is_ours_alone(record.parent) and _is_ours_alone(record.parent.parent)):
-        return None
-    try:
-        found = Supervisor(**json.loads(record.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return found if found.is_alive else None
-
-
 def _is_ours_alone(directory: Path) -> bool:
     try:
         seen = directory.lstat()
@@ -272,32 +285,6 @@ def _is_ours_alone(directory: Path) -> bool:
         return False
     is_closed = not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid() and is_closed
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None for no process."""
-    fields = _stat_fields(pid)
-    return int(fields[19]) if fields else None
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    """proc(5)'s stat from its third field on; None for no process and for a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in {"Z", "X"} else fields
-
-
-def _children(parent: int, name: str) -> list[int]:
-    """The processes of that name that a process has started and not yet reaped."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        fields = _stat_fields(int(entry.name))
-        with suppress(OSError):
-            if fields and int(fields[1]) == parent and (entry / "comm").read_text() == f"{name}\n":
-                found.append(int(entry.name))
-    return found
 
 
 def _read_sender(receiver: socket.socket) -> int | None:
@@ -309,15 +296,6 @@ def _read_sender(receiver: socket.socket) -> int | None:
     except TimeoutError:
         return None
     return credentials.unpack(extra[0][2])[0] if said else None
-
-
-def _accepts(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def _kill(pid: int) -> None:

@@ -24,21 +24,36 @@ Kind = Literal["embedded", "system", "test"]
 
 @dataclass(frozen=True, slots=True)
 class HostPlace:
-    """One libvirt and what belongs to it. `asked` is what state remembers and users write."""
+    """One libvirt and what belongs to it. `asked` is what state remembers and users write.
+
+    `address` is its URI; the embedded host has one only while it is up.
+    """
 
     asked: str
-    uri: str
+    address: str
     kind: Kind
     storage: StoragePaths
     embedded: EmbeddedHost | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where libvirt answers. Raises HostError for an embedded host that is down."""
+        return self.embedded.uri if self.embedded else self.address
 
     def ensure_up(self, roots: Roots) -> None:
         """Have a libvirt that answers at `uri`; only the embedded one is ours to start.
 
         Its guests get /dev/kvm only where KVM was seen to work, which takes seconds the first time.
         """
-        if self.embedded and not self.is_up:
+        if self.embedded is None:
+            return
+        supervisor = self.embedded.find_supervisor()
+        if supervisor is None:
             self.embedded.up(with_kvm=decide_kvm(roots).works)
+            return
+        self.embedded.check_files(supervisor)
+        if not supervisor.socket.exists():
+            self.embedded.up(with_kvm=supervisor.has_kvm)
 
     def kvm(self, roots: Roots) -> KvmVerdict:
         """Whether guests run under KVM there."""
@@ -115,7 +130,7 @@ def find_place(asked: str, roots: Roots) -> HostPlace:
         return find_place(SYSTEM if _may_use_system() else "embedded", roots)
     if asked == "embedded":
         host = EmbeddedHost(roots.embedded)
-        return HostPlace(asked, host.uri, "embedded", roots.embedded_storage, host)
+        return HostPlace(asked, "", "embedded", roots.embedded_storage, host)
     if asked == SYSTEM:
         _require_system_storage()
         return HostPlace(asked, SYSTEM, "system", StoragePaths(SYSTEM_STORAGE))

@@ -5,11 +5,13 @@ it dies, the kernel ends everything in its PID namespace, so nothing can be left
 for as long as the host is up, so it imports little.
 """
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -28,6 +30,8 @@ NETWORKS = Path("/etc/libvirt/qemu/networks")
 NETWORKS_UP = Path("/run/libvirt/network")
 VMS = Path("/var/lib/libvirt/qemu")
 VMS_UP = Path("/run/libvirt/qemu")
+# Clients come in by /proc/PID/root: outside there is nothing that could be removed.
+SOCKETS = Path("/run/libvirt")
 # So many calls a client may have under way at once.
 MAX_CALLS = 32
 
@@ -40,7 +44,6 @@ class Order:
     lib: str
     cache: str
     log: str
-    run: str
     with_kvm: bool
 
     def write(self, path: Path) -> None:
@@ -56,16 +59,12 @@ def mount(*words: str) -> None:
     run([get_tool("mount", package="mount"), "-n", *words])
 
 
-def mount_private_run(order: Order) -> None:
-    """Cover /run, where the real host's sockets and pid files are, save our own directory in it."""
+def mount_private_run() -> None:
+    """Cover /run, where the real host's sockets and pid files are."""
     stage = Path("/mnt")
     mount("-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", str(stage))
     for name in ("lock", "libvirt"):
         (stage / name).mkdir()
-    if Path(order.run).is_relative_to("/run"):
-        inner = stage / Path(order.run).relative_to("/run")
-        inner.mkdir(parents=True)
-        mount("--bind", order.run, str(inner))
     mount("--move", str(stage), "/run")
 
 
@@ -105,18 +104,18 @@ def prepare_world(order: Order) -> None:
     ):
         mount("--bind", source, target)
     mount_private_dev(with_kvm=order.with_kvm)
-    mount_private_run(order)
+    mount_private_run()
     run([get_tool("ip", package="iproute2"), "link", "set", "lo", "up"])
 
 
-def write_settings(order: Order) -> None:
+def write_settings() -> None:
     """libvirtd.conf, qemu.conf and virtlogd.conf of this host; ours to overwrite at every start."""
     etc = Path("/etc/libvirt")
     # Made by libvirtd as well, but by two of its drivers at once, of which one may lose the race.
     for name in ("qemu/networks/autostart", "qemu/autostart"):
         (etc / name).mkdir(parents=True, exist_ok=True)
     (etc / "libvirtd.conf").write_text(
-        f'unix_sock_dir = "{order.run}"\n'
+        f'unix_sock_dir = "{SOCKETS}"\n'
         'unix_sock_ro_perms = "0700"\nunix_sock_rw_perms = "0700"\nunix_sock_admin_perms = "0700"\n'
         'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
         # One more than a client sends, for whoever asks whether anybody is there. The cutting of a
@@ -235,11 +234,16 @@ def say(line: str) -> None:
 def report() -> None:
     """Show embedded.py who we are and wait until it has written that down.
 
-    Ends here where it died before that, as nobody would know of this host.
+    Ends here where it died before that, as nobody would know of this host. With its word comes the
+    lock of the host, which is held while we live.
     """
     os.write(0, b"\n")  # the kernel adds our pid, as it is outside
-    if not os.read(0, 1):
+    with socket.socket(fileno=os.dup(0)) as link:
+        said, held, *_ = socket.recv_fds(link, 1, 1)
+    if not said:
         sys.exit("whoever started this host is gone")
+    for descriptor in held:
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # for no daemon of ours
     os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end
     with Path("/dev/null").open() as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -254,7 +258,7 @@ def main() -> None:
     try:
         order = Order.read(Path(sys.argv[1]))
         prepare_world(order)
-        write_settings(order)
+        write_settings()
         keep(
             {
                 "virtlogd": ["virtlogd", "-f", "/etc/libvirt/virtlogd.conf"],

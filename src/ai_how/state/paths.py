@@ -1,10 +1,8 @@
 """Every name that may exist on disk, in one place; whoever adds a file adds it here."""
 
-import hashlib
 import os
 import re
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,10 +179,9 @@ class ImagePaths:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPaths:
-    """The embedded host: what persists, and (under `run`) what does not."""
+    """The embedded host. Its sockets are in its own mount namespace (host/running.py)."""
 
     root: Path
-    run: Path
 
     @property
     def etc(self) -> Path:
@@ -210,28 +207,28 @@ class EmbeddedPaths:
         return self.root / "supervisor.log"
 
     @property
-    def run_link(self) -> Path:
-        """Leads to the `run` of the host that was started last: sessions differ in theirs."""
-        return self.root / "run"
+    def order(self) -> Path:
+        """What the supervisor was asked for; its command line names it."""
+        return self.root / "order.json"
 
     @property
     def record(self) -> Path:
-        """Who the supervisor is (pid and start time)."""
-        return self.run / "supervisor.json"
+        """Who the supervisor is (pid, start time, boot): only to find it quickly."""
+        return self.root / "supervisor.json"
 
     @property
-    def socket(self) -> Path:
-        return self.run / "libvirt-sock"
+    def former_run(self) -> Path:
+        """A link to where earlier versions had their sockets."""
+        return self.root / "run"
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """The four places: clusters, images, facts that can be found again, sockets."""
+    """The three places: clusters, images, facts that can be found again."""
 
     state: Path
     data: Path
     cache: Path
-    run: Path
 
     def cluster(self, name: str) -> ClusterPaths:
         """Raises SpecError for what is no name of a cluster: it might lead anywhere."""
@@ -275,7 +272,7 @@ class Roots:
 
     @property
     def embedded(self) -> EmbeddedPaths:
-        return EmbeddedPaths(self.state / ".embedded", self.run)
+        return EmbeddedPaths(self.state / ".embedded")
 
     @property
     def embedded_storage(self) -> StoragePaths:
@@ -294,16 +291,7 @@ def find_roots(state_dir: Path | None = None) -> Roots:
         state=state,
         data=platformdirs.user_data_path(APPLICATION),
         cache=platformdirs.user_cache_path(APPLICATION),
-        run=_runtime_base() / hashlib.sha256(os.fsencode(state)).hexdigest()[:10],
     )
-
-
-def _runtime_base() -> Path:
-    """A directory with a short path: a Unix socket's has 107 characters at most (unix(7))."""
-    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None):
-        if candidate and Path(candidate).is_dir() and os.access(candidate, os.W_OK):
-            return Path(candidate) / APPLICATION
-    return Path(tempfile.gettempdir()) / f"{APPLICATION}-{os.geteuid()}"
 
 
 def ensure_private_directory(path: Path) -> Path:

@@ -1,0 +1,229 @@
+"""Which embedded host runs: what the kernel knows decides, and our files only make it quick.
+
+A supervisor holds a lock on the directory of its host for as long as it lives, and its sockets lie
+in its own mount namespace, where no logout and no cleaner of the real host reaches them.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from ai_how.errors import DeadlineError, HostError
+from ai_how.host.reading import read_text
+from ai_how.host.supervisor import SOCKETS
+from ai_how.state.files import read_file
+from ai_how.state.paths import EmbeddedPaths
+from ai_how.waiting import Deadline, wait_until
+
+MODULE = b"ai_how.host.supervisor"
+SETTINGS = Path("etc/libvirt/libvirtd.conf")
+COMING_UP_S = 10.0
+FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2), with 64 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """The PID 1 of a running embedded host, as seen from outside."""
+
+    pid: int
+    start_ticks: int
+    launcher: int
+    has_kvm: bool
+    boot_id: str = ""
+
+    @classmethod
+    def find(cls, pid: int, *, has_kvm: bool) -> "Supervisor | None":
+        """The one that has this pid now, None where it has ended."""
+        fields = stat_fields(pid)
+        if fields is None:
+            return None
+        return cls(pid, int(fields[19]), int(fields[1]), has_kvm, _boot_id())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this very process (not a later one with its number) is there and no zombie."""
+        return self.boot_id in {"", _boot_id()} and start_ticks(self.pid) == self.start_ticks
+
+    @property
+    def root(self) -> Path:
+        """The root directory that it and its daemons see, for us to pass through."""
+        return Path(f"/proc/{self.pid}/root")
+
+    @property
+    def socket(self) -> Path:
+        """Where its libvirtd listens; one of an earlier version in a directory of the host's."""
+        told = re.search(
+            r'^unix_sock_dir = "/([^"]+)"', read_text(self.root / SETTINGS) or "", re.M
+        )
+        return self.root / (told[1] if told else SOCKETS.relative_to("/")) / "libvirt-sock"
+
+    def has_files(self, paths: EmbeddedPaths) -> bool:
+        """Whether what libvirt defines is kept there: the directory was not removed under it."""
+        try:
+            return (self.root / "etc/libvirt").samefile(paths.etc)
+        except OSError:
+            return False
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+unix:///system?socket={quote(str(self.socket))}"
+
+
+def find_supervisor(paths: EmbeddedPaths) -> Supervisor | None:
+    """The supervisor of the host that has its files there, None where there is none.
+
+    Raises HostError where one holds the host's lock and is not to be seen from here.
+    """
+    try:
+        return wait_until(
+            # Whoever starts one holds the lock before there is something to be seen.
+            lambda: (found,) if (found := _look(paths)) or not is_held(paths.root) else None,
+            Deadline.after(COMING_UP_S),
+            "the embedded host",
+            interval_s=0.02,
+        )[0]
+    except DeadlineError:
+        raise HostError(
+            "The embedded host runs where it cannot be seen from here",
+            details=f"A process holds {paths.root}; it may be in another container.",
+            hint=f"sudo fuser -v {shlex.quote(str(paths.root))}",
+        ) from None
+
+
+def hold(directory: Path) -> int:
+    """Take the lock of the host that has its files there: a descriptor that holds it while open.
+
+    It is the directory itself that is locked, as a file in it could be removed. Raises HostError
+    where a supervisor has it.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # flock can only be asked about by taking it; this one says that the other is held.
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, 0, 0, 0, 0))
+    except OSError as error:
+        os.close(descriptor)
+        raise HostError(
+            f"{directory} is held by an embedded host that runs: {error.strerror}",
+            hint=f"sudo fuser -v {shlex.quote(str(directory))}",
+        ) from error
+    return descriptor
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a supervisor, or whoever starts one, holds the lock of that host."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
+        told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+    except OSError:
+        return False  # a file system without such locks: what is seen has to do
+    finally:
+        os.close(descriptor)
+    return bool(told[0] != fcntl.F_UNLCK)
+
+
+def accepts(socket_path: Path) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(socket_path))
+        except OSError:
+            return False
+    return True
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot; None for no process."""
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """proc(5)'s stat from its third field on; None for no process and for a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in {"Z", "X"} else fields
+
+
+def children(parent: int, name: str) -> list[int]:
+    """The processes of that name that a process has started and not yet reaped."""
+    found = []
+    for pid in _pids():
+        fields = stat_fields(pid)
+        with suppress(OSError):
+            is_child = fields and int(fields[1]) == parent
+            if is_child and Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
+                found.append(pid)
+    return found
+
+
+def _look(paths: EmbeddedPaths) -> Supervisor | None:
+    """The supervisor of the record; where that is gone or stale, any that is this host's."""
+    if found := _read_record(paths):
+        return found
+    for pid in _pids():
+        if _is_supervisor(pid, paths):
+            has_kvm = Path(f"/proc/{pid}/root/dev/kvm").exists()
+            if there := Supervisor.find(pid, has_kvm=has_kvm):
+                return there
+    return None
+
+
+def _read_record(paths: EmbeddedPaths) -> Supervisor | None:
+    """The supervisor that is written down, where it is ours, and this directory's: no copy's."""
+    try:
+        found = Supervisor(**json.loads(read_file(paths.record)))
+        if not found.is_alive or Path(f"/proc/{found.pid}").stat().st_uid != os.geteuid():
+            return None
+    except (OSError, ValueError, TypeError):
+        return None
+    # One that ends has let go of the lock and of its root, and its guests may still be there.
+    return found if is_held(paths.root) or not os.path.lexists(found.root / ".") else None
+
+
+def _is_supervisor(pid: int, paths: EmbeddedPaths) -> bool:
+    """Whether a process is the PID 1 of this very host: by its files, or by those it had."""
+    process = Path(f"/proc/{pid}")
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        if MODULE not in words or process.stat().st_uid != os.geteuid():
+            return False
+        fields = stat_fields(pid)
+        # `unshare`, which has these words too, is not it; nor is one that a container brought.
+        if not fields or not Path(f"/proc/{fields[1]}/root").samefile("/"):
+            return False
+        its_files = process / "root/etc/libvirt"
+        if paths.etc.exists() and its_files.samefile(paths.etc):
+            return True
+        # Whoever removed the directory of a host that runs has not ended the host.
+        return _is_removed(process) and os.fsencode(paths.order) in words
+    except OSError:
+        return False
+
+
+def _is_removed(process: Path) -> bool:
+    mounts = (process / "mountinfo").read_text().splitlines()
+    places = [line.split()[3:5] for line in mounts]
+    return any(at == "/etc/libvirt" and root.endswith("//deleted") for root, at in places)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+
+
+def _boot_id() -> str:
+    return read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
