@@ -133,6 +133,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     "hosts that people have": {
         "H15": "a bridge, a tap or what serves a network is taken away under running guests",
         "H03": "what a host has outside of its directory goes while it runs, or the user logs out",
+        "H09": "a cluster that runs, is suspended or hangs is destroyed with a backup",
     },
 }
 

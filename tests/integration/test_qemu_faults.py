@@ -214,6 +214,49 @@ def test_a_paused_guest_is_on_for_every_verb(tiny_home: TinyHome, points: Points
     points(3)
 
 
+@pytest.mark.fault("H09", "destroy --backup of guests that run, hang or are paused")
+def test_a_backup_is_made_of_guests_that_are_off_before_anything_is_removed(
+    tiny_home: TinyHome, tmp_path: Path, points: Points
+) -> None:
+    words = ("hpc", "destroy", "--force", "--backup", str(tmp_path / "kept"))
+    start(tiny_home)
+    failed = tiny_home.call(*words, fail={"backup/hpc-compute-02": ["before", "OSError"]})
+    assert failed.code == UNDONE, failed.said
+    # What is there is the cluster, off, and no backup that would be in the way of the next.
+    assert states(tiny_home) == dict.fromkeys(NODES, VmState.SHUT_OFF)
+    assert list((tmp_path / "kept").iterdir()) == []
+    start(tiny_home)
+    virsh(tiny_home.host, "suspend", "hpc-controller")
+    ended = tiny_home.call(*words, shutdown_s=4)
+    assert ended.code == 0, ended.said
+    assert "hpc-controller did not shut down by itself: its power was cut" in ended.err
+    assert "the backup of hpc-controller may lack what it wrote" in ended.err
+    assert "the backup of hpc-compute" not in ended.err
+    done = [key.split("/")[0] for moment, key in ended.boundaries if moment == "after done"]
+    assert done.index("backup") > max(place for place, word in enumerate(done) if word == "off")
+    assert done.index("undefine") > max(p for p, word in enumerate(done) if word == "backup")
+    assert len(list((tmp_path / "kept").iterdir())) == len(NODES)
+    assert states(tiny_home) == {}
+    points(3)
+
+
+@pytest.mark.fault("H09", "virsh managedsave, then destroy --backup")
+def test_a_suspended_node_is_not_backed_up_without_its_memory(
+    tiny_home: TinyHome, tmp_path: Path
+) -> None:
+    start(tiny_home)
+    virsh(tiny_home.host, "managedsave", "hpc-compute-01")
+    refused = tiny_home.call("hpc", "destroy", "--force", "--backup", str(tmp_path / "kept"))
+    assert refused.code == 3, refused.said
+    assert "its disks are not whole without the memory" in refused.err
+    assert "suspended: compute-01" in refused.err
+    assert "shut off (saved)" in rows(tiny_home.call("hpc", "status"))["compute-01"]
+    start(tiny_home)
+    ended = tiny_home.call("hpc", "destroy", "--force", "--backup", str(tmp_path / "kept"))
+    assert ended.code == 0, ended.said
+    assert len(list((tmp_path / "kept").iterdir())) == len(NODES)
+
+
 @pytest.mark.fault("F36", "virsh managedsave, then start and destroy")
 def test_a_managed_save_is_started_from_and_goes_with_its_vm(tiny_home: TinyHome) -> None:
     start(tiny_home)

@@ -6,12 +6,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from qcow2_writer import MIB, Qcow2
 
 from ai_how.errors import HostError, ImageError, OwnershipError
+from ai_how.images import qemu_img
 from ai_how.images.manifest import DISK, KERNEL, Image, Manifest
 from ai_how.images.qcow2_header import read_header
 from ai_how.plan.step import Applied
@@ -473,6 +475,29 @@ def test_a_backup_is_flat_compressed_and_whole(
     assert not list(tmp_path.glob(".part-*"))
     with pytest.raises(HostError, match="is there already"):
         disks.back_up(path, target)
+
+
+@pytest.mark.fault("H09", "a backup that is written other than its disk, or cut, is read back")
+@pytest.mark.parametrize("damage", ["other", "cut"])
+def test_a_backup_that_does_not_hold_what_its_disk_does_is_none(
+    disks: DiskManager, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    path = overlay(disks, base)
+    run(["qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 1M 1M", path])
+    honest = qemu_img.convert
+
+    def convert(source: Path, target: Path, **options: Any) -> None:
+        honest(source, target, **options)
+        if damage == "other":
+            run(["qemu-io", "-f", "qcow2", "-c", "write -P 0x5b 1M 4k", target])
+        else:
+            os.truncate(target, target.stat().st_size - 65536)
+
+    monkeypatch.setattr(qemu_img, "convert", convert)
+    with pytest.raises(ImageError, match=r"does not hold what|is damaged|cut short"):
+        disks.back_up(path, tmp_path / "backup.qcow2")
+    assert not (tmp_path / "backup.qcow2").exists()
+    assert not list(tmp_path.glob(".part-*"))
 
 
 def test_a_disk_on_a_file_that_is_none_of_our_bases_is_not_opened(

@@ -446,12 +446,15 @@ def test_destroy_takes_everything_each_thing_after_what_uses_it():
     assert step_of(plan, "remove-network/hpc").needs == set(keys(plan)[:-2])
 
 
-def test_destroy_backs_a_disk_up_before_it_goes():
-    plan = plan_destroy(DRAFT.state, backups=Path("/backups"))
+def test_destroy_removes_nothing_before_all_guests_are_off_and_every_disk_is_backed_up():
+    plan = plan_destroy(DRAFT.state, everything_seen(DRAFT), backups=Path("/backups"))
     backup = step_of(plan, "backup/hpc-compute-01")
     assert backup.target == Path("/backups/hpc-compute-01-3b7c1f0e.qcow2")
-    assert backup.needs == {"undefine/hpc-compute-01"}
-    assert step_of(plan, "remove-disk/hpc-compute-01").needs == {"backup/hpc-compute-01"}
+    off = {f"off/hpc-{name}" for name in NODES}
+    assert off < backup.needs
+    assert step_of(plan, "off/hpc-controller").needs > off - {"off/hpc-controller"}
+    assert step_of(plan, "undefine/hpc-compute-01").needs > {f"backup/hpc-{n}" for n in NODES}
+    assert step_of(plan, "remove-disk/hpc-compute-01").needs == {"undefine/hpc-compute-01"}
 
 
 def test_a_node_that_is_no_longer_asked_for_goes_with_its_cluster():
@@ -577,7 +580,7 @@ def every_plan() -> Iterator[Plan]:
     yield start(seen=suspended(DRAFT))
     yield plan_suspend(DRAFT.state, everything_seen(DRAFT))
     yield plan_stop(DRAFT.state, everything_seen(DRAFT))
-    yield plan_destroy(DRAFT.state, backups=Path("/backups"))
+    yield plan_destroy(DRAFT.state, everything_seen(DRAFT), backups=Path("/backups"))
 
 
 def test_every_step_is_the_same_after_a_journey_through_the_journal():

@@ -93,6 +93,15 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def forget_cached(path: Path) -> None:
+    """Have what is on disk of a file read from there, not from what was kept of its writing."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def sha256_of(path: Path) -> str:
     """The digest of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -86,6 +86,15 @@ def convert(
         raise _failure(f"{source} cannot be converted", target.parent, "\n".join(said)) from None
 
 
+def check_same(source: Path, copy: Path) -> None:
+    """Raises ImageError where two qcow2 do not show a guest the same bytes, read to their end."""
+    words = ("compare", "-f", "qcow2", "-F", "qcow2", source, copy)
+    seen = run(_limited(words, cpu_s=None), check=False)
+    if seen.returncode:
+        said = (seen.stderr or seen.stdout).strip()[-2000:]
+        raise ImageError(f"{copy} does not hold what {source} does", details=said or None)
+
+
 def _qemu_img(*words: Argument, cpu_s: int) -> Completed:
     return run(_limited(words, cpu_s=cpu_s), timeout_s=cpu_s * _PATIENCE, check=False)
 

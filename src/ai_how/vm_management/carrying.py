@@ -17,7 +17,7 @@ from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
-from ai_how.vm_management.clearing import forget
+from ai_how.vm_management.clearing import drop_backups, forget
 from ai_how.vm_management.consoles import mark_consoles
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.evidence import save_evidence
@@ -66,10 +66,9 @@ class Carrier:
             only, suspends = left.note["only"], left.note.get("suspends", False)
             self.stop(state, only=only, suspends=suspends, is_begun=True)
         else:
-            where = left.note["backups"]
-            observe(self.client, state, ask_slurm=False)
-            plan = plan_destroy(state, backups=Path(where) if where else None)
-            self.carry_on(plan, state, backups=where)
+            where = Path(left.note["backups"]) if left.note["backups"] else None
+            seen = observe(self.client, state, ask_slurm=where is not None)
+            self.destroy(plan_destroy(state, seen, backups=where), state, where)
             remove_state(self.paths)
             forget(self.paths)
 
@@ -143,6 +142,14 @@ class Carrier:
             check_memory_fits(self.place, state, seen, self.client)
         self.carry_on(plan, state, only=list(only), suspends=suspends)
         return plan
+
+    def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
+        """Carry a destroy out. One that failed before all backups were made leaves none."""
+        try:
+            self.carry_on(plan, state, backups=str(backups) if backups else None)
+        except AiHowError:
+            drop_backups(plan)
+            raise
 
     def carry_on(self, plan: Plan, state: ClusterState, **note: object) -> None:
         """Carry a stop or destroy out: a step that fails keeps only those that need it back."""

@@ -99,6 +99,29 @@ def prepare_backups(directory: Path, plan: Plan) -> None:
             directory.chmod(0o700)  # mkdir's mode is less the umask
 
 
+def check_backups(state: ClusterState, seen: Observed) -> None:
+    """Raises HostError where the disk of a node is not whole without its memory."""
+    if names := [one.name for one in state.nodes if seen.is_suspended(one)]:
+        raise HostError(
+            f"{state.name} is suspended: its disks are not whole without the memory of its nodes",
+            details=f"suspended: {', '.join(names)}",
+            hint="ai-how hpc start  # lets it go on; then destroy it",
+        )
+
+
+def drop_backups(plan: Plan) -> None:
+    """Remove the backups of a destroy that failed before all were made, and so removed nothing.
+
+    Else the next one would find them in its way, and they hold less than it will.
+    """
+    backups = [step for step in plan.steps if isinstance(step, BackUpDisk)]
+    if all(step.target.exists() or not step.disk.exists() for step in backups):
+        return
+    for step in backups:
+        with disk_errors(step.target.parent):
+            step.target.unlink(missing_ok=True)
+
+
 def keep_source(text: str, paths: ClusterPaths) -> None:
     """Keep the cluster file as it was given; one that is kept already is not written again."""
     with suppress(OSError, UnicodeDecodeError):

@@ -15,6 +15,7 @@ from ai_how.images.copying import (
     copy_sparse,
     disk_errors,
     draft_directory,
+    forget_cached,
     sweep_drafts,
     sync,
 )
@@ -193,7 +194,8 @@ class DiskManager:
     def back_up(self, path: Path, target: Path, *, on_progress: Progress | None = None) -> None:
         """Write a disk that no guest is using, with its base, as one compressed qcow2 to `target`.
 
-        `target` appears whole or not at all, and nothing is ever replaced.
+        `target` appears when it was read back from the disk and is whole, or not at all, and
+        nothing is ever replaced. Raises ImageError where it does not hold what the disk does.
         """
         self._read_ours(path)
         if target.is_symlink() or target.exists():
@@ -207,6 +209,9 @@ class DiskManager:
                 )
                 draft.chmod(0o600)
                 sync(draft)
+                forget_cached(draft)
+                qemu_img.check_image(draft, read_header(draft))
+                qemu_img.check_same(path, draft)
                 draft.rename(target)
             fsync_directory(target.parent)
 

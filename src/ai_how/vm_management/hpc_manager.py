@@ -20,6 +20,7 @@ from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory
 from ai_how.vm_management.clearing import (
+    check_backups,
     check_snapshots,
     clear_directory,
     clear_lock,
@@ -172,7 +173,8 @@ class HpcManager:
     def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
         """Leave nothing of the cluster: VMs, disks, network, keys, state.
 
-        Raises HostError where a node has snapshots, unless they may go too.
+        Raises HostError where a node has snapshots, unless they may go too, and, with `backups`,
+        where one is suspended. Nothing is removed before every backup is whole.
         """
         place, plan = self.place(), Plan("destroy", ())
         if self.find_state() is None and not self._is_half_made():
@@ -186,14 +188,15 @@ class HpcManager:
             return plan
         with self._locked("destroy", place) as carrier:
             if state := self.find_state():
-                seen = observe(carrier.client, state, ask_slurm=False)
+                seen = observe(carrier.client, state, ask_slurm=backups is not None)
                 for name in seen.impostors:
                     self.say(describe_impostor(name))
                 check_snapshots(carrier.client, state, seen, may_go=snapshots_too)
-                plan = plan_destroy(state, backups=backups)
+                plan = plan_destroy(state, seen, backups=backups)
                 if backups:
+                    check_backups(state, seen)
                     prepare_backups(backups, plan)
-                carrier.carry_on(plan, state, backups=str(backups) if backups else None)
+                carrier.destroy(plan, state, backups)
                 remove_state(self.paths)
             clear_directory(self.paths)
         release_host(place, self.roots)

@@ -1,6 +1,7 @@
 """From what is there of a cluster to the steps that turn it off, suspend or remove it (pure)."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from ai_how.errors import HostError
@@ -71,18 +72,30 @@ def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
     return None
 
 
-def plan_destroy(state: ClusterState, *, backups: Path | None = None) -> Plan:
-    """What leaves nothing of the cluster; each step takes what is absent for done."""
+def plan_destroy(
+    state: ClusterState, seen: Observed | None = None, *, backups: Path | None = None
+) -> Plan:
+    """What leaves nothing of the cluster; each step takes what is absent for done.
+
+    With `backups` the nodes that were `seen` on are shut down first, as what a guest has not
+    written yet would be missing; and nothing is removed before every backup is whole.
+    """
     made: list[Step] = []
-    for one in state.nodes:
-        vm = stop_steps.DestroyDomain(one.domain_name, one.uuid)
-        made.append(vm)
-        last = vm.key
-        if backups:
+    if backups:
+        made += [
+            replace(step, is_backed_up=True) if isinstance(step, stop_steps.ShutDownGuest) else step
+            for step in (plan_stop(state, seen).steps if seen else ())
+        ]
+        off = frozenset(step.key for step in made)
+        for one in state.nodes:
             target = backups / f"{one.domain_name}-{state.lineage.hex[:8]}.qcow2"
-            made.append(stop_steps.BackUpDisk(one.domain_name, one.disk, target, frozenset({last})))
-            last = made[-1].key
-        made.append(stop_steps.RemoveDisk(state.name, state.lineage, one.name, frozenset({last})))
+            made.append(stop_steps.BackUpDisk(one.domain_name, one.disk, target, off))
+    kept = frozenset(step.key for step in made)
+    for one in state.nodes:
+        vm = stop_steps.DestroyDomain(one.domain_name, one.uuid, kept)
+        made.append(vm)
+        last = frozenset({vm.key})
+        made.append(stop_steps.RemoveDisk(state.name, state.lineage, one.name, last))
     gone = frozenset(step.key for step in made)
     made.append(stop_steps.RemoveNetwork(state.network.name, state.network.uuid, gone))
     made.append(stop_steps.RemoveDiskDirectory(state.name, state.lineage, gone))

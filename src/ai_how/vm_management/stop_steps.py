@@ -23,8 +23,10 @@ ASK_S = 30.0  # QEMU passes an ACPI event on at once, unless it hangs
 SLURM_S = 60.0
 
 
-def shut_down(world: World, domain: str, uuid: UUID) -> None:
+def shut_down(world: World, domain: str, uuid: UUID) -> bool:
     """Have a VM off: asked first, by its agent and by ACPI, and cut off at the deadline.
+
+    Returns whether it went by itself.
 
     Where it cannot even be asked, because QEMU hangs or cannot write to the disk, the deadline
     decides: one such guest must not keep the others on.
@@ -38,15 +40,17 @@ def shut_down(world: World, domain: str, uuid: UUID) -> None:
     while not deadline.has_passed:
         seen = world.client.find_domain(uuid)
         if seen is None or not seen.state.is_on:
-            return
+            return True
         if seen.state is VmState.CRASHED:  # nothing in it would hear us
             break
         _ask(world, domain, seen, deadline)
         with suppress(DeadlineError):
             wait_until(is_off, deadline.sooner_of(ASK_AGAIN_S), f"the end of {domain}")
-    if not is_off():
-        world.client.destroy_domain(uuid)
-        world.say(f"{domain} did not shut down by itself: its power was cut")
+    if is_off():
+        return True
+    world.client.destroy_domain(uuid)
+    world.say(f"{domain} did not shut down by itself: its power was cut")
+    return False
 
 
 def _ask(world: World, domain: str, seen: DomainSeen, deadline: Deadline) -> None:
@@ -107,19 +111,24 @@ class CloseSlurm(Forward):
 
 @dataclass(frozen=True, slots=True)
 class ShutDownGuest(Forward):
-    """A VM that is off: asked first, by its agent and by ACPI, and cut off at the deadline."""
+    """A VM that is off: asked first, by its agent and by ACPI, and cut off at the deadline.
+
+    One that is to be backed up then, and had to be cut off, gets a line that says what may lack.
+    """
 
     kind: ClassVar[str] = "off"
     domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
+    is_backed_up: bool = False
 
     @property
     def key(self) -> str:
         return f"off/{self.domain}"
 
     def apply(self, world: World) -> Applied:
-        shut_down(world, self.domain, self.uuid)
+        if not shut_down(world, self.domain, self.uuid) and self.is_backed_up:
+            world.say(f"the backup of {self.domain} may lack what it wrote in its last minute")
         return Applied.MADE
 
     def describe(self) -> str:
