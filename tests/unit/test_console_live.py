@@ -129,3 +129,21 @@ def test_a_narrow_terminal_cuts_off_the_past_and_not_the_present(open_terminal):
         for kind in ("disk", "domain", "boot", "agent"):
             carry_out(live, f"{kind}/demo-controller")
     assert last_frame(terminal) == ["controller  agent 1.2 s       disk 1.2 …"]
+
+
+def test_a_cluster_that_is_named_like_a_node_has_a_line_of_its_own(open_terminal):
+    terminal = open_terminal()
+    with LiveNodes("controller", ["controller", "compute-01"]) as live:
+        carry_out(live, "network/controller", "boot/controller-controller")
+    assert last_frame(terminal) == [
+        "controller  network 1.2 s",
+        "controller  booting 1.2 s",
+        "compute-01",
+    ]
+
+
+@pytest.mark.parametrize("nodes", [[], ["controller", "compute-01"]])
+def test_a_node_keeps_its_whole_name_in_a_cluster_that_begins_like_it(capsys, nodes):
+    with LiveNodes("compute", nodes) as live:
+        carry_out(live, "disks/compute", "boot/compute-compute-01")
+    assert capsys.readouterr().out == "compute: disks 1.2 s\ncompute-01: booting 1.2 s\n"

@@ -29,6 +29,8 @@ STAGES = {
 }
 # These are over only when all nodes are: they stand in every node's line.
 OF_ALL_NODES = ("ready",)
+# The line of what the nodes share: a cluster may have the name of a node.
+_SHARED = ""
 _FRAMES_PER_S = 4
 
 
@@ -60,8 +62,8 @@ class LiveNodes(Observer):
 
     def __init__(self, cluster: str, nodes: Iterable[str] = (), *, is_silent: bool = False) -> None:
         self._cluster = cluster
-        lines = (cluster, *nodes)
-        self._nodes = frozenset(lines[1:])
+        lines = (_SHARED, *nodes)
+        self._nodes = {f"{cluster}-{node}": node for node in lines[1:]}
         self._is_silent = is_silent
         self._live: Live | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
@@ -134,30 +136,30 @@ class LiveNodes(Observer):
                 stage.name, stage.style = name, style
                 stage.took_s = time.monotonic() - stage.begun_at if elapsed_s is None else elapsed_s
         if self._live is None and not self._is_silent:
-            show_line(f"{self._subject(step)}: {stage.render()}", _loud(style))
+            show_line(f"{self._subject(step) or self._cluster}: {stage.render()}", _loud(style))
 
     def _lines_of(self, step: Step) -> tuple[str, ...]:
         if step.kind in OF_ALL_NODES:
-            nodes = tuple(line for line in self._lines if line != self._cluster)
+            nodes = tuple(line for line in self._lines if line != _SHARED)
             return nodes or (self._subject(step),)
         return (self._subject(step),)
 
     def _subject(self, step: Step) -> str:
-        """The node that a step is about, or the cluster."""
-        thing = step.key.partition("/")[2]
-        node = thing.removeprefix(f"{self._cluster}-")
-        is_node = node in self._nodes if self._nodes else node != thing
-        return node if is_node else self._cluster
+        """The node that a step is about, or the line of all that nodes share."""
+        thing, prefix = step.key.partition("/")[2], f"{self._cluster}-"
+        if self._nodes:
+            return self._nodes.get(thing, _SHARED)
+        return thing.removeprefix(prefix) if thing.startswith(prefix) else _SHARED
 
     def _render(self) -> "Text":
         from rich.text import Text
 
         with self._lock:
-            width = max(map(len, self._lines))
+            width = max(len(line or self._cluster) for line in self._lines)
             rows = [
-                _render_line(name, width, list(stages.values()))
-                for name, stages in self._lines.items()
-                if stages or name != self._cluster
+                _render_line(line or self._cluster, width, list(stages.values()))
+                for line, stages in self._lines.items()
+                if stages or line != _SHARED
             ]
         return Text("\n", no_wrap=True, overflow="ellipsis").join(rows)
 
