@@ -17,8 +17,23 @@ GLOBAL = ["--json", "-v", "-vv", "--verbose", "--config=x", "-cx", "--connect=x"
         ("hpc status --json", "--json hpc status"),
         ("hpc -vv status -c a.yaml", "-vv -c a.yaml hpc status"),
         ("validate --connect qemu:///system x.yaml", "--connect qemu:///system validate x.yaml"),
-        ("hpc exec n -- ls --json -v", "hpc exec n -- ls --json -v"),
-        ("--json hpc exec n -- ls", "--json hpc exec n -- ls"),
+        ("hpc logs n -- ls --json -v", "hpc logs n -- ls --json -v"),
+        ("hpc exec n -- ls --json -v", "hpc exec -- n -- ls --json -v"),
+        ("--json hpc exec n -- ls", "--json hpc exec -- n -- ls"),
+        ("hpc exec n ls --json -v -c x", "hpc exec -- n ls --json -v -c x"),
+        ("hpc exec n --json --timeout 5 ls -c x", "--json hpc exec --timeout 5 -- n ls -c x"),
+        ("hpc exec -c f.yaml g.yaml n ls -h", "-c f.yaml hpc exec -- g.yaml n ls -h"),
+        ("hpc exec -t n ls", "hpc exec -t -- n ls"),
+        ("hpc exec -- -n ls", "hpc exec -- -- -n ls"),
+        ("hpc ssh n srun -c 1 --json", "hpc ssh -- n srun -c 1 --json"),
+        ("hpc ssh -t n top -v", "hpc ssh --pass=-t -- n top -v"),
+        ("hpc ssh n -t -- top -v", "hpc ssh --pass=-t -- n -- top -v"),
+        (
+            "hpc ssh --cluster d -NL 80:h:80 -o=A=b f.yaml n --json",
+            "--json hpc ssh --cluster d --pass=-NL --pass=80:h:80 --pass=-o=A=b -- f.yaml n",
+        ),
+        ("hpc ssh -c f.yaml -v -h", "-c f.yaml -v hpc ssh -h --"),
+        ("hpc ssh -L", "hpc ssh --pass=-L --"),
         ("validate --offline", "validate --offline"),
         ("hpc status -c", "hpc status -c"),
         ("", ""),
@@ -43,3 +58,10 @@ def test_what_an_error_needs_is_known_even_where_the_rest_does_not_parse():
     assert read_command_line(["--state-dir=/y"]).state_dir == Path("/y")
     command = read_command_line(["exec", "--", "--json"])
     assert (command.is_json, command.is_verbose, command.state_dir) == (False, False, None)
+
+
+@pytest.mark.parametrize(
+    "argv", ["-c a -cb", "-ca --config b", "--config=a -c b", "-c a --config=b"]
+)
+def test_of_an_option_that_is_given_twice_the_last_counts(argv):
+    assert read_command_line(argv.split()).config == Path("b")

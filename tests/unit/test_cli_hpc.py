@@ -58,6 +58,22 @@ def test_an_unknown_node_is_refused_with_those_that_there_are(cli, verb):
     )
 
 
+def test_a_node_is_found_by_its_whole_name_alone(cli):
+    """A cluster `compute` has a node `compute-01`, whose VM is `compute-compute-01`."""
+    log = remember(cli, "compute").console_log("compute-01")
+    ensure_private_directory(log.parent)
+    log.write_text("its own\n")
+    for name in ("compute-01", "compute-compute-01"):
+        ended = cli("hpc", "logs", "--serial", "--cluster", "compute", name)
+        assert (ended.code, ended.out) == (0, "its own\n")
+    for name in ("01", "compute", "compute-", "compute-compute-compute-01", "ontroller"):
+        for verb in ("logs", "ssh"):
+            ended = cli("hpc", verb, "--cluster", "compute", name)
+            assert f"cluster compute has no node {name}\n" in ended.err
+    ended = cli("hpc", "stop", "--cluster", "compute", "compute-compute-01")
+    assert "cluster compute has no node compute-compute-01\n" in ended.err
+
+
 @pytest.mark.parametrize(
     "verb", [*(verb.format("compute-01") for verb in NODE_VERBS), "stop", "status", "ssh-config"]
 )
@@ -71,13 +87,43 @@ def test_without_a_cluster_there_is_a_word_on_which_there_are(cli, verb):
     )
 
 
+@pytest.mark.parametrize("verb", [*NODE_VERBS, "ssh-config"])
+@pytest.mark.parametrize("given", ["mine.yaml", "./mine.yaml", "-c mine.yaml", "--cluster mine"])
+def test_the_ways_into_nodes_find_the_cluster_as_the_other_verbs_do(cli, verb, given):
+    remember(cli, "mine")
+    cli.write("cluster.yaml", GOOD.replace("demo", "other"))
+    cli.write("mine.yaml", GOOD.replace("demo", "mine"))
+    word, *rest = verb.format("compute-77").split()
+    ended = cli("hpc", word, *given.split(), *rest)
+    wanted = "config" if verb == "ssh-config" else "cluster mine has no node compute-77\n"
+    assert wanted in ended.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ssh", "missing argument"),
+        ("exec", "missing argument"),
+        ("ssh f.yaml", "no node was named"),
+        ("exec controller", "no command was given"),
+        ("exec -t controller true", "no such option: -t"),
+        ("ssh --forward controller", "no such option: --forward"),
+        ("logs controller compute-01", "one node at a time"),
+    ],
+)
+def test_what_is_missing_or_too_much_is_said(cli, line, said):
+    ended = cli("hpc", *line.split())
+    assert ended.code == 2
+    assert said in ended.err.lower()
+
+
 def test_destroy_demands_force_where_nobody_can_be_asked(cli):
     paths = remember(cli)
     ended = cli("hpc", "destroy", "--cluster", "demo")
     assert ended.code == 2
     assert ended.err == (
         "error: destroy asks before it removes anything, and there is no terminal to ask on\n"
-        "hint: ai-how hpc destroy --force\n"
+        "hint: ai-how hpc destroy --cluster demo --force\n"
     )
     assert paths.state.exists()
     told = json.loads(cli("hpc", "destroy", "--cluster", "demo", "--json").out)

@@ -182,4 +182,18 @@ def test_no_proxy_where_nodes_can_be_reached_directly(tmp_path):
 def test_a_node_name_is_never_an_option_of_ssh(tmp_path):
     paths = paths_in(tmp_path)
     words = ssh_argv(paths, "hpc-compute-01", ["ls", "-l"])
-    assert words[1:] == ["-F", str(paths.ssh_config), "--", "hpc-compute-01", "ls", "-l"]
+    assert words[1:] == ["-F", str(paths.ssh_config), "--", "hpc-compute-01", "ls -l"]
+
+
+def test_options_of_ssh_stand_before_the_node(tmp_path):
+    words = ssh_argv(paths_in(tmp_path), "hpc-compute-01", [], options=["-N", "-L", "80:h:80"])
+    assert words[3:] == ["-N", "-L", "80:h:80", "--", "hpc-compute-01"]
+
+
+@pytest.mark.parametrize("word", STRANGE)
+def test_several_words_arrive_as_they_are_and_one_is_a_line_for_a_shell(tmp_path, word):
+    """What sshd does with the command that ssh sends: it hands it to the user's shell."""
+    *_, line = ssh_argv(paths_in(tmp_path), "hpc-compute-01", ["printf", "%s|", "a  b", word])
+    assert run(["sh", "-c", line]).stdout == f"a  b|{word}|"
+    *_, line = ssh_argv(paths_in(tmp_path), "hpc-compute-01", ["echo a  b | tr a c"])
+    assert run(["sh", "-c", line]).stdout == "c b\n"

@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line to its end and return its exit code. Nothing is raised."""
     gc.set_threshold(_GC_THRESHOLD)
     command = read_command_line(sys.argv[1:] if argv is None else argv)
-    with console.guarded_output() as out, _signals_heard():
+    call = command.as_call(program=None if argv is None else "ai-how")
+    with console.guarded_output() as out, _signals_heard(), console.called_as(call):
         code = _open(command)
         out.flush()
         if out.lost is not None:

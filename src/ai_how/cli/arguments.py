@@ -1,13 +1,28 @@
-"""The command line before it is parsed: global options may stand anywhere before `--`."""
+"""The command line before it is parsed: global options may stand anywhere before a command's own.
 
+Nothing after `--` is ours, and of `hpc ssh` and `hpc exec` nothing after the first word of the
+command that they run.
+"""
+
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from ai_how.console import Call, is_by_sudo
 
 _VERBOSE = re.compile(r"-v+|--verbose")
 _VALUED = ("--config", "-c", "--connect", "--state-dir", "--log-file")
 _JOINED = re.compile(r"(--config|--connect|--state-dir|--log-file)=.*|-c.+", re.DOTALL)
+_CONFIG, _CONNECT, _STATE_DIR = ("--config", "-c"), ("--connect",), ("--state-dir",)
+
+_RUNNING = (["hpc", "ssh"], ["hpc", "exec"])
+_VALUED_OF_RUNNING = ("--cluster", "--timeout")
+# ssh(1); `c` is our --config there as everywhere, and -v our --verbose.
+_FLAGS_OF_SSH, _VALUED_OF_SSH = set("1246AaCfGgKkMNnqsTtvVXxYy"), set("BbcDEeFIiJLlmOoPpQRSWw")
+PASSED = "--pass"
+"""The hidden option of `hpc ssh` by which a word goes on to ssh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,33 +33,116 @@ class CommandLine:
     is_json: bool
     is_verbose: bool
     state_dir: Path | None
+    config: Path | None = None
+    connect: str | None = None
+    again: tuple[str, ...] = ()
+    """As they were given, without `--connect`."""
+
+    def as_call(self, program: str | None) -> Call:
+        """What a command that we print must repeat. sudo keeps no environment."""
+        kept = os.environ if is_by_sudo() else {}
+        config = self.config or (Path(kept["AI_HOW_CONFIG"]) if "AI_HOW_CONFIG" in kept else None)
+        return Call(
+            program=program,
+            file=config,
+            state_dir=self.state_dir,
+            connect=self.connect or kept.get("AI_HOW_CONNECT"),
+            again=self.again,
+        )
+
+
+def looks_like_file(word: str) -> bool:
+    """Whether a word is a cluster file rather than a node."""
+    return word.endswith((".yaml", ".yml")) or "/" in word
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
     """Put global options before the verb, where the parser wants them; the rest stays in order."""
-    hoisted: list[str] = []
-    rest: list[str] = []
-    words = list(argv)
-    while words and words[0] != "--":
-        word = words.pop(0)
-        if word in _VALUED and words:
-            hoisted += [word, words.pop(0)]
+    return _Reader(list(argv)).read()
+
+
+@dataclass(slots=True)
+class _Reader:
+    left: list[str]
+    hoisted: list[str] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+    def read(self) -> CommandLine:
+        while self.left and self.left[0] != "--":
+            if not self._hoist():
+                self._move(self.rest)
+                if self.rest in _RUNNING:
+                    self._read_running(is_ssh=self.rest[1] == "ssh")
+                    break
+        config, state_dir = self._find(_CONFIG), self._find(_STATE_DIR)
+        return CommandLine(
+            words=(*self.hoisted, *self.rest, *self.left),
+            is_json="--json" in self.hoisted,
+            is_verbose=any(map(_VERBOSE.fullmatch, self.hoisted)),
+            state_dir=Path(state_dir) if state_dir else None,
+            config=Path(config) if config else None,
+            connect=self._find(_CONNECT),
+            again=(*self.again, *self.left),
+        )
+
+    def _read_running(self, *, is_ssh: bool) -> None:
+        """Options until the command begins; then all words as they are, behind a `--`."""
+        named: list[str] = []
+        while self.left and self.left[0] != "--":
+            word = self.left[0]
+            if self._hoist():
+                continue
+            if is_ssh and (count := _count_of_ssh(word)):
+                passed: list[str] = []
+                self._move(passed, count)
+                self.rest += [f"{PASSED}={one}" for one in passed]
+            elif word.startswith("-") and word != "-":
+                self._move(self.rest, 2 if word in _VALUED_OF_RUNNING else 1)
+            elif named and not looks_like_file(named[-1]):
+                break
+            else:
+                self._move(named)
+        self.rest += ["--", *named]
+
+    def _hoist(self) -> bool:
+        """Take a global option from what is left."""
+        word = self.left[0]
+        if word in _VALUED and self.left[1:]:
+            self._move(self.hoisted, 2)
         elif word == "--json" or _VERBOSE.fullmatch(word) or _JOINED.fullmatch(word):
-            hoisted.append(word)
+            self._move(self.hoisted)
         else:
-            rest.append(word)
-    return CommandLine(
-        words=(*hoisted, *rest, *words),
-        is_json="--json" in hoisted,
-        is_verbose=any(map(_VERBOSE.fullmatch, hoisted)),
-        state_dir=_find_state_dir(hoisted),
-    )
+            return False
+        return True
+
+    def _move(self, target: list[str], count: int = 1) -> None:
+        words, self.left = self.left[:count], self.left[count:]
+        target += words
+        if words[0].partition("=")[0] not in _CONNECT:
+            self.again += words
+
+    def _find(self, names: Sequence[str]) -> str | None:
+        """The value of an option where it was given; of several the last, as the parser has it."""
+        found, words = None, iter(self.hoisted)
+        for word in words:
+            name, joined, value = word.partition("=")
+            if word in _VALUED:
+                value = next(words)
+            elif not joined or not name.startswith("--"):
+                name, value = word[:2], word[2:]  # -cFILE
+            if name in names:
+                found = value
+        return found
 
 
-def _find_state_dir(hoisted: Sequence[str]) -> Path | None:
-    for place, word in enumerate(hoisted):
-        if word == "--state-dir":
-            return Path(hoisted[place + 1])
-        if word.startswith("--state-dir="):
-            return Path(word.partition("=")[2])
-    return None
+def _count_of_ssh(word: str) -> int:
+    """How many words an option of ssh takes; 0 for what is none."""
+    if not word.startswith("-") or word.startswith("--"):
+        return 0
+    for end, letter in enumerate(word[1:], 2):
+        if letter in _VALUED_OF_SSH:
+            return 1 if word[end:] else 2
+        if letter not in _FLAGS_OF_SSH:
+            return 0
+    return len(word) > 1

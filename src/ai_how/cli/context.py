@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ai_how import console
+
 if TYPE_CHECKING:  # verbs that need no spec and no roots do not load them
     from ai_how.spec.models import ClusterFile
     from ai_how.state.paths import Roots
@@ -36,6 +38,8 @@ class Context:
 
         A file that was named is not looked for: reading it will say that it is not there.
         """
+        if argument:
+            console.note_file(argument)
         if named := argument or self.config:
             return named
         return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None

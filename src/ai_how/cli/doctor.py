@@ -31,7 +31,7 @@ def doctor(ctx: typer.Context) -> None:
     checks = (*run_doctor(context.roots, kernel=kernel), image)
     is_able = not any(check.status == "failure" for check in checks)
     if context.is_json:
-        console.show_json({"is_able": is_able, "checks": checks})
+        console.show_json({"is_able": is_able, "checks": console.completed_checks(checks)})
     else:
         console.show_checks(checks)
     if not is_able:

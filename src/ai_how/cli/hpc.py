@@ -22,7 +22,7 @@ from ai_how.cli.hpc_cluster import (
 )
 from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_view import show_start, show_status, stages_line
-from ai_how.errors import SpecError
+from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
     from ai_how.plan.step import Plan
@@ -39,6 +39,7 @@ WATCH_S = 2.0
 def start(
     ctx: typer.Context,
     words: Words = None,
+    cluster: Cluster = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
     ] = False,
@@ -57,7 +58,8 @@ def start(
 ) -> None:
     """Bring the cluster up; over when SLURM has run a job on every node.
 
-    Nodes with auto_start: false are made, and left off unless they are named.
+    Nodes with auto_start: false are made, and left off unless they are named. With --cluster the
+    file is the one that the cluster was last started from, which is kept with its state.
     """
     from ai_how.console.live_nodes import LiveNodes
     from ai_how.spec.nodes import get_hpc, nodes_of
@@ -65,13 +67,10 @@ def start(
 
     context = context_of(ctx)
     file, nodes = split_words(words)
-    spec, path = context.load_spec(file)
+    spec, path = context.load_spec(_kept_file(context, cluster) if cluster else file)
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
-    # What is set once for all starts must not lose what jobs have in memory.
-    origin = ctx.get_parameter_source("no_warm")
-    is_typed = origin is not None and origin.name == "COMMANDLINE"
     if not dry_run and not context.roots.cluster(hpc.name).state.exists():
         _ensure_default_image(context, hpc)
     begun = time.monotonic()
@@ -90,7 +89,7 @@ def start(
             dry_run=dry_run,
             keep_on_failure=keep_on_failure,
             is_warm=not no_warm,
-            resumes=not (no_warm and is_typed),
+            resumes=not (no_warm and _is_typed(ctx, "no_warm")),
         )
     took_s = time.monotonic() - begun
     show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
@@ -131,10 +130,10 @@ def stop(
     elif not plan.steps:
         console.show_line(f"{name} is off: nothing to do")
     elif suspend:
-        console.show_line(f"{name} is suspended; ai-how hpc start lets it go on")
+        console.show_line(f"{name} is suspended; to let it go on: ai-how hpc start")
     else:
         console.show_line(
-            f"{name} is off; ai-how hpc start brings it back" if not nodes else "done"
+            f"{name} is off; to bring it back: ai-how hpc start" if not nodes else "done"
         )
 
 
@@ -225,7 +224,23 @@ def recover(
         console.show_json({"cluster": name, "from": source, "nodes": nodes})
     else:
         console.show_line(f"{name} is remembered again, from {source}")
-        console.show_line("ai-how hpc start sets right what has changed since")
+        console.show_line("to set right what has changed since: ai-how hpc start")
+
+
+def _is_typed(ctx: typer.Context, option: str) -> bool:
+    """Whether it is on the command line: what is set once for all starts must lose no jobs."""
+    origin = ctx.get_parameter_source(option)
+    return origin is not None and origin.name == "COMMANDLINE"
+
+
+def _kept_file(context: Context, cluster: str) -> Path:
+    """The file that a cluster was last started from."""
+    name_of(context, cluster)
+    if not (path := context.roots.cluster(cluster).spec).is_file():
+        raise StateError(
+            f"the file of the cluster {cluster} is not kept here", hint="ai-how hpc start FILE"
+        )
+    return path
 
 
 def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.arguments import looks_like_file
 from ai_how.cli.context import Context
 from ai_how.errors import SpecError
 
@@ -29,13 +30,31 @@ File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster
 def split_words(words: list[str] | None) -> tuple[Path | None, list[str]]:
     """The cluster file, where the first word is one, and node names."""
     words = words or []
-    if words and (words[0].endswith((".yaml", ".yml")) or "/" in words[0]):
+    if words and looks_like_file(words[0]):
         return Path(words[0]), words[1:]
     return None, words
 
 
+def split_running(words: list[str]) -> tuple[Path | None, str, list[str]]:
+    """The cluster file, the node, and the command that is to run there.
+
+    A `--` may stand before each of them.
+    """
+    file, words = split_words(_without_dashes(words))
+    node, *command = _without_dashes(words) or [""]
+    if not node:
+        raise SpecError("no node was named", details="[FILE] NODE [CMD...] was expected")
+    return file, node, _without_dashes(command)
+
+
+def _without_dashes(words: list[str]) -> list[str]:
+    return words[1:] if words[:1] == ["--"] else words
+
+
 def name_of(context: Context, cluster: str | None, file: Path | None = None) -> str:
     if cluster:
+        if context.roots.cluster(cluster).root.exists():
+            console.note_cluster(cluster)
         return cluster
     from ai_how.spec.nodes import get_hpc
 

@@ -1,13 +1,23 @@
 """The ways into the nodes of a cluster: ssh, the guest agent, the serial line, the logs."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ai_how import console
+from ai_how.cli.arguments import PASSED
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, check_nodes, manager_of, name_of
+from ai_how.cli.hpc_cluster import (
+    Cluster,
+    File,
+    check_nodes,
+    manager_of,
+    name_of,
+    split_running,
+)
+from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
     from ai_how.state.models import NodeState
@@ -15,34 +25,59 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-Node = Annotated[str, typer.Argument(metavar="NODE", help="controller, compute-01, ...")]
-Command = Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]", help="A command.")]
+_ABOUT = "The cluster file, where it is not found by itself; a node"
+Words = Annotated[list[str], typer.Argument(metavar="[FILE] NODE", help=f"{_ABOUT}.")]
+Running = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[FILE] NODE [CMD]...", help=f"{_ABOUT}; a command, with options of its own."
+    ),
+]
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
-def ssh(ctx: typer.Context, node: Node, command: Command = None, cluster: Cluster = None) -> None:
-    """Log in to a node, or run a command there as the cluster's user."""
+@app.command()
+def ssh(
+    ctx: typer.Context,
+    words: Running,
+    cluster: Cluster = None,
+    passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
+) -> None:
+    """Log in to a node, or run a command there as the cluster's user.
+
+    Options of ssh before the command go to ssh: -t, -L, -A, -N, -o and so on. Not -c and -v, which
+    are ours.
+
+    A command of one word is a line for the node's shell. Several words are a program and its words,
+    which stay as they are. The exit code is the command's.
+    """
     from ai_how.guest.ssh import ssh_argv
     from ai_how.process import become
 
+    file, node, command = split_running(words)
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster))
+    manager = manager_of(context, name_of(context, cluster, file))
     found = _node(manager, node)
-    become(ssh_argv(manager.paths, found.domain_name, command or []))
+    become(ssh_argv(manager.paths, found.domain_name, command, options=passed or []))
 
 
-@app.command("exec", context_settings={"ignore_unknown_options": True})
+@app.command("exec")
 def execute(
     ctx: typer.Context,
-    node: Node,
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")],
+    words: Running,
     cluster: Cluster = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds.")] = 3600,
 ) -> None:
-    """Run a command on a node as root, by its guest agent: no network is needed."""
+    """Run a command on a node as root, by its guest agent: no network is needed.
+
+    A command of one word is a line for the node's shell. Several words are a program and its words,
+    which stay as they are. The exit code is the command's.
+    """
+    file, node, command = split_running(words)
+    if not command:
+        raise SpecError("no command was given", hint="ai-how hpc exec --help")
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster))
-    done = manager.run_in(_node(manager, node), ["/usr/bin/env", *command], timeout_s=timeout)
+    manager = manager_of(context, name_of(context, cluster, file))
+    done = manager.run_in(_node(manager, node), _argv(command), timeout_s=timeout)
     if context.is_json:
         console.show_json(done)
     else:
@@ -52,21 +87,20 @@ def execute(
 
 
 @app.command("console")
-def attach(ctx: typer.Context, node: Node, cluster: Cluster = None) -> None:
+def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
     """Attach the terminal to a node's serial line; Ctrl-] leaves it."""
     from ai_how.console.terminal import attach as join
 
-    context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster))
+    manager, node = _find(ctx, words, cluster)
     console.show_line("Ctrl-] leaves the console")
-    with manager.console_of(_node(manager, node)) as line:
-        join(line)
+    with manager.console_of(node) as line:
+        join(line, node.name)
 
 
 @app.command()
 def logs(
     ctx: typer.Context,
-    node: Node,
+    words: Words,
     cluster: Cluster = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many at most.")] = 200,
     serial: Annotated[
@@ -74,24 +108,42 @@ def logs(
     ] = False,
 ) -> None:
     """Show a node's journal, or its serial line where the guest agent does not answer."""
-    context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster))
-    text = manager.read_log(_node(manager, node), lines=lines, serial=serial)
+    manager, node = _find(ctx, words, cluster)
+    text = manager.read_log(node, lines=lines, serial=serial)
     console.show_text(text.rstrip("\n"))
 
 
 @app.command("ssh-config")
-def ssh_config(ctx: typer.Context, cluster: Cluster = None) -> None:
+def ssh_config(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> None:
     """Print the configuration for ssh, scp, rsync or an editor; ~/.ssh/config may include it."""
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster))
+    manager = manager_of(context, name_of(context, cluster, file))
     manager.get_state()
     console.show_text(manager.paths.ssh_config.read_text().rstrip("\n"))
 
 
+def _find(
+    ctx: typer.Context, words: list[str], cluster: str | None
+) -> "tuple[HpcManager, NodeState]":
+    """The cluster and the node of a verb that takes one node. Raises SpecError for more words."""
+    file, name, more = split_running(words)
+    if more:
+        raise SpecError("one node at a time", details=f"besides {name}: {shlex.join(more)}")
+    context = context_of(ctx)
+    manager = manager_of(context, name_of(context, cluster, file))
+    return manager, _node(manager, name)
+
+
 def _node(manager: "HpcManager", name: str) -> "NodeState":
-    """A node by its name in the cluster, or by its VM's."""
+    """A node by its name in the cluster, else by its VM's; neither is taken apart."""
     state = manager.get_state()
-    name = name.removeprefix(f"{state.name}-")
-    check_nodes(state.name, [one.name for one in state.nodes], [name])
-    return state.get_node(name)
+    named = {one.domain_name: one for one in state.nodes} | {one.name: one for one in state.nodes}
+    if name not in named:
+        check_nodes(state.name, [one.name for one in state.nodes], [name])
+    return named[name]
+
+
+def _argv(command: list[str]) -> list[str]:
+    """What the agent starts: a program that is looked up, or a shell for a line of one word."""
+    is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
+    return ["/bin/sh", "-c", command[0]] if is_line else ["/usr/bin/env", *command]

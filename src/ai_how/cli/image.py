@@ -85,7 +85,7 @@ def list_images(ctx: typer.Context) -> None:
         return
     _warn_of_damage(states)
     if not images:
-        console.show_line("no images yet; `ai-how image build` makes the default one")
+        console.show_line("no images yet; to make the default one: ai-how image build")
         return
     console.show_table(
         ("NAME", "DIGEST", "CREATED", "SIZE", "USED BY"),

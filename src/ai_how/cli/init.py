@@ -27,7 +27,7 @@ def init(
     if context.is_json:
         console.show_json({"written": path})
     else:
-        console.show_line(f"wrote {path}; `ai-how validate {path}` checks it")
+        console.show_line(f"wrote {path}; check it: ai-how validate {shlex.quote(str(path))}")
 
 
 def _write(path: Path, *, is_replacing: bool) -> None:
@@ -38,7 +38,7 @@ def _write(path: Path, *, is_replacing: bool) -> None:
         with path.open("w" if is_replacing else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        again = f"ai-how init {shlex.quote(str(path))} --force"
-        raise SpecError(f"{path} exists", hint=again) from None
+        hint = f"ai-how init {shlex.quote(str(path))} --force"
+        raise SpecError(f"{path} exists", hint=hint) from None
     except OSError as error:
         raise SpecError(f"cannot write {path}: {error.strerror}") from None

@@ -1,6 +1,7 @@
 """`ai-how validate`: the file, then what it would cost on this host."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,7 @@ def _document(
         "problems": problems,
         "spec": spec,
         "is_possible": found.is_possible if found else None,
-        "estimate": found,
+        "estimate": found and replace(found, checks=console.completed_checks(found.checks)),
     }
 
 

@@ -1,10 +1,19 @@
 """The voice: the only room that writes to the user's terminal. Rich is loaded where it is used."""
 
+from ai_how.console.commands import (
+    Call,
+    called_as,
+    completed,
+    is_by_sudo,
+    note_cluster,
+    note_file,
+)
 from ai_how.console.progress import ProgressBar
 from ai_how.console.show import (
     Cell,
     brief_of,
     clear_screen,
+    completed_checks,
     confirm,
     error_data,
     show_checks,
@@ -21,15 +30,22 @@ from ai_how.console.show import (
 from ai_how.console.streams import Style, guarded_output, is_terminal
 
 __all__ = [
+    "Call",
     "Cell",
     "ProgressBar",
     "Style",
     "brief_of",
+    "called_as",
     "clear_screen",
+    "completed",
+    "completed_checks",
     "confirm",
     "error_data",
     "guarded_output",
+    "is_by_sudo",
     "is_terminal",
+    "note_cluster",
+    "note_file",
     "show_checks",
     "show_error",
     "show_error_json",

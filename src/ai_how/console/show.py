@@ -3,12 +3,16 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from ai_how.console.commands import completed
 from ai_how.console.streams import Style, paint
 from ai_how.console.text import clean, to_jsonable
 from ai_how.errors import AiHowError
+
+if TYPE_CHECKING:
+    from ai_how.host.checks import Check
 
 # A pipe has no width: each row stays on its line.
 _WIDTH_OF_PIPE = 10_000
@@ -56,7 +60,7 @@ def show_text(text: str, *, to_stderr: bool = False) -> None:
 
 def show_line(text: str, style: Style | None = None) -> None:
     """One line of ours; what is in it from outside is made harmless."""
-    _write_line(paint(clean(text), style, sys.stdout), sys.stdout)
+    _write_line(paint(clean(completed(text)), style, sys.stdout), sys.stdout)
 
 
 def clear_screen() -> None:
@@ -67,7 +71,8 @@ def clear_screen() -> None:
 
 def show_warning(text: str) -> None:
     """Something that the user should know and that stops nothing, on stderr."""
-    _write_line(paint(f"warning: {clean(text)}", Style.WARN, sys.stderr), sys.stderr)
+    said = f"warning: {clean(completed(text))}"
+    _write_line(paint(said, Style.WARN, sys.stderr), sys.stderr)
 
 
 def show_json(value: object) -> None:
@@ -117,7 +122,7 @@ def show_checks(checks: Sequence[CheckLike]) -> None:
         word = paint(f"{status:<7}", _STYLE_OF_STATUS.get(status), sys.stdout)
         _write_line(f"{word}  {clean(check.name):<{width}}  {clean(check.found)}", sys.stdout)
         if check.advice and status != "ok":
-            _write_line(f"{'':<{width + 11}}{clean(check.advice)}", sys.stdout)
+            _write_line(f"{'':<{width + 11}}{clean(completed(check.advice))}", sys.stdout)
 
 
 def show_problems(problems: Iterable[ProblemLike]) -> None:
@@ -136,9 +141,9 @@ def show_error(error: BaseException, *, verbose: bool = False) -> None:
     """
     _write_line(paint(f"error: {clean(brief_of(error))}", Style.BAD, sys.stderr), sys.stderr)
     for line in _details_of(error, verbose=verbose):
-        _write_line(f"  {clean(line)}", sys.stderr)
+        _write_line(f"  {clean(completed(line))}", sys.stderr)
     if hint := getattr(error, "hint", None):
-        _write_line(f"hint: {clean(hint)}", sys.stderr)
+        _write_line(f"hint: {clean(completed(hint))}", sys.stderr)
 
 
 def show_error_json(error: BaseException, exit_code: int) -> None:
@@ -151,9 +156,9 @@ def error_data(error: BaseException) -> dict[str, Any]:
     data: dict[str, Any] = {
         "kind": type(error).__name__,
         "brief": brief_of(error),
-        "details": getattr(error, "details", None),
-        "hint": getattr(error, "hint", None),
-        "notes": list(getattr(error, "__notes__", [])),
+        "details": _completed(getattr(error, "details", None)),
+        "hint": _completed(getattr(error, "hint", None)),
+        "notes": [completed(note) for note in getattr(error, "__notes__", [])],
     }
     if isinstance(error, BaseExceptionGroup):
         data["errors"] = [error_data(one) for one in error.exceptions]
@@ -174,6 +179,15 @@ def confirm(question: str) -> bool:
     sys.stderr.write(f"{clean(question, keep_lines=True)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def completed_checks(checks: Iterable["Check"]) -> "tuple[Check, ...]":
+    """Checks for JSON: their advice can be pasted as that of `show_checks` can."""
+    return tuple(replace(check, advice=_completed(check.advice)) for check in checks)
+
+
+def _completed(text: str | None) -> str | None:
+    return None if text is None else completed(text)
 
 
 def _details_of(error: BaseException, *, verbose: bool) -> Iterator[str]:

@@ -24,13 +24,13 @@ class Line(Protocol):
     def send(self, data: bytes) -> None: ...
 
 
-def attach(line: Line) -> None:
+def attach(line: Line, node: str) -> None:
     """Pass bytes both ways until the user types Ctrl-] or the line ends.
 
     What the guest writes reaches the terminal as it is: that is what a console is for.
     """
     if not sys.stdin.isatty():
-        raise SpecError("a console needs a terminal", hint="ai-how hpc logs NODE")
+        raise SpecError("a console needs a terminal", hint=f"ai-how hpc logs {node}")
     ended_r, ended_w = os.pipe()
 
     def show() -> None:

@@ -1,6 +1,7 @@
 """Logging in: the cluster's own keys, made here, and checked strictly."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,7 +117,14 @@ def _quoted(word: str) -> str:
     return "'" + safe.replace("'", "'\\''") + "'" if not safe.isalnum() else safe
 
 
-def ssh_argv(paths: ClusterPaths, host: str, command: Sequence[str]) -> list[str]:
-    """The command that logs in to a node, or runs a command there."""
+def ssh_argv(
+    paths: ClusterPaths, host: str, command: Sequence[str], *, options: Sequence[str] = ()
+) -> list[str]:
+    """The command that logs in to a node, or runs a command there.
+
+    ssh joins its words by spaces and hands that to a shell: several words are quoted, so that they
+    arrive as they are. One word is a line for that shell.
+    """
     ssh = str(get_tool("ssh", package="openssh-client"))
-    return [ssh, "-F", str(paths.ssh_config), "--", host, *command]
+    line = [shlex.join(command)] if len(command) > 1 else command
+    return [ssh, "-F", str(paths.ssh_config), *options, "--", host, *line]

@@ -139,7 +139,7 @@ def find_place(asked: str, roots: Roots) -> HostPlace:
             f"{SESSION} cannot give a cluster a network of its own",
             details="Without root, libvirt's session daemon makes no bridge. The embedded host "
             "needs no root either, and does.",
-            hint="ai-how --connect embedded hpc start",
+            hint="ai-how --connect embedded …",
         )
     if asked.startswith("test:///"):
         return HostPlace(asked, asked, "test", StoragePaths(roots.state / ".test"))

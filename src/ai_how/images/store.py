@@ -148,7 +148,7 @@ class ImageStore:
         if used_by:
             raise HostError(
                 f"image {image.digest[:12]} is used by {', '.join(used_by)}",
-                hint=f"ai-how hpc destroy {used_by[0]}",
+                hint=f"ai-how hpc destroy --cluster {shlex.quote(used_by[0])}",
             )
         doing = f"remove image {image.digest[:12]}"
         with (
@@ -176,7 +176,7 @@ class ImageStore:
         if is_address and sha256 is None:
             raise ImageError(
                 f"{source} is refused: a download needs its sha256",
-                hint=f"ai-how image import {shlex.quote(str(source))} --sha256 …",
+                hint=f"ai-how image import {shlex.quote(str(source))} --sha256 SHA256",
             )
         if is_address and (known := self._known(sha256, name)):
             return known
@@ -315,7 +315,8 @@ def _manifest_of_foreign(
         )
     except ValidationError as error:
         raise ImageError(
-            f"{name or source} cannot name an image", hint="ai-how image import … --name NAME"
+            f"{name or source} cannot name an image",
+            hint=f"ai-how image import {shlex.quote(source)} --name NAME",
         ) from error
 
 

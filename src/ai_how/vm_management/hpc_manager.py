@@ -83,7 +83,7 @@ class HpcManager:
             raise StateError(
                 f"the first start of {self.name} was cut short",
                 details="What it had made is still there.",
-                hint=f"ai-how hpc destroy --cluster {self.name}  # or hpc start, which undoes it",
+                hint=f"ai-how hpc destroy --cluster {self.name}  # or start it again",
             )
         self._refuse_lost()
         there = ", ".join(read_every_state(self.roots)) or "none"

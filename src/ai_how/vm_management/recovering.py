@@ -102,7 +102,7 @@ def _network(
     if seen is None or root is None or ip is None:
         raise StateError(
             f"the network of {name} is gone, and with it the addresses of its nodes",
-            hint="virsh destroy and undefine its VMs, then ai-how hpc start",
+            hint="ai-how hpc start  # after virsh destroy and virsh undefine of its VMs",
         )
     gateway = IPv4Interface(f"{ip.get('address')}/{ip.get('prefix') or ip.get('netmask')}")
     network = NetworkState(
@@ -129,7 +129,7 @@ def _node(seen: DomainSeen, mark: Mark, addresses: dict[str, IPv4Address]) -> No
     if mac not in addresses:
         raise StateError(
             f"the address of {seen.name} is not in its network any more",
-            hint=f"virsh undefine {seen.uuid}  # ai-how hpc start makes the node anew",
+            hint=f"virsh undefine {seen.uuid}  # then start it, which makes the node anew",
         )
     disk = _disk_of(read_xml(seen.xml))
     try:

@@ -267,7 +267,10 @@ def _say_what_waits(
     for name in stale:
         one = draft.state.get_node(name)
         if seen.is_on(one) or (resumes and seen.is_suspended(one)):
-            say(f"{name} runs as it was defined before: what has changed waits for hpc stop {name}")
+            say(
+                f"{name} runs as it was defined before; for what has changed: "
+                f"ai-how hpc stop {name} && ai-how hpc start {name}"
+            )
 
 
 def _boot_limit(draft: Draft, seen: Observed, accel: Accel) -> int:

@@ -58,7 +58,7 @@ def warm_up(
     if not can_save(place):
         raise HostError(
             f"{place.asked} saves memory for root alone",
-            hint="ai-how --connect embedded …  # or as root",
+            hint="ai-how --connect embedded …  # or the same as root",
         )
     hpc, machines = get_hpc(spec), SavedMachines(place.storage)
     place.ensure_up(roots)

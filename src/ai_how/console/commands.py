@@ -1,0 +1,120 @@
+"""Commands of ours in what is said: completed, so that they work where the user pastes them."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# The program, an option that the text has already, and a verb; `…` is the same command once more.
+_COMMAND = re.compile(
+    r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
+    r"(?P<verb>…|(?:hpc|image|host)(?: [a-z-]+)?|init|validate|doctor|schema|--help)(?![\w-])"
+)
+_END = re.compile(r"  #|\n|`| && |; |$")
+_SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
+_NEED_NO_STATE = ("init", "schema", "--help")
+
+
+@dataclass(slots=True)
+class Call:
+    """How this run was called: what the commands that it prints have to repeat."""
+
+    program: str | None = None
+    """For a shell; None until it is asked for."""
+    file: Path | None = None
+    cluster: str | None = None
+    state_dir: Path | None = None
+    connect: str | None = None
+    again: tuple[str, ...] = ()
+    """The whole command line, without the host that it named."""
+
+
+class _Current:
+    """The call of this process; there is one, as there is one standard output."""
+
+    call = Call("ai-how")
+
+
+@contextmanager
+def called_as(call: Call) -> Iterator[Call]:
+    """Complete what is said from here on for a run that was called like this."""
+    former, _Current.call = _Current.call, call
+    try:
+        yield call
+    finally:
+        _Current.call = former
+
+
+def note_file(file: Path) -> None:
+    """The verb is about this cluster file, which was named on the command line."""
+    _Current.call.file = file
+
+
+def note_cluster(name: str) -> None:
+    """The verb is about this cluster, which was named on the command line."""
+    _Current.call.cluster = name
+
+
+def completed(text: str) -> str:
+    """The text, with what this run was told in each of its commands."""
+    if "ai-how " not in text:
+        return text
+    call = _Current.call
+    return _COMMAND.sub(lambda found: _complete(found, call), text)
+
+
+def find_program() -> str:
+    """How the user called us, for a shell: by name where that finds us, else by the same path."""
+    import shutil  # slow to import, and few runs print a command
+
+    words = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py" and "-m" in sys.orig_argv:
+        words = sys.orig_argv[: sys.orig_argv.index("-m") + 2]
+    else:
+        named = shutil.which(Path(sys.argv[0]).name)
+        if named and Path(named).exists() and Path(named).samefile(sys.argv[0]):
+            words = [Path(sys.argv[0]).name]
+    return shlex.join(["sudo", *words] if is_by_sudo() else words)
+
+
+def is_by_sudo() -> bool:
+    """Whether sudo ran us for this one command, and not a shell in which it was typed."""
+    ran = os.environ.get("SUDO_COMMAND", "").partition(" ")[0]
+    return bool(ran) and os.geteuid() == 0 and Path(ran).name not in _SHELLS
+
+
+def _complete(found: re.Match[str], call: Call) -> str:
+    if call.program is None:
+        call.program = find_program()
+    own, verb = found["own"] or "", found["verb"]
+    if verb == "…":
+        return f"{call.program}{own} {shlex.join(call.again) or verb}"
+    end = _END.search(found.string, found.end())
+    rest = found.string[found.end() : end.start() if end else None]
+    words = [] if " --help" in rest else _options(own, verb, rest, call)
+    options = f" {shlex.join(words)}" if words else ""
+    cluster = _cluster(verb, rest, call)
+    return f"{call.program}{own}{options} {verb}{cluster}"
+
+
+def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
+    words: list[str] = []
+    is_of_cluster = verb.startswith("hpc") or verb == "image warm"
+    if is_of_cluster and call.file and not call.cluster and "--cluster" not in rest:
+        words += ["-c", str(call.file)]
+    if call.state_dir and verb not in _NEED_NO_STATE:
+        words += ["--state-dir", str(call.state_dir)]
+    if call.connect and not own and (is_of_cluster or verb == "validate"):
+        words += ["--connect", call.connect]
+    return words
+
+
+def _cluster(verb: str, rest: str, call: Call) -> str:
+    is_named = "--cluster" in rest or "--help" in rest
+    if not call.cluster or not verb.startswith("hpc ") or is_named:
+        return ""
+    return f" --cluster {shlex.quote(call.cluster)}"
