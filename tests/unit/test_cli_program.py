@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import subprocess  # noqa: TID251  it is to be seen while it runs
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from ai_how.images.build import PROGRAMS
 from ai_how.process import Completed, run
+from ai_how.state.cluster_state import write_state
+from ai_how.state.paths import ensure_private_directory, find_roots
+from cluster_bench import draft_of, read_hpc
 
 HEAVY = ("pydantic", "rich", "libvirt", "jinja2", "ruamel", "logging")
 PROGRAM = shlex.join([sys.executable, "-m", "ai_how"])
@@ -93,6 +97,41 @@ def test_the_installed_command_is_this_program(places, tmp_path):
     done = run([command, "--json", "validat"], env=places, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "Did you mean 'validate'?" in json.loads(done.stdout)["error"]["brief"]
+
+
+@pytest.fixture
+def watched(places, tmp_path) -> str:
+    """The command that watches a cluster on libvirt's test driver, of which nothing is there."""
+    paths = find_roots(tmp_path / "s").cluster("demo")
+    ensure_private_directory(paths.root)
+    state = draft_of(read_hpc(name="demo"), storage=tmp_path / "storage").state
+    write_state(paths, state.model_copy(update={"host_uri": "test:///default"}))
+    return f"exec {PROGRAM} --state-dir {tmp_path}/s hpc status --cluster demo --watch"
+
+
+@pytest.mark.parametrize("form", ["", " --json"])
+def test_watching_ends_when_nobody_reads_any_more(watched, form, places, tmp_path):
+    done = shell(f"({watched}{form}) | head -n 3; echo ${{PIPESTATUS[0]}}", places, tmp_path)
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("{" if form else "demo: not ready, on test:///default")
+    assert (len(lines), lines[-1], done.stderr) == (3, "0", "")
+
+
+def test_watching_ends_with_its_terminal(watched, places, tmp_path):
+    """No signal comes to one that the terminal does not count as its own, as under setsid."""
+    ours, its = os.openpty()
+    with subprocess.Popen(  # noqa: S603
+        ["setsid", "bash", "-c", watched],
+        stdin=subprocess.DEVNULL,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, **places},
+        cwd=tmp_path,
+    ) as child:
+        os.close(its)
+        assert os.read(ours, 1)
+        os.close(ours)
+        assert child.wait(60) == 0
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])

@@ -9,6 +9,7 @@ from ai_how.state.models import VmState
 from ai_how.vm_management.seen import (
     DomainSeen,
     EventKind,
+    GuestMemory,
     Mark,
     read_bridge,
     read_mark,
@@ -109,6 +110,20 @@ def test_figures_are_summed_over_disks_and_cards() -> None:
     assert (stats.memory_rss_mib, stats.disk_allocation_bytes) == (1, 30)
     assert (stats.disk_capacity_bytes, stats.disk_physical_bytes) == (100, 7)
     assert (stats.net_received_bytes, stats.net_sent_bytes) == (3, 4)
+
+
+def test_a_guests_memory_is_known_once_its_balloon_driver_has_told_it() -> None:
+    told = {"balloon.available": 500 * 1024, "balloon.usable": 400 * 1024}
+    untold = [
+        {},
+        {"balloon.last-update": 0, "balloon.rss": 1},
+        told,
+        told | {"balloon.last-update": 0},
+    ]
+    assert [read_stats(record).guest_memory for record in untold] == [None] * 4
+    memory = read_stats(told | {"balloon.last-update": 7}).guest_memory
+    assert memory == GuestMemory(500, 400, 7)
+    assert memory.used_mib == 100
 
 
 def test_figures_that_are_not_told_are_none() -> None:

@@ -161,9 +161,8 @@ def status(
             if timings:
                 for node in seen.nodes:
                     console.show_line(f"{node.name}: {stages_line(node)}")
-        if not watch:
+        if not watch or not console.pause(WATCH_S):
             return
-        time.sleep(WATCH_S)
 
 
 @app.command()

@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING
 from ai_how import console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from ai_how.plan.step import Plan
     from ai_how.vm_management.hpc_status import ClusterStatus, NodeStatus
 
-COLUMNS = ("node", "VM", "address", "vCPU", "memory", "disk", "agent", "SLURM", "reason")
 GIB = 1024  # in MiB
+GAP = 2  # between two columns
+Table = dict[str, list[str]]
+"""A table by its columns."""
+ORDINARY = ("booted", "restored")
+"""How a VM came to run, which says nothing where there is little room."""
 
 
 def show_start(cluster: str, plan: "Plan", took_s: float, *, is_json: bool, dry_run: bool) -> None:
@@ -50,11 +56,12 @@ def show_status(seen: "ClusterStatus") -> None:
     console.show_line(
         f"{seen.name}: {word}, on {seen.host}, network {seen.subnet} ({seen.network})"
     )
-    console.show_table(COLUMNS, [_row(node) for node in seen.nodes])
+    table = _fit(seen.nodes, console.width_for_tables())
+    console.show_table(list(table), list(zip(*table.values(), strict=True)), is_cut=True)
     for problem in seen.network_problems:
         console.show_line(f"network: {problem}")
     for node in seen.nodes:
-        for problem in node.problems:
+        for problem in (*_left_out(node, table), *node.problems):
             console.show_line(f"{node.name}: {problem}")
     for name in seen.impostors:
         console.show_warning(describe_impostor(name))
@@ -70,22 +77,71 @@ def stages_line(node: "NodeStatus") -> str:
     return ", ".join(f"{name} {node.stages_s[name]:.1f} s" for name in known) or "no start yet"
 
 
-def _row(node: "NodeStatus") -> tuple[object, ...]:
-    return (
-        node.name,
-        f"{node.state.value.replace('_', ' ')} ({node.reason})",
-        node.ip,
-        node.vcpus,
-        _used(node.memory_used_mib, node.memory_mib),
-        _used(node.disk_used_mib, node.disk_gib * 1024),
-        "yes" if node.agent else "no",
-        node.slurm or "-",
-        node.slurm_reason or "",
-    )
+def _fit(nodes: "Sequence[NodeStatus]", width: int) -> "Table":
+    """The columns that find room, a line for each node; the last resort is cut."""
+    tables = list(_tables(nodes))
+    return next((table for table in tables if _width(table) <= width), tables[-1])
 
 
-def _used(used_mib: int | None, all_mib: int) -> str:
-    return f"{_size(used_mib) if used_mib is not None else '?'} of {_size(all_mib)}"
+def _tables(nodes: "Sequence[NodeStatus]") -> "Iterator[Table]":
+    """The same in ever less room: shorter figures, then fewer columns."""
+    yield _table(nodes, _figure)
+    table = _table(nodes, _short_figure)
+    yield table
+    for name in ("QEMU", "reason"):
+        table = _without(table, name)
+        yield table
+    yield (table := table | {"VM": [_state(node, is_short=True) for node in nodes]})
+    for name in ("agent", "vCPU", "disk", "address"):
+        table = _without(table, name)
+        yield table
+
+
+def _table(
+    nodes: "Sequence[NodeStatus]", figure: "Callable[[int | None, int | None], str]"
+) -> "Table":
+    return {
+        "node": [node.name for node in nodes],
+        "VM": [_state(node) for node in nodes],
+        "address": [str(node.ip) for node in nodes],
+        "vCPU": [str(node.vcpus) for node in nodes],
+        "memory": [figure(node.guest_memory_used_mib, node.memory_mib) for node in nodes],
+        "QEMU": [figure(node.memory_used_mib, None) for node in nodes],
+        "disk": [figure(node.disk_used_mib, node.disk_gib * GIB) for node in nodes],
+        "agent": ["yes" if node.agent else "no" for node in nodes],
+        "SLURM": [node.slurm or "-" for node in nodes],
+        "reason": [node.slurm_reason or "" for node in nodes],
+    }
+
+
+def _without(table: "Table", name: str) -> "Table":
+    return {column: cells for column, cells in table.items() if column != name}
+
+
+def _width(table: "Table") -> int:
+    return sum(GAP + max(map(len, (name, *cells))) for name, cells in table.items()) - GAP
+
+
+def _left_out(node: "NodeStatus", table: "Table") -> "Iterator[str]":
+    """What has no column of its own in a narrow table, where it says something."""
+    if "reason" not in table and node.slurm_reason:
+        yield f"SLURM says: {node.slurm_reason}"
+    if "agent" not in table and node.state == "running" and not node.agent:
+        yield "its guest agent is not there"
+
+
+def _state(node: "NodeStatus", *, is_short: bool = False) -> str:
+    state = node.state.value.replace("_", " ")
+    return state if is_short and node.reason in ORDINARY else f"{state} ({node.reason})"
+
+
+def _figure(used_mib: int | None, all_mib: int | None) -> str:
+    used = "?" if used_mib is None else _size(used_mib)
+    return used if all_mib is None else f"{used} of {_size(all_mib)}"
+
+
+def _short_figure(used_mib: int | None, all_mib: int | None) -> str:
+    return _figure(used_mib, all_mib).replace(" of ", "/").replace(" MiB", "M").replace(" GiB", "G")
 
 
 def _size(mib: int) -> str:

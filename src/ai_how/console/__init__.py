@@ -26,8 +26,9 @@ from ai_how.console.show import (
     show_table,
     show_text,
     show_warning,
+    width_for_tables,
 )
-from ai_how.console.streams import Style, guarded_output, is_terminal
+from ai_how.console.streams import Style, guarded_output, is_terminal, pause
 
 __all__ = [
     "Call",
@@ -46,6 +47,7 @@ __all__ = [
     "is_terminal",
     "note_cluster",
     "note_file",
+    "pause",
     "show_checks",
     "show_error",
     "show_error_json",
@@ -56,4 +58,5 @@ __all__ = [
     "show_table",
     "show_text",
     "show_warning",
+    "width_for_tables",
 ]

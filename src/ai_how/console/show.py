@@ -80,15 +80,26 @@ def show_json(value: object) -> None:
     _write_line(json.dumps(to_jsonable(value), indent=2, allow_nan=False), sys.stdout)
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under headings; None is shown as `-`."""
+def width_for_tables() -> int:
+    """How many characters a row may have."""
+    if not sys.stdout.isatty():
+        return _WIDTH_OF_PIPE
+    from rich.console import Console  # as below
+
+    return Console(file=sys.stdout).width
+
+
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, is_cut: bool = False
+) -> None:
+    """Rows under headings; None is shown as `-`. What finds no room is folded, or cut."""
     from rich.console import Console  # slow to import
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="ellipsis" if is_cut else "fold", no_wrap=is_cut)
     for row in rows:
         cells = (cell if isinstance(cell, Cell) else Cell(cell) for cell in row)
         table.add_row(
@@ -100,8 +111,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
                 for cell in cells
             )
         )
-    width = None if sys.stdout.isatty() else _WIDTH_OF_PIPE
-    Console(file=sys.stdout, width=width, highlight=False).print(table)
+    Console(file=sys.stdout, width=width_for_tables(), highlight=False).print(table)
 
 
 def show_fields(values: Mapping[str, object]) -> None:

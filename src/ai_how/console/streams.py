@@ -27,12 +27,14 @@ class Style(StrEnum):
 class Outlet:
     """A stream that goes on when it can no longer be written: the work does not end with it.
 
-    A reader that went away (`| head`) is no failure; `lost` holds any other one.
+    A reader that went away (`| head`, a terminal) is no failure; `lost` holds any other one.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.lost: OSError | None = None
+        self.has_reader = True
         self._stream = stream
+        self._gone = (errno.EPIPE, errno.EIO) if stream.isatty() else (errno.EPIPE,)
 
     def write(self, text: str) -> int:
         try:
@@ -52,7 +54,8 @@ class Outlet:
 
     def _give_up(self, error: OSError) -> None:
         """What is still buffered, and all that comes, goes nowhere."""
-        if error.errno != errno.EPIPE:
+        self.has_reader = False
+        if error.errno not in self._gone:
             self.lost = self.lost or error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
@@ -72,6 +75,20 @@ def guarded_output() -> Iterator[Outlet]:
         out.flush()
         err.flush()
         sys.stdout, sys.stderr = former
+
+
+def pause(seconds: float) -> bool:
+    """Wait, but no longer than stdout has a reader; False where it has none any more.
+
+    A pipe tells its writer nothing while that sleeps, save to one who asks.
+    """
+    import select  # only what repeats itself needs it
+
+    if not getattr(sys.stdout, "has_reader", True):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors and a hang-up are told in any case
+    return not poll.poll(seconds * 1000)
 
 
 def is_terminal() -> bool:

@@ -34,9 +34,13 @@ def attach(line: Line, node: str) -> None:
     ended_r, ended_w = os.pipe()
 
     def show() -> None:
-        while data := line.recv(CHUNK_BYTES):
-            os.write(1, data)
-        os.close(ended_w)
+        try:
+            while data := line.recv(CHUNK_BYTES):
+                os.write(1, data)
+        except OSError:
+            pass  # the terminal, or whoever reads in its place, is gone
+        finally:
+            os.close(ended_w)
 
     with _raw_terminal():
         threading.Thread(target=show, daemon=True, name="console").start()

@@ -1,5 +1,6 @@
 """What `hpc status` says: asked of libvirt, the disks and SLURM, beside what is remembered."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,9 +16,11 @@ from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.network_drift import find_drift
 from ai_how.vm_management.network_shape import shape_of_network
 from ai_how.vm_management.observed import Observed
-from ai_how.vm_management.seen import DomainSeen, DomainStats
+from ai_how.vm_management.seen import DomainSeen, DomainStats, GuestMemory
 
 MIB = 2**20
+# A guest is asked every ten seconds (`stats` of its balloon); a busy one answers late.
+MEMORY_S = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,10 @@ class NodeStatus:
     vcpus: int
     memory_mib: int
     memory_used_mib: int | None
+    """What its QEMU takes of the host."""
+    guest_memory_mib: int | None
+    """What the guest's kernel has to give, a little less than `memory_mib`."""
+    guest_memory_used_mib: int | None
     disk_gib: int
     disk_used_mib: int | None
     agent: bool
@@ -132,6 +139,7 @@ def _node_status(
     slurm = _slurm_of(one, seen)
     missing = one.name not in seen.disks
     state, reason = _vm_state(domain, seen)
+    memory = _guest_memory(stats)
     return NodeStatus(
         name=one.name,
         role=one.role,
@@ -142,6 +150,8 @@ def _node_status(
         vcpus=one.cpu_cores,
         memory_mib=one.memory_mib,
         memory_used_mib=stats.memory_rss_mib if stats else None,
+        guest_memory_mib=memory.total_mib if memory else None,
+        guest_memory_used_mib=memory.used_mib if memory else None,
         disk_gib=one.disk_gib,
         disk_used_mib=None if missing else _used_mib(one.disk),
         agent=bool(domain and domain.is_agent_connected),
@@ -159,6 +169,12 @@ def _wiring_problems(node: str, seen: Observed) -> Iterator[str]:
         yield "not on the network"
     elif tap := seen.down_taps.get(node):
         yield f"its network interface {tap} is down"
+
+
+def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:
+    """What the guest said of its memory a moment ago: one that hangs says no more."""
+    memory = stats.guest_memory if stats else None
+    return memory if memory and abs(time.time() - memory.told_at) < MEMORY_S else None
 
 
 def _used_mib(disk: Path) -> int | None:

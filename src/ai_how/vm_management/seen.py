@@ -97,6 +97,23 @@ class NetworkSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestMemory:
+    """What a guest's own kernel said of its memory, by the balloon's driver; `told_at` is Unix's.
+
+    There is none before that driver is loaded, which takes minutes where guests are emulated.
+    """
+
+    total_mib: int
+    usable_mib: int
+    told_at: int
+
+    @property
+    def used_mib(self) -> int:
+        """What its programs and its kernel hold; caches that it would give up are not."""
+        return max(0, self.total_mib - self.usable_mib)
+
+
+@dataclass(frozen=True, slots=True)
 class DomainStats:
     """Running figures of one VM; None where the hypervisor does not tell (of one that is off)."""
 
@@ -104,6 +121,8 @@ class DomainStats:
     memory_current_mib: int | None
     memory_max_mib: int | None
     memory_rss_mib: int | None
+    """What its QEMU takes of the host, which is more than the guest has asked for by far."""
+    guest_memory: GuestMemory | None
     disk_allocation_bytes: int | None
     disk_capacity_bytes: int | None
     disk_physical_bytes: int | None
@@ -188,12 +207,20 @@ def read_stats(record: Mapping[str, int | str | bool]) -> DomainStats:
         known = [int(value) for value in found if value is not None]
         return sum(known) if known else None
 
+    def guest_memory() -> GuestMemory | None:
+        total, usable = mib("available"), mib("usable")
+        told_at = int(record.get("balloon.last-update", 0))
+        if total is None or usable is None or not told_at:
+            return None
+        return GuestMemory(total, usable, told_at)
+
     cpu_time = record.get("cpu.time")
     return DomainStats(
         cpu_time_ns=None if cpu_time is None else int(cpu_time),
         memory_current_mib=mib("current"),
         memory_max_mib=mib("maximum"),
         memory_rss_mib=mib("rss"),
+        guest_memory=guest_memory(),
         disk_allocation_bytes=total("block", "allocation"),
         disk_capacity_bytes=total("block", "capacity"),
         disk_physical_bytes=total("block", "physical"),
