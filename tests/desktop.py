@@ -28,7 +28,7 @@ def make_desktop(account: pwd.struct_passwd, tun_mode: str = "0666") -> None:
     """Cover what this machine has otherwise; /mnt is our stage."""
     stage = Path("/mnt")
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(stage))
-    open_ways(stage, (Path(sys.prefix), Path(sys.base_prefix), OURS))
+    open_for_all()
     tun = stage / "tun"
     os.mknod(tun, stat.S_IFCHR, Path("/dev/net/tun").stat().st_rdev)
     tun.chmod(int(tun_mode, 8))
@@ -56,6 +56,11 @@ def become_user(account: pwd.struct_passwd, *program: str, path: str = USERS_PAT
             *(f"PATH={path}", *program),
         ]
     )
+
+
+def open_for_all() -> None:
+    """Have everyone reach the interpreter and us; /mnt is a file system of the namespace's own."""
+    open_ways(Path("/mnt"), (Path(sys.prefix), Path(sys.base_prefix), OURS))
 
 
 def open_ways(stage: Path, wanted: tuple[Path, ...]) -> None:

@@ -134,6 +134,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H15": "a bridge, a tap or what serves a network is taken away under running guests",
         "H03": "what a host has outside of its directory goes while it runs, or the user logs out",
         "H09": "a cluster that runs, is suspended or hangs is destroyed with a backup",
+        "H04": "several users, or state directories, share the system's libvirt",
     },
 }
 

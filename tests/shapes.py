@@ -22,14 +22,15 @@ from ai_how.vm_management.domain_shape import (
     VirtioFsShare,
 )
 from ai_how.vm_management.network_shape import ForwardMode, NetworkHost, NetworkShape
-from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.seen import Mark, Owner
 
+OWNER = Owner(1000, Path("/home/me/.local/state/ai-how"))
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 STORAGE = Path("/srv/ai-how/storage")
 
 CONTROLLER = DomainShape(
     role=Role.CONTROLLER,
-    mark=Mark("demo", CLUSTER, "controller"),
+    mark=Mark("demo", CLUSTER, "controller", OWNER),
     name="demo-controller",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f010"),
     genid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f011"),
@@ -53,7 +54,7 @@ CONTROLLER = DomainShape(
 COMPUTE = replace(
     CONTROLLER,
     role=Role.COMPUTE,
-    mark=Mark("demo", CLUSTER, "compute-01"),
+    mark=Mark("demo", CLUSTER, "compute-01", OWNER),
     name="demo-compute-01",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f020"),
     genid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f021"),
@@ -108,7 +109,7 @@ DOMAINS = {
 NETWORK = NetworkShape(
     name="demo",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f002"),
-    mark=Mark("demo", CLUSTER, ""),
+    mark=Mark("demo", CLUSTER, "", OWNER),
     bridge="ah0123456789",
     subnet=IPv4Network("10.11.12.0/24"),
     gateway=IPv4Address("10.11.12.1"),
@@ -122,5 +123,5 @@ NETWORK = NetworkShape(
 NETWORKS = {
     "network-nat": NETWORK,
     "network-open-mtu": replace(NETWORK, mode=ForwardMode.OPEN, mtu=9000),
-    "network-isolated": replace(NETWORK, mode=ForwardMode.ISOLATED),
+    "network-isolated": replace(NETWORK, mode=ForwardMode.ISOLATED, mark=Mark("demo", CLUSTER, "")),
 }

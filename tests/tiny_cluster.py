@@ -171,7 +171,15 @@ class TinyHome:
         target.parent.mkdir(parents=True)
         image.directory.rename(target)
         (target / "manifest.json").write_text(image.manifest.model_dump_json())
+        self.have_host()
+
+    def have_host(self) -> None:
+        """Have the libvirt on which the verbs work."""
         self.host.up(with_kvm=False)
+
+    def program(self) -> list[str | Path]:
+        """What is run to have verbs run: it forks for each of them."""
+        return [sys.executable, __file__, str(self.root)]
 
     def call(self, *words: str, name: str = "hpc", **order: object) -> Ended:
         """Run `ai-how WORDS` for that cluster to its end.
@@ -258,7 +266,7 @@ class TinyHome:
             "XDG_CACHE_HOME": str(self.root / "cache"),
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        argv = [sys.executable, __file__, str(self.root)]
+        argv = self.program()
         pipe = subprocess.PIPE
         zygote = subprocess.Popen(  # noqa: S603
             argv, stdin=pipe, stdout=pipe, text=True, env=env

@@ -21,7 +21,7 @@ from ai_how.cli.hpc_cluster import (
     split_words,
 )
 from ai_how.cli.hpc_nodes import app as of_nodes
-from ai_how.cli.hpc_view import show_start, show_status, stages_line
+from ai_how.cli.hpc_view import confirm_taking, show_start, show_status, stages_line
 from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
@@ -209,6 +209,11 @@ def recover(
     ctx: typer.Context,
     file: File = None,
     cluster: Cluster = None,
+    from_user: Annotated[
+        str | None,
+        typer.Option("--from-user", metavar="USER", help="Take over the cluster of that user."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take it over unasked.")] = False,
 ) -> None:
     """Remember again a cluster whose state was lost or damaged: from a backup, or from libvirt."""
     from ai_how.spec.models import AccessSpec
@@ -216,8 +221,11 @@ def recover(
 
     context = context_of(ctx)
     name = name_of(context, cluster, file)
+    if from_user is not None and not force:
+        confirm_taking(name, from_user)
     access = AccessSpec() if cluster else get_hpc(context.load_spec(file)[0]).access
-    state, source = manager_of(context, name).recover(user=access.user)
+    manager = manager_of(context, name)
+    state, source = manager.recover(user=access.user, from_user=from_user)
     if context.is_json:
         nodes = [node.name for node in state.nodes]
         console.show_json({"cluster": name, "from": source, "nodes": nodes})

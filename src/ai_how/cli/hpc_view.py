@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from ai_how import console
+from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +70,18 @@ def show_status(seen: "ClusterStatus") -> None:
         console.show_warning(describe_impostor(name))
     if seen.slurm_trouble:
         console.show_line(f"SLURM was not asked: {seen.slurm_trouble}")
+
+
+def confirm_taking(name: str, user: str) -> None:
+    """Ask before a cluster becomes another's. Raises SpecError where there is nobody to ask."""
+    if not console.is_terminal():
+        raise SpecError(
+            f"recover asks before it takes {name} over, and there is no terminal to ask on",
+            hint=f"ai-how hpc recover --cluster {name} --from-user {user} --force",
+        )
+    if not console.confirm(f"Take {name} over from {user}? Your next start or destroy acts on it."):
+        console.show_line("nothing was taken over")
+        raise typer.Exit
 
 
 def stages_line(node: "NodeStatus") -> str:

@@ -1,6 +1,5 @@
 """`ai-how image`: what the nodes boot."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,11 +165,9 @@ def _store(context: Context) -> "ImageStore":
 
 def _storages(context: Context) -> "list[StoragePaths]":
     """Wherever machines of an image may be saved."""
-    from ai_how.host.place import SYSTEM_STORAGE
-    from ai_how.state.paths import StoragePaths
+    from ai_how.host.place import system_storages
 
-    system = [StoragePaths(SYSTEM_STORAGE)] if os.access(SYSTEM_STORAGE, os.W_OK) else []
-    return [context.roots.embedded_storage, *system]
+    return [context.roots.embedded_storage, *system_storages()]
 
 
 def _states(context: Context) -> "dict[str, ClusterState | StateError]":

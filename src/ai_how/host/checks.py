@@ -202,13 +202,13 @@ def check_embedded(facts: HostFacts) -> list[Check]:
         problems += _user_namespace_problems(facts)
     if not problems:
         return [Check("embedded host", Status.OK, "can be started")]
-    status = Status.WARNING if facts.libvirt.is_socket_usable else Status.FAILURE
+    status = Status.WARNING if facts.is_system_used else Status.FAILURE
     return [Check("embedded host", status, found, advice) for found, advice in problems]
 
 
 def check_firewall(facts: HostFacts) -> list[Check]:
     """What would keep packets of guests on the system's libvirt from being forwarded."""
-    if not facts.libvirt.is_socket_usable:
+    if not facts.is_system_used:
         return []
     checks = []
     if facts.is_forwarding is False:
@@ -237,7 +237,7 @@ def check_firewall(facts: HostFacts) -> list[Check]:
 def check_mandatory_access(facts: HostFacts) -> Check:
     """What separates guests from each other besides user ids."""
     drivers = [name for name in facts.security_modules or () if name in ("apparmor", "selinux")]
-    has_system = facts.libvirt.is_socket_usable
+    has_system = facts.is_system_used
     if drivers and has_system:
         return Check("confinement", Status.OK, f"{drivers[0]} and DAC")
     found = "no MAC driver: DAC only"

@@ -1,10 +1,12 @@
 """Everything that one can know of the host before a cluster is started, in one list."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ai_how.host.checks import Check, Status, check_host
 from ai_how.host.facts import read_facts
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
+from ai_how.host.place import Choice, choose_host
 from ai_how.state.paths import Roots
 
 
@@ -13,9 +15,17 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
 
     `kernel` is an image's, whose guests are what KVM is wanted for.
     """
+    choice = choose_host()
     facts = read_facts(directories=(roots.state, roots.data, roots.cache))
+    facts = replace(facts, host=choice.asked)
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
-    return (check_kvm(verdict), *check_host(facts))
+    return (check_kvm(verdict), *check_host(facts), check_choice(choice))
+
+
+def check_choice(choice: Choice) -> Check:
+    """Where clusters are made unless a file or --connect says else."""
+    status = Status.HINT if choice.advice else Status.OK
+    return Check("host", status, f"auto is {choice.asked}: {choice.why}", choice.advice)
 
 
 def check_kvm(verdict: KvmVerdict) -> Check:

@@ -131,6 +131,14 @@ class HostFacts:
     is_forwarding: bool | None = None
     iommu_groups: int | None = None
     security_modules: tuple[str, ...] | None = None
+    host: str | None = None  # where clusters would be; None: it was not asked
+
+    @property
+    def is_system_used(self) -> bool:
+        """Whether clusters would be on the system's libvirt; where it was not asked, could be."""
+        if self.host is not None:
+            return self.host.startswith("qemu:")
+        return self.libvirt.is_socket_usable
 
 
 def read_facts(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> HostFacts:

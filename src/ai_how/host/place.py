@@ -14,7 +14,8 @@ from ai_how.host.kvm import KvmVerdict, kvm_verdict
 from ai_how.host.supervisor import MAX_CALLS
 from ai_how.state.paths import Roots, StoragePaths
 
-SYSTEM_STORAGE = Path("/var/lib/libvirt/images/ai-how")
+SYSTEM_IMAGES = Path("/var/lib/libvirt/images")
+FORMER_STORAGE = SYSTEM_IMAGES / "ai-how"
 SYSTEM_LIBVIRT = Path("/var/lib/libvirt")
 SYSTEM_QEMU_LOGS = Path("/var/log/libvirt/qemu")
 SYSTEM, SESSION = "qemu:///system", "qemu:///session"
@@ -120,20 +121,21 @@ class HostPlace:
         return [*program, "--state-dir", str(roots.state), "host", "connect"]
 
 
-def find_place(asked: str, roots: Roots) -> HostPlace:
-    """The place that a host URI means.
+def find_place(asked: str, roots: Roots, *, kept: StoragePaths | None = None) -> HostPlace:
+    """The place that a host URI means; `auto` is what `choose_host` says.
 
-    `auto` is qemu:///system where it answers, may be managed, and QEMU's user can read our storage;
-    else the embedded host. Raises HostError where what was asked for cannot be used.
+    `kept` is where a cluster that is there has its disks. Raises HostError where what was asked for
+    cannot be used.
     """
     if asked == "auto":
-        return find_place(SYSTEM if _may_use_system() else "embedded", roots)
+        return find_place(choose_host().asked, roots)
     if asked == "embedded":
         host = EmbeddedHost(roots.embedded)
         return HostPlace(asked, "", "embedded", roots.embedded_storage, host)
     if asked == SYSTEM:
-        _require_system_storage()
-        return HostPlace(asked, SYSTEM, "system", StoragePaths(SYSTEM_STORAGE))
+        if kept is None:
+            _require_usable(system_storage())
+        return HostPlace(asked, SYSTEM, "system", kept or system_storage())
     if asked == SESSION:
         raise HostError(
             f"{SESSION} cannot give a cluster a network of its own",
@@ -162,32 +164,77 @@ def decide_kvm(roots: Roots) -> KvmVerdict:
     return kvm_verdict(kernel=image.kernel if image else None, cache=roots.kvm_verdict)
 
 
-def _may_use_system() -> bool:
-    if not read_libvirt_access(Path("/")).is_socket_usable:
-        return False
-    if not _is_usable(SYSTEM_STORAGE):
-        return False
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What `auto` means here and why; `advice` is what would make it the system's libvirt."""
+
+    asked: str
+    why: str
+    advice: str | None = None
+
+
+def choose_host() -> Choice:
+    """The system's libvirt where it answers, may be managed, and QEMU's user can read our disks."""
+    access = read_libvirt_access(Path("/"))
+    if access.socket_mode is None:
+        return Choice("embedded", "the system has no libvirt that runs")
+    if not access.is_socket_usable:
+        return Choice("embedded", "you may not manage the system's libvirt")
+    storage = system_storage()
     # The client is heavy to import, and most hosts are decided by now.
     from ai_how.vm_management.libvirt_client import LibvirtClient  # noqa: PLC0415
 
     try:
+        _require_usable(storage)
         with LibvirtClient(SYSTEM, patience_s=10) as client:
             client.version()
-    except AiHowError:
-        return False
-    return True
+    except AiHowError as error:
+        return Choice("embedded", error.brief, error.hint)
+    return Choice(SYSTEM, f"it may be managed, and its disks are in {storage.root}")
 
 
-def _require_system_storage() -> None:
-    if not _is_usable(SYSTEM_STORAGE):
+def system_storage() -> StoragePaths:
+    """Our own directory for disks on the system's libvirt.
+
+    Once all users had the same; whoever has that one goes on with it.
+    """
+    own = SYSTEM_IMAGES / f"ai-how-{os.geteuid()}"
+    if own.is_dir() or not _is_ours_alone(FORMER_STORAGE):
+        return StoragePaths(own)
+    return StoragePaths(FORMER_STORAGE)
+
+
+def system_storages() -> tuple[StoragePaths, ...]:
+    """Wherever disks and machines of ours may be on the system's libvirt."""
+    roots = (FORMER_STORAGE, SYSTEM_IMAGES / f"ai-how-{os.geteuid()}")
+    return tuple(StoragePaths(root) for root in roots if _is_ours_alone(root))
+
+
+def storage_of(disk: Path) -> StoragePaths | None:
+    """The storage that a node's disk is in: where it was made, whatever new ones would be in."""
+    root = disk.parent.parent.parent
+    return StoragePaths(root) if disk.parent.parent == StoragePaths(root).disks else None
+
+
+def _is_ours_alone(root: Path) -> bool:
+    """Whether a directory and what we keep in it are there, and no other user's."""
+    storage = StoragePaths(root)
+    owners = [path.stat().st_uid for path in (root, storage.bases, storage.disks) if path.is_dir()]
+    return root.is_dir() and set(owners) == {os.geteuid()}
+
+
+def _require_usable(storage: StoragePaths) -> None:
+    """Raises HostError where we could not have disks there, or others could replace them."""
+    # It is the same look that every step takes before it makes a disk.
+    from ai_how.vm_management.owned_directory import check_chain  # noqa: PLC0415
+
+    root = storage.root
+    if not root.is_dir() and (os.geteuid() != 0 or not root.parent.is_dir()):
         raise HostError(
-            f"{SYSTEM_STORAGE} is not a directory that you can write",
+            f"{root} is not there",
             details="The system's QEMU reads disks from there, not from your home directory.",
-            hint=f'sudo install -d -o "$USER" -m 0711 {SYSTEM_STORAGE}',
+            hint=f'sudo install -d -o "$(id -u)" -m 0711 {root}',
         )
-
-
-def _is_usable(directory: Path) -> bool:
-    if os.geteuid() == 0:
-        return directory.parent.is_dir()
-    return directory.is_dir() and os.access(directory, os.W_OK)
+    check_chain(root, is_made=False)
+    if root.is_dir() and not os.access(root, os.W_OK):
+        raise HostError(f"you cannot write to {root}", hint=f"ls -ld {root}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from ai_how.errors import AiHowError, StateError
+from ai_how.errors import AiHowError, OwnershipError, StateError
 from ai_how.host.checks import (
     Check,
     Cost,
@@ -15,7 +15,7 @@ from ai_how.host.checks import (
     check_subnet_collisions,
 )
 from ai_how.host.facts import HostFacts, read_facts
-from ai_how.host.place import HostPlace, find_place
+from ai_how.host.place import HostPlace
 from ai_how.images.store import ImageStore
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, nodes_of
@@ -23,9 +23,11 @@ from ai_how.state.every_cluster import read_every_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 from ai_how.vm_management.disk_space import DiskNeed, overlay_need
+from ai_how.vm_management.hpc_manager import HpcManager
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.node_checks import check_devices, check_shares
 from ai_how.vm_management.node_shape import HUGEPAGE_KIB
+from ai_how.vm_management.recovering import refuse_lost
 from ai_how.vm_management.starting import get_image
 
 
@@ -70,13 +72,13 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
 
     Raises HostError where the host that was asked for cannot be used at all.
     """
-    place = find_place(host_uri, roots)
     states = read_every_state(roots)
     state = states.pop(hpc.name, None)
     if isinstance(state, StateError):
         raise state
+    place = HpcManager(roots=roots, name=hpc.name).place(host_uri)
     nodes = nodes_of(hpc)
-    facts = read_facts(directories=(place.storage.root,))
+    facts = replace(read_facts(directories=(place.storage.root,)), host=place.asked)
     running = _running_nodes(state, place)
     others = {
         f"cluster {name}": other.network.subnet
@@ -91,6 +93,7 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
         running=tuple(sorted(running)),
         checks=(
             *(check for check in check_host(facts) if check.status is Status.FAILURE),
+            *_owner_checks(hpc.name, state, place, roots),
             *check_capacity(_cost_of(hpc, nodes, running, place), facts),
             *_subnet_checks(hpc.network.subnet, facts, others, own_bridge, place),
             *check_devices(nodes, facts),
@@ -98,6 +101,21 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
             *_image_checks(nodes, ImageStore(roots.images)),
         ),
     )
+
+
+def _owner_checks(
+    name: str, state: ClusterState | None, place: HostPlace, roots: Roots
+) -> Iterator[Check]:
+    """What a start would refuse: another's cluster of that name, or one that was forgotten."""
+    if state is not None or not place.is_up:
+        return
+    try:
+        with LibvirtClient(place.uri) as client:
+            refuse_lost(client, roots.cluster(name), place)
+    except (OwnershipError, StateError) as error:
+        yield Check("name", Status.FAILURE, error.brief, error.hint)
+    except AiHowError:
+        return  # what is not known is not said
 
 
 def _running_nodes(state: ClusterState | None, place: HostPlace) -> frozenset[str]:

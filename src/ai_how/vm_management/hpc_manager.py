@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ai_how.errors import HostError, StateError
 from ai_how.guest.agent import GuestAgent, GuestResult
-from ai_how.host.place import HostPlace, find_place
+from ai_how.host.place import HostPlace, find_place, storage_of
 from ai_how.plan.journal import Journal, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
@@ -18,7 +18,7 @@ from ai_how.state.cluster_state import read_state, remove_state
 from ai_how.state.every_cluster import read_every_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
-from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory
+from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, ensure_private_directory
 from ai_how.vm_management.clearing import (
     check_backups,
     check_snapshots,
@@ -98,13 +98,13 @@ class HpcManager:
 
         Raises HostError where `connect` is another host than the one that has the cluster.
         """
-        there = self._remembered_host()
+        there, kept = self._remembered_host(), self._remembered_storage()
         if there and self.connect not in (None, "auto", there):
             raise HostError(
                 f"the cluster {self.name} is on {there}, not on {self.connect}",
                 hint=f"ai-how --connect {there} …  # or without --connect and AI_HOW_CONNECT",
             )
-        return find_place(there or self.connect or asked or "auto", self.roots)
+        return find_place(there or self.connect or asked or "auto", self.roots, kept=kept)
 
     def start(
         self,
@@ -202,10 +202,11 @@ class HpcManager:
         release_host(place, self.roots)
         return plan
 
-    def recover(self, *, user: str) -> tuple[ClusterState, str]:
+    def recover(self, *, user: str, from_user: str | None = None) -> tuple[ClusterState, str]:
         """Remember again a cluster whose state was lost or damaged, and say from where.
 
-        What libvirt has does not tell the account; it is `user` then.
+        What libvirt has does not tell the account; it is `user` then. `from_user` has that user's
+        cluster taken over.
         """
         from ai_how.vm_management.recovering import recover_state  # noqa: PLC0415  as below
 
@@ -215,7 +216,7 @@ class HpcManager:
         with held_lock(self.paths.lock, doing="hpc recover"):
             place.ensure_up(self.roots)
             with LibvirtClient(place.uri) as client:
-                return recover_state(self.paths, place, client, user=user)
+                return recover_state(self.paths, place, client, user=user, from_user=from_user)
 
     def status(self) -> ClusterStatus:
         """Ask libvirt and SLURM; takes no lock and changes nothing."""
@@ -261,7 +262,7 @@ class HpcManager:
         place = find_place(self.connect or "auto", self.roots)
         if place.is_up:
             with LibvirtClient(place.uri) as client:
-                refuse_lost(client, self.name)
+                refuse_lost(client, self.paths, place)
 
     def _remembered_host(self) -> str | None:
         """Where the cluster is; a first start that was cut short wrote it into its journal."""
@@ -269,6 +270,14 @@ class HpcManager:
             return state.host_uri
         left = Journal.read(self.paths.journal, STEP_TYPES)
         return str(left.note["host"]) if left else None
+
+    def _remembered_storage(self) -> StoragePaths | None:
+        """Where the cluster has its disks, or is getting them."""
+        if state := self.find_state():
+            return storage_of(state.nodes[0].disk) if state.nodes else None
+        left = Journal.read(self.paths.journal, STEP_TYPES)
+        planned = left.note.get("state") if left else None
+        return storage_of(ClusterState.model_validate(planned).nodes[0].disk) if planned else None
 
     @contextmanager
     def _asking(self) -> Iterator[LibvirtClient]:

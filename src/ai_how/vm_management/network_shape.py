@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_how.errors import SpecError
 from ai_how.state.models import ClusterState
-from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.seen import Mark, Owner
 
 # IFNAMSIZ is 16 with the final NUL.
 LONGEST_LINK_NAME = 15
@@ -66,13 +66,13 @@ class NetworkShape:
                 raise SpecError(f"two nodes of {self.mark.cluster} have the same {what}")
 
 
-def shape_of_network(state: ClusterState) -> NetworkShape:
+def shape_of_network(state: ClusterState, owner: Owner | None = None) -> NetworkShape:
     """The network that a cluster shall have."""
     network = state.network
     return NetworkShape(
         name=network.name,
         uuid=network.uuid,
-        mark=Mark(state.name, state.lineage, ""),
+        mark=Mark(state.name, state.lineage, "", owner),
         bridge=network.bridge,
         subnet=network.subnet,
         gateway=network.gateway,

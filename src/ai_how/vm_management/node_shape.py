@@ -26,7 +26,7 @@ from ai_how.vm_management.domain_shape import (
     VcpuPin,
     VirtioFsShare,
 )
-from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.seen import Mark, Owner
 
 HUGEPAGE_KIB = {"2M": 2048, "1G": 1048576}
 
@@ -66,6 +66,7 @@ class PlacedNode:
     boot: DirectKernel | None  # None: by firmware
     seed: Path | None = None
     pins: Pins = ()
+    owner: Owner | None = None
 
 
 def shape_of(
@@ -80,7 +81,7 @@ def shape_of(
     accel = host.accel if asked.enable_kvm else Accel.TCG
     return DomainShape(
         role=node.role,
-        mark=Mark(hpc.name, cluster_id, node.name),
+        mark=Mark(hpc.name, cluster_id, node.name, place.owner),
         name=node.domain_name(hpc.name),
         uuid=object_uuid(cluster_id, f"domain/{node.name}"),
         genid=object_uuid(cluster_id, f"genid/{node.name}"),

@@ -12,6 +12,7 @@ from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_drift import find_taps, read_network_facts
 from ai_how.vm_management.network_links import Link, find_bridge_trouble, find_ports
 from ai_how.vm_management.network_manager import HostNetworks
+from ai_how.vm_management.owners import describe_owner, owner_of
 from ai_how.vm_management.seen import DomainSeen, NetworkSeen
 from ai_how.waiting import Deadline
 
@@ -73,7 +74,7 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
         if other is not None and other.uuid != node.uuid:
             raise OwnershipError(
                 f"a VM named {node.domain_name} is there, and is not ours",
-                details=f"its UUID is {other.uuid}",
+                details=_tell(other),
                 hint="give the cluster another name, or rename that VM",
             )
     domains = {one.uuid: one for one in every if one.uuid in uuids}
@@ -87,7 +88,7 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
     if network is None and (other_net := client.find_network_by_name(state.network.name)):
         raise OwnershipError(
             f"a network named {state.network.name} is there, and is not ours",
-            details=f"its UUID is {other_net.uuid}",
+            details=_tell(other_net),
             hint="give the cluster another name, or rename that network",
         )
     slurm, trouble = _ask_slurm(client, state, domains) if ask_slurm else (None, None)
@@ -103,6 +104,12 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
             if one.mark and one.mark.id == state.lineage and one.uuid not in uuids
         ),
     )
+
+
+def _tell(other: DomainSeen | NetworkSeen) -> str:
+    """Which one it is, and whose where its mark says so."""
+    which, owner = f"its UUID is {other.uuid}", owner_of(other)
+    return f"{which}\nit is of {describe_owner(owner)}" if owner else which
 
 
 def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) -> Observed:

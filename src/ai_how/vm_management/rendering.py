@@ -16,6 +16,7 @@ from ai_how.vm_management.drafting import Draft
 from ai_how.vm_management.hpc_plan import Rendering
 from ai_how.vm_management.network_shape import render_network, shape_of_network
 from ai_how.vm_management.node_shape import HostFit, PlacedNode, pin_nodes, shape_of
+from ai_how.vm_management.owners import caller_of
 from ai_how.vm_management.steps import Saved
 
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
@@ -46,7 +47,7 @@ def find_rendering(
     state, shape = draft.state, find_shapes(draft, place, paths, images, accel)
     saved = saved or {}
     return Rendering(
-        network_xml=lambda: render_network(shape_of_network(state)),
+        network_xml=lambda: render_network(shape_of_network(state, caller_of(paths))),
         domain_xml=lambda node, one: render_domain(shape(node, one)),
         base_of=place.storage.base,
         saved_of=saved.get,
@@ -76,6 +77,7 @@ def find_shapes(
             console_log=paths.console_log(one.name),
             boot=_kernel(image, place, one, accel),
             pins=pins[node.name],
+            owner=caller_of(paths),
         )
         return shape_of(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
 

@@ -6,6 +6,7 @@ Names and XML in here may come from others' VMs: they are data, never to be trus
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import HostError
@@ -29,6 +30,15 @@ class HypervisorVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a cluster is: a user's, and of theirs the one in that state directory."""
+
+    uid: int | None
+    """None where that is not known: it was not in the mark once."""
+    state: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """Our sign in an object's metadata. What is ours has it, but anyone can copy it."""
 
@@ -36,6 +46,8 @@ class Mark:
     id: UUID
     node: str
     """Empty on a network."""
+    owner: Owner | None = None
+    """None in what was made before owners were noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +192,20 @@ def read_mark(xml: str) -> Mark | None:
         element = read_xml(xml).find(f"./metadata/{{{MARK_NAMESPACE}}}node")
         if element is None:
             return None
-        return Mark(element.get("cluster", ""), UUID(element.get("id")), element.get("node", ""))
+        return Mark(
+            element.get("cluster", ""),
+            UUID(element.get("id")),
+            element.get("node", ""),
+            _read_owner(element.get("uid"), element.get("state")),
+        )
     except (HostError, TypeError, ValueError, AttributeError):
         return None  # another's XML, however broken, must not break a list of all VMs
+
+
+def _read_owner(uid: str | None, state: str | None) -> Owner | None:
+    if uid is None or state is None:
+        return None
+    return Owner(int(uid), Path(state))
 
 
 def read_bridge(xml: str) -> str | None:

@@ -57,6 +57,7 @@ from ai_how.vm_management.network_manager import HostNetworks
 from ai_how.vm_management.node_checks import check_devices, check_shares
 from ai_how.vm_management.node_shape import HUGEPAGE_KIB
 from ai_how.vm_management.observed import Observed, observe, observe_wiring
+from ai_how.vm_management.owners import is_sent_as
 from ai_how.vm_management.recovering import refuse_lost
 from ai_how.vm_management.rendering import find_rendering, find_shapes
 from ai_how.vm_management.saved_machines import SavedMachines
@@ -101,7 +102,7 @@ def prepare_start(
     paths = roots.cluster(hpc.name)
     former = read_state(paths)
     if former is None:
-        refuse_lost(client, hpc.name)
+        refuse_lost(client, paths, place)
     store = ImageStore(roots.images)
     cluster_id = former.lineage if former else new_cluster_id()
     has_directory = find_disk_directory(place.storage, hpc.name, cluster_id, former)
@@ -256,7 +257,7 @@ def _stale_nodes(
         sent = paths.xml / f"{one.domain_name}.xml"
         if seen.find_domain(one.uuid) is None or not sent.exists():
             continue
-        if sent.read_text() != rendering.domain_xml(node, one):
+        if not is_sent_as(sent.read_text(), rendering.domain_xml(node, one)):
             stale.append(one.name)
     return tuple(stale)
 
