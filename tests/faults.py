@@ -135,6 +135,9 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H03": "what a host has outside of its directory goes while it runs, or the user logs out",
         "H09": "a cluster that runs, is suspended or hangs is destroyed with a backup",
         "H04": "several users, or state directories, share the system's libvirt",
+        "H01": "what is needed lies behind links into places that the embedded host covers",
+        "H02": "the host's name server listens on its loopback alone",
+        "H08": "guests that reach the host's other addresses, or another network's gateway",
     },
 }
 

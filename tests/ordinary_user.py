@@ -1,6 +1,9 @@
 """What an ordinary user does with the embedded host, from nothing to nothing; see desktop.py."""
 
+import os
+import signal
 import sys
+from pathlib import Path
 
 from ai_how.errors import AiHowError
 from ai_how.host.checks import Status, check_embedded
@@ -11,9 +14,11 @@ from ai_how.state.models import VmState
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_shape import render_network
 from ai_how.waiting import Deadline, wait_until
-from leaks import look_at_machine, pids_inside, private_host
+from leaks import command_lines, look_at_machine, pids_inside, private_host
 from shapes import NETWORK
 from tiny_guest import TINY, render_tiny_guest, start_tiny_guest
+
+OF_UPLINK = 2  # pasta, and what answers names
 
 
 def use_it() -> None:
@@ -49,6 +54,34 @@ def run_guest(host: EmbeddedHost, client: LibvirtClient) -> None:
     assert "vnet0" in links
 
 
+def lose_uplink() -> None:
+    """The uplink goes with its host, whether that is taken down or killed."""
+    for end in (EmbeddedHost.down, kill_supervisor):
+        with private_host() as host:
+            host.up(with_kvm=False)
+            supervisor = host.find_supervisor()
+            assert supervisor
+            await_uplink(supervisor.pid, OF_UPLINK)
+            end(host)
+            await_uplink(supervisor.pid, 0)
+
+
+def kill_supervisor(host: EmbeddedHost) -> None:
+    supervisor = host.find_supervisor()
+    assert supervisor
+    os.kill(supervisor.pid, signal.SIGKILL)
+
+
+def uplink_of(pid: int) -> list[str]:
+    """The programs by which the host with that PID 1 has its uplink."""
+    lines = [line[:-1] for line in command_lines() if line[-2:-1] == [str(pid).encode()]]
+    return sorted(Path(os.fsdecode(line[0])).name for line in lines)
+
+
+def await_uplink(pid: int, count: int) -> None:
+    wait_until(lambda: len(uplink_of(pid)) == count, Deadline.after(60), f"{count} programs")
+
+
 def be_refused() -> None:
     """Print what `doctor` finds, and with what words the host does not start."""
     for check in check_embedded(read_facts()):
@@ -65,4 +98,4 @@ def be_refused() -> None:
 
 
 if __name__ == "__main__":
-    {"use": use_it, "be-refused": be_refused}[sys.argv[1]]()
+    {"use": use_it, "be-refused": be_refused, "lose-uplink": lose_uplink}[sys.argv[1]]()

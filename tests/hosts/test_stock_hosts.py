@@ -20,8 +20,12 @@ def user() -> Iterator[str]:
         yield name
 
 
-@pytest.mark.parametrize("who", ["root", "user"])
-@pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
+@pytest.mark.fault("H01", "resolv.conf, programs, state and interpreter behind such links")
+@pytest.mark.parametrize(
+    ("host", "who"),
+    [(host, who) for host in HOSTS for who in host.who],
+    ids=lambda one: one if isinstance(one, str) else one.name,
+)
 def test_a_cluster_lives_on_this_host(host: StockHost, who: str, user: str) -> None:
     name = user if who == "user" else "root"
     where = [host.state] if host.state else []

@@ -6,7 +6,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -337,25 +337,6 @@ def test_a_running_network_ends_with_the_host(own_host: EmbeddedHost) -> None:
         assert any(name.startswith("dnsmasq") for name in processes_in(namespace).values())
         own_host.down()
         assert processes_in(namespace) == {}
-
-
-@pytest.mark.parametrize("end", [EmbeddedHost.down, kill_supervisor])
-def test_an_uplink_ends_with_the_host(
-    own_host: EmbeddedHost,
-    end: Callable[[EmbeddedHost], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pasta, pid_file = tmp_path / "pasta", tmp_path / "pid"
-    pasta.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 1000\n")
-    pasta.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    own_host.up(with_kvm=False)
-    soon = Deadline.after(60)
-    pid = wait_until(lambda: pid_file.exists() and pid_file.read_text(), soon, "pasta's start")
-    wait_until(lambda: process_name(int(pid)) == "sleep", soon, "pasta's start")
-    end(own_host)
-    wait_until(lambda: process_name(int(pid)) is None, soon, "pasta's end")
 
 
 def test_guests_see_no_kvm_unless_it_is_asked_for(own_host: EmbeddedHost) -> None:

@@ -26,6 +26,10 @@ def test_an_ordinary_user_has_a_host_a_network_and_a_guest(user: str) -> None:
     run_script(user, "use")
 
 
+def test_an_uplink_ends_with_the_host(user: str) -> None:
+    run_script(user, "lose-uplink")
+
+
 @pytest.mark.fault("F66", "a user without subordinate ids")
 def test_without_subordinate_ids_doctor_and_host_say_so(user: str) -> None:
     with made_user(f"aihow{os.getpid()}s", "--system") as name:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ai_how.errors import ToolError
 from ai_how.host.reading import read_text
-from ai_how.process import find_tool, run
+from ai_how.process import find_tool, get_tool, run
 
 ASK_TIMEOUT_S = 5
 IPTABLES_CHAIN = "ip filter FORWARD"  # how nft shows the chain that iptables edits
@@ -70,6 +70,17 @@ def read_addresses() -> tuple[Route, ...] | None:
             if subnet and not subnet.is_loopback:
                 found.append(Route(subnet, _text(item.get("ifname"))))
     return tuple(found)
+
+
+def read_own_addresses() -> tuple[str, ...]:
+    """Every IPv4 address of this host but those of loopback. Raises ToolError where `ip` fails."""
+    told = run([get_tool("ip", package="iproute2"), "-j", "-4", "addr"], timeout_s=ASK_TIMEOUT_S)
+    found = [
+        str(address.get("local"))
+        for link in _objects(json.loads(told.stdout))
+        for address in _objects(link.get("addr_info") or [])
+    ]
+    return tuple(one for one in found if (subnet := _network(one)) and not subnet.is_loopback)
 
 
 def read_nameservers(root: Path) -> tuple[IPv4Address, ...]:

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ai_how.errors import AiHowError
+from ai_how.host.private_world import prepare_mounts
+from ai_how.host.uplink import resolv_conf_inside, take_uplink
 from ai_how.process import get_tool, run
 from ai_how.waiting import Deadline
 
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
 # A daemon that ends by itself so soon after the start of the host is one that cannot start.
 STARTING_S = 5.0
 NETWORKS = Path("/etc/libvirt/qemu/networks")
@@ -54,57 +54,24 @@ class Order:
         return cls(**json.loads(path.read_text()))
 
 
-def mount(*words: str) -> None:
-    # -n: no entry in the mount table of the real host, which is hidden or read-only here.
-    run([get_tool("mount", package="mount"), "-n", *words])
-
-
-def mount_private_run() -> None:
-    """Cover /run, where the real host's sockets and pid files are."""
-    stage = Path("/mnt")
-    mount("-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", str(stage))
-    for name in ("lock", "libvirt"):
-        (stage / name).mkdir()
-    mount("--move", str(stage), "/run")
-
-
-def mount_private_dev(*, with_kvm: bool) -> None:
-    """A /dev of our own, with /dev/kvm only where KVM works: libvirt would probe it for minutes."""
-    stage = Path("/mnt")
-    mount("-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", str(stage))
-    wanted = [*OPTIONAL_DEVICES, *(["kvm"] if with_kvm else [])]
-    for name in (*DEVICES, *(name for name in wanted if Path("/dev", name).exists())):
-        source, target = Path("/dev", name), stage / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            target.mkdir()
-        else:
-            target.touch()
-        mount("--rbind", str(source), str(target))
-    for name in ("pts", "shm"):
-        (stage / name).mkdir()
-    mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620", "devpts", str(stage / "pts"))
-    mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(stage / "shm"))
-    (stage / "ptmx").symlink_to("pts/ptmx")
-    (stage / "fd").symlink_to("/proc/self/fd")
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        (stage / name).symlink_to(f"/proc/self/fd/{number}")
-    mount("--move", str(stage), "/dev")
-
-
 def prepare_world(order: Order) -> None:
-    """Mount everything private. Nothing of this is seen outside our mount namespace."""
-    mount("--make-rprivate", "/")
-    mount("-t", "sysfs", "sysfs", "/sys")  # else the bridges of the real host are seen
-    for source, target in (
+    """Mount everything private, and have what guests ask names of.
+
+    Nothing of this is seen outside our namespaces.
+    """
+    libvirt = (
         (order.etc, "/etc/libvirt"),
         (order.lib, "/var/lib/libvirt"),
         (order.cache, "/var/cache/libvirt"),
         (order.log, "/var/log/libvirt"),
-    ):
-        mount("--bind", source, target)
-    mount_private_dev(with_kvm=order.with_kvm)
-    mount_private_run()
+    )
+    state = Path(order.etc).parents[1]
+    prepare_mounts(
+        libvirt,
+        needed=(str(state), *(source for source, _ in libvirt)),
+        resolv_conf=resolv_conf_inside(),
+        with_kvm=order.with_kvm,
+    )
     run([get_tool("ip", package="iproute2"), "link", "set", "lo", "up"])
 
 
@@ -231,8 +198,8 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def report() -> None:
-    """Show embedded.py who we are and wait until it has written that down.
+def report() -> int:
+    """Show embedded.py who we are and wait until it has written that down; the way to it.
 
     Ends here where it died before that, as nobody would know of this host. With its word comes the
     lock of the host, which is held while we live.
@@ -244,9 +211,10 @@ def report() -> None:
         sys.exit("whoever started this host is gone")
     for descriptor in held:
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # for no daemon of ours
-    os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end
+    link = os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end
     with Path("/dev/null").open() as nothing:
         os.dup2(nothing.fileno(), 0)
+    return link
 
 
 def main() -> None:
@@ -254,10 +222,14 @@ def main() -> None:
     # PID 1 ignores every signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.umask(0o022)
-    report()
+    link = report()
     try:
         order = Order.read(Path(sys.argv[1]))
         prepare_world(order)
+        try:
+            take_uplink(link)
+        except (AiHowError, OSError) as error:
+            say(f"guests have no uplink: {error}")
         write_settings()
         keep(
             {

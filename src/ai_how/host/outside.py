@@ -1,0 +1,188 @@
+"""What an embedded host has outside of itself: pasta, and whoever answers names for its guests.
+
+Run as `python -m ai_how.host.outside LOG PID` by uplink.py, where the user is. Standard input leads
+to the supervisor, which sends the sockets at which names are asked for; we end when it does.
+"""
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from threading import BoundedSemaphore, Thread
+
+from ai_how.errors import AiHowError
+from ai_how.host.network_facts import read_own_addresses
+from ai_how.host.resolver import DEFAULT, find_servers
+from ai_how.host.uplink import HOST_CHAIN, MANY_SOCKETS, NAMES_PORT, pasta_argv
+from ai_how.process import get_tool, run, start_daemon
+
+PATIENCE_S = 4.0  # for one server; whoever asks gives up after 5
+RESOLV_CONF = Path("/etc/resolv.conf")
+LONGEST = 65535
+AT_ONCE = 64
+HEADER = 12  # bytes before the question; RFC 1035
+RTMGRP_IPV4_IFADDR = 0x10  # rtnetlink(7): told whenever an address comes or goes
+REFRESH_S = 60.0
+
+
+def ask(question: bytes) -> bytes:
+    """The answer of the first of the host's name servers that gives one; else that it failed.
+
+    They are read each time: the host may be somewhere else by now.
+    """
+    for server in _servers():
+        with suppress(OSError, ValueError), _socket_to(server, socket.SOCK_DGRAM) as way:
+            way.send(question)
+            for _ in range(AT_ONCE):
+                answer = way.recv(LONGEST)
+                if answer[:2] == question[:2]:
+                    return answer
+    return failure(question)
+
+
+def failure(question: bytes) -> bytes:
+    """SERVFAIL to a question, so that nobody waits."""
+    end = HEADER
+    while end < len(question) and question[end]:
+        end += question[end] + 1
+    head = question[:2] + bytes([question[2] | 0x80, 0x82, 0, 1, 0, 0, 0, 0, 0, 0])
+    return head + question[HEADER : end + 5]
+
+
+def answer_datagrams(line: socket.socket) -> None:
+    """Answer what comes by UDP, so many questions at a time."""
+    free = BoundedSemaphore(AT_ONCE)
+
+    def answer(question: bytes, whom: tuple[str, int]) -> None:
+        try:
+            line.sendto(ask(question), whom)
+        except OSError:
+            return
+        finally:
+            free.release()
+
+    while True:
+        question, whom = line.recvfrom(LONGEST)
+        if len(question) > HEADER and free.acquire(blocking=False):
+            Thread(target=answer, args=(question, whom), daemon=True).start()
+
+
+def answer_streams(listener: socket.socket) -> None:
+    """Pass on what comes by TCP: answers that are too long for a datagram."""
+    free = BoundedSemaphore(AT_ONCE)
+    while True:
+        line, _ = listener.accept()
+        free.acquire()
+        Thread(target=_pass_on, args=(line, free), daemon=True).start()
+
+
+def shut_addresses(pid: int) -> None:
+    """Have guests reach none of this host's addresses; pasta would connect them as ourselves."""
+    rules = "".join(f"-A {HOST_CHAIN} -d {address} -j DROP\n" for address in read_own_addresses())
+    run(
+        [
+            *(get_tool("nsenter", package="util-linux"), "-t", str(pid), "-U"),
+            *("--preserve-credentials", "-m", "-n", "--"),
+            *(get_tool("iptables-restore", package="iptables"), "--noflush"),
+        ],
+        stdin=f"*mangle\n:{HOST_CHAIN} - [0:0]\n{rules}COMMIT\n",
+    )
+
+
+def watch_addresses(pid: int, changes: socket.socket) -> None:
+    """Shut also those that come later."""
+    while True:
+        with suppress(TimeoutError):
+            changes.recv(LONGEST)
+        try:
+            shut_addresses(pid)
+        except AiHowError as error:
+            say(f"the addresses of this host could not be kept from guests: {error}")
+
+
+def say(line: str) -> None:
+    """A line for the supervisor's log."""
+    os.write(2, f"{line}\n".encode())
+
+
+def main(log: Path, pid: int) -> None:
+    link = socket.socket(fileno=0)
+    said, lines, _, _ = socket.recv_fds(link, 1, MANY_SOCKETS)
+    if not said:
+        return
+    changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    changes.bind((0, RTMGRP_IPV4_IFADDR))
+    changes.settimeout(REFRESH_S)
+    shut_addresses(pid)
+    for line in map(_opened, lines):
+        is_stream = line.type is socket.SOCK_STREAM
+        answer = answer_streams if is_stream else answer_datagrams
+        Thread(target=answer, args=(line,), daemon=True).start()
+    pasta = start_daemon(pasta_argv(pid), log=log)
+    Thread(target=watch_addresses, args=(pid, changes), daemon=True).start()
+    link.recv(1)  # until the supervisor ends
+    pasta.terminate()
+    pasta.wait()
+
+
+def _opened(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=descriptor)
+
+
+def _servers() -> list[str]:
+    try:
+        return find_servers(RESOLV_CONF.read_text(errors="replace")) or [DEFAULT]
+    except OSError:
+        return [DEFAULT]
+
+
+def _socket_to(server: str, kind: socket.SocketKind) -> socket.socket:
+    [(family, *_, address), *_] = socket.getaddrinfo(
+        server, NAMES_PORT, type=kind, flags=socket.AI_NUMERICHOST
+    )
+    way = socket.socket(family, kind)
+    try:
+        way.settimeout(PATIENCE_S)
+        way.connect(address)
+    except OSError:
+        way.close()
+        raise
+    return way
+
+
+def _pass_on(line: socket.socket, free: BoundedSemaphore) -> None:
+    """Carry questions to the first server that takes them, and its answers back, until one ends."""
+    with line:
+        try:
+            line.settimeout(PATIENCE_S)
+            for server in _servers():
+                with suppress(OSError), _socket_to(server, socket.SOCK_STREAM) as way:
+                    while question := _read_message(line):
+                        way.sendall(question)
+                        line.sendall(_read_message(way))
+                    return
+        finally:
+            free.release()
+
+
+def _read_message(line: socket.socket) -> bytes:
+    """A message with its length before it; empty at the end of the line."""
+    length = _read(line, 2)
+    return length + _read(line, int.from_bytes(length))
+
+
+def _read(line: socket.socket, count: int) -> bytes:
+    """So many bytes; fewer where the line ends before."""
+    got = b""
+    while len(got) < count and (more := line.recv(count - len(got))):
+        got += more
+    return got
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]))
+    except AiHowError as error:
+        say(f"guests have no uplink: {error}")
+        sys.exit(1)

@@ -1,0 +1,205 @@
+"""The embedded host's private mounts: what is covered, and what of it stays to be seen.
+
+libvirtd would take the real host's sockets below /run for its own, so they are hidden. But people
+also keep programs, disks and home directories there, or reach them by links that lead through it:
+what the host was told to use is bound back, and nothing else.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ai_how.errors import AiHowError
+from ai_how.process import find_tool, get_tool, run, search_path
+
+# Where mounts are put together before they cover what they cover: nobody needs anything in it, as
+# it is mounted anew at the end. /mnt would hide what is there meanwhile.
+STAGE = Path("/sys")
+RUN, DEV, ETC = Path("/run"), Path("/dev"), Path("/etc")
+RESOLV_CONF = ETC / "resolv.conf"
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
+# What is run in there by others than us, each found on PATH; they may be links out of it.
+PROGRAMS = (
+    *("libvirtd", "virtlogd", "qemu-system-x86_64", "qemu-img", "dnsmasq", "virtiofsd"),
+    *("ip", "tc", "iptables", "ip6tables", "ebtables", "iptables-restore", "nft", "mount", "sh"),
+)
+# Directories of the system's own daemons: of those only what is needed itself is shown.
+OF_DAEMONS = (
+    *("libvirt", "lock", "dbus", "systemd", "udev"),
+    *("NetworkManager", "docker", "containerd", "ai-how"),
+)
+REMOVABLE = ("media", "mount")  # where udisks and others mount disks
+OTHER_DISKS = {"zfs", "nfs", "nfs4", "cifs", "9p", "virtiofs", "bcachefs"}
+MAX_LINKS = 40  # as the kernel
+
+
+def mount(*words: str | Path) -> None:
+    # -n: no entry in the mount table of the real host, which is hidden or read-only here.
+    run([get_tool("mount", package="mount"), "-n", *words])
+
+
+def prepare_mounts(
+    libvirt: Sequence[tuple[str, str]],
+    *,
+    needed: Iterable[str],
+    resolv_conf: str,
+    with_kvm: bool,
+) -> None:
+    """Mount everything private. Nothing of this is seen outside our mount namespace.
+
+    `libvirt` are the directories that cover libvirt's own, `needed` what has to stay visible, and
+    `resolv_conf` is what /etc/resolv.conf says in here.
+    """
+    mount("--make-rprivate", "/")
+    kept = _find_kept([Path(target).resolve() for _, target in libvirt], needed)
+    *_, names = follow(RESOLV_CONF)
+    if not (_is_made_anew(names, kept) or names.is_file()):
+        names = _cover_etc(resolv_conf, names)
+    for source, target in libvirt:
+        mount("--bind", source, STAGE)
+        _fill(Path(target).resolve(), kept)
+        mount("--move", STAGE, target)
+    _cover_dev(kept, with_kvm=with_kvm)
+    _cover_run(kept, resolv_conf, names)
+    mount("-t", "sysfs", "sysfs", STAGE)  # else the bridges of the real host are seen
+
+
+def follow(path: Path) -> Iterator[Path]:
+    """Every link that a path leads by, and at last where it ends, whether that is there or not."""
+    here, ahead = Path("/"), list(path.parts[1:])
+    links = 0
+    while ahead:
+        step = here / ahead.pop(0)
+        if step.name == "..":
+            here = here.parent
+        elif links < MAX_LINKS and step.is_symlink():
+            links += 1
+            yield step
+            target = step.readlink()
+            here = Path("/") if target.is_absolute() else here
+            ahead = [part for part in target.parts if part != "/"] + ahead
+        else:
+            here = step
+    yield here
+
+
+def _find_kept(libvirts: Sequence[Path], needed: Iterable[str]) -> tuple[Path, ...]:
+    """What stays visible of the places that are covered; none is inside of another."""
+    programs = [str(path) for name in PROGRAMS if (path := find_tool(name))]
+    ours = (sys.executable, sys.prefix, sys.base_prefix, *sys.path)
+    wanted = (*needed, *ours, *programs, *search_path().split(os.pathsep))
+    found = {
+        unit
+        for path in wanted
+        if Path(path).is_absolute()
+        for step in follow(Path(path))
+        if (unit := _unit(step, libvirts))
+    }
+    found |= {unit for path in _mounted_disks() if (unit := _unit(path, libvirts))}
+    found |= {RUN / name for name in REMOVABLE}
+    found |= {entry for entry in RUN.iterdir() if entry.is_symlink()}
+    return tuple(one for one in sorted(found) if found.isdisjoint(one.parents))
+
+
+def _unit(path: Path, libvirts: Sequence[Path]) -> Path | None:
+    """What is kept for the sake of a path: as little as works; None for what is not covered."""
+    for top in (*libvirts, DEV / "shm"):
+        if path.is_relative_to(top):
+            return path if path != top else None
+    if not path.is_relative_to(RUN) or path == RUN:
+        return None
+    parts = path.relative_to(RUN).parts
+    if parts[0] in OF_DAEMONS:
+        return path
+    # A runtime directory has its user's D-Bus in it.
+    return RUN.joinpath(*parts[: 3 if parts[0] == "user" else 1])
+
+
+def _mounted_disks() -> Iterator[Path]:
+    """Where disks and shares of the network are mounted below /run."""
+    known = Path("/proc/filesystems").read_text().splitlines()
+    on_disks = {line.strip() for line in known if not line.startswith("nodev")} | OTHER_DISKS
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        place, kind = line.split()[4], line.rpartition(" - ")[2].split()[0]
+        if kind in on_disks and place.startswith(f"{RUN}/"):
+            yield Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), place))
+
+
+def _is_made_anew(path: Path, kept: Sequence[Path]) -> bool:
+    """Whether a path leads to our own, private /run."""
+    return path.is_relative_to(RUN) and not any(path.is_relative_to(one) for one in kept)
+
+
+def _fill(target: Path, kept: Sequence[Path]) -> None:
+    """Have on the stage what is to be kept of that target."""
+    for source in kept:
+        if not source.is_relative_to(target):
+            continue
+        place = STAGE / source.relative_to(target)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            place.symlink_to(source.readlink())
+        elif source.is_dir():
+            place.mkdir(exist_ok=True)
+            mount("--rbind", source, place)
+        elif source.exists():
+            place.touch()
+            mount("--bind", source, place)
+
+
+def _cover_etc(resolv_conf: str, names: Path) -> Path:
+    """Where there is nothing to mount a file on, /etc is covered by itself with that file in it.
+
+    Kernels before 5.11 refuse that to users: then their guests have no names, as dnsmasq has none.
+    """
+    mount("-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", STAGE)
+    (STAGE / "etc").mkdir()
+    (STAGE / "etc" / RESOLV_CONF.name).write_text(resolv_conf)
+    with suppress(AiHowError):
+        mount("-t", "overlay", "-o", f"lowerdir={STAGE / 'etc'}:{ETC}", "overlay", ETC)
+        names = RESOLV_CONF
+    run([get_tool("umount", package="mount"), "-n", "-l", STAGE])
+    return names
+
+
+def _cover_run(kept: Sequence[Path], resolv_conf: str, names: Path) -> None:
+    """Cover /run, where the real host's sockets and pid files are, save what is kept."""
+    mount("-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", STAGE)
+    for name in ("lock", "libvirt"):
+        (STAGE / name).mkdir()
+    _fill(RUN, kept)
+    is_ours = _is_made_anew(names, kept)
+    file = STAGE / (names.relative_to(RUN) if is_ours else RESOLV_CONF.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(resolv_conf)
+    mount("--move", STAGE, RUN)
+    if not is_ours and names.is_file():
+        mount("--bind", RUN / RESOLV_CONF.name, names)
+
+
+def _cover_dev(kept: Sequence[Path], *, with_kvm: bool) -> None:
+    """A /dev of our own, with /dev/kvm only where KVM works: libvirt would probe it for minutes."""
+    mount("-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", STAGE)
+    wanted = [*OPTIONAL_DEVICES, *(["kvm"] if with_kvm else [])]
+    for name in (*DEVICES, *(name for name in wanted if Path("/dev", name).exists())):
+        source, target = Path("/dev", name), STAGE / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            target.mkdir()
+        else:
+            target.touch()
+        mount("--rbind", source, target)
+    for name in ("pts", "shm"):
+        (STAGE / name).mkdir()
+    mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620", "devpts", STAGE / "pts")
+    mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", STAGE / "shm")
+    _fill(DEV, kept)
+    (STAGE / "ptmx").symlink_to("pts/ptmx")
+    (STAGE / "fd").symlink_to("/proc/self/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        (STAGE / name).symlink_to(f"/proc/self/fd/{number}")
+    mount("--move", STAGE, DEV)

@@ -1,0 +1,71 @@
+"""Which name servers this host asks, and whether those of its own are there."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from ai_how.host.reading import read_text
+
+# resolv.conf(5): without a nameserver line, the one on the local machine.
+DEFAULT = "127.0.0.1"
+PORT_HEX = "0035"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """`silent` are servers on this very host at whose addresses nobody listens."""
+
+    servers: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+    has_file: bool = True
+
+
+def read_resolver(root: Path) -> Resolver:
+    """What resolv.conf says now, wherever it leads."""
+    text = read_text(root / "etc/resolv.conf")
+    servers = tuple(find_servers(text or "")) or (DEFAULT,)
+    listening = _listeners(root)
+    return Resolver(
+        servers=servers,
+        silent=tuple(one for one in servers if listening and not _is_served(one, listening)),
+        has_file=text is not None,
+    )
+
+
+def find_servers(resolv_conf: str) -> list[str]:
+    """The addresses of name servers, a link-local one with its interface: fe80::1%eth0."""
+    lines = (line.split() for line in resolv_conf.splitlines())
+    named = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+    return [one for one in named if _address(one)]
+
+
+def _is_served(server: str, listening: frozenset[str]) -> bool:
+    address = _address(server)
+    # Whether an address elsewhere is served, only a question would tell.
+    if address is None or not address.is_loopback:
+        return True
+    # Whoever listens at every address of IPv6 mostly takes what comes by IPv4, too.
+    every = {"::"} if isinstance(address, IPv6Address) else {"::", "0.0.0.0"}  # noqa: S104
+    return bool(listening & {str(address), *every})
+
+
+def _listeners(root: Path) -> frozenset[str]:
+    """The addresses at which somebody takes questions; empty where that is not known."""
+    found = set()
+    for name in ("udp", "udp6"):
+        text = read_text(root / "proc/net" / name) or ""
+        for address in re.findall(rf"^\s*\d+: ([0-9A-F]+):{PORT_HEX} ", text, re.MULTILINE):
+            # Words of four bytes, each written as a number of this machine, which is x86.
+            packed = b"".join(
+                bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)
+            )
+            found.add(str(ip_address(packed)))
+    return frozenset(found)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
