@@ -138,6 +138,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H01": "what is needed lies behind links into places that the embedded host covers",
         "H02": "the host's name server listens on its loopback alone",
         "H08": "guests that reach the host's other addresses, or another network's gateway",
+        "H06": "a run that only looked, failed or was interrupted leaves the host up",
     },
 }
 

@@ -4,6 +4,7 @@ Everything that libvirt makes (bridges, firewall rules, dnsmasq, guests) lives i
 mount and PID namespaces, whose PID 1 is supervisor.py: the real host is left as it was.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -13,8 +14,8 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from ai_how.host.supervisor import SOCKETS, Order
 from ai_how.host.uplink import give_uplink
 from ai_how.process import get_tool, start_detached
 from ai_how.state.files import replaced_atomically
-from ai_how.state.lock import held_lock
+from ai_how.state.lock import OPENED, held_lock
 from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
 from ai_how.waiting import Deadline, wait_until
 
@@ -92,15 +93,15 @@ class EmbeddedHost:
             persistent=tuple(path for path in (self.paths.root,) if path.exists()),
         )
 
-    def up(self, *, with_kvm: bool) -> None:
+    def up(self, *, with_kvm: bool) -> bool:
         """Start it where it is not up, and return when its libvirtd takes connections.
 
-        One that is up stays as it is, with or without KVM. Raises HostError with what is missing,
-        or with the supervisor's own words where it failed.
+        Whether it was not up before. One that is up stays as it is, with or without KVM. Raises
+        HostError with what is missing, or with the supervisor's own words where it failed.
         """
         supervisor = self.find_supervisor()
         if supervisor and accepts(supervisor.socket):
-            return
+            return False
         for program, package in (
             *PROGRAMS,
             *(PROGRAMS_OF_USERS if self.needs_user_namespace else ()),
@@ -111,20 +112,54 @@ class EmbeddedHost:
             if supervisor := self.find_supervisor():
                 self.check_files(supervisor)
                 self._mend_socket(supervisor)
-            else:
-                supervisor = self._launch(with_kvm=with_kvm)
+                self._await_daemon(supervisor)
+                return False
+            supervisor = self._launch(with_kvm=with_kvm)
             try:
-                wait_until(
-                    lambda: accepts(supervisor.socket) or not supervisor.is_alive,
-                    Deadline.after(PATIENCE_S),
-                    "the embedded libvirtd",
-                    interval_s=0.02,
-                )
-            except DeadlineError as error:
-                raise self._failure(error.brief) from None
-            if not supervisor.is_alive:
+                self._await_daemon(supervisor)
+            except BaseException:
                 self._end(supervisor)
-                raise self._failure("The embedded host ended while it started")
+                raise
+            return True
+
+    def _await_daemon(self, supervisor: Supervisor) -> None:
+        try:
+            wait_until(
+                lambda: accepts(supervisor.socket) or not supervisor.is_alive,
+                Deadline.after(PATIENCE_S),
+                "the embedded libvirtd",
+                interval_s=0.02,
+            )
+        except DeadlineError as error:
+            raise self._failure(error.brief) from None
+        if not supervisor.is_alive:
+            raise self._failure("The embedded host ended while it started")
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A time in which nobody ends the host for having nothing on it."""
+        ensure_private_directory(self.paths.root)
+        descriptor = os.open(self.paths.users, OPENED, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def if_unused(self) -> Iterator[bool]:
+        """Whether no run has it `in_use`; none begins to while the block runs."""
+        ensure_private_directory(self.paths.root)
+        descriptor = os.open(self.paths.users, OPENED, 0o600)
+        try:
+            is_unused = True
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_unused = False
+            yield is_unused
+        finally:
+            os.close(descriptor)
 
     def restart_daemon(self) -> None:
         """End its libvirtd, for one that hangs, and return when there is another; guests run on."""

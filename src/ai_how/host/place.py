@@ -41,20 +41,21 @@ class HostPlace:
         """Where libvirt answers. Raises HostError for an embedded host that is down."""
         return self.embedded.uri if self.embedded else self.address
 
-    def ensure_up(self, roots: Roots) -> None:
-        """Have a libvirt that answers at `uri`; only the embedded one is ours to start.
+    def ensure_up(self, roots: Roots) -> bool:
+        """Have a libvirt that answers at `uri`, and say whether it was started for that.
 
-        Its guests get /dev/kvm only where KVM was seen to work, which takes seconds the first time.
+        Only the embedded one is ours to start. Its guests get /dev/kvm only where KVM was seen to
+        work, which takes seconds the first time.
         """
         if self.embedded is None:
-            return
+            return False
         supervisor = self.embedded.find_supervisor()
         if supervisor is None:
-            self.embedded.up(with_kvm=decide_kvm(roots).works)
-            return
+            return self.embedded.up(with_kvm=decide_kvm(roots).works)
         self.embedded.check_files(supervisor)
         if not supervisor.socket.exists():
             self.embedded.up(with_kvm=supervisor.has_kvm)
+        return False
 
     def kvm(self, roots: Roots) -> KvmVerdict:
         """Whether guests run under KVM there."""

@@ -217,6 +217,11 @@ class EmbeddedPaths:
         return self.root / "supervisor.json"
 
     @property
+    def users(self) -> Path:
+        """Locked, with others, by each run that works on the host."""
+        return self.root / "users"
+
+    @property
     def former_run(self) -> Path:
         """A link to where earlier versions had their sockets."""
         return self.root / "run"

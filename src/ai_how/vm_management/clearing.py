@@ -4,10 +4,10 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ai_how.errors import HostError, StateError
+from ai_how.errors import AiHowError, HostError, StateError
 from ai_how.host.place import HostPlace
 from ai_how.images.copying import disk_errors
 from ai_how.plan.step import Plan
@@ -150,11 +150,37 @@ def release_host(place: HostPlace, roots: Roots) -> None:
         except StateError:
             return  # what a damaged state uses is not known, so nothing is removed
         DiskManager(place.storage).remove_unused_bases(used)
-        if place.embedded and place.is_up:
-            with LibvirtClient(place.uri, is_kept=place.is_kept) as client:
-                is_idle = not client.list_domains() and not client.list_networks()
-            if is_idle:
-                place.embedded.down()
+        _end_idle(place)
+
+
+@contextmanager
+def host_up(place: HostPlace, roots: Roots) -> Iterator[None]:
+    """Have the host up while the block runs; one that came up for it and has nothing on it goes.
+
+    So it is after a dry run, and after a first start that failed or was interrupted.
+    """
+    was_started = False
+    try:
+        with place.embedded.in_use() if place.embedded else nullcontext():
+            was_started = place.ensure_up(roots)
+            yield
+    finally:
+        if was_started:
+            # How the run ended is what is to be told.
+            with suppress(AiHowError):
+                _end_idle(place)
+
+
+def _end_idle(place: HostPlace) -> None:
+    if place.embedded is None or not place.is_up:
+        return
+    with place.embedded.if_unused() as is_unused:
+        if not is_unused:
+            return
+        with LibvirtClient(place.uri, is_kept=place.is_kept) as client:
+            is_idle = not client.list_domains() and not client.list_networks()
+        if is_idle:
+            place.embedded.down()
 
 
 def _states(roots: Roots) -> Iterator[ClusterState]:

@@ -24,6 +24,7 @@ from ai_how.vm_management.clearing import (
     check_snapshots,
     clear_directory,
     clear_lock,
+    host_up,
     keep_source,
     prepare_backups,
     read_tail,
@@ -120,8 +121,8 @@ class HpcManager:
         """Bring the cluster up, and return what that took: an empty plan where it was up.
 
         `source` is the file that `spec` was read from; a copy of it is kept with the state.
-        With `dry_run` nothing is changed, but for what a dead run had left, and the embedded host,
-        which is started to be asked. Unless it `is_warm`, every new node boots; unless it
+        With `dry_run` nothing is changed, but for what a dead run had left; an embedded host that
+        is down is up meanwhile, to be asked. Unless it `is_warm`, every new node boots; unless it
         `resumes`, so does one that is suspended, and its memory is lost.
         """
         from ai_how.vm_management.starting import prepare_start  # noqa: PLC0415  as below
@@ -213,10 +214,12 @@ class HpcManager:
         place = find_place(self.connect or "auto", self.roots)
         for directory in (self.roots.state, self.paths.root):
             ensure_private_directory(directory)
-        with held_lock(self.paths.lock, doing="hpc recover"):
-            place.ensure_up(self.roots)
-            with LibvirtClient(place.uri) as client:
-                return recover_state(self.paths, place, client, user=user, from_user=from_user)
+        with (
+            held_lock(self.paths.lock, doing="hpc recover"),
+            host_up(place, self.roots),
+            LibvirtClient(place.uri) as client,
+        ):
+            return recover_state(self.paths, place, client, user=user, from_user=from_user)
 
     def status(self) -> ClusterStatus:
         """Ask libvirt and SLURM; takes no lock and changes nothing."""
@@ -296,22 +299,24 @@ class HpcManager:
 
         ensure_private_directory(self.roots.state)
         ensure_private_directory(self.paths.root)
-        with held_lock(self.paths.lock, doing=f"hpc {verb}"):
-            place.ensure_up(self.roots)
-            with _client_of(place) as client:
-                carrier = Carrier(
-                    roots=self.roots,
-                    paths=self.paths,
-                    place=place,
-                    client=client,
-                    observer=self.observer,
-                    say=self.say,
-                    patience=self.patience,
-                    on_boundary=self.on_boundary,
-                )
-                if left := Journal.read(self.paths.journal, STEP_TYPES):
-                    carrier.recover(left)
-                yield carrier
+        with (
+            held_lock(self.paths.lock, doing=f"hpc {verb}"),
+            host_up(place, self.roots),
+            _client_of(place) as client,
+        ):
+            carrier = Carrier(
+                roots=self.roots,
+                paths=self.paths,
+                place=place,
+                client=client,
+                observer=self.observer,
+                say=self.say,
+                patience=self.patience,
+                on_boundary=self.on_boundary,
+            )
+            if left := Journal.read(self.paths.journal, STEP_TYPES):
+                carrier.recover(left)
+            yield carrier
 
 
 def _client_of(place: HostPlace) -> LibvirtClient:

@@ -14,7 +14,7 @@ from ai_how.plan.interrupts import Interrupts
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.nodes import Node, get_hpc
 from ai_how.state.paths import Roots
-from ai_how.vm_management.clearing import release_host
+from ai_how.vm_management.clearing import host_up, release_host
 from ai_how.vm_management.domain_shape import Accel
 from ai_how.vm_management.drafting import draft_cluster
 from ai_how.vm_management.libvirt_client import LibvirtClient
@@ -61,9 +61,12 @@ def warm_up(
             hint="ai-how --connect embedded …  # or the same as root",
         )
     hpc, machines = get_hpc(spec), SavedMachines(place.storage)
-    place.ensure_up(roots)
     saved, there = [], []
-    with LibvirtClient(place.uri, is_kept=place.is_kept) as client, Interrupts() as wishes:
+    with (
+        host_up(place, roots),
+        LibvirtClient(place.uri, is_kept=place.is_kept) as client,
+        Interrupts() as wishes,
+    ):
         accel, _ = choose_accel(hpc, place, roots)
         host = describe_host(client, accel)
         wanted, cold = _find_wanted(hpc, roots, place, accel, host)
