@@ -6,7 +6,9 @@ from pathlib import Path
 from ai_how.host.checks import Check, Status, check_host
 from ai_how.host.facts import read_facts
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
+from ai_how.host.logout import find_end, user_name
 from ai_how.host.place import Choice, choose_host
+from ai_how.host.running import find_supervisor
 from ai_how.state.paths import Roots
 
 
@@ -19,7 +21,9 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
     facts = read_facts(directories=(roots.state, roots.data, roots.cache))
     facts = replace(facts, host=choice.asked)
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
-    return (check_kvm(verdict), *check_host(facts), check_choice(choice))
+    host = find_supervisor(roots.embedded)
+    logout = check_logout(Path("/"), supervisor=host.pid if host else None)
+    return (check_kvm(verdict), *check_host(facts), check_choice(choice), logout)
 
 
 def check_choice(choice: Choice) -> Check:
@@ -32,3 +36,14 @@ def check_kvm(verdict: KvmVerdict) -> Check:
     """KVM is a matter of speed: without it guests are emulated."""
     status = Status.OK if verdict.works else Status.WARNING
     return Check("kvm", status, f"{verdict.why} ({verdict.decided_by})", verdict.remedy)
+
+
+def check_logout(root: Path, *, supervisor: int | None = None) -> Check:
+    """Whether a cluster on the embedded host lives on; of a host that runs, this very one."""
+    why = find_end(root, pid=supervisor)
+    if why is None:
+        return Check("logout", Status.OK, "a cluster on the embedded host runs on after it")
+    advice = f"sudo loginctl enable-linger {user_name()}"
+    if supervisor:
+        advice += "  # then: ai-how hpc stop, ai-how host down, ai-how hpc start"
+    return Check("logout", Status.WARNING, why, advice)

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ai_how.errors import DeadlineError, HostError
+from ai_how.host.logout import outliving
 from ai_how.host.running import (
     SETTINGS,
     Supervisor,
@@ -246,6 +247,7 @@ class EmbeddedHost:
             with theirs:
                 start_detached(
                     [
+                        *outliving(),
                         get_tool("unshare", package="util-linux"),
                         *(user if self.needs_user_namespace else []),
                         *("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child"),

@@ -3,11 +3,12 @@
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ai_how.errors import AiHowError, HostError, StateError
+from ai_how.host.logout import find_end
 from ai_how.host.place import HostPlace
 from ai_how.images.copying import disk_errors
 from ai_how.plan.step import Plan
@@ -154,7 +155,7 @@ def release_host(place: HostPlace, roots: Roots) -> None:
 
 
 @contextmanager
-def host_up(place: HostPlace, roots: Roots) -> Iterator[None]:
+def host_up(place: HostPlace, roots: Roots, say: Callable[[str], None]) -> Iterator[None]:
     """Have the host up while the block runs; one that came up for it and has nothing on it goes.
 
     So it is after a dry run, and after a first start that failed or was interrupted.
@@ -163,6 +164,8 @@ def host_up(place: HostPlace, roots: Roots) -> Iterator[None]:
     try:
         with place.embedded.in_use() if place.embedded else nullcontext():
             was_started = place.ensure_up(roots)
+            if was_started and (why := find_end(Path("/"))):
+                say(f"{why}; ai-how doctor tells how it runs on")
             yield
     finally:
         if was_started:

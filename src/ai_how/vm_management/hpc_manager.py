@@ -216,7 +216,7 @@ class HpcManager:
             ensure_private_directory(directory)
         with (
             held_lock(self.paths.lock, doing="hpc recover"),
-            host_up(place, self.roots),
+            host_up(place, self.roots, self.say),
             LibvirtClient(place.uri) as client,
         ):
             return recover_state(self.paths, place, client, user=user, from_user=from_user)
@@ -301,7 +301,7 @@ class HpcManager:
         ensure_private_directory(self.paths.root)
         with (
             held_lock(self.paths.lock, doing=f"hpc {verb}"),
-            host_up(place, self.roots),
+            host_up(place, self.roots, self.say),
             _client_of(place) as client,
         ):
             carrier = Carrier(

@@ -63,7 +63,7 @@ def warm_up(
     hpc, machines = get_hpc(spec), SavedMachines(place.storage)
     saved, there = [], []
     with (
-        host_up(place, roots),
+        host_up(place, roots, lambda _line: None),
         LibvirtClient(place.uri, is_kept=place.is_kept) as client,
         Interrupts() as wishes,
     ):

@@ -1,0 +1,101 @@
+"""Whether what a user starts lives on when they log out, and how to start it so that it does.
+
+logind ends what is in a session's scope where KillUserProcesses= says so, and a user's own manager
+ends with the last session, unless the user lingers: logind.conf(5), loginctl(1).
+"""
+
+import configparser
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+from ai_how.host.reading import read_text
+from ai_how.process import find_tool, run
+
+CONFIG_DIRECTORIES = ("etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd")
+PROBE_S = 10.0
+TRUE = {"1", "yes", "y", "true", "t", "on"}
+
+
+def find_end(root: Path, *, pid: int | None = None) -> str | None:
+    """What ends a process at logout; of no process, one that is to be started. None: nothing."""
+    if not (root / "run/systemd/system").is_dir():
+        return None
+    if pid is None and _scope_of_its_own(root):
+        return None
+    group = read_text(root / f"proc/{pid or 'self'}/cgroup") or ""
+    if "/user@" in group:
+        if _lingers(root):
+            return None
+        return (
+            f"{user_name()}'s processes end with the last session: a cluster loses its power then"
+        )
+    if "/session-" in group and _kills(root):
+        return "logind ends a session's processes: a cluster loses its power at logout"
+    return None
+
+
+def outliving(root: Path = Path("/")) -> list[str]:
+    """What to put before a command that is to run on after logout; empty where nothing helps."""
+    words = _scope_of_its_own(root)
+    if words and run([*words, "true"], check=False, timeout_s=PROBE_S).returncode == 0:
+        return words
+    return []
+
+
+def _scope_of_its_own(root: Path) -> list[str]:
+    """The command that begins a program in a scope that no session's end reaches."""
+    systemd_run = find_tool("systemd-run")
+    if systemd_run is None or not (root / "run/systemd/system").is_dir():
+        return []
+    scope = ["--scope", "--quiet", "--collect", "--"]
+    if os.geteuid() == 0:
+        # By sudo, root is in the session of another user, who may log out.
+        is_in_session = "/user.slice/" in (read_text(root / "proc/self/cgroup") or "")
+        return [str(systemd_run), *scope] if is_in_session else []
+    if not _lingers(root):
+        return []  # their manager would end with the session, and all in it
+    way = f"XDG_RUNTIME_DIR=/run/user/{os.geteuid()}"
+    return ["env", way, str(systemd_run), "--user", *scope]
+
+
+def _lingers(root: Path) -> bool:
+    return (root / "var/lib/systemd/linger" / user_name()).exists()
+
+
+def _kills(root: Path) -> bool:
+    """Whether logind ends our user's processes with their session."""
+    settings = dict[str, str]()
+    for path in _config_files(root):
+        parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
+        try:
+            parser.read_string(read_text(path) or "")
+            found = dict(parser["Login"])
+        except (configparser.Error, KeyError):
+            continue
+        settings |= {name: value or "" for name, value in found.items()}
+    if settings.get("killuserprocesses", "no").lower() not in TRUE:
+        return False
+    only = settings.get("killonlyusers", "").split()
+    if user_name() in settings.get("killexcludeusers", "root").split():
+        return False
+    return not only or user_name() in only
+
+
+def _config_files(root: Path) -> Iterator[Path]:
+    """logind's files, the one that counts last: the main file, and drop-ins by their names."""
+    places = [root / place for place in CONFIG_DIRECTORIES]
+    yield from [path for place in places if (path := place / "logind.conf").exists()][:1]
+    named = dict[str, Path]()
+    for place in reversed(places):
+        named |= {path.name: path for path in (place / "logind.conf.d").glob("*.conf")}
+    yield from (named[name] for name in sorted(named))
+
+
+def user_name() -> str:
+    """Our name, or our number where we have none."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
