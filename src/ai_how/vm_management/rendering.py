@@ -22,10 +22,10 @@ from ai_how.vm_management.steps import Saved
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
 # that no fifth level of page tables makes faster to walk. The rate of its time stamp counter is
 # measured at boot: wrong by a factor of seven on a busy host. That of the HPET is told, and reading
-# it costs no more.
+# it costs no more. `unstable` keeps the kernel's own clock (dmesg, lockup detectors) to it, too.
 TCG_CMDLINE = (
-    "mitigations=off cryptomgr.notests no_timer_check tsc=reliable clocksource=hpet no5lvl nokaslr "
-    "random.trust_cpu=on lsm=landlock"
+    "mitigations=off cryptomgr.notests no_timer_check tsc=unstable clocksource=hpet "
+    "trace_clock=global no5lvl nokaslr random.trust_cpu=on lsm=landlock"
 )
 
 
