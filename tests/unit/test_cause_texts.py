@@ -171,6 +171,19 @@ NOT_READY = Failure("ready/hpc", "")
             "compute-01: the guest panicked, or its QEMU was killed",
         ),
         (
+            replace(NODE, munge="unmunge: Error: Expired credential\n", skew_s=-1203.4),
+            Rank.CLOCK,
+            "the clock of compute-01 is 20 min 3 s behind: munge refuses what it signs",
+        ),
+        (
+            replace(NODE, munge="unmunge: Error: Invalid credential\n", skew_s=2.0),
+            Rank.MUNGE,
+            (
+                "munge on compute-01 refuses the controller's credentials (other key or clock): "
+                "unmunge: Error: Invalid credential"
+            ),
+        ),
+        (
             replace(NODE, munge="unmunge: Error: Invalid credential\n"),
             Rank.MUNGE,
             (

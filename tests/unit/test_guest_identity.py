@@ -40,6 +40,7 @@ CONTROLLER = NodeIdentity(
     has_host_clock=False,
     wait_s=30,
     slurm_conf="ClusterName=hpc\n",
+    host_keys=("ssh-ed25519 CCCC hpc-controller", "ssh-ed25519 DDDD hpc-compute-01"),
     host_key=HOST_KEY,
     host_key_public="ssh-ed25519 CCCC hpc-controller",
     munge_key=MUNGE_KEY,
@@ -63,6 +64,8 @@ COMMON = {
     "etc/ssh/ssh_host_ed25519_key": (0o600, "root"),
     "etc/ssh/ssh_host_ed25519_key.pub": (0o644, "root"),
     "etc/ssh/authorized_keys.d/me": (0o644, "root"),
+    "etc/ssh/ssh_known_hosts": (0o644, "root"),
+    "etc/ssh/shosts.equiv": (0o644, "root"),
     "etc/sudoers.d/ai-how": (0o440, "root"),
     "etc/munge/munge.key": (0o400, "munge"),
     "etc/chrony/chrony.conf": (0o644, "root"),
@@ -122,6 +125,14 @@ def test_no_secret_is_shown():
         assert "munge\\xff" not in text
         assert "host_key=" not in text
         assert "munge_key=" not in text
+
+
+def test_nodes_know_each_other_by_their_host_keys():
+    assert text_of(COMPUTE, "etc/ssh/ssh_known_hosts") == (
+        "controller,controller.hpc,10.77.0.10 ssh-ed25519 CCCC\n"
+        "compute-01,compute-01.hpc,10.77.0.11 ssh-ed25519 DDDD\n"
+    )
+    assert text_of(COMPUTE, "etc/ssh/shosts.equiv") == "10.77.0.10\n10.77.0.11\n"
 
 
 def test_the_neighbours_are_known_by_both_names():

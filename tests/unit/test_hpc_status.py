@@ -130,3 +130,20 @@ def test_names_that_find_no_room_are_cut_and_take_no_second_line(columns, monkey
     assert header.startswith("node ")
     assert [row[:2] for row in rows] == ["co"] * 4
     assert lines[2 + len(seen.nodes)].startswith("compute-03: SLURM says: Not responding ")
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "said"),
+    [
+        (-1203.4, "its clock is 20 min 3 s behind"),
+        (7200.0, "its clock is 2 h ahead"),
+        (-90061.0, "its clock is 1 d 1 h behind"),
+        (6.0, "its clock is 6 s ahead"),
+        (-3.0, None),
+    ],
+)
+def test_a_clock_that_is_off_is_its_own_nodes_problem(skew_s: float, said: str | None) -> None:
+    state = draft_of(read_hpc()).state
+    seen = Observed(skews_s={state.nodes[1].uuid: skew_s})
+    problems = [one.problems for one in status_of(state, seen, {}, {}).nodes]
+    assert problems == [(), (said,) if said else (), *[()] * len(state.nodes[2:])]

@@ -38,6 +38,7 @@ SHELL_TEXTS = {
     ("host/embedded.py", "a constant"),
     ("vm_management/stop_steps.py", "script"),
     ("vm_management/evidence.py", "CREDENTIAL"),
+    ("vm_management/guest_logs.py", "_CUT"),
     ("vm_management/evidence.py", "script"),
 }
 

@@ -106,10 +106,13 @@ def logs(
     serial: Annotated[
         bool, typer.Option("--serial", help="What it wrote to its serial line, all boots.")
     ] = False,
+    boot: Annotated[
+        int, typer.Option("--boot", "-b", max=0, help="Of which boot: -1 is the one before this.")
+    ] = 0,
 ) -> None:
     """Show a node's journal, or its serial line where the guest agent does not answer."""
     manager, node = _find(ctx, words, cluster)
-    text = manager.read_log(node, lines=lines, serial=serial)
+    text = manager.read_log(node, lines=lines, serial=serial, boot=boot)
     console.show_text(text.rstrip("\n"))
 
 
@@ -146,4 +149,5 @@ def _node(manager: "HpcManager", name: str) -> "NodeState":
 def _argv(command: list[str]) -> list[str]:
     """What the agent starts: a program that is looked up, or a shell for a line of one word."""
     is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
-    return ["/bin/sh", "-c", command[0]] if is_line else ["/usr/bin/env", *command]
+    # As a login would have it: the agent, which systemd starts, has no home.
+    return ["/usr/bin/env", "HOME=/root", *(["/bin/sh", "-c"] if is_line else []), *command]

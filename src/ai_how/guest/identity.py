@@ -45,6 +45,7 @@ class NodeIdentity:
     has_host_clock: bool
     wait_s: int  # how long what is not urgent waits for the other nodes to join, besides its timer
     slurm_conf: str
+    host_keys: tuple[str, ...] = ()  # the public ones of all nodes, in the order of `neighbours`
     shares: tuple[VirtioFsMount, ...] = ()
     host_key: bytes = field(repr=False)
     host_key_public: str
@@ -110,6 +111,8 @@ def _entries(node: NodeIdentity) -> Iterable[_Entry]:
     yield _Entry("etc/ssh/ssh_host_ed25519_key.pub", f"{node.host_key_public}\n")
     keys = "".join(f"{key}\n" for key in node.authorized_keys)
     yield _Entry(f"etc/ssh/authorized_keys.d/{node.login}", keys)
+    yield _Entry("etc/ssh/ssh_known_hosts", _known_hosts(node))
+    yield _Entry("etc/ssh/shosts.equiv", "".join(f"{one.address}\n" for one in node.neighbours))
     yield _Entry("etc/sudoers.d/ai-how", f"{node.login} ALL=(ALL) NOPASSWD:ALL\n", 0o440)
     yield _Entry("etc/munge/munge.key", node.munge_key, 0o400, "munge")
     yield _Entry("etc/chrony/chrony.conf", _chrony(node))
@@ -130,6 +133,15 @@ def _hosts(node: NodeIdentity) -> str:
     lines = ["127.0.0.1 localhost"]
     lines += [f"{one.address} {one.name} {one.name}.{node.cluster}" for one in node.neighbours]
     return "\n".join(lines) + "\n"
+
+
+def _known_hosts(node: NodeIdentity) -> str:
+    """By name for whoever logs in to a node, by address for a node that is logged in to."""
+    lines = []
+    for one, line in zip(node.neighbours, node.host_keys, strict=False):
+        kind, key = line.split()[:2]
+        lines.append(f"{one.name},{one.name}.{node.cluster},{one.address} {kind} {key}\n")
+    return "".join(lines)
 
 
 def _settings(node: NodeIdentity) -> str:

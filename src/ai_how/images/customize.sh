@@ -5,7 +5,7 @@ set -eu
 root=$1
 cp -R --no-preserve=ownership "$TREE/." "$root/"
 find "$root/usr/lib/ai-how" -type f -exec chmod 0755 {} +
-find "$root/etc/systemd/system" "$root/etc/ssh/sshd_config.d" -type f -exec chmod 0644 {} +
+find "$root/etc/systemd" "$root/etc/ssh/sshd_config.d" "$root/etc/ssh/ssh_config.d" -type f -exec chmod 0644 {} +
 
 in_root() { chroot "$root" "$@"; }
 in_root systemctl --quiet set-default multi-user.target
@@ -38,7 +38,7 @@ for unit in systemd-remount-fs.service tmp.mount run-lock.mount apt-daily.timer 
   auth-rpcgss-module.service rpc-gssd.service rpc-svcgssd.service fsidd.service; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
-in_root systemctl --quiet enable ai-how-network.service ai-how-role.service qemu-guest-agent.service
+in_root systemctl --quiet enable ai-how-network.service ai-how-role.service qemu-guest-agent.service ai-how-journal.service
 
 # No identity: every node gets its own.
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/munge/munge.key" "$root/etc/hostname" "$root/var/lib/dbus/machine-id"
@@ -47,12 +47,17 @@ rm -f "$root/etc/resolv.conf"
 printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
 mkdir -p "$root/etc/slurm" "$root/etc/ssh/authorized_keys.d" "$root/var/spool/slurmctld" "$root/var/spool/slurmd"
 chroot "$root" chown slurm:slurm /var/spool/slurmctld
-rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/*.log "$root"/var/log/apt
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb \
+  "$root"/var/cache/debconf/*-old "$root"/var/log/*.log "$root"/var/log/apt "$root"/root/.ssh
 
 # NFS version 4 alone, which needs no rpcbind and no statd.
 mkdir -p "$root/etc/nfs.conf.d"
-printf '[nfsd]\nvers3=n\nthreads=4\ngrace-time=10\nlease-time=10\n' > "$root/etc/nfs.conf.d/ai-how.conf"
+printf '[nfsd]\nvers2=n\nvers3=n\nthreads=4\ngrace-time=10\nlease-time=10\n' > "$root/etc/nfs.conf.d/ai-how.conf"
 rm -f "$root/etc/slurm/plugstack.conf"
+# A locale that is there, whatever that of the user who logs in is called.
+printf 'LANG=C.UTF-8\n' > "$root/etc/locale.conf"
+ln -sf ../locale.conf "$root/etc/default/locale"
+sed -i 's/^AcceptEnv .*/AcceptEnv COLORTERM NO_COLOR/' "$root/etc/ssh/sshd_config"
 # Logins are let in by systemd-user-sessions, which is not started: nothing may shut them out, then.
 ln -sf /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
 
@@ -94,6 +99,11 @@ rm -rf "$work"
 cp "$root/boot/vmlinuz-$version" "$OUT/bzImage"
 rm -rf "${root:?}"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
 truncate -s "$IMAGE_BYTES" "$OUT/disk.raw"
+# mmdebstrap takes what it keeps there away when this is over.
+mkdir "$OUT/tmp.d"
+find "$root/tmp" -mindepth 1 -maxdepth 1 -exec mv -t "$OUT/tmp.d" {} +
 mount --bind "$root" /mnt 2>/dev/null && tree=/mnt || tree=$root
 mke2fs -q -t ext4 -L root -m 1 -O ^metadata_csum_seed,^orphan_file -E lazy_itable_init=1,lazy_journal_init=1,discard -d "$tree" "$OUT/disk.raw"
 [ "$tree" = "$root" ] || umount /mnt
+find "$OUT/tmp.d" -mindepth 1 -maxdepth 1 -exec mv -t "$root/tmp" {} +
+rmdir "$OUT/tmp.d"

@@ -12,6 +12,7 @@ from ai_how.guest.agent import GuestAgent
 from ai_how.guest.identity import render_archive
 from ai_how.plan.step import Applied
 from ai_how.vm_management.consoles import wait_for_guest
+from ai_how.vm_management.guest_clocks import read_skew_s
 from ai_how.vm_management.world import World
 from ai_how.waiting import Deadline
 
@@ -117,13 +118,13 @@ class CheckClocks:
         deadline = Deadline.after(world.patience.clock_s)
         for name, uuid in self.nodes:
             agent = world.agent(uuid, name)
-            while (skew_s := again_if_lost(partial(_read_skew_s, agent))) > CLOCK_TOLERANCE_S:
+            while (skew_s := abs(again_if_lost(partial(read_skew_s, agent)))) > CLOCK_TOLERANCE_S:
                 # Told the time, a guest that waited for a processor has set that of then.
                 again_if_lost(partial(_set_clock, agent))
                 if deadline.has_passed or world.stop.wait(0.2):
                     raise GuestError(
                         f"the clock of {name} is {skew_s:.1f} s off",
-                        hint=f"ai-how hpc exec {name} -- timedatectl",
+                        hint=f"ai-how hpc exec {name} -- journalctl -b -u ai-how-clock -u chrony",
                     )
         return Applied.MADE
 
@@ -176,13 +177,6 @@ class AwaitReady:
 
 def _set_clock(agent: GuestAgent) -> None:
     agent.set_clock(time.time_ns())
-
-
-def _read_skew_s(agent: GuestAgent) -> float:
-    """By how much a guest's clock is off at least: it was read at some moment between two looks."""
-    before = time.time_ns()
-    guest = agent.read_clock_ns()
-    return max(before - guest, guest - time.time_ns(), 0) / 1e9
 
 
 def again_if_lost(ask: Callable[[], T]) -> T:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from ai_how.guest.slurm_config import SlurmSeen
 from ai_how.state.models import VmState
+from ai_how.vm_management.guest_clocks import describe_skew
 
 LINE_LENGTH = 200
 ACCEPTED = "accepted"
 """What a node's look at munge ends with where it took the controller's credential."""
+MUNGE_FORGIVES_S = 150.0
+"""Clocks that are further off make munge refuse: two of them may be off in opposite directions."""
 FULL_BYTES = 16 * 2**20
 """With less than this free, a disk is full: QEMU writes clusters of 64 KiB, and their tables."""
 
@@ -50,6 +53,8 @@ class NodeSeen:
     """The signal that ended its QEMU, where the embedded host saw that."""
     disk_directory: Path | None = None
     free_bytes: int | None = None
+    skew_s: float | None = None
+    """By how much its clock is ahead of the host's; negative where it is behind."""
     munge: str | None = None
     """What the node's munge made of a credential of the controller's."""
     jobs: str | None = None
@@ -64,9 +69,10 @@ class Rank(IntEnum):
     """What comes first: a node without memory does not register, and not the other way round."""
 
     MACHINE = 0
-    MUNGE = 1
-    SLURMCTLD = 2
-    SLURMD = 3
+    CLOCK = 1
+    MUNGE = 2
+    SLURMCTLD = 3
+    SLURMD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,12 @@ def _without_qemu(node: NodeSeen) -> str | None:
     return f"{node.name}: QEMU was killed or crashed; {why}"
 
 
+def _off_in_time(node: NodeSeen) -> str | None:
+    if node.skew_s is None or abs(node.skew_s) < MUNGE_FORGIVES_S:
+        return None
+    return f"the clock of {node.name} is {describe_skew(node.skew_s)}: munge refuses what it signs"
+
+
 def _refused_by_munge(node: NodeSeen) -> str | None:
     said = _last_line(node.munge)
     if not said or said == ACCEPTED:
@@ -261,6 +273,7 @@ _LOOKS: tuple[tuple[Rank, Callable[[NodeSeen], str | None]], ...] = (
     (Rank.MACHINE, _machine(_in_emergency)),
     (Rank.MACHINE, _stuck_on_disk),
     (Rank.MACHINE, _without_qemu),
+    (Rank.CLOCK, _off_in_time),
     (Rank.MUNGE, _refused_by_munge),
     (Rank.SLURMCTLD, _without_slurmctld),
     (Rank.SLURMD, _not_registered),

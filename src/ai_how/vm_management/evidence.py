@@ -7,12 +7,13 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from ai_how.errors import AiHowError
+from ai_how.errors import AiHowError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.slurm_config import SlurmSeen, read_sinfo
 from ai_how.host.place import HostPlace
@@ -30,6 +31,8 @@ from ai_how.vm_management.causes import (
     find_first_cause,
 )
 from ai_how.vm_management.consoles import read_console
+from ai_how.vm_management.guest_clocks import read_skew_s
+from ai_how.vm_management.guest_logs import journal_words
 from ai_how.vm_management.libvirt_wire import call_with_timeout
 from ai_how.vm_management.world import World
 from ai_how.waiting import Deadline
@@ -53,7 +56,7 @@ SLURM = """\
 echo '== sinfo'; timeout 8 sinfo -h -N -a -o '%N|%T|%E' 2>&1
 echo '== nodes'; timeout 8 scontrol show node 2>&1
 """
-JOURNAL = ("journalctl", "-b", "--no-pager", "-n", "400", "-o", "short-monotonic")
+JOURNAL = journal_words("-b", "-n", "400", "-o", "short-monotonic")
 
 _SECTION = re.compile(r"^== (\w+)$", re.MULTILINE)
 _STEP = re.compile(r"while applying (\S+)")
@@ -175,6 +178,8 @@ def _find_agent(world: World, node: NodeState) -> GuestAgent | None:
 
 
 def _ask_guest(look: _Look, agent: GuestAgent, credential: bytes | None) -> None:
+    with suppress(GuestError):
+        look.seen["skew_s"] = read_skew_s(agent)
     is_controller = look.node.role is Role.CONTROLLER
     script = SERVICES + SLURM if is_controller else SERVICES
     done = agent.run(["/bin/sh", "-c", script], Deadline.after(ASK_S), stdin=credential or b"")

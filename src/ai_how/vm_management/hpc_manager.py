@@ -31,6 +31,7 @@ from ai_how.vm_management.clearing import (
     release_host,
 )
 from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.guest_logs import read_journal
 from ai_how.vm_management.hpc_plan import STEP_TYPES
 from ai_how.vm_management.hpc_status import (
     ClusterStatus,
@@ -48,8 +49,6 @@ from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:
     from ai_how.vm_management.carrying import Carrier
-
-LOG_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,14 +238,15 @@ class HpcManager:
         with self._asking() as client:
             return GuestAgent(client, node.uuid, node.name).run(argv, Deadline.after(timeout_s))
 
-    def read_log(self, node: NodeState, *, lines: int, serial: bool) -> str:
+    def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
         """The end of a node's journal; of its serial line where that is asked, or all there is."""
         if not serial and self.place().is_up:
             with self._asking() as client:
                 if client.is_agent_connected(node.uuid):
-                    words = ["journalctl", "-b", "--no-pager", "-n", str(lines)]
                     agent = GuestAgent(client, node.uuid, node.name)
-                    return agent.run(words, Deadline.after(LOG_S)).output
+                    return read_journal(agent, lines=lines, boot=boot, say=self.say)
+        if not serial:
+            self.say(f"the agent of {node.name} does not answer: this is its serial line")
         return read_tail(self.paths.console_log(node.name), lines)
 
     @contextmanager

@@ -17,6 +17,7 @@ from ai_how.vm_management import (
     suspend_steps,
 )
 from ai_how.vm_management.drafting import Draft
+from ai_how.vm_management.guest_clocks import is_off
 from ai_how.vm_management.network_plan import NetworkPlan, plan_network
 from ai_how.vm_management.observed import Observed
 
@@ -108,6 +109,8 @@ def plan_start(
             tell = bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid)
             made.append(tell)
             brought_up.append((one, tell.key))
+        elif is_off(seen.skews_s.get(one.uuid, 0.0)):
+            made.append(_step_clock(one, frozenset(), is_controller=one.role is Role.CONTROLLER))
     limit = _limit_boots(made, boot_limit)
     if limit:
         made = _controller_first(draft, made)

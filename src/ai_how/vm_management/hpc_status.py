@@ -13,6 +13,7 @@ from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState, VmState
 from ai_how.state.report import Report, report
 from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.guest_clocks import describe_skew, is_off
 from ai_how.vm_management.network_drift import find_drift
 from ai_how.vm_management.network_shape import shape_of_network
 from ai_how.vm_management.observed import Observed
@@ -47,7 +48,7 @@ class NodeStatus:
     slurm_reason: str | None
     stages_s: Mapping[str, float]
     problems: tuple[str, ...]
-    """What is wrong with its disk, its image and its place in the network, in a few words each."""
+    """What is wrong with its disk, image, clock and place in the network, in a few words each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,7 @@ def _node_status(
         slurm=slurm.state if slurm else None,
         slurm_reason=slurm.reason if slurm else None,
         stages_s=one.stages_s,
-        problems=(*problems, *_wiring_problems(one.name, seen)),
+        problems=(*problems, *_wiring_problems(one.name, seen), *_clock_problems(one, seen)),
     )
 
 
@@ -175,6 +176,11 @@ def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:
     """What the guest said of its memory a moment ago: one that hangs says no more."""
     memory = stats.guest_memory if stats else None
     return memory if memory and abs(time.time() - memory.told_at) < MEMORY_S else None
+
+
+def _clock_problems(one: NodeState, seen: Observed) -> Iterator[str]:
+    if is_off(skew_s := seen.skews_s.get(one.uuid, 0.0)):
+        yield f"its clock is {describe_skew(skew_s)}"
 
 
 def _used_mib(disk: Path) -> int | None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from ai_how.guest.identity import Neighbour, NodeIdentity
@@ -37,6 +37,7 @@ def find_identities(
         neighbours=tuple(Neighbour(other.name, other.ip) for other in draft.state.nodes),
         own_keys=_own_keys(draft),
         slurm_conf=_slurm_conf(draft),
+        host_keys=cache(lambda: _host_keys(draft, paths)),
         has_host_clock=has_host_clock,
         wait_s=0 if has_host_clock else choose_wait_s(len(draft.nodes), os.cpu_count() or 1),
     )
@@ -52,6 +53,7 @@ class _Common:
     neighbours: tuple[Neighbour, ...]
     own_keys: tuple[str, ...]
     slurm_conf: str
+    host_keys: Callable[[], tuple[str, ...]]
     has_host_clock: bool
     wait_s: int
 
@@ -151,11 +153,16 @@ def _identity(
         has_host_clock=common.has_host_clock,
         wait_s=common.wait_s,
         slurm_conf=common.slurm_conf,
+        host_keys=common.host_keys(),
         shares=node.virtio_fs_mounts,
         host_key=host_key.read_bytes(),
         host_key_public=_public(host_key),
         munge_key=paths.munge_key.read_bytes(),
     )
+
+
+def _host_keys(draft: Draft, paths: ClusterPaths) -> tuple[str, ...]:
+    return tuple(_public(paths.host_key(one.name)) for one in draft.state.nodes)
 
 
 def _own_keys(draft: Draft) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from ai_how.errors import AiHowError, OwnershipError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.slurm_config import SINFO, SlurmSeen, read_sinfo
 from ai_how.state.models import ClusterState, NodeState
+from ai_how.vm_management.guest_clocks import watched_clocks
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_drift import find_taps, read_network_facts
 from ai_how.vm_management.network_links import Link, find_bridge_trouble, find_ports
@@ -29,6 +30,8 @@ class Observed:
     has_disk_directory: bool = False
     slurm: Mapping[str, SlurmSeen] | None = None
     slurm_trouble: str | None = None
+    skews_s: Mapping[UUID, float] = field(default_factory=dict)
+    """By how much each guest's clock is at least ahead of ours, where it was said in time."""
     host_is_down: bool = False
     unplugged: frozenset[str] = frozenset()
     """The nodes whose VM runs and is no port of the network's bridge."""
@@ -91,13 +94,18 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
             details=_tell(other_net),
             hint="give the cluster another name, or rename that network",
         )
-    slurm, trouble = _ask_slurm(client, state, domains) if ask_slurm else (None, None)
+    slurm, trouble = None, None
+    skews_s: Mapping[UUID, float] = {}
+    if ask_slurm:
+        with watched_clocks(client, domains.values()) as skews_s:
+            slurm, trouble = _ask_slurm(client, state, domains)
     return Observed(
         domains=domains,
         network=network,
         disks=existing_disks(state),
         slurm=slurm,
         slurm_trouble=trouble,
+        skews_s=skews_s,
         impostors=tuple(
             one.name
             for one in every
