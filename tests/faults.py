@@ -139,6 +139,10 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H02": "the host's name server listens on its loopback alone",
         "H08": "guests that reach the host's other addresses, or another network's gateway",
         "H06": "a run that only looked, failed or was interrupted leaves the host up",
+        "H13": "the host sleeps, or its clock is set; the clock of one node is off",
+        "H14": "a guest measures its TSC wrong on a busy host",
+        "H16": "a guest's journal is larger than an agent's answer, or of a boot before",
+        "H22": "what users look for in a node is missing, or complains",
     },
 }
 

@@ -413,6 +413,25 @@ def test_what_keeps_nodes_from_slurm_is_named(bench, monkeypatch, points):
     assert_none_of(secrets, failed.evidence)
 
 
+@pytest.mark.fault("H13", "one node's clock is set back by twenty minutes while SLURM is awaited")
+def test_a_node_whose_clock_is_off_is_named_as_the_cause(bench):
+    def act() -> None:
+        with LibvirtClient(bench.host.uri) as client:
+            late = client.find_domain_by_name("late-compute-01")
+            controller = client.find_domain_by_name("late-controller")
+            back = (
+                "systemctl mask --runtime ai-how-clock chrony; "
+                'date -s "@$(($(date +%s) - 1203))"; killall slurmd'
+            )
+            assert ask(client, late, ["/bin/busybox", "sh", "-c", back]) == 0
+            end = ["pkill", "-f", "/usr/lib/ai-how/(ready|wait-for-port)"]
+            assert ask(client, controller, end) == 0
+
+    failed = bench.fail("late", observer=At("ready/late", act))
+    assert "the clock of compute-01 is 20 min " in failed.first_line
+    assert "behind: munge refuses what it signs" in failed.first_line
+
+
 @pytest.mark.fault("F62", "a slurmctld that does not take its configuration")
 def test_a_slurmctld_that_does_not_run_is_named(bench, monkeypatch):
     tamper(monkeypatch, {"controller": with_broken_configuration})

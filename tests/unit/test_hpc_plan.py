@@ -628,3 +628,9 @@ def test_a_plan_for_64_nodes_is_what_libvirt_takes(tmp_path):
         found = client.find_network(draft.state.network.uuid)
         assert found is not None
         assert found.xml.count("<host mac=") == 65
+
+
+def test_a_clock_that_is_off_is_set_by_a_start_of_a_cluster_that_is_up():
+    late = {DRAFT.state.get_node("compute-01").uuid: -1203.0}
+    seen = replace(everything_seen(DRAFT), skews_s=late)
+    assert keys(start(seen=seen)) == ["clock/hpc-compute-01"]
