@@ -4,6 +4,7 @@ Its guests come up at once, and their agents do whatever they are told.
 """
 
 import base64
+import shlex
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -64,6 +65,9 @@ class FakeLibvirt:
         return vms | nets | {f"unplugged {name}": "" for name in self.unplugged}
 
     # VMs
+
+    def virsh(self, *words: str) -> str:
+        return shlex.join(["virsh", "--connect", "fake", *words])
 
     def define_domain(self, xml: str) -> DomainSeen:
         with self.lock:

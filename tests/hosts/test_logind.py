@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from logind import HOSTS, KILLS, ME, SESSION, TERMINAL, LogindHost
 
 from ai_how.host.checks import Status
 from ai_how.host.doctor import check_logout
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.logout import find_end, outliving
 from leaks import private_host
+from logind import HOSTS, KILLS, ME, SESSION, TERMINAL, LogindHost
 
 # What a scope is made by, as far as this machine can: it becomes the command.
 SYSTEMD_RUN = """#!/bin/sh

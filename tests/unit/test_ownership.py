@@ -90,7 +90,7 @@ def test_a_vm_of_our_uuid_without_our_mark_is_refused(mark):
     with pytest.raises(OwnershipError, match="has a UUID of ours, but not our mark") as caught:
         look(ours(CONTROLLER), ours(COMPUTE, name="renamed", mark=mark))
     assert caught.value.brief.startswith("the VM renamed ")
-    assert caught.value.hint == f"virsh dumpxml {COMPUTE.uuid}"
+    assert caught.value.hint == f"virsh --connect fake dumpxml {COMPUTE.uuid}"
 
 
 def test_a_vm_of_ours_that_was_renamed_is_still_ours():

@@ -62,7 +62,9 @@ def check_snapshots(
         other = [file for file in used if file.parent == node.disk.parent and file != node.disk]
         if other:
             # Shallow: anything deeper would be written into the image that all nodes share.
-            merge = f"virsh blockcommit {node.domain_name} vda --active --shallow --pivot"
+            merge = client.virsh(
+                "blockcommit", node.domain_name, "vda", "--active", "--shallow", "--pivot"
+            )
             raise HostError(
                 f"{node.name} writes to {other[0]}, and that is not a disk of ours",
                 details=f"Its disk {node.disk} has an external snapshot.",

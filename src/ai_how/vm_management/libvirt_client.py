@@ -5,6 +5,7 @@ ConnectionLostError (not known). Only this and its libvirt_*.py neighbours load 
 takes a while: import it where it is used.
 """
 
+import shlex
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -87,6 +88,10 @@ class LibvirtClient(Agents, Wiring):
             hypervisor=read_version(hypervisor),
             client=read_version(libvirt.getVersion()),
         )
+
+    def virsh(self, *words: str) -> str:
+        """A command of virsh for the user to paste: left to itself it asks another libvirt."""
+        return shlex.join(["virsh", "--connect", self._uri.for_libvirt, *words])
 
     def is_alive(self) -> bool:
         """Whether the daemon answers now: within seconds, and without waiting for a lost one."""

@@ -85,7 +85,7 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
         if one.mark is None or one.mark.id != state.lineage:
             raise OwnershipError(
                 f"the VM {one.name} has a UUID of ours, but not our mark",
-                hint=f"virsh dumpxml {one.uuid}",
+                hint=client.virsh("dumpxml", str(one.uuid)),
             )
     network = client.find_network(state.network.uuid)
     if network is None and (other_net := client.find_network_by_name(state.network.name)):

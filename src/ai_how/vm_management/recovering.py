@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Interface
@@ -146,12 +146,10 @@ def _rebuilt(
             if not ids
             else f"libvirt has VMs of several clusters {name}",
             details=f"their ids are {many}" if ids else None,
-            hint="ai-how hpc start" if not ids else "virsh undefine what is not wanted",
+            hint="ai-how hpc start" if not ids else client.virsh("list", "--all", "--title"),
         )
     [cluster_id] = ids
     network, addresses = _network(client, cluster_id, name)
-    stats = client.stats([seen.uuid for seen, _ in vms])
-    sizes = {uuid: one.disk_capacity_bytes for uuid, one in stats.items()}
     now = datetime.now(UTC)
     return ClusterState(
         lineage=cluster_id,
@@ -161,7 +159,7 @@ def _rebuilt(
         host_uri=place.asked,
         user=user,
         network=network,
-        nodes=_nodes(vms, addresses, sizes),
+        nodes=_nodes(client, vms, addresses),
     )
 
 
@@ -175,7 +173,7 @@ def _network(
     if seen is None or root is None or ip is None:
         raise StateError(
             f"the network of {name} is gone, and with it the addresses of its nodes",
-            hint="ai-how hpc start  # after virsh destroy and virsh undefine of its VMs",
+            hint=f"{client.virsh('list', '--all')}  # destroy and undefine its VMs, then start it",
         )
     gateway = IPv4Interface(f"{ip.get('address')}/{ip.get('prefix') or ip.get('netmask')}")
     network = NetworkState(
@@ -190,21 +188,27 @@ def _network(
 
 
 def _nodes(
-    vms: Vms, addresses: dict[str, IPv4Address], sizes: Mapping[UUID, int | None]
+    client: LibvirtClient, vms: Vms, addresses: dict[str, IPv4Address]
 ) -> tuple[NodeState, ...]:
     """The controller first, then by name."""
-    nodes = [_node(seen, mark, addresses, sizes.get(seen.uuid)) for seen, mark in vms]
+    stats = client.stats([seen.uuid for seen, _ in vms])
+    sizes = {uuid: one.disk_capacity_bytes for uuid, one in stats.items()}
+    nodes = [_node(client, seen, mark, addresses, sizes.get(seen.uuid)) for seen, mark in vms]
     return tuple(sorted(nodes, key=lambda one: (one.role is not Role.CONTROLLER, one.name)))
 
 
 def _node(
-    seen: DomainSeen, mark: Mark, addresses: dict[str, IPv4Address], capacity: int | None
+    client: LibvirtClient,
+    seen: DomainSeen,
+    mark: Mark,
+    addresses: dict[str, IPv4Address],
+    capacity: int | None,
 ) -> NodeState:
     mac = mac_address(mark.id, mark.node)
     if mac not in addresses:
         raise StateError(
             f"the address of {seen.name} is not in its network any more",
-            hint=f"virsh undefine {seen.uuid}  # then start it, which makes the node anew",
+            hint=f"{client.virsh('undefine', str(seen.uuid))}  # then start it anew",
         )
     disk, size, base = _look_at_disk(seen, capacity)
     return NodeState(
