@@ -76,7 +76,7 @@ def prepare_world(order: Order) -> None:
 
 
 def write_settings() -> None:
-    """libvirtd.conf, qemu.conf and virtlogd.conf of this host; ours to overwrite at every start."""
+    """The settings of the daemons of this host; ours to overwrite at every start."""
     etc = Path("/etc/libvirt")
     # Made by libvirtd as well, but by two of its drivers at once, of which one may lose the race.
     for name in ("qemu/networks/autostart", "qemu/autostart"):
@@ -95,6 +95,8 @@ def write_settings() -> None:
         'user = "root"\ngroup = "root"\ndynamic_ownership = 0\nremember_owner = 0\n'
         'cgroup_controllers = []\nnamespaces = []\nsecurity_driver = "none"\n'
     )
+    # Some builds of newer libvirt prefer nftables, and need a kernel with act_csum then.
+    (etc / "network.conf").write_text('firewall_backend = "iptables"\n')
     (etc / "virtlogd.conf").write_text("max_size = 33554432\nmax_backups = 1\n")
 
 
