@@ -61,7 +61,7 @@ def find_in_files(
         for path in top.rglob("*"):
             if path.is_symlink() or not path.is_file() or path in kept:
                 continue
-            with suppress(FileNotFoundError), path.open("rb") as file:
+            with suppress(OSError), path.open("rb") as file:
                 tail = b""
                 while chunk := file.read(CHUNK):
                     found += find_in_text(secrets, str(path), tail + chunk)

@@ -48,7 +48,10 @@ def qemus_of(host: EmbeddedHost, cluster: str) -> dict[str, int]:
     """The QEMUs of a cluster's nodes, by the names of these."""
     found = {}
     for pid in pids_inside(host, "qemu-system-x86"):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
         names = [word for word in words if word.startswith(b"guest=")]
         name = names[0].decode().removeprefix("guest=").partition(",")[0] if names else ""
         node = name.removeprefix(f"{cluster}-")

@@ -136,6 +136,14 @@ def processes_in(namespace: str) -> dict[int, str]:
     return {pid: name for pid, name in named.items() if name}
 
 
+def parent_of(pid: int) -> int | None:
+    """The process that has started it, or adopted it; None where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
 def process_name(pid: int) -> str | None:
     """Its name, at most 15 characters; None for no process and for a zombie."""
     try:
@@ -157,8 +165,12 @@ def names_inside(host: EmbeddedHost) -> list[str]:
 
 
 def files(top: Path) -> list[str]:
-    """Every file below a directory, links and sockets too."""
-    return sorted(str(path) for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
+    """Every file below a directory, links and sockets too; directories may go meanwhile."""
+    found = []
+    for directory, below, names in os.walk(top):
+        links = [name for name in below if Path(directory, name).is_symlink()]
+        found += [str(Path(directory, name)) for name in (*names, *links)]
+    return sorted(found)
 
 
 @contextmanager
@@ -183,7 +195,10 @@ def private_host() -> Iterator[EmbeddedHost]:
 def _inside(host: EmbeddedHost) -> dict[int, str]:
     supervisor = host.find_supervisor()
     namespace = pid_namespace(supervisor.pid) if supervisor else None
-    return processes_in(namespace) if namespace else {}
+    found = processes_in(namespace) if namespace else {}
+    # What libvirtd runs for a moment is its child, and bears its name until it is another program.
+    daemons = {pid for pid, name in found.items() if name == "libvirtd"}
+    return {pid: name for pid, name in found.items() if parent_of(pid) not in daemons}
 
 
 def _link_names(argv: list[str]) -> list[str]:

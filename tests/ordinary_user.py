@@ -46,7 +46,7 @@ def run_guest(host: EmbeddedHost, client: LibvirtClient) -> None:
     log.parent.mkdir()
     xml = render_tiny_guest(network=NETWORK.name, console_log=log)
     assert start_tiny_guest(client, xml, paused=False).state is VmState.RUNNING
-    wait_until(lambda: "SeaBIOS" in log.read_text(), Deadline.after(30), "the firmware's line")
+    wait_until(lambda: "SeaBIOS" in log.read_text(), Deadline.after(120), "the firmware's line")
     assert len(pids_inside(host, "qemu-system-x86")) == 1
     assert pids_inside(host, "dnsmasq")
     links = run(host.enter(["ip", "-br", "addr"])).stdout

@@ -49,7 +49,7 @@ def processes_of(uid: int) -> list[str]:
     """The names of a user's processes."""
     named = []
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             named += [process_name(int(entry.name))] if entry.stat().st_uid == uid else []
     return [name for name in named if name]
 

@@ -81,6 +81,13 @@ def script() -> Iterator[Script]:
 
 @pytest.fixture
 def faulty(script: Script) -> Iterator[LibvirtClient]:
+    with LibvirtClient(URI, patience_s=60, max_calls=2, opener=script.open) as client:
+        yield client
+
+
+@pytest.fixture
+def impatient(script: Script) -> Iterator[LibvirtClient]:
+    """For calls that never answer: where one does, a busy machine may take as long."""
     with LibvirtClient(URI, patience_s=2, max_calls=2, opener=script.open) as client:
         yield client
 
@@ -323,12 +330,12 @@ def test_a_broken_connection_is_never_taken_for_absence(
 
 
 def test_a_busy_libvirt_is_asked_again_until_patience_ends(
-    script: Script, faulty: LibvirtClient
+    script: Script, impatient: LibvirtClient
 ) -> None:
     script.fail("createWithFlags", 87, times=EVERY)
-    faulty.destroy_domain(COMPUTE)
+    impatient.destroy_domain(COMPUTE)
     with pytest.raises(BusyError, match="libvirt was too busy for starting VM"):
-        faulty.start_domain(COMPUTE)
+        impatient.start_domain(COMPUTE)
     assert script.calls.count("createWithFlags") > 2
 
 
@@ -384,18 +391,20 @@ def test_a_daemon_that_comes_back_is_waited_for(script: Script, faulty: LibvirtC
     assert script.opened == 4
 
 
-def test_a_daemon_that_stays_away_is_waited_for_once(script: Script, faulty: LibvirtClient) -> None:
-    assert faulty.is_alive()
+def test_a_daemon_that_stays_away_is_waited_for_once(
+    script: Script, impatient: LibvirtClient
+) -> None:
+    assert impatient.is_alive()
     script.is_cut = True
     script.fail("open", 38, domain=FROM_RPC, error_number=2, times=EVERY)
     with pytest.raises(ConnectionLostError, match="opening a connection"):
-        faulty.find_domain(COMPUTE)
+        impatient.find_domain(COMPUTE)
     tries = script.opened
     assert tries > 3
     with pytest.raises(ConnectionLostError):
-        faulty.destroy_domain(COMPUTE)
+        impatient.destroy_domain(COMPUTE)
     assert script.opened == tries + 1
-    assert not faulty.is_alive()
+    assert not impatient.is_alive()
 
 
 def test_a_daemon_that_was_never_there_is_not_waited_for(
@@ -422,57 +431,61 @@ def test_calls_in_flight_survive_the_end_of_their_connection(
     script.answer("getCapabilities", lambda xml: pause(0.2) or xml)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(faulty.capabilities_xml)
-        wait_until(lambda: "getCapabilities" in script.calls, Deadline.after(2), "the slow call")
+        wait_until(lambda: "getCapabilities" in script.calls, Deadline.after(60), "the slow call")
         script.fail("lookupByUUIDString", LOST)
         faulty.find_domain(COMPUTE)
         assert "<capabilities>" in slow.result()
-    wait_until(lambda: script.calls.count("close") == 1, Deadline.after(2), "the old one's end")
+    wait_until(lambda: script.calls.count("close") == 1, Deadline.after(60), "the old one's end")
 
 
 # Silence
 
 
-def test_a_call_that_hangs_ends_with_patience(script: Script, faulty: LibvirtClient) -> None:
+def test_a_call_that_hangs_ends_with_patience(script: Script, impatient: LibvirtClient) -> None:
     began = time.monotonic()
     with (
         script.hanging("lookupByUUIDString"),
         pytest.raises(ConnectionLostError, match=r"did not answer within 2 s") as caught,
     ):
-        faulty.find_domain(COMPUTE)
+        impatient.find_domain(COMPUTE)
     assert time.monotonic() - began < 20
     assert caught.value.code is None
-    assert faulty.find_domain(COMPUTE) is not None
+    assert impatient.find_domain(COMPUTE) is not None
 
 
-def test_hung_calls_do_not_take_the_turns_of_others(script: Script, faulty: LibvirtClient) -> None:
+def test_hung_calls_do_not_take_the_turns_of_others(
+    script: Script, impatient: LibvirtClient
+) -> None:
     with script.hanging("networkLookupByUUIDString"), ThreadPoolExecutor(2) as pool:
-        hung = [pool.submit(faulty.find_network, NETWORK) for _ in range(2)]
+        hung = [pool.submit(impatient.find_network, NETWORK) for _ in range(2)]
         wait_until(
             lambda: script.calls.count("networkLookupByUUIDString") == 2,
-            Deadline.after(2),
+            Deadline.after(60),
             "both to hang",
         )
-        assert faulty.find_domain(COMPUTE) is not None
+        assert impatient.find_domain(COMPUTE) is not None
         assert all(isinstance(call.exception(), ConnectionLostError) for call in hung)
 
 
-def test_a_daemon_whose_turns_are_all_taken_is_alive(script: Script, faulty: LibvirtClient) -> None:
+def test_a_daemon_whose_turns_are_all_taken_is_alive(
+    script: Script, impatient: LibvirtClient
+) -> None:
     with script.hanging("networkLookupByUUIDString"), ThreadPoolExecutor(2) as pool:
-        hung = [pool.submit(faulty.find_network, NETWORK) for _ in range(2)]
+        hung = [pool.submit(impatient.find_network, NETWORK) for _ in range(2)]
         wait_until(
             lambda: script.calls.count("networkLookupByUUIDString") == 2,
-            Deadline.after(2),
+            Deadline.after(60),
             "both to hang",
         )
-        assert faulty.is_alive()
+        assert impatient.is_alive()
         assert all(call.exception() for call in hung)
 
 
-def test_an_open_that_hangs_ends_with_patience(script: Script, faulty: LibvirtClient) -> None:
+def test_an_open_that_hangs_ends_with_patience(script: Script, impatient: LibvirtClient) -> None:
     with script.hanging("open"):
         with pytest.raises(ConnectionLostError, match="opening a connection"):
-            faulty.version()
-        assert not faulty.is_alive()
+            impatient.version()
+        assert not impatient.is_alive()
 
 
 def test_no_more_calls_than_allowed_are_under_way_at_once(
@@ -539,7 +552,7 @@ def test_clients_leave_no_threads_and_no_files_behind() -> None:
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(30):
         use()
-    wait_until(lambda: threading.active_count() <= threads, Deadline.after(2), "threads to end")
+    wait_until(lambda: threading.active_count() <= threads, Deadline.after(60), "threads to end")
     assert len(os.listdir("/proc/self/fd")) <= files  # noqa: PTH208
 
 
@@ -551,10 +564,10 @@ def test_events_come_until_the_subscription_ends(client: LibvirtClient) -> None:
     later: list[DomainEvent] = []
     with client.subscribe(seen.append):
         client.suspend_domain(COMPUTE)
-        wait_until(lambda: bool(seen), Deadline.after(2), "the event")
+        wait_until(lambda: bool(seen), Deadline.after(60), "the event")
     with client.subscribe(later.append):
         client.destroy_domain(COMPUTE)
-        wait_until(lambda: bool(later), Deadline.after(2), "the second event")
+        wait_until(lambda: bool(later), Deadline.after(60), "the second event")
     assert [(event.uuid, event.kind) for event in seen] == [(COMPUTE, EventKind.SUSPENDED)]
     assert [(event.uuid, event.kind) for event in later] == [(COMPUTE, EventKind.STOPPED)]
 
@@ -566,9 +579,9 @@ def test_events_come_over_the_connection_that_follows_a_broken_one(
     with faulty.subscribe(seen.append):
         script.is_cut = True
         faulty.suspend_domain(COMPUTE)
-        wait_until(lambda: bool(seen), Deadline.after(2), "the event")
+        wait_until(lambda: bool(seen), Deadline.after(60), "the event")
         assert script.opened == 2
-        wait_until(lambda: script.hook_count == 2, Deadline.after(2), "the old one's end")
+        wait_until(lambda: script.hook_count == 2, Deadline.after(60), "the old one's end")
     assert {event.kind for event in seen} == {EventKind.SUSPENDED}
 
 
@@ -645,8 +658,8 @@ def test_an_agent_that_is_there_is_not_waited_for(script: Script, faulty: Libvir
 def test_an_event_ends_the_wait_for_an_agent(script: Script, faulty: LibvirtClient) -> None:
     faulty.suspend_domain(COMPUTE)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(faulty.wait_for_agent, COMPUTE, Deadline.after(10))
-        wait_until(lambda: "isPersistent" in script.calls, Deadline.after(2), "the first look")
+        waiting = pool.submit(faulty.wait_for_agent, COMPUTE, Deadline.after(60))
+        wait_until(lambda: "isPersistent" in script.calls, Deadline.after(60), "the first look")
         script.answer("XMLDesc", connected)
         began = time.monotonic()
         faulty.resume_domain(COMPUTE)
@@ -656,7 +669,7 @@ def test_an_event_ends_the_wait_for_an_agent(script: Script, faulty: LibvirtClie
 
 def test_the_wait_for_an_agent_ends_when_its_vm_does(client: LibvirtClient) -> None:
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.wait_for_agent, COMPUTE, Deadline.after(10))
+        waiting = pool.submit(client.wait_for_agent, COMPUTE, Deadline.after(60))
         time.sleep(0.1)
         began = time.monotonic()
         client.destroy_domain(COMPUTE)
@@ -678,7 +691,7 @@ def test_a_vm_that_will_not_run_on_ends_the_wait_for_its_agent(
 ) -> None:
     script.answer("state", lambda _seen: state)
     with pytest.raises(GuestError) as caught:
-        faulty.wait_for_agent(COMPUTE, Deadline.after(10))
+        faulty.wait_for_agent(COMPUTE, Deadline.after(60))
     assert words in str(caught.value)
 
 
@@ -688,7 +701,7 @@ def test_the_wait_for_an_agent_ends_with_its_deadline_or_when_told(client: Libvi
     stop = threading.Event()
     stop.set()
     with pytest.raises(DeadlineError, match="stopped waiting for the agent"):
-        client.wait_for_agent(COMPUTE, Deadline.after(10), stop)
+        client.wait_for_agent(COMPUTE, Deadline.after(60), stop)
 
 
 def test_an_agents_answer_is_returned_and_its_time_is_bounded() -> None:

@@ -28,6 +28,13 @@ def script() -> Iterator[Script]:
 @pytest.fixture
 def kept(script: Script) -> Iterator[LibvirtClient]:
     """A client of a daemon that somebody starts again."""
+    with LibvirtClient(URI, patience_s=20, opener=script.open, is_kept=True) as client:
+        yield client
+
+
+@pytest.fixture
+def impatient(script: Script) -> Iterator[LibvirtClient]:
+    """The same, for calls that are never answered."""
     with LibvirtClient(URI, patience_s=2, opener=script.open, is_kept=True) as client:
         yield client
 
@@ -41,31 +48,31 @@ def test_a_daemon_that_is_kept_is_waited_for_at_the_first_call(
 
 
 def test_a_daemon_that_is_kept_and_stays_away_is_told_as_that(
-    script: Script, kept: LibvirtClient
+    script: Script, impatient: LibvirtClient
 ) -> None:
     script.fail("open", 38, domain=FROM_RPC, error_number=2, times=EVERY)
     with pytest.raises(ConnectionLostError, match="no connection to libvirt") as caught:
-        kept.find_domain(COMPUTE)
+        impatient.find_domain(COMPUTE)
     assert caught.value.code == 38
     tries = script.opened
     assert tries > 2
     with pytest.raises(ConnectionLostError, match="no connection to libvirt"):
-        kept.find_domain(COMPUTE)
+        impatient.find_domain(COMPUTE)
     assert script.opened == tries + 1
 
 
 def test_whoever_was_silent_is_not_waited_for_again_and_asked_anew_later(
-    script: Script, kept: LibvirtClient
+    script: Script, impatient: LibvirtClient
 ) -> None:
     with script.hanging("open"):
         for _ in range(3):
             with pytest.raises(ConnectionLostError, match="did not answer"):
-                kept.find_domain(COMPUTE)
+                impatient.find_domain(COMPUTE)
         assert script.opened == 1
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            assert kept.find_domain(COMPUTE) is not None
+            assert impatient.find_domain(COMPUTE) is not None
         except ConnectionLostError:
             time.sleep(0.05)
         else:
@@ -90,7 +97,7 @@ def test_a_call_whose_connections_keep_breaking_ends_in_its_time(
 def test_a_vm_without_figures_hides_no_others(
     script: Script, kept: LibvirtClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libvirt_domains, "STATS_S", 2.0)
+    monkeypatch.setattr(libvirt_domains, "STATS_S", 3.0)
     released = threading.Event()
     every = [one.uuid for one in kept.list_domains()]
     others = set(every) - {COMPUTE}

@@ -356,6 +356,6 @@ def test_what_a_guest_says_is_logged(host: EmbeddedHost, client: LibvirtClient) 
     log.parent.mkdir(exist_ok=True)
     start_tiny_guest(client, render_tiny_guest(console_log=log), paused=False)
     try:
-        wait_until(lambda: "SeaBIOS" in log.read_text(), Deadline.after(30), "the firmware's line")
+        wait_until(lambda: "SeaBIOS" in log.read_text(), Deadline.after(120), "the firmware's line")
     finally:
         remove_tiny_guest(client)

@@ -155,7 +155,7 @@ def kill_dnsmasq(home: TinyHome) -> None:
                 os.kill(pid, 9)
     gateway = state_of(home).network.gateway
     wait_until(
-        lambda: not networks(home).is_dns_served(gateway), Deadline.after(30), "dnsmasq's end"
+        lambda: not networks(home).is_dns_served(gateway), Deadline.after(60), "dnsmasq's end"
     )
 
 

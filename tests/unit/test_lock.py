@@ -29,7 +29,7 @@ from pathlib import Path
 from ai_how.state.lock import held_lock
 counter = Path(sys.argv[2])
 for _ in range(10):
-    with held_lock(Path(sys.argv[1]), doing="count", wait_s=20):
+    with held_lock(Path(sys.argv[1]), doing="count", wait_s=120):
         seen = int(counter.read_text())
         time.sleep(0.001)
         counter.write_text(str(seen + 1))
