@@ -1,0 +1,115 @@
+"""With --json, stdout is one JSON document, whatever the verb and however it ends."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from cli_runner import GOOD, Cli
+
+from ai_how.cli.app import app
+
+REFUSED = 2
+TEST_HOST = ("--connect", "test:///default")
+
+# Each verb with words that have it answer, and with words that have it fail, in an empty home. None
+# where that cannot be had here; what runs a cluster is asked with guests in the tests that boot.
+CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
+    "init": (("new.yaml",), ("cluster.yaml",)),
+    "validate": (None, ("broken.yaml",)),
+    "schema": ((), ("--unknown",)),
+    "doctor": (None, ()),
+    "hpc start": (None, ()),
+    "hpc stop": (None, ()),
+    "hpc status": (None, ()),
+    "hpc destroy": (("--force", *TEST_HOST), ()),
+    "hpc recover": (None, TEST_HOST),
+    "hpc ssh": (None, ("controller",)),
+    "hpc exec": (None, ("controller", "--", "id")),
+    "hpc console": (None, ("controller",)),
+    "hpc logs": (None, ("controller",)),
+    "hpc ssh-config": (None, ()),
+    "image build": (None, ()),
+    "image warm": (None, ()),
+    "image list": ((), None),
+    "image import": (None, ("/nowhere",)),
+    "image verify": ((), ("unknown",)),
+    "image rm": (None, ("unknown",)),
+    "host up": (None, ()),
+    "host down": ((), None),
+    "host status": ((), ("--unknown",)),
+    "host connect": (None, ("192.0.2.1", "22")),
+}
+WITHOUT_JSON = [
+    ("hpc", "ssh", "controller"),
+    ("hpc", "console", "controller"),
+    ("hpc", "logs", "controller", "--serial"),
+    ("hpc", "ssh-config"),
+    ("hpc", "status", "--watch"),
+    ("hpc", "destroy"),
+    ("host", "connect", "192.0.2.1", "22"),
+]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """In a home with a good and a broken file, and without programs to run."""
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cli.write("cluster.yaml", GOOD)
+    cli.write("broken.yaml", "version: [")
+    return cli
+
+
+def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every verb of the program, hidden ones too."""
+    subcommands = getattr(command, "commands", None)
+    if not subcommands:
+        yield " ".join(path)
+        return
+    for name in subcommands:
+        yield from verbs(subcommands[name], (*path, name))
+
+
+def test_every_verb_is_asked() -> None:
+    assert set(verbs(typer.main.get_command(app))) == set(CALLS)
+
+
+@pytest.mark.parametrize("verb", [name for name, calls in CALLS.items() if calls[0] is not None])
+def test_what_is_answered_in_json_is_one_document(cli: Cli, verb: str) -> None:
+    done = cli("--json", *verb.split(), *(CALLS[verb][0] or ()))
+    assert done.code == 0, (done.out, done.err)
+    answer = json.loads(done.out)
+    assert "error" not in answer
+
+
+@pytest.mark.parametrize("verb", [name for name, calls in CALLS.items() if calls[1] is not None])
+def test_a_failure_is_said_in_json_too(cli: Cli, verb: str) -> None:
+    done = cli("--json", *verb.split(), *(CALLS[verb][1] or ()))
+    assert done.code not in (0, 1), (done.out, done.err)
+    answer = json.loads(done.out)
+    if "error" in answer:
+        assert answer["error"]["exit_code"] == done.code
+        assert answer["error"]["brief"]
+    else:
+        assert verb in ("doctor", "validate"), "what these find is their answer"
+
+
+@pytest.mark.parametrize("words", WITHOUT_JSON, ids=" ".join)
+def test_what_has_no_json_is_refused_where_it_is_asked_for(
+    cli: Cli, words: tuple[str, ...]
+) -> None:
+    done = cli(*words[:2], "--json", *words[2:])
+    assert done.code == REFUSED, (done.out, done.err)
+    error = json.loads(done.out)["error"]
+    assert error["brief"].endswith("has no JSON")
+    assert error["hint"].startswith("ai-how ")
+    assert done.err == ""
+
+
+def test_help_is_given_with_json_too(cli: Cli) -> None:
+    done = cli("--json", "hpc", "ssh", "--help")
+    assert done.code == 0
+    assert "Usage: ai-how hpc ssh" in done.out
