@@ -16,10 +16,12 @@ FROM_QEMU = 10
 EVERY = 1_000_000
 
 
-def make_error(code: int, domain: int = FROM_QEMU, error_number: int = -1) -> libvirt.libvirtError:
+def make_error(
+    code: int, domain: int = FROM_QEMU, error_number: int = -1, text: str = "made by a test"
+) -> libvirt.libvirtError:
     """What libvirt would raise, with this number."""
     error = libvirt.libvirtError("made by a test")
-    text = f"made by a test ({code})"
+    text = f"{text} ({code})"
     error.err = (code, domain, text, 2, None, None, None, error_number, -1)
     return error
 
@@ -76,11 +78,12 @@ class Script:
         nth: int = 1,
         times: int = 1,
         is_after: bool = False,
+        text: str = "made by a test",
     ) -> None:
         """From the nth call of `name` on it fails; `is_after`: having done what it was to do."""
 
         def act() -> None:
-            raise make_error(code, domain, error_number)
+            raise make_error(code, domain, error_number, text)
 
         self._counts[name] = 0
         self._faults[name] = Fault(act, nth, times, is_after)

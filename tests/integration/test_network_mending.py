@@ -327,7 +327,7 @@ def test_a_bridge_that_is_not_as_libvirt_says_is_named_and_made_anew(
     ip(home, *words, bridge)
     [problem], nodes = troubles(home)
     assert problem.startswith(f"its bridge {bridge} {told}")
-    assert problem.endswith("no node reaches another until hpc start makes it anew")
+    assert problem.endswith("nodes do not reach each other; to mend it: ai-how hpc start")
     assert nodes == off
     assert steps(home) == ["network-anew/hpc", *PLUGS]
     check_mended(home)
@@ -377,7 +377,8 @@ def test_an_interface_that_was_deleted_is_named_and_a_reboot_of_its_node_gives_a
 ) -> None:
     tap = tap_of(home, "compute-02")
     ip(home, "link", "delete", tap)
-    told = f"its network interface {tap} was deleted: hpc stop compute-02, then hpc start"
+    again = "ai-how hpc stop compute-02 && ai-how hpc start compute-02"
+    told = f"its network interface {tap} was deleted; for another: {again}"
     assert troubles(home) == ([], {"compute-02": [told]})
     refused = home.call("hpc", "start")
     assert refused.code == 3, refused.said

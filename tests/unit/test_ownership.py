@@ -155,11 +155,11 @@ def test_who_holds_a_name_or_a_uuid_that_was_refused_is_told():
     with pytest.raises(OwnershipError, match="its name or UUID is taken") as caught:
         claim(TAKEN, xml_of(mine.name, uuid), replace(mine, uuid=OTHER))
     assert caught.value.brief.startswith(f"{mine.name} cannot be defined")
-    assert caught.value.details == (f"by {mine.name} with UUID {OTHER}; asked for was UUID {uuid}")
+    assert caught.value.details == f"another one is called {mine.name}"
     assert isinstance(caught.value.__cause__, LibvirtError)
     with pytest.raises(OwnershipError) as caught:
         claim(TAKEN, xml_of(mine.name, uuid), replace(mine, name="theirs"))
-    assert caught.value.details.startswith(f"by theirs with UUID {uuid}")
+    assert caught.value.details == "by theirs"
     with pytest.raises(OwnershipError):
         claim(TAKEN, xml_of(mine.name, None), replace(mine, uuid=OTHER))
 

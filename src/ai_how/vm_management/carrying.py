@@ -23,7 +23,7 @@ from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.evidence import save_evidence
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_manager import HostNetworks
-from ai_how.vm_management.observed import observe
+from ai_how.vm_management.observed import learn_names, observe
 from ai_how.vm_management.starting import Start
 from ai_how.vm_management.stop_plan import plan_destroy, plan_stop, plan_suspend
 from ai_how.vm_management.suspending import check_memory_fits
@@ -84,6 +84,8 @@ class Carrier:
         self.say(f"undoing the start that was cut short (process {left.pid})")
         with Interrupts() as interrupts:
             world = self._world(UUID(left.note["cluster_id"]), interrupts)
+            if noted := left.note.get("state"):
+                learn_names(self.client, ClusterState.model_validate(noted))
             roll_back(left, world, observer=self.observer, interrupts=interrupts, settle_s=SETTLE_S)
         if not is_known:
             forget(self.paths)

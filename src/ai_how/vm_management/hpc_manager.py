@@ -235,13 +235,13 @@ class HpcManager:
 
     def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
         """Run a program on a node by its guest agent."""
-        with self._asking() as client:
+        with self._asking(node) as client:
             return GuestAgent(client, node.uuid, node.name).run(argv, Deadline.after(timeout_s))
 
     def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
         """The end of a node's journal; of its serial line where that is asked, or all there is."""
         if not serial and self.place().is_up:
-            with self._asking() as client:
+            with self._asking(node) as client:
                 if client.is_agent_connected(node.uuid):
                     agent = GuestAgent(client, node.uuid, node.name)
                     return read_journal(agent, lines=lines, boot=boot, say=self.say)
@@ -252,7 +252,7 @@ class HpcManager:
     @contextmanager
     def console_of(self, node: NodeState) -> Iterator[Console]:
         """A node's serial line."""
-        with self._asking() as client, client.open_console(node.uuid) as line:
+        with self._asking(node) as client, client.open_console(node.uuid) as line:
             yield line
 
     def _is_half_made(self) -> bool:
@@ -283,12 +283,13 @@ class HpcManager:
         return storage_of(ClusterState.model_validate(planned).nodes[0].disk) if planned else None
 
     @contextmanager
-    def _asking(self) -> Iterator[LibvirtClient]:
+    def _asking(self, node: NodeState) -> Iterator[LibvirtClient]:
         """A client without a lock, for what changes nothing of ours."""
         place = self.place()
         if not place.is_up:
             raise HostError("the embedded host is down", hint="ai-how hpc start")
         with _client_of(place) as client:
+            client.learn(node.uuid, node.domain_name)
             yield client
 
     @contextmanager

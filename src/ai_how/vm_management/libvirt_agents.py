@@ -65,7 +65,7 @@ class Agents(Domains):
         except ConnectionLostError:
             raise
         except LibvirtError as error:
-            raise _guest_failure(error, uuid) from error
+            raise _guest_failure(error, self._names.of(uuid)) from error
         return read_agent_answer(answer)
 
     def is_agent_connected(self, uuid: UUID) -> bool:
@@ -84,8 +84,8 @@ class Agents(Domains):
         news: queue.SimpleQueue[DomainEvent] = queue.SimpleQueue()
         # Listening begins before looking, so that nothing falls in between.
         with self.subscribe(news.put):
-            while not _is_agent_up(self.find_domain(uuid), uuid):
-                _wait_for_news(news, uuid, deadline, stop)
+            while not _is_agent_up(self.find_domain(uuid), self._names.of(uuid)):
+                _wait_for_news(news, uuid, deadline, stop, self._names.of(uuid))
 
     def subscribe(self, on_event: OnEvent) -> Subscription:
         """Hand each event of any VM to `on_event`, until the subscription is closed.
@@ -96,10 +96,10 @@ class Agents(Domains):
         return self._link.subscribe(on_event)
 
 
-def _is_agent_up(seen: DomainSeen | None, uuid: UUID) -> bool:
+def _is_agent_up(seen: DomainSeen | None, name: str) -> bool:
     """Raises GuestError where the agent cannot come any more."""
     if seen is None:
-        raise GuestError(f"VM {uuid} is gone", "its agent was waited for")
+        raise GuestError(f"VM {name} is gone", "its agent was waited for")
     stuck = seen.state is VmState.PAUSED and seen.reason in {PAUSED_BY_IOERROR, PAUSED_BY_CRASH}
     if stuck or seen.state is VmState.CRASHED or not seen.state.is_on:
         raise GuestError(
@@ -114,12 +114,13 @@ def _wait_for_news(
     uuid: UUID,
     deadline: Deadline,
     stop: threading.Event | None,
+    name: str,
 ) -> None:
     """Until something happens to this VM, or something may have happened unseen."""
     look_again = deadline.sooner_of(LOST_EVENT_S)
     while not look_again.has_passed:
         if stop and stop.is_set():
-            raise DeadlineError(f"stopped waiting for the agent of VM {uuid}")
+            raise DeadlineError(f"stopped waiting for the agent of VM {name}")
         try:
             event = news.get(timeout=min(SLICE_S, look_again.remaining_s))
         except queue.Empty:
@@ -127,14 +128,14 @@ def _wait_for_news(
         if event.uuid == uuid:
             return
     if deadline.has_passed:
-        raise DeadlineError(f"the agent of VM {uuid} did not come in time")
+        raise DeadlineError(f"the agent of VM {name} did not come in time")
 
 
-def _guest_failure(error: LibvirtError, uuid: UUID) -> Exception:
+def _guest_failure(error: LibvirtError, name: str) -> Exception:
     """What a failed command means: the guest's fault, or libvirt's own."""
     kind = classify(error.code)
     if kind in {Kind.AGENT, Kind.BUSY}:
-        return AgentUnresponsiveError(f"the agent of VM {uuid} does not answer", error.details)
+        return AgentUnresponsiveError(f"the agent of VM {name} does not answer", error.details)
     if error.code in GUEST_CODES:
-        return GuestError(f"the agent of VM {uuid} did not do it", error.details)
+        return GuestError(f"the agent of VM {name} did not do it", error.details)
     return error

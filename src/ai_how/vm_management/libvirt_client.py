@@ -20,6 +20,7 @@ from ai_how.vm_management.libvirt_link import Link
 from ai_how.vm_management.libvirt_uri import read_uri
 from ai_how.vm_management.libvirt_wire import Opener, open_connection, translate
 from ai_how.vm_management.libvirt_wiring import Wiring
+from ai_how.vm_management.names import Names
 from ai_how.vm_management.seen import HypervisorVersion, read_version
 
 # How long libvirt may be silent.
@@ -53,10 +54,16 @@ class LibvirtClient(Agents, Wiring):
         """
         self._uri = read_uri(uri)
         self._ask_agent = ask_agent
+        self._names = Names()
 
         def link() -> Link:
             return Link(
-                self._uri, opener, patience_s=patience_s, max_calls=max_calls, is_kept=is_kept
+                self._uri,
+                opener,
+                patience_s=patience_s,
+                max_calls=max_calls,
+                is_kept=is_kept,
+                names=self._names,
             )
 
         # Agents take their time: they have a connection of their own, so that nobody queues behind.
@@ -72,6 +79,10 @@ class LibvirtClient(Agents, Wiring):
         _trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def learn(self, uuid: UUID, name: str) -> None:
+        """What an error calls a VM or network that was not seen yet."""
+        self._names.learn(uuid, name)
 
     def close(self) -> None:
         """Let the connections go. Safe to repeat; a later call opens them anew."""

@@ -21,6 +21,7 @@ from ai_how.vm_management.libvirt_observe import (
     unless_gone,
     with_first_known,
 )
+from ai_how.vm_management.names import Names
 from ai_how.vm_management.seen import DomainSeen, DomainStats, read_stats
 from ai_how.waiting import Deadline, wait_until
 
@@ -41,6 +42,7 @@ class Domains:
     """The part of a client that deals with VMs."""
 
     _link: Link
+    _names: Names
 
     def find_domain(self, uuid: UUID) -> DomainSeen | None:
         """The VM, or None where libvirt says that there is none."""
@@ -126,7 +128,8 @@ class Domains:
                 )
             )
 
-        name, _uuid = read_identity(xml)
+        name, uuid = read_identity(xml)
+        self._names.learn(uuid, name)
         try:
             return self._link.change(f"defining VM {name}", ask)
         except LibvirtError as error:
@@ -180,7 +183,8 @@ class Domains:
 
         Not repeated when the answer is lost.
         """
-        name, _uuid = read_identity(xml)
+        name, uuid = read_identity(xml)
+        self._names.learn(uuid, name)
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY | libvirt.VIR_DOMAIN_START_VALIDATE
         return self._link.once(
             f"booting VM {name}", lambda raw: observe_domain(raw.createXML(xml, flags))
@@ -293,7 +297,7 @@ class Domains:
             )
 
         with suppress(DeadlineError):
-            wait_until(is_free, Deadline.after(within_s), f"VM {uuid}")
+            wait_until(is_free, Deadline.after(within_s), f"VM {self._names.of(uuid)}")
 
     def _ensure(
         self,

@@ -19,6 +19,7 @@ from ai_how.vm_management.libvirt_wire import (
     silent,
     translate,
 )
+from ai_how.vm_management.names import Names
 from ai_how.vm_management.seen import DomainEvent, EventKind
 from ai_how.waiting import Deadline
 
@@ -80,7 +81,9 @@ class Link:
         patience_s: float,
         max_calls: int,
         is_kept: bool = False,
+        names: Names | None = None,
     ) -> None:
+        self._names = names or Names()
         self._uri = uri
         self._opener = opener
         self._patience_s = patience_s
@@ -150,6 +153,17 @@ class Link:
             wire.close().join(within_s)
 
     def _call(
+        self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float, repeats: int
+    ) -> T:
+        try:
+            answer = self._call_by_uuid(what, ask, timeout_s=timeout_s, repeats=repeats)
+        except LibvirtError as error:
+            self._names.tell(error)
+            raise
+        self._names.learn_from(answer)
+        return answer
+
+    def _call_by_uuid(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float, repeats: int
     ) -> T:
         patience, over = Deadline.after(self._patience_s), Deadline.after(timeout_s)

@@ -16,6 +16,7 @@ from ai_how.vm_management.libvirt_observe import (
     unless_gone,
     with_first_known,
 )
+from ai_how.vm_management.names import Names
 from ai_how.vm_management.seen import NetworkSeen
 
 
@@ -23,6 +24,7 @@ class Networks:
     """The part of a client that deals with networks."""
 
     _link: Link
+    _names: Names
 
     def find_network(self, uuid: UUID) -> NetworkSeen | None:
         """The network, or None where libvirt says that there is none."""
@@ -71,7 +73,8 @@ class Networks:
             validate = libvirt.VIR_NETWORK_DEFINE_VALIDATE
             return observe_network(with_first_known(lambda flags: define(raw, flags), validate, 0))
 
-        name, _uuid = read_identity(xml)
+        name, uuid = read_identity(xml)
+        self._names.learn(uuid, name)
         try:
             return self._link.change(f"defining network {name}", ask)
         except LibvirtError as error:

@@ -131,7 +131,8 @@ def check_claim(
     if other is None and uuid:
         other = find(uuid)
     if other and (other.name, other.uuid) != (name, uuid):
+        is_name = other.name == name
         raise OwnershipError(
             f"{name} cannot be defined: its name or UUID is taken",
-            details=f"by {other.name} with UUID {other.uuid}; asked for was UUID {uuid}",
+            details=f"another one is called {name}" if is_name else f"by {other.name}",
         ) from error

@@ -69,6 +69,7 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
 
     Raises OwnershipError where a VM or network has our name but not our UUID and mark.
     """
+    learn_names(client, state)
     every = client.list_domains()
     by_name = {one.name: one for one in every}
     uuids = {node.uuid for node in state.nodes}
@@ -118,6 +119,13 @@ def _tell(other: DomainSeen | NetworkSeen) -> str:
     """Which one it is, and whose where its mark says so."""
     which, owner = f"its UUID is {other.uuid}", owner_of(other)
     return f"{which}\nit is of {describe_owner(owner)}" if owner else which
+
+
+def learn_names(client: LibvirtClient, state: ClusterState) -> None:
+    """Have errors name what is the cluster's, though it be not seen."""
+    client.learn(state.network.uuid, state.network.name)
+    for node in state.nodes:
+        client.learn(node.uuid, node.domain_name)
 
 
 def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) -> Observed:
