@@ -250,7 +250,7 @@ def test_an_image_in_use_is_not_removed(store: ImageStore) -> None:
     image = add(store, "default", "one")
     with pytest.raises(HostError, match="is used by demo, test") as caught:
         store.remove(image, used_by=("demo", "test"))
-    assert caught.value.hint == "ai-how hpc destroy demo"
+    assert caught.value.hint == "ai-how hpc destroy --cluster demo"
     store.remove(image, used_by=())
     assert store.list() == ()
     assert left_over(store) == []

@@ -237,6 +237,27 @@ def parse(words: list[str]) -> None:
         )
 
 
+PATH_COMMAND = re.compile(r"(chmod|df|findmnt|fuser|less|ls|mkdir|mv|qemu-img|rm)\b")
+NO_PATHS = ("seen.iommu_group",)
+
+
+def test_a_path_in_a_command_to_paste_is_one_word():
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {value}"
+        for path in SOURCES
+        if path.parent.name != "guest"  # those commands run in guests, whose paths we choose
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr)
+        and isinstance(first := node.values[0], ast.Constant)
+        and PATH_COMMAND.match(first.value)
+        for part in node.values
+        if isinstance(part, ast.FormattedValue)
+        and not (value := ast.unparse(part.value)).startswith("shlex.quote(")
+        and value not in NO_PATHS
+    ]
+    assert bare == []
+
+
 def test_there_are_commands_to_look_at():
     assert len(PRINTED) > 30
 

@@ -1,5 +1,6 @@
 """What the facts mean for us: pure functions from facts to checks, each with a remedy to paste."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -154,7 +155,7 @@ def check_tool_places(facts: HostFacts) -> list[Check]:
             name,
             Status.FAILURE if facts.is_root else Status.WARNING,
             f"{tool.path} can be replaced by another user",
-            f"ls -ld {tool.path} {tool.path.parent}",
+            f"ls -ld {shlex.quote(str(tool.path))} {shlex.quote(str(tool.path.parent))}",
         )
         for name, tool in facts.tools.items()
         if tool and tool.is_replaceable
@@ -380,7 +381,7 @@ def _check_disk_cost(cost: Cost, facts: HostFacts) -> list[Check]:
     if disk is None or cost.disk_bytes <= disk.free_bytes:
         return []
     free = f"{disk.free_bytes / GIB:.1f} GiB are free in {disk.directory}"
-    advice = f"df -h {disk.directory}"
+    advice = f"df -h {shlex.quote(str(disk.directory))}"
     if disk.free_bytes < cost.vms * FIRST_BOOT_BYTES:
         found = f"{cost.vms} VMs cannot even boot: {free}"
         return [Check("disk", Status.FAILURE, found, advice)]

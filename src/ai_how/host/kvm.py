@@ -152,7 +152,7 @@ def explain_refusal(error: OSError, device: Path) -> KvmVerdict:
         remedy = f"sudo usermod -aG kvm {user}  # then log in again"
     else:
         why = f"{device} does not open: {os.strerror(error.errno or 0)}"
-        remedy = f"ls -l {device}"
+        remedy = f"ls -l {shlex.quote(str(device))}"
     return _no(why, str(device), remedy)
 
 
@@ -175,7 +175,7 @@ def _judge(trial: Trial, decided_by: str, device: Path, cache: Path) -> KvmVerdi
         case Outcome.CRASHED:
             return _no(f"{device} opens, but QEMU crashes: {said}", decided_by, again)
         case Outcome.REFUSED:
-            return _no(f"QEMU refuses: {said}", decided_by, f"ls -l {device}")
+            return _no(f"QEMU refuses: {said}", decided_by, f"ls -l {shlex.quote(str(device))}")
 
 
 def _no(why: str, decided_by: str, remedy: str) -> KvmVerdict:

@@ -31,7 +31,9 @@ def disk_errors(directory: Path, *, needed_bytes: int | None = None) -> Iterator
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             place = error.filename or directory
-            raise HostError(f"{place}: {error.strerror}", hint=f"ls -ld {directory}") from error
+            raise HostError(
+                f"{place}: {error.strerror}", hint=f"ls -ld {shlex.quote(str(directory))}"
+            ) from error
         raise full_disk(directory, needed_bytes) from error
 
 
@@ -43,7 +45,7 @@ def full_disk(directory: Path, needed_bytes: int | None) -> HostError:
     return HostError(
         f"no space left in {directory}",
         details=f"{needed}{free / 2**20:.1f} MiB free",
-        hint=f"df -h {directory}",
+        hint=f"df -h {shlex.quote(str(directory))}",
     )
 
 

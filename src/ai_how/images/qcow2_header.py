@@ -7,6 +7,7 @@ here first.
 
 import os
 import re
+import shlex
 import stat
 import struct
 from dataclasses import dataclass
@@ -182,14 +183,16 @@ def _read_ends(path: Path) -> tuple[bytes, int, bytes]:
         try:
             seen = os.fstat(fd)
             if not stat.S_ISREG(seen.st_mode):
-                raise ImageError(f"{path} is not a regular file", hint=f"ls -l {path}")
+                raise ImageError(
+                    f"{path} is not a regular file", hint=f"ls -l {shlex.quote(str(path))}"
+                )
             head = os.pread(fd, _MAX_HEAD_BYTES, 0)
             return head, seen.st_size, os.pread(fd, 512, max(0, seen.st_size - 512))
         finally:
             os.close(fd)
     except OSError as error:
         raise ImageError(
-            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}"
+            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(path))}"
         ) from error
 
 

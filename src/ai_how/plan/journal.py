@@ -231,7 +231,8 @@ def _unobserved(moment: str, key: str) -> None:
 
 def _refused(path: Path, error: OSError) -> StateError:
     return StateError(
-        f"the journal {path} could not be written: {error.strerror}", hint=f"df -h {path.parent}"
+        f"the journal {path} could not be written: {error.strerror}",
+        hint=f"df -h {shlex.quote(str(path.parent))}",
     )
 
 
@@ -255,7 +256,8 @@ def _read_records(path: Path) -> tuple[list[Record], int]:
         raise
     except OSError as error:
         raise StateError(
-            f"the journal {path} cannot be read: {error.strerror}", hint=f"ls -l {path}"
+            f"the journal {path} cannot be read: {error.strerror}",
+            hint=f"ls -l {shlex.quote(str(path))}",
         ) from error
     for number, line in enumerate(lines, start=1):
         record = decode_line(line)

@@ -114,7 +114,8 @@ def backup_serials(paths: ClusterPaths) -> tuple[int, ...]:
     # One that is overlooked might be written over, or outlive its cluster.
     except OSError as error:
         raise StateError(
-            f"{paths.backups} cannot be read: {error.strerror}", hint=f"ls -ld {paths.backups}"
+            f"{paths.backups} cannot be read: {error.strerror}",
+            hint=f"ls -ld {shlex.quote(str(paths.backups))}",
         ) from error
     found = (entry.stem for entry in entries if entry.suffix == ".json" and entry.stem.isdecimal())
     return tuple(sorted(int(stem) for stem in found))
@@ -185,7 +186,7 @@ def _read(path: Path) -> ClusterState:
         raise
     except OSError as error:
         raise StateError(
-            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}"
+            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(path))}"
         ) from error
     if len(text) > LARGEST_BYTES:
         raise DamagedError(f"it is larger than {LARGEST_BYTES} bytes")

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,8 @@ def replaced_atomically(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
         fsync_directory(path.parent)
     except OSError as error:
         raise StateError(
-            f"{path} could not be written: {error.strerror}", hint=f"df -h {path.parent}"
+            f"{path} could not be written: {error.strerror}",
+            hint=f"df -h {shlex.quote(str(path.parent))}",
         ) from error
     finally:
         with suppress(OSError):

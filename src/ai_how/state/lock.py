@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -32,7 +33,8 @@ def held_lock(path: Path, *, doing: str, wait_s: float = 0) -> Iterator[None]:
         raise _locked(path) from None
     except OSError as error:
         raise HostError(
-            f"{path} cannot be locked: {error.strerror}", hint=f"ls -ld {path.parent} {path}"
+            f"{path} cannot be locked: {error.strerror}",
+            hint=f"ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}",
         ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -83,7 +85,7 @@ def _locked(path: Path) -> LockedError:
         pid, since, doing = int(holder["pid"]), str(holder["since"]), str(holder["doing"])
     # Just taken or just given back: the holder's name is not there at this moment.
     except (OSError, ValueError, KeyError, TypeError):
-        return LockedError(f"another run holds {path}", hint=f"fuser -v {path}")
+        return LockedError(f"another run holds {path}", hint=f"fuser -v {shlex.quote(str(path))}")
     return LockedError(
         f"{doing} is under way in process {pid}, since {since}",
         details=f"It holds {path}.",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -309,14 +310,17 @@ def ensure_private_directory(path: Path) -> Path:
         _make_durably(path, 0o700)
         seen = path.lstat()
         if not stat.S_ISDIR(seen.st_mode):
-            raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}")
+            raise HostError(f"{path} is not a directory", hint=f"ls -ld {shlex.quote(str(path))}")
         if seen.st_uid != os.geteuid():
-            raise HostError(f"{path} belongs to another user", hint=f"ls -ld {path}")
+            raise HostError(
+                f"{path} belongs to another user", hint=f"ls -ld {shlex.quote(str(path))}"
+            )
         if seen.st_mode & 0o077:
             path.chmod(0o700)
     except OSError as error:
         raise HostError(
-            f"{path} cannot be made ours: {error.strerror}", hint=f"ls -ld {path.parent} {path}"
+            f"{path} cannot be made ours: {error.strerror}",
+            hint=f"ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}",
         ) from error
     return path
 

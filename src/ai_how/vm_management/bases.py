@@ -114,7 +114,9 @@ def note_hashed(storage: StoragePaths, target: Path, sha256: str) -> None:
 
 def _verify(storage: StoragePaths, target: Path, sha256: str) -> None:
     if not stat.S_ISREG(target.lstat().st_mode):
-        raise OwnershipError(f"{target} is not a regular file", hint=f"ls -l {target}")
+        raise OwnershipError(
+            f"{target} is not a regular file", hint=f"ls -l {shlex.quote(str(target))}"
+        )
     if _read_record(storage.verified(target)) != _fingerprint(target, sha256):
         # Once it is gone, the next run places it anew from the store.
         _compare(target, sha256, f"rm -f {shlex.quote(str(target))}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -142,7 +143,9 @@ class DiskManager:
             if path.is_symlink() or path.exists():
                 _check_same(path, base, size)
                 if saved:
-                    raise HostError(f"{path} is there already", hint=f"ls -l {path}")
+                    raise HostError(
+                        f"{path} is there already", hint=f"ls -l {shlex.quote(str(path))}"
+                    )
                 return Applied.KEPT
             _make_overlay(path, base, size, saved)
         return Applied.MADE
@@ -159,10 +162,14 @@ class DiskManager:
         if not is_ours(self._marker(cluster), cluster_id):
             return
         if path.is_symlink():
-            raise OwnershipError(f"{path} is a link, and none of ours", hint=f"ls -l {path}")
+            raise OwnershipError(
+                f"{path} is a link, and none of ours", hint=f"ls -l {shlex.quote(str(path))}"
+            )
         if base and path.exists() and (problems := _overlay_problems(path, base)):
             raise OwnershipError(
-                f"{path} is none of ours", details="\n".join(problems), hint=f"ls -l {path}"
+                f"{path} is none of ours",
+                details="\n".join(problems),
+                hint=f"ls -l {shlex.quote(str(path))}",
             )
         with disk_errors(path.parent):
             for file in (_draft_of(path), self.storage.memory_copy(cluster, node), path):
@@ -199,7 +206,7 @@ class DiskManager:
         """
         self._read_ours(path)
         if target.is_symlink() or target.exists():
-            raise HostError(f"{target} is there already", hint=f"ls -l {target}")
+            raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
         with disk_errors(target.parent):
             sweep_drafts(target.parent)
             with draft_directory(target.parent) as directory:
@@ -245,7 +252,7 @@ class DiskManager:
             raise HostError(
                 f"{path} is not the disk that it was",
                 details="\n".join(problems),
-                hint=f"qemu-img info -U {path}",
+                hint=f"qemu-img info -U {shlex.quote(str(path))}",
             )
 
     def _disk(self, cluster: str, node: str) -> Path:
@@ -301,7 +308,7 @@ def _check_same(path: Path, base: Path, virtual_bytes: int) -> None:
     raise HostError(
         f"{path} is there already, and is not the disk that was asked for",
         details="\n".join(problems),
-        hint=f"ls -l {path}",
+        hint=f"ls -l {shlex.quote(str(path))}",
     )
 
 

@@ -1,5 +1,6 @@
 """What a start finds of a cluster that was there before: what it lost, and what cannot be lost."""
 
+import shlex
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -34,7 +35,7 @@ def find_disk_directory(
         raise HostError(
             f"the disks of {cluster} are gone",
             details=f"{storage.cluster(cluster)} is not there. Is its file system mounted?",
-            hint=f"findmnt -T {storage.root}  # or, if they are lost: ai-how hpc destroy",
+            hint=f"findmnt -T {shlex.quote(str(storage.root))}  # or, if lost: ai-how hpc destroy",
         )
     return is_there
 
@@ -79,7 +80,7 @@ def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> 
         raise HostError(
             f"{', '.join(stuck)}: paused, as the file system of the disks is full",
             details=f"{needed / MIB:.0f} MiB needed, {free / MIB:.1f} MiB free",
-            hint=f"df -h {disks.storage.root}",
+            hint=f"df -h {shlex.quote(str(disks.storage.root))}",
         )
 
 

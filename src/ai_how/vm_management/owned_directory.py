@@ -43,15 +43,17 @@ def check_chain(directory: Path, *, is_made: bool = True) -> None:
             itself, target = path.lstat(), path.stat()
         except FileNotFoundError:
             if is_made or path.is_symlink():
-                raise HostError(f"{path} leads nowhere", hint=f"ls -ld {path}") from None
+                raise HostError(
+                    f"{path} leads nowhere", hint=f"ls -ld {shlex.quote(str(path))}"
+                ) from None
             continue
         if path == directory and not stat.S_ISDIR(itself.st_mode):
-            raise HostError(f"{path} is not a directory", hint=f"ls -ld {path}")
+            raise HostError(f"{path} is not a directory", hint=f"ls -ld {shlex.quote(str(path))}")
         for owner in (itself.st_uid, target.st_uid):
             if owner not in (0, os.geteuid()):
                 raise HostError(
                     f"{path} belongs to user {owner}, who could replace the disks below it",
-                    hint=f"ls -ld {path}",
+                    hint=f"ls -ld {shlex.quote(str(path))}",
                 )
         # In a sticky directory, /tmp for one, nobody can rename or remove what is not theirs.
         is_sticky_above = path != directory and target.st_mode & stat.S_ISVTX
@@ -89,20 +91,25 @@ def is_ours(marker: Path, cluster_id: UUID) -> bool:
     except FileNotFoundError:
         return False
     if not stat.S_ISDIR(seen.st_mode):
-        raise OwnershipError(f"{directory} is not a directory", hint=f"ls -ld {directory}")
+        raise OwnershipError(
+            f"{directory} is not a directory", hint=f"ls -ld {shlex.quote(str(directory))}"
+        )
     if seen.st_uid != os.geteuid() or _others_may_write(seen):
-        raise OwnershipError(f"{directory} is not ours alone", hint=f"ls -ld {directory}")
+        raise OwnershipError(
+            f"{directory} is not ours alone", hint=f"ls -ld {shlex.quote(str(directory))}"
+        )
     if marker.is_symlink() or not marker.is_file():
         if strangers(marker):
             raise OwnershipError(
-                f"{directory} bears no mark of ours, and is not empty", hint=f"ls -la {directory}"
+                f"{directory} bears no mark of ours, and is not empty",
+                hint=f"ls -la {shlex.quote(str(directory))}",
             )
         return False
     if (found := marker.read_text(errors="replace").strip()) != str(cluster_id):
         raise OwnershipError(
             f"{directory} belongs to another cluster",
             details=f"expected id {cluster_id}\nfound    id {found}",
-            hint=f"ls -la {directory}",
+            hint=f"ls -la {shlex.quote(str(directory))}",
         )
     return True
 
@@ -120,7 +127,7 @@ def remove_marked(marker: Path) -> None:
         raise OwnershipError(
             f"{directory} holds files that are not ours",
             details="\n".join(left),
-            hint=f"ls -la {directory}",
+            hint=f"ls -la {shlex.quote(str(directory))}",
         )
     for draft in directory.glob(f"*{DRAFT_SUFFIX}"):
         draft.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Whether the memory of a cluster finds room where libvirt saves it."""
 
+import shlex
 import shutil
 
 from ai_how.errors import HostError
@@ -32,5 +33,5 @@ def check_memory_fits(
         raise HostError(
             f"the memory of {state.name} needs {needed_mib} MiB, and {free_mib} MiB are free",
             details="\n".join(f"{name}: {mib} MiB" for name, mib in sizes.items()),
-            hint=f"df -h {there}",
+            hint=f"df -h {shlex.quote(str(there))}",
         )
