@@ -207,8 +207,8 @@ def report() -> int:
     lock of the host, which is held while we live.
     """
     os.write(0, b"\n")  # the kernel adds our pid, as it is outside
-    with socket.socket(fileno=os.dup(0)) as link:
-        said, held, *_ = socket.recv_fds(link, 1, 1)
+    with socket.socket(fileno=os.dup(0)) as way:
+        said, held, *_ = socket.recv_fds(way, 1, 1)
     if not said:
         sys.exit("whoever started this host is gone")
     for descriptor in held:
