@@ -6,6 +6,7 @@ Debian 12's programs, as `stands_for` says. `on_host` runs a program there.
 
 import os
 import pwd
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,12 +76,13 @@ def private_etc() -> None:
 
 
 def resolv_conf(
-    _account: pwd.struct_passwd, *, link: str | None = None, text: str | None, more: str = ""
+    account: pwd.struct_passwd, *, link: str | None = None, text: str | None, more: str = ""
 ) -> None:
     """/etc/resolv.conf with that text: a file, or a link to one; without text it leads nowhere.
 
     `more` is a file beside the link's target with the servers that the host's resolver asks.
     """
+    daemons(account)
     private_etc()
     RESOLV.unlink(missing_ok=True)
     if link:
@@ -133,6 +135,16 @@ def interpreter(_account: pwd.struct_passwd) -> None:
     mount("--bind", str(OURS / ".venv"), "/run/venv")
 
 
+def daemons(account: pwd.struct_passwd) -> None:
+    """Sockets of the system's and the user's own daemons, as wherever systemd is."""
+    for place in ("dbus/system_bus_socket", "systemd/private", f"user/{account.pw_uid}/bus"):
+        path = Path("/run", place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+        path.chmod(0o666)
+
+
 HOSTS = (
     StockHost(
         "plain",
@@ -179,7 +191,7 @@ HOSTS = (
         "dangling",
         "a resolver that is not started yet",
         partial(resolv_conf, link="../run/systemd/resolve/stub-resolv.conf", text=None),
-        names="none",
+        names="127.0.0.1, as there is no /etc/resolv.conf",
     ),
     StockHost(
         "farm",
@@ -223,7 +235,7 @@ HOSTS = (
         "absent",
         "no resolv.conf at all",
         partial(resolv_conf, text=None),
-        names="none",
+        names="127.0.0.1, as there is no /etc/resolv.conf",
         who=("root",),
     ),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stock_hosts import HERE, HOSTS, StockHost, on_host
+from stock_hosts import HERE, HOSTS, SERVER, StockHost, on_host
 from users import made_user
 
 pytestmark = pytest.mark.libvirt
@@ -34,3 +34,22 @@ def test_a_cluster_lives_on_this_host(host: StockHost, who: str, user: str) -> N
     said = json.loads(done.stdout)
     failed = {verb: told for verb, told in said.items() if told["code"] and verb != "doctor"}
     assert failed == {}
+    assert said["sockets"]["inside"] == [], "daemons of the host are seen by libvirtd"
+    for says in (said["doctor"], said["validate"]):
+        told = [check["found"] for check in checks_of(says["out"]) if check["name"] == "names"]
+        assert len(told) == 1, says
+        assert names_on(host, who) in told[0]
+
+
+def checks_of(text: str) -> list[dict[str, str]]:
+    document = json.loads(text)
+    return document["checks"] if "checks" in document else document["estimate"]["checks"]
+
+
+def names_on(host: StockHost, who: str) -> str:
+    """What must be said of names: nobody listens here at an address that is on loopback."""
+    if who == "root":
+        return "have no names: pasta is for ordinary users"
+    if host.names == SERVER:
+        return f"those of this host, which asks {SERVER}"
+    return f"none: this host asks {host.names}"

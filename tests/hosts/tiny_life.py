@@ -17,7 +17,7 @@ from tiny_cluster import TinyHome, opened
 
 VERBS: dict[str, Sequence[str]] = {
     "doctor": ("--json", "doctor"),
-    "validate": ("validate",),
+    "validate": ("--json", "validate"),
     "start": ("hpc", "start"),
     "status": ("--json", "hpc", "status"),
     "stop": ("hpc", "stop"),
@@ -33,9 +33,25 @@ def live(state: Path) -> dict[str, dict[str, object]]:
             for verb, words in VERBS.items():
                 ended = home.call(*words)
                 said[verb] = {"code": ended.code, "out": ended.out, "err": ended.err}
+                if verb == "start":
+                    said["sockets"] = {"code": 0, "inside": sockets_inside(home)}
     finally:
         home.host.down()
     return said
+
+
+def sockets_inside(home: TinyHome) -> list[str]:
+    """The sockets below /run that the host's own programs see, but for its own."""
+    supervisor = home.host.find_supervisor()
+    if supervisor is None:
+        return []
+    run = Path(f"/proc/{supervisor.pid}/root/run")
+    own = (run / "libvirt", run / home.host.paths.run.relative_to("/run"))
+    return [
+        str(path.relative_to(run))
+        for path in run.rglob("*")
+        if path.is_socket() and not any(path.is_relative_to(one) for one in own)
+    ]
 
 
 if __name__ == "__main__":

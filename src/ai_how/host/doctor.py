@@ -7,6 +7,7 @@ from ai_how.host.checks import Check, Status, check_host
 from ai_how.host.facts import read_facts
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
 from ai_how.host.logout import find_end, user_name
+from ai_how.host.name_checks import check_names
 from ai_how.host.place import Choice, choose_host
 from ai_how.host.running import find_supervisor
 from ai_how.state.paths import Roots
@@ -23,7 +24,8 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
     host = find_supervisor(roots.embedded)
     logout = check_logout(Path("/"), supervisor=host.pid if host else None)
-    return (check_kvm(verdict), *check_host(facts), check_choice(choice), logout)
+    about = (check_names(facts), check_choice(choice), logout)
+    return (check_kvm(verdict), *check_host(facts), *about)
 
 
 def check_choice(choice: Choice) -> Check:

@@ -33,6 +33,8 @@ from ai_how.host.network_facts import (
     read_routes,
 )
 from ai_how.host.reading import read_number, read_text
+from ai_how.host.resolver import Resolver, read_resolver
+from ai_how.host.uplink import why_no_uplink
 from ai_how.process import find_tool, run
 
 # Each program that we run, and the Debian package that has it.
@@ -127,6 +129,8 @@ class HostFacts:
     routes: tuple[Route, ...] | None = None
     addresses: tuple[Route, ...] | None = None
     nameservers: tuple[IPv4Address, ...] = ()
+    resolver: Resolver | None = None
+    no_uplink: str | None = None  # why guests on the embedded host have none; None: they have one
     firewall: Firewall | None = None
     is_forwarding: bool | None = None
     iommu_groups: int | None = None
@@ -162,6 +166,8 @@ def read_facts(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> H
         routes=read_routes(),
         addresses=read_addresses(),
         nameservers=read_nameservers(root),
+        resolver=read_resolver(root),
+        no_uplink=why_no_uplink(),
         firewall=read_firewall(root),
         is_forwarding=_flag(root / "proc/sys/net/ipv4/ip_forward"),
         iommu_groups=_count_entries(root / "sys/kernel/iommu_groups"),

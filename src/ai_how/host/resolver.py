@@ -28,7 +28,7 @@ def read_resolver(root: Path) -> Resolver:
     listening = _listeners(root)
     return Resolver(
         servers=servers,
-        silent=tuple(one for one in servers if listening and not _is_served(one, listening)),
+        silent=tuple(one for one in servers if not _is_served(one, listening)),
         has_file=text is not None,
     )
 
@@ -40,28 +40,32 @@ def find_servers(resolv_conf: str) -> list[str]:
     return [one for one in named if _address(one)]
 
 
-def _is_served(server: str, listening: frozenset[str]) -> bool:
+def _is_served(server: str, listening: frozenset[str] | None) -> bool:
     address = _address(server)
     # Whether an address elsewhere is served, only a question would tell.
-    if address is None or not address.is_loopback:
+    if listening is None or address is None or not address.is_loopback:
         return True
     # Whoever listens at every address of IPv6 mostly takes what comes by IPv4, too.
     every = {"::"} if isinstance(address, IPv6Address) else {"::", "0.0.0.0"}  # noqa: S104
     return bool(listening & {str(address), *every})
 
 
-def _listeners(root: Path) -> frozenset[str]:
-    """The addresses at which somebody takes questions; empty where that is not known."""
-    found = set()
-    for name in ("udp", "udp6"):
-        text = read_text(root / "proc/net" / name) or ""
-        for address in re.findall(rf"^\s*\d+: ([0-9A-F]+):{PORT_HEX} ", text, re.MULTILINE):
-            # Words of four bytes, each written as a number of this machine, which is x86.
-            packed = b"".join(
-                bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)
-            )
-            found.add(str(ip_address(packed)))
-    return frozenset(found)
+def _listeners(root: Path) -> frozenset[str] | None:
+    """The addresses at which somebody takes questions; None where that is not known."""
+    tables = [read_text(root / "proc/net" / name) for name in ("udp", "udp6")]
+    if tables == [None, None]:
+        return None
+    text = "\n".join(table or "" for table in tables)
+    return frozenset(
+        _address_of(packed)
+        for packed in re.findall(rf"^\s*\d+: ([0-9A-F]+):{PORT_HEX} ", text, re.MULTILINE)
+    )
+
+
+def _address_of(packed: str) -> str:
+    """An address of /proc/net: words of four bytes, each written as a number of this machine."""
+    words = [bytes.fromhex(packed[at : at + 8])[::-1] for at in range(0, len(packed), 8)]
+    return str(ip_address(b"".join(words)))
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -15,6 +15,7 @@ from ai_how.host.checks import (
     check_subnet_collisions,
 )
 from ai_how.host.facts import HostFacts, read_facts
+from ai_how.host.name_checks import check_names
 from ai_how.host.place import HostPlace
 from ai_how.images.store import ImageStore
 from ai_how.spec.models import HpcSpec
@@ -96,6 +97,7 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
             *_owner_checks(hpc.name, state, place, roots),
             *check_capacity(_cost_of(hpc, nodes, running, place), facts),
             *_subnet_checks(hpc.network.subnet, facts, others, own_bridge, place),
+            *([check_names(facts)] if place.kind == "embedded" else []),
             *check_devices(nodes, facts),
             *check_shares(nodes),
             *_image_checks(nodes, ImageStore(roots.images)),

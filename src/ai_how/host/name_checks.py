@@ -1,0 +1,25 @@
+"""What guests on the embedded host will use for names, or why they will have none."""
+
+from ai_how.host.checks import Check, Status, install
+from ai_how.host.facts import HostFacts
+from ai_how.host.uplink import NO_PASTA
+
+CHECK = "names"
+LOOK = "cat /etc/resolv.conf"
+
+
+def check_names(facts: HostFacts) -> Check:
+    """Guests ask by way of this host, so they have the names that it has."""
+    if facts.no_uplink:
+        advice = install("pasta") if facts.no_uplink == NO_PASTA else None
+        found = f"guests on the embedded host reach no outside and have no names: {facts.no_uplink}"
+        return Check(CHECK, Status.HINT, found, advice)
+    resolver = facts.resolver
+    if resolver is None:
+        return Check(CHECK, Status.WARNING, "not known", LOOK)
+    servers = ", ".join(resolver.servers)
+    if not set(resolver.servers) - set(resolver.silent):
+        why = "" if resolver.has_file else ", as there is no /etc/resolv.conf"
+        found = f"none: this host asks {servers}{why}, where nobody listens"
+        return Check(CHECK, Status.WARNING, found, LOOK)
+    return Check(CHECK, Status.OK, f"guests have those of this host, which asks {servers}")
