@@ -143,6 +143,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H14": "a guest measures its TSC wrong on a busy host",
         "H16": "a guest's journal is larger than an agent's answer, or of a boot before",
         "H22": "what users look for in a node is missing, or complains",
+        "H07": "a state directory that is a link, is reached by another spelling, or was moved",
     },
 }
 

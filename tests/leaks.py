@@ -189,7 +189,8 @@ def private_host() -> Iterator[EmbeddedHost]:
             host.down()
             rmtree(state)
         assert namespace is None or processes_in(namespace) == {}
-    assert settled_difference(before, None) == ""
+    left = settled_difference(before, None)
+    assert left == "", left
 
 
 def _inside(host: EmbeddedHost) -> dict[int, str]:

@@ -56,7 +56,9 @@ def lose_earlier_directory(host: EmbeddedHost) -> None:
 
 def become_earlier(host: EmbeddedHost) -> None:
     """Have it listen where an earlier version would, and write down no more than that did."""
-    run_directory = Path(tempfile.mkdtemp(prefix="ah-run-")) / "0123456789"
+    run_directory = (
+        Path(tempfile.mkdtemp(prefix=".run-", dir=host.paths.root.parent)) / "0123456789"
+    )
     run_directory.mkdir(mode=0o700)
     settings = Path(f"/proc/{supervisor_of(host)}/root") / SETTINGS
     [daemon] = pids_inside(host, "libvirtd")

@@ -12,6 +12,7 @@ import platformdirs
 
 from ai_how.errors import HostError, SpecError
 from ai_how.state.files import fsync_directory
+from ai_how.state.links import resolve_links
 
 APPLICATION = "ai-how"
 _CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -260,7 +261,7 @@ class Roots:
 
     @property
     def images(self) -> Path:
-        return self.data / "images"
+        return resolve_links(self.data / "images")
 
     @property
     def host_lock(self) -> Path:
@@ -278,11 +279,11 @@ class Roots:
 
     @property
     def embedded(self) -> EmbeddedPaths:
-        return EmbeddedPaths(self.state / ".embedded")
+        return EmbeddedPaths(resolve_links(self.state / ".embedded"))
 
     @property
     def embedded_storage(self) -> StoragePaths:
-        return StoragePaths(self.state / ".embedded" / "storage")
+        return StoragePaths(resolve_links(self.state / ".embedded" / "storage"))
 
     @property
     def kvm_verdict(self) -> Path:
@@ -290,13 +291,15 @@ class Roots:
 
 
 def find_roots(state_dir: Path | None = None) -> Roots:
-    """The places of this user; `state_dir` moves all but images and cached facts."""
-    state = state_dir or platformdirs.user_state_path(APPLICATION)
-    state = Path(os.path.abspath(state))  # noqa: PTH100  a link stays one
+    """The places of this user; `state_dir` moves all but images and cached facts.
+
+    Each by its one spelling, as disks, XML and locks name it. Raises HostError for a link on the
+    way that another user could turn.
+    """
     return Roots(
-        state=state,
-        data=platformdirs.user_data_path(APPLICATION),
-        cache=platformdirs.user_cache_path(APPLICATION),
+        state=resolve_links(state_dir or platformdirs.user_state_path(APPLICATION)),
+        data=resolve_links(platformdirs.user_data_path(APPLICATION)),
+        cache=resolve_links(platformdirs.user_cache_path(APPLICATION)),
     )
 
 

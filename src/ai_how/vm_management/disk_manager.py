@@ -33,6 +33,7 @@ from ai_how.vm_management.owned_directory import (
     claim,
     ensure_traversable,
     is_ours,
+    is_same_file,
     remove_marked,
 )
 
@@ -264,7 +265,8 @@ class DiskManager:
         if header.backing_file is None:
             return header
         base = Path(header.backing_file)
-        if base.parent != self.storage.bases or header.backing_format != "qcow2":
+        is_known = is_same_file(base, self.storage.bases / base.name)
+        if not is_known or header.backing_format != "qcow2":
             raise OwnershipError(f"{path} stands on {base}, which is not one of our images")
         read_header(base)
         return header
@@ -319,7 +321,7 @@ def _overlay_problems(path: Path, base: Path) -> tuple[str, ...]:
         # A running guest's disk belongs to QEMU's own user: that we may not look is no problem.
         return () if isinstance(error.__cause__, PermissionError) else (error.brief,)
     problems = []
-    if header.backing_file != str(base):
+    if not is_same_file(Path(header.backing_file or "/"), base):
         problems.append(f"its backing file is {header.backing_file}, not {base}")
     elif header.backing_format != "qcow2":
         problems.append(f"its backing file is taken for {header.backing_format}, not qcow2")

@@ -14,6 +14,7 @@ from ai_how.vm_management.drafting import Draft
 from ai_how.vm_management.network_drift import find_drift
 from ai_how.vm_management.network_shape import shape_of_network
 from ai_how.vm_management.observed import Observed
+from ai_how.vm_management.owned_directory import is_same_file
 
 MIB = 1 << 20
 DISK_ERROR = "I/O error"
@@ -38,6 +39,34 @@ def find_disk_directory(
             hint=f"findmnt -T {shlex.quote(str(storage.root))}  # or, if lost: ai-how hpc destroy",
         )
     return is_there
+
+
+def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
+    """Raises HostError where the disks were moved or copied here, and are remembered elsewhere.
+
+    Overlays and VMs name their files by whole paths, so that the old place must lead here.
+    """
+    for node in state.nodes:
+        here = storage.disk(state.name, node.name)
+        if not here.exists() or is_same_file(node.disk, here):
+            continue
+        old, new = node.disk, here
+        while old.name == new.name and old.name:
+            old, new = old.parent, new.parent
+        if node.disk.exists():
+            raise HostError(
+                f"{new} is a copy of {old}, which is there and has the cluster {state.name}",
+                details="Two clusters cannot have the same disks, addresses and keys.",
+                hint=f"ls -ld {shlex.quote(str(old))} {shlex.quote(str(new))}",
+            )
+        link = f"ln -s {shlex.quote(str(new))} {shlex.quote(str(old))}"
+        if not old.parent.is_dir():
+            link = f"mkdir -p {shlex.quote(str(old.parent))} && {link}"
+        raise HostError(
+            f"{state.name} was moved from {old} to {new}",
+            details="Its disks and VMs name their files in the old place.",
+            hint=link,
+        )
 
 
 def check_images(draft: Draft, former: ClusterState | None, store: ImageStore) -> Iterator[str]:

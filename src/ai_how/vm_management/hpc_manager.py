@@ -31,6 +31,7 @@ from ai_how.vm_management.clearing import (
     release_host,
 )
 from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.former import refuse_moved
 from ai_how.vm_management.guest_logs import read_journal
 from ai_how.vm_management.hpc_plan import STEP_TYPES
 from ai_how.vm_management.hpc_status import (
@@ -223,6 +224,7 @@ class HpcManager:
     def status(self) -> ClusterStatus:
         """Ask libvirt and SLURM; takes no lock and changes nothing."""
         state, place = self.get_state(), self.place()
+        self._refuse_moved(place)
         problems = find_disk_problems(state, DiskManager(place.storage))
         if not place.is_up:
             down = Observed(disks=existing_disks(state), host_is_down=True)
@@ -258,6 +260,10 @@ class HpcManager:
     def _is_half_made(self) -> bool:
         """Whether all that there is of the cluster is in the journal of its first start."""
         return self.find_state() is None and self.paths.journal.exists()
+
+    def _refuse_moved(self, place: HostPlace) -> None:
+        if place.embedded and (state := self.find_state()):
+            refuse_moved(state, place.storage)
 
     def _refuse_lost(self) -> None:
         from ai_how.vm_management.recovering import refuse_lost  # noqa: PLC0415  as below
@@ -298,6 +304,7 @@ class HpcManager:
         # What only looks (status, ssh, logs) is quicker without all that changes something.
         from ai_how.vm_management.carrying import Carrier  # noqa: PLC0415
 
+        self._refuse_moved(place)
         ensure_private_directory(self.roots.state)
         ensure_private_directory(self.paths.root)
         with (

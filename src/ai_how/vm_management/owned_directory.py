@@ -4,9 +4,7 @@ A disk is opened by QEMU with more rights than a passer-by has; a link in its pl
 rights elsewhere.
 """
 
-import grp
 import os
-import pwd
 import secrets
 import shlex
 import stat
@@ -15,6 +13,7 @@ from uuid import UUID
 
 from ai_how.errors import HostError, OwnershipError
 from ai_how.state.files import NEW_FILE, fsync_directory
+from ai_how.state.links import others_may_write, resolve_links
 from ai_how.state.paths import ensure_parents
 
 DRAFT_SUFFIX = ".part"
@@ -57,10 +56,27 @@ def check_chain(directory: Path, *, is_made: bool = True) -> None:
                 )
         # In a sticky directory, /tmp for one, nobody can rename or remove what is not theirs.
         is_sticky_above = path != directory and target.st_mode & stat.S_ISVTX
-        if _others_may_write(target) and not is_sticky_above:
+        if others_may_write(target) and not is_sticky_above:
             raise HostError(
                 f"other users can write to {path}", hint=f"chmod go-w {shlex.quote(str(path))}"
             )
+
+
+def is_same_file(path: Path, ours: Path) -> bool:
+    """Whether a path leads to that file of ours: as it is written, or by a way that is safe.
+
+    A storage that was moved, with a link in its old place, has disks that name the old one.
+    """
+    if path == ours or not path.is_absolute():
+        return path == ours
+    try:
+        found = resolve_links(path)
+        if found == ours:
+            return True
+        check_chain(found.parent)
+        return found.samefile(ours)
+    except (HostError, OSError):
+        return False
 
 
 def claim(marker: Path, cluster_id: UUID) -> None:
@@ -94,7 +110,7 @@ def is_ours(marker: Path, cluster_id: UUID) -> bool:
         raise OwnershipError(
             f"{directory} is not a directory", hint=f"ls -ld {shlex.quote(str(directory))}"
         )
-    if seen.st_uid != os.geteuid() or _others_may_write(seen):
+    if seen.st_uid != os.geteuid() or others_may_write(seen):
         raise OwnershipError(
             f"{directory} is not ours alone", hint=f"ls -ld {shlex.quote(str(directory))}"
         )
@@ -135,18 +151,3 @@ def remove_marked(marker: Path) -> None:
     marker.unlink(missing_ok=True)
     directory.rmdir()
     fsync_directory(directory.parent)
-
-
-def _others_may_write(seen: os.stat_result) -> bool:
-    if seen.st_mode & stat.S_IWOTH:
-        return True
-    return bool(seen.st_mode & stat.S_IWGRP) and not _is_private_group(seen.st_gid)
-
-
-def _is_private_group(gid: int) -> bool:
-    """Whether it is the group that bears our own name: distributions with umask 002 have those."""
-    try:
-        me, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return me.pw_gid == gid and me.pw_name == group.gr_name and not set(group.gr_mem) - {me.pw_name}
