@@ -144,6 +144,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H16": "a guest's journal is larger than an agent's answer, or of a boot before",
         "H22": "what users look for in a node is missing, or complains",
         "H07": "a state directory that is a link, is reached by another spelling, or was moved",
+        "H05": "the system's libvirt keeps its logs, and the memory that it saves, for root",
     },
 }
 

@@ -78,8 +78,8 @@ class SystemLibvirt:
         drop = (f"--reuid={user}", f"--regid={user}", "--init-groups", "--")
         return [*inside, get_tool("setpriv"), *drop, *argv]
 
-    def run(self, user: str, *argv: str | Path, timeout_s: float = 60) -> Completed:
-        return run(self.enter(user, *argv), timeout_s=timeout_s)
+    def run(self, user: str, *argv: str | Path, check: bool = True) -> Completed:
+        return run(self.enter(user, *argv), timeout_s=120, check=check)
 
     def virsh(self, *words: str) -> str:
         """What root's virsh says there."""

@@ -1,6 +1,7 @@
 """Several owners on one system libvirt: each has their own, and is told whose the rest is."""
 
 import json
+import os
 import pwd
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.waiting import Deadline, wait_until
 from hosts.system_libvirt import (
     GROUP,
     IMAGES,
@@ -65,8 +67,15 @@ def nothing_is_left(request: pytest.FixtureRequest, host: SystemLibvirt) -> Iter
     """Each test begins and ends without VMs, networks and disks."""
     yield
     left = host.virsh("list", "--all", "--name") + host.virsh("net-list", "--all", "--name")
-    disks = [line for line in host.files() if line.endswith(".qcow2")]
+    disks = [line for line in host.files() if "/disks/" in line]
+    for kind in ("", "net-"):
+        for name in host.virsh(f"{kind}list", "--all", "--name").split():
+            host.run("root", "virsh", "-c", "qemu:///system", f"{kind}destroy", name, check=False)
+            host.virsh(f"{kind}undefine", name)
     host.run("root", "find", IMAGES, "-mindepth", "1", "-delete")
+    for name in ("alice", "bob", "root"):
+        if name in request.fixturenames:
+            shutil.rmtree(request.getfixturevalue(name).paths("hpc").root, ignore_errors=True)
     assert (left.split(), disks) == ([], [])
 
 
@@ -255,3 +264,89 @@ def test_another_state_directory_of_the_same_user_is_another_owner(
     shutil.rmtree(second)
     # What was taken away is gone for whoever had it: nothing is there to remove but the memory.
     call(alice, "hpc", "destroy", "--force")
+
+
+def write_to_serial_line(host: SystemLibvirt, domain: str, text: str) -> None:
+    """What a guest that has a system would do: to write to the port of its UART."""
+    for letter in text:
+        command = f"o /b 0x3f8 {ord(letter)}"
+        host.virsh("qemu-monitor-command", domain, "--hmp", command)
+
+
+@pytest.mark.fault("H05", "an ordinary user asks for a serial line, before and after it was root's")
+def test_an_ordinary_user_reads_the_serial_lines_of_their_nodes(
+    host: SystemLibvirt, alice: SystemHome
+) -> None:
+    give_storage(alice)
+    call(alice, "hpc", "start")
+    logs = ("hpc", "logs", "controller", "--serial")
+    write_to_serial_line(host, "hpc-controller", "first\n")
+    wait_until(lambda: "first" in call(alice, *logs), Deadline.after(60), "the line")
+    log = alice.paths("hpc").console_log("controller")
+    # virtlogd turns a long log over, and what it makes anew is root's.
+    os.chown(log, 0, 0)
+    said = call(alice, *logs, code=3)
+    assert f"{log} may be read by root alone" in said
+    assert f"hint: sudo tail -n 200 {log}" in said
+    call(alice, "hpc", "stop")
+    call(alice, "hpc", "start")
+    write_to_serial_line(host, "hpc-controller", "second\n")
+    wait_until(lambda: "second" in call(alice, *logs), Deadline.after(60), "the line")
+    assert "first" in log.with_name(f"{log.name}.0").read_text()
+    call(alice, "hpc", "destroy", "--force")
+
+
+@pytest.mark.fault("H05", "QEMU is killed at a start of an ordinary user's")
+def test_what_an_ordinary_user_cannot_read_is_said_with_the_command_that_reads_it(
+    host: SystemLibvirt, alice: SystemHome
+) -> None:
+    give_storage(alice)
+    pids: list[int] = []
+    ended = alice.begin(
+        *("hpc", "start"),
+        agents=False,
+        at_any=[["after done", "boot/hpc-controller"]],
+        act="stop",
+        on_pid=pids.append,
+    )
+
+    def is_stopped() -> bool:
+        return host.run("root", "ps", "-o", "stat=", "-p", str(pids[0])).stdout.startswith("T")
+
+    wait_until(is_stopped, Deadline.after(120), "the start at that step")
+    script = "kill -KILL $(cat /run/libvirt/qemu/hpc-controller.pid)"
+    host.run("root", "sh", "-c", script)
+    wait_until(
+        lambda: "shut off" in host.virsh("domstate", "hpc-controller"),
+        Deadline.after(60),
+        "the end of the VM",
+    )
+    host.run("root", "kill", "-CONT", str(pids[0]))
+    done = ended()
+    assert done.code == 4, done.said
+    read = "sudo tail -n 50 /var/log/libvirt/qemu/hpc-controller.log"
+    assert "controller: QEMU was killed or crashed; its log may be read by root alone" in done.err
+    [evidence] = alice.paths("hpc").evidence.iterdir()
+    assert read in (evidence / "summary.txt").read_text()
+    shutil.rmtree(alice.paths("hpc").root)
+
+
+@pytest.mark.fault("H05", "starts of an ordinary user's whose file asks for saved machines")
+def test_a_start_and_doctor_say_why_nothing_is_restored_for_an_ordinary_user(
+    host: SystemLibvirt, alice: SystemHome, root: SystemHome
+) -> None:
+    give_storage(alice)
+    why = "qemu:///system saves memory for root alone"
+    cold, warm = (f"start: {{warm: {word}}}" for word in ("false", "true"))
+    alice.file("hpc").write_text(alice.file("hpc").read_text().replace(cold, warm))
+    told = alice.call("hpc", "start")
+    assert (told.code, why in told.err) == (0, True), told.said
+    assert why not in alice.call("hpc", "start").err
+    call(alice, "hpc", "destroy", "--force")
+    alice.file("hpc").write_text(alice.file("hpc").read_text().replace(warm, cold))
+    told = alice.call("hpc", "start")
+    assert (told.code, why in told.err) == (0, False), told.said
+    call(alice, "hpc", "destroy", "--force")
+    for home, is_told in ((alice, True), (root, False)):
+        checks = json.loads(home.call("--json", "--connect", "auto", "doctor").out)["checks"]
+        assert any(why in one["found"] for one in checks) is is_told

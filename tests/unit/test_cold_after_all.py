@@ -1,6 +1,7 @@
 """A node whose saved memory cannot be used boots, as a VM that libvirt has not seen before."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 from ai_how.errors import ConnectionLostError, LibvirtError
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
+from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.steps import RestoreDomain
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
@@ -20,6 +22,11 @@ STEP = RestoreDomain(
     node="compute-01",
     saved=SimpleNamespace(find=lambda _world: None),
 )
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(World, "paths", ClusterPaths(tmp_path / "hpc"), raising=False)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """From what is asked and what is there to the steps: all of them for a new cluster."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
@@ -27,7 +28,7 @@ from ai_how.vm_management.drafting import Draft
 from ai_how.vm_management.hpc_plan import STEP_TYPES, Rendering, plan_start
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.observed import Observed
-from ai_how.vm_management.seen import Mark
+from ai_how.vm_management.seen import Mark, Owner
 from ai_how.vm_management.stop_plan import plan_destroy, plan_stop, plan_suspend
 from cluster_bench import (
     DIGEST,
@@ -624,7 +625,8 @@ def test_a_plan_for_64_nodes_is_what_libvirt_takes(tmp_path):
             if isinstance(step, steps.DefineDomain):
                 client.define_domain(step.xml)
         marks = {one.mark for one in client.list_domains()}
-        assert marks == {Mark("hpc", draft.state.lineage, node.name) for node in draft.state.nodes}
+        lineage, owner = draft.state.lineage, Owner(os.geteuid(), tmp_path)
+        assert marks == {Mark("hpc", lineage, one.name, owner) for one in draft.state.nodes}
         found = client.find_network(draft.state.network.uuid)
         assert found is not None
         assert found.xml.count("<host mac=") == 65

@@ -94,7 +94,7 @@ def start(
     took_s = time.monotonic() - begun
     show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
     if hpc.start.warm and not (no_warm or dry_run):
-        _save_for_next_time(context, plan, path)
+        _save_for_next_time(context, manager, plan, path)
 
 
 @app.command()
@@ -266,12 +266,15 @@ def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
         build_default_image(store, watch=bar.watch)
 
 
-def _save_for_next_time(context: Context, plan: "Plan", path: Path | None) -> None:
+def _save_for_next_time(
+    context: Context, manager: "HpcManager", plan: "Plan", path: Path | None
+) -> None:
     """Have machines saved in the background, where the start found none for a new node."""
     from ai_how.process import start_detached
     from ai_how.vm_management.warm_plan import wants_warming
+    from ai_how.vm_management.warming import why_unsaved
 
-    if not wants_warming(plan):
+    if not wants_warming(plan) or why_unsaved(manager.place()):
         return
     where = ["--state-dir", str(context.roots.state)]
     where += ["--connect", context.connect] if context.connect else []

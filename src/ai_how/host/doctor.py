@@ -1,5 +1,6 @@
 """Everything that one can know of the host before a cluster is started, in one list."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from ai_how.host.facts import read_facts
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
 from ai_how.host.logout import find_end, user_name
 from ai_how.host.name_checks import check_names
-from ai_how.host.place import Choice, choose_host
+from ai_how.host.place import Choice, choose_host, saves_for_root
 from ai_how.host.running import find_supervisor
 from ai_how.state.paths import Roots
 
@@ -24,14 +25,17 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
     host = find_supervisor(roots.embedded)
     logout = check_logout(Path("/"), supervisor=host.pid if host else None)
-    about = (check_names(facts), check_choice(choice), logout)
+    about = (check_names(facts), *check_choice(choice), logout)
     return (check_kvm(verdict), *check_host(facts), *about)
 
 
-def check_choice(choice: Choice) -> Check:
-    """Where clusters are made unless a file or --connect says else."""
+def check_choice(choice: Choice) -> Iterator[Check]:
+    """Where clusters are made unless a file or --connect says else, and what is missing there."""
     status = Status.HINT if choice.advice else Status.OK
-    return Check("host", status, f"auto is {choice.asked}: {choice.why}", choice.advice)
+    yield Check("host", status, f"auto is {choice.asked}: {choice.why}", choice.advice)
+    if why := saves_for_root(choice.asked):
+        found = f"{why}, and keeps QEMU's logs so: nodes always boot"
+        yield Check("saved memory", Status.HINT, found, "ai-how --connect embedded hpc start")
 
 
 def check_kvm(verdict: KvmVerdict) -> Check:

@@ -194,6 +194,13 @@ def choose_host() -> Choice:
     return Choice(SYSTEM, f"it may be managed, and its disks are in {storage.root}")
 
 
+def saves_for_root(asked: str) -> str | None:
+    """What an ordinary user misses on the system's libvirt; None for root, and elsewhere."""
+    if asked != SYSTEM or os.geteuid() == 0:
+        return None
+    return f"{SYSTEM} saves memory for root alone"
+
+
 def system_storage() -> StoragePaths:
     """Our own directory for disks on the system's libvirt.
 

@@ -49,6 +49,8 @@ class NodeSeen:
     console: str | None = None
     """Only what was written since this run began."""
     qemu_log: str | None = None
+    is_qemu_log_roots: bool = False
+    """Whether its log is there, and only root may read it."""
     qemu_signal: int | None = None
     """The signal that ended its QEMU, where the embedded host saw that."""
     disk_directory: Path | None = None
@@ -205,7 +207,8 @@ def _without_qemu(node: NodeSeen) -> str | None:
     if node.console is None:
         return f"{node.name}: the guest panicked, or its QEMU was killed"
     said = _QEMU_SAID.findall(node.qemu_log or "")
-    why = one_line(said[-1]) if said else "its log does not say why"
+    silent = "may be read by root alone" if node.is_qemu_log_roots else "does not say why"
+    why = one_line(said[-1]) if said else f"its log {silent}"
     return f"{node.name}: QEMU was killed or crashed; {why}"
 
 

@@ -135,11 +135,16 @@ def keep_source(text: str, paths: ClusterPaths) -> None:
 
 
 def read_tail(path: Path, lines: int) -> str:
-    """The last lines of a file; none where it is not there."""
+    """The last lines of a file; none where it is not there. Raises HostError where it is root's."""
     try:
         text = path.read_text("utf-8", "replace")
     except FileNotFoundError:
         return ""
+    except PermissionError as error:
+        raise HostError(
+            f"{path} may be read by root alone",
+            hint=f"sudo tail -n {lines} {shlex.quote(str(path))}",
+        ) from error
     return "".join(text.splitlines(keepends=True)[-lines:])
 
 

@@ -1,11 +1,15 @@
 """What nodes write to their serial lines, from where a run began: the logs keep every boot."""
 
+import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import DeadlineError, GuestError
 from ai_how.state.models import ClusterState
-from ai_how.state.paths import ClusterPaths
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from ai_how.vm_management.causes import find_console_cause
 from ai_how.vm_management.world import World
 from ai_how.waiting import Deadline
@@ -23,6 +27,26 @@ def mark_consoles(paths: ClusterPaths, state: ClusterState) -> Mapping[str, int]
         except OSError:
             ends[node.name] = 0
     return ends
+
+
+def prepare_log(paths: ClusterPaths, domain: str) -> None:
+    """Have a file of ours for the serial line of a node that is off: virtlogd takes what is there.
+
+    One that it made itself is root's on the system's libvirt, and is kept beside it.
+    """
+    log = paths.console_log(domain.removeprefix(f"{paths.name}-"))
+    ensure_private_directory(log.parent)
+    with suppress(FileNotFoundError):
+        seen = log.lstat()
+        if seen.st_uid == os.geteuid() and stat.S_ISREG(seen.st_mode):
+            return
+        log.rename(turned_over(log))
+    log.touch(mode=0o600)
+
+
+def turned_over(log: Path) -> Path:
+    """Where virtlogd keeps what was in a log that grew too long."""
+    return log.with_name(f"{log.name}.0")
 
 
 def read_console(world: World, node: str) -> str:

@@ -60,6 +60,7 @@ JOURNAL = journal_words("-b", "-n", "400", "-o", "short-monotonic")
 
 _SECTION = re.compile(r"^== (\w+)$", re.MULTILINE)
 _STEP = re.compile(r"while applying (\S+)")
+ROOT_LINES = 50
 _QEMU_BEGINS = re.compile(r"^.*: starting up libvirt version.*$", re.MULTILINE)
 
 
@@ -151,7 +152,9 @@ def _look_at(world: World, place: HostPlace, look: _Look, credential: bytes | No
     _read(look, "console", lambda: look.keep("console.log", read_console(world, node.name)))
     if place.qemu_logs:
         log = place.qemu_logs / f"{node.domain_name}.log"
-        _read(look, "qemu_log", lambda: look.keep("qemu.log", _since_begin(_read_tail(log))))
+        look.seen["is_qemu_log_roots"] = not _read(
+            look, "qemu_log", lambda: look.keep("qemu.log", _since_begin(_read_tail(log)))
+        )
     look.seen["disk_directory"] = node.disk.parent
     _read(look, "free_bytes", lambda: shutil.disk_usage(node.disk.parent).free)
     if place.embedded:
@@ -195,11 +198,17 @@ def _ask_guest(look: _Look, agent: GuestAgent, credential: bytes | None) -> None
     )
 
 
-def _read(look: _Look, what: str, read: Callable[[], object]) -> None:
+def _read(look: _Look, what: str, read: Callable[[], object]) -> bool:
+    """Read it, and say whether we may; what could not be had is noted."""
     try:
         look.seen[what] = read()
+    except PermissionError as error:
+        file = shlex.quote(str(error.filename))
+        look.missing.append(f"for root alone: sudo tail -n {ROOT_LINES} {file}")
+        return False
     except OSError as error:
         look.missing.append(f"{error.filename}: {error.strerror}")
+    return True
 
 
 def _read_tail(path: Path) -> str:

@@ -64,7 +64,7 @@ from ai_how.vm_management.saved_machines import SavedMachines
 from ai_how.vm_management.steps import PlaceBase, RestoreDomain, StartDomain
 from ai_how.vm_management.subnets import TakenSubnet, check_bridge, choose_subnet
 from ai_how.vm_management.warm_plan import NONE_SAVED, Warmth, describe_host, find_warmth
-from ai_how.vm_management.warming import can_save
+from ai_how.vm_management.warming import why_unsaved
 
 STATE_RESERVE_BYTES = 256 * 2**20
 MACHINE, ARCHITECTURE = "q35", "x86_64"  # as in the template of every VM
@@ -176,8 +176,10 @@ def _look_for_saved(
 ) -> Warmth:
     """The saved machines of those nodes that get a new disk."""
     new = [pair for pair in draft.nodes if pair[1].name not in seen.disks]
-    if not new or not can_save(place):
+    if not new or place.kind == "test":
         return NONE_SAVED
+    if why := why_unsaved(place):
+        return Warmth({}, (f"new nodes boot, none is restored: {why} (start.warm)",))
     shapes = find_shapes(draft, place, paths, images, accel)
     return find_warmth(new, shapes, SavedMachines(place.storage), describe_host(client, accel))
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from ai_how.errors import ConnectionLostError, HostError, OwnershipError
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
-from ai_how.state.paths import ensure_private_directory
+from ai_how.vm_management.consoles import prepare_log
 from ai_how.vm_management.save_image import (
     memory_timeout_s,
     read_save_image,
@@ -177,7 +177,7 @@ class DefineDomain:
 
     def apply(self, world: World) -> Applied:
         world.keep_xml(self.domain, self.xml)
-        ensure_private_directory(world.paths.console)
+        prepare_log(world.paths, self.domain)
         world.client.define_domain(self.xml)
         return Applied.MADE
 
@@ -216,6 +216,8 @@ class StartDomain:
         seen = world.client.get_domain(self.uuid)
         if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
             world.client.destroy_domain(self.uuid)
+        if not seen.state.is_running:
+            prepare_log(world.paths, self.domain)
         world.client.start_domain(self.uuid, is_anew=self.is_anew)
         return Applied.KEPT if seen.state.is_running else Applied.MADE
 

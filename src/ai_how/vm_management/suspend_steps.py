@@ -8,6 +8,7 @@ from uuid import UUID
 from ai_how.errors import ConnectionLostError, HostError
 from ai_how.plan.step import Applied
 from ai_how.vm_management.bring_up_steps import again_if_lost
+from ai_how.vm_management.consoles import prepare_log
 from ai_how.vm_management.save_image import memory_timeout_s
 from ai_how.vm_management.steps import StartDomain
 from ai_how.vm_management.stop_steps import Forward
@@ -56,6 +57,7 @@ class ResumeDomain(StartDomain):
     def apply(self, world: World) -> Applied:
         try:
             timeout_s = memory_timeout_s(self.memory_mib)
+            prepare_log(world.paths, self.domain)
             world.client.start_domain(self.uuid, timeout_s=timeout_s)
         except ConnectionLostError:
             raise

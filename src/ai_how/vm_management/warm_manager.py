@@ -23,7 +23,7 @@ from ai_how.vm_management.rendering import find_shapes
 from ai_how.vm_management.saved_machines import SavedMachine, SavedMachines
 from ai_how.vm_management.starting import choose_accel, get_image
 from ai_how.vm_management.warm_plan import describe_host
-from ai_how.vm_management.warming import Missing, Watch, can_save, save_machine
+from ai_how.vm_management.warming import Missing, Watch, save_machine, why_unsaved
 
 if TYPE_CHECKING:
     from ai_how.images.manifest import Image
@@ -55,11 +55,8 @@ def warm_up(
 
     Raises HostError where this host's libvirt saves nothing that we could read.
     """
-    if not can_save(place):
-        raise HostError(
-            f"{place.asked} saves memory for root alone",
-            hint="ai-how --connect embedded …  # or the same as root",
-        )
+    if why := why_unsaved(place):
+        raise HostError(why, hint="ai-how --connect embedded image warm")
     hpc, machines = get_hpc(spec), SavedMachines(place.storage)
     saved, there = [], []
     with (

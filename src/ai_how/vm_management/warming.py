@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HostPlace, saves_for_root
 from ai_how.images import qemu_img
 from ai_how.images.copying import sha256_of
 from ai_how.images.manifest import Image
@@ -47,9 +47,11 @@ class Missing:
     disk_gib: int
 
 
-def can_save(place: HostPlace) -> bool:
-    """Whether we may read what libvirt saves: the system's libvirt writes it for root alone."""
-    return place.kind == "embedded" or (place.kind == "system" and os.geteuid() == 0)
+def why_unsaved(place: HostPlace) -> str | None:
+    """Why we could not read what libvirt saves; None where we can."""
+    if place.kind == "test":
+        return f"{place.asked} saves no memory"
+    return saves_for_root(place.asked)
 
 
 def save_machine(
