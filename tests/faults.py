@@ -145,6 +145,9 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H22": "what users look for in a node is missing, or complains",
         "H07": "a state directory that is a link, is reached by another spelling, or was moved",
         "H05": "the system's libvirt keeps its logs, and the memory that it saves, for root",
+        "H10": "a node ends under a job, and SLURM does not know",
+        "H11": "nodes are stopped under jobs",
+        "H12": "a node that its user drained is stopped and started",
     },
 }
 

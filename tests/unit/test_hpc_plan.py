@@ -20,6 +20,7 @@ from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management import (
     bring_up_steps,
     network_steps,
+    slurm_steps,
     steps,
     stop_steps,
     suspend_steps,
@@ -45,6 +46,8 @@ from cluster_bench import (
 DRAFT = draft_of(read_hpc())
 SHORT = DIGEST[:12]
 BASE = f"base/{SHORT}"
+# SLURM takes a node that is off for one that runs, in everything that is seen here.
+LOST = "slurm-lost/hpc"
 NODES = [node.name for node in DRAFT.state.nodes]
 TEST_NODE = Path(__file__).resolve().parents[1] / "driver" / "test_node.xml"
 RENDERING = Rendering(
@@ -147,21 +150,26 @@ def test_a_stopped_cluster_is_brought_up_and_nothing_is_made():
     assert keys(plan) == [
         *(BASE, "network-up/hpc"),
         *(key for name in NODES for key in brought_up(name, "boot")),
-        *TAIL,
+        *(LOST, *TAIL),
     ]
     assert step_of(plan, "boot/hpc-compute-01").needs == {BASE, "network-up/hpc"}
 
 
 def test_a_missing_vm_is_defined_on_its_disk():
     seen = without_domains(everything_seen(DRAFT), "compute-01")
-    assert keys(start(seen=seen)) == [BASE, *brought_up("compute-01", "domain", "boot"), *TAIL]
+    assert keys(start(seen=seen)) == [
+        BASE,
+        LOST,
+        *brought_up("compute-01", "domain", "boot"),
+        *TAIL,
+    ]
 
 
 def test_a_missing_disk_of_a_vm_that_is_off_is_made_anew():
     seen = with_domain(everything_seen(DRAFT), "compute-01", VmState.SHUT_OFF)
     plan = start(seen=without_disk(seen, "compute-01"))
-    assert keys(plan) == [BASE, *brought_up("compute-01", "disk", "boot"), *TAIL]
-    assert step_of(plan, "boot/hpc-compute-01").needs == {BASE, "disk/hpc-compute-01"}
+    assert keys(plan) == [BASE, LOST, *brought_up("compute-01", "disk", "boot"), *TAIL]
+    assert step_of(plan, "boot/hpc-compute-01").needs == {BASE, LOST, "disk/hpc-compute-01"}
 
 
 def test_a_disk_is_not_made_anew_below_a_vm_that_runs():
@@ -338,7 +346,7 @@ def test_a_node_that_is_left_off_is_made_but_started_only_by_its_name():
     seen = replace(healthy, domains={**healthy.domains, off.uuid: off})
     assert start(draft, seen).steps == ()
     named = start(draft, seen, only=["compute-02"])
-    assert keys(named) == [BASE, *brought_up("compute-02", "boot"), *TAIL]
+    assert keys(named) == [BASE, LOST, *brought_up("compute-02", "boot"), *TAIL]
     assert step_of(named, "ready/hpc").nodes == ("compute-02",)
 
 
@@ -363,7 +371,7 @@ def test_a_stale_definition_is_replaced_while_its_vm_is_off_and_left_while_it_ru
     assert start(seen=everything_seen(DRAFT), stale=NODES).steps == ()
     off = with_domain(everything_seen(DRAFT), "compute-01", VmState.SHUT_OFF)
     plan = start(seen=off, stale=["compute-01"])
-    assert keys(plan) == [BASE, *brought_up("compute-01", "domain", "boot"), *TAIL]
+    assert keys(plan) == [BASE, LOST, *brought_up("compute-01", "domain", "boot"), *TAIL]
     former = domain_seen(DRAFT, "compute-01").xml
     assert step_of(plan, "domain/hpc-compute-01").former_xml == former
 
@@ -411,8 +419,10 @@ def test_stop_tells_slurm_then_the_compute_nodes_then_the_controller():
         "slurm/hpc: tell SLURM that compute-01, compute-02 will be off\n"
         "off/hpc-compute-01: shut down the VM hpc-compute-01 < slurm/hpc\n"
         "off/hpc-compute-02: shut down the VM hpc-compute-02 < slurm/hpc\n"
-        "off/hpc-controller: shut down the VM hpc-controller"
+        "slurm-off/hpc: tell SLURM that compute-01, compute-02 are off"
         " < off/hpc-compute-01 off/hpc-compute-02 slurm/hpc\n"
+        "off/hpc-controller: shut down the VM hpc-controller"
+        " < off/hpc-compute-01 off/hpc-compute-02 slurm-off/hpc slurm/hpc\n"
     )
 
 
@@ -428,6 +438,7 @@ def test_stop_of_some_nodes_leaves_the_others_on():
     assert keys(plan_stop(DRAFT.state, everything_seen(DRAFT), only=["compute-02"])) == [
         "slurm/hpc",
         "off/hpc-compute-02",
+        "slurm-off/hpc",
     ]
     with pytest.raises(StateError, match="cluster hpc has no node compute-77") as caught:
         plan_stop(DRAFT.state, everything_seen(DRAFT), only=["compute-77"])
@@ -595,10 +606,13 @@ def test_every_step_is_the_same_after_a_journey_through_the_journal():
     assert seen == set(STEP_TYPES)
 
 
+STEP_MODULES = (steps, bring_up_steps, network_steps, slurm_steps, stop_steps, suspend_steps)
+
+
 def test_every_step_that_there_is_can_be_read_from_a_journal():
     known = {
         one
-        for module in (steps, bring_up_steps, network_steps, stop_steps, suspend_steps)
+        for module in STEP_MODULES
         for one in vars(module).values()
         if isinstance(one, type) and is_dataclass(one) and hasattr(one, "kind")
     }

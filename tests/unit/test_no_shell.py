@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import HostError, ImageError, StateError
+from ai_how.guest.agent import GuestResult
 from ai_how.guest.ssh import ssh_argv
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run
@@ -36,6 +37,7 @@ SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
     ("host/embedded.py", "a constant"),
+    ("vm_management/slurm_steps.py", "script"),
     ("vm_management/stop_steps.py", "script"),
     ("vm_management/evidence.py", "CREDENTIAL"),
     ("vm_management/guest_logs.py", "_CUT"),
@@ -117,9 +119,10 @@ class Shell:
     def agent(self, _uuid: UUID, _name: str) -> "Shell":
         return self
 
-    def run(self, argv: list[str], _deadline: Deadline) -> None:
+    def run(self, argv: list[str], _deadline: Deadline) -> GuestResult:
         path = f"{self.directory}/bin:/usr/bin:/bin"
-        run(argv, env={"PATH": path}, cwd=self.directory, check=False, timeout_s=60)
+        done = run(argv, env={"PATH": path}, cwd=self.directory, check=False, timeout_s=60)
+        return GuestResult(done.returncode, done.stdout, done.stderr)
 
     @property
     def told(self) -> list[str]:

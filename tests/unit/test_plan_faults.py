@@ -46,7 +46,7 @@ MENDED = (
     *(f"{word}/{FIRST}" for word in ("boot", "agent", "services")),
     *("clocks/hpc", "ready/hpc"),
 )
-STOPPING = ("slurm/hpc", *(f"off/{vm}" for vm in (CONTROLLER, FIRST, SECOND)))
+STOPPING = ("slurm/hpc", "slurm-off/hpc", *(f"off/{vm}" for vm in (CONTROLLER, FIRST, SECOND)))
 DESTROYING = (
     *(f"{word}/{vm}" for vm in (CONTROLLER, FIRST, SECOND) for word in ("undefine", "remove-disk")),
     *("remove-network/hpc", "remove-disks/hpc"),

@@ -33,6 +33,7 @@ app = new_app("Start, stop, show and enter the SLURM cluster.")
 app.add_typer(of_nodes)
 
 WATCH_S = 2.0
+FOREVER_S = 1e9
 
 
 @app.command()
@@ -108,8 +109,15 @@ def stop(
             "--suspend", help="Save the memory of all nodes: jobs go on at the next start."
         ),
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="First wait for the jobs there, and begin no new ones.")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", min=0, help="Wait so many seconds at most."),
+    ] = None,
 ) -> None:
-    """Turn the cluster, or some nodes of it, off. Disks, addresses and keys are kept."""
+    """Turn the cluster, or nodes, off. Disks, keys and jobs that may be queued again are kept."""
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
@@ -120,11 +128,15 @@ def stop(
             "a cluster is suspended as a whole: SLURM would miss single nodes",
             hint="ai-how hpc stop --suspend",
         )
+    if (suspend and wait) or (timeout is not None and not wait):
+        raise SpecError("--timeout goes with --wait, and --wait not with --suspend")
+    waits_s = (FOREVER_S if timeout is None else timeout) if wait else None
     if nodes:
         known = manager_of(context, name).get_state().nodes
         check_nodes(name, [one.name for one in known], nodes)
     with LiveNodes(name, is_silent=context.is_json) as observer:
-        plan = manager_of(context, name, observer).stop(only=nodes, suspends=suspend)
+        manager = manager_of(context, name, observer)
+        plan = manager.stop(only=nodes, suspends=suspend, waits_s=waits_s)
     if context.is_json:
         console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
     elif not plan.steps:

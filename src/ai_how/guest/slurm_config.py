@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from ai_how.guest.slurm_jobs import OUR_REASON
 from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
 
 CONTROLLER_PORT = 6817
@@ -135,6 +136,16 @@ class SlurmSeen:
         """
         return self.state.removesuffix("-") in WORKING
 
+    @property
+    def is_closed_by_us(self) -> bool:
+        """Whether a stop of ours keeps jobs from it, and did not come to its end."""
+        return self.state.startswith("drain") and self.reason == OUR_REASON
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether its user keeps jobs from it."""
+        return self.state.startswith("drain") and self.reason != OUR_REASON
+
 
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
 
@@ -148,6 +159,11 @@ def read_sinfo(text: str) -> dict[str, SlurmSeen]:
         if name and state:
             seen[name] = SlurmSeen(name, state.lower(), None if reason in {"", "none"} else reason)
     return seen
+
+
+def describe_drained(node: SlurmSeen) -> str:
+    """What is said of a node that is up, and that its user keeps jobs from."""
+    return f"{node.name} is {node.state} and takes no jobs: {node.reason or 'no reason is given'}"
 
 
 def idle_partition(partitions: Iterable[PartitionSpec], node: str) -> str | None:

@@ -1,7 +1,7 @@
 """The steps that bring the nodes of a cluster up: agent, identity, clocks, SLURM."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -10,6 +10,8 @@ from uuid import UUID
 from ai_how.errors import ConnectionLostError, DeadlineError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.identity import render_archive
+from ai_how.guest.slurm_config import SINFO, describe_drained, read_sinfo
+from ai_how.guest.slurm_jobs import open_words
 from ai_how.plan.step import Applied
 from ai_how.vm_management.consoles import wait_for_guest
 from ai_how.vm_management.guest_clocks import read_skew_s
@@ -154,9 +156,8 @@ class AwaitReady:
     def apply(self, world: World) -> Applied:
         agent = world.agent(self.controller, "controller")
         deadline = Deadline.after(world.patience.ready_s)
-        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *self.nodes]
         try:
-            again_if_lost(lambda: agent.check(words, deadline, stop=world.stop))
+            self._await(world, agent, self.nodes, deadline)
         except DeadlineError as error:
             if world.stop.is_set():
                 raise
@@ -167,6 +168,25 @@ class AwaitReady:
                 hint="ai-how hpc logs controller",
             ) from error
         return Applied.MADE
+
+    def _await(
+        self, world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+    ) -> None:
+        """A node that takes no job is there, too: opened where we closed it, and else named."""
+        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
+        ran = again_if_lost(lambda: agent.check(words, deadline, stop=world.stop)).split()
+        silent = [name for name in nodes if name not in ran]
+        if not silent:
+            return
+        asked = [*SINFO, "-n", ",".join(silent)]
+        seen = read_sinfo(again_if_lost(lambda: agent.run(asked, deadline)).output)
+        for name in silent:
+            if name in seen and seen[name].is_drained:
+                world.say(describe_drained(seen[name]))
+        if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
+            agent.check(open_words(closed), deadline)
+            if nodes == self.nodes:
+                self._await(world, agent, closed, deadline)
 
     def revert(self, world: World) -> None:
         """Nothing was changed."""

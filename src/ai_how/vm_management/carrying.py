@@ -23,9 +23,10 @@ from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.evidence import save_evidence
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.network_manager import HostNetworks
-from ai_how.vm_management.observed import learn_names, observe
+from ai_how.vm_management.observed import Observed, learn_names, observe
+from ai_how.vm_management.slurm_steps import wait_for_jobs
 from ai_how.vm_management.starting import Start
-from ai_how.vm_management.stop_plan import plan_destroy, plan_stop, plan_suspend
+from ai_how.vm_management.stop_plan import find_drained, plan_destroy, plan_stop, plan_suspend
 from ai_how.vm_management.suspending import check_memory_fits
 from ai_how.vm_management.timing import StageTimes
 from ai_how.vm_management.world import Patience, World
@@ -133,17 +134,41 @@ class Carrier:
         only: Collection[str],
         suspends: bool,
         is_begun: bool = False,
+        waits_s: float | None = None,
     ) -> Plan:
         """Turn a cluster, or these nodes of it, off; with `suspends` memory and jobs are kept.
 
+        With `waits_s` it first waits so long for the jobs there, and takes no new ones. That is
+        before there is a journal: a wait that is cut short is no stop to be carried on.
         One that `is_begun` is refused for want of room no more: nobody could get past it.
         """
         seen = observe(self.client, state, ask_slurm=not suspends)
+        if waits_s is not None:
+            self._wait_for_jobs(state, seen, only, waits_s)
         plan = plan_suspend(state, seen) if suspends else plan_stop(state, seen, only=only)
         if suspends and not is_begun:
             check_memory_fits(self.place, state, seen, self.client)
         self.carry_on(plan, state, only=list(only), suspends=suspends)
         return plan
+
+    def _wait_for_jobs(
+        self, state: ClusterState, seen: Observed, only: Collection[str], waits_s: float
+    ) -> None:
+        controller = state.find_controller()
+        nodes = [
+            one.name
+            for one in state.nodes
+            if seen.slurm is not None
+            and one.name in seen.slurm
+            and seen.is_on(one)
+            and (not only or one.name in only)
+        ]
+        if controller is None or not nodes:
+            return
+        with Interrupts() as interrupts:
+            world = self._world(state.lineage, interrupts)
+            drained = find_drained(state, seen)
+            wait_for_jobs(world, controller.uuid, nodes, drained, waits_s)
 
     def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
         """Carry a destroy out. One that failed before all backups were made leaves none."""

@@ -153,11 +153,18 @@ class HpcManager:
             keep_source(text, self.paths)
             return start.plan
 
-    def stop(self, *, only: Collection[str] = (), suspends: bool = False) -> Plan:
+    def stop(
+        self,
+        *,
+        only: Collection[str] = (),
+        suspends: bool = False,
+        waits_s: float | None = None,
+    ) -> Plan:
         """Turn the cluster, or these nodes of it, off. What is off already is left out.
 
         With `suspends` the memory of all nodes is saved, and the next start goes on with their
-        jobs. Raises HostError where that cannot be, before anything is done.
+        jobs. Raises HostError where that cannot be, before anything is done. With `waits_s` it
+        waits so long for jobs to end; what runs then is queued again where it may be, or ended.
         A first start that was cut short is undone, which leaves nothing to turn off.
         """
         place = self.place()
@@ -169,7 +176,7 @@ class HpcManager:
             state = self.find_state()
             if state is None:  # what a dead run had left was set right, and that was all of it
                 return Plan("stop", ())
-            return carrier.stop(state, only=only, suspends=suspends)
+            return carrier.stop(state, only=only, suspends=suspends, waits_s=waits_s)
 
     def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
         """Leave nothing of the cluster: VMs, disks, network, keys, state.

@@ -12,12 +12,14 @@ from ai_how.state.models import NodeState, VmState
 from ai_how.vm_management import (
     bring_up_steps,
     network_steps,
+    slurm_steps,
     steps,
     stop_steps,
     suspend_steps,
 )
 from ai_how.vm_management.drafting import Draft
 from ai_how.vm_management.guest_clocks import is_off
+from ai_how.vm_management.lost_nodes import with_lost_told
 from ai_how.vm_management.network_plan import NetworkPlan, plan_network
 from ai_how.vm_management.observed import Observed
 
@@ -46,6 +48,8 @@ STEP_TYPES: Mapping[str, type[Step]] = {
         bring_up_steps.AwaitReady,
         suspend_steps.SuspendDomain,
         stop_steps.CloseSlurm,
+        slurm_steps.MarkOff,
+        slurm_steps.TellLost,
         stop_steps.ShutDownGuest,
         stop_steps.DestroyDomain,
         stop_steps.BackUpDisk,
@@ -111,13 +115,15 @@ def plan_start(
             brought_up.append((one, tell.key))
         elif is_off(seen.skews_s.get(one.uuid, 0.0)):
             made.append(_step_clock(one, frozenset(), is_controller=one.role is Role.CONTROLLER))
+    made = with_lost_told(draft, seen, made)
     limit = _limit_boots(made, boot_limit)
     if limit:
         made = _controller_first(draft, made)
     made = [*shared.values(), *made]
     if brought_up:
         needed = frozenset(last for _, last in brought_up)
-        made += _ready_steps(draft, [one for one, _ in brought_up], needed)
+        told = frozenset(step.key for step in made if isinstance(step, slurm_steps.TellLost))
+        made += _ready_steps(draft, [one for one, _ in brought_up], needed, told)
     return Plan("start", tuple(made), limit)
 
 
@@ -340,10 +346,12 @@ def _is_working(seen: Observed, one: NodeState) -> bool:
         return True
     node = seen.slurm.get(one.name)
     # A node that its user drained is as it should be.
-    return node is not None and (node.is_working or node.state.startswith("drain"))
+    return node is not None and (node.is_working or node.is_drained)
 
 
-def _ready_steps(draft: Draft, up: Collection[NodeState], needs: frozenset[str]) -> list[Step]:
+def _ready_steps(
+    draft: Draft, up: Collection[NodeState], needs: frozenset[str], told: frozenset[str]
+) -> list[Step]:
     """Clocks, then SLURM: one wait and one job for each partition that some node is tested in."""
     cluster = draft.state.name
     controller = draft.state.get_controller()
@@ -364,7 +372,7 @@ def _ready_steps(draft: Draft, up: Collection[NodeState], needs: frozenset[str])
                 tuple(names),
                 partition,
                 draft.hpc.storage.home,
-                frozenset({clocks.key}),
+                told | {clocks.key},
             )
         )
     return made

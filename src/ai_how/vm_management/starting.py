@@ -16,6 +16,7 @@ from ai_how.errors import (
     SpecError,
 )
 from ai_how.guest.identity import NodeIdentity
+from ai_how.guest.slurm_config import describe_drained
 from ai_how.host.checks import Cost, Status, check_capacity
 from ai_how.host.facts import read_cpu, read_facts
 from ai_how.host.kvm import choose_accelerator
@@ -34,6 +35,7 @@ from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.boot_limit import choose_boot_limit
+from ai_how.vm_management.bring_up_steps import AwaitReady
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.disk_space import GIB, DiskNeed, check_space, overlay_need
 from ai_how.vm_management.domain_shape import Accel
@@ -130,6 +132,7 @@ def prepare_start(
     for what in lost:
         say(f"{what} is gone: a new one is made, and told to every node")
     _say_what_waits(draft, seen, stale, say, resumes=resumes)
+    _say_what_is_drained(draft, seen, plan, say)
     if plan.steps:
         for line in (*warmth.notes, *([warning] if warning else [])):
             say(line)
@@ -274,6 +277,15 @@ def _say_what_waits(
                 f"{name} runs as it was defined before; for what has changed: "
                 f"ai-how hpc stop {name} && ai-how hpc start {name}"
             )
+
+
+def _say_what_is_drained(draft: Draft, seen: Observed, plan: Plan, say: Say) -> None:
+    """Of the nodes that the plan brings up, it is said when they are."""
+    brought_up = {name for one in plan.steps if isinstance(one, AwaitReady) for name in one.nodes}
+    for one in draft.state.nodes:
+        node = (seen.slurm or {}).get(one.name)
+        if node and node.is_drained and seen.is_on(one) and one.name not in brought_up:
+            say(describe_drained(node))
 
 
 def _boot_limit(draft: Draft, seen: Observed, accel: Accel) -> int:

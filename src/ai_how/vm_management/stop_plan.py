@@ -8,7 +8,7 @@ from ai_how.errors import HostError
 from ai_how.plan.step import Plan, Step
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
-from ai_how.vm_management import stop_steps, suspend_steps
+from ai_how.vm_management import slurm_steps, stop_steps, suspend_steps
 from ai_how.vm_management.observed import Observed
 from ai_how.vm_management.xml_text import read_xml
 
@@ -21,11 +21,30 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
     computes = [one for one in on if one.role is Role.COMPUTE]
     made: list[Step] = []
-    if controller and computes and seen.is_on(controller) and seen.slurm is not None:
+    slurm = seen.slurm if controller and seen.is_on(controller) else None
+    drained = find_drained(state, seen)
+    if controller and computes and slurm is not None:
         names = tuple(one.name for one in computes)
-        made.append(stop_steps.CloseSlurm(state.name, controller.uuid, names))
+        mine = tuple(name for name in names if name in drained)
+        made.append(stop_steps.CloseSlurm(state.name, controller.uuid, names, drained=mine))
     told = frozenset(step.key for step in made)
     made += [stop_steps.ShutDownGuest(one.domain_name, one.uuid, told) for one in computes]
+    if controller and slurm is not None:
+        # Those, too, that a stop which was cut short has closed.
+        closed = [
+            one.name
+            for one in state.nodes
+            if (one in computes and one.name not in drained)
+            or (not seen.is_on(one) and one.name in slurm and slurm[one.name].is_closed_by_us)
+        ]
+        kept = tuple(
+            (one.name, slurm[one.name].reason or "drained")
+            for one in computes
+            if one.name in drained
+        )
+        if closed or kept:
+            off = frozenset(step.key for step in made)
+            made.append(slurm_steps.MarkOff(state.name, controller.uuid, tuple(closed), off, kept))
     # The controller serves /home: it goes when nobody writes there any more.
     after = told | frozenset(step.key for step in made)
     made += [
@@ -34,6 +53,14 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
         if one.role is Role.CONTROLLER
     ]
     return Plan("stop", tuple(made))
+
+
+def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:
+    """The nodes that their user keeps jobs from."""
+    slurm = seen.slurm or {}
+    return tuple(
+        one.name for one in state.nodes if one.name in slurm and slurm[one.name].is_drained
+    )
 
 
 def plan_suspend(state: ClusterState, seen: Observed) -> Plan:

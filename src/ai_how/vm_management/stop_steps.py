@@ -3,7 +3,6 @@
 None has anything to revert: a stop or destroy that was cut short is carried on, not undone.
 """
 
-import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,13 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import AiHowError, DeadlineError, HostError
+from ai_how.guest.slurm_jobs import (
+    close_script,
+    describe_jobs,
+    end_script,
+    jobs_script,
+    read_jobs,
+)
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
 from ai_how.vm_management.network_drift import uses_network
@@ -76,13 +82,17 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class CloseSlurm(Forward):
-    """SLURM gives these nodes no more jobs, and the ones that run there are told to end."""
+    """SLURM gives these nodes no more jobs; what runs there is queued again, or else ended.
+
+    `drained` are those that their user has closed: their state and its reason are left alone.
+    """
 
     kind: ClassVar[str] = "slurm"
     cluster: str
     controller: UUID
     nodes: tuple[str, ...]
     needs: frozenset[str] = frozenset()
+    drained: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -90,17 +100,17 @@ class CloseSlurm(Forward):
 
     def apply(self, world: World) -> Applied:
         """A SLURM that does not answer must not keep its VMs alive, so that is no failure."""
-        names = shlex.quote(",".join(self.nodes))
-        script = (
-            f"jobs=$(squeue -h -t running -w {names} -o %A); "
-            '[ -z "$jobs" ] || scancel --full --signal=TERM $jobs; '
-            f"for moment in 1 2 3 4 5 6 7 8 9 10; do "
-            f'[ -z "$(squeue -h -t running -w {names} -o %A)" ] && break; sleep 1; done; '
-            f"scontrol update nodename={names} state=down reason='stopped by ai-how'"
-        )
         agent = world.agent(self.controller, "controller")
+        closed = [name for name in self.nodes if name not in self.drained]
+        first = [close_script(closed)] if closed else []
+        script = "; ".join([*first, jobs_script(self.nodes)])
         try:
-            agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
+            answer = agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
+            if jobs := read_jobs(answer.output):
+                for line in describe_jobs(jobs, "its node is stopped"):
+                    world.say(line)
+                script = end_script(jobs, self.nodes)
+                agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
         except AiHowError:
             return Applied.KEPT
         return Applied.MADE
