@@ -148,6 +148,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H10": "a node ends under a job, and SLURM does not know",
         "H11": "nodes are stopped under jobs",
         "H12": "a node that its user drained is stopped and started",
+        "H21": "a guest whose file systems are full",
     },
 }
 

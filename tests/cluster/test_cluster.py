@@ -292,6 +292,34 @@ def test_a_start_heals_what_has_died(cluster):
     assert cluster.nodes()["compute-02"]["ip"] == before["compute-02"]["ip"]
 
 
+@pytest.mark.fault("H15", "ip link del of the bridge of a cluster that runs")
+def test_nodes_reach_each_other_again_after_their_bridge_was_deleted(cluster):
+    before = {name: node["state"] for name, node in cluster.nodes().items()}
+    bridge = cluster.status()["network"]
+    run(cluster.host.enter(["ip", "link", "delete", bridge]))
+    told = cluster.status()["network_problems"]
+    assert [problem.split(":")[0] for problem in told] == [f"its bridge {bridge} is gone"]
+    assert "network-anew/hpc" in cluster.start()
+    await_idle(cluster, "compute-01", "compute-02")
+    assert cluster.status()["network_problems"] == []
+    assert {name: node["state"] for name, node in cluster.nodes().items()} == before
+    assert cluster.execute("compute-01", "getent hosts compute-02")
+    cluster.execute("controller", "srun -N2 hostname")
+
+
+@pytest.mark.fault("H21", "a node's root is filled to more than nine tenths")
+def test_a_file_system_that_is_full_is_named_by_status(cluster):
+    def full():
+        problems = cluster.nodes()["compute-01"]["problems"]
+        return [problem for problem in problems if problem.startswith("/ is 9")]
+
+    assert full() == []
+    free = int(cluster.execute("compute-01", "df --output=avail -B1 / | tail -n 1"))
+    cluster.execute("compute-01", f"fallocate -l {free * 95 // 100} /filler")
+    wait_until(full, Deadline.after(ASK_S), "the answer of the guest's agent")
+    cluster.execute("compute-01", "rm /filler")
+
+
 def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):
     file = tmp_path / "spare.yaml"
     file.write_text(SPARE)

@@ -21,6 +21,7 @@ from ai_how.errors import (
 from ai_how.waiting import Deadline, wait_until
 
 ASK_TIMEOUT_S = 20.0  # under emulation, with every core busy, an answer can take seconds
+LOOK_S = 2.0  # for what is asked in passing
 POLL_S = 0.1
 
 
@@ -124,6 +125,10 @@ class GuestAgent:
         if not isinstance(answer, int) or isinstance(answer, bool):
             raise GuestError(f"{self.name} does not say what time it is")
         return answer
+
+    def file_systems(self) -> object:
+        """What the guest says of its file systems, unread."""
+        return self.channel.agent_command(self.uuid, {"execute": "guest-get-fsinfo"}, LOOK_S)
 
     def set_clock(self, time_ns: int) -> None:
         """Set the guest's time of day.

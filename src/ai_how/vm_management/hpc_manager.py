@@ -32,6 +32,7 @@ from ai_how.vm_management.clearing import (
 )
 from ai_how.vm_management.disk_manager import DiskManager
 from ai_how.vm_management.former import refuse_moved
+from ai_how.vm_management.guest_checks import asked_file_systems
 from ai_how.vm_management.guest_logs import read_journal
 from ai_how.vm_management.hpc_plan import STEP_TYPES
 from ai_how.vm_management.hpc_status import (
@@ -238,9 +239,11 @@ class HpcManager:
             return status_of(state, down, {}, problems)
         with _client_of(place) as client:
             seen = observe(client, state)
-            if place.kind != "test":
-                seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
-            return status_of(state, seen, client.stats(seen.domains), problems)
+            with asked_file_systems(client, state, seen) as file_systems:
+                if place.kind != "test":
+                    seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
+                stats = client.stats(seen.domains)
+            return status_of(state, seen, stats, problems, file_systems)
 
     def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
         """Run a program on a node by its guest agent."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import MappingProxyType
 from uuid import UUID
 
 from ai_how.guest.slurm_config import SlurmSeen
@@ -13,6 +14,7 @@ from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState, VmState
 from ai_how.state.report import Report, report
 from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.guest_checks import FileSystem
 from ai_how.vm_management.guest_clocks import describe_skew, is_off
 from ai_how.vm_management.network_drift import find_drift
 from ai_how.vm_management.network_shape import shape_of_network
@@ -47,6 +49,8 @@ class NodeStatus:
     slurm: str | None
     slurm_reason: str | None
     stages_s: Mapping[str, float]
+    file_systems: tuple[FileSystem, ...]
+    """What it says of its own; empty where it was not asked, or did not answer at once."""
     problems: tuple[str, ...]
     """What is wrong with its disk, image, clock and place in the network, in a few words each."""
 
@@ -73,10 +77,17 @@ def status_of(
     seen: Observed,
     stats: Mapping[UUID, DomainStats],
     disk_problems: Mapping[str, tuple[str, ...]],
+    file_systems: Mapping[str, tuple[FileSystem, ...]] = MappingProxyType({}),
 ) -> ClusterStatus:
     """Put together what was seen (pure)."""
     nodes = tuple(
-        _node_status(one, seen, stats.get(one.uuid), disk_problems.get(one.name, ()))
+        _node_status(
+            one,
+            seen,
+            stats.get(one.uuid),
+            disk_problems.get(one.name, ()),
+            file_systems.get(one.name, ()),
+        )
         for one in state.nodes
     )
     return ClusterStatus(
@@ -134,7 +145,11 @@ def _is_ready(state: ClusterState, seen: Observed) -> bool:
 
 
 def _node_status(
-    one: NodeState, seen: Observed, stats: DomainStats | None, problems: tuple[str, ...]
+    one: NodeState,
+    seen: Observed,
+    stats: DomainStats | None,
+    problems: tuple[str, ...],
+    file_systems: tuple[FileSystem, ...],
 ) -> NodeStatus:
     domain = seen.find_domain(one.uuid)
     slurm = _slurm_of(one, seen)
@@ -159,7 +174,13 @@ def _node_status(
         slurm=slurm.state if slurm else None,
         slurm_reason=slurm.reason if slurm else None,
         stages_s=one.stages_s,
-        problems=(*problems, *_wiring_problems(one.name, seen), *_clock_problems(one, seen)),
+        file_systems=file_systems,
+        problems=(
+            *problems,
+            *_wiring_problems(one.name, seen),
+            *_clock_problems(one, seen),
+            *(str(each) for each in file_systems if each.is_full),
+        ),
     )
 
 
