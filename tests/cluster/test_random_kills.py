@@ -27,7 +27,7 @@ clusters:
     compute_nodes: {count: 1, cpu_cores: 1, memory_gb: 0.5, disk_gb: 5}
 """
 VERB_S = 1200.0
-KILLS, LONG_KILLS = 4, 100
+KILLS, LONG_KILLS = 2, 100
 
 
 class Program:
