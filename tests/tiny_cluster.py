@@ -479,7 +479,8 @@ def _act(act: str, others: Iterable[tuple[int, int]]) -> None:
     signals = {"kill": "SIGKILL", "stop": "SIGSTOP", "term": "SIGTERM", "hup": "SIGHUP"}
     for number, word in enumerate(act.split("-")):
         if number:
-            time.sleep(interrupts.SAME_WISH_S * 1.5)
+            # Counted from when the first was heard, which a busy machine puts off.
+            time.sleep(interrupts.SAME_WISH_S * 5)
         os.kill(os.getpid(), getattr(signal, signals.get(word, "SIGINT")))
 
 

@@ -30,7 +30,7 @@ def places(tmp_path) -> dict[str, str]:
 
 
 def shell(command: str, places: dict[str, str], cwd: Path) -> Completed:
-    done = run(["bash", "-c", command], env=places, cwd=cwd, check=False, timeout_s=60)
+    done = run(["bash", "-c", command], env=places, cwd=cwd, check=False, timeout_s=120)
     assert "Traceback" not in done.stdout + done.stderr
     assert "Exception ignored" not in done.stderr
     return done
@@ -145,7 +145,7 @@ def test_a_signal_ends_it_with_130_and_takes_its_children_along(name, places, tm
         (tools / tool).chmod(0o755)
     places = places | {"PATH": f"{tools}:{os.environ['PATH']}"}
     argv = [sys.executable, "-m", "ai_how", "image", "build"]
-    done = run(["env", f"PATH={places['PATH']}", *argv], env=places, check=False, timeout_s=30)
+    done = run(["env", f"PATH={places['PATH']}", *argv], env=places, check=False, timeout_s=120)
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
     child = int((tmp_path / "child").read_text())
     assert not Path(f"/proc/{child}").exists()

@@ -63,7 +63,7 @@ class Machine:
     def setup(self, *arguments: str) -> Completed:
         path = os.pathsep.join([str(self.bin), os.environ["PATH"]])
         script = self.root / "script" / "setup"
-        return run([script, *arguments], env={"PATH": path}, check=False, timeout_s=30)
+        return run([script, *arguments], env={"PATH": path}, check=False, timeout_s=120)
 
     @property
     def calls(self) -> list[str]:
@@ -107,14 +107,14 @@ def test_what_the_readme_names_can_be_run(script):
     ],
 )
 def test_a_misspelt_option_is_refused_before_anything_happens(script, code, message):
-    done = run([ROOT / script, "--nonsense"], check=False, timeout_s=10)
+    done = run([ROOT / script, "--nonsense"], check=False, timeout_s=120)
     assert message in done.stderr
     assert done.returncode == code
 
 
 def test_the_bench_refuses_a_directory_that_may_hold_clusters(tmp_path):
     (tmp_path / "hpc").mkdir()
-    done = run([ROOT / "script" / "bench", "--state-dir", tmp_path], check=False, timeout_s=10)
+    done = run([ROOT / "script" / "bench", "--state-dir", tmp_path], check=False, timeout_s=120)
     assert f"{tmp_path} is not empty" in done.stderr
     assert done.returncode == 2
 
@@ -126,7 +126,7 @@ def test_setup_does_nothing_where_everything_is_there(machine):
     done = machine.setup("--dev")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert machine.calls == []
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_setup_installs_only_the_packages_that_are_missing(machine):
