@@ -138,8 +138,8 @@ def test_watching_ends_with_its_terminal(watched, places, tmp_path):
 def test_a_signal_ends_it_with_130_and_takes_its_children_along(name, places, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
-    # Half a second, so that whoever started it has noted that it runs.
-    ending = f"echo $$ > {tmp_path}/child; sleep 0.5; kill -{name} $PPID; exec sleep 60"
+    # Two seconds, so that whoever started it has noted that it runs.
+    ending = f"echo $$ > {tmp_path}/child; sleep 2; kill -{name} $PPID; exec sleep 60"
     for tool in (*(program for program, _ in PROGRAMS), "unshare"):
         (tools / tool).write_text(f"#!/bin/sh\n{ending}\n")
         (tools / tool).chmod(0o755)
