@@ -44,7 +44,12 @@ def runtime_of(account: pwd.struct_passwd) -> Path:
     return Path("/run/user", str(account.pw_uid))
 
 
-def become_user(account: pwd.struct_passwd, *program: str, path: str = USERS_PATH) -> NoReturn:
+def become_user(
+    account: pwd.struct_passwd,
+    *program: str,
+    path: str = USERS_PATH,
+    runtime: Path | None = None,
+) -> NoReturn:
     """Become that program, as from a login of theirs."""
     os.chdir(account.pw_dir)
     user = account.pw_name
@@ -52,7 +57,7 @@ def become_user(account: pwd.struct_passwd, *program: str, path: str = USERS_PAT
         [
             *(get_tool("setpriv", package="util-linux"), "--reuid", user, "--regid", user),
             *("--init-groups", "env", "-i", f"USER={user}", f"HOME={account.pw_dir}"),
-            *(f"TMPDIR={account.pw_dir}", f"XDG_RUNTIME_DIR={runtime_of(account)}"),
+            *(f"TMPDIR={account.pw_dir}", f"XDG_RUNTIME_DIR={runtime or runtime_of(account)}"),
             *(f"PATH={path}", *program),
         ]
     )

@@ -6,6 +6,7 @@ Run as root in a fresh mount namespace; see stock_hosts.py.
 import os
 import pwd
 import sys
+from pathlib import Path
 
 from ai_how.process import become
 from desktop import become_user, make_desktop
@@ -18,7 +19,9 @@ def main(name: str, user: str, *program: str) -> None:
     host.make(account)
     ours = os.environ["PYTHONPATH"]
     if account.pw_uid:
-        become_user(account, "env", f"PYTHONPATH={ours}", *program, path=host.path)
+        runtime = Path(host.runtime, str(account.pw_uid))
+        words = ("env", f"PYTHONPATH={ours}", *program)
+        become_user(account, *words, path=host.path, runtime=runtime)
     os.chdir("/")
     os.environ.pop("XDG_RUNTIME_DIR", None)
     os.environ["PATH"] = host.path

@@ -37,6 +37,7 @@ class StockHost:
     path: str = USERS_PATH
     state: str | None = None
     python: str = sys.executable
+    runtime: str = "/run/user"  # what XDG_RUNTIME_DIR is below
     who: tuple[str, ...] = ("user",)  # whose cluster lives there: an ordinary user's, root's
 
 
@@ -186,6 +187,7 @@ HOSTS = (
         "unbound or dnsmasq of the user's own, on IPv6 too",
         partial(resolv_conf, text="nameserver ::1\n"),
         names="::1",
+        runtime="/var/run/user",
     ),
     StockHost(
         "dangling",

@@ -35,6 +35,8 @@ def test_a_cluster_lives_on_this_host(host: StockHost, who: str, user: str) -> N
     failed = {verb: told for verb, told in said.items() if told["code"] and verb != "doctor"}
     assert failed == {}
     assert said["sockets"]["inside"] == [], "daemons of the host are seen by libvirtd"
+    [unseen] = said["shares"]["out"]
+    assert unseen.endswith("/later, which the embedded host does not see")
     for says in (said["doctor"], said["validate"]):
         told = [check["found"] for check in checks_of(says["out"]) if check["name"] == "names"]
         assert len(told) == 1, says

@@ -13,6 +13,10 @@ from shutil import rmtree
 
 from ai_how.console.show import show_error
 from ai_how.errors import AiHowError
+from ai_how.host.place import find_place
+from ai_how.spec.nodes import nodes_of
+from ai_how.vm_management.node_checks import check_shares
+from cluster_bench import read_hpc
 from tiny_cluster import TinyHome, opened
 
 VERBS: dict[str, Sequence[str]] = {
@@ -34,9 +38,25 @@ def live(state: Path) -> dict[str, dict[str, object]]:
                 ended = home.call(*words)
                 said[verb] = {"code": ended.code, "out": ended.out, "err": ended.err}
                 if verb == "start":
+                    said["shares"] = {"code": 0, "out": shares_seen(home)}
                     said["sockets"] = {"code": 0, "inside": sockets_inside(home)}
     finally:
         home.host.down()
+    return said
+
+
+def shares_seen(home: TinyHome) -> list[str]:
+    """What is said of two directories to share: beside the clusters, and below /run since now."""
+    later = Path(os.environ.get("XDG_RUNTIME_DIR", "/run"), "later")
+    said = []
+    for path in (home.state / "share", later):
+        path.mkdir()
+        mounts = f"virtio_fs_mounts: [{{tag: t, host_path: {path}, mount_point: /data}}]"
+        nodes = f"compute_nodes: [{{cpu_cores: 1, memory_gb: 1, disk_gb: 10, {mounts}}}]"
+        hpc = read_hpc("storage: {virtio_fs: {enabled: true}}", nodes=nodes)
+        place = find_place("embedded", home.roots)
+        said += [check.found for check in check_shares(nodes_of(hpc), place)]
+        path.rmdir()
     return said
 
 
@@ -46,12 +66,9 @@ def sockets_inside(home: TinyHome) -> list[str]:
     if supervisor is None:
         return []
     run = Path(f"/proc/{supervisor.pid}/root/run")
-    own = (run / "libvirt", run / home.host.paths.run.relative_to("/run"))
-    return [
-        str(path.relative_to(run))
-        for path in run.rglob("*")
-        if path.is_socket() and not any(path.is_relative_to(one) for one in own)
-    ]
+    ours = (Path("/run/libvirt"), home.host.paths.run.resolve(), home.state)
+    found = ["/run" / path.relative_to(run) for path in run.rglob("*") if path.is_socket()]
+    return [str(path) for path in found if not any(path.is_relative_to(one) for one in ours)]
 
 
 if __name__ == "__main__":

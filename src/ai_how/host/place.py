@@ -79,6 +79,12 @@ class HostPlace:
         return self.embedded is None or self.embedded.find_supervisor() is not None
 
     @property
+    def root(self) -> Path | None:
+        """Where the files that an embedded host sees are found from here, while it is up."""
+        supervisor = self.embedded.find_supervisor() if self.embedded else None
+        return Path(f"/proc/{supervisor.pid}/root") if supervisor else None
+
+    @property
     def is_kept(self) -> bool:
         """Whether its libvirtd is started again when it ends, as the embedded host's is."""
         return self.embedded is not None and self.is_up

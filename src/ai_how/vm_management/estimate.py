@@ -99,7 +99,7 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
             *_subnet_checks(hpc.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.kind == "embedded" else []),
             *check_devices(nodes, facts),
-            *check_shares(nodes),
+            *check_shares(nodes, place),
             *_image_checks(nodes, ImageStore(roots.images)),
         ),
     )

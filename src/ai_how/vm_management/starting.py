@@ -329,7 +329,7 @@ def _preflight(
     asked = draft.hpc.hardware.acceleration.performance
     nodes = [node for node, _ in draft.nodes]
     facts = read_facts(directories=(place.storage.root,))
-    checks = [*check_devices(nodes, facts), *check_shares(nodes)]
+    checks = [*check_devices(nodes, facts), *check_shares(nodes, place)]
     cost = Cost(
         vms=len(off),
         vcpus=sum(one.cpu_cores for one in off),
