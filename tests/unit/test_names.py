@@ -98,6 +98,8 @@ def test_a_question_that_nobody_answers_is_said_to_have_failed_at_once(tmp_path,
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(outside, "NAMES_PORT", unused.getsockname()[1])
     answer = outside.ask(QUESTION)
+    framed = len(QUESTION).to_bytes(2) + QUESTION
+    assert outside.ask_by_stream(framed) == len(answer).to_bytes(2) + answer
     assert answer[:2] == QUESTION[:2]
     assert answer[2] & 0x80
     assert answer[3] & 15 == 2

@@ -7,6 +7,7 @@ to the supervisor, which sends the sockets at which names are asked for; we end 
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Thread
@@ -32,7 +33,7 @@ def ask(question: bytes) -> bytes:
     They are read each time: the host may be somewhere else by now.
     """
     for server in _servers():
-        with suppress(OSError, ValueError), _socket_to(server, socket.SOCK_DGRAM) as way:
+        with suppress(OSError), _socket_to(server, socket.SOCK_DGRAM) as way:
             way.send(question)
             for _ in range(AT_ONCE):
                 answer = way.recv(LONGEST)
@@ -65,16 +66,37 @@ def answer_datagrams(line: socket.socket) -> None:
     while True:
         question, whom = line.recvfrom(LONGEST)
         if len(question) > HEADER and free.acquire(blocking=False):
-            Thread(target=answer, args=(question, whom), daemon=True).start()
+            _begin(answer, question, whom, free=free)
 
 
 def answer_streams(listener: socket.socket) -> None:
-    """Pass on what comes by TCP: answers that are too long for a datagram."""
+    """Answer what comes by TCP: names with more to say than a datagram takes."""
     free = BoundedSemaphore(AT_ONCE)
+
+    def answer(line: socket.socket) -> None:
+        try:
+            with line, suppress(OSError):
+                line.settimeout(PATIENCE_S)
+                while len(question := _read_message(line)) > HEADER:
+                    line.sendall(ask_by_stream(question))
+        finally:
+            free.release()
+
     while True:
         line, _ = listener.accept()
         free.acquire()
-        Thread(target=_pass_on, args=(line, free), daemon=True).start()
+        _begin(answer, line, free=free)
+
+
+def ask_by_stream(question: bytes) -> bytes:
+    """The same as `ask` for a question with its length before it, as its answer has."""
+    for server in _servers():
+        with suppress(OSError), _socket_to(server, socket.SOCK_STREAM) as way:
+            way.sendall(question)
+            if answer := _read_message(way):
+                return answer
+    answer = failure(question[2:])
+    return len(answer).to_bytes(2) + answer
 
 
 def shut_addresses(pid: int) -> None:
@@ -93,11 +115,11 @@ def shut_addresses(pid: int) -> None:
 def watch_addresses(pid: int, changes: socket.socket) -> None:
     """Shut also those that come later."""
     while True:
-        with suppress(TimeoutError):
+        with suppress(OSError):  # none in time, or more than there was room for
             changes.recv(LONGEST)
         try:
             shut_addresses(pid)
-        except AiHowError as error:
+        except (AiHowError, ValueError) as error:
             say(f"the addresses of this host could not be kept from guests: {error}")
 
 
@@ -151,19 +173,12 @@ def _socket_to(server: str, kind: socket.SocketKind) -> socket.socket:
     return way
 
 
-def _pass_on(line: socket.socket, free: BoundedSemaphore) -> None:
-    """Carry questions to the first server that takes them, and its answers back, until one ends."""
-    with line:
-        try:
-            line.settimeout(PATIENCE_S)
-            for server in _servers():
-                with suppress(OSError), _socket_to(server, socket.SOCK_STREAM) as way:
-                    while question := _read_message(line):
-                        way.sendall(question)
-                        line.sendall(_read_message(way))
-                    return
-        finally:
-            free.release()
+def _begin(answer: Callable[..., None], *what: object, free: BoundedSemaphore) -> None:
+    """Answer on a thread; where the system has none left, whoever asks has to ask again."""
+    try:
+        Thread(target=answer, args=what, daemon=True).start()
+    except RuntimeError:
+        free.release()
 
 
 def _read_message(line: socket.socket) -> bytes:
