@@ -241,13 +241,14 @@ class EmbeddedHost:
 
     def _launch_holding(self, held: int, order: Path, *, with_kvm: bool) -> Supervisor:
         user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow"]
+        scope = outliving()
         ours, theirs = socket.socketpair()
         with ours:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with theirs:
                 start_detached(
                     [
-                        *outliving(),
+                        *scope,
                         get_tool("unshare", package="util-linux"),
                         *(user if self.needs_user_namespace else []),
                         *("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child"),
@@ -266,7 +267,7 @@ class EmbeddedHost:
             # Were we to die before this, it would end too: no host runs that nobody knows of.
             with suppress(BrokenPipeError):
                 socket.send_fds(ours, [b"\n"], [held])
-            give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log)
+            give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log, scope=scope)
         return supervisor
 
     def _write_order(self, *, with_kvm: bool) -> Path:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,17 +63,18 @@ def pasta_argv(pid: int) -> list[str | Path]:
     return ["pasta", *quiet, "--no-map-gw", "--ns-ifname", LINK, *closed, str(pid)]
 
 
-def give_uplink(pid: int, link: socket.socket, *, log: Path) -> None:
+def give_uplink(pid: int, link: socket.socket, *, log: Path, scope: Sequence[str] = ()) -> None:
     """Let guests of the host with that PID 1 reach the outside; they work without.
 
-    The supervisor holds the other end of `link` until it ends, and outside.py ends with it.
+    The supervisor holds the other end of `link` until it ends, and outside.py ends with it; `scope`
+    is what the host was started by, so as to outlive a logout.
     """
     if why_no_uplink():
         return
     link.settimeout(None)
     link.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)  # only sockets come by it now
     start_detached(
-        [sys.executable, "-I", "-m", "ai_how.host.outside", log, str(pid)],
+        [*scope, sys.executable, "-I", "-m", "ai_how.host.outside", log, str(pid)],
         log=log,
         stdin=link.fileno(),
     )
