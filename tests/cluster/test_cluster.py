@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.process import run, start_daemon
+from ai_how.process import get_tool, run, start_daemon
 from ai_how.state.paths import find_roots
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
@@ -203,6 +203,24 @@ def is_loopback(address: str) -> bool:
     return address.startswith(("127.", "[::1]"))
 
 
+def submit(cluster: Cluster, node: str, *options: str) -> str:
+    """A job that runs there for long; its id, once it runs."""
+    words = f"sbatch --parsable -w {node} --mem=50 {' '.join(options)} --wrap 'sleep 3000'"
+    job = cluster.ssh("controller", words).strip()
+    await_job(cluster, job, "JobState=RUNNING")
+    return job
+
+
+def await_job(cluster: Cluster, job: str, *texts: str) -> str:
+    """What SLURM says of a job, once all that is in it."""
+
+    def seen() -> str | None:
+        told = cluster.execute("controller", f"scontrol show job {job}")
+        return told if all(text in told for text in texts) else None
+
+    return wait_until(seen, Deadline.after(ASK_S), f"{', '.join(texts)} of job {job}")
+
+
 @pytest.mark.fault("F62", "slurmctld stopped in the guest")
 def test_a_slurm_that_is_down_is_told_from_vms_that_are_and_is_healed(cluster):
     cluster.execute("controller", "systemctl stop slurmctld")
@@ -215,14 +233,22 @@ def test_a_slurm_that_is_down_is_told_from_vms_that_are_and_is_healed(cluster):
     assert cluster.status()["is_ready"]
 
 
+def start_and_hear(cluster: Cluster) -> str:
+    """What a start said besides what it did."""
+    done = cluster.try_call("hpc", "start", timeout_s=START_S)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 @pytest.mark.fault("F62", "a node drained by its user")
+@pytest.mark.fault("H12", "a start on a cluster with a node that is drained")
 def test_a_node_that_its_user_drained_is_shown_and_left_so(cluster):
     update = "scontrol update nodename=compute-01 state="
     cluster.execute("controller", f"{update}drain reason=repairs")
     node = cluster.nodes()["compute-01"]
     assert node["slurm"].startswith("drain")
     assert node["slurm_reason"] == "repairs"
-    assert cluster.start() == []
+    assert "compute-01 is drained and takes no jobs: repairs" in start_and_hear(cluster)
     cluster.execute("controller", f"{update}resume")
     # slurmctld pings the node anew before it takes the star from "idle*".
     await_idle(cluster, "compute-01")
@@ -264,13 +290,28 @@ def test_exit_codes_of_commands_in_nodes_are_passed_on(cluster):
     assert cluster.try_call("hpc", "ssh", "compute-01", "--", "exit 9").returncode == 9
 
 
+@pytest.mark.fault("H11", "one node stopped under a job, then waited for in vain")
 def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster):
     steps = cluster.start("compute-03")
     assert "boot/hpc-compute-03" in steps
     assert not [key for key in steps if "compute-01" in key]
     await_idle(cluster, "compute-03")
     assert cluster.ssh("controller", "srun -w compute-03 hostname") == "compute-03\n"
-    cluster.call("hpc", "stop", "compute-03", timeout_s=START_S)
+    job = submit(cluster, "compute-03")
+    argv = [*cluster.argv, "-c", str(cluster.file), "hpc", "stop", "compute-03", "--wait"]
+    log = cluster.file.with_name("wait.log")
+    waiting = start_daemon(argv, log=log)
+    wait_until(lambda: f"waiting for job {job}" in _text_of(log), Deadline.after(ASK_S), "the wait")
+    assert cluster.nodes()["compute-03"]["slurm"] == "draining"
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(ASK_S) != 0
+    assert "compute-03 take jobs again" in _text_of(log)
+    assert cluster.nodes()["compute-03"]["slurm"] in {"mixed", "allocated"}
+    done = cluster.try_call("hpc", "stop", "compute-03", timeout_s=START_S)
+    assert done.returncode == 0, done.stderr
+    assert f"job {job} (wrap, of hpc) is queued again: its node is stopped" in done.stderr
+    await_job(cluster, job, "Restarts=1")
+    cluster.execute("controller", f"scancel {job}")
     node = cluster.nodes()["compute-03"]
     assert node["state"] == "shut_off"
     assert node["slurm"].startswith("down")
@@ -278,9 +319,11 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
     assert cluster.nodes()["compute-01"]["slurm"] == "idle"
 
 
-def test_a_start_heals_what_has_died(cluster):
+@pytest.mark.fault("H10", "a node's power cut under jobs that may and may not be requeued")
+def test_a_start_heals_what_has_died_and_slurm_hears_of_it(cluster):
     host = find_roots(cluster.state_dir).embedded
     before = cluster.nodes()
+    job = submit(cluster, "compute-02")
     with LibvirtClient(f"qemu+unix:///system?socket={host.socket}") as client:
         victim = client.find_domain_by_name("hpc-compute-02")
         client.destroy_domain(victim.uuid)
@@ -288,6 +331,8 @@ def test_a_start_heals_what_has_died(cluster):
     steps = cluster.start()
     assert "boot/hpc-compute-02" in steps
     assert not [key for key in steps if "compute-01" in key or "controller" in key]
+    await_job(cluster, job, "Restarts=1")
+    cluster.execute("controller", f"scancel {job}")
     await_idle(cluster, "compute-02")
     assert cluster.nodes()["compute-02"]["ip"] == before["compute-02"]["ip"]
 
@@ -345,13 +390,28 @@ def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):
     assert cluster.status()["is_ready"]
 
 
+@pytest.mark.fault("H11", "a whole cluster stopped under jobs that may and may not be requeued")
+@pytest.mark.fault("H12", "a whole cluster stopped and started with a node that is drained")
 def test_a_stopped_cluster_comes_back_as_it_was(cluster):
     before = {name: (node["ip"], node["domain"]) for name, node in cluster.nodes().items()}
     keys = cluster.execute("compute-01", "cat /etc/ssh/ssh_host_ed25519_key.pub")
-    cluster.call("hpc", "stop", timeout_s=START_S)
+    again = submit(cluster, "compute-01")
+    once = submit(cluster, "compute-02", "--no-requeue")
+    update = "scontrol update nodename=compute-02 state="
+    cluster.execute("controller", f"{update}drain reason='bad | fan'")
+    done = cluster.try_call("hpc", "stop", timeout_s=START_S)
+    assert done.returncode == 0, done.stderr
+    assert f"job {again} (wrap, of hpc) is queued again" in done.stderr
+    assert f"job {once} (wrap, of hpc) is ended" in done.stderr
     assert {node["state"] for node in cluster.nodes().values()} == {"shut_off"}
     assert "is off: nothing to do" in cluster.call("hpc", "stop")
-    cluster.start()
+    assert "compute-02 is drained and takes no jobs: bad | fan\n" in start_and_hear(cluster)
+    assert cluster.nodes()["compute-02"]["slurm_reason"] == "bad | fan"
+    assert "JobState=RUNNING" not in cluster.execute("controller", f"scontrol show job {once}")
+    cluster.execute("controller", f"{update}resume; scontrol update jobid={again} starttime=now")
+    await_job(cluster, again, "JobState=RUNNING", "Restarts=1")
+    cluster.execute("controller", f"scancel {again}")
+    await_idle(cluster, "compute-01", "compute-02")
     after = {name: (node["ip"], node["domain"]) for name, node in cluster.nodes().items()}
     assert after == before
     assert cluster.execute("compute-01", "cat /etc/ssh/ssh_host_ed25519_key.pub") == keys
@@ -386,17 +446,30 @@ def test_no_secret_is_anywhere_but_in_its_file(cluster, points):
     assert found == []
 
 
-def test_destroy_leaves_nothing(cluster):
+@pytest.mark.fault("H09", "files written right before a cluster that runs is destroyed")
+def test_destroy_leaves_nothing_but_backups_of_what_was_written_last(cluster, tmp_path):
     remove_decoys(cluster.host)
+    for node in NODES[2:]:  # two are enough, and what is gone is passed over
+        (cluster.roots.embedded_storage.cluster("hpc") / f"{node}.qcow2").unlink()
     root = find_roots(cluster.state_dir)
     supervisor = EmbeddedHost(root.embedded).find_supervisor()
     with kept_namespace(supervisor.pid) as namespace:
-        cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
+        words = ("hpc", "destroy", "--force", "--backup", str(tmp_path / "kept"))
+        cluster.execute("compute-01", "echo the last word > /root/last")
+        cluster.execute("controller", "echo the last word > /home/last")
+        cluster.call(*words, timeout_s=START_S)
         assert not root.cluster("hpc").root.exists()
         assert not supervisor.socket.exists()
         assert processes_in(namespace) == {}
     assert not list(root.embedded_storage.root.rglob("*.qcow2"))
     assert "there was no cluster hpc" in cluster.call("hpc", "destroy", "--force")
+    kept = {path.name.rsplit("-", 1)[0]: path for path in (tmp_path / "kept").iterdir()}
+    assert set(kept) == {"hpc-controller", "hpc-compute-01"}
+    for name, file in (("hpc-controller", "/home/last"), ("hpc-compute-01", "/root/last")):
+        raw = tmp_path / "raw"
+        run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", kept[name], raw])
+        debugfs = get_tool("debugfs", package="e2fsprogs")
+        assert run([debugfs, "-R", f"cat {file}", raw]).stdout == "the last word\n"
 
 
 def _text_of(path: Path) -> str:

@@ -206,7 +206,7 @@ def test_a_paused_guest_is_on_for_every_verb(tiny_home: TinyHome, points: Points
     start(tiny_home)
     assert qemus_of(tiny_home.host, "hpc") == pids
     virsh(tiny_home.host, "suspend", "hpc-compute-01")
-    ended = tiny_home.call("hpc", "stop", shutdown_s=3)
+    ended = tiny_home.call("hpc", "stop", "--wait", "--timeout", "5", shutdown_s=3)
     assert ended.code == 0, ended.said
     assert ("after done", "off/hpc-compute-01") in ended.boundaries
     assert states(tiny_home) == dict.fromkeys(NODES, VmState.SHUT_OFF)

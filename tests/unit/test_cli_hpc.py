@@ -142,6 +142,13 @@ def test_destroy_of_what_is_gone_is_success_and_forgets_it(cli):
     )
 
 
+@pytest.mark.parametrize("words", [["--timeout", "5"], ["--wait", "--suspend"]])
+def test_a_wait_that_has_no_meaning_is_refused(cli, words):
+    ended = cli("hpc", "stop", *words, "--cluster", "demo")
+    assert ended.code == 2
+    assert "--timeout goes with --wait, and --wait not with --suspend" in ended.err
+
+
 def test_stop_of_an_unknown_node_is_refused_before_anything_is_stopped(cli):
     remember(cli)
     ended = cli("hpc", "stop", "compute-77", "--cluster", "demo")

@@ -145,6 +145,7 @@ class Carrier:
         seen = observe(self.client, state, ask_slurm=not suspends)
         if waits_s is not None:
             self._wait_for_jobs(state, seen, only, waits_s)
+            seen = observe(self.client, state)
         plan = plan_suspend(state, seen) if suspends else plan_stop(state, seen, only=only)
         if suspends and not is_begun:
             check_memory_fits(self.place, state, seen, self.client)
