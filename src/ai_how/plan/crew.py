@@ -48,11 +48,15 @@ class Crew(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for _ in self._threads:
-            self._calls.put(None)
+        self.dismiss()
         if kind is None:
             for thread in self._threads:
                 thread.join()
+
+    def dismiss(self) -> None:
+        """Let each thread end after the call that it makes; nobody waits for that."""
+        for _ in self._threads:
+            self._calls.put(None)
 
     def submit(self, key: str, call: Callable[[], T]) -> None:
         """Have `call` made, at once where a thread is free."""

@@ -65,6 +65,7 @@ def watched_clocks(
     crew = Crew[None](min(MAX_THREADS, len(asked)))
     for one in asked:
         crew.submit(one.name, partial(ask, one))
+    crew.dismiss()
     yield skews_s
     deadline, left = Deadline.after(ANSWER_S), len(asked)
     while left and not deadline.has_passed:
