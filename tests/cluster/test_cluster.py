@@ -290,6 +290,15 @@ def test_exit_codes_of_commands_in_nodes_are_passed_on(cluster):
     assert cluster.try_call("hpc", "ssh", "compute-01", "--", "exit 9").returncode == 9
 
 
+def test_a_commands_options_need_no_dashes_and_its_words_stay_words(cluster):
+    assert cluster.call("hpc", "ssh", "compute-01", "echo", "a  b", "$HOME") == "a  b $HOME\n"
+    on = cluster.call("hpc", "ssh", "controller", "srun", "-c", "1", "-w", "compute-01", "hostname")
+    assert on == "compute-01\n"
+    assert cluster.call("hpc", "ssh", "-tt", "compute-01", "tty").startswith("/dev/pts/")
+    assert cluster.call("hpc", "exec", "compute-01", "echo", "a  b", "$HOME") == "a  b $HOME\n"
+    assert cluster.call("hpc", "exec", "compute-01", "echo a  b | tr a c") == "c b\n"
+
+
 @pytest.mark.fault("H11", "one node stopped under a job, then waited for in vain")
 def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster):
     steps = cluster.start("compute-03")

@@ -71,6 +71,12 @@ def test_our_image_holds_no_key_that_two_nodes_could_share(files):
     assert files.read("/etc/machine-id") == ""
 
 
+def test_files_can_be_copied_to_a_node_by_what_users_know(files):
+    """`hpc ssh-config` is for ssh, scp and rsync: each needs its like in the guest."""
+    assert {"rsync", "scp", "ssh"} <= files.names("/usr/bin")
+    assert "sftp-server" in files.names("/usr/lib/openssh")
+
+
 @pytest.mark.fault("S10", "the sshd of the default image")
 def test_the_sshd_of_our_image_asks_for_no_password_and_lets_no_root_in(files):
     ours = files.read("/etc/ssh/sshd_config.d/ai-how.conf").splitlines()

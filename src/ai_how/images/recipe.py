@@ -21,6 +21,7 @@ PACKAGES = (
     "iputils-ping",
     "procps",
     "less",
+    "rsync",
     "nano",
     "sudo",
     "openssh-server",
