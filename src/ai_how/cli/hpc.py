@@ -26,7 +26,7 @@ from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
     from ai_how.plan.step import Plan
-    from ai_how.spec.models import HpcSpec
+    from ai_how.spec.models import ClusterFile, HpcSpec
     from ai_how.vm_management.hpc_manager import HpcManager
 
 app = new_app("Start, stop, show and enter the SLURM cluster.")
@@ -68,7 +68,7 @@ def start(
 
     context = context_of(ctx)
     file, nodes = split_words(words)
-    spec, path = context.load_spec(_kept_file(context, cluster) if cluster else file)
+    spec, path = _load_kept(context, cluster) if cluster else context.load_spec(file)
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
@@ -252,14 +252,19 @@ def _is_typed(ctx: typer.Context, option: str) -> bool:
     return origin is not None and origin.name == "COMMANDLINE"
 
 
-def _kept_file(context: Context, cluster: str) -> Path:
-    """The file that a cluster was last started from."""
+def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | None]":
+    """The spec of the file that a cluster was last started from, and where that is kept."""
+    from ai_how.spec.nodes import get_hpc
+
     name_of(context, cluster)
     if not (path := context.roots.cluster(cluster).spec).is_file():
         raise StateError(
             f"the file of the cluster {cluster} is not kept here", hint="ai-how hpc start FILE"
         )
-    return path
+    spec, _ = context.load_spec(path)
+    if (name := get_hpc(spec).name) != cluster:
+        raise SpecError(f"{path} is the file of {cluster}, and names {name} now")
+    return spec, path
 
 
 def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
