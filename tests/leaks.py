@@ -19,7 +19,7 @@ from ai_how.waiting import Deadline, wait_until
 from decoys import look_at_decoys
 
 # What ends in the background (a tap of a guest that was just killed) has this long.
-SETTLING_S = 30.0
+SETTLING_S = 90.0
 
 Lines = frozenset[str]
 

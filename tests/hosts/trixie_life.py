@@ -37,6 +37,7 @@ def live(home: TinyHome) -> dict[str, object]:
     do("start again", "hpc", "start")
     seen = {
         "dnsmasq": pids_inside(home.host, "dnsmasq"),
+        "log": home.host.paths.supervisor_log.read_text(),
         "rules": run(home.host.enter(["nft", "list", "ruleset"])).stdout,
     }
     end(qemus_of(home.host, "hpc")["compute-01"])
