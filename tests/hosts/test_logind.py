@@ -64,7 +64,7 @@ def test_a_host_that_runs_is_judged_by_where_it_runs(
     check = check_logout(root, supervisor=4711)
     assert check.status is Status.WARNING
     assert check.advice is not None
-    assert check.advice.startswith(f"sudo loginctl enable-linger {ME}  # then: ai-how hpc stop")
+    assert check.advice.startswith(f"sudo loginctl enable-linger {ME} && ai-how hpc stop")
 
 
 @pytest.mark.fault("H03", "KillUserProcesses=yes for a user who lingers; systemd-run is a fake")

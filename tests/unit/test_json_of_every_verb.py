@@ -48,7 +48,6 @@ WITHOUT_JSON = [
     ("hpc", "logs", "controller", "--serial"),
     ("hpc", "ssh-config"),
     ("hpc", "status", "--watch"),
-    ("hpc", "destroy"),
     ("host", "connect", "192.0.2.1", "22"),
 ]
 

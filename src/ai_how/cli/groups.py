@@ -1,6 +1,6 @@
 """How the verbs of one module are made into commands."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -12,20 +12,25 @@ from ai_how.errors import SpecError
 _WRONG_USAGE = 2
 
 
-def _has_json(_words: Sequence[str]) -> str:
-    return ""
-
-
-# What has no JSON, and what to do then; an empty answer means that it has.
-_NO_JSON: Mapping[str, Callable[[Sequence[str]], str]] = {
-    "hpc ssh": lambda _: "ai-how --json hpc exec NODE CMD  # or without --json",
-    "hpc console": lambda _: "ai-how hpc console NODE  # without --json",
-    "hpc logs": lambda _: "ai-how hpc logs NODE  # without --json",
-    "hpc ssh-config": lambda _: "ai-how hpc ssh-config  # without --json",
-    "hpc status": lambda words: "ai-how --json hpc status" if "--watch" in words else "",
-    "hpc destroy": lambda words: "" if "--force" in words else "ai-how --json hpc destroy --force",
-    "host connect": lambda _: "ai-how --json host status",
-}
+def _check_json(verb: str, words: Sequence[str]) -> None:
+    """Raises SpecError, with what to do then, where a verb says nothing as JSON."""
+    match verb:
+        case "hpc ssh":
+            hint = "ai-how --json hpc exec NODE CMD  # or without --json"
+        case "hpc console":
+            hint = "ai-how hpc console NODE  # without --json"
+        case "hpc logs":
+            hint = "ai-how hpc logs NODE  # without --json"
+        case "hpc ssh-config":
+            hint = "ai-how hpc ssh-config  # without --json"
+        case "hpc status" if "--watch" in words:
+            verb = f"{verb} --watch"
+            hint = "ai-how --json hpc status"
+        case "host connect":
+            hint = "ai-how --json host status"
+        case _:
+            return
+    raise SpecError(f"{verb} has no JSON", hint=hint)
 
 
 class Group(TyperGroup):
@@ -41,10 +46,7 @@ class Group(TyperGroup):
         """The verb. Raises SpecError where JSON is asked for of one that says none."""
         name, command, rest = super().resolve_command(ctx, args)
         if getattr(ctx.obj, "is_json", False) and not {"--help", "-h"}.intersection(rest):
-            path = f"{ctx.info_name} {name}"
-            if hint := _NO_JSON.get(path, _has_json)(rest):
-                asked = " --watch" if "--watch" in rest else ""
-                raise SpecError(f"{path}{asked} has no JSON", hint=hint)
+            _check_json(f"{ctx.info_name} {name}", rest)
         return name, command, rest
 
 

@@ -21,7 +21,7 @@ from ai_how.cli.hpc_cluster import (
     split_words,
 )
 from ai_how.cli.hpc_nodes import app as of_nodes
-from ai_how.cli.hpc_view import confirm_taking, show_start, show_status, stages_line
+from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
 from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
@@ -196,11 +196,11 @@ def destroy(
     manager = manager_of(context, name)
     state, was_there = manager.find_state(), manager.paths.is_used
     if not force:
-        if not console.is_terminal():
-            raise SpecError(
-                "destroy asks before it removes anything, and there is no terminal to ask on",
-                hint="ai-how hpc destroy --force",
-            )
+        check_can_ask(
+            "destroy asks before it removes anything",
+            is_json=context.is_json,
+            hint="ai-how hpc destroy --force",
+        )
         for line in _what_goes(manager):
             console.show_line(line)
         if state and not console.confirm(f"Remove all of this, and {name} with it?"):
@@ -234,7 +234,7 @@ def recover(
     context = context_of(ctx)
     name = name_of(context, cluster, file)
     if from_user is not None and not force:
-        confirm_taking(name, from_user)
+        confirm_taking(name, from_user, is_json=context.is_json)
     access = AccessSpec() if cluster else get_hpc(context.load_spec(file)[0]).access
     manager = manager_of(context, name)
     state, source = manager.recover(user=access.user, from_user=from_user)

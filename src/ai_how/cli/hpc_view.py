@@ -72,13 +72,21 @@ def show_status(seen: "ClusterStatus") -> None:
         console.show_line(f"SLURM was not asked: {seen.slurm_trouble}")
 
 
-def confirm_taking(name: str, user: str) -> None:
-    """Ask before a cluster becomes another's. Raises SpecError where there is nobody to ask."""
+def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:
+    """Raises SpecError, with the command that asks nothing, where there is nobody to ask."""
     if not console.is_terminal():
-        raise SpecError(
-            f"recover asks before it takes {name} over, and there is no terminal to ask on",
-            hint=f"ai-how hpc recover --cluster {name} --from-user {user} --force",
-        )
+        raise SpecError(f"{what}, and there is no terminal to ask on", hint=hint)
+    if is_json:
+        raise SpecError(f"{what}, and with --json nobody is asked", hint=hint)
+
+
+def confirm_taking(name: str, user: str, *, is_json: bool) -> None:
+    """Ask before a cluster becomes another's. Raises SpecError where there is nobody to ask."""
+    check_can_ask(
+        f"recover asks before it takes {name} over",
+        is_json=is_json,
+        hint=f"ai-how hpc recover --cluster {name} --from-user {user} --force",
+    )
     if not console.confirm(f"Take {name} over from {user}? Your next start or destroy acts on it."):
         console.show_line("nothing was taken over")
         raise typer.Exit

@@ -51,5 +51,5 @@ def check_logout(root: Path, *, supervisor: int | None = None) -> Check:
         return Check("logout", Status.OK, "a cluster on the embedded host runs on after it")
     advice = f"sudo loginctl enable-linger {user_name()}"
     if supervisor:
-        advice += "  # then: ai-how hpc stop, ai-how host down, ai-how hpc start"
+        advice = f"{advice} && ai-how hpc stop && ai-how host down && ai-how hpc start"
     return Check("logout", Status.WARNING, why, advice)

@@ -1,6 +1,7 @@
 """Where a cluster's VMs run: which libvirt, which storage QEMU can read, how guests are reached."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -251,4 +252,4 @@ def _require_usable(storage: StoragePaths) -> None:
         )
     check_chain(root, is_made=False)
     if root.is_dir() and not os.access(root, os.W_OK):
-        raise HostError(f"you cannot write to {root}", hint=f"ls -ld {root}")
+        raise HostError(f"you cannot write to {root}", hint=f"ls -ld {shlex.quote(str(root))}")

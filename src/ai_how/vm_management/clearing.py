@@ -172,7 +172,7 @@ def host_up(place: HostPlace, roots: Roots, say: Callable[[str], None]) -> Itera
         with place.embedded.in_use() if place.embedded else nullcontext():
             was_started = place.ensure_up(roots)
             if was_started and (why := find_end(Path("/"))):
-                say(f"{why}; ai-how doctor tells how it runs on")
+                say(f"{why}; how it runs on: ai-how doctor")
             yield
     finally:
         if was_started:

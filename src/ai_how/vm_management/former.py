@@ -59,13 +59,11 @@ def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
                 details="Two clusters cannot have the same disks, addresses and keys.",
                 hint=f"ls -ld {shlex.quote(str(old))} {shlex.quote(str(new))}",
             )
-        link = f"ln -s {shlex.quote(str(new))} {shlex.quote(str(old))}"
-        if not old.parent.is_dir():
-            link = f"mkdir -p {shlex.quote(str(old.parent))} && {link}"
+        make = "" if old.parent.is_dir() else f"mkdir -p {shlex.quote(str(old.parent))} && "
         raise HostError(
             f"{state.name} was moved from {old} to {new}",
             details="Its disks and VMs name their files in the old place.",
-            hint=link,
+            hint=f"{make}ln -s {shlex.quote(str(new))} {shlex.quote(str(old))}",
         )
 
 

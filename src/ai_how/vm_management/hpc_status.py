@@ -130,7 +130,8 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
     drift = find_drift(shape_of_network(state), network)
     yield from drift.told
     if seen.bridge_trouble:
-        yield f"{seen.bridge_trouble}: nodes do not reach each other; to mend it: ai-how hpc start"
+        remedy = "ai-how hpc start"
+        yield f"{seen.bridge_trouble}: nodes do not reach each other; to mend it: {remedy}"
     elif seen.dhcp_is_gone and not drift.live:
         yield "its DHCP and DNS server is gone"
     if seen.uplink_trouble and not drift.live:
@@ -186,7 +187,8 @@ def _node_status(
 
 def _wiring_problems(node: str, seen: Observed) -> Iterator[str]:
     if tap := seen.dead_taps.get(node):
-        yield f"its network interface {tap} was deleted; for another: {_reboot(node)}"
+        remedy = f"ai-how hpc stop {node} && ai-how hpc start {node}"
+        yield f"its network interface {tap} was deleted; for another: {remedy}"
     elif node in seen.unplugged:
         yield "not on the network"
     elif tap := seen.down_taps.get(node):
@@ -202,10 +204,6 @@ def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:
 def _clock_problems(one: NodeState, seen: Observed) -> Iterator[str]:
     if is_off(skew_s := seen.skews_s.get(one.uuid, 0.0)):
         yield f"its clock is {describe_skew(skew_s)}"
-
-
-def _reboot(node: str) -> str:
-    return f"ai-how hpc stop {node} && ai-how hpc start {node}"
 
 
 def _used_mib(disk: Path) -> int | None:
