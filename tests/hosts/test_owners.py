@@ -122,16 +122,15 @@ def test_no_verb_touches_another_owners_cluster_and_each_says_whose_it_is(
     assert len([line for line in before if line.strip()]) == 2
     uid = pwd.getpwnam(ALICE).pw_uid
     whose = f"user {ALICE} (uid {uid}), state directory {alice.state}"
-    for stranger in (bob, root):
-        for words in (
-            ("hpc", "start"),
-            ("hpc", "start", "--dry-run"),
-            ("hpc", "status"),
-            ("hpc", "stop"),
-            ("hpc", "ssh", "controller", "true"),
-            ("hpc", "destroy", "--force"),
-            ("hpc", "recover"),
-        ):
+    dangerous = (("hpc", "start"), ("hpc", "recover"), ("hpc", "destroy", "--force"))
+    harmless = (
+        ("hpc", "start", "--dry-run"),
+        ("hpc", "status"),
+        ("hpc", "stop"),
+        ("hpc", "ssh", "controller", "true"),
+    )
+    for stranger, verbs in ((bob, (*harmless, *dangerous)), (root, dangerous)):
+        for words in verbs:
             said = call(stranger, *words, code=3)
             assert f"the cluster hpc on qemu:///system is not yours: it is of {whose}" in said
             assert "lost" not in said
@@ -344,9 +343,7 @@ def test_a_start_and_doctor_say_why_nothing_is_restored_for_an_ordinary_user(
     assert why not in alice.call("hpc", "start").err
     call(alice, "hpc", "destroy", "--force")
     alice.file("hpc").write_text(alice.file("hpc").read_text().replace(warm, cold))
-    told = alice.call("hpc", "start")
-    assert (told.code, why in told.err) == (0, False), told.said
-    call(alice, "hpc", "destroy", "--force")
+    assert why not in alice.call("hpc", "start", "--dry-run").err
     for home, is_told in ((alice, True), (root, False)):
         checks = json.loads(home.call("--json", "--connect", "auto", "doctor").out)["checks"]
         assert any(why in one["found"] for one in checks) is is_told

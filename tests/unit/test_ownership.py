@@ -1,6 +1,7 @@
 """What is ours has our name, our UUID and our mark; whatever lacks one of them is left alone."""
 
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +13,7 @@ from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState, VmState
 from ai_how.vm_management.libvirt_observe import check_claim, read_identity
 from ai_how.vm_management.observed import observe
-from ai_how.vm_management.seen import DomainSeen, Mark, NetworkSeen
+from ai_how.vm_management.seen import DomainSeen, Mark, NetworkSeen, Owner
 from fake_libvirt import FakeLibvirt
 
 STATE = cluster_state()
@@ -82,6 +83,19 @@ def test_a_vm_of_our_name_with_another_uuid_is_refused(one, has_mark):
     assert caught.value.brief == f"a VM named {one.domain_name} is there, and is not ours"
     assert caught.value.details == f"its UUID is {OTHER}"
     assert "rename" in caught.value.hint
+
+
+@pytest.mark.fault("H04", "another owner's VM and network of our names, in libvirt's lists")
+def test_whose_a_vm_or_network_of_our_name_is_is_told():
+    owner = Owner(4_000_000, Path("/home/other/.local/state/ai-how"))
+    mark = Mark("other", OTHER, COMPUTE.name, owner)
+    whose = f"its UUID is {OTHER}\nit is of uid 4000000, state directory {owner.state}"
+    with pytest.raises(OwnershipError) as caught:
+        look(ours(COMPUTE, uuid=OTHER, mark=mark))
+    assert caught.value.details == whose
+    with pytest.raises(OwnershipError) as caught:
+        look(network(uuid=OTHER, mark=replace(mark, node="")))
+    assert caught.value.details == whose
 
 
 @pytest.mark.fault("F45", "our UUID with another's mark, or with none")
