@@ -27,6 +27,7 @@ from ai_how.waiting import Deadline, wait_until
 ASK_AGAIN_S = 15.0  # an ACPI event that comes before the guest listens is lost
 ASK_S = 30.0  # QEMU passes an ACPI event on at once, unless it hangs
 SLURM_S = 60.0
+JOBS_END_S = 120.0
 
 
 def shut_down(world: World, domain: str, uuid: UUID) -> bool:
@@ -110,7 +111,7 @@ class CloseSlurm(Forward):
                 for line in describe_jobs(jobs, "its node is stopped"):
                     world.say(line)
                 script = end_script(jobs, self.nodes)
-                agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
+                agent.run(["/bin/sh", "-c", script], Deadline.after(JOBS_END_S))
         except AiHowError:
             return Applied.KEPT
         return Applied.MADE
