@@ -86,3 +86,11 @@ def test_the_sshd_of_our_image_asks_for_no_password_and_lets_no_root_in(files):
     # Of two values sshd takes the first one, and a file's own come after those that it includes.
     assert "Include /etc/ssh/sshd_config.d/*.conf" in files.read("/etc/ssh/sshd_config")
     assert sorted(files.names("/etc/ssh/sshd_config.d"))[0] == "ai-how.conf"
+
+
+@pytest.mark.fault("H22", "the directories in which a build leaves things")
+def test_our_image_has_nothing_of_its_build(files):
+    for path in ("/tmp", "/var/tmp", "/root/.ssh", "/var/lib/apt/lists"):
+        assert files.names(path) == set(), path
+    assert files.names("/var/cache/apt/archives") <= {"lock", "partial"}
+    assert [name for name in files.names("/var/log") if name.endswith(".log")] == []
