@@ -7,15 +7,15 @@ from uuid import UUID
 import pytest
 
 from ai_how.errors import AgentUnresponsiveError
-from ai_how.guest.agent import GuestAgent
 from ai_how.state.models import VmState
-from ai_how.vm_management.guest_checks import FileSystem, ask_guests, read_file_systems
+from ai_how.vm_management.guest_checks import FileSystem, asked_file_systems, read_file_systems
 from ai_how.vm_management.hpc_status import status_of
 from cluster_bench import draft_of, everything_seen, read_hpc
 
 GIB = 2**30
 STATE = draft_of(read_hpc()).state
 SEEN = everything_seen(draft_of(read_hpc()))
+NAMED = {one.name: one.uuid for one in STATE.nodes}
 
 
 def entry(place: object, used: object, size: object, name: str = "vda") -> dict[str, object]:
@@ -53,11 +53,11 @@ def test_a_file_system_is_full_from_nine_tenths_on(used, size, is_full):
 
 @pytest.mark.fault("H21", "as guests tell it")
 def test_a_full_file_system_is_its_nodes_problem_and_what_is_not_full_is_told_too():
-    disks = {"compute-01": (FileSystem("/", 100, 100), FileSystem("/scratch", 1, 100))}
+    disks = {NAMED["compute-01"]: (FileSystem("/", 100, 100), FileSystem("/scratch", 1, 100))}
     nodes = {one.name: one for one in status_of(STATE, SEEN, {}, {}, disks).nodes}
     assert "/ is 100% full (100 of 100 MiB)" in nodes["compute-01"].problems
     assert not any("/scratch" in problem for problem in nodes["compute-01"].problems)
-    assert nodes["compute-01"].file_systems == disks["compute-01"]
+    assert nodes["compute-01"].file_systems == disks[NAMED["compute-01"]]
     assert nodes["controller"].file_systems == ()
 
 
@@ -80,9 +80,9 @@ class Guests:
 def test_a_guest_that_does_not_answer_keeps_nobody_waiting():
     guests = Guests()
     try:
-        with ask_guests(guests, STATE, SEEN, GuestAgent.file_systems) as answers:
+        with asked_file_systems(guests, SEEN) as answers:
             pass
-        assert set(answers) == {"controller"}
+        assert {guests.names[uuid] for uuid in answers} == {"controller"}
     finally:
         guests.released.set()
 
@@ -90,6 +90,6 @@ def test_a_guest_that_does_not_answer_keeps_nobody_waiting():
 def test_only_nodes_that_run_are_asked():
     off = everything_seen(draft_of(read_hpc()), VmState.SHUT_OFF)
     for seen in (off, replace(SEEN, domains={})):
-        with ask_guests(Guests(), STATE, seen, GuestAgent.file_systems) as answers:
+        with asked_file_systems(Guests(), seen) as answers:
             pass
         assert answers == {}

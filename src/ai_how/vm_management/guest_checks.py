@@ -1,26 +1,18 @@
-"""What guests are asked in passing, all at once: how full their file systems are."""
+"""How full the file systems of guests are, as they say themselves."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from uuid import UUID
 
-from ai_how.errors import AiHowError
-from ai_how.guest.agent import GuestAgent
-from ai_how.plan.crew import Crew
-from ai_how.state.models import ClusterState, VmState
+from ai_how.vm_management.asking import ask_guests
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.observed import Observed
-from ai_how.waiting import Deadline
 
 FULL = 0.9
 # Whoever is asked has the time of the look, and this much more: a status is not to wait for guests.
 GRACE_S = 0.5
-MAX_THREADS = 16
 MIB = 2**20
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +34,15 @@ class FileSystem:
 
 @contextmanager
 def asked_file_systems(
-    client: LibvirtClient, state: ClusterState, seen: Observed
-) -> Iterator[Mapping[str, tuple[FileSystem, ...]]]:
-    """Ask while the body runs; afterwards the answers that came in time are there, by node."""
-    with ask_guests(client, state, seen, lambda agent: agent.file_systems()) as answers:
-        told: dict[str, tuple[FileSystem, ...]] = {}
+    client: LibvirtClient, seen: Observed
+) -> Iterator[Mapping[UUID, tuple[FileSystem, ...]]]:
+    """Ask while the body runs; afterwards the answers that came in time are there, by VM."""
+    told: dict[UUID, tuple[FileSystem, ...]] = {}
+    with ask_guests(
+        client, seen.domains.values(), lambda agent: agent.file_systems(), grace_s=GRACE_S
+    ) as answers:
         yield told
-    told.update({node: read_file_systems(answer) for node, answer in answers.items()})
-
-
-@contextmanager
-def ask_guests(
-    client: LibvirtClient, state: ClusterState, seen: Observed, ask: Callable[[GuestAgent], T]
-) -> Iterator[dict[str, T]]:
-    """Ask the agents of all nodes that run at the same time as the body; no one is waited for long.
-
-    Whoever fails to answer is left out: it may be starting, hang or be of another image.
-    """
-    agents = {
-        node.name: GuestAgent(client, node.uuid, node.name)
-        for node in state.nodes
-        if (domain := seen.find_domain(node.uuid))
-        and domain.state is VmState.RUNNING
-        and domain.is_agent_connected
-    }
-    answers: dict[str, T] = {}
-    crew = Crew[T](min(MAX_THREADS, max(len(agents), 1)))
-    for name, agent in agents.items():
-        crew.submit(name, partial(ask, agent))
-    yield answers
-    deadline, left = Deadline.after(GRACE_S), len(agents)
-    while left and not deadline.has_passed:
-        for ended in crew.wait(deadline.remaining_s):
-            left -= 1
-            if ended.error is None and ended.result is not None:
-                answers[ended.key] = ended.result
-            elif ended.error is not None and not isinstance(ended.error, AiHowError):
-                raise ended.error
+    told.update({uuid: read_file_systems(answer) for uuid, answer in answers.items()})
 
 
 def read_file_systems(answer: object) -> tuple[FileSystem, ...]:

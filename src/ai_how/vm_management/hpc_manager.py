@@ -239,7 +239,7 @@ class HpcManager:
             return status_of(state, down, {}, problems)
         with _client_of(place) as client:
             seen = observe(client, state)
-            with asked_file_systems(client, state, seen) as file_systems:
+            with asked_file_systems(client, seen) as file_systems:
                 if place.kind != "test":
                     seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
                 stats = client.stats(seen.domains)

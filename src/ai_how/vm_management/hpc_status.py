@@ -77,7 +77,7 @@ def status_of(
     seen: Observed,
     stats: Mapping[UUID, DomainStats],
     disk_problems: Mapping[str, tuple[str, ...]],
-    file_systems: Mapping[str, tuple[FileSystem, ...]] = MappingProxyType({}),
+    file_systems: Mapping[UUID, tuple[FileSystem, ...]] = MappingProxyType({}),
 ) -> ClusterStatus:
     """Put together what was seen (pure)."""
     nodes = tuple(
@@ -86,7 +86,7 @@ def status_of(
             seen,
             stats.get(one.uuid),
             disk_problems.get(one.name, ()),
-            file_systems.get(one.name, ()),
+            file_systems.get(one.uuid, ()),
         )
         for one in state.nodes
     )

@@ -1,0 +1,52 @@
+"""Asks the agents of many guests at once, while something else is looked at."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+from ai_how.errors import AiHowError
+from ai_how.guest.agent import GuestAgent
+from ai_how.plan.crew import Crew
+from ai_how.state.models import VmState
+from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.seen import DomainSeen
+from ai_how.waiting import Deadline
+
+MAX_THREADS = 16
+
+T = TypeVar("T")
+
+
+@contextmanager
+def ask_guests(
+    client: LibvirtClient,
+    domains: Iterable[DomainSeen],
+    ask: Callable[[GuestAgent], T],
+    *,
+    grace_s: float,
+) -> Iterator[dict[UUID, T]]:
+    """Ask every guest that runs while the body does, and for `grace_s` more.
+
+    The answers that came in time are there afterwards, by the UUID of the VM. Whoever fails to
+    answer is left out: it may be starting, hang or be of another image.
+    """
+    asked = [one for one in domains if one.state is VmState.RUNNING and one.is_agent_connected]
+    answers: dict[UUID, T] = {}
+    if not asked:
+        yield answers
+        return
+    crew = Crew[T](min(MAX_THREADS, len(asked)))
+    for one in asked:
+        crew.submit(str(one.uuid), partial(ask, GuestAgent(client, one.uuid, one.name)))
+    crew.dismiss()
+    yield answers
+    deadline, left = Deadline.after(grace_s), len(asked)
+    while left and not deadline.has_passed:
+        for ended in crew.wait(deadline.remaining_s):
+            left -= 1
+            if ended.error is None and ended.result is not None:
+                answers[UUID(ended.key)] = ended.result
+            elif ended.error is not None and not isinstance(ended.error, AiHowError):
+                raise ended.error
