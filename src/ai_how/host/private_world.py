@@ -7,13 +7,14 @@ what the host was told to use is bound back, and nothing else.
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ai_how.errors import AiHowError
-from ai_how.process import find_tool, get_tool, run, search_path
+from ai_how.process import get_tool, run, search_path
 
 # Where mounts are put together before they cover what they cover: nobody needs anything in it, as
 # it is mounted anew at the end. /mnt would hide what is there meanwhile.
@@ -60,9 +61,11 @@ def prepare_mounts(
     if not (_is_made_anew(names, kept) or names.is_file()):
         names = _cover_etc(resolv_conf, names)
     for source, target in libvirt:
-        mount("--bind", source, STAGE)
-        _fill(Path(target).resolve(), kept)
-        mount("--move", STAGE, target)
+        inside = [one for one in kept if one.is_relative_to(Path(target).resolve())]
+        mount("--bind", source, STAGE if inside else target)
+        if inside:
+            _fill(Path(target).resolve(), inside)
+            mount("--move", STAGE, target)
     _cover_dev(kept, with_kvm=with_kvm)
     _cover_run(kept, resolv_conf, names)
     mount("-t", "sysfs", "sysfs", STAGE)  # else the bridges of the real host are seen
@@ -89,9 +92,10 @@ def follow(path: Path) -> Iterator[Path]:
 
 def _find_kept(libvirts: Sequence[Path], needed: Iterable[str]) -> tuple[Path, ...]:
     """What stays visible of the places that are covered; none is inside of another."""
-    programs = [str(path) for name in PROGRAMS if (path := find_tool(name))]
+    places = search_path()
+    programs = [path for name in PROGRAMS if (path := shutil.which(name, path=places))]
     ours = (sys.executable, sys.prefix, sys.base_prefix, *sys.path)
-    wanted = (*needed, *ours, *programs, *search_path().split(os.pathsep))
+    wanted = (*needed, *ours, *programs, *places.split(os.pathsep))
     found = {
         unit
         for path in wanted
