@@ -180,7 +180,14 @@ def test_a_cluster_in_the_former_directory_goes_on_there(
     call(alice, "hpc", "stop")
     assert f"{ALICE} 600 ai-how/disks/hpc/controller.qcow2" in host.files()
     call(alice, "hpc", "start")
+    # What an earlier version told the second user to run took the directory over.
+    host.run("root", "chown", BOB, FORMER)
     assert "hpc: ready" in call(alice, "hpc", "status")
+    call(alice, "hpc", "stop")
+    assert f"{FORMER} belongs to user" in call(alice, "hpc", "start", code=3)
+    call(bob, "hpc", "start", name="other")
+    assert f"libvirt-qemu 600 {own_storage(BOB).name}/disks/other/controller.qcow2" in host.files()
+    call(bob, "hpc", "destroy", "--force", name="other")
     call(alice, "hpc", "destroy", "--force")
     assert [line for line in host.files() if "/disks/hpc" in line] == []
 
