@@ -131,6 +131,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "S33": "guests that reach what they should not",
     },
     "hosts that people have": {
+        "H08": "no process or thread more, or no larger file, by a limit of the user or its cgroup",
         "H15": "a bridge, a tap or what serves a network is taken away under running guests",
         "H03": "what a host has outside of its directory goes while it runs, or the user logs out",
         "H09": "a cluster that runs, is suspended or hangs is destroyed with a backup",

@@ -194,6 +194,7 @@ class TinyHome:
         `hang={key: seconds}`: that step first does nothing for so long.
         `fail_undo=[key, ...]`: these steps cannot be reverted.
         `descriptors`: no more of them may be open at once (`ulimit -n`).
+        `limit`: a number of the resource module's, and its value.
         `environment`: variables that it has besides ours.
         `kill_in`: it is killed in the middle of a step: while it is `copying` a saved memory,
         or when libvirt was told to begin (`restoring`); or when a VM has been `undefined`.
@@ -359,6 +360,9 @@ def _obey(order: Order, scratch: Path) -> None:
     os.environ.update(order.get("environment", {}))
     if limit := order.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    if "limit" in order:
+        number, value = order["limit"]
+        resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
     _break_steps(order)
     at_any = {tuple(pair) for pair in order.get("at_any", ())}
     passed, has_acted = 0, False

@@ -32,6 +32,10 @@ class HostError(AiHowError):
     exit_code = 3
 
 
+class LimitError(HostError):
+    """The system gives no more threads, processes, memory or room in a file."""
+
+
 class ToolError(HostError):
     """A program that we ran failed, or is not installed."""
 

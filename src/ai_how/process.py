@@ -4,14 +4,17 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
 from ai_how.errors import ToolError
+from ai_how.limits import begin, find_told_limit, no_larger_file
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +96,20 @@ def run(
     words = [os.fspath(word) for word in argv]
     logger.debug("$ %s", shlex.join(words))
     try:
-        done = subprocess.run(
-            words,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-            env=child_environment(env),
-            cwd=cwd,
-            preexec_fn=preexec,
+        done = begin(
+            lambda: subprocess.run(
+                words,
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                check=False,
+                env=child_environment(env),
+                cwd=cwd,
+                preexec_fn=preexec,
+            )
         )
     except FileNotFoundError as error:
         raise ToolError(f"{words[0]} is not installed", details=str(error)) from error
@@ -112,7 +117,10 @@ def run(
         raise ToolError(
             f"{Path(words[0]).name} did not end within {timeout_s:g} s", details=shlex.join(words)
         ) from error
+    if done.returncode == -signal.SIGXFSZ:
+        raise no_larger_file()
     if check and done.returncode != 0:
+        _refuse_limited(done.returncode, done.stderr)
         raise ToolError(
             f"{Path(words[0]).name} failed (exit code {done.returncode})",
             details=f"{shlex.join(words)}\n{(done.stderr or done.stdout).strip()[-2000:]}",
@@ -133,7 +141,8 @@ def run_lines(
     words = [os.fspath(word) for word in argv]
     logger.debug("$ %s", shlex.join(words))
     tail: list[str] = []
-    with subprocess.Popen(
+    popen = partial(
+        subprocess.Popen,
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -141,7 +150,8 @@ def run_lines(
         text=True,
         errors="replace",
         env=child_environment(env),
-    ) as child:
+    )
+    with begin(popen) as child:
         try:
             for raw in child.stdout or ():
                 tail = [*tail[-40:], raw.rstrip()]
@@ -150,6 +160,7 @@ def run_lines(
             child.terminate()
             raise
     if child.returncode != 0:
+        _refuse_limited(child.returncode, "\n".join(tail))
         raise ToolError(
             f"{Path(words[0]).name} failed (exit code {child.returncode})", details="\n".join(tail)
         )
@@ -161,13 +172,15 @@ def start_daemon(
     """Start a program that outlives us: its own session, nothing on stdin, its output in `log`."""
     words = [os.fspath(word) for word in argv]
     with _opened_log(log) as out:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            env=child_environment(env),
+        return begin(
+            lambda: subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=child_environment(env),
+            )
         )
 
 
@@ -179,15 +192,26 @@ def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
     setsid = get_tool("setsid", package="util-linux")
     words = [os.fspath(word) for word in (setsid, "--fork", *argv)]
     with _opened_log(log) as out:
-        subprocess.run(
-            words, stdin=stdin, stdout=out, stderr=out, cwd="/", env=child_environment(), check=True
-        )
+        start = partial(subprocess.run, words, stdin=stdin, stdout=out, stderr=out, cwd="/")
+        done = begin(lambda: start(env=child_environment(), check=False))
+    if done.returncode != 0:
+        said = log.read_text(errors="replace").strip()[-2000:]
+        _refuse_limited(done.returncode, said)
+        raise ToolError(f"{Path(words[2]).name} could not be started", details=said or None)
 
 
 def become(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> NoReturn:
     """Replace this process by a program on the user's own terminal."""
     words = [os.fspath(word) for word in argv]
     os.execvpe(words[0], words, child_environment(env))  # noqa: S606  that is its purpose
+
+
+def _refuse_limited(returncode: int, said: str) -> None:
+    """Raises LimitError where a program failed by a limit that it got from us."""
+    if returncode == -signal.SIGXFSZ:
+        raise no_larger_file()
+    if limit := find_told_limit(said):
+        raise limit
 
 
 def _opened_log(path: Path) -> IO[bytes]:

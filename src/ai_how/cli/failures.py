@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from ai_how import __version__
 from ai_how.cli.arguments import CommandLine
 from ai_how.errors import AiHowError, HostError, InterruptedRunError, SpecError
+from ai_how.limits import find_memory_limit, is_refusal, no_larger_file, no_more_tasks
 from ai_how.state.paths import ensure_private_directory, find_roots
 
 BUG = 1
@@ -36,7 +37,7 @@ def as_known(error: BaseException, command: CommandLine) -> BaseException:
         return _wrong_usage(error)
     if isinstance(error, BaseExceptionGroup) and all(_is_ours(one) for one in error.exceptions):
         return error
-    if isinstance(error, OSError) and (known := _refused_by_system(error)):
+    if known := _refused_by_system(error):
         return known
     return _bug(error, command)
 
@@ -54,8 +55,14 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, AiHowError)
 
 
-def _refused_by_system(error: OSError) -> HostError | None:
+def _refused_by_system(error: BaseException) -> HostError | None:
     """What the system has no more of, or would not do with a file; None for anything else."""
+    if is_refusal(error):
+        return no_more_tasks()
+    if not isinstance(error, OSError):
+        return find_memory_limit() if isinstance(error, MemoryError) else None
+    if error.errno == errno.EFBIG:
+        return no_larger_file()
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return HostError("too many files are open at once", hint="ulimit -n 1024  # and again")
     if error.filename is None:

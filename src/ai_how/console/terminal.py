@@ -4,13 +4,13 @@ import os
 import select
 import sys
 import termios
-import threading
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from ai_how.errors import SpecError
+from ai_how.limits import start_thread
 
 ESCAPE = b"\x1d"  # Ctrl-], as in virsh and telnet
 CHUNK_BYTES = 4096
@@ -43,7 +43,7 @@ def attach(line: Line, node: str) -> None:
             os.close(ended_w)
 
     with _raw_terminal():
-        threading.Thread(target=show, daemon=True, name="console").start()
+        start_thread(show, name="console")
         while True:
             ready, _, _ = select.select([0, ended_r], [], [])
             if ended_r in ready:

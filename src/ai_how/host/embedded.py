@@ -32,6 +32,7 @@ from ai_how.host.running import (
 )
 from ai_how.host.supervisor import SOCKETS, Order
 from ai_how.host.uplink import give_uplink
+from ai_how.limits import find_told_limit, require_tasks
 from ai_how.process import get_tool, start_detached
 from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import OPENED, held_lock
@@ -40,6 +41,7 @@ from ai_how.waiting import Deadline, wait_until
 
 PATIENCE_S = 60.0
 MENDING_S = 5.0
+TASKS = 60  # its daemons' threads, and what they start, before any guest
 PROGRAMS = (  # what must be installed, and the Debian package that has it
     ("libvirtd", "libvirt-daemon-system"),
     ("virtlogd", "libvirt-daemon-system"),
@@ -115,6 +117,7 @@ class EmbeddedHost:
                 self._mend_socket(supervisor)
                 self._await_daemon(supervisor)
                 return False
+            require_tasks(TASKS, "the embedded host")
             supervisor = self._launch(with_kvm=with_kvm)
             try:
                 self._await_daemon(supervisor)
@@ -313,6 +316,8 @@ class EmbeddedHost:
             said = self.paths.supervisor_log.read_text(errors="replace").strip()[-1500:]
         except OSError:
             said = ""
+        if limit := find_told_limit(said):
+            return HostError(brief, details=f"{said}\n{limit.brief}", hint=limit.hint)
         return HostError(brief, details=said or None, hint="ai-how doctor")
 
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -106,6 +107,16 @@ def start_child(argv: list[str]) -> int:
     return os.posix_spawn(path, [path, *argv[1:]], {**os.environ})
 
 
+def restart_child(argv: list[str]) -> int:
+    """The same, waiting while there can be no more processes: our end would be the guests' too."""
+    while True:
+        try:
+            return start_child(argv)
+        except BlockingIOError as error:
+            say(f"{argv[0]}: {error.strerror}: no process can be started; trying again")
+            time.sleep(1)
+
+
 def sweep_networks() -> None:
     """Remove what a libvirtd that was killed while it started a network left of it.
 
@@ -168,7 +179,7 @@ def keep(children: dict[str, list[str]]) -> None:
         if name == "libvirtd":
             sweep_networks()
             sweep_vms()
-        pids[start_child(children[name])] = name
+        pids[restart_child(children[name])] = name
 
 
 def wait_for_end() -> tuple[int, str | None]:
@@ -224,6 +235,9 @@ def main() -> None:
     # PID 1 ignores every signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.umask(0o022)
+    # Guests write disks larger than the shell that happened to start us may want its files.
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     link = report()
     try:
         order = Order.read(Path(sys.argv[1]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from ai_how.errors import HostError, ImageError, ToolError
 from ai_how.images.copying import Progress, full_disk
 from ai_how.images.qcow2_header import Qcow2Header
+from ai_how.limits import find_told_limit
 from ai_how.process import Argument, Completed, dying_with_us, get_tool, run, run_lines
 
 _MEMORY_BYTES = 2 << 30
@@ -111,4 +112,7 @@ def _limited(words: Sequence[Argument], *, cpu_s: int | None) -> list[Argument]:
 def _failure(brief: str, directory: Path, stderr: str) -> HostError:
     if "No space left on device" in stderr:
         return full_disk(directory, None)
+    if limit := find_told_limit(stderr):
+        limit.details = f"{brief}\n{stderr.strip()[-2000:]}"
+        return limit
     return HostError(brief, details=stderr.strip()[-2000:] or None)

@@ -1,12 +1,17 @@
 """The only threads: a few daemons that call steps and hand back how each call ended."""
 
 import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from ai_how.errors import LimitError
+from ai_how.limits import PATIENCE_S, start_thread
+
+if TYPE_CHECKING:
+    import threading
 
 T = TypeVar("T")
 
@@ -62,11 +67,7 @@ class Crew(Generic[T]):
         """Have `call` made, at once where a thread is free."""
         self._calls.put((key, call))
         if len(self._threads) < self.workers:
-            thread = threading.Thread(
-                target=self._work, name=f"step-{len(self._threads)}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+            self._enlist()
 
     def wait(self, timeout_s: float) -> list[Ended[T]]:
         """The calls that have ended: none where none ends in time, else all that are there."""
@@ -77,6 +78,22 @@ class Crew(Generic[T]):
         except queue.Empty:
             return []
         return ended
+
+    def _enlist(self) -> None:
+        """One thread more. Where the system gives none, the call waits for those that there are.
+
+        Where there are none at all, it is made here: an undo has to come to its end.
+        """
+        patience_s = 0 if self._threads else PATIENCE_S
+        try:
+            thread = start_thread(
+                self._work, name=f"step-{len(self._threads)}", patience_s=patience_s
+            )
+            self._threads.append(thread)
+        except LimitError:
+            if not self._threads:
+                self._calls.put(None)
+                self._work()
 
     def _work(self) -> None:
         while (job := self._calls.get()) is not None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import libvirt
 
-from ai_how.errors import ConnectionLostError, LibvirtError
+from ai_how.errors import ConnectionLostError, LibvirtError, LimitError
 from ai_how.vm_management.libvirt_uri import LibvirtUri
 from ai_how.vm_management.libvirt_wire import (
     BusyError,
@@ -124,7 +124,7 @@ class Link:
         try:
             wire = self._connected(Deadline.after(within_s), is_patient=False)
             return wire.answers(within_s)
-        except LibvirtError:
+        except (LibvirtError, LimitError):
             return False
 
     def subscribe(self, on_event: OnEvent) -> Subscription:
@@ -138,7 +138,7 @@ class Link:
             self._subscriptions = (*self._subscriptions, subscription)
         try:
             self.read("watching for events", lambda raw: raw.getLibVersion())
-        except LibvirtError:
+        except (LibvirtError, LimitError):
             subscription.close()
             raise
         return subscription
@@ -149,8 +149,8 @@ class Link:
             wire, self._wire = self._wire, None
             self._is_coming_back = self._is_kept
             self._silence = None
-        if wire:
-            wire.close().join(within_s)
+        if wire and (closing := wire.close()).is_alive():
+            closing.join(within_s)
 
     def _call(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float, repeats: int

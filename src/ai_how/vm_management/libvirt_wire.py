@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import libvirt
 
-from ai_how.errors import ConnectionLostError, LibvirtError
+from ai_how.errors import ConnectionLostError, LibvirtError, LimitError
+from ai_how.limits import find_told_limit, start_thread
 from ai_how.vm_management.libvirt_errors import NO_SUPPORT, Kind, classify
 from ai_how.vm_management.libvirt_uri import LibvirtUri
 from ai_how.waiting import Deadline
@@ -110,12 +111,15 @@ class Wire:
             return call_with_timeout(lambda: self._ask(what, ask), timeout_s)
         except TimeoutError:
             raise silent(what, timeout_s, self._uri) from None
+        except LimitError:
+            self._slots.release()  # nobody began to ask
+            raise
 
     def answers(self, within_s: float) -> bool:
         """Whether anyone listens. Waits for no turn: libvirtd takes one call more than we send."""
         try:
             call_with_timeout(self._raw.getLibVersion, within_s)
-        except (TimeoutError, libvirt.libvirtError):
+        except (TimeoutError, LimitError, libvirt.libvirtError):
             return False
         return True
 
@@ -136,10 +140,7 @@ class Wire:
         """
         with self._guard:
             if self._closing is None:
-                self._closing = threading.Thread(
-                    target=self._close, name="libvirt-close", daemon=True
-                )
-                self._closing.start()
+                self._closing = _begin_closing(self._close)
             return self._closing
 
     def _ask(self, what: str, ask: Callable[[libvirt.virConnect], T]) -> T:
@@ -191,7 +192,7 @@ def call_with_timeout(function: Callable[[], T], timeout_s: float) -> T:
         else:
             future.set_result(answer)
 
-    threading.Thread(target=work, name="libvirt-call", daemon=True).start()
+    start_thread(work, name="libvirt-call")
     return future.result(timeout_s)
 
 
@@ -210,6 +211,8 @@ def translate(error: libvirt.libvirtError, what: str, uri: LibvirtUri) -> Libvir
     else:
         ours = LibvirtError(f"{what} failed", details)
     ours.code = code
+    if limit := find_told_limit(details):
+        ours.brief, ours.hint = f"{ours.brief}: {limit.brief}", limit.hint
     return ours
 
 
@@ -224,7 +227,15 @@ def silent(what: str, waited_s: float, uri: LibvirtUri) -> ConnectionLostError:
 def _prepare_once() -> None:
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     libvirt.virEventRegisterDefaultImpl()
-    threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+    start_thread(_run_events, name="libvirt-events")
+
+
+def _begin_closing(close: Callable[[], None]) -> threading.Thread:
+    """The thread that closes; one that does not run where there can be none: we end anyway."""
+    try:
+        return start_thread(close, name="libvirt-close", patience_s=0)
+    except LimitError:
+        return threading.Thread()
 
 
 def _run_events() -> None:

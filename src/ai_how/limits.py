@@ -1,0 +1,188 @@
+"""What the system gives no more of: tried again, then said with the limit and its remedy.
+
+A thread or process that cannot be begun comes as an error that does not say which limit it was.
+"""
+
+import os
+import pwd
+import re
+import resource
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ai_how.errors import LimitError
+
+# Threads and programs of ours are short: another may end in this time.
+PATIENCE_S = 3.0
+PAUSE_S = 0.05
+STACK_BYTES = 8 << 20
+
+REFUSED = "Resource temporarily unavailable"
+_NO_THREAD = "can't start new thread"
+_BEGINNING = re.compile(r"fork|thread|clone|process", re.I)
+
+# The second is qemu-img's word for the same.
+_TOO_LARGE = re.compile("File too large|size is too large for file format")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """One that holds for us: how much is left, and what raises it."""
+
+    room: int
+    words: str
+    remedy: str
+
+
+def begin(call: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
+    """What `call` returns, which begins a thread or a process; repeated while that is refused.
+
+    Raises LimitError with the limit that was reached.
+    """
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return call()
+        except (BlockingIOError, RuntimeError) as error:
+            if not is_refusal(error):
+                raise
+            if time.monotonic() >= until:
+                raise no_more_tasks() from error
+        time.sleep(PAUSE_S)
+
+
+def start_thread(
+    target: Callable[[], object], *, name: str, patience_s: float = PATIENCE_S
+) -> threading.Thread:
+    """A daemon thread that runs. Raises LimitError where there can be no more."""
+
+    def started() -> threading.Thread:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    return begin(started, patience_s=patience_s)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says that no thread or process can be begun."""
+    is_thread = isinstance(error, RuntimeError) and _NO_THREAD in str(error)
+    return isinstance(error, BlockingIOError) or is_thread
+
+
+def find_told_limit(text: str) -> LimitError | None:
+    """The error of a limit that another program met, by its own words; None where it met none."""
+    if any(REFUSED in line and _BEGINNING.search(line) for line in text.splitlines()):
+        return no_more_tasks()
+    is_finite = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return no_larger_file() if is_finite and _TOO_LARGE.search(text) else None
+
+
+def no_more_tasks() -> LimitError:
+    """The error that names the limit of which the least is left."""
+    nearest = min(_limits(), key=lambda one: one.room, default=None)
+    brief = "no more processes or threads can be started"
+    if nearest is None:
+        return LimitError(brief, details=REFUSED, hint="cat /proc/sys/kernel/threads-max")
+    return LimitError(f"{brief}: {nearest.words}", hint=nearest.remedy)
+
+
+def require_tasks(needed: int, what: str) -> None:
+    """Raises LimitError where so many processes and threads cannot be had."""
+    nearest = min(_limits(), key=lambda one: one.room, default=None)
+    if nearest is not None and nearest.room < needed:
+        raise LimitError(
+            f"{what} takes {needed} processes and threads: {nearest.words}",
+            details=f"{max(nearest.room, 0)} are left",
+            hint=nearest.remedy,
+        )
+
+
+def no_larger_file() -> LimitError:
+    """The error of a write that RLIMIT_FSIZE refused."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    what = f"no file may be larger than {most} bytes (ulimit -f)"
+    return LimitError(what, hint="ulimit -f unlimited  # and the same again")
+
+
+def find_memory_limit() -> LimitError | None:
+    """The error of a memory that RLIMIT_AS refused; None where there is no such limit."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY:
+        return None
+    what = f"there is no memory left: a program may have {most >> 20} MiB (ulimit -v)"
+    return LimitError(what, hint="ulimit -v unlimited  # and the same again")
+
+
+def _limits() -> Iterator[_Limit]:
+    yield from _limit_of_user()
+    yield from limits_of_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most != resource.RLIM_INFINITY:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if most - used < 2 * STACK_BYTES and (error := find_memory_limit()):
+            yield _Limit(0, error.brief, str(error.hint))
+
+
+def _limit_of_user() -> Iterator[_Limit]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
+        return
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    if soft == hard:
+        remedy = "sudo prlimit --pid $$ --nproc=unlimited  # and the same again"
+    else:
+        word = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+        remedy = f"ulimit -u {word}  # and the same again"
+    words = f"the user {user} may have {soft} (ulimit -u)"
+    yield _Limit(soft - _count_tasks(os.getuid()), words, remedy)
+
+
+def _count_tasks(uid: int) -> int:
+    count = 0
+    for entry in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError, ValueError):
+            fields = dict(line.partition(":")[::2] for line in entry.read_text().splitlines())
+            count += int(fields["Threads"]) if int(fields["Uid"].split()[0]) == uid else 0
+    return count
+
+
+def limits_of_cgroups(told: Path, root: Path) -> Iterator[_Limit]:
+    """The limits of our cgroup, which `told` names, and of those above it below `root`."""
+    for directory in _cgroups(told, root):
+        with suppress(OSError, ValueError):
+            most = int((directory / "pids.max").read_text())  # or `max`
+            used = int((directory / "pids.current").read_text())
+            words = f"the cgroup {directory} may have {most} (pids.max)"
+            yield _Limit(most - used, words, _remedy(directory))
+
+
+def _cgroups(told: Path, root: Path) -> Iterator[Path]:
+    """The directories of our cgroup and of those above it, of either version."""
+    try:
+        lines = told.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _number, kinds, path = line.split(":", 2)
+        top = root if not kinds else root / "pids"
+        if kinds in ("", "pids"):
+            own = top / path.lstrip("/")
+            yield from (one for one in (own, *own.parents) if one.is_relative_to(top))
+
+
+def _remedy(directory: Path) -> str:
+    if directory.suffix in (".slice", ".scope", ".service"):
+        return f"sudo systemctl set-property {shlex.quote(directory.name)} TasksMax=infinity"
+    return f"echo max | sudo tee {shlex.quote(str(directory / 'pids.max'))}"
