@@ -115,9 +115,10 @@ def draft(tree: Path) -> Iterator[Path]:
 
 
 def unpack(tree: Path) -> None:
-    """Extract the packages; none of their scripts run."""
+    """Extract the packages; none of their scripts run, and no mount of it is seen by others."""
     run(
         [
+            *(get_tool("unshare", package="util-linux"), "--mount", "--propagation", "private"),
             *(get_tool("mmdebstrap", package="mmdebstrap"), "--mode=root", "--variant=extract"),
             *("--skip=check/empty", '--aptopt=Apt::Install-Recommends "false"'),
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT),
