@@ -22,7 +22,7 @@ def user() -> Iterator[str]:
 
 
 @pytest.mark.fault("H02", "a resolver that listens on loopback alone")
-@pytest.mark.fault("H08", "another cluster's gateway, and the host's other addresses")
+@pytest.mark.fault("S33", "another cluster's gateway, and the host's other addresses")
 @pytest.mark.parametrize("name", ["plain", "resolved", "networkmanager", "unbound"])
 def test_guests_have_names_and_reach_the_outside_alone(name: str, user: str) -> None:
     done = on_host(
