@@ -259,11 +259,12 @@ def test_a_host_without_namespaces_is_quoted(
     own_host.up(with_kvm=False)
 
 
+@pytest.mark.parametrize("code", [0, 6])
 def test_a_libvirtd_that_cannot_start_is_quoted_at_once(
-    own_host: EmbeddedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, own_host: EmbeddedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libvirtd = tmp_path / "libvirtd"
-    libvirtd.write_text("#!/bin/sh\necho 'libvirtd: no room left' >&2\nexit 6\n")
+    libvirtd.write_text(f"#!/bin/sh\necho 'libvirtd: no room left' >&2\nexit {code}\n")
     libvirtd.chmod(0o755)
     began = time.monotonic()
     with monkeypatch.context() as patch:
@@ -274,7 +275,7 @@ def test_a_libvirtd_that_cannot_start_is_quoted_at_once(
     assert caught.value.brief == "The embedded host ended while it started"
     assert caught.value.details
     assert "libvirtd: no room left" in caught.value.details
-    assert "libvirtd cannot start (exit code 6)" in caught.value.details
+    assert f"libvirtd cannot start (exit code {code})" in caught.value.details
     assert not own_host.status().is_up
     own_host.up(with_kvm=False)
 

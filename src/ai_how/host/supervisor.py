@@ -172,7 +172,8 @@ def keep(children: dict[str, list[str]]) -> None:
             if domain:
                 say(f"QEMU of {domain} was killed by signal {-code}")
             continue
-        if code > 0 and not starting.has_passed:
+        # Newer ones end with 0 where a driver does not come up.
+        if code >= 0 and not starting.has_passed:
             return say(f"{name} cannot start (exit code {code})")
         say(f"{name} ended ({code}); starting it again")
         time.sleep(0.2)  # a daemon that cannot start must not spin
