@@ -257,7 +257,7 @@ def test_another_state_directory_of_the_same_user_is_another_owner(
         )
         said = call(other, "hpc", "recover", code=3)
         uid = pwd.getpwnam(ALICE).pw_uid
-        assert f"ai-how hpc recover --cluster hpc --from-user {uid}" in said
+        assert f"hpc recover --cluster hpc --from-user {uid}" in said
         taking = ("hpc", "recover", "--from-user", ALICE)
         assert "there is no terminal to ask on" in call(other, *taking, code=2)
         assert "is not yours" in call(

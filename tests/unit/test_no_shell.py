@@ -36,7 +36,6 @@ ID = UUID("11111111-1111-4111-8111-111111111111")
 SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
-    ("host/embedded.py", "a constant"),
     ("vm_management/slurm_steps.py", "script"),
     ("vm_management/stop_steps.py", "script"),
     ("vm_management/evidence.py", "CREDENTIAL"),
