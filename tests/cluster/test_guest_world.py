@@ -145,24 +145,6 @@ def test_a_boot_and_a_login_leave_no_complaint_about_what_is_ours(cluster):
             assert ours not in warned
 
 
-@pytest.mark.fault("H16", "a journal of more than an agent's answer, in few lines")
-def test_the_end_of_a_journal_is_shown_however_long_it_and_its_lines_are(cluster):
-    write = "head -c 1500000 /dev/zero | tr '\\0' x | fold -w 40000"
-    cluster.execute("controller", f"{write} | systemd-cat; echo the last | systemd-cat -t test")
-    shown = "journalctl -n 1 -o cat"
-    wait_until(
-        lambda: "the last" in cluster.execute("controller", f"{shown} -t test"),
-        Deadline.after(ASK_S),
-        "the journal",
-    )
-    done = cluster.try_call("hpc", "logs", "controller", "-n", "100000")
-    assert done.returncode == 0, done.stderr
-    assert "the last" in done.stdout
-    assert "x" * 40000 in done.stdout
-    assert "only the last 512 KiB are shown" in done.stderr
-    assert len(cluster.call("hpc", "logs", "controller", "-n", "1").splitlines()) == 1
-
-
 @pytest.mark.fault("H13", "all VMs are paused, so that what they measure time by stands still")
 def test_clocks_follow_the_host_after_it_slept_and_jobs_lose_no_time(cluster, points):
     for node in NODES:
@@ -232,7 +214,7 @@ def test_a_journal_outlives_reboots_and_earlier_boots_are_shown(cluster, points)
     for mark in ("before the first", "before the second"):
         was = boot_id()
         early = "systemctl stop ai-how-after.timer ai-how-after.service;"
-        cluster.execute("compute-01", f"{early} echo {mark} | systemd-cat")
+        cluster.execute("compute-01", f"{early} echo {mark} > /dev/kmsg")
         cluster.execute("compute-01", "systemctl reboot --no-block")
         wait_until(
             partial(lambda was: boot_id() not in ("", was), was),
