@@ -128,10 +128,13 @@ def test_watching_ends_with_its_terminal(watched, places, tmp_path):
         env={**os.environ, **places},
         cwd=tmp_path,
     ) as child:
-        os.close(its)
-        assert os.read(ours, 1)
-        os.close(ours)
-        assert child.wait(60) == 0
+        try:
+            os.close(its)
+            assert os.read(ours, 1)
+            os.close(ours)
+            assert child.wait(60) == 0
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
