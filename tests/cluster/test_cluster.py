@@ -314,7 +314,7 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
     assert cluster.nodes()["compute-03"]["slurm"] == "draining"
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(ASK_S) != 0
-    assert "compute-03 take jobs again" in _text_of(log)
+    assert "open to jobs again: compute-03" in _text_of(log)
     assert cluster.nodes()["compute-03"]["slurm"] in {"mixed", "allocated"}
     done = cluster.try_call("hpc", "stop", "compute-03", timeout_s=START_S)
     assert done.returncode == 0, done.stderr

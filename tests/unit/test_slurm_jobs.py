@@ -210,7 +210,7 @@ def test_a_wait_for_jobs_closes_the_nodes_and_opens_them_again_when_it_is_cut_sh
     world.interrupts.request()
     with pytest.raises(InterruptedRunError, match="waited for jobs") as caught:
         wait_for_jobs(world, ID, ("compute-01", "compute-02"), ("compute-02",), 60)
-    assert caught.value.details == "compute-01 take jobs again"
+    assert caught.value.details == "open to jobs again: compute-01"
     assert world.heard[0].startswith("scontrol update nodename=compute-01 state=drain")
     assert world.heard[-1] == "scontrol update nodename=compute-01 state=undrain"
     world = slurm("", GuestError("SLURM is gone"))

@@ -148,7 +148,7 @@ def wait_for_jobs(
             agent.run(open_words(ours), Deadline.after(SLURM_S))
         raise InterruptedRunError(
             "stop was interrupted while it waited for jobs",
-            details=f"{', '.join(ours)} take jobs again" if ours else None,
+            details=f"open to jobs again: {', '.join(ours)}" if ours else None,
         )
 
 
