@@ -68,7 +68,9 @@ def become_earlier(host: EmbeddedHost) -> None:
     forget_all(host)
     host.paths.former_run.unlink(missing_ok=True)
     host.paths.former_run.symlink_to(run_directory)
-    wait_until(lambda: accepts(socket_of(host)), Deadline.after(60), "libvirtd")
+    supervisor = host.find_supervisor()
+    assert supervisor
+    wait_until(lambda: accepts(supervisor), Deadline.after(60), "libvirtd")
     assert str(socket_of(host)).endswith(f"{run_directory}/libvirt-sock")
 
 

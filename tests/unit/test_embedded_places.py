@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from ai_how.errors import HostError
 from ai_how.host import running
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.host.running import Supervisor, hold, is_held
+from ai_how.host.running import Supervisor, accepts, hold, is_held
 from ai_how.state.paths import ensure_private_directory, find_roots
 
 NOBODY = 65534
@@ -105,3 +106,17 @@ def test_a_process_of_another_users_is_never_our_host(host, us, monkeypatch):
             host.find_supervisor()
     finally:
         os.close(held)
+
+
+@pytest.mark.fault("H03", "a host that has not covered /run yet, beside a libvirt of the system's")
+def test_a_host_that_still_sees_the_real_run_takes_no_connections(us, tmp_path, monkeypatch):
+    """What listens there is the system's libvirtd: a cluster of ours would be defined on it."""
+    settings = tmp_path / "libvirtd.conf"
+    settings.write_text(f'unix_sock_dir = "{tmp_path}"\n')
+    monkeypatch.setattr(running, "SETTINGS", settings.relative_to("/"))
+    with socket.socket(socket.AF_UNIX) as systems:
+        systems.bind(f"{tmp_path}/libvirt-sock")
+        systems.listen()
+        assert us.socket.exists()
+        assert not us.has_own_run
+        assert not accepts(us)

@@ -150,4 +150,5 @@ def _argv(command: list[str]) -> list[str]:
     """What the agent starts: a program that is looked up, or a shell for a line of one word."""
     is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
     # As a login would have it: the agent, which systemd starts, has no home.
-    return ["/usr/bin/env", "HOME=/root", *(["/bin/sh", "-c"] if is_line else []), *command]
+    home = ["/usr/bin/env", "HOME=/root"]
+    return [*home, "/bin/sh", "-c", command[0]] if is_line else [*home, *command]

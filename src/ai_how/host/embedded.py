@@ -76,7 +76,14 @@ class EmbeddedHost:
     @property
     def uri(self) -> str:
         """Where its libvirtd listens. Raises HostError where it is not up."""
-        return self._get_supervisor().uri
+        supervisor = self._get_supervisor()
+        wait_until(
+            lambda: supervisor.has_own_run or not supervisor.is_alive,
+            Deadline.after(PATIENCE_S),
+            "the embedded host",
+            interval_s=0.02,
+        )
+        return supervisor.uri
 
     @property
     def needs_user_namespace(self) -> bool:
@@ -103,7 +110,7 @@ class EmbeddedHost:
         HostError with what is missing, or with the supervisor's own words where it failed.
         """
         supervisor = self.find_supervisor()
-        if supervisor and accepts(supervisor.socket):
+        if supervisor and accepts(supervisor):
             return False
         for program, package in (
             *PROGRAMS,
@@ -129,7 +136,7 @@ class EmbeddedHost:
     def _await_daemon(self, supervisor: Supervisor) -> None:
         try:
             wait_until(
-                lambda: accepts(supervisor.socket) or not supervisor.is_alive,
+                lambda: accepts(supervisor) or not supervisor.is_alive,
                 Deadline.after(PATIENCE_S),
                 "the embedded libvirtd",
                 interval_s=0.02,
@@ -174,7 +181,7 @@ class EmbeddedHost:
         for pid in hung:
             _kill(pid)
         wait_until(
-            lambda: not any(map(start_ticks, hung)) and accepts(supervisor.socket),
+            lambda: not any(map(start_ticks, hung)) and accepts(supervisor),
             Deadline.after(PATIENCE_S),
             "the embedded libvirtd",
             interval_s=0.02,
@@ -236,15 +243,17 @@ class EmbeddedHost:
     def _launch(self, *, with_kvm: bool) -> Supervisor:
         order = self._write_order(with_kvm=with_kvm)
         self.paths.supervisor_log.unlink(missing_ok=True)
+        scope = outliving()
         held = hold(self.paths.root)
         try:
-            return self._launch_holding(held, order, with_kvm=with_kvm)
+            return self._launch_holding(held, order, scope, with_kvm=with_kvm)
         finally:
             os.close(held)  # the supervisor has it now, or nobody
 
-    def _launch_holding(self, held: int, order: Path, *, with_kvm: bool) -> Supervisor:
+    def _launch_holding(
+        self, held: int, order: Path, scope: Sequence[str], *, with_kvm: bool
+    ) -> Supervisor:
         user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow"]
-        scope = outliving()
         ours, theirs = socket.socketpair()
         with ours:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -267,10 +276,14 @@ class EmbeddedHost:
                 raise self._failure("The embedded host could not make its namespaces")
             with replaced_atomically(self.paths.record) as draft:
                 draft.write_text(json.dumps(asdict(supervisor)))
-            # Were we to die before this, it would end too: no host runs that nobody knows of.
-            with suppress(BrokenPipeError):
-                socket.send_fds(ours, [b"\n"], [held])
-            give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log, scope=scope)
+            try:
+                # Were we to die before this, it would end too: no host runs that nobody knows of.
+                with suppress(BrokenPipeError):
+                    socket.send_fds(ours, [b"\n"], [held])
+                give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log, scope=scope)
+            except BaseException:
+                self._end(supervisor)
+                raise
         return supervisor
 
     def _write_order(self, *, with_kvm: bool) -> Path:

@@ -8,8 +8,10 @@ import configparser
 import os
 import pwd
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from ai_how.errors import ToolError
 from ai_how.host.reading import read_text
 from ai_how.process import find_tool, run
 
@@ -39,8 +41,11 @@ def find_end(root: Path, *, pid: int | None = None) -> str | None:
 def outliving(root: Path = Path("/")) -> list[str]:
     """What to put before a command that is to run on after logout; empty where nothing helps."""
     words = _scope_of_its_own(root)
-    if words and run([*words, "true"], check=False, timeout_s=PROBE_S).returncode == 0:
-        return words
+    # A manager that hangs, or refuses, is no reason not to start.
+    with suppress(ToolError):
+        if words:
+            run([*words, "true"], timeout_s=PROBE_S)
+            return words
     return []
 
 

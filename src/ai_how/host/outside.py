@@ -15,7 +15,7 @@ from threading import BoundedSemaphore, Thread
 from ai_how.errors import AiHowError
 from ai_how.host.network_facts import read_own_addresses
 from ai_how.host.resolver import DEFAULT, find_servers
-from ai_how.host.uplink import HOST_CHAIN, MANY_SOCKETS, NAMES_PORT, pasta_argv
+from ai_how.host.uplink import HOST_CHAIN, MANY_SOCKETS, NAMES_PORT, RESTORING, pasta_argv
 from ai_how.process import get_tool, run, start_daemon
 
 PATIENCE_S = 4.0  # for one server; whoever asks gives up after 5
@@ -102,11 +102,13 @@ def ask_by_stream(question: bytes) -> bytes:
 def shut_addresses(pid: int) -> None:
     """Have guests reach none of this host's addresses; pasta would connect them as ourselves."""
     rules = "".join(f"-A {HOST_CHAIN} -d {address} -j DROP\n" for address in read_own_addresses())
+    # Root, also that of a container, has no user namespace of its own for its host.
+    user = ["-U", "--preserve-credentials"] if _user_namespace(pid) != _user_namespace() else []
     run(
         [
-            *(get_tool("nsenter", package="util-linux"), "-t", str(pid), "-U"),
-            *("--preserve-credentials", "-m", "-n", "--"),
-            *(get_tool("iptables-restore", package="iptables"), "--noflush"),
+            *(get_tool("nsenter", package="util-linux"), "-t", str(pid)),
+            *(*user, "-m", "-n", "--"),
+            *(get_tool("iptables-restore", package="iptables"), *RESTORING),
         ],
         stdin=f"*mangle\n:{HOST_CHAIN} - [0:0]\n{rules}COMMIT\n",
     )
@@ -121,6 +123,10 @@ def watch_addresses(pid: int, changes: socket.socket) -> None:
             shut_addresses(pid)
         except (AiHowError, ValueError) as error:
             say(f"the addresses of this host could not be kept from guests: {error}")
+
+
+def _user_namespace(pid: int | str = "self") -> Path:
+    return Path(f"/proc/{pid}/ns/user").readlink()
 
 
 def say(line: str) -> None:
@@ -198,6 +204,6 @@ def _read(line: socket.socket, count: int) -> bytes:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]))
-    except AiHowError as error:
+    except (AiHowError, OSError, ValueError) as error:
         say(f"guests have no uplink: {error}")
         sys.exit(1)

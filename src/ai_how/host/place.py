@@ -53,9 +53,9 @@ class HostPlace:
         supervisor = self.embedded.find_supervisor()
         if supervisor is None:
             return self.embedded.up(with_kvm=decide_kvm(roots).works)
-        self.embedded.check_files(supervisor)
-        if not supervisor.socket.exists():
+        if not (supervisor.has_own_run and supervisor.socket.exists()):
             self.embedded.up(with_kvm=supervisor.has_kvm)
+        self.embedded.check_files(supervisor)
         return False
 
     def kvm(self, roots: Roots) -> KvmVerdict:

@@ -21,6 +21,7 @@ from ai_how.process import get_tool, run, search_path
 STAGE = Path("/sys")
 RUN, DEV, ETC = Path("/run"), Path("/dev"), Path("/etc")
 RESOLV_CONF = ETC / "resolv.conf"
+OUR_RESOLV_CONF = RUN / "ai-how.resolv.conf"  # a name that no link of the real host has
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
 # What is run in there by others than us, each found on PATH; they may be links out of it.
@@ -58,7 +59,7 @@ def prepare_mounts(
     mount("--make-rprivate", "/")
     kept = _find_kept([Path(target).resolve() for _, target in libvirt], needed)
     *_, names = follow(RESOLV_CONF)
-    if not (_is_made_anew(names, kept) or names.is_file()):
+    if not (_is_made_anew(names, kept) or _is_file(names)):
         names = _cover_etc(resolv_conf, names)
     for source, target in libvirt:
         inside = [one for one in kept if one.is_relative_to(Path(target).resolve())]
@@ -79,15 +80,22 @@ def follow(path: Path) -> Iterator[Path]:
         step = here / ahead.pop(0)
         if step.name == "..":
             here = here.parent
-        elif links < MAX_LINKS and step.is_symlink():
+        elif links < MAX_LINKS and (target := _read_link(step)):
             links += 1
             yield step
-            target = step.readlink()
             here = Path("/") if target.is_absolute() else here
             ahead = [part for part in target.parts if part != "/"] + ahead
         else:
             here = step
     yield here
+
+
+def _read_link(path: Path) -> Path | None:
+    """Where a link leads; None for what is none, or where its user may not look."""
+    try:
+        return path.readlink()
+    except OSError:
+        return None
 
 
 def _find_kept(libvirts: Sequence[Path], needed: Iterable[str]) -> tuple[Path, ...]:
@@ -127,10 +135,12 @@ def _mounted_disks() -> Iterator[Path]:
     """Where disks and shares of the network are mounted below /run."""
     known = Path("/proc/filesystems").read_text().splitlines()
     on_disks = {line.strip() for line in known if not line.startswith("nodev")} | OTHER_DISKS
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        place, kind = line.split()[4], line.rpartition(" - ")[2].split()[0]
-        if kind in on_disks and place.startswith(f"{RUN}/"):
-            yield Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), place))
+    # A name may be of any bytes but those that are written as octal numbers.
+    for line in Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
+        place, kind = line.split(b" ")[4], line.rpartition(b" - ")[2].split(b" ")[0]
+        if os.fsdecode(kind) in on_disks and place.startswith(bytes(RUN) + b"/"):
+            name = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), place)
+            yield Path(os.fsdecode(name))
 
 
 def _is_made_anew(path: Path, kept: Sequence[Path]) -> bool:
@@ -145,14 +155,20 @@ def _fill(target: Path, kept: Sequence[Path]) -> None:
             continue
         place = STAGE / source.relative_to(target)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink():
-            place.symlink_to(source.readlink())
-        elif source.is_dir():
+        if link := _read_link(source):
+            if not os.path.lexists(place):  # ours, or made at an earlier start
+                place.symlink_to(link)
+        elif os.path.isdir(source):  # noqa: PTH112  false, too, where we may not look
             place.mkdir(exist_ok=True)
             mount("--rbind", source, place)
-        elif source.exists():
+        elif os.path.exists(source):  # noqa: PTH110  the same
             place.touch()
             mount("--bind", source, place)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there that its user may see."""
+    return os.path.isfile(path)  # noqa: PTH113  Path's own raises where it may not be seen
 
 
 def _cover_etc(resolv_conf: str, names: Path) -> Path:
@@ -177,12 +193,12 @@ def _cover_run(kept: Sequence[Path], resolv_conf: str, names: Path) -> None:
         (STAGE / name).mkdir()
     _fill(RUN, kept)
     is_ours = _is_made_anew(names, kept)
-    file = STAGE / (names.relative_to(RUN) if is_ours else RESOLV_CONF.name)
+    file = STAGE / (names.relative_to(RUN) if is_ours else OUR_RESOLV_CONF.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(resolv_conf)
     mount("--move", STAGE, RUN)
-    if not is_ours and names.is_file():
-        mount("--bind", RUN / RESOLV_CONF.name, names)
+    if not is_ours and _is_file(names):
+        mount("--bind", OUR_RESOLV_CONF, names)
 
 
 def _cover_dev(kept: Sequence[Path], *, with_kvm: bool) -> None:

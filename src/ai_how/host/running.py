@@ -25,7 +25,7 @@ from ai_how.waiting import Deadline, wait_until
 
 MODULE = b"ai_how.host.supervisor"
 SETTINGS = Path("etc/libvirt/libvirtd.conf")
-COMING_UP_S = 10.0
+COMING_UP_S = 30.0
 FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2), with 64 bits
 
 
@@ -64,6 +64,17 @@ class Supervisor:
             r'^unix_sock_dir = "/([^"]+)"', read_text(self.root / SETTINGS) or "", re.M
         )
         return self.root / (told[1] if told else SOCKETS.relative_to("/")) / "libvirt-sock"
+
+    @property
+    def has_own_run(self) -> bool:
+        """Whether its /run is its own by now: until then the real host's libvirt is seen in it.
+
+        True of one that ends, of which nothing can be seen any more.
+        """
+        try:
+            return not (self.root / "run").samefile("/run")
+        except OSError:
+            return True
 
     def has_files(self, paths: EmbeddedPaths) -> bool:
         """Whether what libvirt defines is kept there: the directory was not removed under it."""
@@ -134,11 +145,13 @@ def is_held(directory: Path) -> bool:
     return bool(told[0] != fcntl.F_UNLCK)
 
 
-def accepts(socket_path: Path) -> bool:
-    """Whether somebody takes connections there."""
+def accepts(supervisor: Supervisor) -> bool:
+    """Whether its libvirtd takes connections."""
+    if not supervisor.has_own_run:
+        return False
     with socket.socket(socket.AF_UNIX) as client:
         try:
-            client.connect(str(socket_path))
+            client.connect(str(supervisor.socket))
         except OSError:
             return False
     return True
@@ -216,9 +229,9 @@ def _is_supervisor(pid: int, paths: EmbeddedPaths) -> bool:
 
 
 def _is_removed(process: Path) -> bool:
-    mounts = (process / "mountinfo").read_text().splitlines()
-    places = [line.split()[3:5] for line in mounts]
-    return any(at == "/etc/libvirt" and root.endswith("//deleted") for root, at in places)
+    mounts = (process / "mountinfo").read_bytes().rstrip(b"\n").split(b"\n")
+    places = [line.split(b" ")[3:5] for line in mounts]
+    return any(at == b"/etc/libvirt" and root.endswith(b"//deleted") for root, at in places)
 
 
 def _pids() -> list[int]:

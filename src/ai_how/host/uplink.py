@@ -18,6 +18,8 @@ NAMES_PORT = 53
 KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 MANY_SOCKETS = len(NAME_SERVERS) * len(KINDS)
 HOST_CHAIN = "AI_HOW_HOST"
+# The libvirtd that starts meanwhile may hold the lock of older iptables.
+RESTORING = ("--noflush", "-w", "5")
 # What a guest sends is for outside, for its own network, or for that network's own DHCP and DNS:
 # not for the gateway of another network, nor for any other address in here.
 OWN_GATEWAY_ONLY = """\
@@ -86,10 +88,10 @@ def take_uplink(link: int) -> None:
     Raises AiHowError where the rules cannot be made; then there is no uplink.
     """
     restore = get_tool("iptables-restore", package="iptables")
-    run([restore, "--noflush"], stdin=OWN_GATEWAY_ONLY)
+    run([restore, *RESTORING], stdin=OWN_GATEWAY_ONLY)
     if why_no_uplink():
         return
-    run([restore, "--noflush"], stdin=NOT_THE_HOST)
+    run([restore, *RESTORING], stdin=NOT_THE_HOST)
     lines = [socket.socket(type=kind) for _ in NAME_SERVERS for kind in KINDS]
     for number, line in enumerate(lines):
         line.bind((NAME_SERVERS[number // len(KINDS)], NAMES_PORT))

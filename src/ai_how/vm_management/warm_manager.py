@@ -1,11 +1,12 @@
 """The verb that saves machines for a cluster file's nodes, and removes the ones of no more use."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from ai_how.errors import HostError
+from ai_how.errors import AiHowError, HostError
 from ai_how.host.checks import Cost, Status, check_capacity
 from ai_how.host.facts import read_facts
 from ai_how.host.place import HostPlace
@@ -57,7 +58,16 @@ def warm_up(
     """
     if why := why_unsaved(place):
         raise HostError(why, hint="ai-how --connect embedded image warm")
-    hpc, machines = get_hpc(spec), SavedMachines(place.storage)
+    try:
+        return _save_missing(get_hpc(spec), roots, place, watch=watch)
+    finally:
+        # Who destroyed the last cluster meanwhile has left the host to us.
+        with suppress(AiHowError):
+            release_host(place, roots)
+
+
+def _save_missing(hpc: HpcSpec, roots: Roots, place: HostPlace, *, watch: Watch) -> Warmed:
+    machines = SavedMachines(place.storage)
     saved, there = [], []
     with (
         host_up(place, roots, lambda _line: None),
@@ -76,7 +86,6 @@ def warm_up(
             saved.append(save_machine(one, place, client, stop=wishes.stop, watch=watch))
     images = {one.digest for one in ImageStore(roots.images).list()}
     removed = machines.remove_unfit(host=host, images=images)
-    release_host(place, roots)
     return Warmed(tuple(saved), tuple(there), removed, cold)
 
 
