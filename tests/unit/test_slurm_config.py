@@ -14,6 +14,7 @@ from ai_how.guest.slurm_config import (
     render_cgroup_conf,
     render_slurm_conf,
 )
+from ai_how.guest.slurm_jobs import OUR_REASON
 from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
 from ai_how.vm_management.identities import slurm_nodes
 from cluster_bench import draft_of, read_hpc
@@ -159,6 +160,23 @@ def test_what_sinfo_says_is_read_with_its_reasons():
 )
 def test_a_node_works_when_it_takes_or_runs_jobs(state, is_working):
     assert SlurmSeen("compute-01", state, None).is_working is is_working
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "is_ours", "is_users"),
+    [
+        ("drained*", OUR_REASON, True, False),
+        ("drained*", f"{OUR_REASON} : Not responding", True, False),
+        ("draining", "bad fan : Not responding", False, True),
+        ("drained", None, False, True),
+        ("down*", OUR_REASON, False, False),
+    ],
+)
+def test_a_node_that_we_closed_is_told_from_one_that_its_user_drained(
+    state, reason, is_ours, is_users
+):
+    seen = SlurmSeen("compute-01", state, reason)
+    assert (seen.is_closed_by_us, seen.is_drained) == (is_ours, is_users)
 
 
 @given(st.text() | st.text(alphabet="|\n\r\x85\x1c* abc"))

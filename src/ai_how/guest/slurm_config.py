@@ -138,13 +138,16 @@ class SlurmSeen:
 
     @property
     def is_closed_by_us(self) -> bool:
-        """Whether a stop of ours keeps jobs from it, and did not come to its end."""
-        return self.state.startswith("drain") and self.reason == OUR_REASON
+        """Whether a stop of ours keeps jobs from it, and did not come to its end.
+
+        SLURM writes more behind a reason, as " : Not responding".
+        """
+        return self.state.startswith("drain") and (self.reason or "").startswith(OUR_REASON)
 
     @property
     def is_drained(self) -> bool:
         """Whether its user keeps jobs from it."""
-        return self.state.startswith("drain") and self.reason != OUR_REASON
+        return self.state.startswith("drain") and not self.is_closed_by_us
 
 
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
