@@ -146,12 +146,12 @@ def test_a_node_that_a_stop_has_closed_is_opened_when_it_is_back():
     assert world.said == []
 
 
-def dead(state: str) -> list[str]:
+def dead(state: str, reason: str | None = None) -> list[str]:
     """The plan where compute-01 is off, and SLURM has it so."""
     seen = everything_seen(DRAFT)
     uuid = DRAFT.state.get_node("compute-01").uuid
     off = everything_seen(DRAFT, VmState.SHUT_OFF).domains[uuid]
-    slurm = {**seen.slurm, "compute-01": SlurmSeen("compute-01", state, None)}
+    slurm = {**seen.slurm, "compute-01": SlurmSeen("compute-01", state, reason)}
     seen = replace(seen, domains={**seen.domains, uuid: off}, slurm=slurm)
     return plan_start(DRAFT, seen, RENDERING).steps
 
@@ -173,6 +173,18 @@ def test_slurm_hears_that_a_node_ended_before_that_boots():
     world = slurm(f"{AGAIN}\n{ONCE}\n")
     told.apply(world)
     assert world.heard[1] == "scontrol requeue 7; scancel 8"
+
+
+@pytest.mark.fault("H10", "a node that ended while a stop of ours drained it")
+def test_a_node_that_ended_while_we_drained_it_does_not_pass_for_its_users():
+    steps = dead("draining*", f"{OUR_REASON} : Not responding")
+    (told,) = [step for step in steps if step.kind == "slurm-lost"]
+    world = slurm(f"{AGAIN}\n")
+    told.apply(world)
+    assert world.heard[1].split("; ") == [
+        "scontrol update nodename=compute-01 state=resume",
+        "scontrol update nodename=compute-01 state=down reason='stopped by ai-how'",
+    ]
 
 
 @pytest.mark.fault("H10", "a controller that remembers jobs of before the host's reboot")

@@ -44,7 +44,8 @@ def with_lost_told(draft: Draft, seen: Observed, made: list[Step]) -> list[Step]
         return made
     names = tuple(one.name for one in believed)
     draining = tuple(name for name in names if slurm[name].is_drained)
-    told = slurm_steps.TellLost(draft.state.name, controller.uuid, names, draining)
+    closed = tuple(name for name in names if slurm[name].is_closed_by_us)
+    told = slurm_steps.TellLost(draft.state.name, controller.uuid, names, draining, closed=closed)
     lost = {one.uuid for one in believed}
     return [
         told,

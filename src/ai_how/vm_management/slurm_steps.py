@@ -67,8 +67,10 @@ class MarkOff(Forward):
 class TellLost:
     """SLURM takes no job for running on nodes that ended under it, and are to boot again.
 
-    `draining` are nodes among them whose state is their user's. Where SLURM itself was off, and
-    remembers jobs of before, `is_restarted`: the nodes may have come back by then, and run others.
+    `draining` are nodes among them whose state is their user's, and `closed` those that a stop of
+    ours drains: one that kept that mark with another reason would pass for its user's.
+    Where SLURM itself was off, and remembers jobs of before, `is_restarted`: the nodes may have
+    come back by then, and run others.
     """
 
     kind: ClassVar[str] = "slurm-lost"
@@ -78,6 +80,7 @@ class TellLost:
     draining: tuple[str, ...] = ()
     is_restarted: bool = False
     needs: frozenset[str] = frozenset()
+    closed: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -111,7 +114,8 @@ class TellLost:
             lost = read_jobs(_run(agent, listed))
             words = "; ".join(
                 [
-                    *([lost_script(closed)] if (closed := self._ours) else []),
+                    *([off_script(self.closed, ())] if self.closed else []),
+                    *([lost_script(others)] if (others := self._others) else []),
                     *([drop_script(lost)] if self.draining and lost else []),
                 ]
             )
@@ -121,8 +125,8 @@ class TellLost:
             _run(agent, words)
 
     @property
-    def _ours(self) -> list[str]:
-        return [name for name in self.nodes if name not in self.draining]
+    def _others(self) -> list[str]:
+        return [name for name in self.nodes if name not in (*self.draining, *self.closed)]
 
 
 def wait_for_jobs(
