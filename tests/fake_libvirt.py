@@ -53,6 +53,7 @@ class FakeLibvirt:
     told: list[tuple[UUID, str]] = field(default_factory=list)
     unplugged: set[str] = field(default_factory=set)
     """The VMs that run and whose network was taken down: they are on none, though it be back."""
+    max_calls: int = 4
 
     @property
     def content(self) -> dict[str, str]:

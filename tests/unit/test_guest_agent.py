@@ -191,7 +191,7 @@ def test_an_oversized_answer_is_refused_unread():
 def test_the_clock_is_a_number_or_a_failure():
     agent, _ = agent_of(guest_get_time=1_700_000_000_000_000_000)
     assert agent.read_clock_ns() == 1_700_000_000_000_000_000
-    for answer in ("1700000000", None, 1.5, True, {}):
+    for answer in ("1700000000", None, 1.5, True, {}, -1, 2**63, 10**400):
         agent, _ = agent_of(guest_get_time=answer)
         with pytest.raises(GuestError, match="compute-01 does not say what time it is"):
             agent.read_clock_ns()

@@ -23,6 +23,7 @@ from ai_how.waiting import Deadline, wait_until
 ASK_TIMEOUT_S = 20.0  # under emulation, with every core busy, an answer can take seconds
 LOOK_S = 2.0  # for what is asked in passing
 POLL_S = 0.1
+MOST_CLOCK_NS = 2**63
 
 
 class Channel(Protocol):
@@ -119,10 +120,14 @@ class GuestAgent:
             )
         return done.output
 
-    def read_clock_ns(self) -> int:
-        """The guest's time of day in nanoseconds since 1970."""
-        answer = self.channel.agent_command(self.uuid, {"execute": "guest-get-time"}, ASK_TIMEOUT_S)
-        if not isinstance(answer, int) or isinstance(answer, bool):
+    def read_clock_ns(self, timeout_s: float = ASK_TIMEOUT_S) -> int:
+        """The guest's time of day in nanoseconds since 1970: what an agent can be told, too."""
+        answer = self.channel.agent_command(self.uuid, {"execute": "guest-get-time"}, timeout_s)
+        if (
+            not isinstance(answer, int)
+            or isinstance(answer, bool)
+            or not 0 <= answer < MOST_CLOCK_NS
+        ):
             raise GuestError(f"{self.name} does not say what time it is")
         return answer
 

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from uuid import UUID
 
-from ai_how.guest.agent import GuestAgent
+from ai_how.guest.agent import ASK_TIMEOUT_S, LOOK_S, GuestAgent
 from ai_how.vm_management.asking import ask_guests
 from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.vm_management.seen import DomainSeen
@@ -16,13 +17,13 @@ TOLERANCE_S = 5.0
 ANSWER_S = 2.0
 
 
-def read_skew_s(agent: GuestAgent) -> float:
+def read_skew_s(agent: GuestAgent, timeout_s: float = ASK_TIMEOUT_S) -> float:
     """By how much a guest's clock is ahead at least: it was read at some moment between two looks.
 
     Negative where it is behind, zero where it may be right.
     """
     before = time.time_ns()
-    guest = agent.read_clock_ns()
+    guest = agent.read_clock_ns(timeout_s)
     after = time.time_ns()
     return (min(guest - before, 0) + max(guest - after, 0)) / 1e9
 
@@ -47,4 +48,5 @@ def watched_clocks(
     client: LibvirtClient, domains: Iterable[DomainSeen]
 ) -> AbstractContextManager[Mapping[UUID, float]]:
     """Ask all guests for their time while the body runs; whoever has answered then is in there."""
-    return ask_guests(client, domains, read_skew_s, grace_s=ANSWER_S)
+    ask = partial(read_skew_s, timeout_s=LOOK_S)
+    return ask_guests(client, domains, ask, grace_s=ANSWER_S)

@@ -55,6 +55,7 @@ class LibvirtClient(Agents, Wiring):
         self._uri = read_uri(uri)
         self._ask_agent = ask_agent
         self._names = Names()
+        self.max_calls = max_calls
 
         def link() -> Link:
             return Link(
