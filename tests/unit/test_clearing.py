@@ -1,5 +1,6 @@
 """What destroy may take away, and what it may not."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -8,7 +9,7 @@ from ai_how.errors import HostError, SpecError, StateError
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import write_state
 from ai_how.state.paths import find_roots
-from ai_how.vm_management.clearing import forget, prepare_backups
+from ai_how.vm_management.clearing import drop_backups, forget, prepare_backups
 from ai_how.vm_management.hpc_manager import HpcManager
 from ai_how.vm_management.stop_plan import plan_destroy
 from cluster_bench import draft_of, read_hpc
@@ -52,6 +53,21 @@ def test_a_backup_replaces_nothing_and_leaves_its_directory_as_it_is(tmp_path):
     first.target.touch()
     with pytest.raises(HostError, match="is there already, and a backup replaces nothing"):
         prepare_backups(target, plan)
+
+
+def test_a_backup_of_a_disk_that_is_gone_outlives_a_destroy_that_failed(tmp_path):
+    plan = plan_destroy(STATE, backups=tmp_path)
+    steps = [
+        replace(step, disk=tmp_path / f"{step.domain}-disk")
+        for step in plan.steps
+        if step.kind == "backup"
+    ]
+    gone, made, missing = steps
+    for file in (gone.target, made.disk, made.target, missing.disk):
+        file.touch()
+    drop_backups(replace(plan, steps=tuple(steps)))
+    assert gone.target.exists()
+    assert not made.target.exists()
 
 
 def test_a_first_start_that_was_cut_short_is_no_missing_cluster(roots):

@@ -115,14 +115,16 @@ def check_backups(state: ClusterState, seen: Observed) -> None:
 def drop_backups(plan: Plan) -> None:
     """Remove the backups of a destroy that failed before all were made, and so removed nothing.
 
-    Else the next one would find them in its way, and they hold less than it will.
+    Else the next one would find them in its way, and they hold less than it will. One whose disk
+    is gone, as where a destroy is carried on, is all that is left of it, and stays.
     """
     backups = [step for step in plan.steps if isinstance(step, BackUpDisk)]
     if all(step.target.exists() or not step.disk.exists() for step in backups):
         return
     for step in backups:
-        with disk_errors(step.target.parent):
-            step.target.unlink(missing_ok=True)
+        if step.disk.exists():
+            with disk_errors(step.target.parent):
+                step.target.unlink(missing_ok=True)
 
 
 def keep_source(text: str, paths: ClusterPaths) -> None:
