@@ -10,8 +10,9 @@ from test_hpc_plan import RENDERING
 from ai_how.errors import GuestError, InterruptedRunError
 from ai_how.guest.agent import GuestResult
 from ai_how.guest.slurm_config import SlurmSeen
-from ai_how.guest.slurm_jobs import OUR_REASON, SlurmJob, describe_jobs, read_jobs
+from ai_how.guest.slurm_jobs import OUR_REASON, SlurmJob, describe_jobs, end_script, read_jobs
 from ai_how.plan.interrupts import Interrupts
+from ai_how.process import run
 from ai_how.state.models import VmState
 from ai_how.vm_management.bring_up_steps import AwaitReady
 from ai_how.vm_management.hpc_plan import plan_start
@@ -93,6 +94,19 @@ def test_a_stop_queues_again_what_may_be_and_says_what_it_ends():
         "job 8 (once, of bob) is ended: its node is stopped",
         "job 9 (bash, of ann) is ended: its node is stopped",
     ]
+
+
+@pytest.mark.fault("H11", "a SLURM that does not answer while the jobs of a node are ended")
+@pytest.mark.parametrize(("squeue", "is_ended"), [("exit 1", True), ("echo 8", True), (":", False)])
+def test_jobs_are_over_only_where_squeue_says_so(tmp_path, squeue, is_ended):
+    fakes = {"squeue": squeue, "scancel": f'echo "$*" >> {tmp_path}/said', "sleep": ":"}
+    for name, script in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    script = f"PATH={tmp_path}; " + end_script(read_jobs(ONCE), ["compute-01"])
+    run(["/bin/sh", "-c", script], timeout_s=60)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == ["--full --signal=TERM 8", *(["8"] if is_ended else [])]
 
 
 def test_a_stop_where_no_job_runs_asks_once():

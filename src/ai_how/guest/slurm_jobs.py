@@ -89,7 +89,9 @@ def end_script(jobs: Iterable[SlurmJob], nodes: Collection[str]) -> str:
     if others:
         lines.append(f"scancel --full --signal=TERM {' '.join(others)}")
     still = f"squeue -h -t {_HELD},completing -w {names} -o %A"
-    lines.append(f'for moment in {_MOMENTS}; do [ -z "$({still})" ] && exit 0; sleep 1; done')
+    # A squeue that fails says nothing of the jobs.
+    is_over = f'left=$({still}) && [ -z "$left" ] && exit 0'
+    lines.append(f"for moment in {_MOMENTS}; do {is_over}; sleep 1; done")
     if others:
         lines.append(f"scancel {' '.join(others)}")
     return "; ".join(lines)
