@@ -7,13 +7,14 @@ from uuid import UUID
 import pytest
 from test_hpc_plan import RENDERING
 
-from ai_how.errors import GuestError, InterruptedRunError
+from ai_how.errors import ConnectionLostError, DeadlineError, GuestError, InterruptedRunError
 from ai_how.guest.agent import GuestResult
 from ai_how.guest.slurm_config import SlurmSeen
 from ai_how.guest.slurm_jobs import OUR_REASON, SlurmJob, describe_jobs, end_script, read_jobs
 from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
 from ai_how.state.models import VmState
+from ai_how.vm_management import slurm_steps
 from ai_how.vm_management.bring_up_steps import AwaitReady
 from ai_how.vm_management.hpc_plan import plan_start
 from ai_how.vm_management.slurm_steps import MarkOff, wait_for_jobs
@@ -211,6 +212,9 @@ def test_jobs_of_before_a_reboot_are_dropped_and_those_of_after_it_left():
     assert told.key in steps["ready/hpc"].needs
     world = slurm(f"500.25 900.00\n2500\n{AGAIN}\n{ONCE}\n{SHELL}\n")
     told.apply(world)
+    assert world.heard[0].startswith(
+        "timeout 240 /usr/lib/ai-how/wait-for-port controller 6817 || "
+    )
     assert world.heard[1] == "scontrol requeue 7; scancel 9"
     assert "slurm-lost/hpc" not in {step.key for step in plan_start(DRAFT, EMPTY, RENDERING).steps}
 
@@ -239,7 +243,7 @@ def test_a_wait_for_jobs_closes_the_nodes_and_opens_them_again_when_it_is_cut_sh
     assert caught.value.details == "open to jobs again: compute-01"
     assert world.heard[0].startswith("scontrol update nodename=compute-01 state=drain")
     assert world.heard[-1] == "scontrol update nodename=compute-01 state=undrain"
-    world = slurm("", GuestError("SLURM is gone"))
+    world = slurm(GuestError("SLURM is gone"))
     with pytest.raises(GuestError):
         wait_for_jobs(world, ID, ("compute-01",), (), 60)
     assert world.heard[-1] == "scontrol update nodename=compute-01 state=undrain"
@@ -248,3 +252,24 @@ def test_a_wait_for_jobs_closes_the_nodes_and_opens_them_again_when_it_is_cut_sh
         wait_for_jobs(world, ID, ("compute-01",), (), 0)
         assert len(world.heard) == 2
     assert world.said[-1] == "the time to wait is over"
+
+
+LOST = [GuestError("squeue failed"), DeadlineError("late"), ConnectionLostError("libvirtd ended")]
+
+
+@pytest.mark.fault("H11", "a SLURM that does not answer for a while, or when it is told to open")
+def test_a_wait_for_jobs_outlives_a_silence_and_says_what_it_leaves_closed(monkeypatch):
+    monkeypatch.setattr(slurm_steps, "LOOK_S", 0.01)
+    world = slurm("", AGAIN, *LOST, "")
+    wait_for_jobs(world, ID, ("compute-01",), (), 60)
+    assert len(world.heard) == 6
+    assert len(world.said) == 1
+    world = slurm("", AGAIN, DeadlineError("late"))
+    world.interrupts.request()
+    with pytest.raises(InterruptedRunError, match="waited for jobs") as caught:
+        wait_for_jobs(world, ID, ("compute-01",), (), 60)
+    assert caught.value.details is None
+    assert world.said[-1] == (
+        "compute-01 may still be closed to jobs; this opens them: "
+        "ai-how hpc exec controller -- scontrol update nodename=compute-01 state=undrain"
+    )

@@ -1,14 +1,15 @@
 """The steps that tell SLURM of nodes that are off, and of nodes that ended without a word."""
 
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import (
-    AgentUnresponsiveError,
     AiHowError,
     ConnectionLostError,
+    DeadlineError,
     GuestError,
     InterruptedRunError,
 )
@@ -104,9 +105,11 @@ class TellLost:
     def _tell(self, world: World, agent: GuestAgent) -> None:
         listed = jobs_script(self.nodes)
         if self.is_restarted:
-            within_s = world.patience.ready_s
-            begin = "/usr/lib/ai-how/wait-for-port controller 6817; cat /proc/uptime; date +%s; "
-            answer = _run(agent, begin + listed, within_s, world)
+            within_s = world.patience.slurm_s
+            # Bounded in the guest, too: nobody there would end it.
+            wait = f"timeout {within_s:.0f} /usr/lib/ai-how/wait-for-port controller 6817"
+            begin = f"{wait} || exit; cat /proc/uptime; date +%s; "
+            answer = _run(agent, begin + listed, within_s + SLURM_S, world)
             booted_s = _read_boot_s(answer)
             lost = [job for job in read_jobs(answer) if job.started_s < booted_s]
             words = drop_script(lost)
@@ -144,16 +147,30 @@ def wait_for_jobs(
             _check(agent, close_script(ours))
         is_over = _wait_until_free(world, agent, nodes, Deadline.after(limit_s))
     except BaseException:
-        if ours:
-            agent.run(open_words(ours), Deadline.after(SLURM_S))
+        _open(world, agent, ours)
         raise
     if not is_over:
-        if ours:
-            agent.run(open_words(ours), Deadline.after(SLURM_S))
+        is_open = _open(world, agent, ours)
         raise InterruptedRunError(
             "stop was interrupted while it waited for jobs",
-            details=f"open to jobs again: {', '.join(ours)}" if ours else None,
+            details=f"open to jobs again: {', '.join(ours)}" if is_open else None,
         )
+
+
+def _open(world: World, agent: GuestAgent, nodes: Sequence[str]) -> bool:
+    """Let jobs on these nodes again, or say how that is done; whether any are open now."""
+    if not nodes:
+        return False
+    words = open_words(nodes)
+    try:
+        done = agent.run(words, Deadline.after(SLURM_S))
+    except AiHowError:
+        done = None
+    if done is None or done.exit_code != 0:
+        by_hand = f"ai-how hpc exec controller -- {shlex.join(words)}"
+        world.say(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {by_hand}")
+        return False
+    return True
 
 
 def _wait_until_free(
@@ -177,7 +194,7 @@ def _jobs_of(agent: GuestAgent, nodes: Sequence[str]) -> list[SlurmJob] | None:
     """The jobs that have these nodes; None where SLURM did not answer this time."""
     try:
         return read_jobs(_check(agent, jobs_script(nodes)))
-    except (AgentUnresponsiveError, ConnectionLostError):
+    except (GuestError, ConnectionLostError, DeadlineError):
         return None
 
 

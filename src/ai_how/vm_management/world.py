@@ -24,6 +24,8 @@ class Patience:
     agent_s: float = 900
     identity_s: float = 300
     clock_s: float = 120
+    slurm_s: float = 240
+    """For slurmctld, where what it remembers is asked for before the wait for all nodes."""
     ready_s: float = 900
     shutdown_s: float = 120
 
