@@ -280,12 +280,12 @@ def test_a_node_whose_interface_was_deleted_is_refused_with_what_gives_it_anothe
     assert start(seen=seen, only=["compute-01"]).steps == ()
 
 
-@pytest.mark.parametrize("state", ["drained", "draining", "drained*"])
+@pytest.mark.parametrize("state", ["drained", "draining"])
 def test_a_node_that_its_user_drained_is_as_it_should_be(state):
     assert start(seen=with_slurm(everything_seen(DRAFT), "compute-01", state)).steps == ()
 
 
-@pytest.mark.parametrize("state", ["down", "down*", "idle*", "unknown*"])
+@pytest.mark.parametrize("state", ["down", "down*", "idle*", "unknown*", "drained*"])
 def test_a_node_that_slurm_has_lost_is_told_who_it_is_again(state):
     seen = with_slurm(everything_seen(DRAFT), "compute-01", state)
     assert keys(start(seen=seen)) == [*brought_up("compute-01"), *TAIL]

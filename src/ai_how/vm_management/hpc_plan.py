@@ -345,8 +345,10 @@ def _is_working(seen: Observed, one: NodeState) -> bool:
     if one.role is Role.CONTROLLER:
         return True
     node = seen.slurm.get(one.name)
-    # A node that its user drained is as it should be.
-    return node is not None and (node.is_working or node.is_drained)
+    # A node that its user drained is as it should be, unless its slurmd does not answer.
+    return node is not None and (
+        node.is_working or (node.is_drained and not node.state.endswith("*"))
+    )
 
 
 def _ready_steps(
