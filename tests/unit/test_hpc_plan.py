@@ -278,6 +278,9 @@ def test_a_node_whose_interface_was_deleted_is_refused_with_what_gives_it_anothe
     )
     assert caught.value.hint == "ai-how hpc stop compute-02 && ai-how hpc start compute-02"
     assert start(seen=seen, only=["compute-01"]).steps == ()
+    # One that crashed is started anew, and gets another.
+    crashed = start(seen=with_domain(seen, "compute-02", VmState.CRASHED))
+    assert "boot/hpc-compute-02" in keys(crashed)
 
 
 @pytest.mark.parametrize("state", ["drained", "draining"])

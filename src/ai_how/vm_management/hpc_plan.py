@@ -177,7 +177,7 @@ def _node_steps(
         )
     chain: list[Step] = []
     is_wanted, saved = _wants_on(one, only), None
-    if is_wanted and (tap := seen.dead_taps.get(one.name)):
+    if is_wanted and is_on and (tap := seen.dead_taps.get(one.name)):
         raise HostError(
             f"{one.name} has lost its network interface: {tap} was deleted on the host",
             details="A VM that runs cannot get it back.",
