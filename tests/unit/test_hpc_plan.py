@@ -653,3 +653,16 @@ def test_a_clock_that_is_off_is_set_by_a_start_of_a_cluster_that_is_up():
     late = {DRAFT.state.get_node("compute-01").uuid: -1203.0}
     seen = replace(everything_seen(DRAFT), skews_s=late)
     assert keys(start(seen=seen)) == ["clock/hpc-compute-01"]
+
+
+def test_a_clock_that_is_off_is_set_before_its_node_is_given_its_identity():
+    late = {DRAFT.state.get_controller().uuid: -1203.0}
+    seen = replace(everything_seen(DRAFT), skews_s=late)
+    services = [f"services/hpc-{name}" for name in NODES]
+    plan = start(seen=seen, tell_all=True)
+    assert keys(plan) == ["clock/hpc-controller", *services, *TAIL]
+    assert step_of(plan, services[0]).needs == {"clock/hpc-controller"}
+    assert step_of(plan, "clock/hpc-controller").is_controller
+    plan = start(seen=replace(seen, slurm=None))
+    assert step_of(plan, "clock/hpc-controller").needs == {"agent/hpc-controller"}
+    assert step_of(plan, services[0]).needs == {"clock/hpc-controller"}

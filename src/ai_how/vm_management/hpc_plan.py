@@ -106,15 +106,14 @@ def plan_start(
             chain, last = _node_steps(
                 draft, seen, rendering, shared, network, (node, one), only, is_stale=is_stale
             )
+        if last is None and tell_all and seen.is_on(one):
+            chain.append(bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid))
+            last = chain[-1].key
+        if is_off(seen.skews_s.get(one.uuid, 0.0)):
+            chain = _with_clock(one, chain)
         made += chain
         if last is not None:
             brought_up.append((one, last))
-        elif tell_all and seen.is_on(one):
-            tell = bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid)
-            made.append(tell)
-            brought_up.append((one, tell.key))
-        elif is_off(seen.skews_s.get(one.uuid, 0.0)):
-            made.append(_step_clock(one, frozenset(), is_controller=one.role is Role.CONTROLLER))
     made = with_lost_told(draft, seen, made)
     limit = _limit_boots(made, boot_limit)
     if limit:
@@ -258,6 +257,23 @@ def _resume_steps(
         needs = frozenset({clock.key})
         chain.append(bring_up_steps.GiveIdentity(one.domain_name, one.name, one.uuid, needs))
     return chain, chain[-1].key
+
+
+def _with_clock(one: NodeState, chain: Collection[Step]) -> list[Step]:
+    """The same steps, and one by which a node whose clock is off has the time of now.
+
+    Before its identity, which sets the clock too, and gives no job the minutes that it jumps.
+    """
+    needs, made = frozenset[str](), list(chain)
+    identities = (step for step in made if isinstance(step, bring_up_steps.GiveIdentity))
+    given = next(identities, None)
+    if given is not None:
+        needs = given.needs
+    clock = _step_clock(one, needs, is_controller=one.role is Role.CONTROLLER)
+    if given is None:
+        return [*made, clock]
+    at = made.index(given)
+    return [*made[:at], clock, replace(given, needs=frozenset({clock.key})), *made[at + 1 :]]
 
 
 def _step_clock(
