@@ -64,6 +64,8 @@ def test_a_full_file_system_is_its_nodes_problem_and_what_is_not_full_is_told_to
 class Guests:
     """The channel to guests of which one refuses and one says nothing."""
 
+    max_calls = 4
+
     def __init__(self) -> None:
         self.released = threading.Event()
         self.names = {one.uuid: one.name for one in STATE.nodes}
