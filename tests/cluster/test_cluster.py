@@ -330,10 +330,10 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
 
 @pytest.mark.fault("H10", "a node's power cut under jobs that may and may not be requeued")
 def test_a_start_heals_what_has_died_and_slurm_hears_of_it(cluster):
-    host = find_roots(cluster.state_dir).embedded
+    host = EmbeddedHost(find_roots(cluster.state_dir).embedded)
     before = cluster.nodes()
     job = submit(cluster, "compute-02")
-    with LibvirtClient(f"qemu+unix:///system?socket={host.socket}") as client:
+    with LibvirtClient(host.uri) as client:
         victim = client.find_domain_by_name("hpc-compute-02")
         client.destroy_domain(victim.uuid)
     assert cluster.nodes()["compute-02"]["reason"] == "destroyed"
@@ -390,12 +390,12 @@ def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):
     status = run([*cluster.argv, "-c", str(file), "hpc", "destroy", "--force"], check=False)
     assert status.returncode == 0, status.stderr
     assert "undoing the start that was cut short" in status.stderr
-    host = find_roots(cluster.state_dir).embedded
-    with LibvirtClient(f"qemu+unix:///system?socket={host.socket}") as client:
+    host = EmbeddedHost(find_roots(cluster.state_dir).embedded)
+    with LibvirtClient(host.uri) as client:
         assert not [one.name for one in client.list_domains() if one.name.startswith("spare")]
         assert not [one.name for one in client.list_networks() if one.name == "spare"]
     assert not paths.root.exists()
-    assert not list(host.root.glob("storage/disks/spare*"))
+    assert not list(host.paths.root.glob("storage/disks/spare*"))
     assert cluster.status()["is_ready"]
 
 
