@@ -168,7 +168,7 @@ class Bench:
 
     @property
     def roots(self) -> Roots:
-        own = {"data": self.root / "data", "cache": self.root / "cache", "run": self.root / "run"}
+        own = {"data": self.root / "data", "cache": self.root / "cache"}
         return replace(find_roots(self.root / "state"), **own)
 
     def measure(self, what: str, act: Callable[[], object]) -> None:

@@ -147,7 +147,7 @@ def test_the_agents_own_errors_pass_through():
 def test_a_program_outlives_an_agent_that_is_silent_until_the_deadline_ends_it():
     agent, guest = agent_of(guest_exec_status=AgentUnresponsiveError("gone"))
     with pytest.raises(DeadlineError, match="the end of /bin/ls in compute-01"):
-        agent.run(["/bin/ls"], soon())
+        agent.run(["/bin/ls"], Deadline.after(1))
     last = guest.asked[-1]
     assert "kill" in str(last)
 

@@ -41,7 +41,7 @@ def test_the_embedded_host_is_reached_through_us_and_others_directly(roots):
 def test_a_session_daemon_is_refused_with_what_to_use_instead(roots):
     with pytest.raises(HostError, match="cannot give a cluster a network of its own") as refused:
         find_place("qemu:///session", roots)
-    assert refused.value.hint == "ai-how --connect embedded hpc start"
+    assert refused.value.hint == "ai-how --connect embedded …"  # the same command, there
 
 
 def test_a_remote_host_is_refused_for_now(roots):

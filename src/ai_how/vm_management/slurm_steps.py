@@ -167,8 +167,8 @@ def _open(world: World, agent: GuestAgent, nodes: Sequence[str]) -> bool:
     except AiHowError:
         done = None
     if done is None or done.exit_code != 0:
-        by_hand = f"ai-how hpc exec controller -- {shlex.join(words)}"
-        world.say(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {by_hand}")
+        remedy = f"ai-how hpc exec controller -- {shlex.join(words)}"
+        world.say(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {remedy}")
         return False
     return True
 

@@ -22,7 +22,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     computes = [one for one in on if one.role is Role.COMPUTE]
     made: list[Step] = []
     slurm = seen.slurm if controller and seen.is_on(controller) else None
-    drained = find_drained(state, seen)
+    drained, stopping = frozenset(find_drained(state, seen)), {one.name for one in computes}
     if controller and computes and slurm is not None:
         names = tuple(one.name for one in computes)
         mine = tuple(name for name in names if name in drained)
@@ -34,7 +34,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
         closed = [
             one.name
             for one in state.nodes
-            if (one in computes and one.name not in drained)
+            if (one.name in stopping and one.name not in drained)
             or (not seen.is_on(one) and one.name in slurm and slurm[one.name].is_closed_by_us)
         ]
         kept = tuple(
