@@ -417,7 +417,9 @@ def test_a_stopped_cluster_comes_back_as_it_was(cluster):
     assert "compute-02 is drained and takes no jobs: bad | fan\n" in start_and_hear(cluster)
     assert cluster.nodes()["compute-02"]["slurm_reason"] == "bad | fan"
     assert "JobState=RUNNING" not in cluster.execute("controller", f"scontrol show job {once}")
-    cluster.execute("controller", f"{update}resume; scontrol update jobid={again} starttime=now")
+    # It waits for some time after it was queued again, or runs by now.
+    soon = f"scontrol update jobid={again} starttime=now || true"
+    cluster.execute("controller", f"{update}resume; {soon}")
     await_job(cluster, again, "JobState=RUNNING", "Restarts=1")
     cluster.execute("controller", f"scancel {again}")
     await_idle(cluster, "compute-01", "compute-02")

@@ -301,7 +301,8 @@ class EmbeddedHost:
             log=str(self.paths.log),
             with_kvm=with_kvm,
         )
-        order.write(self.paths.order)
+        with replaced_atomically(self.paths.order) as draft:
+            order.write(draft)
         return self.paths.order
 
     def _remove_former_run(self) -> None:
