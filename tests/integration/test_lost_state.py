@@ -44,7 +44,7 @@ def test_a_cluster_whose_state_is_lost_is_recovered_from_libvirt(home: TinyHome)
     for words in (("status",), ("stop",), ("destroy", "--force"), ("start",)):
         refused = home.call("hpc", *words)
         assert refused.code == 3, refused.said
-        assert "ai-how hpc recover --cluster hpc" in refused.err
+        assert " hpc recover --cluster hpc" in refused.err
     assert LOST in home.call("hpc", "status").err
     with home.client() as client:
         assert len(client.list_domains()) == 4  # ours, and the decoy
