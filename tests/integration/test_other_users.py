@@ -117,10 +117,10 @@ def test_another_user_is_refused_by_our_libvirt_with_the_remedy(
     done = run([*AS_NOBODY, "/usr/bin/python3", "-c", program, socket])
     assert done.stdout.strip() == "denied"
     # The same refusal, told by our client: as nobody it cannot even be imported from a checkout.
-    was = os.geteuid()
+    was, uri = os.geteuid(), host.uri
     os.seteuid(NOBODY)
     try:
-        with LibvirtClient(host.uri) as client, pytest.raises(AiHowError) as caught:
+        with LibvirtClient(uri) as client, pytest.raises(AiHowError) as caught:
             client.version()
     finally:
         os.seteuid(was)
