@@ -20,7 +20,7 @@ from types import NoneType
 from uuid import UUID
 
 import pytest
-from test_kill_everywhere import Pair, kill_everywhere, without_twin
+from test_kill_everywhere import Pair, kill_everywhere, without_twins
 
 from ai_how.errors import LibvirtError
 from ai_how.host.embedded import EmbeddedHost
@@ -116,7 +116,7 @@ def test_a_warm_start_killed_at_any_record_is_recovered(
         watched.have("absent")
         return watched.call("start", at_any=pairs, act="kill")
 
-    pairs = without_twin(watched.boundaries["start"], is_long=is_long)
+    pairs = without_twins(watched.boundaries["start"], is_long=is_long)
     if not is_long:  # the others are those of a cold start
         pairs = {pair for pair in pairs if pair[1].startswith(("restore/", "disk/"))}
     kill_everywhere(watched, pairs, begin, thens, points, figures)
@@ -250,7 +250,7 @@ def test_a_suspended_cluster_loses_nothing_when_it_is_killed_at_any_record(
         watched.have(was)
         return watched.call({"resume": "start"}.get(verb, verb), at_any=pairs, act="kill")
 
-    pairs = without_twin(watched.boundaries[verb], is_long=is_long)
+    pairs = without_twins(watched.boundaries[verb], is_long=is_long)
     if not is_long:
         pairs = {pair for pair in pairs if pair[1].startswith((verb, "clock"))}
     watched.have("absent")

@@ -1,6 +1,8 @@
 """A node's journal, of which an agent's answer holds the end."""
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 
 from ai_how.errors import GuestError
 from ai_how.guest.agent import GuestAgent
@@ -9,6 +11,7 @@ from ai_how.waiting import Deadline
 LOG_S = 60.0
 # In base64, and with all that is around it, this fits into one answer of a guest's agent.
 JOURNAL_BYTES = 512 * 1024
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _CUT = 'set -o pipefail; limit=$1; shift; journalctl "$@" | tail -c "$limit"'
 
 
@@ -24,8 +27,9 @@ def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str
     Where they are too many bytes, those at the end, which `say` is told.
     Raises GuestError where the journal has no such boot.
     """
-    words = journal_words("-b", str(boot), "-n", str(lines))
-    done = agent.run(words, Deadline.after(LOG_S))
+    deadline = Deadline.after(LOG_S)
+    which = _find_boot(agent, boot, deadline) if boot else "0"
+    done = agent.run(journal_words("-b", which, "-n", str(lines)), deadline)
     if done.exit_code != 0:
         raise GuestError(
             f"the journal of {agent.name} cannot be read",
@@ -37,7 +41,23 @@ def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str
         return text
     say(
         f"only the last {JOURNAL_BYTES // 1024} KiB are shown; all of it: "
-        f"ai-how hpc ssh {agent.name} -- sudo journalctl -b {boot}"
+        f"ai-how hpc ssh {agent.name} -- sudo journalctl -b {which}"
     )
     _torn, _, whole = text.partition("\n")
     return whole or text
+
+
+def _find_boot(agent: GuestAgent, boot: int, deadline: Deadline) -> str:
+    """The boot that many before this one, as journalctl's `-b` takes it.
+
+    By when each began: journalctl itself counts by when each ended, which takes another boot where
+    a clock has been set back (seen with systemd 257).
+    """
+    running = agent.run(("/bin/cat", _BOOT_ID), deadline).output.strip().replace("-", "")
+    listed = agent.run(("/usr/bin/journalctl", "--list-boots", "-o", "json"), deadline).output
+    # Where there are no such boots, or it does not write JSON, journalctl has the last word.
+    with suppress(ValueError, KeyError, TypeError, IndexError):
+        boots = sorted(json.loads(listed), key=lambda one: int(one["first_entry"]))
+        earlier = [str(one["boot_id"]) for one in boots if one["boot_id"] != running]
+        return earlier[boot]
+    return str(boot)
