@@ -190,7 +190,7 @@ def test_a_file_in_order_is_run_again_from_its_beginning_and_counts_once(suite):
 
 def test_what_ends_pytest_itself_fails_the_suite_at_once(suite):
     done = suite(FLAKY, KILLED)
-    why = "a part of the suite ended early: it has not written second.json"
+    why = "a part of the suite ended early: it has not written part-2.json"
     assert why in closing(done)
     assert "A second run of" not in done.stdout
     assert done.returncode == 1
