@@ -26,26 +26,26 @@ from uuid import UUID
 import libvirt
 
 from ai_how.cli.hpc_view import show_status
+from ai_how.clusters import start as starting
+from ai_how.clusters.observation import observe
+from ai_how.clusters.plan_runner import Carrier
+from ai_how.clusters.status import find_disk_problems, status_of
 from ai_how.console.live_nodes import LiveNodes
-from ai_how.guest.identity import render_archive
 from ai_how.host.place import find_place
+from ai_how.hpc.node_identity import render_archive
+from ai_how.hpc.stop_plan import plan_destroy, plan_stop
 from ai_how.images.copying import sha256_of
 from ai_how.images.manifest import DISK, Manifest
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState, VmState
 from ai_how.state.paths import Roots, ensure_private_directory, find_roots
-from ai_how.vm_management import starting
-from ai_how.vm_management.carrying import Carrier
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.disk_space import SpaceReport
-from ai_how.vm_management.hpc_status import find_disk_problems, status_of
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.observed import observe
-from ai_how.vm_management.stop_plan import plan_destroy, plan_stop
-from ai_how.vm_management.world import Patience
+from ai_how.vm_management.context import Patience
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import SpaceReport
 from ai_how.waiting import Deadline
 
 NODES = (4, 16, 64, 256)

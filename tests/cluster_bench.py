@@ -8,21 +8,21 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
-from ai_how.guest.slurm_config import SlurmSeen
+from ai_how.clusters.desired_cluster import Draft, draft_cluster
+from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.rendering import find_rendering
 from ai_how.host.place import HostPlace
+from ai_how.hpc.plan import Rendering
+from ai_how.hpc.slurm_config import SlurmSeen
 from ai_how.images.manifest import DISK, Image, Manifest
+from ai_how.libvirt_client.facts import DomainSeen, Mark, NetworkSeen
 from ai_how.process import run
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.models import ClusterState, VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.domain_shape import Accel
-from ai_how.vm_management.drafting import Draft, draft_cluster
-from ai_how.vm_management.hpc_plan import Rendering
-from ai_how.vm_management.network_shape import render_network, shape_of_network
-from ai_how.vm_management.observed import Observed
-from ai_how.vm_management.rendering import find_rendering
-from ai_how.vm_management.seen import DomainSeen, Mark, NetworkSeen
+from ai_how.vm_management.networks.definition import render_network, shape_of_network
+from ai_how.vm_management.nodes.domain_definition import Accel
 
 CLUSTER_ID = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 DIGEST = hashlib.sha256(b"tiny").hexdigest()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.connection import open_connection
+from ai_how.libvirt_client.uri import read_uri
+from ai_how.libvirt_client.xml import MARK_NAMESPACE
 from ai_how.process import get_tool, run
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.libvirt_uri import read_uri
-from ai_how.vm_management.libvirt_wire import open_connection
-from ai_how.vm_management.xml_text import MARK_NAMESPACE
 
 if TYPE_CHECKING:
     import libvirt  # noqa: TID251  storage pools are nothing that the product's client knows

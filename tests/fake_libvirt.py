@@ -14,18 +14,18 @@ from uuid import UUID
 from xml.etree import ElementTree as ET
 
 from ai_how.errors import LibvirtError, OwnershipError
+from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, read_bridge, read_mark
+from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.nodes import Role
 from ai_how.state.models import VmState
-from ai_how.vm_management.network_drift import (
+from ai_how.vm_management.networks.definition import NetworkHost
+from ai_how.vm_management.networks.drift import (
     HostChanges,
     NetworkFacts,
     find_host_changes,
     find_host_removals,
     read_network_facts,
 )
-from ai_how.vm_management.network_shape import NetworkHost
-from ai_how.vm_management.seen import DomainSeen, NetworkSeen, read_bridge, read_mark
-from ai_how.vm_management.xml_text import read_xml
 from ai_how.waiting import Deadline
 
 NO_DOMAIN, NO_NETWORK, INVALID = 42, 43, 55

@@ -12,9 +12,9 @@ from shutil import rmtree
 
 from ai_how.errors import DeadlineError
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import find_tool, get_tool, run
 from ai_how.state.paths import find_roots
-from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
 from decoys import look_at_decoys
 

@@ -9,6 +9,11 @@ from uuid import uuid4
 
 import pytest
 
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.observation import Observed, observe
+from ai_how.hpc.identities import ensure_secrets, find_identities
+from ai_how.hpc.plan import STEP_TYPES, plan_start
+from ai_how.hpc.stop_plan import plan_destroy, plan_stop
 from ai_how.images.manifest import Image
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
@@ -16,12 +21,7 @@ from ai_how.plan.journal import Journal, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import roll_back
-from ai_how.vm_management.drafting import Draft
-from ai_how.vm_management.hpc_plan import STEP_TYPES, plan_start
-from ai_how.vm_management.identities import ensure_secrets, find_identities
-from ai_how.vm_management.observed import Observed, observe
-from ai_how.vm_management.stop_plan import plan_destroy, plan_stop
-from ai_how.vm_management.world import World
+from ai_how.vm_management.context import World
 from cluster_bench import rendering_of
 
 

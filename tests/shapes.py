@@ -5,8 +5,10 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from uuid import UUID
 
+from ai_how.libvirt_client.facts import Mark, Owner
 from ai_how.spec.nodes import Role
-from ai_how.vm_management.domain_shape import (
+from ai_how.vm_management.networks.definition import ForwardMode, NetworkHost, NetworkShape
+from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuFeature,
     CpuMode,
@@ -21,8 +23,6 @@ from ai_how.vm_management.domain_shape import (
     VcpuPin,
     VirtioFsShare,
 )
-from ai_how.vm_management.network_shape import ForwardMode, NetworkHost, NetworkShape
-from ai_how.vm_management.seen import Mark, Owner
 
 OWNER = Owner(1000, Path("/home/me/.local/state/ai-how"))
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")

@@ -25,20 +25,21 @@ from uuid import UUID
 
 from ai_how import process
 from ai_how.cli import main as ai_how
+from ai_how.clusters import cleanup, manager, save_machines
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.hpc.plan import STEP_TYPES
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import PATIENCE_S, LibvirtClient
+from ai_how.libvirt_client.facts import DomainSeen
 from ai_how.plan import interrupts, journal
 from ai_how.plan.step import Applied, Step
 from ai_how.spec.nodes import Role
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState, VmState
 from ai_how.state.paths import ClusterPaths, Roots, find_roots
-from ai_how.vm_management import clearing, hpc_manager, save_image, warm_manager
-from ai_how.vm_management.hpc_plan import STEP_TYPES
-from ai_how.vm_management.libvirt_client import PATIENCE_S, LibvirtClient
-from ai_how.vm_management.seen import DomainSeen
-from ai_how.vm_management.steps import StartDomain
-from ai_how.vm_management.world import Patience, World
+from ai_how.vm_management.context import Patience, World
+from ai_how.vm_management.saved_machines import save_file
+from ai_how.vm_management.steps.domains import StartDomain
 from cluster_bench import make_image
 
 FILE = """\
@@ -304,7 +305,8 @@ def serve(root: Path) -> None:
     """The process that forks: reads an order a line, says the child's pid, and how it ended."""
     # Loaded once here, not once in each child.
     from ai_how.cli import host, hpc, image  # noqa: F401, PLC0415
-    from ai_how.vm_management import carrying, hpc_status, starting, warming  # noqa: F401, PLC0415
+    from ai_how.clusters import plan_runner, start  # noqa: F401, PLC0415
+    from ai_how.vm_management.saved_machines import saving  # noqa: F401, PLC0415
 
     for number, line in enumerate(sys.stdin):
         scratches = {}
@@ -350,13 +352,13 @@ def _obey(order: Order, scratch: Path) -> None:
     _open_streams(out, err, order.get("streams"))
     client = TinyClient if order.get("agents", True) else LibvirtClient
     client = partial(client, patience_s=order.get("patience_s", PATIENCE_S))
-    hpc_manager.LibvirtClient = clearing.LibvirtClient = warm_manager.LibvirtClient = client
+    manager.LibvirtClient = cleanup.LibvirtClient = save_machines.LibvirtClient = client
     # What is saved in the background would speak to agents that are not there.
     process.start_detached = lambda *_words, **_streams: None
     _kill_in(order.get("kill_in"))
     if "shutdown_s" in order:
         patience = Patience(shutdown_s=order["shutdown_s"])
-        hpc_manager.HpcManager = partial(hpc_manager.HpcManager, patience=patience)
+        manager.HpcManager = partial(manager.HpcManager, patience=patience)
     os.environ.update(order.get("environment", {}))
     if limit := order.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -406,7 +408,7 @@ def _kill_in(moment: object) -> None:
         raise AssertionError
 
     if moment == "copying":
-        honest = save_image.copy_range
+        honest = save_file.copy_range
 
         def copy_half(
             source: IO[bytes], target: IO[bytes], begin: int, end: int, *, target_at: int
@@ -414,7 +416,7 @@ def _kill_in(moment: object) -> None:
             honest(source, target, begin, (begin + end) // 2, target_at=target_at)
             die()
 
-        save_image.copy_range = copy_half
+        save_file.copy_range = copy_half
     elif moment == "restoring":
         begin = TinyClient.restore_domain
 

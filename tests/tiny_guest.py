@@ -3,8 +3,8 @@
 from pathlib import Path
 from uuid import UUID
 
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.seen import DomainSeen
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainSeen
 
 TINY = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.cli import main
+from ai_how.clusters import cleanup, manager
 from ai_how.errors import GuestError
 from ai_how.host.kvm import kvm_verdict
 from ai_how.images.manifest import DISK, Manifest
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.facts import DomainSeen, read_mark
 from ai_how.state.paths import find_roots
-from ai_how.vm_management import clearing, hpc_manager
-from ai_how.vm_management.seen import DomainSeen, read_mark
 from cluster_bench import make_image
 from fake_libvirt import FakeLibvirt
 
@@ -100,7 +100,7 @@ def live(directory: Path) -> None:
         kernel=None, cache=roots.kvm_verdict, device=Path("/dev/null"), boot=directory
     ).works
     libvirt = Witness(witness, roots.state)
-    for module in (hpc_manager, clearing):
+    for module in (manager, cleanup):
         module.LibvirtClient = lambda *_, **__: libvirt
     ends = {}
 

@@ -13,23 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters import start
+from ai_how.clusters.manager import HpcManager
 from ai_how.errors import GuestError, PlanFailedError
 from ai_how.guest.agent import GuestAgent
-from ai_how.guest.identity import Neighbour, NodeIdentity
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.hpc.node_identity import Neighbour, NodeIdentity
 from ai_how.images.build import build_default_image
 from ai_how.images.manifest import DISK, INITRD, KERNEL, MANIFEST, Manifest
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainSeen
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Step
 from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.paths import ClusterPaths, Roots, find_roots
-from ai_how.vm_management import starting
-from ai_how.vm_management.hpc_manager import HpcManager
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.seen import DomainSeen
-from ai_how.vm_management.world import Patience
+from ai_how.vm_management.context import Patience
 from ai_how.waiting import Deadline, wait_until
 from decoys import place_decoys
 from leaks import (
@@ -336,7 +336,7 @@ def tamper(
     monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, Callable[[NodeIdentity], NodeIdentity]]
 ) -> None:
     """Have nodes become something else than they should."""
-    honest = starting.find_identities
+    honest = start.find_identities
 
     def find(*args: object, **more: object) -> dict[str, Callable[[], NodeIdentity]]:
         found = dict(honest(*args, **more))
@@ -344,7 +344,7 @@ def tamper(
             found[name] = lambda make=found[name], change=change: change(make())
         return found
 
-    monkeypatch.setattr(starting, "find_identities", find)
+    monkeypatch.setattr(start, "find_identities", find)
 
 
 def with_another_key(node: NodeIdentity) -> NodeIdentity:

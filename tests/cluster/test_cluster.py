@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import get_tool, run, start_daemon
 from ai_how.state.paths import find_roots
-from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
 from canaries import find_in_files, find_in_text, read_secrets, watching
 from daemons import socket_of

@@ -15,8 +15,8 @@ import pytest
 from ai_how.images.build import build_default_image
 from ai_how.images.manifest import MANIFEST
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.state.paths import find_roots
-from ai_how.vm_management.libvirt_client import LibvirtClient
 from ai_how.waiting import Deadline, wait_until
 from real_cluster import ASK_S, START_S, Cluster
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import Completed, run, start_daemon
 from ai_how.state.paths import find_roots
-from ai_how.vm_management.libvirt_client import LibvirtClient
 from decoys import place_decoys
 from leaks import look_at_host, look_at_machine, private_host, settled_difference
 

@@ -12,8 +12,8 @@ from itertools import combinations, pairwise
 import pytest
 
 from ai_how.state.files import replaced_atomically
-from ai_how.vm_management import bases
-from ai_how.vm_management.saved_machines import MANIFEST, SavedMachine, SavedMachines
+from ai_how.vm_management.disks import base_images
+from ai_how.vm_management.saved_machines.store import MANIFEST, SavedMachine, SavedMachines
 from ai_how.waiting import Deadline, wait_until
 from ledger import Points
 from real_cluster import ASK_S, START_S, Cluster
@@ -226,7 +226,7 @@ def test_a_memory_that_qemu_refuses_boots_from_the_same_disk_and_is_ready(cluste
     with replaced_atomically(machine.directory / MANIFEST) as draft:
         draft.write_text(manifest.model_dump_json())
     storage.verified(machine.memory).unlink()
-    bases.check_unchanged(storage, machine.memory, digest)
+    base_images.check_unchanged(storage, machine.memory, digest)
     done = cluster.try_call("hpc", "start", timeout_s=START_S)
     assert done.returncode == 0, done.stderr
     for node in NODES:

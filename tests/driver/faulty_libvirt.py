@@ -9,8 +9,8 @@ from typing import Any
 
 import libvirt  # noqa: TID251  the seam of the client is libvirt's own objects
 
-from ai_how.vm_management.libvirt_uri import LibvirtUri
-from ai_how.vm_management.libvirt_wire import open_connection
+from ai_how.libvirt_client.connection import open_connection
+from ai_how.libvirt_client.uri import LibvirtUri
 
 FROM_QEMU = 10
 EVERY = 1_000_000

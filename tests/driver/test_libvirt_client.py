@@ -24,15 +24,15 @@ from ai_how.errors import (
     OwnershipError,
     SpecError,
 )
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.connection import BusyError
+from ai_how.libvirt_client.console import Console
+from ai_how.libvirt_client.error_codes import FROM_RPC, Kind, classify
+from ai_how.libvirt_client.facts import DomainEvent, EventKind, Mark
+from ai_how.libvirt_client.session import REPEATS
+from ai_how.libvirt_client.uri import unix_uri
 from ai_how.process import run
 from ai_how.state.models import VmState
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.libvirt_console import Console
-from ai_how.vm_management.libvirt_errors import FROM_RPC, Kind, classify
-from ai_how.vm_management.libvirt_link import REPEATS
-from ai_how.vm_management.libvirt_uri import unix_uri
-from ai_how.vm_management.libvirt_wire import BusyError
-from ai_how.vm_management.seen import DomainEvent, EventKind, Mark
 from ai_how.waiting import Deadline, wait_until
 
 URI = f"test://{Path(__file__).with_name('node.xml')}"
@@ -510,7 +510,7 @@ def deaf_socket(tmp_path: Path) -> Iterator[Path]:
 def test_a_deaf_daemon_holds_nobody_up_not_even_the_interpreters_end(deaf_socket: Path) -> None:
     program = f"""
         from ai_how.errors import ConnectionLostError
-        from ai_how.vm_management.libvirt_client import LibvirtClient
+        from ai_how.libvirt_client.client import LibvirtClient
         with LibvirtClient({unix_uri(deaf_socket)!r}, patience_s=0.3) as client:
             try:
                 client.version()

@@ -10,10 +10,10 @@ from faulty_libvirt import EVERY, Script
 from test_libvirt_client import COMPUTE, URI
 
 from ai_how.errors import ConnectionLostError, LibvirtError
-from ai_how.vm_management import libvirt_domains, libvirt_link
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.libvirt_errors import FROM_REMOTE, FROM_RPC, FROM_STORAGE
-from ai_how.vm_management.libvirt_wire import BusyError
+from ai_how.libvirt_client import domains, session
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.connection import BusyError
+from ai_how.libvirt_client.error_codes import FROM_REMOTE, FROM_RPC, FROM_STORAGE
 
 FROM_QEMU = 10
 
@@ -83,21 +83,21 @@ def test_whoever_was_silent_is_not_waited_for_again_and_asked_anew_later(
 def test_a_call_whose_connections_keep_breaking_ends_in_its_time(
     script: Script, kept: LibvirtClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libvirt_link, "ALIVE_WITHIN_S", 0.1)
+    monkeypatch.setattr(session, "ALIVE_WITHIN_S", 0.1)
     script.fail("getCapabilities", 39, domain=FROM_RPC, times=EVERY)
     began = time.monotonic()
     with pytest.raises(ConnectionLostError):
         kept.capabilities_xml()
     # Not the forty seconds that four connections could take.
     assert time.monotonic() - began < 20
-    assert script.calls.count("getCapabilities") == 1 + libvirt_link.REPEATS
+    assert script.calls.count("getCapabilities") == 1 + session.REPEATS
 
 
 @pytest.mark.fault("F33", "a QEMU that gives no figures, among others that do")
 def test_a_vm_without_figures_hides_no_others(
     script: Script, kept: LibvirtClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libvirt_domains, "STATS_S", 3.0)
+    monkeypatch.setattr(domains, "STATS_S", 3.0)
     released = threading.Event()
     every = [one.uuid for one in kept.list_domains()]
     others = set(every) - {COMPUTE}

@@ -10,9 +10,15 @@ import libvirt  # noqa: TID251  what the templates mean is libvirt's to say
 import pytest
 
 from ai_how.spec.nodes import Role
-from ai_how.vm_management.domain_shape import Accel, CpuMode, DiskCache, DomainShape, MemoryBacking
-from ai_how.vm_management.domain_xml import render_domain
-from ai_how.vm_management.network_shape import render_network
+from ai_how.vm_management.networks.definition import render_network
+from ai_how.vm_management.nodes.domain_definition import (
+    Accel,
+    CpuMode,
+    DiskCache,
+    DomainShape,
+    MemoryBacking,
+)
+from ai_how.vm_management.xml.domain import render_domain
 from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, DOMAINS, FOREIGN_IMAGE, NETWORKS
 
 NODE = Path(__file__).with_name("test_node.xml")

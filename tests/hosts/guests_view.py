@@ -16,9 +16,9 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import get_tool, run, start_daemon
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.network_shape import NetworkHost, render_network
+from ai_how.vm_management.networks.definition import NetworkHost, render_network
 from ai_how.waiting import Deadline, wait_until
 from leaks import private_host
 from shapes import NETWORK

@@ -15,7 +15,7 @@ from ai_how.console.show import show_error
 from ai_how.errors import AiHowError
 from ai_how.host.place import find_place
 from ai_how.spec.nodes import nodes_of
-from ai_how.vm_management.node_checks import check_shares
+from ai_how.vm_management.nodes.host_checks import check_shares
 from cluster_bench import read_hpc
 from tiny_cluster import TinyHome, opened
 

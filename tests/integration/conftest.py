@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.libvirt_client.client import LibvirtClient
 from decoys import place_decoys
 from invariants import Watched
 from leaks import count_gate, look_at_host, look_at_machine, private_host, settled_difference

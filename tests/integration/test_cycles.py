@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters import cleanup, manager
+from ai_how.clusters.manager import HpcManager
 from ai_how.spec.reader import read_spec
-from ai_how.vm_management import clearing, hpc_manager
-from ai_how.vm_management.hpc_manager import HpcManager
 from ai_how.waiting import Deadline, wait_until
 from invariants import DESTROY, START, Watched, check_told, look
 from leaks import settled
@@ -38,17 +38,17 @@ def test_starting_and_destroying_again_and_again_uses_nothing_up(
     *,
     is_long: bool,
 ) -> None:
-    monkeypatch.setattr(hpc_manager, "LibvirtClient", TinyClient)
-    monkeypatch.setattr(clearing, "LibvirtClient", TinyClient)
+    monkeypatch.setattr(manager, "LibvirtClient", TinyClient)
+    monkeypatch.setattr(cleanup, "LibvirtClient", TinyClient)
     home = watched.home
-    manager = HpcManager(roots=home.roots, name="hpc")
+    cluster = HpcManager(roots=home.roots, name="hpc")
     spec = read_spec(home.file("hpc"), {})
     before = look(home)
 
     def cycle(count: int) -> None:
         for _ in range(count):
-            assert manager.start(spec, source=home.file("hpc")).steps
-            assert manager.destroy().steps
+            assert cluster.start(spec, source=home.file("hpc")).steps
+            assert cluster.destroy().steps
 
     cycle(WARM_UP)
     counted = descriptors(), threading.active_count()

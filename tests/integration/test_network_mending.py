@@ -13,10 +13,10 @@ import pytest
 from ai_how.process import run
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import VmState
-from ai_how.vm_management.network_drift import facts_of, read_network_facts
-from ai_how.vm_management.network_links import find_ports
-from ai_how.vm_management.network_manager import HostNetworks
-from ai_how.vm_management.network_shape import shape_of_network
+from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.drift import facts_of, read_network_facts
+from ai_how.vm_management.networks.host_networks import HostNetworks
+from ai_how.vm_management.networks.links import find_ports
 from ai_how.waiting import Deadline, wait_until
 from decoys import virsh
 from leaks import pids_inside

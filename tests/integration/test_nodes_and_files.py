@@ -4,8 +4,8 @@ from itertools import cycle
 
 import pytest
 
+from ai_how.libvirt_client.facts import DomainSeen
 from ai_how.state.cluster_state import read_state
-from ai_how.vm_management.seen import DomainSeen
 from invariants import Watched
 from ledger import Points
 from tiny_cluster import FILE

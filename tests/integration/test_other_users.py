@@ -10,10 +10,10 @@ import pytest
 
 from ai_how.errors import AiHowError, HostError, ImageError, OwnershipError
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import run, start_daemon
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.waiting import Deadline
 from cluster_bench import make_image
 from daemons import socket_of

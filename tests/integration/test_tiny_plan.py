@@ -16,20 +16,20 @@ from uuid import UUID, uuid4
 import pytest
 
 import decoys
+from ai_how.clusters.desired_cluster import Draft
 from ai_how.errors import GuestError, HostError, OwnershipError, PlanFailedError
 from ai_how.guest.agent import GuestAgent
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.images.manifest import Image
 from ai_how.images.qcow2_header import read_header
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
 from ai_how.state.models import NodeState, VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.drafting import Draft
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.network_shape import render_network
-from ai_how.vm_management.world import World
+from ai_how.vm_management.context import World
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline
 from cluster_bench import DIGEST, draft_of, make_image, read_hpc
 from leaks import files

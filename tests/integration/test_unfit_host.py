@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 import decoys
+from ai_how.clusters import start
 from ai_how.errors import HostError, LibvirtError, ToolError
 from ai_how.host.checks import QEMU_OVERHEAD_MIB
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.vm_management import starting
-from ai_how.vm_management.domain_shape import Accel
-from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.vm_management.nodes.domain_definition import Accel
 from leaks import files
 from tiny_cluster import FILE, Ended, TinyHome, opened
 from tiny_guest import TINY, render_tiny_guest
@@ -94,8 +94,8 @@ def test_a_qemu_that_does_not_work_is_named_and_nothing_stays(
 def test_a_machine_type_that_is_unknown_is_refused_before_anything_is_made(
     client: LibvirtClient, monkeypatch: pytest.MonkeyPatch
 ):
-    starting._require_hypervisor(client, Accel.TCG)
-    monkeypatch.setattr(starting, "MACHINE", "pc-q35-99.9")
+    start._require_hypervisor(client, Accel.TCG)
+    monkeypatch.setattr(start, "MACHINE", "pc-q35-99.9")
     with pytest.raises(HostError, match=r"machine type pc-q35-99\.9") as caught:
-        starting._require_hypervisor(client, Accel.TCG)
+        start._require_hypervisor(client, Accel.TCG)
     assert "pc-q35-99.9" in str(caught.value.details)

@@ -24,14 +24,20 @@ from test_kill_everywhere import Pair, kill_everywhere, without_twins
 
 from ai_how.errors import LibvirtError
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client import domains
+from ai_how.libvirt_client.facts import DomainSeen
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
 from ai_how.state.models import VmState
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management import bases, libvirt_domains
-from ai_how.vm_management.nameless import NAMELESS
-from ai_how.vm_management.saved_machines import MANIFEST, SavedMachine, SavedMachines, SavedManifest
-from ai_how.vm_management.seen import DomainSeen
+from ai_how.vm_management.disks import base_images
+from ai_how.vm_management.saved_machines.generic_vm import NAMELESS
+from ai_how.vm_management.saved_machines.store import (
+    MANIFEST,
+    SavedMachine,
+    SavedMachines,
+    SavedManifest,
+)
 from ai_how.waiting import Deadline, wait_until
 from daemons import daemon_of, kill_daemon, qemus_of, send, stopped
 from invariants import Watched, check_told
@@ -143,7 +149,7 @@ def forge(machine: SavedMachine, change: Callable[[Path], None]) -> None:
     rewrite(machine, memory_sha256=digest)
     storage = StoragePaths(machine.directory.parent.parent)
     storage.verified(machine.memory).unlink()
-    bases.check_unchanged(storage, machine.memory, digest)
+    base_images.check_unchanged(storage, machine.memory, digest)
 
 
 def rewrite(machine: SavedMachine, **changed: object) -> None:
@@ -383,7 +389,7 @@ def test_a_libvirtd_that_dies_with_a_memory_in_its_hands_is_outlived(
 def test_power_is_not_cut_in_the_middle_of_a_restore_unless_that_hangs(
     watched: Watched, points: Points, monkeypatch: pytest.MonkeyPatch, *, hangs: bool
 ) -> None:
-    monkeypatch.setattr(libvirt_domains, "STARTING_S", 5.0 if hangs else 60.0)
+    monkeypatch.setattr(domains, "STARTING_S", 5.0 if hangs else 60.0)
     host = watched.home.host
     daemon = daemon_of(host)
     with watched.home.client() as client, ThreadPoolExecutor(1) as crew:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import GuestError
-from ai_how.vm_management.agent_answer import ANSWER_LIMIT_BYTES, read_agent_answer
+from ai_how.libvirt_client.agent_answer import ANSWER_LIMIT_BYTES, read_agent_answer
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
+from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.errors import AgentUnresponsiveError
-from ai_how.vm_management.guest_checks import asked_file_systems
-from ai_how.vm_management.guest_clocks import watched_clocks
+from ai_how.vm_management.nodes.clocks import watched_clocks
 from ai_how.waiting import Deadline, wait_until
 from cluster_bench import TWO_NODES, draft_of, everything_seen, read_hpc
 

@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 
 from ai_how.errors import GuestError
+from ai_how.libvirt_client.facts import OFF_BY_DAEMON, DomainSeen
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.bring_up_steps import AwaitAgent
-from ai_how.vm_management.seen import OFF_BY_DAEMON, DomainSeen
-from ai_how.vm_management.world import Patience
+from ai_how.vm_management.context import Patience
+from ai_how.vm_management.steps.guest import AwaitAgent
 from ai_how.waiting import Deadline
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")

@@ -10,17 +10,17 @@ import pytest
 from plan_world import Bench, Put, raise_at
 
 from ai_how.errors import GuestError, PlanFailedError
+from ai_how.hpc.plan import Rendering, plan_start
 from ai_how.plan.executor import OnFailure
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Limit, Plan
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.boot_limit import choose_boot_limit
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.domain_shape import Accel
-from ai_how.vm_management.hpc_plan import Rendering, plan_start
-from ai_how.vm_management.world import World
+from ai_how.vm_management.context import World
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.nodes.boot_limit import choose_boot_limit
+from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.waiting import Deadline
 from cluster_bench import (
     CLUSTER_ID,

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.guest.slurm_config import SlurmSeen
-from ai_how.state.models import VmState
-from ai_how.vm_management.causes import (
+from ai_how.clusters.diagnosis.causes import (
     ACCEPTED,
     Failure,
     NodeSeen,
@@ -17,6 +15,8 @@ from ai_how.vm_management.causes import (
     find_first_cause,
     one_line,
 )
+from ai_how.hpc.slurm_config import SlurmSeen
+from ai_how.state.models import VmState
 
 # Of Debian's 6.12 under QEMU 7.2, with systemd 257 and SLURM 24.11; cut short.
 BANNER = "\x1b[!p\x1b]104\x07\x1b[?7h"

@@ -5,13 +5,13 @@ from uuid import UUID
 
 import pytest
 
+from ai_how.clusters.cleanup import drop_backups, forget, prepare_backups
+from ai_how.clusters.manager import HpcManager
 from ai_how.errors import HostError, SpecError, StateError
+from ai_how.hpc.stop_plan import plan_destroy
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import write_state
 from ai_how.state.paths import find_roots
-from ai_how.vm_management.clearing import drop_backups, forget, prepare_backups
-from ai_how.vm_management.hpc_manager import HpcManager
-from ai_how.vm_management.stop_plan import plan_destroy
 from cluster_bench import draft_of, read_hpc
 
 STATE = draft_of(read_hpc()).state

@@ -11,7 +11,7 @@ from ai_how.errors import ConnectionLostError, LibvirtError
 from ai_how.plan.step import Applied
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.steps import RestoreDomain
+from ai_how.vm_management.steps.domains import RestoreDomain
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
 XML = "<domain>compute-01</domain>"

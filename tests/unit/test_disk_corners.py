@@ -13,8 +13,8 @@ from ai_how.images.qcow2_header import read_header
 from ai_how.plan.step import Applied
 from ai_how.process import run
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.disk_space import GIB
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import GIB
 
 
 @pytest.fixture

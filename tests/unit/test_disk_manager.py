@@ -19,8 +19,8 @@ from ai_how.images.qcow2_header import read_header
 from ai_how.plan.step import Applied
 from ai_how.process import run
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.disk_space import GIB, DiskNeed, check_space, overlay_need
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import GIB, DiskNeed, check_space, overlay_need
 
 ID = UUID("11111111-2222-3333-4444-555555555555")
 
@@ -546,7 +546,7 @@ from uuid import UUID
 from ai_how.errors import HostError
 from ai_how.images.manifest import Image, Manifest, read_manifest
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.disks.manager import DiskManager
 small, image_directory, storage = (Path(word) for word in sys.argv[1:4])
 manifest = Manifest.model_validate_json(sys.argv[4])
 image = Image(image_directory, manifest)

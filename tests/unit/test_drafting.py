@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
+from ai_how.clusters.desired_cluster import draft_cluster
 from ai_how.errors import SpecError
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.state.models import ClusterState
-from ai_how.vm_management.drafting import draft_cluster
 from cluster_bench import CLUSTER_ID, DIGEST, NOW, SUBNET, TWO_NODES, draft_of, read_hpc
 
 ONE_NODE = TWO_NODES.replace("count: 2", "count: 1")

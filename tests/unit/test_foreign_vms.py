@@ -8,14 +8,14 @@ from uuid import UUID
 import pytest
 from cli_runner import Cli
 
+from ai_how.clusters import cleanup, manager
+from ai_how.clusters.observation import observe
 from ai_how.errors import OwnershipError
+from ai_how.libvirt_client.facts import Mark, read_mark
 from ai_how.state.cluster_state import write_state
 from ai_how.state.models import ClusterState, VmState
 from ai_how.state.paths import ensure_private_directory
-from ai_how.vm_management import clearing, hpc_manager
-from ai_how.vm_management.domain_xml import render_domain
-from ai_how.vm_management.observed import observe
-from ai_how.vm_management.seen import Mark, read_mark
+from ai_how.vm_management.xml.domain import render_domain
 from cluster_bench import draft_of, read_hpc
 from fake_libvirt import FakeLibvirt, _Domain
 from shapes import COMPUTE
@@ -48,7 +48,7 @@ class Libvirt(FakeLibvirt):
 @pytest.fixture
 def libvirt(monkeypatch: pytest.MonkeyPatch) -> Libvirt:
     there = Libvirt()
-    for module in (hpc_manager, clearing):
+    for module in (manager, cleanup):
         monkeypatch.setattr(module, "LibvirtClient", lambda *_, **__: there)
     return there
 

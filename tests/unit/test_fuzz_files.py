@@ -21,7 +21,7 @@ from ai_how.state.cluster_state import _checksum, parse_state, read_state, rende
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.state.report import report
-from ai_how.vm_management.disk_manager import DiskManager
+from ai_how.vm_management.disks.manager import DiskManager
 
 STATE = render_state(cluster_state())
 BODY = {key: value for key, value in json.loads(STATE).items() if key != "checksum"}

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from ai_how.console.text import clean
 from ai_how.errors import AiHowError, GuestError, HostError, SpecError
 from ai_how.guest.agent import GuestAgent, GuestResult
-from ai_how.guest.slurm_config import read_sinfo
 from ai_how.host.place import HostPlace, find_place
+from ai_how.hpc.slurm_config import read_sinfo
+from ai_how.libvirt_client.agent_answer import read_agent_answer
+from ai_how.libvirt_client.facts import DomainSeen, Mark, read_bridge, read_mark
+from ai_how.libvirt_client.uri import LibvirtUri, read_uri
+from ai_how.libvirt_client.xml import census, read_xml
 from ai_how.state.models import VmState
 from ai_how.state.paths import Roots
-from ai_how.vm_management.agent_answer import read_agent_answer
-from ai_how.vm_management.libvirt_uri import LibvirtUri, read_uri
-from ai_how.vm_management.network_manager import HostNetworks, SeenNetworks
-from ai_how.vm_management.network_shape import render_network
-from ai_how.vm_management.seen import DomainSeen, Mark, read_bridge, read_mark
-from ai_how.vm_management.subnets import check_bridge, choose_subnet
-from ai_how.vm_management.xml_render import render_shape
-from ai_how.vm_management.xml_text import census, read_xml
+from ai_how.vm_management.networks.definition import render_network
+from ai_how.vm_management.networks.host_networks import HostNetworks, SeenNetworks
+from ai_how.vm_management.networks.subnets import check_bridge, choose_subnet
+from ai_how.vm_management.xml.render import render_shape
 from ai_how.waiting import Deadline
 from shapes import CLUSTER, CONTROLLER, NETWORK
 

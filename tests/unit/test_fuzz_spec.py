@@ -12,16 +12,16 @@ from fuzzing import answer, bent, joined_names, names, soup, spoilt_text
 from hypothesis import strategies as st
 
 from ai_how.errors import AiHowError, SpecError
-from ai_how.guest.slurm_config import SlurmNode, render_slurm_conf
 from ai_how.guest.ssh import ssh_argv
+from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
+from ai_how.libvirt_client.xml import census, read_xml
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.nodes import assign_addresses, nodes_of
 from ai_how.spec.reader import read_spec, read_spec_text
 from ai_how.spec.yaml_tree import plain, read_tree
 from ai_how.state.paths import ClusterPaths, Roots, StoragePaths
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.network_shape import render_network
-from ai_how.vm_management.xml_text import census, read_xml
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.networks.definition import render_network
 from shapes import NETWORK
 
 DATA = Path(__file__).parent.parent / "data" / "spec"

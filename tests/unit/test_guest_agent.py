@@ -11,7 +11,7 @@ import pytest
 
 from ai_how.errors import AgentUnresponsiveError, DeadlineError, GuestError
 from ai_how.guest.agent import GuestAgent
-from ai_how.vm_management.agent_answer import read_agent_answer
+from ai_how.libvirt_client.agent_answer import read_agent_answer
 from ai_how.waiting import Deadline
 
 ID = UUID("11111111-1111-4111-8111-111111111111")

@@ -6,10 +6,10 @@ from uuid import UUID
 
 import pytest
 
+from ai_how.clusters.file_systems import FileSystem, asked_file_systems, read_file_systems
+from ai_how.clusters.status import status_of
 from ai_how.errors import AgentUnresponsiveError
 from ai_how.state.models import VmState
-from ai_how.vm_management.guest_checks import FileSystem, asked_file_systems, read_file_systems
-from ai_how.vm_management.hpc_status import status_of
 from cluster_bench import draft_of, everything_seen, read_hpc
 
 GIB = 2**30

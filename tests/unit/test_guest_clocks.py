@@ -10,8 +10,8 @@ import pytest
 
 from ai_how.errors import GuestError
 from ai_how.guest.agent import GuestAgent
-from ai_how.vm_management.bring_up_steps import CheckClocks
-from ai_how.vm_management.world import Patience
+from ai_how.vm_management.context import Patience
+from ai_how.vm_management.steps.guest import CheckClocks
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
 STEP = CheckClocks("hpc", (("compute-01", VM),))

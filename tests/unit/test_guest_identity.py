@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.guest.identity import Neighbour, NodeIdentity, render_archive
+from ai_how.hpc.identities import choose_wait_s, ensure_secrets, find_identities
+from ai_how.hpc.node_identity import Neighbour, NodeIdentity, render_archive
 from ai_how.process import run
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.identities import choose_wait_s, ensure_secrets, find_identities
 from cluster_bench import draft_of, read_hpc
 
 NOW_S = 1_700_000_000

@@ -8,7 +8,7 @@ import pytest
 
 from ai_how.errors import GuestError
 from ai_how.guest.agent import GuestAgent
-from ai_how.vm_management.guest_logs import JOURNAL_BYTES, read_journal
+from ai_how.guest.journal import JOURNAL_BYTES, read_journal
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
 

@@ -7,8 +7,14 @@ from uuid import uuid4
 
 import pytest
 
+from ai_how.clusters.cleanup import prepare_backups, release_host
+from ai_how.clusters.manager import HpcManager
+from ai_how.clusters.plan_runner import Carrier
+from ai_how.clusters.start import Start
 from ai_how.errors import HostError, LockedError, PlanFailedError, StateError
 from ai_how.host.place import find_place
+from ai_how.hpc.stop_plan import plan_destroy
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
@@ -16,14 +22,8 @@ from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory, find_roots
-from ai_how.vm_management.carrying import Carrier
-from ai_how.vm_management.clearing import prepare_backups, release_host
-from ai_how.vm_management.hpc_manager import HpcManager
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.network_steps import StartNetwork
-from ai_how.vm_management.starting import Start
-from ai_how.vm_management.stop_plan import plan_destroy
-from ai_how.vm_management.world import Patience
+from ai_how.vm_management.context import Patience
+from ai_how.vm_management.steps.networks import StartNetwork
 from cluster_bench import draft_of, read_hpc
 
 TEST_HOST = f"test://{Path(__file__).resolve().parents[1] / 'driver' / 'test_node.xml'}"

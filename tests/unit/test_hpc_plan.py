@@ -11,26 +11,24 @@ from uuid import UUID
 
 import pytest
 
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.observation import Observed
 from ai_how.errors import HostError, SpecError, StateError
-from ai_how.guest.slurm_config import SlurmSeen
+from ai_how.hpc import steps as slurm_steps
+from ai_how.hpc.plan import STEP_TYPES, Rendering, plan_start
+from ai_how.hpc.slurm_config import SlurmSeen
+from ai_how.hpc.stop_plan import plan_destroy, plan_stop, plan_suspend
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import Mark, Owner
 from ai_how.plan.records import decode_step, encode_step
 from ai_how.plan.step import Plan, Step
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management import (
-    bring_up_steps,
-    network_steps,
-    slurm_steps,
-    steps,
-    stop_steps,
-    suspend_steps,
-)
-from ai_how.vm_management.drafting import Draft
-from ai_how.vm_management.hpc_plan import STEP_TYPES, Rendering, plan_start
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.observed import Observed
-from ai_how.vm_management.seen import Mark, Owner
-from ai_how.vm_management.stop_plan import plan_destroy, plan_stop, plan_suspend
+from ai_how.vm_management.steps import domains as domain_steps
+from ai_how.vm_management.steps import guest as guest_steps
+from ai_how.vm_management.steps import networks as network_steps
+from ai_how.vm_management.steps import power as power_steps
+from ai_how.vm_management.steps import suspend as suspend_steps
 from cluster_bench import (
     DIGEST,
     TWO_NODES,
@@ -56,7 +54,7 @@ RENDERING = Rendering(
     base_of=lambda digest: Path(f"/srv/ai-how/bases/{digest}.qcow2"),
 )
 
-SAVED = steps.Saved("a" * 64, UUID(int=7))
+SAVED = domain_steps.Saved("a" * 64, UUID(int=7))
 WARM = replace(RENDERING, saved_of=lambda _name: SAVED)
 
 NEW_CLUSTER = f"""\
@@ -498,7 +496,7 @@ def test_a_new_node_with_a_saved_machine_is_restored_from_its_disk_and_memory():
     kinds = [step.kind for step in plan.steps]
     assert kinds.count("restore") == 3
     assert "boot" not in kinds
-    disks = [step for step in plan.steps if isinstance(step, steps.CreateOverlay)]
+    disks = [step for step in plan.steps if isinstance(step, domain_steps.CreateOverlay)]
     assert {step.saved for step in disks} == {SAVED}
 
 
@@ -510,7 +508,9 @@ def test_a_node_that_has_its_disk_boots_whatever_was_saved():
 def test_a_node_that_is_not_to_run_is_given_no_saved_disk():
     left_off = TWO_NODES.replace("count: 2", "count: 2, auto_start: false")
     plan = plan_start(draft_of(read_hpc(nodes=left_off)), Observed(), WARM)
-    disks = {step.node: step.saved for step in plan.steps if isinstance(step, steps.CreateOverlay)}
+    disks = {
+        step.node: step.saved for step in plan.steps if isinstance(step, domain_steps.CreateOverlay)
+    }
     assert disks == {"controller": SAVED, "compute-01": None, "compute-02": None}
 
 
@@ -540,7 +540,7 @@ def test_a_suspended_node_beside_a_controller_that_runs_goes_on_alone():
 
 def test_a_suspended_node_boots_anew_where_its_memory_is_to_be_thrown_away():
     plan = plan_start(DRAFT, suspended(DRAFT), replace(RENDERING, resumes=False))
-    boots = [step for step in plan.steps if isinstance(step, steps.StartDomain)]
+    boots = [step for step in plan.steps if isinstance(step, domain_steps.StartDomain)]
     assert [step.kind for step in boots] == ["boot"] * 3
     assert all(step.is_anew for step in boots)
 
@@ -609,7 +609,7 @@ def test_every_step_is_the_same_after_a_journey_through_the_journal():
     assert seen == set(STEP_TYPES)
 
 
-STEP_MODULES = (steps, bring_up_steps, network_steps, slurm_steps, stop_steps, suspend_steps)
+STEP_MODULES = (domain_steps, guest_steps, network_steps, slurm_steps, power_steps, suspend_steps)
 
 
 def test_every_step_that_there_is_can_be_read_from_a_journal():
@@ -639,7 +639,7 @@ def test_a_plan_for_64_nodes_is_what_libvirt_takes(tmp_path):
         for step in plan.steps:
             if isinstance(step, network_steps.DefineNetwork):
                 client.define_network(step.xml)
-            if isinstance(step, steps.DefineDomain):
+            if isinstance(step, domain_steps.DefineDomain):
                 client.define_domain(step.xml)
         marks = {one.mark for one in client.list_domains()}
         lineage, owner = draft.state.lineage, Owner(os.geteuid(), tmp_path)

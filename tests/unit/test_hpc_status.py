@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ai_how.cli.hpc_view import show_status
+from ai_how.clusters.observation import Observed
+from ai_how.clusters.status import ClusterStatus, status_of
+from ai_how.libvirt_client.facts import read_stats
 from ai_how.spec.nodes import Role
 from ai_how.state.models import VmState
-from ai_how.vm_management.hpc_status import ClusterStatus, status_of
-from ai_how.vm_management.observed import Observed
-from ai_how.vm_management.seen import read_stats
 from cluster_bench import draft_of, read_hpc
 
 

@@ -12,7 +12,7 @@ import pytest
 from ai_how.images.store import ImageStore
 from ai_how.process import run
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.bases import ensure_placed
+from ai_how.vm_management.disks.base_images import ensure_placed
 
 MIB = 1 << 20
 CHANGES = (

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from ai_how.vm_management.libvirt_errors import FROM_REMOTE, FROM_RPC, FROM_STORAGE, Kind, classify
+from ai_how.libvirt_client.error_codes import FROM_REMOTE, FROM_RPC, FROM_STORAGE, Kind, classify
 
 FROM_QEMU = 10
 

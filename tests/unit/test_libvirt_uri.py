@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import SpecError
-from ai_how.vm_management.libvirt_uri import read_uri, unix_uri
+from ai_how.libvirt_client.uri import read_uri, unix_uri
 
 REFUSED = [
     "",

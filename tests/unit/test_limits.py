@@ -28,8 +28,8 @@ from ai_how.cli.failures import as_known
 from ai_how.cli.arguments import read_command_line
 from ai_how.errors import LimitError
 from ai_how.plan.crew import Crew
-from ai_how.vm_management import libvirt_wire
-from ai_how.vm_management.libvirt_client import LibvirtClient
+from ai_how.libvirt_client import connection
+from ai_how.libvirt_client.client import LibvirtClient
 def told(error):
     print(type(error).__name__, error.brief, error.hint, sep="|")
 hard = resource.getrlimit(resource.RLIMIT_{limit})[1]

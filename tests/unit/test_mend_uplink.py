@@ -8,8 +8,8 @@ import pytest
 
 from ai_how.errors import HostError
 from ai_how.plan.step import Applied
-from ai_how.vm_management import network_steps
-from ai_how.vm_management.network_manager import FORWARDING_OFF, RULES_GONE
+from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_GONE
+from ai_how.vm_management.steps import networks as network_steps
 from cluster_bench import draft_of, network_seen, read_hpc
 
 DRAFT = draft_of(read_hpc())

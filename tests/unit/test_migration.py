@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters.manager import HpcManager
+from ai_how.hpc.plan import STEP_TYPES
+from ai_how.hpc.stop_plan import plan_destroy
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
@@ -20,11 +23,8 @@ from ai_how.state import cluster_state
 from ai_how.state.cluster_state import backup_serials, read_state, restore_state, write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, find_roots
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.hpc_manager import HpcManager
-from ai_how.vm_management.hpc_plan import STEP_TYPES
-from ai_how.vm_management.stop_plan import plan_destroy
-from ai_how.vm_management.world import World
+from ai_how.vm_management.context import World
+from ai_how.vm_management.disks.manager import DiskManager
 from cluster_bench import CLUSTER_ID
 from fake_libvirt import FakeLibvirt
 

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import HostError, SpecError
-from ai_how.vm_management.network_links import find_bridge_trouble, find_ports, read_links
-from ai_how.vm_management.network_manager import HostNetworks
-from ai_how.vm_management.network_shape import (
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.vm_management.networks.definition import (
     ForwardMode,
     NetworkHost,
     render_network,
 )
-from ai_how.vm_management.subnets import (
+from ai_how.vm_management.networks.host_networks import HostNetworks
+from ai_how.vm_management.networks.links import find_bridge_trouble, find_ports, read_links
+from ai_how.vm_management.networks.subnets import (
     PRIVATE,
     TakenLink,
     TakenSubnet,
@@ -26,7 +27,6 @@ from ai_how.vm_management.subnets import (
     find_taken_links,
     find_taken_subnets,
 )
-from ai_how.vm_management.xml_text import read_xml
 from shapes import CLUSTER, NETWORK
 
 ROUTES = json.dumps(

@@ -5,7 +5,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from ai_how.vm_management.network_drift import (
+from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.vm_management.networks.definition import NetworkHost, NetworkShape, render_network
+from ai_how.vm_management.networks.drift import (
     DhcpEntry,
     DnsEntry,
     facts_of,
@@ -17,8 +19,6 @@ from ai_how.vm_management.network_drift import (
     read_network_facts,
     uses_network,
 )
-from ai_how.vm_management.network_shape import NetworkHost, NetworkShape, render_network
-from ai_how.vm_management.seen import NetworkSeen
 from shapes import NETWORK, NETWORKS
 
 XML = render_network(NETWORK)

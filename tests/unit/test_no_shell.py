@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from ai_how.errors import HostError, ImageError, StateError
 from ai_how.guest.agent import GuestResult
 from ai_how.guest.ssh import ssh_argv
+from ai_how.hpc.identities import ensure_secrets, write_ssh_files
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run
 from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
-from ai_how.vm_management.identities import ensure_secrets, write_ssh_files
-from ai_how.vm_management.owned_directory import check_chain
-from ai_how.vm_management.stop_steps import CloseSlurm
+from ai_how.vm_management.disks.owned_directory import check_chain
+from ai_how.vm_management.steps.power import CloseSlurm
 from ai_how.waiting import Deadline
 from cluster_bench import draft_of, read_hpc
 
@@ -36,11 +36,11 @@ ID = UUID("11111111-1111-4111-8111-111111111111")
 SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
-    ("vm_management/slurm_steps.py", "script"),
-    ("vm_management/stop_steps.py", "script"),
-    ("vm_management/evidence.py", "CREDENTIAL"),
-    ("vm_management/guest_logs.py", "_CUT"),
-    ("vm_management/evidence.py", "script"),
+    ("hpc/steps.py", "script"),
+    ("vm_management/steps/power.py", "script"),
+    ("clusters/diagnosis/evidence.py", "CREDENTIAL"),
+    ("guest/journal.py", "_CUT"),
+    ("clusters/diagnosis/evidence.py", "script"),
 }
 
 PAYLOADS = (

@@ -12,7 +12,7 @@ from ai_how.errors import HostError, SpecError
 from ai_how.spec.identity import mac_address, object_uuid
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Role, nodes_of
-from ai_how.vm_management.domain_shape import (
+from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuMode,
     CpuTopology,
@@ -21,8 +21,7 @@ from ai_how.vm_management.domain_shape import (
     NumaCell,
     PciAddress,
 )
-from ai_how.vm_management.domain_xml import render_domain
-from ai_how.vm_management.node_shape import (
+from ai_how.vm_management.nodes.node_domain import (
     EMULATED_MODEL,
     HostFit,
     PlacedNode,
@@ -30,6 +29,7 @@ from ai_how.vm_management.node_shape import (
     pin_nodes,
     shape_of,
 )
+from ai_how.vm_management.xml.domain import render_domain
 
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 PLACE = PlacedNode(

@@ -9,9 +9,8 @@ from test_seen import seen
 
 from ai_how.errors import HostError
 from ai_how.host.place import HostPlace, storage_of
+from ai_how.libvirt_client.facts import DomainSeen, Mark, Owner, read_mark
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.domain_xml import render_domain
-from ai_how.vm_management.nameless import fit_of
 from ai_how.vm_management.owners import (
     caller_of,
     describe_owner,
@@ -21,7 +20,8 @@ from ai_how.vm_management.owners import (
     is_sent_as,
     owner_of,
 )
-from ai_how.vm_management.seen import DomainSeen, Mark, Owner, read_mark
+from ai_how.vm_management.saved_machines.generic_vm import fit_of
+from ai_how.vm_management.xml.domain import render_domain
 from shapes import COMPUTE, OWNER
 
 WITHOUT = replace(COMPUTE, mark=replace(COMPUTE.mark, owner=None))

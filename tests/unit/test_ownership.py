@@ -8,12 +8,12 @@ import pytest
 from test_seen import seen
 from test_state_models import LINEAGE, cluster_state, node
 
+from ai_how.clusters.observation import observe
 from ai_how.errors import LibvirtError, OwnershipError
+from ai_how.libvirt_client.conversion import check_claim, read_identity
+from ai_how.libvirt_client.facts import DomainSeen, Mark, NetworkSeen, Owner
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState, VmState
-from ai_how.vm_management.libvirt_observe import check_claim, read_identity
-from ai_how.vm_management.observed import observe
-from ai_how.vm_management.seen import DomainSeen, Mark, NetworkSeen, Owner
 from fake_libvirt import FakeLibvirt
 
 STATE = cluster_state()

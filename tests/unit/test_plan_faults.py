@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from ai_how.errors import PlanFailedError
+from ai_how.hpc.identities import ensure_secrets
 from ai_how.images.manifest import Image
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Plan
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.disk_manager import DiskManager
-from ai_how.vm_management.identities import ensure_secrets
-from ai_how.vm_management.world import World
+from ai_how.vm_management.context import World
+from ai_how.vm_management.disks.manager import DiskManager
 from cluster_bench import CLUSTER_ID, DIGEST, draft_of, make_image, read_hpc
 from fake_libvirt import FakeLibvirt, name_of
 from plan_faults import BrokenError, Stage, boundaries_of, broken

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.guest.identity import render_archive
 from ai_how.host.boot_sector import MESSAGE
+from ai_how.hpc.identities import ensure_secrets, find_identities
+from ai_how.hpc.node_identity import render_archive
 from ai_how.images.build import PROGRAMS
 from ai_how.process import Completed, find_tool, run
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.identities import ensure_secrets, find_identities
 from canaries import find_in_files, find_in_text, read_secrets
 from cluster_bench import draft_of, read_hpc
 

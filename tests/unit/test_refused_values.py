@@ -13,12 +13,12 @@ from test_libvirt_uri import REFUSED as REFUSED_URIS
 from test_spec_reader import BOMB
 
 from ai_how.errors import HostError, SpecError
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.connection import open_connection
+from ai_how.libvirt_client.uri import read_uri
 from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
-from ai_how.vm_management.libvirt_client import LibvirtClient
-from ai_how.vm_management.libvirt_uri import read_uri
-from ai_how.vm_management.libvirt_wire import open_connection
-from ai_how.vm_management.subnets import choose_subnet, find_taken_subnets
+from ai_how.vm_management.networks.subnets import choose_subnet, find_taken_subnets
 from shapes import CLUSTER
 
 MIB = 1 << 20
@@ -264,7 +264,7 @@ def test_no_uri_runs_a_program(cli, bait, points):
 @pytest.mark.fault("S23", "LIBVIRT_DEFAULT_URI and aliases in libvirt.conf")
 def test_surroundings_choose_no_host(cli, bait):
     program = (
-        "from ai_how.vm_management.libvirt_client import LibvirtClient\n"
+        "from ai_how.libvirt_client.client import LibvirtClient\n"
         "from ai_how.errors import AiHowError\n"
         "print(LibvirtClient('test:///default').version().libvirt)\n"
         "try:\n"

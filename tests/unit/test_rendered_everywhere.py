@@ -10,12 +10,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from ai_how.guest.ssh import render_known_hosts, render_ssh_config
+from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.domain_shape import Accel, DiskCache
-from ai_how.vm_management.domain_xml import render_domain
-from ai_how.vm_management.network_shape import ForwardMode, render_network
-from ai_how.vm_management.xml_text import read_xml
+from ai_how.vm_management.networks.definition import ForwardMode, render_network
+from ai_how.vm_management.nodes.domain_definition import Accel, DiskCache
+from ai_how.vm_management.xml.domain import render_domain
 from cluster_bench import DIGEST, draft_of, make_image, read_hpc, rendering_of
 from shapes import DOMAINS, NETWORK, NETWORKS
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from test_fuzz_host import XML_PIECES
 
 from ai_how.errors import HostError
-from ai_how.vm_management.nameless import nameless_shape
-from ai_how.vm_management.save_image import (
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.vm_management.saved_machines.generic_vm import nameless_shape
+from ai_how.vm_management.saved_machines.save_file import (
     SaveImage,
     read_save_image,
     with_identity,
     write_clone,
 )
-from ai_how.vm_management.xml_render import render_shape
-from ai_how.vm_management.xml_text import read_xml
+from ai_how.vm_management.xml.render import render_shape
 from shapes import COMPUTE, CONTROLLER
 
 STREAM = b"QEVM\0\0\0\3" + os.urandom(9000)

@@ -14,9 +14,10 @@ from test_save_image import GOOD
 from ai_how.errors import HostError
 from ai_how.spec.nodes import nodes_of
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.domain_shape import DomainShape
-from ai_how.vm_management.nameless import Fit, fit_of, why_cold
-from ai_how.vm_management.saved_machines import (
+from ai_how.vm_management.nodes.domain_definition import DomainShape
+from ai_how.vm_management.saved_machines.generic_vm import Fit, fit_of, why_cold
+from ai_how.vm_management.saved_machines.matching import find_warmth
+from ai_how.vm_management.saved_machines.store import (
     DISK,
     KEPT,
     MEMORY,
@@ -24,7 +25,6 @@ from ai_how.vm_management.saved_machines import (
     SavedMachines,
     SavedManifest,
 )
-from ai_how.vm_management.warm_plan import find_warmth
 from cluster_bench import draft_of, read_hpc
 from shapes import COMPUTE, COMPUTE_GPU, CONTROLLER
 

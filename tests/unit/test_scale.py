@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.observation import Observed
+from ai_how.clusters.stage_times import StageTimes
+from ai_how.clusters.status import status_of
 from ai_how.console.live_nodes import LiveNodes
-from ai_how.guest.slurm_config import read_sinfo
+from ai_how.hpc.identities import config_digest, find_identities
+from ai_how.hpc.plan import plan_start
+from ai_how.hpc.slurm_config import read_sinfo
+from ai_how.hpc.stop_plan import plan_destroy, plan_stop
 from ai_how.plan.gate import Gate
 from ai_how.plan.records import encode_step
 from ai_how.plan.step import Applied
 from ai_how.spec.models import HpcSpec
 from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.drafting import Draft
-from ai_how.vm_management.hpc_plan import plan_start
-from ai_how.vm_management.hpc_status import status_of
-from ai_how.vm_management.identities import config_digest, find_identities
-from ai_how.vm_management.network_drift import find_drift
-from ai_how.vm_management.network_shape import shape_of_network
-from ai_how.vm_management.observed import Observed
-from ai_how.vm_management.stop_plan import plan_destroy, plan_stop
-from ai_how.vm_management.subnets import choose_subnet
-from ai_how.vm_management.timing import StageTimes
+from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.drift import find_drift
+from ai_how.vm_management.networks.subnets import choose_subnet
 from cluster_bench import (
     CLUSTER_ID,
     DIGEST,

@@ -5,8 +5,7 @@ from uuid import UUID
 import pytest
 
 from ai_how.errors import HostError
-from ai_how.state.models import VmState
-from ai_how.vm_management.seen import (
+from ai_how.libvirt_client.facts import (
     DomainSeen,
     EventKind,
     GuestMemory,
@@ -16,6 +15,7 @@ from ai_how.vm_management.seen import (
     read_stats,
     read_version,
 )
+from ai_how.state.models import VmState
 
 CLUSTER = UUID("33333333-3333-4333-8333-333333333333")
 MARKED = (

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_how.guest.slurm_config import (
+from ai_how.hpc.identities import slurm_nodes
+from ai_how.hpc.jobs import OUR_REASON
+from ai_how.hpc.slurm_config import (
     SlurmNode,
     SlurmSeen,
     idle_partition,
@@ -14,9 +16,7 @@ from ai_how.guest.slurm_config import (
     render_cgroup_conf,
     render_slurm_conf,
 )
-from ai_how.guest.slurm_jobs import OUR_REASON
 from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
-from ai_how.vm_management.identities import slurm_nodes
 from cluster_bench import draft_of, read_hpc
 
 CONTROLLER = IPv4Address("10.77.0.10")

@@ -9,18 +9,18 @@ from test_hpc_plan import RENDERING
 
 from ai_how.errors import ConnectionLostError, DeadlineError, GuestError, InterruptedRunError
 from ai_how.guest.agent import GuestResult
-from ai_how.guest.slurm_config import SlurmSeen
-from ai_how.guest.slurm_jobs import OUR_REASON, SlurmJob, describe_jobs, end_script, read_jobs
+from ai_how.hpc import steps as slurm_steps
+from ai_how.hpc.jobs import OUR_REASON, SlurmJob, describe_jobs, end_script, read_jobs
+from ai_how.hpc.plan import plan_start
+from ai_how.hpc.slurm_config import SlurmSeen
+from ai_how.hpc.steps import MarkOff, wait_for_jobs
+from ai_how.hpc.stop_plan import plan_stop
 from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
 from ai_how.state.models import VmState
-from ai_how.vm_management import slurm_steps
-from ai_how.vm_management.bring_up_steps import AwaitReady
-from ai_how.vm_management.hpc_plan import plan_start
-from ai_how.vm_management.slurm_steps import MarkOff, wait_for_jobs
-from ai_how.vm_management.stop_plan import plan_stop
-from ai_how.vm_management.stop_steps import CloseSlurm
-from ai_how.vm_management.world import Patience
+from ai_how.vm_management.context import Patience
+from ai_how.vm_management.steps.guest import AwaitReady
+from ai_how.vm_management.steps.power import CloseSlurm
 from ai_how.waiting import Deadline
 from cluster_bench import draft_of, everything_seen, read_hpc
 

@@ -15,9 +15,9 @@ from ai_how.guest.ssh import (
     render_ssh_config,
     ssh_argv,
 )
+from ai_how.hpc.identities import ensure_secrets, write_ssh_files
 from ai_how.process import run
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.identities import ensure_secrets, write_ssh_files
 from cluster_bench import draft_of, read_hpc
 
 STRANGE = ["plain", "two words", "50%d off %h", "it's", 'say "hi"', "ä$HOME`id`", "back\\slash"]

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from test_state_models import cluster_state
 
+from ai_how.clusters.manager import HpcManager
 from ai_how.errors import HostError, StateError
 from ai_how.plan.journal import Journal
 from ai_how.process import run
@@ -18,7 +19,6 @@ from ai_how.state import files
 from ai_how.state.cluster_state import read_state, render_state, restore_state, write_state
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory, find_roots
-from ai_how.vm_management.hpc_manager import HpcManager
 from savers import written
 
 STATE = cluster_state()

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ai_how.errors import AiHowError, HostError, SpecError
-from ai_how.vm_management import xml_render
-from ai_how.vm_management.domain_shape import CpuMode
-from ai_how.vm_management.xml_render import render_shape
-from ai_how.vm_management.xml_text import census, read_xml
+from ai_how.libvirt_client.xml import census, read_xml
+from ai_how.vm_management.nodes.domain_definition import CpuMode
+from ai_how.vm_management.xml import render
+from ai_how.vm_management.xml.render import render_shape
 from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, FOREIGN_IMAGE, NETWORK
 
 # Everything that a shape can hold, at once.
@@ -128,8 +128,8 @@ def test_a_character_that_xml_cannot_hold_is_refused_with_its_place(before, ille
 @pytest.mark.fault("S01", "a template without escapes")
 def test_a_template_that_forgets_to_escape_is_caught(tmp_path, monkeypatch):
     (tmp_path / "careless.j2").write_text("<a>{{ shape.title|safe }}</a>")
-    loader = xml_render._environment().overlay(loader=xml_render.FileSystemLoader(tmp_path))
-    monkeypatch.setattr(xml_render, "_environment", lambda: loader)
+    loader = render._environment().overlay(loader=render.FileSystemLoader(tmp_path))
+    monkeypatch.setattr(render, "_environment", lambda: loader)
 
     class Careless(type(CONTROLLER)):
         template: ClassVar[str] = "careless.j2"

@@ -129,7 +129,7 @@ def root(
 
     start_logging(verbosity, log_file)
     if connect not in (None, "auto", "embedded"):
-        from ai_how.vm_management.libvirt_uri import read_uri
+        from ai_how.libvirt_client.uri import read_uri
 
         read_uri(connect)
     ctx.obj = Context(config, connect, state_dir, is_json, verbosity, log_file)

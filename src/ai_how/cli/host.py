@@ -22,7 +22,7 @@ app = new_app("Start, stop and show the embedded host: a libvirt of our own that
 def up(ctx: typer.Context) -> None:
     """Start the embedded host, or the libvirtd in it that hangs; nothing to do where it is well."""
     from ai_how.host.place import find_place
-    from ai_how.vm_management.libvirt_client import LibvirtClient
+    from ai_how.libvirt_client.client import LibvirtClient
 
     context = context_of(ctx)
     host = _embedded(context.roots)
@@ -83,7 +83,7 @@ def _embedded(roots: "Roots") -> "EmbeddedHost":
 def _refuse_while_vms_run(host: "EmbeddedHost") -> None:
     if not host.status().is_up:
         return
-    from ai_how.vm_management.libvirt_client import LibvirtClient
+    from ai_how.libvirt_client.client import LibvirtClient
 
     with LibvirtClient(host.uri) as client:
         on = sorted(one.name for one in client.list_domains() if one.state.is_on)

@@ -25,9 +25,9 @@ from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_
 from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
+    from ai_how.clusters.manager import HpcManager
     from ai_how.plan.step import Plan
     from ai_how.spec.models import ClusterFile, HpcSpec
-    from ai_how.vm_management.hpc_manager import HpcManager
 
 app = new_app("Start, stop, show and enter the SLURM cluster.")
 app.add_typer(of_nodes)
@@ -62,9 +62,9 @@ def start(
     Nodes with auto_start: false are made, and left off unless they are named. With --cluster the
     file is the one that the cluster was last started from, which is kept with its state.
     """
+    from ai_how.clusters.manager import HpcManager
     from ai_how.console.live_nodes import LiveNodes
     from ai_how.spec.nodes import get_hpc, nodes_of
-    from ai_how.vm_management.hpc_manager import HpcManager
 
     context = context_of(ctx)
     file, nodes = split_words(words)
@@ -288,8 +288,8 @@ def _save_for_next_time(
 ) -> None:
     """Have machines saved in the background, where the start found none for a new node."""
     from ai_how.process import start_detached
-    from ai_how.vm_management.warm_plan import wants_warming
-    from ai_how.vm_management.warming import why_unsaved
+    from ai_how.vm_management.saved_machines.matching import wants_warming
+    from ai_how.vm_management.saved_machines.saving import why_unsaved
 
     if not wants_warming(plan) or why_unsaved(manager.place()):
         return

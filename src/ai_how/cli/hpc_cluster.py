@@ -13,8 +13,8 @@ from ai_how.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from ai_how.clusters.manager import HpcManager
     from ai_how.plan.observer import Observer
-    from ai_how.vm_management.hpc_manager import HpcManager
 
 Cluster = Annotated[
     str | None,
@@ -63,8 +63,8 @@ def name_of(context: Context, cluster: str | None, file: Path | None = None) -> 
 
 
 def manager_of(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
+    from ai_how.clusters.manager import HpcManager
     from ai_how.plan.observer import Observer
-    from ai_how.vm_management.hpc_manager import HpcManager
 
     return HpcManager(
         roots=context.roots,

@@ -20,8 +20,8 @@ from ai_how.cli.hpc_cluster import (
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
+    from ai_how.clusters.manager import HpcManager
     from ai_how.state.models import NodeState
-    from ai_how.vm_management.hpc_manager import HpcManager
 
 app = new_app()
 

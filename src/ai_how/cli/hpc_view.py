@@ -10,8 +10,8 @@ from ai_how.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ai_how.clusters.status import ClusterStatus, NodeStatus
     from ai_how.plan.step import Plan
-    from ai_how.vm_management.hpc_status import ClusterStatus, NodeStatus
 
 GIB = 1024  # in MiB
 GAP = 2  # between two columns
@@ -53,7 +53,7 @@ def _show_plan(plan: "Plan") -> None:
 
 def show_status(seen: "ClusterStatus") -> None:
     """A headline, a line for each node, and what SLURM could not be asked."""
-    from ai_how.vm_management.hpc_status import describe_impostor
+    from ai_how.clusters.status import describe_impostor
 
     word = "ready" if seen.is_ready else "not ready"
     console.show_line(
@@ -94,7 +94,7 @@ def confirm_taking(name: str, user: str, *, is_json: bool) -> None:
 
 def stages_line(node: "NodeStatus") -> str:
     """The seconds of each stage of a node's last bring-up."""
-    from ai_how.vm_management.timing import STAGES
+    from ai_how.clusters.stage_times import STAGES
 
     known = [name for name in STAGES if name in node.stages_s]
     return ", ".join(f"{name} {node.stages_s[name]:.1f} s" for name in known) or "no start yet"

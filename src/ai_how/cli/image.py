@@ -49,8 +49,8 @@ def warm(
 
     `hpc start` does this by itself, in the background, after a start that found none.
     """
+    from ai_how.clusters.save_machines import warm_up
     from ai_how.host.place import find_place
-    from ai_how.vm_management.warm_manager import warm_up
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
@@ -139,7 +139,7 @@ def verify(
 def rm(ctx: typer.Context, wanted: Wanted) -> None:
     """Remove an image; refused while a cluster uses it."""
     from ai_how.state.every_cluster import users_of_image
-    from ai_how.vm_management.saved_machines import SavedMachines
+    from ai_how.vm_management.saved_machines.store import SavedMachines
 
     context = context_of(ctx)
     store = _store(context)

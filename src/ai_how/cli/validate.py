@@ -13,9 +13,9 @@ from ai_how.cli.groups import new_app
 from ai_how.errors import HostError, SpecError
 
 if TYPE_CHECKING:
+    from ai_how.clusters.preflight.estimate import Estimate
     from ai_how.spec.models import ClusterFile, HpcSpec
     from ai_how.spec.problems import Problem
-    from ai_how.vm_management.estimate import Estimate
 
 app = new_app()
 
@@ -56,7 +56,7 @@ def _check(path: Path | None) -> "tuple[ClusterFile | None, list[Problem]]":
 
 
 def _estimate(hpc: "HpcSpec", spec: "ClusterFile", context: Context) -> "Estimate":
-    from ai_how.vm_management.estimate import estimate
+    from ai_how.clusters.preflight.estimate import estimate
 
     return estimate(hpc, context.host_uri(spec), context.roots)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ai_how.errors import HostError
 from ai_how.host.place import HostPlace
+from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, Owner
+from ai_how.libvirt_client.xml import read_xml
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.seen import DomainSeen, NetworkSeen, Owner
-from ai_how.vm_management.xml_text import read_xml
 
 _OWNER_IN_MARK = re.compile(r'(<ai-how:node [^>]*?) uid="[0-9]+" state="[^"]*"')
 

@@ -1,0 +1,1 @@
+"""What every kind of cluster has, whatever runs on its nodes."""

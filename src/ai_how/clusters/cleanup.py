@@ -1,0 +1,201 @@
+"""What is left to remove when a cluster is gone: its directory, unused bases, an idle host."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from ai_how.clusters.observation import Observed
+from ai_how.errors import AiHowError, HostError, StateError
+from ai_how.host.logout import find_end
+from ai_how.host.place import HostPlace
+from ai_how.images.copying import disk_errors
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.plan.step import Plan
+from ai_how.state.cluster_state import read_state
+from ai_how.state.files import replaced_atomically
+from ai_how.state.lock import held_lock
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import ClusterPaths, Roots, ensure_parents
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.steps.power import BackUpDisk
+
+
+def clear_directory(paths: ClusterPaths) -> None:
+    """Remove all that is remembered; whoever calls holds the lock, whose file goes with it.
+
+    A process that waits for the lock sees that its file is gone, and opens it anew.
+    """
+    shutil.rmtree(paths.root, ignore_errors=True)
+
+
+def forget(paths: ClusterPaths) -> None:
+    """Remove what is remembered of a cluster that is no more, but for the evidence of why."""
+    kept = {paths.lock.name, paths.evidence.name}
+    for entry in paths.root.iterdir():
+        if entry.name in kept:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def check_snapshots(
+    client: LibvirtClient, state: ClusterState, seen: Observed, *, may_go: bool
+) -> None:
+    """Refuse to remove what somebody made of the nodes' disks, before anything is removed.
+
+    Raises HostError for snapshots, unless they `may_go`, and always for a node that writes to
+    another file beside its disk: that of an external snapshot, which would be worth nothing alone.
+    """
+    found = []
+    for node in state.nodes:
+        if (domain := seen.find_domain(node.uuid)) is None:
+            continue
+        found += [f"{name} of {node.name}" for name in client.snapshot_names(node.uuid)]
+        sources = read_xml(domain.xml).iterfind("./devices/disk/source")
+        used = [Path(source.get("file", "/")) for source in sources]
+        other = [file for file in used if file.parent == node.disk.parent and file != node.disk]
+        if other:
+            # Shallow: anything deeper would be written into the image that all nodes share.
+            merge = client.virsh(
+                "blockcommit", node.domain_name, "vda", "--active", "--shallow", "--pivot"
+            )
+            raise HostError(
+                f"{node.name} writes to {other[0]}, and that is not a disk of ours",
+                details=f"Its disk {node.disk} has an external snapshot.",
+                hint=f"{merge} && rm {shlex.quote(str(other[0]))}",
+            )
+    if found and not may_go:
+        raise HostError(
+            f"{state.name} has {len(found)} snapshot{'s' * (len(found) > 1)}, which would be lost",
+            details="\n".join(found),
+            hint="ai-how hpc destroy --force  # removes them too",
+        )
+
+
+def clear_lock(paths: ClusterPaths) -> None:
+    """Remove the directory where only the lock is left in it; whoever calls holds that."""
+    if {entry.name for entry in paths.root.iterdir()} == {paths.lock.name}:
+        clear_directory(paths)
+
+
+def prepare_backups(directory: Path, plan: Plan) -> None:
+    """Have the directory for the backups, ours alone where we make it.
+
+    Raises HostError where a file would be in the way.
+    """
+    for step in plan.steps:
+        if isinstance(step, BackUpDisk) and os.path.lexists(step.target):
+            raise HostError(
+                f"{step.target} is there already, and a backup replaces nothing",
+                hint="ai-how hpc destroy --backup ANOTHER-DIRECTORY",
+            )
+    if not directory.is_dir():
+        with disk_errors(directory):
+            ensure_parents(directory)
+            directory.mkdir(mode=0o700)
+            directory.chmod(0o700)  # mkdir's mode is less the umask
+
+
+def check_backups(state: ClusterState, seen: Observed) -> None:
+    """Raises HostError where the disk of a node is not whole without its memory."""
+    if names := [one.name for one in state.nodes if seen.is_suspended(one)]:
+        raise HostError(
+            f"{state.name} is suspended: its disks are not whole without the memory of its nodes",
+            details=f"suspended: {', '.join(names)}",
+            hint="ai-how hpc start  # lets it go on; then destroy it",
+        )
+
+
+def drop_backups(plan: Plan) -> None:
+    """Remove the backups of a destroy that failed before all were made, and so removed nothing.
+
+    Else the next one would find them in its way, and they hold less than it will. One whose disk
+    is gone, as where a destroy is carried on, is all that is left of it, and stays.
+    """
+    backups = [step for step in plan.steps if isinstance(step, BackUpDisk)]
+    if all(step.target.exists() or not step.disk.exists() for step in backups):
+        return
+    for step in backups:
+        if step.disk.exists():
+            with disk_errors(step.target.parent):
+                step.target.unlink(missing_ok=True)
+
+
+def keep_source(text: str, paths: ClusterPaths) -> None:
+    """Keep the cluster file as it was given; one that is kept already is not written again."""
+    with suppress(OSError, UnicodeDecodeError):
+        if paths.spec.read_text("utf-8") == text:
+            return
+    with replaced_atomically(paths.spec) as draft:
+        draft.write_text(text, "utf-8")
+
+
+def read_tail(path: Path, lines: int) -> str:
+    """The last lines of a file; none where it is not there. Raises HostError where it is root's."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except PermissionError as error:
+        raise HostError(
+            f"{path} may be read by root alone",
+            hint=f"sudo tail -n {lines} {shlex.quote(str(path))}",
+        ) from error
+    return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def release_host(place: HostPlace, roots: Roots) -> None:
+    """Remove bases that no cluster uses, and end the embedded host when nothing is left on it."""
+    with held_lock(roots.host_lock, doing="releasing the host", wait_s=60):
+        if any(roots.cluster(name).journal.exists() for name in roots.cluster_names()):
+            return  # a cluster is being made: what it uses is not remembered yet
+        try:
+            used = {node.image_digest for state in _states(roots) for node in state.nodes}
+        except StateError:
+            return  # what a damaged state uses is not known, so nothing is removed
+        DiskManager(place.storage).remove_unused_bases(used)
+        _end_idle(place)
+
+
+@contextmanager
+def host_up(place: HostPlace, roots: Roots, say: Callable[[str], None]) -> Iterator[None]:
+    """Have the host up while the block runs; one that came up for it and has nothing on it goes.
+
+    So it is after a dry run, and after a first start that failed or was interrupted.
+    """
+    was_started = False
+    try:
+        with place.embedded.in_use() if place.embedded else nullcontext():
+            was_started = place.ensure_up(roots)
+            if was_started and (why := find_end(Path("/"))):
+                say(f"{why}; how it runs on: ai-how doctor")
+            yield
+    finally:
+        if was_started:
+            # How the run ended is what is to be told.
+            with suppress(AiHowError):
+                _end_idle(place)
+
+
+def _end_idle(place: HostPlace) -> None:
+    if place.embedded is None or not place.is_up:
+        return
+    with place.embedded.if_unused() as is_unused:
+        if not is_unused:
+            return
+        with LibvirtClient(place.uri, is_kept=place.is_kept) as client:
+            is_idle = not client.list_domains() and not client.list_networks()
+        if is_idle:
+            place.embedded.down()
+
+
+def _states(roots: Roots) -> Iterator[ClusterState]:
+    for name in roots.cluster_names():
+        if state := read_state(roots.cluster(name)):
+            yield state

@@ -1,0 +1,341 @@
+"""The conductor: a cluster's start, stop, status and destroy, and the ways into its nodes."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ai_how.clusters.cleanup import (
+    check_backups,
+    check_snapshots,
+    clear_directory,
+    clear_lock,
+    host_up,
+    keep_source,
+    prepare_backups,
+    read_tail,
+    release_host,
+)
+from ai_how.clusters.file_systems import asked_file_systems
+from ai_how.clusters.observation import Observed, existing_disks, observe, observe_wiring
+from ai_how.clusters.preflight.existing_cluster import refuse_moved
+from ai_how.clusters.status import (
+    ClusterStatus,
+    describe_impostor,
+    find_disk_problems,
+    status_of,
+)
+from ai_how.errors import HostError, StateError
+from ai_how.guest.agent import GuestAgent, GuestResult
+from ai_how.guest.journal import read_journal
+from ai_how.host.place import HostPlace, find_place, storage_of
+from ai_how.hpc.plan import STEP_TYPES
+from ai_how.hpc.stop_plan import plan_destroy
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.console import Console
+from ai_how.plan.journal import Journal, OnBoundary
+from ai_how.plan.observer import Observer
+from ai_how.plan.step import Plan
+from ai_how.spec.document import render_default_file
+from ai_how.spec.models import ClusterFile
+from ai_how.state.cluster_state import read_state, remove_state
+from ai_how.state.every_cluster import read_every_state
+from ai_how.state.lock import held_lock
+from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, ensure_private_directory
+from ai_how.vm_management.context import Patience
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.networks.host_networks import HostNetworks
+from ai_how.waiting import Deadline
+
+if TYPE_CHECKING:
+    from ai_how.clusters.plan_runner import Carrier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HpcManager:
+    """One cluster by its name. Each verb raises an AiHowError whose exit code says how it ended."""
+
+    roots: Roots
+    name: str
+    connect: str | None = None
+    observer: Observer = field(default_factory=Observer)
+    say: Callable[[str], None] = lambda _line: None
+    patience: Patience = field(default_factory=Patience)
+    on_boundary: OnBoundary | None = None
+
+    @property
+    def paths(self) -> ClusterPaths:
+        return self.roots.cluster(self.name)
+
+    def find_state(self) -> ClusterState | None:
+        return read_state(self.paths)
+
+    def get_state(self) -> ClusterState:
+        """What is remembered. Raises StateError with the clusters that there are.
+
+        Raises LockedError while the first start is under way.
+        """
+        if state := self.find_state():
+            return state
+        if self._is_half_made():
+            with held_lock(self.paths.lock, doing=f"a look at {self.name}"):
+                pass
+            raise StateError(
+                f"the first start of {self.name} was cut short",
+                details="What it had made is still there.",
+                hint=f"ai-how hpc destroy --cluster {self.name}  # or start it again",
+            )
+        self._refuse_lost()
+        there = ", ".join(read_every_state(self.roots)) or "none"
+        raise StateError(
+            f"there is no cluster {self.name}",
+            details=f"clusters of this user: {there}",
+            hint="ai-how hpc start",
+        )
+
+    def place(self, asked: str | None = None) -> HostPlace:
+        """Where the cluster is, or (before it is there) where it will be.
+
+        Raises HostError where `connect` is another host than the one that has the cluster.
+        """
+        there, kept = self._remembered_host(), self._remembered_storage()
+        if there and self.connect not in (None, "auto", there):
+            raise HostError(
+                f"the cluster {self.name} is on {there}, not on {self.connect}",
+                hint=f"ai-how --connect {there} …  # or without --connect and AI_HOW_CONNECT",
+            )
+        return find_place(there or self.connect or asked or "auto", self.roots, kept=kept)
+
+    def start(
+        self,
+        spec: ClusterFile,
+        *,
+        source: Path | None = None,
+        only: Collection[str] = (),
+        dry_run: bool = False,
+        keep_on_failure: bool = False,
+        is_warm: bool = True,
+        resumes: bool = True,
+    ) -> Plan:
+        """Bring the cluster up, and return what that took: an empty plan where it was up.
+
+        `source` is the file that `spec` was read from; a copy of it is kept with the state.
+        With `dry_run` nothing is changed, but for what a dead run had left; an embedded host that
+        is down is up meanwhile, to be asked. Unless it `is_warm`, every new node boots; unless it
+        `resumes`, so does one that is suspended, and its memory is lost.
+        """
+        from ai_how.clusters.start import prepare_start  # noqa: PLC0415  as below
+
+        text = source.read_text("utf-8") if source else render_default_file()
+        place = self.place(spec.host.uri)
+        with self._locked("start", place) as carrier:
+            # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
+            with held_lock(self.roots.host_lock, doing=f"hpc start of {self.name}", wait_s=60):
+                client = carrier.client
+                start = prepare_start(
+                    spec,
+                    self.roots,
+                    place,
+                    client,
+                    self.say,
+                    only=only,
+                    is_warm=is_warm,
+                    resumes=resumes,
+                )
+                if not dry_run and not start.plan.steps:
+                    start.prepare_files(self.paths, place.ssh_proxy(self.roots))
+                    keep_source(text, self.paths)  # a run that was killed at its end did not
+                if dry_run or not start.plan.steps:
+                    return start.plan
+                journal = carrier.journal(start.plan, start.draft.state)
+            carrier.bring_up(start, journal, keep_on_failure=keep_on_failure)
+            keep_source(text, self.paths)
+            return start.plan
+
+    def stop(
+        self,
+        *,
+        only: Collection[str] = (),
+        suspends: bool = False,
+        waits_s: float | None = None,
+    ) -> Plan:
+        """Turn the cluster, or these nodes of it, off. What is off already is left out.
+
+        With `suspends` the memory of all nodes is saved, and the next start goes on with their
+        jobs. Raises HostError where that cannot be, before anything is done. With `waits_s` it
+        waits so long for jobs to end; what runs then is queued again where it may be, or ended.
+        A first start that was cut short is undone, which leaves nothing to turn off.
+        """
+        place = self.place()
+        if not self._is_half_made():
+            self.get_state()
+            if not place.is_up:
+                return Plan("stop", ())
+        with self._locked("stop", place) as carrier:
+            state = self.find_state()
+            if state is None:  # what a dead run had left was set right, and that was all of it
+                return Plan("stop", ())
+            return carrier.stop(state, only=only, suspends=suspends, waits_s=waits_s)
+
+    def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
+        """Leave nothing of the cluster: VMs, disks, network, keys, state.
+
+        Raises HostError where a node has snapshots, unless they may go too, and, with `backups`,
+        where one is suspended. Nothing is removed before every backup is whole.
+        """
+        place, plan = self.place(), Plan("destroy", ())
+        if self.find_state() is None and not self._is_half_made():
+            self._refuse_lost()
+        if not self.paths.is_used:
+            # A first start that failed left its image, its lock, and the host up.
+            if self.paths.lock.exists():
+                with held_lock(self.paths.lock, doing="hpc destroy"):
+                    clear_lock(self.paths)
+                release_host(place, self.roots)
+            return plan
+        with self._locked("destroy", place) as carrier:
+            if state := self.find_state():
+                seen = observe(carrier.client, state, ask_slurm=backups is not None)
+                for name in seen.impostors:
+                    self.say(describe_impostor(name))
+                check_snapshots(carrier.client, state, seen, may_go=snapshots_too)
+                plan = plan_destroy(state, seen, backups=backups)
+                if backups:
+                    check_backups(state, seen)
+                    prepare_backups(backups, plan)
+                carrier.destroy(plan, state, backups)
+                remove_state(self.paths)
+            clear_directory(self.paths)
+        release_host(place, self.roots)
+        return plan
+
+    def recover(self, *, user: str, from_user: str | None = None) -> tuple[ClusterState, str]:
+        """Remember again a cluster whose state was lost or damaged, and say from where.
+
+        What libvirt has does not tell the account; it is `user` then. `from_user` has that user's
+        cluster taken over.
+        """
+        from ai_how.clusters.recovery import recover_state  # noqa: PLC0415  as below
+
+        place = find_place(self.connect or "auto", self.roots)
+        for directory in (self.roots.state, self.paths.root):
+            ensure_private_directory(directory)
+        with (
+            held_lock(self.paths.lock, doing="hpc recover"),
+            host_up(place, self.roots, self.say),
+            LibvirtClient(place.uri) as client,
+        ):
+            return recover_state(self.paths, place, client, user=user, from_user=from_user)
+
+    def status(self) -> ClusterStatus:
+        """Ask libvirt and SLURM; takes no lock and changes nothing."""
+        state, place = self.get_state(), self.place()
+        self._refuse_moved(place)
+        problems = find_disk_problems(state, DiskManager(place.storage))
+        if not place.is_up:
+            down = Observed(disks=existing_disks(state), host_is_down=True)
+            return status_of(state, down, {}, problems)
+        with _client_of(place) as client:
+            seen = observe(client, state)
+            with asked_file_systems(client, seen) as file_systems:
+                if place.kind != "test":
+                    seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
+                stats = client.stats(seen.domains)
+            return status_of(state, seen, stats, problems, file_systems)
+
+    def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
+        """Run a program on a node by its guest agent."""
+        with self._asking(node) as client:
+            return GuestAgent(client, node.uuid, node.name).run(argv, Deadline.after(timeout_s))
+
+    def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
+        """The end of a node's journal; of its serial line where that is asked, or all there is."""
+        if not serial and self.place().is_up:
+            with self._asking(node) as client:
+                if client.is_agent_connected(node.uuid):
+                    agent = GuestAgent(client, node.uuid, node.name)
+                    return read_journal(agent, lines=lines, boot=boot, say=self.say)
+        if not serial:
+            self.say(f"the agent of {node.name} does not answer: this is its serial line")
+        return read_tail(self.paths.console_log(node.name), lines)
+
+    @contextmanager
+    def console_of(self, node: NodeState) -> Iterator[Console]:
+        """A node's serial line."""
+        with self._asking(node) as client, client.open_console(node.uuid) as line:
+            yield line
+
+    def _is_half_made(self) -> bool:
+        """Whether all that there is of the cluster is in the journal of its first start."""
+        return self.find_state() is None and self.paths.journal.exists()
+
+    def _refuse_moved(self, place: HostPlace) -> None:
+        if place.embedded and (state := self.find_state()):
+            refuse_moved(state, place.storage)
+
+    def _refuse_lost(self) -> None:
+        from ai_how.clusters.recovery import refuse_lost  # noqa: PLC0415  as below
+
+        place = find_place(self.connect or "auto", self.roots)
+        if place.is_up:
+            with LibvirtClient(place.uri) as client:
+                refuse_lost(client, self.paths, place)
+
+    def _remembered_host(self) -> str | None:
+        """Where the cluster is; a first start that was cut short wrote it into its journal."""
+        if state := self.find_state():
+            return state.host_uri
+        left = Journal.read(self.paths.journal, STEP_TYPES)
+        return str(left.note["host"]) if left else None
+
+    def _remembered_storage(self) -> StoragePaths | None:
+        """Where the cluster has its disks, or is getting them."""
+        if state := self.find_state():
+            return storage_of(state.nodes[0].disk) if state.nodes else None
+        left = Journal.read(self.paths.journal, STEP_TYPES)
+        planned = left.note.get("state") if left else None
+        return storage_of(ClusterState.model_validate(planned).nodes[0].disk) if planned else None
+
+    @contextmanager
+    def _asking(self, node: NodeState) -> Iterator[LibvirtClient]:
+        """A client without a lock, for what changes nothing of ours."""
+        place = self.place()
+        if not place.is_up:
+            raise HostError("the embedded host is down", hint="ai-how hpc start")
+        with _client_of(place) as client:
+            client.learn(node.uuid, node.domain_name)
+            yield client
+
+    @contextmanager
+    def _locked(self, verb: str, place: HostPlace) -> "Iterator[Carrier]":
+        """Hold the cluster's lock, have the host up, and set right what a dead run left."""
+        # What only looks (status, ssh, logs) is quicker without all that changes something.
+        from ai_how.clusters.plan_runner import Carrier  # noqa: PLC0415
+
+        self._refuse_moved(place)
+        ensure_private_directory(self.roots.state)
+        ensure_private_directory(self.paths.root)
+        with (
+            held_lock(self.paths.lock, doing=f"hpc {verb}"),
+            host_up(place, self.roots, self.say),
+            _client_of(place) as client,
+        ):
+            carrier = Carrier(
+                roots=self.roots,
+                paths=self.paths,
+                place=place,
+                client=client,
+                observer=self.observer,
+                say=self.say,
+                patience=self.patience,
+                on_boundary=self.on_boundary,
+            )
+            if left := Journal.read(self.paths.journal, STEP_TYPES):
+                carrier.recover(left)
+            yield carrier
+
+
+def _client_of(place: HostPlace) -> LibvirtClient:
+    return LibvirtClient(place.uri, max_calls=place.max_calls, is_kept=place.is_kept)

@@ -1,0 +1,232 @@
+"""Carries plans out for one cluster: with a journal, and with what a dead run left set right."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from ai_how.clusters.cleanup import drop_backups, forget
+from ai_how.clusters.diagnosis.evidence import save_evidence
+from ai_how.clusters.observation import Observed, learn_names, observe
+from ai_how.clusters.preflight.capacity import check_memory_fits
+from ai_how.clusters.stage_times import StageTimes
+from ai_how.clusters.start import Start
+from ai_how.errors import AiHowError
+from ai_how.guest.serial_log import mark_consoles
+from ai_how.host.place import HostPlace
+from ai_how.hpc.steps import wait_for_jobs
+from ai_how.hpc.stop_plan import find_drained, plan_destroy, plan_stop, plan_suspend
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.plan.executor import OnFailure, execute
+from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.journal import Journal, JournalSeen, OnBoundary
+from ai_how.plan.observer import Observer
+from ai_how.plan.step import Plan
+from ai_how.plan.undo import roll_back
+from ai_how.state.cluster_state import read_state, remove_state, write_state
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import ClusterPaths, Roots
+from ai_how.vm_management.context import Patience, World
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.networks.host_networks import HostNetworks
+
+MAX_WORKERS = 64  # nearly all of them only wait for a guest
+
+# libvirtd carries a call out to its end, though its caller was killed.
+SETTLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrier:
+    """One cluster on one host, during one command that holds the cluster's lock."""
+
+    roots: Roots
+    paths: ClusterPaths
+    place: HostPlace
+    client: LibvirtClient
+    observer: Observer
+    say: Callable[[str], None]
+    patience: Patience
+    on_boundary: OnBoundary | None = None
+
+    def recover(self, left: JournalSeen) -> None:
+        """Undo a start that was cut short; carry a stop or destroy that was on to its end."""
+        state = read_state(self.paths)
+        # A lower serial is that of a backup, which knows nothing of this start either.
+        is_remembered = state is not None and state.serial > left.note["serial"]
+        if left.verb == "start" and not is_remembered and not left.is_over:
+            self._end_start(left, is_known=state is not None)
+            return
+        with Journal.reopen(left) as journal:
+            journal.close()
+        if state is None or left.verb == "start":
+            return
+        self.say(f"carrying on the {left.verb} that was cut short (process {left.pid})")
+        if left.verb == "stop":
+            only, suspends = left.note["only"], left.note.get("suspends", False)
+            self.stop(state, only=only, suspends=suspends, is_begun=True)
+        else:
+            where = Path(left.note["backups"]) if left.note["backups"] else None
+            seen = observe(self.client, state, ask_slurm=where is not None)
+            self.destroy(plan_destroy(state, seen, backups=where), state, where)
+            remove_state(self.paths)
+            forget(self.paths)
+
+    def _end_start(self, left: JournalSeen, *, is_known: bool) -> None:
+        """Remember a cluster that was brought up, else undo what there is of it."""
+        planned = left.note.get("plan")
+        if planned and left.done.issuperset(planned):
+            self.say(f"remembering the start that was cut short when all was up ({left.pid})")
+            write_state(self.paths, ClusterState.model_validate(left.note["state"]))
+            with Journal.reopen(left) as journal:
+                journal.close()
+            return
+        self.say(f"undoing the start that was cut short (process {left.pid})")
+        with Interrupts() as interrupts:
+            world = self._world(UUID(left.note["cluster_id"]), interrupts)
+            if noted := left.note.get("state"):
+                learn_names(self.client, ClusterState.model_validate(noted))
+            roll_back(left, world, observer=self.observer, interrupts=interrupts, settle_s=SETTLE_S)
+        if not is_known:
+            forget(self.paths)
+
+    def bring_up(self, start: Start, journal: Journal, *, keep_on_failure: bool) -> None:
+        """Carry a start out and remember it, or undo it and leave the evidence."""
+        state, former = start.draft.state, read_state(self.paths)
+        times = StageTimes(self.observer)
+        with journal, Interrupts() as interrupts:
+            world = replace(
+                self._world(state.lineage, interrupts),
+                images=start.images,
+                identities=start.identities,
+                console_ends=mark_consoles(self.paths, state),
+            )
+            if keep_on_failure:
+                # Before anything is made: what stands after a failure must be remembered. Nobody
+                # was told of the new configuration yet, so the former one is.
+                told = former.config_digest if former else ""
+                kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
+                state = state.model_copy(update={"serial": kept.serial})
+            try:
+                start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))
+                execute(
+                    start.plan,
+                    world,
+                    journal,
+                    observer=times,
+                    interrupts=interrupts,
+                    workers=min(MAX_WORKERS, len(start.plan.steps)),
+                    on_failure=OnFailure.KEEP if keep_on_failure else OnFailure.UNDO,
+                    evidence=partial(save_evidence, world, state, start.plan, self.place, self.say),
+                )
+            except AiHowError:
+                if former is None and not keep_on_failure and not self.paths.journal.exists():
+                    forget(self.paths)
+                raise
+            write_state(self.paths, times.remembered(state))
+            journal.close()
+
+    def stop(
+        self,
+        state: ClusterState,
+        *,
+        only: Collection[str],
+        suspends: bool,
+        is_begun: bool = False,
+        waits_s: float | None = None,
+    ) -> Plan:
+        """Turn a cluster, or these nodes of it, off; with `suspends` memory and jobs are kept.
+
+        With `waits_s` it first waits so long for the jobs there, and takes no new ones. That is
+        before there is a journal: a wait that is cut short is no stop to be carried on.
+        One that `is_begun` is refused for want of room no more: nobody could get past it.
+        """
+        seen = observe(self.client, state, ask_slurm=not suspends)
+        if waits_s is not None:
+            self._wait_for_jobs(state, seen, only, waits_s)
+            seen = observe(self.client, state)
+        plan = plan_suspend(state, seen) if suspends else plan_stop(state, seen, only=only)
+        if suspends and not is_begun:
+            check_memory_fits(self.place, state, seen, self.client)
+        self.carry_on(plan, state, only=list(only), suspends=suspends)
+        return plan
+
+    def _wait_for_jobs(
+        self, state: ClusterState, seen: Observed, only: Collection[str], waits_s: float
+    ) -> None:
+        controller = state.find_controller()
+        nodes = [
+            one.name
+            for one in state.nodes
+            if seen.slurm is not None
+            and one.name in seen.slurm
+            and seen.is_on(one)
+            and (not only or one.name in only)
+        ]
+        if controller is None or not nodes:
+            return
+        with Interrupts() as interrupts:
+            world = self._world(state.lineage, interrupts)
+            drained = find_drained(state, seen)
+            wait_for_jobs(world, controller.uuid, nodes, drained, waits_s)
+
+    def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
+        """Carry a destroy out. One that failed before all backups were made leaves none."""
+        try:
+            self.carry_on(plan, state, backups=str(backups) if backups else None)
+        except AiHowError:
+            drop_backups(plan)
+            raise
+
+    def carry_on(self, plan: Plan, state: ClusterState, **note: object) -> None:
+        """Carry a stop or destroy out: a step that fails keeps only those that need it back."""
+        if not plan.steps:
+            return
+        with self.journal(plan, state, **note) as journal, Interrupts() as interrupts:
+            execute(
+                plan,
+                self._world(state.lineage, interrupts),
+                journal,
+                observer=self.observer,
+                interrupts=interrupts,
+                workers=min(MAX_WORKERS, len(plan.steps)),
+                on_failure=OnFailure.GO_ON,
+            )
+            journal.close()
+
+    def journal(self, plan: Plan, state: ClusterState, **note: object) -> Journal:
+        """Begin the journal of a plan, with what another process needs to go on.
+
+        `state` is what a start will leave, to be remembered by whoever finds all of it done.
+        """
+        return Journal.create(
+            self.paths.journal,
+            verb=plan.verb,
+            op_id=uuid4(),
+            cluster=state.name,
+            note={
+                "cluster_id": str(state.lineage),
+                "serial": state.serial,
+                "host": state.host_uri,
+                "subnet": str(state.network.subnet),
+                "bridge": state.network.bridge,
+                "plan": [step.key for step in plan.steps],
+                "state": state.model_dump(mode="json"),
+                **note,
+            },
+            on_boundary=self.on_boundary,
+        )
+
+    def _world(self, cluster_id: UUID, wishes: Interrupts) -> World:
+        return World(
+            cluster_id=cluster_id,
+            paths=self.paths,
+            client=self.client,
+            disks=DiskManager(self.place.storage),
+            stop=wishes.stop,
+            patience=self.patience,
+            say=self.say,
+            networks=HostNetworks(tuple(self.place.enter([]))),
+            restart_libvirtd=self.place.restart_libvirtd,
+        )

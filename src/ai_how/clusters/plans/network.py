@@ -1,0 +1,92 @@
+"""From the network that is there to the steps that make it the one that is asked for (pure)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ai_how.clusters.observation import Observed
+from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.plan.step import Step
+from ai_how.state.models import ClusterState
+from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.drift import find_drift, find_new_hosts
+from ai_how.vm_management.steps.networks import (
+    DefineNetwork,
+    MendUplink,
+    PlugIn,
+    RenewDhcp,
+    RestartNetwork,
+    StartNetwork,
+    TellNetwork,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """The network's own steps, and for each node that runs and is off the network the way back."""
+
+    steps: tuple[Step, ...]
+    plugs: Mapping[str, PlugIn]
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The step that must be over before a node is booted."""
+        return frozenset(step.key for step in self.steps[-1:])
+
+
+def plan_network(
+    state: ClusterState, seen: Observed, network_xml: Callable[[], str]
+) -> NetworkPlan:
+    """What makes the network as it should be, and puts the nodes that run back on it."""
+    network, on = state.network, [one for one in state.nodes if seen.is_on(one)]
+    there = seen.network
+    if there is None:
+        define = DefineNetwork(network.name, network.uuid, network_xml())
+        up = StartNetwork(network.name, network.uuid, frozenset({define.key}), in_use=bool(on))
+        made: list[Step] = [define, up]
+        cut_off = frozenset(one.name for one in on)
+    else:
+        made = _mending_steps(state, seen, there, network_xml)
+        is_cut = any(step.kind in (StartNetwork.kind, RestartNetwork.kind) for step in made)
+        cut_off = frozenset(one.name for one in on) if is_cut else seen.unplugged
+        cut_off |= seen.down_taps.keys()
+    needs = frozenset(step.key for step in made[-1:])
+    plugs = {
+        one.name: PlugIn(
+            one.domain_name, one.uuid, network.uuid, needs, seen.down_taps.get(one.name, "")
+        )
+        for one in on
+        if one.name in cut_off and one.name not in seen.dead_taps
+    }
+    return NetworkPlan(tuple(made), plugs)
+
+
+def _mending_steps(
+    state: ClusterState, seen: Observed, there: NetworkSeen, network_xml: Callable[[], str]
+) -> list[Step]:
+    """One after the other: as it is defined, as it runs, whom it knows, and whether it answers."""
+    name, uuid, shape = state.network.name, state.network.uuid, shape_of_network(state)
+    drift = find_drift(shape, there)
+    is_anew = bool(drift.live or seen.bridge_trouble)
+    made: list[Step] = []
+
+    def last() -> frozenset[str]:
+        return frozenset(step.key for step in made[-1:])
+
+    if drift.defined or drift.live:
+        former = there.defined_xml or there.xml
+        made.append(DefineNetwork(name, uuid, network_xml(), former))
+    if seen.uplink_trouble and seen.uplink_is_ours and not drift.live:
+        made.append(MendUplink(name, uuid, str(state.network.subnet), last()))
+    if not there.is_active:
+        in_use = any(seen.is_on(one) for one in state.nodes)
+        made.append(StartNetwork(name, uuid, last(), in_use=in_use))
+    elif is_anew:
+        own, is_cut = frozenset(one.uuid for one in state.nodes), bool(seen.bridge_trouble)
+        made.append(RestartNetwork(name, uuid, own, last(), is_cut))
+    if drift.hosts:
+        new = find_new_hosts(shape, there)
+        hosts = tuple(one for one in shape.hosts if one.name in drift.hosts)
+        made.append(TellNetwork(name, uuid, hosts, new, last()))
+    if seen.dhcp_is_gone and not is_anew:
+        made.append(RenewDhcp(name, uuid, last()))
+    return made

@@ -1,0 +1,97 @@
+"""The XML of a cluster's network and VMs, from its draft and its host."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.host.facts import read_cpu
+from ai_how.host.place import HostPlace
+from ai_how.hpc.plan import Rendering
+from ai_how.images.manifest import Image
+from ai_how.spec.nodes import Node
+from ai_how.state.models import NodeState
+from ai_how.state.paths import ClusterPaths
+from ai_how.vm_management.networks.definition import render_network, shape_of_network
+from ai_how.vm_management.nodes.domain_definition import Accel, DirectKernel, DiskCache, DomainShape
+from ai_how.vm_management.nodes.node_domain import HostFit, PlacedNode, pin_nodes, shape_of
+from ai_how.vm_management.owners import caller_of
+from ai_how.vm_management.steps.domains import Saved
+from ai_how.vm_management.xml.domain import render_domain
+
+# An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
+# that no fifth level of page tables makes faster to walk. The rate of its time stamp counter is
+# measured at boot: wrong by a factor of seven on a busy host. That of the HPET is told, and reading
+# it costs no more. `unstable` keeps the kernel's own clock (dmesg, lockup detectors) to it, too.
+TCG_CMDLINE = (
+    "mitigations=off cryptomgr.notests no_timer_check tsc=unstable clocksource=hpet "
+    "trace_clock=global no5lvl nokaslr random.trust_cpu=on lsm=landlock"
+)
+
+
+def find_rendering(
+    draft: Draft,
+    place: HostPlace,
+    paths: ClusterPaths,
+    images: Mapping[str, Image],
+    accel: Accel,
+    saved: Mapping[str, Saved] | None = None,
+    *,
+    resumes: bool = True,
+) -> Rendering:
+    """How this cluster's objects are written down on this host.
+
+    `saved` are the machines that nodes, by name, are restored from where they get a new disk.
+    Nodes that are suspended go on unless nothing `resumes`.
+    """
+    state, shape = draft.state, find_shapes(draft, place, paths, images, accel)
+    saved = saved or {}
+    return Rendering(
+        network_xml=lambda: render_network(shape_of_network(state, caller_of(paths))),
+        domain_xml=lambda node, one: render_domain(shape(node, one)),
+        base_of=place.storage.base,
+        saved_of=saved.get,
+        resumes=resumes,
+    )
+
+
+def find_shapes(
+    draft: Draft,
+    place: HostPlace,
+    paths: ClusterPaths,
+    images: Mapping[str, Image],
+    accel: Accel,
+) -> Callable[[Node, NodeState], DomainShape]:
+    """What each node's VM is on this host."""
+    state = draft.state
+    cpu = read_cpu(Path("/"))
+    fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
+    pins = pin_nodes(draft.hpc, (node for node, _ in draft.nodes), sorted(os.sched_getaffinity(0)))
+
+    def shape(node: Node, one: NodeState) -> DomainShape:
+        image = images[one.image_digest]
+        placed = PlacedNode(
+            network=state.network.name,
+            disk=one.disk,
+            backing_chain=(place.storage.base(one.image_digest),),
+            console_log=paths.console_log(one.name),
+            boot=_kernel(image, place, one, accel),
+            pins=pins[node.name],
+            owner=caller_of(paths),
+        )
+        return shape_of(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
+
+    return shape
+
+
+def _kernel(image: Image, place: HostPlace, one: NodeState, accel: Accel) -> DirectKernel | None:
+    if image.kernel is None:
+        return None
+    words = [image.manifest.cmdline, f"systemd.machine_id={one.uuid.hex}"]
+    if accel is Accel.TCG:
+        words.append(TCG_CMDLINE)
+    return DirectKernel(
+        kernel=place.storage.base_kernel(image.digest),
+        initrd=place.storage.base_initrd(image.digest) if image.initrd else None,
+        cmdline=" ".join(words),
+    )

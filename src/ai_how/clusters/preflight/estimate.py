@@ -1,0 +1,202 @@
+"""What a cluster would cost, beside what the host has: looked at before anything is started."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from ai_how.clusters.manager import HpcManager
+from ai_how.clusters.preflight.node_images import get_image
+from ai_how.clusters.recovery import refuse_lost
+from ai_how.errors import AiHowError, OwnershipError, StateError
+from ai_how.host.checks import (
+    Check,
+    Cost,
+    Status,
+    check_capacity,
+    check_host,
+    check_subnet_collisions,
+)
+from ai_how.host.facts import HostFacts, read_facts
+from ai_how.host.name_checks import check_names
+from ai_how.host.place import HostPlace
+from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.spec.models import HpcSpec
+from ai_how.spec.nodes import Node, nodes_of
+from ai_how.state.every_cluster import read_every_state
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import Roots
+from ai_how.vm_management.disks.space import DiskNeed, overlay_need
+from ai_how.vm_management.nodes.host_checks import check_devices, check_shares
+from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The whole cluster; a disk is thin when its node has just booted."""
+
+    vms: int
+    vcpus: int
+    memory_mib: int
+    disk_thin_bytes: int
+    disk_worst_case_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """What the host has left; None where that is not known."""
+
+    cpus: int | None
+    memory_mib: int | None
+    disk_bytes: int | None
+    disk_directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """`running` are the nodes that are on already: their share of `has` is gone from it."""
+
+    host: str
+    needs: Needs
+    has: Has
+    running: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def is_possible(self) -> bool:
+        return not any(check.status is Status.FAILURE for check in self.checks)
+
+
+def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
+    """Compare what the spec asks for with the host; changes nothing.
+
+    Raises HostError where the host that was asked for cannot be used at all.
+    """
+    states = read_every_state(roots)
+    state = states.pop(hpc.name, None)
+    if isinstance(state, StateError):
+        raise state
+    place = HpcManager(roots=roots, name=hpc.name).place(host_uri)
+    nodes = nodes_of(hpc)
+    facts = replace(read_facts(directories=(place.storage.root,)), host=place.asked)
+    running = _running_nodes(state, place)
+    others = {
+        f"cluster {name}": other.network.subnet
+        for name, other in states.items()
+        if isinstance(other, ClusterState)
+    }
+    own_bridge = state.network.bridge if state else None
+    return Estimate(
+        host=place.asked,
+        needs=_needs_of(nodes),
+        has=_has(facts, place.storage.root),
+        running=tuple(sorted(running)),
+        checks=(
+            *(check for check in check_host(facts) if check.status is Status.FAILURE),
+            *_owner_checks(hpc.name, state, place, roots),
+            *check_capacity(_cost_of(hpc, nodes, running, place), facts),
+            *_subnet_checks(hpc.network.subnet, facts, others, own_bridge, place),
+            *([check_names(facts)] if place.kind == "embedded" else []),
+            *check_devices(nodes, facts),
+            *check_shares(nodes, place),
+            *_image_checks(nodes, ImageStore(roots.images)),
+        ),
+    )
+
+
+def _owner_checks(
+    name: str, state: ClusterState | None, place: HostPlace, roots: Roots
+) -> Iterator[Check]:
+    """What a start would refuse: another's cluster of that name, or one that was forgotten."""
+    if state is not None or not place.is_up:
+        return
+    try:
+        with LibvirtClient(place.uri) as client:
+            refuse_lost(client, roots.cluster(name), place)
+    except (OwnershipError, StateError) as error:
+        yield Check("name", Status.FAILURE, error.brief, error.hint)
+    except AiHowError:
+        return  # what is not known is not said
+
+
+def _running_nodes(state: ClusterState | None, place: HostPlace) -> frozenset[str]:
+    if state is None or not place.is_up:
+        return frozenset()
+    try:
+        with LibvirtClient(place.uri) as client:
+            on = {domain.uuid for domain in client.list_domains() if domain.state.is_on}
+    except AiHowError:
+        return frozenset()  # what is not known is not counted: the estimate errs on the safe side
+    return frozenset(node.name for node in state.nodes if node.uuid in on)
+
+
+def _needs_of(nodes: Sequence[Node]) -> Needs:
+    disks = [overlay_need(node.name, node.disk_gib) for node in nodes]
+    return Needs(
+        vms=len(nodes),
+        vcpus=sum(node.cpu_cores for node in nodes),
+        memory_mib=sum(node.memory_mib for node in nodes),
+        disk_thin_bytes=sum(disk.thin_bytes for disk in disks),
+        disk_worst_case_bytes=_worst(disks),
+    )
+
+
+def _has(facts: HostFacts, directory: Path) -> Has:
+    disk = next((disk for disk in facts.disks if disk.directory == directory), None)
+    return Has(
+        cpus=facts.cpu.count if facts.cpu else None,
+        memory_mib=facts.memory.usable_mib if facts.memory else None,
+        disk_bytes=disk.free_bytes if disk else None,
+        disk_directory=directory,
+    )
+
+
+def _cost_of(
+    hpc: HpcSpec, nodes: Sequence[Node], running: Collection[str], place: HostPlace
+) -> Cost:
+    off = [node for node in nodes if node.name not in running]
+    disks = [overlay_need(node.name, node.disk_gib) for node in off]
+    performance = hpc.hardware.acceleration.performance
+    return Cost(
+        vms=len(off),
+        vcpus=sum(node.cpu_cores for node in off),
+        memory_mib=sum(node.memory_mib for node in off),
+        disk_bytes=_worst(disks),
+        disk_directory=place.storage.root,
+        hugepage_kib=HUGEPAGE_KIB[performance.hugepage_size]
+        if performance.wants_hugepages
+        else None,
+    )
+
+
+def _worst(disks: Sequence[DiskNeed]) -> int:
+    return sum(disk.worst_case_bytes for disk in disks)
+
+
+def _subnet_checks(
+    subnet: IPv4Network | None,
+    facts: HostFacts,
+    others: dict[str, IPv4Network],
+    own_bridge: str | None,
+    place: HostPlace,
+) -> Iterator[Check]:
+    """What is in the way; the embedded host has a network of its own, with only clusters in it."""
+    if subnet is None:
+        return
+    hidden = check_subnet_collisions(subnet, facts, own_bridge=own_bridge)
+    for check in hidden:
+        yield replace(check, status=Status.WARNING) if place.kind == "embedded" else check
+    for name, other in others.items():
+        if other.overlaps(subnet):
+            found = f"{subnet} overlaps {other} of {name}"
+            yield Check("subnet", Status.FAILURE, found, "subnet: auto")
+
+
+def _image_checks(nodes: Sequence[Node], store: ImageStore) -> Iterator[Check]:
+    """What is not there yet is a warning: building or importing it is one command."""
+    for node in {node.base_image: node for node in nodes}.values():
+        try:
+            get_image(node, store)
+        except AiHowError as error:
+            yield Check("image", Status.WARNING, error.brief, error.hint)

@@ -1,0 +1,128 @@
+"""What a start finds of a cluster that was there before: what it lost, and what cannot be lost."""
+
+import shlex
+from collections.abc import Iterator
+from uuid import UUID
+
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.observation import Observed
+from ai_how.errors import HostError, SpecError
+from ai_how.images.recipe import default_recipe
+from ai_how.images.store import ImageStore
+from ai_how.state.models import ClusterState, VmState
+from ai_how.state.paths import StoragePaths
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.owned_directory import is_same_file
+from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.drift import find_drift
+
+MIB = 1 << 20
+DISK_ERROR = "I/O error"
+RESUMABLE_BYTES = 64 * MIB  # for one guest to go on for a while
+
+
+def find_disk_directory(
+    storage: StoragePaths, cluster: str, cluster_id: UUID, former: ClusterState | None
+) -> bool:
+    """Whether the cluster has its directory, in a storage that is safe to use.
+
+    Raises HostError where a cluster that was up has lost it: it may be on a file system that is not
+    mounted.
+    """
+    disks = DiskManager(storage)
+    disks.check_storage()
+    is_there = disks.is_claimed(cluster, cluster_id)
+    if former and not is_there and any(one.stages_s for one in former.nodes):
+        raise HostError(
+            f"the disks of {cluster} are gone",
+            details=f"{storage.cluster(cluster)} is not there. Is its file system mounted?",
+            hint=f"findmnt -T {shlex.quote(str(storage.root))}  # or, if lost: ai-how hpc destroy",
+        )
+    return is_there
+
+
+def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
+    """Raises HostError where the disks were moved or copied here, and are remembered elsewhere.
+
+    Overlays and VMs name their files by whole paths, so that the old place must lead here.
+    """
+    for node in state.nodes:
+        here = storage.disk(state.name, node.name)
+        if not here.exists() or is_same_file(node.disk, here):
+            continue
+        old, new = node.disk, here
+        while old.name == new.name and old.name:
+            old, new = old.parent, new.parent
+        if node.disk.exists():
+            raise HostError(
+                f"{new} is a copy of {old}, which is there and has the cluster {state.name}",
+                details="Two clusters cannot have the same disks, addresses and keys.",
+                hint=f"ls -ld {shlex.quote(str(old))} {shlex.quote(str(new))}",
+            )
+        make = "" if old.parent.is_dir() else f"mkdir -p {shlex.quote(str(old.parent))} && "
+        raise HostError(
+            f"{state.name} was moved from {old} to {new}",
+            details="Its disks and VMs name their files in the old place.",
+            hint=f"{make}ln -s {shlex.quote(str(new))} {shlex.quote(str(old))}",
+        )
+
+
+def check_images(draft: Draft, former: ClusterState | None, store: ImageStore) -> Iterator[str]:
+    """Which nodes keep an older image of the name that is asked for, in a line each image.
+
+    Raises SpecError for a node that is there and whose file asks for another image.
+    """
+    known = {one.name for one in former.nodes} if former else set[str]()
+    kept: dict[tuple[str, str], list[str]] = {}
+    for node, one in draft.nodes:
+        if one.name not in known:
+            continue
+        asked, there = node.base_image or default_recipe().name, store.get(one.image_digest)
+        found = store.find(asked)
+        if found is not None and found.digest == there.digest:
+            continue
+        if asked != there.name:
+            raise SpecError(
+                f"the image of {one.name} cannot be changed",
+                details=f"its disk stands on {there.name}, and {asked} is asked for",
+                hint="ai-how hpc destroy  # then start it anew, or set base_image_path back",
+            )
+        kept.setdefault((asked, there.digest), []).append(one.name)
+    for (name, digest), nodes in kept.items():
+        names = ", ".join(nodes)
+        yield f"{names}: on the image {name} {digest[:12]}, which is not the newest"
+
+
+def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> None:
+    """Raises HostError where VMs are paused for want of space, and would be so again at once."""
+    stuck = [
+        one.name
+        for one in state.nodes
+        if (domain := seen.find_domain(one.uuid))
+        and domain.state is VmState.PAUSED
+        and domain.reason_text == DISK_ERROR
+    ]
+    needed, free = len(stuck) * RESUMABLE_BYTES, disks.free_bytes()
+    if free < needed:
+        raise HostError(
+            f"{', '.join(stuck)}: paused, as the file system of the disks is full",
+            details=f"{needed / MIB:.0f} MiB needed, {free / MIB:.1f} MiB free",
+            hint=f"df -h {shlex.quote(str(disks.storage.root))}",
+        )
+
+
+def find_losses(draft: Draft, former: ClusterState | None, seen: Observed) -> Iterator[str]:
+    """What is not as the last start left it, in a line each."""
+    for name in draft.forgotten:
+        yield f"{name} is no longer in the file; it is left as it is until the cluster is destroyed"
+    for one in former.nodes if former else ():
+        if one.stages_s and one.name not in seen.disks and one.name not in draft.forgotten:
+            yield f"the disk of {one.name} is gone, and what was on it: it gets a new one"
+    if former and seen.network:
+        drift = find_drift(shape_of_network(former), seen.network)
+        for difference in drift.told:
+            yield f"the network {former.network.name} was changed: {difference}"
+        if seen.bridge_trouble:
+            yield f"the network {former.network.name}: {seen.bridge_trouble}"
+        if seen.uplink_trouble and not drift.live:
+            yield f"the network {former.network.name}: {seen.uplink_trouble}"

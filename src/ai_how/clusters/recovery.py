@@ -1,0 +1,249 @@
+"""A cluster whose state was lost or damaged: remembered again from a backup, or from libvirt."""
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from uuid import UUID
+from xml.etree.ElementTree import Element
+
+from ai_how.errors import HostError, ImageError, OwnershipError, StateError
+from ai_how.host.place import HostPlace
+from ai_how.images.qcow2_header import read_header
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainSeen, Mark
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.spec.identity import bridge_name, mac_address, object_uuid
+from ai_how.spec.nodes import Role
+from ai_how.state.cluster_state import backup_serials, read_state, restore_state, write_state
+from ai_how.state.models import ClusterState, NetworkState, NodeState
+from ai_how.state.paths import ClusterPaths
+from ai_how.vm_management.disks.space import GIB
+from ai_how.vm_management.owners import (
+    caller_of,
+    describe_owner,
+    find_uid,
+    is_callers,
+    owner_of,
+)
+
+Vms = Sequence[tuple[DomainSeen, Mark]]
+
+
+def marked_vms(domains: Iterable[DomainSeen], cluster: str) -> tuple[tuple[DomainSeen, Mark], ...]:
+    """The VMs that were made for a cluster of that name.
+
+    A mark can be copied, a UUID that derives from it cannot be had twice: both must agree.
+    """
+    return tuple(
+        (one, one.mark)
+        for one in domains
+        if one.mark
+        and one.mark.cluster == cluster
+        and one.uuid == object_uuid(one.mark.id, f"domain/{one.mark.node}")
+    )
+
+
+def refuse_lost(client: LibvirtClient, paths: ClusterPaths, place: HostPlace) -> None:
+    """Raises StateError where libvirt has VMs of a cluster of which nothing is remembered.
+
+    Raises OwnershipError where the cluster of that name is another's.
+    """
+    mine, others = _by_owner(client, paths, place)
+    if mine:
+        raise StateError(
+            f"the cluster {paths.name} is there, but what was remembered of it is lost",
+            details=_list_vms(mine),
+            hint=f"ai-how hpc recover --cluster {paths.name}",
+        )
+    if others:
+        raise _not_callers(others, paths, place)
+
+
+def recover_state(
+    paths: ClusterPaths,
+    place: HostPlace,
+    client: LibvirtClient,
+    *,
+    user: str,
+    from_user: str | None = None,
+) -> tuple[ClusterState, str]:
+    """Remember the cluster again, and say from where: the newest sound backup, else libvirt.
+
+    `from_user` has one of theirs, or of another state directory of theirs, taken over. Raises
+    StateError where it is remembered well, or nothing of it is found, and OwnershipError where only
+    another has a cluster of that name.
+    """
+    with suppress(StateError):
+        if read_state(paths):
+            raise HostError(f"what is remembered of {paths.name} is sound: nothing to recover")
+    for serial in reversed(backup_serials(paths)):
+        with suppress(StateError):
+            return restore_state(paths, serial), f"its backup of serial {serial}"
+    mine, others = _by_owner(client, paths, place)
+    if from_user is not None:
+        uid = find_uid(from_user)
+        mine = [pair for pair in others if _uid(pair[0]) in (None, uid)]
+    if others and not mine:
+        raise _not_callers(others, paths, place, is_to_recover=True)
+    found = _rebuilt(paths.name, mine, place, client, user=user)
+    if paths.state.exists():
+        paths.state.rename(paths.state.with_name(f"{paths.state.name}.damaged"))
+    return write_state(paths, found), "what libvirt has of it"
+
+
+def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HostPlace) -> tuple[Vms, Vms]:
+    """The caller's VMs of a cluster of that name, and those of others."""
+    caller = caller_of(paths)
+    mine: list[tuple[DomainSeen, Mark]] = []
+    others: list[tuple[DomainSeen, Mark]] = []
+    for pair in marked_vms(client.list_domains(), paths.name):
+        (mine if is_callers(pair[0], caller, place) else others).append(pair)
+    return mine, others
+
+
+def _not_callers(
+    others: Vms, paths: ClusterPaths, place: HostPlace, *, is_to_recover: bool = False
+) -> OwnershipError:
+    """What is said of a cluster of that name that is another's."""
+    owners = [owner for seen, _ in others if (owner := owner_of(seen))]
+    owner, name = owners[0], paths.name
+    if is_to_recover:
+        who = owner.uid if owner.uid is not None else "UID"
+        hint = f"ai-how hpc recover --cluster {name} --from-user {who}  # takes it over"
+    elif owner.uid == os.geteuid():
+        state = shlex.quote(str(owner.state))
+        hint = f"ai-how --state-dir {state} hpc status --cluster {name}"
+    else:
+        hint = "ai-how --connect embedded hpc start  # or give your cluster another name"
+    return OwnershipError(
+        f"the cluster {name} on {place.asked} is not yours: it is of {describe_owner(owner)}",
+        details=_list_vms(others),
+        hint=hint,
+    )
+
+
+def _list_vms(vms: Vms) -> str:
+    return "\n".join(f"VM {one.name}: {one.state}" for one, _ in vms)
+
+
+def _uid(seen: DomainSeen) -> int | None:
+    owner = owner_of(seen)
+    return owner.uid if owner else None
+
+
+def _rebuilt(
+    name: str, vms: Vms, place: HostPlace, client: LibvirtClient, *, user: str
+) -> ClusterState:
+    ids = {mark.id for _, mark in vms}
+    if len(ids) != 1:
+        many = ", ".join(map(str, sorted(ids)))
+        raise StateError(
+            f"libvirt has nothing of a cluster {name}"
+            if not ids
+            else f"libvirt has VMs of several clusters {name}",
+            details=f"their ids are {many}" if ids else None,
+            hint="ai-how hpc start" if not ids else client.virsh("list", "--all", "--title"),
+        )
+    [cluster_id] = ids
+    network, addresses = _network(client, cluster_id, name)
+    now = datetime.now(UTC)
+    return ClusterState(
+        lineage=cluster_id,
+        name=name,
+        created_at=now,
+        updated_at=now,
+        host_uri=place.asked,
+        user=user,
+        network=network,
+        nodes=_nodes(client, vms, addresses),
+    )
+
+
+def _network(
+    client: LibvirtClient, cluster_id: UUID, name: str
+) -> tuple[NetworkState, dict[str, IPv4Address]]:
+    """The cluster's network, and the nodes' addresses by MAC."""
+    seen = client.find_network(object_uuid(cluster_id, "network"))
+    root = read_xml(seen.xml) if seen else None
+    ip = root.find("./ip") if root is not None else None
+    if seen is None or root is None or ip is None:
+        raise StateError(
+            f"the network of {name} is gone, and with it the addresses of its nodes",
+            hint=f"{client.virsh('list', '--all')}  # destroy and undefine its VMs, then start it",
+        )
+    gateway = IPv4Interface(f"{ip.get('address')}/{ip.get('prefix') or ip.get('netmask')}")
+    network = NetworkState(
+        uuid=seen.uuid,
+        name=seen.name,
+        bridge=seen.bridge or bridge_name(cluster_id),
+        subnet=gateway.network,
+        gateway=gateway.ip,
+    )
+    hosts = root.iterfind("./ip/dhcp/host")
+    return network, {str(one.get("mac")): IPv4Address(one.get("ip", "")) for one in hosts}
+
+
+def _nodes(
+    client: LibvirtClient, vms: Vms, addresses: dict[str, IPv4Address]
+) -> tuple[NodeState, ...]:
+    """The controller first, then by name."""
+    stats = client.stats([seen.uuid for seen, _ in vms])
+    sizes = {uuid: one.disk_capacity_bytes for uuid, one in stats.items()}
+    nodes = [_node(client, seen, mark, addresses, sizes.get(seen.uuid)) for seen, mark in vms]
+    return tuple(sorted(nodes, key=lambda one: (one.role is not Role.CONTROLLER, one.name)))
+
+
+def _node(
+    client: LibvirtClient,
+    seen: DomainSeen,
+    mark: Mark,
+    addresses: dict[str, IPv4Address],
+    capacity: int | None,
+) -> NodeState:
+    mac = mac_address(mark.id, mark.node)
+    if mac not in addresses:
+        raise StateError(
+            f"the address of {seen.name} is not in its network any more",
+            hint=f"{client.virsh('undefine', str(seen.uuid))}  # then start it anew",
+        )
+    disk, size, base = _look_at_disk(seen, capacity)
+    return NodeState(
+        name=mark.node,
+        role=Role.CONTROLLER if mark.node == Role.CONTROLLER else Role.COMPUTE,
+        uuid=seen.uuid,
+        domain_name=seen.name,
+        mac=mac,
+        ip=addresses[mac],
+        cpu_cores=seen.vcpus,
+        memory_mib=seen.memory_mib,
+        disk_gib=size // GIB,
+        disk=disk,
+        image_digest=Path(base or "").stem,
+        auto_start=True,
+    )
+
+
+def _look_at_disk(seen: DomainSeen, capacity: int | None) -> tuple[Path, int, str | None]:
+    """A node's disk, its size, and what it stands on: as its header says, or libvirt.
+
+    The disk of a VM that runs belongs to QEMU's own user on the system's libvirt.
+    """
+    root = read_xml(seen.xml)
+    disk = Path(_file_of(root.find("./devices/disk/source")))
+    try:
+        header = read_header(disk, allow_backing=True)
+    except ImageError as error:
+        if not isinstance(error.__cause__, PermissionError) or capacity is None:
+            raise StateError(
+                f"the disk of {seen.name} cannot be read", details=str(error)
+            ) from error
+        return disk, capacity, _file_of(root.find("./devices/disk/backingStore/source"))
+    return disk, header.virtual_size_bytes, header.backing_file
+
+
+def _file_of(source: Element | None) -> str:
+    return source.get("file", "") if source is not None else ""

@@ -1,0 +1,139 @@
+"""The verb that saves machines for a cluster file's nodes, and removes the ones of no more use."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+from ai_how.clusters.cleanup import host_up, release_host
+from ai_how.clusters.desired_cluster import draft_cluster
+from ai_how.clusters.plans.rendering import find_shapes
+from ai_how.clusters.preflight.node_images import choose_accel, get_image
+from ai_how.errors import AiHowError, HostError
+from ai_how.host.checks import Cost, Status, check_capacity
+from ai_how.host.facts import read_facts
+from ai_how.host.place import HostPlace
+from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.plan.interrupts import Interrupts
+from ai_how.spec.models import ClusterFile, HpcSpec
+from ai_how.spec.nodes import Node, get_hpc
+from ai_how.state.paths import Roots
+from ai_how.vm_management.nodes.domain_definition import Accel
+from ai_how.vm_management.saved_machines.generic_vm import NAMELESS, Fit, fit_of, why_cold
+from ai_how.vm_management.saved_machines.matching import describe_host
+from ai_how.vm_management.saved_machines.saving import Missing, Watch, save_machine, why_unsaved
+from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
+
+if TYPE_CHECKING:
+    from ai_how.images.manifest import Image
+
+MIB = 2**20
+
+# A draft of a cluster must lie somewhere; no saved machine knows where.
+_ANYWHERE = IPv4Network("10.0.0.0/16")
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What saving machines came to; `cold` says of nodes why they will boot all the same."""
+
+    saved: tuple[SavedMachine, ...]
+    there: tuple[SavedMachine, ...]
+    removed: tuple[SavedMachine, ...]
+    cold: dict[str, str]
+
+
+def warm_up(
+    spec: ClusterFile,
+    roots: Roots,
+    place: HostPlace,
+    *,
+    watch: Watch,
+) -> Warmed:
+    """Have a saved machine for every node that can be restored from one.
+
+    Raises HostError where this host's libvirt saves nothing that we could read.
+    """
+    if why := why_unsaved(place):
+        raise HostError(why, hint="ai-how --connect embedded image warm")
+    try:
+        return _save_missing(get_hpc(spec), roots, place, watch=watch)
+    finally:
+        # Who destroyed the last cluster meanwhile has left the host to us.
+        with suppress(AiHowError):
+            release_host(place, roots)
+
+
+def _save_missing(hpc: HpcSpec, roots: Roots, place: HostPlace, *, watch: Watch) -> Warmed:
+    machines = SavedMachines(place.storage)
+    saved, there = [], []
+    with (
+        host_up(place, roots, lambda _line: None),
+        LibvirtClient(place.uri, is_kept=place.is_kept) as client,
+        Interrupts() as wishes,
+    ):
+        accel, _ = choose_accel(hpc, place, roots)
+        host = describe_host(client, accel)
+        wanted, cold = _find_wanted(hpc, roots, place, accel, host)
+        for one in wanted.values():
+            machine = machines.find(one.fit.key)
+            if machine and machines.discard_damaged(machine) is None:
+                there.append(machine)
+                continue
+            _require_room(one, place)
+            saved.append(save_machine(one, place, client, stop=wishes.stop, watch=watch))
+    images = {one.digest for one in ImageStore(roots.images).list()}
+    removed = machines.remove_unfit(host=host, images=images)
+    return Warmed(tuple(saved), tuple(there), removed, cold)
+
+
+def _require_room(missing: Missing, place: HostPlace) -> None:
+    """Raises HostError where the VM would take from the host what clusters on it need."""
+    shape = missing.shape
+    cost = Cost(
+        vms=1,
+        vcpus=shape.vcpus,
+        memory_mib=shape.memory_mib,
+        disk_bytes=shape.memory_mib * MIB,
+        disk_directory=place.storage.root,
+        hugepage_kib=shape.memory_backing.hugepage_kib,
+    )
+    for check in check_capacity(cost, read_facts(directories=(place.storage.root,))):
+        if check.status is Status.FAILURE:
+            raise HostError(f"no machine is saved: {check.found}", hint=check.advice)
+
+
+def _find_wanted(
+    hpc: HpcSpec, roots: Roots, place: HostPlace, accel: Accel, host: str
+) -> tuple[dict[Fit, Missing], dict[str, str]]:
+    store = ImageStore(roots.images)
+    images: dict[str, Image] = {}
+
+    def digest_of(node: Node) -> str:
+        image = get_image(node, store)
+        images[image.digest] = image
+        return image.digest
+
+    draft = draft_cluster(
+        hpc,
+        None,
+        cluster_id=NAMELESS,
+        host_uri=place.asked,
+        choose_subnet=lambda: _ANYWHERE,
+        disk_of=lambda node: place.storage.disk(hpc.name, node),
+        digest_of=digest_of,
+        now=datetime.now(UTC),
+    )
+    shapes = find_shapes(draft, place, roots.cluster(hpc.name), images, accel)
+    wanted: dict[Fit, Missing] = {}
+    cold: dict[str, str] = {}
+    for node, one in draft.nodes:
+        shape = shapes(node, one)
+        if reason := why_cold(shape):
+            cold[one.name] = reason
+            continue
+        fit = fit_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
+        wanted.setdefault(fit, Missing(fit, shape, images[one.image_digest], one.disk_gib))
+    return wanted, cold

@@ -1,0 +1,226 @@
+"""What `hpc status` says: asked of libvirt, the disks and SLURM, beside what is remembered."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import MappingProxyType
+from uuid import UUID
+
+from ai_how.clusters.file_systems import FileSystem
+from ai_how.clusters.observation import Observed
+from ai_how.hpc.slurm_config import SlurmSeen
+from ai_how.libvirt_client.facts import DomainSeen, DomainStats, GuestMemory
+from ai_how.spec.nodes import Role
+from ai_how.state.models import ClusterState, NodeState, VmState
+from ai_how.state.report import Report, report
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.drift import find_drift
+from ai_how.vm_management.nodes.clocks import describe_skew, is_off
+
+MIB = 2**20
+# A guest is asked every ten seconds (`stats` of its balloon); a busy one answers late.
+MEMORY_S = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """One node; figures that are not known are None."""
+
+    name: str
+    role: Role
+    domain: str
+    state: VmState
+    reason: str
+    ip: IPv4Address
+    vcpus: int
+    memory_mib: int
+    memory_used_mib: int | None
+    """What its QEMU takes of the host."""
+    guest_memory_mib: int | None
+    """What the guest's kernel has to give, a little less than `memory_mib`."""
+    guest_memory_used_mib: int | None
+    disk_gib: int
+    disk_used_mib: int | None
+    agent: bool
+    slurm: str | None
+    slurm_reason: str | None
+    stages_s: Mapping[str, float]
+    file_systems: tuple[FileSystem, ...]
+    """What it says of its own; empty where it was not asked, or did not answer at once."""
+    problems: tuple[str, ...]
+    """What is wrong with its disk, image, clock and place in the network, in a few words each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """The whole cluster as it is now."""
+
+    name: str
+    host: str
+    network: str
+    subnet: str
+    network_is_active: bool
+    network_problems: tuple[str, ...]
+    slurm_trouble: str | None
+    impostors: tuple[str, ...]
+    is_ready: bool
+    nodes: tuple[NodeStatus, ...]
+    report: Report
+
+
+def status_of(
+    state: ClusterState,
+    seen: Observed,
+    stats: Mapping[UUID, DomainStats],
+    disk_problems: Mapping[str, tuple[str, ...]],
+    file_systems: Mapping[UUID, tuple[FileSystem, ...]] = MappingProxyType({}),
+) -> ClusterStatus:
+    """Put together what was seen (pure)."""
+    nodes = tuple(
+        _node_status(
+            one,
+            seen,
+            stats.get(one.uuid),
+            disk_problems.get(one.name, ()),
+            file_systems.get(one.uuid, ()),
+        )
+        for one in state.nodes
+    )
+    return ClusterStatus(
+        name=state.name,
+        host=state.host_uri,
+        network=state.network.bridge,
+        subnet=str(state.network.subnet),
+        network_is_active=bool(seen.network and seen.network.is_active),
+        network_problems=tuple(_network_problems(state, seen)),
+        slurm_trouble=seen.slurm_trouble,
+        impostors=seen.impostors,
+        is_ready=_is_ready(state, seen),
+        nodes=nodes,
+        report=report(state, {node.name: node.state for node in nodes}, datetime.now(UTC)),
+    )
+
+
+def describe_impostor(name: str) -> str:
+    """What is said of a VM that carries a cluster's mark and is none of its nodes."""
+    return f"the VM {name} carries this cluster's mark, but is none of its nodes: it is left alone"
+
+
+def find_disk_problems(state: ClusterState, disks: DiskManager) -> Mapping[str, tuple[str, ...]]:
+    """What is wrong with each node's disk and the image below it, where anything is."""
+    problems = {}
+    for one in state.nodes:
+        if found := disks.find_problems(one.disk, disks.storage.base(one.image_digest)):
+            problems[one.name] = found
+    return problems
+
+
+def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
+    network, is_in_use = seen.network, any(seen.is_on(one) for one in state.nodes)
+    if network is None:
+        if is_in_use:
+            yield "it is gone, and VMs run"
+        return
+    if not network.is_active and is_in_use:
+        yield "it is down, and VMs run"
+    drift = find_drift(shape_of_network(state), network)
+    yield from drift.told
+    if seen.bridge_trouble:
+        remedy = "ai-how hpc start"
+        yield f"{seen.bridge_trouble}: nodes do not reach each other; to mend it: {remedy}"
+    elif seen.dhcp_is_gone and not drift.live:
+        yield "its DHCP and DNS server is gone"
+    if seen.uplink_trouble and not drift.live:
+        yield seen.uplink_trouble
+
+
+def _is_ready(state: ClusterState, seen: Observed) -> bool:
+    if seen.slurm is None:
+        return False
+    wanted = [one for one in state.nodes if one.role is Role.COMPUTE and one.auto_start]
+    return all((node := seen.slurm.get(one.name)) and node.is_working for one in wanted)
+
+
+def _node_status(
+    one: NodeState,
+    seen: Observed,
+    stats: DomainStats | None,
+    problems: tuple[str, ...],
+    file_systems: tuple[FileSystem, ...],
+) -> NodeStatus:
+    domain = seen.find_domain(one.uuid)
+    slurm = _slurm_of(one, seen)
+    missing = one.name not in seen.disks
+    state, reason = _vm_state(domain, seen)
+    memory = _guest_memory(stats)
+    return NodeStatus(
+        name=one.name,
+        role=one.role,
+        domain=one.domain_name,
+        state=state,
+        reason=f"{reason}, its disk is missing" if missing else reason,
+        ip=one.ip,
+        vcpus=one.cpu_cores,
+        memory_mib=one.memory_mib,
+        memory_used_mib=stats.memory_rss_mib if stats else None,
+        guest_memory_mib=memory.total_mib if memory else None,
+        guest_memory_used_mib=memory.used_mib if memory else None,
+        disk_gib=one.disk_gib,
+        disk_used_mib=None if missing else _used_mib(one.disk),
+        agent=bool(domain and domain.is_agent_connected),
+        slurm=slurm.state if slurm else None,
+        slurm_reason=slurm.reason if slurm else None,
+        stages_s=one.stages_s,
+        file_systems=file_systems,
+        problems=(
+            *problems,
+            *_wiring_problems(one.name, seen),
+            *_clock_problems(one, seen),
+            *(str(each) for each in file_systems if each.is_full),
+        ),
+    )
+
+
+def _wiring_problems(node: str, seen: Observed) -> Iterator[str]:
+    if tap := seen.dead_taps.get(node):
+        remedy = f"ai-how hpc stop {node} && ai-how hpc start {node}"
+        yield f"its network interface {tap} was deleted; for another: {remedy}"
+    elif node in seen.unplugged:
+        yield "not on the network"
+    elif tap := seen.down_taps.get(node):
+        yield f"its network interface {tap} is down"
+
+
+def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:
+    """What the guest said of its memory a moment ago: one that hangs says no more."""
+    memory = stats.guest_memory if stats else None
+    return memory if memory and abs(time.time() - memory.told_at) < MEMORY_S else None
+
+
+def _clock_problems(one: NodeState, seen: Observed) -> Iterator[str]:
+    if is_off(skew_s := seen.skews_s.get(one.uuid, 0.0)):
+        yield f"its clock is {describe_skew(skew_s)}"
+
+
+def _used_mib(disk: Path) -> int | None:
+    """None where it was destroyed since it was seen."""
+    try:
+        return disk.stat().st_blocks * 512 // MIB
+    except FileNotFoundError:
+        return None
+
+
+def _vm_state(domain: DomainSeen | None, seen: Observed) -> tuple[VmState, str]:
+    if domain is not None:
+        return domain.state, domain.reason_text
+    if seen.host_is_down:
+        return VmState.SHUT_OFF, "the embedded host is down"
+    return VmState.ABSENT, "not defined"
+
+
+def _slurm_of(one: NodeState, seen: Observed) -> SlurmSeen | None:
+    return seen.slurm.get(one.name) if seen.slurm else None

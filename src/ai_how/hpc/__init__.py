@@ -1,0 +1,1 @@
+"""What makes a cluster a SLURM cluster."""

@@ -1,0 +1,181 @@
+"""Gathers what makes a node itself: its place in the cluster, and the secrets made for it."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.guest.ssh import (
+    ensure_key,
+    ensure_munge_key,
+    read_user_keys,
+    render_known_hosts,
+    render_ssh_config,
+)
+from ai_how.hpc.node_identity import Neighbour, NodeIdentity
+from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
+from ai_how.spec.models import HpcSpec
+from ai_how.spec.nodes import Node, Role, cpu_topology_for
+from ai_how.state.files import replaced_atomically
+from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
+
+# An emulated node that boots has come to its first job with this much of a processor; one that is
+# restored needs half of it.
+JOIN_CPU_S = 12
+TIMER_S = 30
+
+
+def find_identities(
+    draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
+) -> Mapping[str, Callable[[], NodeIdentity]]:
+    """For each node a call that makes its identity; secrets are made and read only then."""
+    common = _Common(
+        neighbours=tuple(Neighbour(other.name, other.ip) for other in draft.state.nodes),
+        own_keys=_own_keys(draft),
+        slurm_conf=_slurm_conf(draft),
+        host_keys=cache(lambda: _host_keys(draft, paths)),
+        has_host_clock=has_host_clock,
+        wait_s=0 if has_host_clock else choose_wait_s(len(draft.nodes), os.cpu_count() or 1),
+    )
+    return {
+        node.name: partial(_identity, draft, paths, node, one, common) for node, one in draft.nodes
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What all nodes are told alike: made once, as it has a line for each of them."""
+
+    neighbours: tuple[Neighbour, ...]
+    own_keys: tuple[str, ...]
+    slurm_conf: str
+    host_keys: Callable[[], tuple[str, ...]]
+    has_host_clock: bool
+    wait_s: int
+
+
+def choose_wait_s(nodes: int, cpus: int) -> int:
+    """Seconds that emulated nodes take on a host of so many processors until all have joined.
+
+    Beyond those that the timer in the image waits.
+    """
+    return max(0, JOIN_CPU_S * nodes // cpus - TIMER_S)
+
+
+def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
+    """Have the keys of the cluster and of every node; ones that are there are kept."""
+    ensure_private_directory(paths.root)
+    ensure_munge_key(paths.munge_key)
+    ensure_key(paths.ssh_key, f"ai-how {state.name}")
+    for node in state.nodes:
+        ensure_key(paths.host_key(node.name), node.domain_name)
+
+
+def find_lost_secrets(former: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
+    """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
+    if former is None or not any(one.stages_s for one in former.nodes):
+        return ()
+    keys = {"the munge key": paths.munge_key, "the ssh key of the user": paths.ssh_key}
+    keys |= {f"the host key of {one.name}": paths.host_key(one.name) for one in former.nodes}
+    return tuple(what for what, path in keys.items() if not path.exists())
+
+
+def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:
+    """known_hosts and the ssh configuration, so that logging in is strict and quiet."""
+    ensure_private_directory(paths.ssh)
+    keys = {node.domain_name: _public(paths.host_key(node.name)) for node in state.nodes}
+    for path, text in (
+        (paths.known_hosts, render_known_hosts(keys)),
+        (paths.ssh_config, render_ssh_config(state, paths, proxy)),
+    ):
+        with replaced_atomically(path) as draft:
+            draft.write_text(text)
+
+
+def config_digest(draft: Draft) -> str:
+    """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
+    told = (
+        [(one.name, one.ip) for one in draft.state.nodes],
+        [(node.name, node.virtio_fs_mounts) for node, _ in draft.nodes],
+        draft.hpc.access,
+        draft.hpc.storage.home,
+        _own_keys(draft),
+    )
+    text = _slurm_conf(draft) + repr(told)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def slurm_nodes(draft: Draft) -> tuple[SlurmNode, ...]:
+    """The compute nodes as SLURM shall see them, those no longer asked for among them."""
+    asked = {one.name: node for node, one in draft.nodes}
+    return tuple(
+        _slurm_node(draft.hpc, asked.get(one.name), one)
+        for one in draft.state.nodes
+        if one.role is Role.COMPUTE
+    )
+
+
+def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
+    layout = cpu_topology_for(hpc.hardware.acceleration.cpu_topology, one.cpu_cores)
+    return SlurmNode(
+        name=one.name,
+        address=one.ip,
+        sockets=layout.sockets if layout else 1,
+        cores_per_socket=layout.cores if layout else one.cpu_cores,
+        threads_per_core=layout.threads if layout else 1,
+        memory_mib=one.memory_mib,
+        is_left_off=node is None or not node.auto_start,
+    )
+
+
+def _identity(
+    draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
+) -> NodeIdentity:
+    state, hpc = draft.state, draft.hpc
+    host_key = paths.host_key(one.name)
+    return NodeIdentity(
+        cluster=state.name,
+        name=one.name,
+        role=one.role,
+        uuid=one.uuid,
+        mac=one.mac,
+        address=one.ip,
+        subnet=state.network.subnet,
+        gateway=state.network.gateway,
+        neighbours=common.neighbours,
+        login=state.user,
+        authorized_keys=(_public(paths.ssh_key), *common.own_keys),
+        home_is_nfs=hpc.storage.home == "nfs",
+        has_host_clock=common.has_host_clock,
+        wait_s=common.wait_s,
+        slurm_conf=common.slurm_conf,
+        host_keys=common.host_keys(),
+        shares=node.virtio_fs_mounts,
+        host_key=host_key.read_bytes(),
+        host_key_public=_public(host_key),
+        munge_key=paths.munge_key.read_bytes(),
+    )
+
+
+def _host_keys(draft: Draft, paths: ClusterPaths) -> tuple[str, ...]:
+    return tuple(_public(paths.host_key(one.name)) for one in draft.state.nodes)
+
+
+def _own_keys(draft: Draft) -> tuple[str, ...]:
+    asked = draft.hpc.access.ssh_public_keys
+    return asked if asked is not None else read_user_keys(Path.home())
+
+
+def _slurm_conf(draft: Draft) -> str:
+    state = draft.state
+    controller = state.get_controller()
+    nodes = slurm_nodes(draft)
+    return render_slurm_conf(state.name, controller.ip, nodes, draft.hpc.slurm_config)
+
+
+def _public(private: Path) -> str:
+    return private.with_name(f"{private.name}.pub").read_text().strip()

@@ -1,0 +1,177 @@
+"""slurm.conf and cgroup.conf of a cluster (pure). Words and defaults are those of slurm.conf(5)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from ai_how.hpc.jobs import OUR_REASON
+from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
+
+CONTROLLER_PORT = 6817
+
+# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
+WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmNode:
+    """A compute node as SLURM shall see it."""
+
+    name: str
+    address: IPv4Address
+    sockets: int
+    cores_per_socket: int
+    threads_per_core: int
+    memory_mib: int
+    is_left_off: bool = False
+
+    @property
+    def cpus(self) -> int:
+        return self.sockets * self.cores_per_socket * self.threads_per_core
+
+    @property
+    def real_memory_mib(self) -> int:
+        """What slurmd will find at least (`slurmd -C`).
+
+        A node that has less than its RealMemory is drained. The kernel keeps some for itself: 40
+        to 60 MiB and 1.6 % were seen with 6.12; the margin is about twice that.
+        """
+        return self.memory_mib - 96 - self.memory_mib * 3 // 100
+
+
+def render_slurm_conf(
+    cluster: str,
+    controller: IPv4Address,
+    nodes: Sequence[SlurmNode],
+    slurm: SlurmConfigSpec,
+) -> str:
+    """The whole slurm.conf; compute nodes fetch it from the controller (configless)."""
+    settings = {
+        "ClusterName": cluster,
+        "SlurmctldHost": f"controller({controller})",
+        "SlurmctldParameters": "enable_configless",
+        "SlurmctldPort": str(CONTROLLER_PORT),
+        "SlurmUser": "slurm",
+        "AuthType": "auth/munge",
+        "CredType": "cred/munge",
+        "StateSaveLocation": "/var/spool/slurmctld",
+        "SlurmdSpoolDir": "/var/spool/slurmd",
+        "ProctrackType": "proctrack/cgroup",
+        "TaskPlugin": "task/cgroup,task/affinity",
+        "SelectType": "select/cons_tres",
+        "SelectTypeParameters": "CR_Core_Memory",
+        "SchedulerType": "sched/backfill",
+        "MpiDefault": "pmix",
+        # A node that was off, whatever the reason, is back when it registers.
+        "ReturnToService": "2",
+        # Emulated nodes answer in seconds, not milliseconds.
+        "MessageTimeout": "60",
+        "SlurmdTimeout": "120",
+        "BatchStartTimeout": "60",
+        "KillWait": "10",
+    }
+    if nodes:
+        # Without it a job that names no memory takes all that its nodes have, and cores idle.
+        settings["DefMemPerCPU"] = str(min(one.real_memory_mib // one.cpus for one in nodes))
+    lines = [f"{key}={value}" for key, value in settings.items()]
+    lines += [_node_line(node) for node in nodes]
+    lines += [
+        _partition_line(partition, slurm, is_default=partition.name == slurm.default_name)
+        for partition in slurm.partitions
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def render_cgroup_conf() -> str:
+    """Jobs are held to the cores and the memory that they were given."""
+    return (
+        "CgroupPlugin=cgroup/v2\n"
+        # slurmd makes its scope by itself: asking systemd for it over D-Bus starts three programs.
+        "IgnoreSystemd=yes\n"
+        "ConstrainCores=yes\n"
+        "ConstrainRAMSpace=yes\n"
+    )
+
+
+def _node_line(node: SlurmNode) -> str:
+    words = [
+        f"NodeName={node.name}",
+        f"NodeAddr={node.address}",
+        f"CPUs={node.cpus}",
+        f"Sockets={node.sockets}",
+        f"CoresPerSocket={node.cores_per_socket}",
+        f"ThreadsPerCore={node.threads_per_core}",
+        f"RealMemory={node.real_memory_mib}",
+    ]
+    if node.is_left_off:
+        return " ".join([*words, "State=DOWN", f'Reason="auto_start is off: start {node.name}"'])
+    return " ".join([*words, "State=UNKNOWN"])
+
+
+def _partition_line(partition: PartitionSpec, slurm: SlurmConfigSpec, *, is_default: bool) -> str:
+    nodes = "ALL" if partition.has_all_nodes else ",".join(partition.nodes or ())
+    words = [
+        f"PartitionName={partition.name}",
+        f"Nodes={nodes}",
+        f"Default={'YES' if is_default else 'NO'}",
+        f"MaxTime={partition.max_time or slurm.max_job_time or 'INFINITE'}",
+        "State=UP",
+    ]
+    return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmSeen:
+    """What SLURM says of one of its nodes."""
+
+    name: str
+    state: str
+    reason: str | None
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it takes or runs jobs.
+
+        A trailing `*` means that it does not respond, and `-` that the scheduler has plans for it.
+        """
+        return self.state.removesuffix("-") in WORKING
+
+    @property
+    def is_closed_by_us(self) -> bool:
+        """Whether a stop of ours keeps jobs from it, and did not come to its end.
+
+        SLURM writes more behind a reason, as " : Not responding".
+        """
+        return self.state.startswith("drain") and (self.reason or "").startswith(OUR_REASON)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether its user keeps jobs from it."""
+        return self.state.startswith("drain") and not self.is_closed_by_us
+
+
+SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
+
+
+def read_sinfo(text: str) -> dict[str, SlurmSeen]:
+    """What `SINFO` printed, by node; lines that are not of that form are passed over."""
+    seen = {}
+    for line in text.splitlines():
+        name, _, rest = line.strip().partition("|")
+        state, _, reason = rest.partition("|")
+        if name and state:
+            seen[name] = SlurmSeen(name, state.lower(), None if reason in {"", "none"} else reason)
+    return seen
+
+
+def describe_drained(node: SlurmSeen) -> str:
+    """What is said of a node that is up, and that its user keeps jobs from."""
+    return f"{node.name} is {node.state} and takes no jobs: {node.reason or 'no reason is given'}"
+
+
+def idle_partition(partitions: Iterable[PartitionSpec], node: str) -> str | None:
+    """A partition that a node is in."""
+    return next(
+        (p.name for p in partitions if p.has_all_nodes or node in (p.nodes or ())),
+        None,
+    )

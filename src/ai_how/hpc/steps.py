@@ -1,0 +1,221 @@
+"""The steps that tell SLURM of nodes that are off, and of nodes that ended without a word."""
+
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+from uuid import UUID
+
+from ai_how.errors import (
+    AiHowError,
+    ConnectionLostError,
+    DeadlineError,
+    GuestError,
+    InterruptedRunError,
+)
+from ai_how.guest.agent import GuestAgent
+from ai_how.hpc.jobs import (
+    SlurmJob,
+    close_script,
+    describe_jobs,
+    drop_script,
+    jobs_script,
+    lost_script,
+    off_script,
+    open_words,
+    read_jobs,
+)
+from ai_how.plan.step import Applied
+from ai_how.vm_management.context import World
+from ai_how.vm_management.steps.power import SLURM_S, Forward
+from ai_how.waiting import Deadline
+
+LOOK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MarkOff(Forward):
+    """SLURM has nodes that are off now as down.
+
+    `nodes` were closed for that; `drained` were by their user, each with the reason, which stays.
+    """
+
+    kind: ClassVar[str] = "slurm-off"
+    cluster: str
+    controller: UUID
+    nodes: tuple[str, ...]
+    needs: frozenset[str] = frozenset()
+    drained: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"slurm-off/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        """A SLURM that does not answer is no failure: the next start opens what was closed."""
+        try:
+            _run(world.agent(self.controller, "controller"), off_script(self.nodes, self.drained))
+        except AiHowError:
+            return Applied.KEPT
+        return Applied.MADE
+
+    def describe(self) -> str:
+        names = (*self.nodes, *(name for name, _ in self.drained))
+        return f"tell SLURM that {', '.join(names)} {'are' if len(names) > 1 else 'is'} off"
+
+
+@dataclass(frozen=True, slots=True)
+class TellLost:
+    """SLURM takes no job for running on nodes that ended under it, and are to boot again.
+
+    `draining` are nodes among them whose state is their user's, and `closed` those that a stop of
+    ours drains: one that kept that mark with another reason would pass for its user's.
+    Where SLURM itself was off, and remembers jobs of before, `is_restarted`: the nodes may have
+    come back by then, and run others.
+    """
+
+    kind: ClassVar[str] = "slurm-lost"
+    cluster: str
+    controller: UUID
+    nodes: tuple[str, ...]
+    draining: tuple[str, ...] = ()
+    is_restarted: bool = False
+    needs: frozenset[str] = frozenset()
+    closed: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"slurm-lost/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        """A SLURM that does not answer is no failure here: it is waited for later."""
+        agent = world.agent(self.controller, "controller")
+        try:
+            self._tell(world, agent)
+        except AiHowError:
+            return Applied.KEPT
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """They had ended; a node is back when it registers."""
+
+    def describe(self) -> str:
+        return f"tell SLURM that {', '.join(self.nodes)} had ended"
+
+    def _tell(self, world: World, agent: GuestAgent) -> None:
+        listed = jobs_script(self.nodes)
+        if self.is_restarted:
+            within_s = world.patience.slurm_s
+            # Bounded in the guest, too: nobody there would end it.
+            wait = f"timeout {within_s:.0f} /usr/lib/ai-how/wait-for-port controller 6817"
+            begin = f"{wait} || exit; cat /proc/uptime; date +%s; "
+            answer = _run(agent, begin + listed, within_s + SLURM_S, world)
+            booted_s = _read_boot_s(answer)
+            lost = [job for job in read_jobs(answer) if job.started_s < booted_s]
+            words = drop_script(lost)
+        else:
+            lost = read_jobs(_run(agent, listed))
+            words = "; ".join(
+                [
+                    *([off_script(self.closed, ())] if self.closed else []),
+                    *([lost_script(others)] if (others := self._others) else []),
+                    *([drop_script(lost)] if self.draining and lost else []),
+                ]
+            )
+        for line in describe_jobs(lost, "the node that it ran on had ended"):
+            world.say(line)
+        if words:
+            _run(agent, words)
+
+    @property
+    def _others(self) -> list[str]:
+        return [name for name in self.nodes if name not in (*self.draining, *self.closed)]
+
+
+def wait_for_jobs(
+    world: World, controller: UUID, nodes: Sequence[str], closed: Collection[str], limit_s: float
+) -> None:
+    """Close these nodes to new jobs, and wait until those that they run have ended, or the limit.
+
+    `closed` are those that their user has drained: they stay so. Raises InterruptedRunError on a
+    wish to stop, and then, as after any failure, they take jobs again.
+    """
+    agent = world.agent(controller, "controller")
+    ours = [name for name in nodes if name not in closed]
+    try:
+        if ours:
+            _check(agent, close_script(ours))
+        is_over = _wait_until_free(world, agent, nodes, Deadline.after(limit_s))
+    except BaseException:
+        _open(world, agent, ours)
+        raise
+    if not is_over:
+        is_open = _open(world, agent, ours)
+        raise InterruptedRunError(
+            "stop was interrupted while it waited for jobs",
+            details=f"open to jobs again: {', '.join(ours)}" if is_open else None,
+        )
+
+
+def _open(world: World, agent: GuestAgent, nodes: Sequence[str]) -> bool:
+    """Let jobs on these nodes again, or say how that is done; whether any are open now."""
+    if not nodes:
+        return False
+    words = open_words(nodes)
+    try:
+        done = agent.run(words, Deadline.after(SLURM_S))
+    except AiHowError:
+        done = None
+    if done is None or done.exit_code != 0:
+        remedy = f"ai-how hpc exec controller -- {shlex.join(words)}"
+        world.say(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {remedy}")
+        return False
+    return True
+
+
+def _wait_until_free(
+    world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+) -> bool:
+    """Whether it was waited to the end: until no job is left, or the limit."""
+    told = 0
+    while (jobs := _jobs_of(agent, nodes)) != []:
+        if jobs and len(jobs) != told:
+            told = len(jobs)
+            world.say(f"waiting for {', '.join(map(str, jobs))}")
+        if deadline.has_passed:
+            world.say("the time to wait is over")
+            return True
+        if world.stop.wait(deadline.sooner_of(LOOK_S).remaining_s):
+            return False
+    return True
+
+
+def _jobs_of(agent: GuestAgent, nodes: Sequence[str]) -> list[SlurmJob] | None:
+    """The jobs that have these nodes; None where SLURM did not answer this time."""
+    try:
+        return read_jobs(_check(agent, jobs_script(nodes)))
+    except (GuestError, ConnectionLostError, DeadlineError):
+        return None
+
+
+def _read_boot_s(text: str) -> float:
+    """When a guest booted, from its /proc/uptime and its time of day, which begin this text."""
+    try:
+        uptime, now, *_ = text.splitlines()
+        return int(now) - float(uptime.split()[0])
+    except (ValueError, IndexError) as error:
+        raise GuestError("the controller does not say since when it is up") from error
+
+
+def _check(agent: GuestAgent, script: str) -> str:
+    done = agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
+    if done.exit_code != 0:
+        raise GuestError("SLURM did not do what it was asked", details=done.errors.strip() or None)
+    return done.output
+
+
+def _run(
+    agent: GuestAgent, script: str, within_s: float = SLURM_S, world: World | None = None
+) -> str:
+    words = ["/bin/sh", "-c", script]
+    return agent.run(words, Deadline.after(within_s), stop=world.stop if world else None).output

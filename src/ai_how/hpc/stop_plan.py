@@ -1,0 +1,133 @@
+"""From what is there of a cluster to the steps that turn it off, suspend or remove it (pure)."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from ai_how.clusters.observation import Observed
+from ai_how.errors import HostError
+from ai_how.hpc import steps as slurm_steps
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.plan.step import Plan, Step
+from ai_how.spec.nodes import Role
+from ai_how.state.models import ClusterState, NodeState
+from ai_how.vm_management.steps import power as power_steps
+from ai_how.vm_management.steps import suspend as suspend_steps
+
+
+def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
+    """What turns the cluster (or `only` these nodes) off: SLURM, compute nodes, controller."""
+    for name in only:
+        state.get_node(name)
+    controller = state.find_controller()
+    on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
+    computes = [one for one in on if one.role is Role.COMPUTE]
+    made: list[Step] = []
+    slurm = seen.slurm if controller and seen.is_on(controller) else None
+    drained, stopping = frozenset(find_drained(state, seen)), {one.name for one in computes}
+    if controller and computes and slurm is not None:
+        names = tuple(one.name for one in computes)
+        mine = tuple(name for name in names if name in drained)
+        made.append(power_steps.CloseSlurm(state.name, controller.uuid, names, drained=mine))
+    told = frozenset(step.key for step in made)
+    made += [power_steps.ShutDownGuest(one.domain_name, one.uuid, told) for one in computes]
+    if controller and slurm is not None:
+        # Those, too, that a stop which was cut short has closed.
+        closed = [
+            one.name
+            for one in state.nodes
+            if (one.name in stopping and one.name not in drained)
+            or (not seen.is_on(one) and one.name in slurm and slurm[one.name].is_closed_by_us)
+        ]
+        kept = tuple(
+            (one.name, slurm[one.name].reason or "drained")
+            for one in computes
+            if one.name in drained
+        )
+        if closed or kept:
+            off = frozenset(step.key for step in made)
+            made.append(slurm_steps.MarkOff(state.name, controller.uuid, tuple(closed), off, kept))
+    # The controller serves /home: it goes when nobody writes there any more.
+    after = told | frozenset(step.key for step in made)
+    made += [
+        power_steps.ShutDownGuest(one.domain_name, one.uuid, after)
+        for one in on
+        if one.role is Role.CONTROLLER
+    ]
+    return Plan("stop", tuple(made))
+
+
+def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:
+    """The nodes that their user keeps jobs from."""
+    slurm = seen.slurm or {}
+    return tuple(
+        one.name for one in state.nodes if one.name in slurm and slurm[one.name].is_drained
+    )
+
+
+def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
+    """What puts the memory of all nodes that are on to disk: the controller's last.
+
+    Nothing that a compute node asks of it goes unanswered, and jobs notice nothing.
+    Raises HostError where a node cannot be suspended, before any is.
+    """
+    on = [one for one in state.nodes if seen.is_on(one)]
+    for one in on:
+        if why := _why_not_suspended(seen, one):
+            raise HostError(f"{one.name} cannot be suspended: {why}", hint="ai-how hpc stop")
+    computes = [one for one in on if one.role is not Role.CONTROLLER]
+    made = [
+        suspend_steps.SuspendDomain(one.domain_name, one.uuid, one.memory_mib) for one in computes
+    ]
+    after = frozenset(step.key for step in made)
+    made += [
+        suspend_steps.SuspendDomain(one.domain_name, one.uuid, one.memory_mib, after)
+        for one in on
+        if one.role is Role.CONTROLLER
+    ]
+    return Plan("stop", tuple(made))
+
+
+def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
+    """What of a VM is not in its memory, and so would not come back with it."""
+    domain = seen.find_domain(one.uuid)
+    if domain is None or not domain.is_persistent:
+        return "it is no longer defined"
+    devices = read_xml(domain.xml)
+    if devices.find("./devices/hostdev") is not None:
+        return "it has a device of the host"
+    if devices.find("./devices/filesystem") is not None:
+        return "it has virtiofs mounts"
+    return None
+
+
+def plan_destroy(
+    state: ClusterState, seen: Observed | None = None, *, backups: Path | None = None
+) -> Plan:
+    """What leaves nothing of the cluster; each step takes what is absent for done.
+
+    With `backups` the nodes that were `seen` on are shut down first, as what a guest has not
+    written yet would be missing; and nothing is removed before every backup is whole.
+    """
+    made: list[Step] = []
+    if backups:
+        made += [
+            replace(step, is_backed_up=True)
+            if isinstance(step, power_steps.ShutDownGuest)
+            else step
+            for step in (plan_stop(state, seen).steps if seen else ())
+        ]
+        off = frozenset(step.key for step in made)
+        for one in state.nodes:
+            target = backups / f"{one.domain_name}-{state.lineage.hex[:8]}.qcow2"
+            made.append(power_steps.BackUpDisk(one.domain_name, one.disk, target, off))
+    kept = frozenset(step.key for step in made)
+    for one in state.nodes:
+        vm = power_steps.DestroyDomain(one.domain_name, one.uuid, kept)
+        made.append(vm)
+        last = frozenset({vm.key})
+        made.append(power_steps.RemoveDisk(state.name, state.lineage, one.name, last))
+    gone = frozenset(step.key for step in made)
+    made.append(power_steps.RemoveNetwork(state.network.name, state.network.uuid, gone))
+    made.append(power_steps.RemoveDiskDirectory(state.name, state.lineage, gone))
+    return Plan("destroy", tuple(made))

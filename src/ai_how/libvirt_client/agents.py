@@ -1,0 +1,141 @@
+"""The guests' agents: commands to them, and waiting for them. Part of LibvirtClient."""
+
+import json
+import math
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from uuid import UUID
+
+import libvirt
+
+from ai_how.errors import (
+    AgentUnresponsiveError,
+    ConnectionLostError,
+    DeadlineError,
+    GuestError,
+    LibvirtError,
+)
+from ai_how.libvirt_client.agent_answer import read_agent_answer
+from ai_how.libvirt_client.domains import Domains, find_raw_domain
+from ai_how.libvirt_client.error_codes import Kind, classify
+from ai_how.libvirt_client.facts import DomainEvent, DomainSeen
+from ai_how.libvirt_client.session import JOB_LOCK_S, Link, OnEvent, Subscription
+from ai_how.state.models import VmState
+from ai_how.waiting import Deadline
+
+AskAgent = Callable[[libvirt.virDomain, str, int, int], str]
+
+# Events are lost while a daemon restarts, so a wait looks for itself this often.
+LOST_EVENT_S = 2.0
+SLICE_S = 0.2
+
+# A VM that is paused by an I/O error (the host's disk is full) or a crash stays so.
+PAUSED_BY_IOERROR = 5
+PAUSED_BY_CRASH = 10
+
+# The guest, not libvirt, is why a command failed: the agent refused (INTERNAL_ERROR or, newer,
+# AGENT_COMMAND_FAILED), the VM does not run, or it has no channel for an agent.
+GUEST_CODES = {1, 113, 55, 74}
+
+
+class Agents(Domains):
+    """The part of a client that deals with the guests' agents."""
+
+    _agent_link: Link
+    _ask_agent: AskAgent
+
+    def agent_command(
+        self, uuid: UUID, command: Mapping[str, object], timeout_s: float = 5
+    ) -> object:
+        """What a guest's agent returns for one command; sent once, since commands act.
+
+        Raises AgentUnresponsiveError where it does not answer within `timeout_s`, GuestError where
+        it refuses or its answer is not to be trusted, ConnectionLostError where that was lost.
+        """
+        text = json.dumps(command)
+        # Never libvirt's -2, which waits for ever, nor 0, which does not wait.
+        seconds = max(1, math.ceil(timeout_s))
+        try:
+            answer = self._agent_link.once(
+                f"asking the agent of VM {uuid}",
+                lambda raw: self._ask_agent(find_raw_domain(raw, uuid), text, seconds, 0),
+                timeout_s=seconds + JOB_LOCK_S,
+            )
+        except ConnectionLostError:
+            raise
+        except LibvirtError as error:
+            raise _guest_failure(error, self._names.of(uuid)) from error
+        return read_agent_answer(answer)
+
+    def is_agent_connected(self, uuid: UUID) -> bool:
+        """Whether the guest's agent has opened its end of the channel; False without a VM."""
+        seen = self.find_domain(uuid)
+        return seen is not None and seen.is_agent_connected
+
+    def wait_for_agent(
+        self, uuid: UUID, deadline: Deadline, stop: threading.Event | None = None
+    ) -> None:
+        """Return once the guest's agent is connected; woken by libvirt's events, not by polling.
+
+        Raises GuestError, naming state and reason, as soon as the VM is off, crashed or stuck;
+        DeadlineError where the deadline passes or `stop` is set first.
+        """
+        news: queue.SimpleQueue[DomainEvent] = queue.SimpleQueue()
+        # Listening begins before looking, so that nothing falls in between.
+        with self.subscribe(news.put):
+            while not _is_agent_up(self.find_domain(uuid), self._names.of(uuid)):
+                _wait_for_news(news, uuid, deadline, stop, self._names.of(uuid))
+
+    def subscribe(self, on_event: OnEvent) -> Subscription:
+        """Hand each event of any VM to `on_event`, until the subscription is closed.
+
+        It runs in libvirt's event loop: it must be quick, not raise, and not call libvirt (the
+        `put` of a queue is meant). Events are lost while there is no connection.
+        """
+        return self._link.subscribe(on_event)
+
+
+def _is_agent_up(seen: DomainSeen | None, name: str) -> bool:
+    """Raises GuestError where the agent cannot come any more."""
+    if seen is None:
+        raise GuestError(f"VM {name} is gone", "its agent was waited for")
+    stuck = seen.state is VmState.PAUSED and seen.reason in {PAUSED_BY_IOERROR, PAUSED_BY_CRASH}
+    if stuck or seen.state is VmState.CRASHED or not seen.state.is_on:
+        raise GuestError(
+            f"{seen.name} is {seen.state.value.replace('_', ' ')} ({seen.reason_text})",
+            "its agent was waited for",
+        )
+    return seen.is_agent_connected
+
+
+def _wait_for_news(
+    news: "queue.SimpleQueue[DomainEvent]",
+    uuid: UUID,
+    deadline: Deadline,
+    stop: threading.Event | None,
+    name: str,
+) -> None:
+    """Until something happens to this VM, or something may have happened unseen."""
+    look_again = deadline.sooner_of(LOST_EVENT_S)
+    while not look_again.has_passed:
+        if stop and stop.is_set():
+            raise DeadlineError(f"stopped waiting for the agent of VM {name}")
+        try:
+            event = news.get(timeout=min(SLICE_S, look_again.remaining_s))
+        except queue.Empty:
+            continue
+        if event.uuid == uuid:
+            return
+    if deadline.has_passed:
+        raise DeadlineError(f"the agent of VM {name} did not come in time")
+
+
+def _guest_failure(error: LibvirtError, name: str) -> Exception:
+    """What a failed command means: the guest's fault, or libvirt's own."""
+    kind = classify(error.code)
+    if kind in {Kind.AGENT, Kind.BUSY}:
+        return AgentUnresponsiveError(f"the agent of VM {name} does not answer", error.details)
+    if error.code in GUEST_CODES:
+        return GuestError(f"the agent of VM {name} did not do it", error.details)
+    return error

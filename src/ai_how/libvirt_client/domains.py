@@ -1,0 +1,373 @@
+"""VMs: what is there, and the changes that may be made to them. Part of LibvirtClient."""
+
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+import libvirt
+
+from ai_how.errors import ConnectionLostError, DeadlineError, LibvirtError
+from ai_how.libvirt_client.conversion import (
+    check_claim,
+    ensure,
+    has_saved_memory,
+    observe_domain,
+    observe_each,
+    read_identity,
+    unless_gone,
+    with_first_known,
+)
+from ai_how.libvirt_client.facts import DomainSeen, DomainStats, read_stats
+from ai_how.libvirt_client.names import Names
+from ai_how.libvirt_client.session import Link
+from ai_how.state.models import VmState
+from ai_how.waiting import Deadline, wait_until
+
+STATS = (
+    libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+    | libvirt.VIR_DOMAIN_STATS_BALLOON
+    | libvirt.VIR_DOMAIN_STATS_BLOCK
+    | libvirt.VIR_DOMAIN_STATS_INTERFACE
+)
+
+# A QEMU that is well tells its figures in milliseconds.
+STATS_S = 5.0
+# So long may a VM take to start before its power is cut in the middle of that.
+STARTING_S = 30.0
+
+
+class Domains:
+    """The part of a client that deals with VMs."""
+
+    _link: Link
+    _names: Names
+
+    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+        """The VM, or None where libvirt says that there is none."""
+        return unless_gone(lambda: self.get_domain(uuid))
+
+    def get_domain(self, uuid: UUID) -> DomainSeen:
+        """The VM. Raises LibvirtError with code 42 where there is none."""
+        return self._link.read(
+            f"looking for VM {uuid}", lambda raw: observe_domain(find_raw_domain(raw, uuid))
+        )
+
+    def find_domain_by_name(self, name: str) -> DomainSeen | None:
+        """The VM of that exact name, whoever made it."""
+        return unless_gone(
+            lambda: self._link.read(
+                f"looking for VM {name}", lambda raw: observe_domain(raw.lookupByName(name))
+            )
+        )
+
+    def list_domains(self) -> tuple[DomainSeen, ...]:
+        """Every VM of this libvirt, others' too; by name."""
+        return self._link.read(
+            "listing VMs",
+            lambda raw: observe_each(raw.listAllDomains(0), observe_domain),
+        )
+
+    def domain_xml(self, uuid: UUID) -> str:
+        """A VM as it runs, or as defined where it is off."""
+        return self._link.read(
+            f"reading the XML of VM {uuid}", lambda raw: find_raw_domain(raw, uuid).XMLDesc(0)
+        )
+
+    def snapshot_names(self, uuid: UUID) -> tuple[str, ...]:
+        """The snapshots that a VM has: someone's data."""
+        return self._link.read(
+            f"listing snapshots of VM {uuid}",
+            lambda raw: tuple(find_raw_domain(raw, uuid).snapshotListNames(0)),
+        )
+
+    def stats(self, uuids: Collection[UUID]) -> Mapping[UUID, DomainStats]:
+        """Figures of those VMs that are there; none of one whose QEMU does not answer at once."""
+        asked = frozenset(uuids)
+        if not asked:
+            return {}
+        with suppress(ConnectionLostError):
+            return self._stats(asked)
+        # A guest that hangs: each by itself then, so that it hides no other's figures.
+        found: dict[UUID, DomainStats] = {}
+        with ThreadPoolExecutor(len(asked)) as crew:
+            for answer in [crew.submit(self._stats, frozenset({uuid})) for uuid in asked]:
+                with suppress(ConnectionLostError):
+                    found |= answer.result()
+        return found
+
+    def _stats(self, asked: frozenset[UUID]) -> dict[UUID, DomainStats]:
+        def ask(raw: libvirt.virConnect) -> dict[UUID, DomainStats]:
+            every = raw.listAllDomains(0)
+            wanted = [domain for domain in every if UUID(domain.UUIDString()) in asked]
+            if not wanted:
+                return {}
+            # This does not wait for what another call asks of a QEMU, but for what itself asks.
+            records = with_first_known(
+                lambda flags: raw.domainListGetStats(wanted, STATS, flags),
+                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+                0,
+            )
+            return {UUID(domain.UUIDString()): read_stats(record) for domain, record in records}
+
+        return self._link.read("reading figures of VMs", ask, timeout_s=STATS_S)
+
+    def define_domain(self, xml: str) -> DomainSeen:
+        """Define a VM, checked against libvirt's schema; the same UUID and name define it anew.
+
+        Raises OwnershipError where the name or the UUID belongs to another VM.
+        """
+
+        def ask(raw: libvirt.virConnect) -> DomainSeen:
+            return observe_domain(
+                with_first_known(
+                    lambda flags: raw.defineXMLFlags(xml, flags),
+                    libvirt.VIR_DOMAIN_DEFINE_VALIDATE,
+                    0,
+                )
+            )
+
+        name, uuid = read_identity(xml)
+        self._names.learn(uuid, name)
+        try:
+            return self._link.change(f"defining VM {name}", ask)
+        except LibvirtError as error:
+            check_claim(error, xml, find=self.find_domain, find_by_name=self.find_domain_by_name)
+            raise
+
+    def start_domain(
+        self,
+        uuid: UUID,
+        *,
+        paused: bool = False,
+        is_anew: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Start a VM that is defined; one that is on stays so, and runs unless `paused`.
+
+        One that is suspended goes on from its saved memory, which then is gone; `is_anew` throws
+        that away and boots.
+        """
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if is_anew else 0
+
+        def ask(raw: libvirt.virConnect) -> None:
+            domain = find_raw_domain(raw, uuid)
+            ensure(
+                lambda: domain.createWithFlags(flags),
+                lambda: read_state(domain).is_on and read_state(domain) is not VmState.CRASHED,
+            )
+            if not paused:
+                let_run_on(domain)
+
+        self._link.change(f"starting VM {uuid}", ask, timeout_s=timeout_s)
+
+    def suspend_to_disk(self, uuid: UUID, *, timeout_s: float) -> None:
+        """Save a VM's memory where libvirt keeps it, which ends it; safe to repeat.
+
+        It will run when it goes on, though it was paused. One that is off stays as it is. One that
+        is being saved, for whoever asked before, is let end: a second save would fail behind it.
+        """
+        self._wait_while(is_being_saved, uuid, timeout_s)
+        self._ensure(
+            f"suspending VM {uuid}",
+            uuid,
+            lambda domain: domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING),
+            is_off,
+            timeout_s=timeout_s,
+        )
+
+    def boot_transient(self, xml: str) -> DomainSeen:
+        """Boot a VM that is never defined, and that libvirt ends when our connection does.
+
+        Not repeated when the answer is lost.
+        """
+        name, uuid = read_identity(xml)
+        self._names.learn(uuid, name)
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY | libvirt.VIR_DOMAIN_START_VALIDATE
+        return self._link.once(
+            f"booting VM {name}", lambda raw: observe_domain(raw.createXML(xml, flags))
+        )
+
+    def save_transient(self, uuid: UUID, target: Path, *, timeout_s: float) -> None:
+        """Write a VM's memory to a file, which ends it. Not repeated when the answer is lost."""
+        self._link.once(
+            f"saving VM {uuid}",
+            lambda raw: find_raw_domain(raw, uuid).saveFlags(
+                str(target), None, libvirt.VIR_DOMAIN_SAVE_RUNNING
+            ),
+            timeout_s=timeout_s,
+        )
+
+    def restore_domain(self, uuid: UUID, source: Path, *, timeout_s: float) -> None:
+        """Have a VM that is defined run on from a save file that bears its name and UUID.
+
+        One that is on stays so, and runs.
+        """
+
+        def ask(raw: libvirt.virConnect) -> None:
+            domain = find_raw_domain(raw, uuid)
+            ensure(
+                lambda: raw.restoreFlags(str(source), None, libvirt.VIR_DOMAIN_SAVE_RUNNING),
+                lambda: read_state(domain).is_on,
+            )
+            let_run_on(domain)
+
+        self._link.change(f"restoring VM {uuid}", ask, timeout_s=timeout_s)
+
+    def shutdown_domain(self, uuid: UUID, *, timeout_s: float | None = None) -> None:
+        """Press the power button (ACPI) of a VM, resumed first if paused. Off already is success.
+
+        This asks the guest, no more: wait for SHUT_OFF, ask again, and destroy it in the end. Of a
+        QEMU that hangs there is no answer: ConnectionLostError, or LibvirtError, after `timeout_s`.
+        """
+
+        def press(domain: libvirt.virDomain) -> None:
+            if read_state(domain) is VmState.PAUSED:  # shutdown says "not running" of a paused VM
+                domain.resume()
+            with_first_known(domain.shutdownFlags, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN, 0)
+
+        self._ensure(f"shutting down VM {uuid}", uuid, press, is_off, timeout_s=timeout_s)
+
+    def reset_domain(self, uuid: UUID) -> None:
+        """Press the reset button. Not repeated when the answer is lost."""
+        self._link.once(f"resetting VM {uuid}", lambda raw: find_raw_domain(raw, uuid).reset(0))
+
+    def suspend_domain(self, uuid: UUID) -> None:
+        """Pause the CPUs of a VM that runs; safe to repeat."""
+        self._ensure(
+            f"pausing VM {uuid}",
+            uuid,
+            lambda domain: domain.suspend(),
+            lambda domain: read_state(domain) is VmState.PAUSED,
+        )
+
+    def resume_domain(self, uuid: UUID) -> None:
+        """Let a paused VM run on; safe to repeat."""
+        self._ensure(
+            f"resuming VM {uuid}",
+            uuid,
+            lambda domain: domain.resume(),
+            runs,
+        )
+
+    def destroy_domain(self, uuid: UUID) -> None:
+        """Cut the power of a VM. Absent, or off already, is success.
+
+        One that is being started is let begin first, though not for ever: libvirtd 9.0 crashes
+        where a VM is destroyed while its restore comes to its end (qemuSaveImageStartVM then uses
+        a monitor that is gone; seen in 7 of 250 tries at that moment).
+        """
+
+        def cut() -> None:
+            self._wait_while(is_starting, uuid, STARTING_S)
+            self._ensure(
+                f"cutting the power of VM {uuid}",
+                uuid,
+                lambda domain: domain.destroyFlags(0),
+                is_off,
+            )
+
+        unless_gone(cut)
+
+    def undefine_domain(self, uuid: UUID, *, snapshots_too: bool) -> None:
+        """Forget a VM's definition, managed save and NVRAM. Absent is success.
+
+        Destroy it first: one that runs would run on, without a definition. Raises LibvirtError for
+        one that has snapshots, unless `snapshots_too`; their data then stays in the disk.
+        """
+        unless_gone(
+            lambda: self._link.change(
+                f"undefining VM {uuid}",
+                lambda raw: with_first_known(
+                    find_raw_domain(raw, uuid).undefineFlags, *_undefine_flags(snapshots_too)
+                ),
+            )
+        )
+
+    def _wait_while(
+        self, is_busy: Callable[[libvirt.virDomain], bool], uuid: UUID, within_s: float
+    ) -> None:
+        """Until it is not busy so any more, or the time is over."""
+
+        def is_free() -> bool:
+            return self._link.read(
+                f"looking for VM {uuid}", lambda raw: not is_busy(find_raw_domain(raw, uuid))
+            )
+
+        with suppress(DeadlineError):
+            wait_until(is_free, Deadline.after(within_s), f"VM {self._names.of(uuid)}")
+
+    def _ensure(
+        self,
+        what: str,
+        uuid: UUID,
+        act: Callable[[libvirt.virDomain], object],
+        is_done: Callable[[libvirt.virDomain], bool],
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        def ask(raw: libvirt.virConnect) -> None:
+            domain = find_raw_domain(raw, uuid)
+            ensure(lambda: act(domain), lambda: is_done(domain))
+
+        self._link.change(what, ask, timeout_s=timeout_s)
+
+
+def find_raw_domain(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virDomain:
+    """libvirt's own object. Raises libvirtError where there is none."""
+    return raw.lookupByUUIDString(str(uuid))
+
+
+def read_state(domain: libvirt.virDomain) -> VmState:
+    """The state that it is in now."""
+    return VmState.from_libvirt(domain.state()[0])
+
+
+def runs(domain: libvirt.virDomain) -> bool:
+    """Whether its CPUs go: not paused, nor on its way there or out."""
+    return read_state(domain) in {VmState.RUNNING, VmState.BLOCKED}
+
+
+def is_starting(domain: libvirt.virDomain) -> bool:
+    """Whether libvirt is about to boot or to restore it: its QEMU may be there."""
+    return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+
+
+def is_being_saved(domain: libvirt.virDomain) -> bool:
+    """Whether libvirt writes its memory to a file, after which it ends it."""
+    return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE]
+
+
+def let_run_on(domain: libvirt.virDomain) -> None:
+    """Set right what a libvirtd that died in the last moments of a restore has left.
+
+    The VM may be paused with its memory in place, and nobody would resume it. Or it runs, and the
+    memory that it went on from is there yet: once off, its next start would go back to that, with
+    disks of later.
+    """
+    if read_state(domain) is VmState.PAUSED and not is_starting(domain):
+        ensure(domain.resume, lambda: runs(domain))
+    if read_state(domain) is VmState.RUNNING and has_saved_memory(domain):
+        domain.managedSaveRemove(0)
+
+
+def is_off(domain: libvirt.virDomain) -> bool:
+    """Whether there is no QEMU behind it: one that crashed or shuts down may still have one."""
+    return domain.isActive() == 0
+
+
+def _undefine_flags(snapshots_too: bool) -> tuple[int, ...]:  # noqa: FBT001  private, one caller
+    """What to name in an undefine, the most first: what is not named makes libvirt refuse."""
+    least = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    if snapshots_too:
+        least |= libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    common = least | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    checkpoints = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA if snapshots_too else 0
+    return (
+        common | checkpoints | libvirt.VIR_DOMAIN_UNDEFINE_TPM,  # TPM: from libvirt 8.9 on
+        common | checkpoints,
+        common,
+        least,
+    )

@@ -1,0 +1,252 @@
+"""What libvirt shows, as our types: VMs, networks, figures and events. Knows no libvirt.
+
+Names and XML in here may come from others' VMs: they are data, never to be trusted or run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from uuid import UUID
+
+from ai_how.errors import HostError
+from ai_how.libvirt_client.xml import MARK_NAMESPACE, read_xml
+from ai_how.state.models import VmState, reason_text
+
+OFF_BY_DAEMON = 8
+ON_BY_BOOT = 1
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+
+Version = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorVersion:
+    """The daemon's libvirt, the hypervisor that it runs, and the library that we speak through."""
+
+    libvirt: Version
+    hypervisor: Version
+    client: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a cluster is: a user's, and of theirs the one in that state directory."""
+
+    uid: int | None
+    """None where that is not known: it was not in the mark once."""
+    state: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Our sign in an object's metadata. What is ours has it, but anyone can copy it."""
+
+    cluster: str
+    id: UUID
+    node: str
+    """Empty on a network."""
+    owner: Owner | None = None
+    """None in what was made before owners were noted."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSeen:
+    """One VM as libvirt had it a moment ago."""
+
+    uuid: UUID
+    name: str
+    state: VmState
+    state_number: int
+    reason: int
+    is_persistent: bool
+    domid: int | None
+    vcpus: int
+    memory_mib: int
+    mark: Mark | None
+    xml: str
+    is_suspended: bool = False
+    """Whether it is off, and its memory is saved: started, it goes on where it was."""
+
+    @property
+    def reason_text(self) -> str:
+        """Why it is in its state, in words."""
+        return reason_text(self.state_number, self.reason)
+
+    @property
+    def was_booted(self) -> bool:
+        """Whether it began from nothing, though its memory may have been saved."""
+        return self.state is VmState.RUNNING and self.reason == ON_BY_BOOT
+
+    @property
+    def was_ended_by_daemon(self) -> bool:
+        """Whether libvirtd ended it: one that was killed while it started a VM does, when back."""
+        return self.state is VmState.SHUT_OFF and self.reason == OFF_BY_DAEMON
+
+    @property
+    def is_agent_connected(self) -> bool:
+        """Whether the guest's agent has opened its end of the channel."""
+        targets = read_xml(self.xml).iterfind("./devices/channel/target")
+        return any(
+            target.get("name") == AGENT_CHANNEL and target.get("state") == "connected"
+            for target in targets
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSeen:
+    """One network as libvirt had it a moment ago."""
+
+    uuid: UUID
+    name: str
+    bridge: str | None
+    is_active: bool
+    mark: Mark | None
+    xml: str
+    defined_xml: str = ""
+    """What it will be when it is next brought up; empty where that is `xml`."""
+    is_persistent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMemory:
+    """What a guest's own kernel said of its memory, by the balloon's driver; `told_at` is Unix's.
+
+    There is none before that driver is loaded, which takes minutes where guests are emulated.
+    """
+
+    total_mib: int
+    usable_mib: int
+    told_at: int
+
+    @property
+    def used_mib(self) -> int:
+        """What its programs and its kernel hold; caches that it would give up are not."""
+        return max(0, self.total_mib - self.usable_mib)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainStats:
+    """Running figures of one VM; None where the hypervisor does not tell (of one that is off)."""
+
+    cpu_time_ns: int | None
+    memory_current_mib: int | None
+    memory_max_mib: int | None
+    memory_rss_mib: int | None
+    """What its QEMU takes of the host, which is more than the guest has asked for by far."""
+    guest_memory: GuestMemory | None
+    disk_allocation_bytes: int | None
+    disk_capacity_bytes: int | None
+    disk_physical_bytes: int | None
+    net_received_bytes: int | None
+    net_sent_bytes: int | None
+
+
+class EventKind(StrEnum):
+    """What happened to a VM, in libvirt's words."""
+
+    DEFINED = "defined"
+    UNDEFINED = "undefined"
+    STARTED = "started"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    SHUTDOWN = "shutdown"
+    PMSUSPENDED = "pmsuspended"
+    CRASHED = "crashed"
+    AGENT_CONNECTED = "agent connected"
+    AGENT_DISCONNECTED = "agent disconnected"
+    OTHER = "other"
+
+    @classmethod
+    def of_lifecycle(cls, number: int) -> "EventKind":
+        """The kind of a virDomainEventType; OTHER for one that is newer than we are."""
+        return _LIFECYCLE[number] if 0 <= number < len(_LIFECYCLE) else cls.OTHER
+
+    @classmethod
+    def of_agent(cls, number: int) -> "EventKind":
+        """The kind of a virConnectDomainEventAgentLifecycleState."""
+        return {1: cls.AGENT_CONNECTED, 2: cls.AGENT_DISCONNECTED}.get(number, cls.OTHER)
+
+
+_LIFECYCLE = tuple(EventKind)[: tuple(EventKind).index(EventKind.AGENT_CONNECTED)]
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEvent:
+    """Something happened to a VM; `detail` is libvirt's number for why."""
+
+    uuid: UUID
+    kind: EventKind
+    detail: int
+
+
+def read_version(number: int) -> Version:
+    """libvirt's 1000000*major + 1000*minor + release."""
+    return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
+
+
+def read_mark(xml: str) -> Mark | None:
+    """Our mark in a domain's or network's XML; None where there is none that we can read."""
+    try:
+        element = read_xml(xml).find(f"./metadata/{{{MARK_NAMESPACE}}}node")
+        if element is None:
+            return None
+        return Mark(
+            element.get("cluster", ""),
+            UUID(element.get("id")),
+            element.get("node", ""),
+            _read_owner(element.get("uid"), element.get("state")),
+        )
+    except (HostError, TypeError, ValueError, AttributeError):
+        return None  # another's XML, however broken, must not break a list of all VMs
+
+
+def _read_owner(uid: str | None, state: str | None) -> Owner | None:
+    if uid is None or state is None:
+        return None
+    return Owner(int(uid), Path(state))
+
+
+def read_bridge(xml: str) -> str | None:
+    """The bridge of a network's XML."""
+    try:
+        bridge = read_xml(xml).find("./bridge")
+    except HostError:
+        return None
+    return None if bridge is None else bridge.get("name")
+
+
+def read_stats(record: Mapping[str, int | str | bool]) -> DomainStats:
+    """The figures of one domain from virDomainListGetStats' typed parameters."""
+
+    def mib(name: str) -> int | None:
+        kib = record.get(f"balloon.{name}")
+        return None if kib is None else int(kib) // 1024
+
+    def total(group: str, figure: str) -> int | None:
+        count = int(record.get(f"{group}.count", 0))
+        found = [record.get(f"{group}.{number}.{figure}") for number in range(count)]
+        known = [int(value) for value in found if value is not None]
+        return sum(known) if known else None
+
+    def guest_memory() -> GuestMemory | None:
+        total, usable = mib("available"), mib("usable")
+        told_at = int(record.get("balloon.last-update", 0))
+        if total is None or usable is None or not told_at:
+            return None
+        return GuestMemory(total, usable, told_at)
+
+    cpu_time = record.get("cpu.time")
+    return DomainStats(
+        cpu_time_ns=None if cpu_time is None else int(cpu_time),
+        memory_current_mib=mib("current"),
+        memory_max_mib=mib("maximum"),
+        memory_rss_mib=mib("rss"),
+        guest_memory=guest_memory(),
+        disk_allocation_bytes=total("block", "allocation"),
+        disk_capacity_bytes=total("block", "capacity"),
+        disk_physical_bytes=total("block", "physical"),
+        net_received_bytes=total("net", "rx.bytes"),
+        net_sent_bytes=total("net", "tx.bytes"),
+    )

@@ -1,0 +1,51 @@
+"""What VMs and networks are called, so that errors name them and not their UUIDs."""
+
+import re
+from uuid import UUID
+
+from ai_how.errors import AiHowError
+from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen
+
+_HEX = "[0-9a-fA-F]"
+_UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
+# As libvirt writes them: `uuid '…' (name)`, `UUID …`, '…'; also as the path of a file.
+_WRITTEN = re.compile(rf"(?:\buuid )?(?:'({_UUID})'|\b({_UUID})\b)(?: \(([^()]*)\))?", re.I)
+
+
+class Names:
+    """The names of those that were seen, by their UUIDs. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._known: dict[UUID, str] = {}
+
+    def learn(self, uuid: UUID | None, name: str) -> None:
+        if uuid:
+            self._known[uuid] = name
+
+    def learn_from(self, answer: object) -> None:
+        """Learn from what a call to libvirt returned."""
+        for one in answer if isinstance(answer, tuple) else (answer,):
+            if isinstance(one, DomainSeen | NetworkSeen):
+                self._known[one.uuid] = one.name
+
+    def of(self, uuid: UUID) -> str:
+        """Its name; the UUID where nothing else is known of it."""
+        return self._known.get(uuid, str(uuid))
+
+    def told(self, text: str) -> str:
+        """The text with names in place of the UUIDs of those that are known."""
+
+        def name(found: re.Match[str]) -> str:
+            known = self._known.get(UUID(found[1] or found[2]))
+            if known is None:
+                return found[0]
+            is_said_twice = found[3] in (None, known)
+            return known if is_said_twice else f"{known} ({found[3]})"
+
+        return _WRITTEN.sub(name, text)
+
+    def tell(self, error: AiHowError) -> None:
+        """Have an error name what it is about."""
+        error.brief = self.told(error.brief)
+        error.details = self.told(error.details) if error.details else error.details
+        error.hint = self.told(error.hint) if error.hint else error.hint

@@ -1,0 +1,151 @@
+"""Base images where QEMU can read them: one file per digest, shared by all clusters, never written.
+
+A base is hashed when it is placed and whenever its inode has changed since; one that differs from
+its manifest is never booted.
+"""
+
+import errno
+import json
+import os
+import shlex
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from ai_how.errors import ImageError, OwnershipError
+from ai_how.images.copying import copy_sparse, disk_errors, sha256_of
+from ai_how.images.qcow2_header import read_header
+from ai_how.state.files import DRAFT_SUFFIX as RECORD_DRAFT_SUFFIX
+from ai_how.state.files import fsync_directory, replaced_atomically
+from ai_how.state.lock import held_lock
+from ai_how.state.paths import StoragePaths
+from ai_how.vm_management.disks.owned_directory import DRAFT_SUFFIX, check_chain, ensure_traversable
+
+# Another run may be copying a large image.
+_LOCK_WAIT_S = 600
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
+
+
+def ensure_placed(storage: StoragePaths, source: Path, target: Path, *, sha256: str) -> None:
+    """Have the bytes of `source` at `target`, read-only, with this digest. Safe to repeat.
+
+    Linked where one file system holds both, copied with its holes where not. Raises ImageError with
+    both digests where either file is not what it was.
+    """
+    ensure_traversable(target.parent, below=storage.root)
+    check_chain(storage.root)
+    doing = f"place {target.name}"
+    with (
+        held_lock(storage.lock, doing=doing, wait_s=_LOCK_WAIT_S),
+        disk_errors(target.parent),
+    ):
+        if os.path.lexists(target):
+            _verify(storage, target, sha256)
+        else:
+            _place(source, target, sha256)
+            _write_record(storage, target, sha256)
+
+
+def remove_unused(storage: StoragePaths, used: Collection[str]) -> tuple[Path, ...]:
+    """Remove the bases of all other digests, save those below an overlay or a saved machine.
+
+    Returns what was removed: nothing as long as some overlay cannot be read.
+    """
+    if not storage.bases.is_dir():
+        return ()
+    with (
+        held_lock(storage.lock, doing="remove unused bases", wait_s=_LOCK_WAIT_S),
+        disk_errors(storage.bases),
+    ):
+        for suffix in (DRAFT_SUFFIX, RECORD_DRAFT_SUFFIX):
+            for draft in storage.bases.glob(f".*{suffix}"):
+                draft.unlink()
+        try:
+            kept = {*used, *_digests_below_overlays(storage)}
+        except ImageError:
+            return ()
+        removed = tuple(
+            path
+            for path in sorted(storage.bases.iterdir())
+            if not path.name.startswith(".") and path.stem not in kept
+        )
+        for path in removed:
+            storage.verified(path).unlink(missing_ok=True)
+            path.unlink()
+        fsync_directory(storage.bases)
+    return removed
+
+
+def _digests_below_overlays(storage: StoragePaths) -> set[str]:
+    overlays = (*storage.disks.glob("*/*.qcow2"), *storage.saved.glob("*/*.qcow2"))
+    names = (read_header(path, allow_backing=True).backing_file for path in overlays)
+    return {Path(name).stem for name in names if name}
+
+
+def _place(source: Path, target: Path, sha256: str) -> None:
+    draft = target.with_name(f".{target.name}{DRAFT_SUFFIX}")
+    draft.unlink(missing_ok=True)  # only a killed run leaves one: we hold the lock
+    try:
+        try:
+            draft.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            copy_sparse(source, draft)
+        _compare(draft, sha256, f"ai-how image verify {target.stem[:12]}")
+        draft.chmod(0o444)
+        draft.rename(target)
+        fsync_directory(target.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_unchanged(storage: StoragePaths, target: Path, sha256: str) -> None:
+    """Raises ImageError where a file is not what it was; hashed only if it was written to since."""
+    with disk_errors(target.parent):
+        _verify(storage, target, sha256)
+
+
+def note_hashed(storage: StoragePaths, target: Path, sha256: str) -> None:
+    """Remember that a file has just been hashed, to this."""
+    with disk_errors(target.parent):
+        _write_record(storage, target, sha256)
+
+
+def _verify(storage: StoragePaths, target: Path, sha256: str) -> None:
+    if not stat.S_ISREG(target.lstat().st_mode):
+        raise OwnershipError(
+            f"{target} is not a regular file", hint=f"ls -l {shlex.quote(str(target))}"
+        )
+    if _read_record(storage.verified(target)) != _fingerprint(target, sha256):
+        # Once it is gone, the next run places it anew from the store.
+        _compare(target, sha256, f"rm -f {shlex.quote(str(target))}")
+        _write_record(storage, target, sha256)
+
+
+def _compare(path: Path, sha256: str, hint: str) -> None:
+    found = sha256_of(path)
+    if found != sha256:
+        raise ImageError(
+            f"{path.name} is not what its image's manifest says",
+            details=f"{path}\nexpected sha256 {sha256}\nfound    sha256 {found}",
+            hint=hint,
+        )
+
+
+def _write_record(storage: StoragePaths, target: Path, sha256: str) -> None:
+    with replaced_atomically(storage.verified(target)) as draft:
+        draft.write_text(json.dumps(_fingerprint(target, sha256)))
+
+
+def _fingerprint(path: Path, sha256: str) -> list[int | str]:
+    """Changes with every write to the file: nothing but the kernel sets its ctime."""
+    seen = path.stat()
+    return [sha256, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+
+
+def _read_record(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""Networks of VMs: addresses, definitions, and what has become of them."""

@@ -1,0 +1,89 @@
+"""One cluster's libvirt network: what it is made of, and its XML (pure)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import ClassVar
+from uuid import UUID
+
+from ai_how.errors import SpecError
+from ai_how.libvirt_client.facts import Mark, Owner
+from ai_how.state.models import ClusterState
+
+# IFNAMSIZ is 16 with the final NUL.
+LONGEST_LINK_NAME = 15
+
+
+class ForwardMode(StrEnum):
+    """What libvirt lets pass between the network and the rest of the world."""
+
+    NAT = "nat"
+    OPEN = "open"  # routed; libvirt adds no firewall rule of its own
+    ISOLATED = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkHost:
+    """A node's fixed place in the network."""
+
+    mac: str
+    name: str
+    ip: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """A network whose DHCP and DNS know the nodes of one cluster and nobody else."""
+
+    name: str
+    uuid: UUID
+    mark: Mark  # without a node
+    bridge: str
+    subnet: IPv4Network
+    gateway: IPv4Address
+    domain: str  # of the nodes' names; never asked for outside
+    hosts: tuple[NetworkHost, ...]
+    mode: ForwardMode = ForwardMode.NAT
+    mtu: int | None = None
+
+    template: ClassVar[str] = "network.xml.j2"
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a network that libvirt would take and that would not work."""
+        if len(self.bridge) > LONGEST_LINK_NAME:
+            raise SpecError(
+                f"the bridge name {self.bridge} is longer than {LONGEST_LINK_NAME} characters"
+            )
+        addresses = [self.gateway, *(host.ip for host in self.hosts)]
+        if outside := [str(ip) for ip in addresses if ip not in self.subnet]:
+            raise SpecError(f"not in the subnet {self.subnet}: {', '.join(outside)}")
+        for what, values in (
+            ("address", addresses),
+            ("MAC address", [host.mac for host in self.hosts]),
+            ("name", [host.name for host in self.hosts]),
+        ):
+            if len(set(values)) < len(values):
+                raise SpecError(f"two nodes of {self.mark.cluster} have the same {what}")
+
+
+def shape_of_network(state: ClusterState, owner: Owner | None = None) -> NetworkShape:
+    """The network that a cluster shall have."""
+    network = state.network
+    return NetworkShape(
+        name=network.name,
+        uuid=network.uuid,
+        mark=Mark(state.name, state.lineage, "", owner),
+        bridge=network.bridge,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        domain=state.name,
+        hosts=tuple(NetworkHost(one.mac, one.name, one.ip) for one in state.nodes),
+    )
+
+
+def render_network(shape: NetworkShape) -> str:
+    """The XML to define. Raises SpecError for a value that XML cannot hold."""
+    # Whoever only compares a network with its shape is quicker without the templates.
+    from ai_how.vm_management.xml.render import render_shape  # noqa: PLC0415
+
+    return render_shape(shape)

@@ -1,0 +1,61 @@
+"""What the links of a host are, and what is wrong with a bridge that should be there (pure)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ai_how.vm_management.networks.subnets import read_records
+
+ADDRESSES = ("ip", "-j", "addr")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One interface of a host; `addresses` each with its prefix length."""
+
+    name: str
+    mac: str
+    master: str | None
+    is_up: bool
+    addresses: frozenset[str]
+
+
+def read_links(text: str) -> Mapping[str, Link]:
+    """The links by their names, from `ip -j addr`."""
+    records = read_records(text, " ".join(ADDRESSES))
+    return {str(one["ifname"]): _read_link(one) for one in records if one.get("ifname")}
+
+
+def find_bridge_trouble(links: Mapping[str, Link], bridge: str, address: str) -> str | None:
+    """Why a network that libvirt has up carries nothing; None where its bridge is as it should be.
+
+    `address` is the bridge's own, with its prefix length.
+    """
+    link = links.get(bridge)
+    if link is None:
+        return f"its bridge {bridge} is gone"
+    if not link.is_up:
+        return f"its bridge {bridge} is down"
+    if address not in link.addresses:
+        return f"its bridge {bridge} has lost its address {address}"
+    return None
+
+
+def find_ports(links: Mapping[str, Link], bridge: str) -> frozenset[str]:
+    """The links that are plugged into a bridge; none of one that is not there."""
+    return frozenset(one.name for one in links.values() if one.master == bridge)
+
+
+def _read_link(record: dict[str, Any]) -> Link:
+    entries, flags, master = (record.get(key) for key in ("addr_info", "flags", "master"))
+    return Link(
+        name=str(record["ifname"]),
+        mac=str(record.get("address", "")).lower(),
+        master=str(master) if master else None,
+        is_up="UP" in flags if isinstance(flags, list) else False,
+        addresses=frozenset(
+            f"{entry.get('local')}/{entry.get('prefixlen')}"
+            for entry in (entries if isinstance(entries, list) else [])
+            if isinstance(entry, dict)
+        ),
+    )

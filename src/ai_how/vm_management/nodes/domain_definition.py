@@ -1,0 +1,235 @@
+"""What one VM is made of: every value that its XML holds, computed, checked and typed (pure)."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from ai_how.errors import SpecError
+from ai_how.libvirt_client.facts import Mark
+from ai_how.spec.nodes import Role
+
+_PCI_ADDRESS = re.compile(
+    r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE
+)
+
+
+# A node has come to its first job with less; with 128 it needs a tenth more, as it translates anew.
+TB_CACHE_MIB = 192
+
+
+class Accel(StrEnum):
+    """What runs the guest's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+    @property
+    def domain_type(self) -> str:
+        """libvirt's word for it."""
+        return "kvm" if self is Accel.KVM else "qemu"
+
+
+class CpuMode(StrEnum):
+    """libvirt's `<cpu mode=…>`."""
+
+    HOST_PASSTHROUGH = "host-passthrough"
+    HOST_MODEL = "host-model"
+    MAXIMUM = "maximum"
+    CUSTOM = "custom"
+
+
+class DiskCache(StrEnum):
+    """QEMU's cache mode of a node's own disk."""
+
+    NONE = "none"  # O_DIRECT: not on every file system (tmpfs has it from Linux 6.6 on)
+    WRITEBACK = "writeback"
+    UNSAFE = "unsafe"
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTopology:
+    """How the guest sees its CPUs; SLURM schedules by it."""
+
+    sockets: int
+    cores: int
+    threads: int
+
+    @property
+    def vcpus(self) -> int:
+        return self.sockets * self.cores * self.threads
+
+
+@dataclass(frozen=True, slots=True)
+class NumaCell:
+    """One NUMA node of the guest."""
+
+    cpus: str
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuFeature:
+    """A CPU flag that the guest must, or must not, have."""
+
+    name: str
+    is_required: bool
+
+    @property
+    def policy(self) -> str:
+        return "require" if self.is_required else "disable"
+
+
+@dataclass(frozen=True, slots=True)
+class CpuShape:
+    """The guest's CPU; `model` is there for mode custom only."""
+
+    mode: CpuMode
+    topology: CpuTopology
+    model: str | None = None
+    features: tuple[CpuFeature, ...] = ()
+    numa: tuple[NumaCell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuPin:
+    """A vCPU and the host CPUs on which alone it runs."""
+
+    vcpu: int
+    cpuset: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBacking:
+    """Where the guest's memory comes from; virtiofs needs it shared."""
+
+    hugepage_kib: int | None = None
+    is_memfd: bool = False
+    is_shared: bool = False
+
+    @property
+    def is_default(self) -> bool:
+        return self.hugepage_kib is None and not self.is_memfd and not self.is_shared
+
+
+@dataclass(frozen=True, slots=True)
+class DirectKernel:
+    """The kernel is loaded by QEMU: no boot loader, no menu."""
+
+    kernel: Path
+    initrd: Path | None
+    cmdline: str
+
+
+@dataclass(frozen=True, slots=True)
+class PciAddress:
+    """A device of the host, as `lspci -D` writes it."""
+
+    domain: int
+    bus: int
+    slot: int
+    function: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `0000:65:00.0`, or `65:00.0` in domain 0. Raises SpecError for anything else."""
+        if not (found := _PCI_ADDRESS.fullmatch(text)):
+            raise SpecError(f"{text!a} is not a PCI address such as 0000:65:00.0", hint="lspci -D")
+        return cls(*(int(part or "0", 16) for part in found.groups()))
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioFsShare:
+    """A directory of the host that the guest can mount by its tag."""
+
+    source: Path
+    tag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainShape:
+    """A VM; `boot` None means by firmware (SeaBIOS) from its disk."""
+
+    role: Role
+    mark: Mark
+    name: str
+    uuid: UUID
+    genid: UUID  # kept over a redefinition; libvirt changes it where a guest's past is undone
+    title: str
+    memory_mib: int
+    vcpus: int
+    accel: Accel
+    cpu: CpuShape
+    disk: Path
+    backing_chain: tuple[Path, ...]  # the nearest first; qcow2, as the disk is
+    network: str | None  # None: a link that leads nowhere
+    mac: str
+    console_log: Path
+    boot: DirectKernel | None = None
+    disk_cache: DiskCache = DiskCache.NONE
+    seed: Path | None = None
+    memory_backing: MemoryBacking = MemoryBacking()
+    pins: tuple[VcpuPin, ...] = ()
+    shares: tuple[VirtioFsShare, ...] = ()
+    pci_devices: tuple[PciAddress, ...] = ()
+    mdevs: tuple[UUID, ...] = ()
+    has_vnc: bool = False
+
+    @property
+    def tb_cache_mib(self) -> int | None:
+        """Bounds the code that QEMU keeps of an emulated guest, translated; else it takes 1 GiB."""
+        return TB_CACHE_MIB if self.accel is Accel.TCG else None
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a VM that would not be what its parts say."""
+        for problem in self._problems():
+            raise SpecError(f"{self.mark.node}: {problem}")
+
+    def _problems(self) -> list[str]:
+        page_kib = self.memory_backing.hugepage_kib or 1
+        cells_mib = sum(cell.memory_mib for cell in self.cpu.numa)
+        pinned = {pin.vcpu for pin in self.pins}
+        checks = {
+            f"its CPU topology makes {self.cpu.topology.vcpus} CPUs, not {self.vcpus}": (
+                self.cpu.topology.vcpus != self.vcpus
+            ),
+            f"its NUMA cells hold {cells_mib} MiB, not {self.memory_mib}": (
+                bool(self.cpu.numa) and cells_mib != self.memory_mib
+            ),
+            f"{self.memory_mib} MiB is not a whole number of huge pages of {page_kib} KiB": (
+                any(mib * 1024 % page_kib for mib in self._memory_pieces_mib)
+            ),
+            "some of its vCPUs are pinned and some are not": (
+                bool(pinned) and pinned != set(range(self.vcpus))
+            ),
+            "a virtiofs mount needs shared memory": (
+                bool(self.shares) and not self.memory_backing.is_shared
+            ),
+            "only a compute node can have a device of the host": (
+                self.role is Role.CONTROLLER and bool(self.pci_devices or self.mdevs)
+            ),
+        }
+        return [problem for problem, is_there in checks.items() if is_there]
+
+    @property
+    def template(self) -> str:
+        return "controller.xml.j2" if self.role is Role.CONTROLLER else "compute_node.xml.j2"
+
+    @property
+    def wants_free_page_reporting(self) -> bool:
+        """Whether memory that the guest frees goes back to the host: not where it is pinned."""
+        return self.memory_backing.hugepage_kib is None and not self.pci_devices and not self.mdevs
+
+    @property
+    def emulator_cpuset(self) -> str:
+        """A pinned guest's other threads stay on its own CPUs, off its neighbours'."""
+        return ",".join(pin.cpuset for pin in self.pins)
+
+    @property
+    def _memory_pieces_mib(self) -> tuple[int, ...]:
+        return tuple(cell.memory_mib for cell in self.cpu.numa) or (self.memory_mib,)

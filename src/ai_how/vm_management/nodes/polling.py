@@ -1,0 +1,65 @@
+"""Asks the agents of many guests at once, while something else is looked at."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Event
+from typing import TypeVar
+from uuid import UUID
+
+from ai_how.errors import AiHowError
+from ai_how.guest.agent import GuestAgent
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.plan.crew import Crew
+from ai_how.state.models import VmState
+from ai_how.waiting import Deadline
+
+MAX_THREADS = 16
+# Of the calls that libvirt takes at once: agents that hang are not to keep anybody from theirs.
+SPARED_CALLS = 2
+
+T = TypeVar("T")
+
+
+@contextmanager
+def ask_guests(
+    client: LibvirtClient,
+    domains: Iterable[DomainSeen],
+    ask: Callable[[GuestAgent], T],
+    *,
+    grace_s: float,
+) -> Iterator[dict[UUID, T]]:
+    """Ask every guest that runs while the body does, and for `grace_s` more.
+
+    The answers that came in time are there afterwards, by the UUID of the VM. Whoever fails to
+    answer is left out: it may be starting, hang or be of another image. Of those that were not
+    asked by then nobody is asked any more.
+    """
+    asked = [one for one in domains if one.state is VmState.RUNNING and one.is_agent_connected]
+    answers: dict[UUID, T] = {}
+    if not asked:
+        yield answers
+        return
+    is_over = Event()
+
+    def in_time(agent: GuestAgent) -> T | None:
+        return None if is_over.is_set() else ask(agent)
+
+    threads = min(MAX_THREADS, len(asked), max(1, client.max_calls - SPARED_CALLS))
+    crew = Crew[T | None](threads)
+    for one in asked:
+        crew.submit(str(one.uuid), partial(in_time, GuestAgent(client, one.uuid, one.name)))
+    crew.dismiss()
+    try:
+        yield answers
+        deadline, left = Deadline.after(grace_s), len(asked)
+        while left and not deadline.has_passed:
+            for ended in crew.wait(deadline.remaining_s):
+                left -= 1
+                if ended.error is None and ended.result is not None:
+                    answers[UUID(ended.key)] = ended.result
+                elif ended.error is not None and not isinstance(ended.error, AiHowError):
+                    raise ended.error
+    finally:
+        is_over.set()

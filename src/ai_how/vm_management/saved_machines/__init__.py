@@ -1,0 +1,1 @@
+"""VMs that were saved without an identity, and are restored as new nodes."""

@@ -1,0 +1,88 @@
+"""Which nodes of a start are restored from saved machines, and why the others are not."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_how.host.facts import read_cpu_identity
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.plan.step import Plan
+from ai_how.spec.nodes import Node
+from ai_how.state.models import NodeState
+from ai_how.vm_management.nodes.domain_definition import Accel, DomainShape
+from ai_how.vm_management.saved_machines.generic_vm import Fit, fit_of, why_cold
+from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
+from ai_how.vm_management.steps.domains import CreateOverlay, Saved
+
+Shapes = Callable[[Node, NodeState], DomainShape]
+
+
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """The saved machine of each node that has one, by its name, and what is said of the others."""
+
+    machines: Mapping[str, SavedMachine]
+    notes: tuple[str, ...]
+
+    @property
+    def saved(self) -> dict[str, Saved]:
+        """What the plan needs of it."""
+        return {
+            name: Saved(one.manifest.key, one.manifest.id) for name, one in self.machines.items()
+        }
+
+
+NONE_SAVED = Warmth({}, ())
+
+
+def find_warmth(
+    nodes: Iterable[tuple[Node, NodeState]], shapes: Shapes, machines: SavedMachines, host: str
+) -> Warmth:
+    """Look for the machine that each of these nodes, which are new, can be restored from."""
+    found: dict[str, SavedMachine] = {}
+    looked: dict[Fit, SavedMachine | str | None] = {}
+    notes: dict[str, list[str]] = {}
+    for node, one in nodes:
+        shape = shapes(node, one)
+        if reason := why_cold(shape):
+            notes.setdefault(reason, []).append(one.name)
+            continue
+        fit = fit_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
+        if fit not in looked:
+            looked[fit] = _look(machines, fit)
+        answer = looked[fit]
+        if isinstance(answer, SavedMachine):
+            found[one.name] = answer
+        elif answer:
+            notes.setdefault(answer, []).append(one.name)
+    lines = (f"{', '.join(names)}: booting cold, as {why}" for why, names in notes.items())
+    return Warmth(found, tuple(lines))
+
+
+def wants_warming(plan: Plan) -> bool:
+    """Whether a start made a node for which no machine was saved."""
+    return any(isinstance(step, CreateOverlay) and step.saved is None for step in plan.steps)
+
+
+def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")) -> str:
+    """All of a host that a saved memory depends on, in words.
+
+    Under emulation the guest sees nothing of the host's own CPU. Under KVM it does, and of what the
+    host's kernel makes of it.
+    """
+    version = client.version()
+    qemu, libvirt = (".".join(map(str, one)) for one in (version.hypervisor, version.libvirt))
+    cpu = read_cpu_identity(root) if accel is Accel.KVM else "an emulated CPU"
+    return f"QEMU {qemu}, libvirt {libvirt}, {cpu}"
+
+
+def _look(machines: SavedMachines, fit: Fit) -> SavedMachine | str | None:
+    """The machine, or why there is one that cannot be used."""
+    machine = machines.find(fit.key)
+    if machine is None:
+        other = machines.find_of_another_host(fit.shape)
+        return other and f"the saved machine is of {other.manifest.host}, and this is {fit.host}"
+    if why := machines.discard_damaged(machine):
+        return f"the saved machine is damaged ({why}), and was removed"
+    machines.note_use(machine)
+    return machine

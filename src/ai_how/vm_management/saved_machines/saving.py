@@ -1,0 +1,134 @@
+"""Saves machines: boots a VM that is nobody, lets it settle, and keeps its memory and its disk."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from ai_how.errors import HostError
+from ai_how.guest.agent import GuestAgent
+from ai_how.host.place import HostPlace, saves_for_root
+from ai_how.images import qemu_img
+from ai_how.images.copying import sha256_of
+from ai_how.images.manifest import Image
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import GIB
+from ai_how.vm_management.nodes.domain_definition import DomainShape
+from ai_how.vm_management.saved_machines.generic_vm import (
+    NAMELESS,
+    Fit,
+    nameless_shape,
+    nameless_uuid,
+)
+from ai_how.vm_management.saved_machines.save_file import memory_timeout_s
+from ai_how.vm_management.saved_machines.store import (
+    DISK,
+    MEMORY,
+    SavedMachine,
+    SavedMachines,
+    SavedManifest,
+)
+from ai_how.vm_management.xml.domain import render_domain
+from ai_how.waiting import Deadline
+
+# Called with the part of one machine that is done, 0.0 to 1.0, and what is being done.
+Watch = Callable[[float, str], None]
+
+AGENT_S = 900.0
+SETTLE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A machine that nodes could be restored from, had it been saved."""
+
+    fit: Fit
+    shape: DomainShape
+    image: Image
+    disk_gib: int
+
+
+def why_unsaved(place: HostPlace) -> str | None:
+    """Why we could not read what libvirt saves; None where we can."""
+    if place.kind == "test":
+        return f"{place.asked} saves no memory"
+    return saves_for_root(place.asked)
+
+
+def save_machine(
+    missing: Missing,
+    place: HostPlace,
+    client: LibvirtClient,
+    *,
+    stop: threading.Event,
+    watch: Watch,
+) -> SavedMachine:
+    """Have the machine saved: one that another run saved meanwhile is taken.
+
+    Nothing of it is left where it fails or is killed: libvirt ends the VM when our connection ends.
+    """
+    machines, disks = SavedMachines(place.storage), DiskManager(place.storage)
+    for draft in machines.dead_drafts():
+        _end_leftover(client, draft)
+    with machines.making() as draft:
+        if found := machines.find(missing.fit.key):
+            return found
+        base = disks.ensure_base(missing.image)
+        disks.ensure_kernel(missing.image)
+        qemu_img.make_overlay(draft / DISK, base=base, virtual_bytes=missing.disk_gib * GIB)
+        _boot_and_save(missing.shape, draft, client, stop=stop, watch=watch)
+        return machines.add(draft, _manifest_of(missing, draft))
+
+
+def _boot_and_save(
+    shape: DomainShape,
+    draft: Path,
+    client: LibvirtClient,
+    *,
+    stop: threading.Event,
+    watch: Watch,
+) -> None:
+    machine = nameless_shape(shape, disk=draft / DISK, console_log=draft / "console.log")
+    watch(0.0, "booting")
+    client.boot_transient(render_domain(machine))
+    try:
+        client.wait_for_agent(machine.uuid, Deadline.after(AGENT_S), stop)
+        watch(0.6, "settling")
+        agent = GuestAgent(client, machine.uuid, machine.name)
+        agent.check(["/usr/lib/ai-how/settle"], Deadline.after(SETTLE_S), stop=stop)
+        watch(0.8, "saving")
+        timeout_s = memory_timeout_s(shape.memory_mib)
+        client.save_transient(machine.uuid, draft / MEMORY, timeout_s=timeout_s)
+    finally:
+        client.destroy_domain(machine.uuid)  # one that was saved is gone
+
+
+def _manifest_of(missing: Missing, draft: Path) -> SavedManifest:
+    memory = draft / MEMORY
+    if not os.access(memory, os.R_OK):
+        raise HostError("libvirt saved a memory that only root may read", details=str(memory))
+    return SavedManifest(
+        key=missing.fit.key,
+        shape=missing.fit.shape,
+        host=missing.fit.host,
+        id=uuid4(),
+        made_at=datetime.now(UTC),
+        image_digest=missing.image.digest,
+        vcpus=missing.shape.vcpus,
+        memory_mib=missing.shape.memory_mib,
+        memory_bytes=memory.stat().st_size,
+        disk_gib=missing.disk_gib,
+        memory_sha256=sha256_of(memory),
+        disk_sha256=sha256_of(draft / DISK),
+    )
+
+
+def _end_leftover(client: LibvirtClient, draft: Path) -> None:
+    """End the VM of a run that died together with its libvirtd: nobody else did."""
+    seen = client.find_domain(nameless_uuid(draft / DISK))
+    if seen and seen.mark and seen.mark.id == NAMELESS:
+        client.destroy_domain(seen.uuid)

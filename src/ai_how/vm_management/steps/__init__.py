@@ -1,0 +1,1 @@
+"""The steps of plans that act upon VMs, disks and networks."""

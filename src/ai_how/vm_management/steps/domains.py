@@ -1,0 +1,293 @@
+"""The steps that make a cluster's disks and VMs, and start the VMs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from uuid import UUID
+
+from ai_how.errors import ConnectionLostError, HostError, OwnershipError
+from ai_how.guest.serial_log import prepare_log
+from ai_how.plan.step import Applied
+from ai_how.state.models import VmState
+from ai_how.vm_management.context import World
+from ai_how.vm_management.saved_machines.save_file import (
+    memory_timeout_s,
+    read_save_image,
+    with_identity,
+    write_clone,
+)
+from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
+from ai_how.vm_management.steps.power import shut_down
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Which saved machine a node is restored from: its disk and its memory belong together.
+
+    Once it is gone, no other has its id, so a node never gets the disk of one and not its memory.
+    """
+
+    key: str
+    id: UUID
+
+    def find(self, world: World) -> SavedMachine | None:
+        return SavedMachines(world.disks.storage).find(self.key, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceBase:
+    """An image where QEMU reads it. It is shared by all clusters, so undo leaves it there."""
+
+    kind: ClassVar[str] = "base"
+    digest: str
+
+    @property
+    def key(self) -> str:
+        return f"base/{self.digest[:12]}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        image = world.images[self.digest]
+        world.disks.ensure_base(image)
+        world.disks.ensure_kernel(image)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """Whoever destroys the last cluster that uses it removes it."""
+
+    def describe(self) -> str:
+        return f"place the image {self.digest[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDirectory:
+    """A directory for the cluster's disks, with our mark in it."""
+
+    kind: ClassVar[str] = "disks"
+    cluster: str
+    cluster_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"disks/{self.cluster}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        return world.disks.claim_directory(self.cluster, self.cluster_id)
+
+    def revert(self, world: World) -> None:
+        try:
+            world.disks.is_claimed(self.cluster, self.cluster_id)
+        except OwnershipError:
+            return  # then it never became ours
+        # A disk that is still in it keeps it: both are undone by the next command.
+        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+
+    def describe(self) -> str:
+        return f"make a directory for the disks of {self.cluster}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOverlay:
+    """A node's own disk, copy-on-write over its image.
+
+    With `saved` it begins as that of a saved machine, unless that one is gone by then.
+    """
+
+    kind: ClassVar[str] = "disk"
+    cluster: str
+    cluster_id: UUID
+    node: str
+    base: Path
+    size_gib: int
+    needs: frozenset[str] = frozenset()
+    saved: Saved | None = None
+
+    @property
+    def key(self) -> str:
+        return f"disk/{self.cluster}-{self.node}"
+
+    def apply(self, world: World) -> Applied:
+        machine = self.saved and self.saved.find(world)
+        return world.disks.create_overlay(
+            self.cluster,
+            self.cluster_id,
+            self.node,
+            base=self.base,
+            size_gib=self.size_gib,
+            saved=machine.disk if machine else None,
+        )
+
+    def revert(self, world: World) -> None:
+        world.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
+
+    def describe(self) -> str:
+        return f"create a disk of {self.size_gib} GiB for {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowDisk:
+    """A larger disk for a node that is off; its file system grows when it boots."""
+
+    kind: ClassVar[str] = "grow"
+    cluster: str
+    node: str
+    disk: Path
+    size_gib: int
+
+    @property
+    def key(self) -> str:
+        return f"grow/{self.cluster}-{self.node}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        world.disks.resize(self.disk, self.size_gib)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """A disk that has grown is no harm; one that shrinks may be."""
+
+    def describe(self) -> str:
+        return f"grow the disk of {self.node} to {self.size_gib} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class DefineDomain:
+    """A node's VM, not running; `former_xml` is what undo puts back where there was one."""
+
+    kind: ClassVar[str] = "domain"
+    domain: str
+    uuid: UUID
+    xml: str
+    needs: frozenset[str] = frozenset()
+    former_xml: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"domain/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        world.keep_xml(self.domain, self.xml)
+        prepare_log(world.paths, self.domain)
+        world.client.define_domain(self.xml)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        if self.former_xml is not None:
+            world.client.define_domain(self.former_xml)
+            return
+        world.client.destroy_domain(self.uuid)
+        world.client.undefine_domain(self.uuid, snapshots_too=False)
+
+    def describe(self) -> str:
+        return f"{'redefine' if self.former_xml else 'define'} the VM {self.domain}"
+
+
+@dataclass(frozen=True, slots=True)
+class StartDomain:
+    """A VM that runs; `was_on` where it is only to be resumed, and undo must not end it.
+
+    `keeps_disk` where its disk was there before: undo then shuts it down as a stop does.
+    `is_anew` where a memory that was saved is to be thrown away.
+    """
+
+    kind: ClassVar[str] = "boot"
+    domain: str
+    uuid: UUID
+    needs: frozenset[str] = frozenset()
+    was_on: bool = False
+    keeps_disk: bool = False
+    is_anew: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"boot/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        seen = world.client.get_domain(self.uuid)
+        if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
+            world.client.destroy_domain(self.uuid)
+        if not seen.state.is_running:
+            prepare_log(world.paths, self.domain)
+        world.client.start_domain(self.uuid, is_anew=self.is_anew)
+        return Applied.KEPT if seen.state.is_running else Applied.MADE
+
+    def revert(self, world: World) -> None:
+        if self.was_on:
+            return
+        # Before its agent is there nobody has worked on it, and ACPI would not be heard.
+        if self.keeps_disk and world.client.is_agent_connected(self.uuid):
+            shut_down(world, self.domain, self.uuid)
+        world.client.destroy_domain(self.uuid)
+
+    def describe(self) -> str:
+        return f"{'resume' if self.was_on else 'start'} the VM {self.domain}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreDomain(StartDomain):
+    """A VM that runs on from the memory of a saved machine, whose disk it was given.
+
+    Where that cannot be done it boots, from that same disk, and a line says why.
+    """
+
+    kind: ClassVar[str] = "restore"
+    cluster: str
+    node: str
+    saved: Saved
+
+    @property
+    def key(self) -> str:
+        return f"restore/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        try:
+            self._restore(world)
+        except ConnectionLostError:
+            raise
+        except HostError as error:
+            world.say(f"{self.node} boots cold: {error.brief}")
+            return self._boot(world)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        StartDomain.revert(self, world)
+        self._copy(world).unlink(missing_ok=True)
+
+    def describe(self) -> str:
+        return f"restore the VM {self.domain} from saved memory"
+
+    def _boot(self, world: World) -> Applied:
+        # libvirt hears late of the end of a QEMU that refused its memory, and ends the next one of
+        # that VM for it (9.0: processMonitorEOFEvent); not of one that was defined anew.
+        world.client.destroy_domain(self.uuid)
+        world.client.undefine_domain(self.uuid, snapshots_too=False)
+        world.client.define_domain(world.sent_xml(self.domain))
+        # slots=True makes a new class, which super() without arguments does not know.
+        return StartDomain.apply(self, world)
+
+    def _restore(self, world: World) -> None:
+        machine = self.saved.find(world)
+        if machine is None:
+            raise HostError("the saved machine is gone")
+        copy = self._copy(world)
+        copy.unlink(missing_ok=True)
+        try:
+            saved = read_save_image(machine.memory)
+            write_clone(machine.memory, copy, with_identity(saved.xml, world.sent_xml(self.domain)))
+            timeout_s = memory_timeout_s(machine.manifest.memory_bytes / 2**20)
+            world.client.restore_domain(self.uuid, copy, timeout_s=timeout_s)
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def _copy(self, world: World) -> Path:
+        return world.disks.storage.memory_copy(self.cluster, self.node)

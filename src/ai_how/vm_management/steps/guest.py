@@ -1,0 +1,212 @@
+"""The steps that bring the nodes of a cluster up: agent, identity, clocks, SLURM."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, TypeVar
+from uuid import UUID
+
+from ai_how.errors import ConnectionLostError, DeadlineError, GuestError
+from ai_how.guest.agent import GuestAgent
+from ai_how.guest.serial_log import wait_for_guest
+from ai_how.hpc.jobs import open_words
+from ai_how.hpc.node_identity import render_archive
+from ai_how.hpc.slurm_config import SINFO, describe_drained, read_sinfo
+from ai_how.plan.step import Applied
+from ai_how.vm_management.context import World
+from ai_how.vm_management.nodes.clocks import read_skew_s
+from ai_how.waiting import Deadline
+
+CLOCK_TOLERANCE_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitAgent:
+    """The guest's agent answers: the kernel and the image's system are up."""
+
+    kind: ClassVar[str] = "agent"
+    domain: str
+    uuid: UUID
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"agent/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        try:
+            self._wait(world, Deadline.after(world.patience.agent_s))
+        except DeadlineError as error:
+            if world.stop.is_set():
+                raise
+            raise GuestError(f"the guest agent of {self.domain} did not come in time") from error
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """Nothing was changed."""
+
+    def describe(self) -> str:
+        return f"wait for the guest agent of {self.domain}"
+
+    def _wait(self, world: World, deadline: Deadline) -> None:
+        node = self.domain.removeprefix(f"{world.paths.name}-")
+        try:
+            wait_for_guest(world, node, self.uuid, deadline)
+        except GuestError:
+            seen = world.client.find_domain(self.uuid)
+            if seen is None or not seen.was_ended_by_daemon:
+                raise
+            world.client.start_domain(self.uuid)
+            wait_for_guest(world, node, self.uuid, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class GiveIdentity:
+    """The node knows who it is, and its services are starting."""
+
+    kind: ClassVar[str] = "services"
+    domain: str
+    node: str
+    uuid: UUID
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"services/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        identity = world.identities[self.node]()
+        agent = world.agent(self.uuid, self.node)
+
+        def tell() -> None:
+            _set_clock(agent)
+            agent.check(
+                ["/usr/lib/ai-how/become"],
+                Deadline.after(world.patience.identity_s),
+                stdin=render_archive(identity, now_s=int(time.time())),
+                stop=world.stop,
+            )
+
+        again_if_lost(tell)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """It goes with the node's disk; a node that keeps its disk keeps its identity."""
+
+    def describe(self) -> str:
+        return f"give {self.node} its identity and start its services"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckClocks:
+    """Every node's clock agrees with the host's, else munge would refuse what they sign.
+
+    One that does not is set anew.
+    """
+
+    kind: ClassVar[str] = "clocks"
+    cluster: str
+    nodes: tuple[tuple[str, UUID], ...]
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"clocks/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        deadline = Deadline.after(world.patience.clock_s)
+        for name, uuid in self.nodes:
+            agent = world.agent(uuid, name)
+            while (skew_s := abs(again_if_lost(partial(read_skew_s, agent)))) > CLOCK_TOLERANCE_S:
+                # Told the time, a guest that waited for a processor has set that of then.
+                again_if_lost(partial(_set_clock, agent))
+                if deadline.has_passed or world.stop.wait(0.2):
+                    raise GuestError(
+                        f"the clock of {name} is {skew_s:.1f} s off",
+                        hint=f"ai-how hpc exec {name} -- journalctl -b -u ai-how-clock -u chrony",
+                    )
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """Nothing was changed."""
+
+    def describe(self) -> str:
+        return f"compare the clocks of {len(self.nodes)} nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """SLURM says idle for every node, and a one-task job has run on each of them."""
+
+    kind: ClassVar[str] = "ready"
+    cluster: str
+    controller: UUID
+    nodes: tuple[str, ...]
+    partition: str
+    home: str
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"ready/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        agent = world.agent(self.controller, "controller")
+        deadline = Deadline.after(world.patience.ready_s)
+        try:
+            self._await(world, agent, self.nodes, deadline)
+        except DeadlineError as error:
+            if world.stop.is_set():
+                raise
+            why = agent.run(["sinfo", "-N", "-a", "-o", "%N %T %E"], Deadline.after(30)).output
+            raise GuestError(
+                f"SLURM did not have {', '.join(self.nodes)} ready in time",
+                details=why.strip()[-2000:] or None,
+                hint="ai-how hpc logs controller",
+            ) from error
+        return Applied.MADE
+
+    def _await(
+        self, world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+    ) -> None:
+        """A node that takes no job is there, too: opened where we closed it, and else named."""
+        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
+        ran = again_if_lost(lambda: agent.check(words, deadline, stop=world.stop)).split()
+        silent = [name for name in nodes if name not in ran]
+        if not silent:
+            return
+        asked = [*SINFO, "-n", ",".join(silent)]
+        seen = read_sinfo(again_if_lost(lambda: agent.run(asked, deadline)).output)
+        for name in silent:
+            if name in seen and seen[name].is_drained:
+                world.say(describe_drained(seen[name]))
+        if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
+            agent.check(open_words(closed), deadline)
+            if nodes == self.nodes:
+                self._await(world, agent, closed, deadline)
+
+    def revert(self, world: World) -> None:
+        """Nothing was changed."""
+
+    def describe(self) -> str:
+        return f"wait until SLURM has {', '.join(self.nodes)}, and run a job on each"
+
+
+def _set_clock(agent: GuestAgent) -> None:
+    agent.set_clock(time.time_ns())
+
+
+def again_if_lost(ask: Callable[[], T]) -> T:
+    """What `ask` returns: done once more where a libvirtd that ended took the answer with it.
+
+    Only for what may be done twice. From a libvirtd that is silent no answer would come again.
+    """
+    try:
+        return ask()
+    except ConnectionLostError as error:
+        if error.code is None:
+            raise
+    return ask()

@@ -1,0 +1,1 @@
+"""The XML that libvirt is given."""
