@@ -29,19 +29,21 @@ from ai_how.cli.hpc_view import show_status
 from ai_how.clusters import start as starting
 from ai_how.clusters.observation import observe
 from ai_how.clusters.plan_runner import Carrier
+from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.clusters.preflight import capacity
 from ai_how.clusters.status import find_disk_problems, status_of
 from ai_how.console.live_nodes import LiveNodes
 from ai_how.host.place import find_place
-from ai_how.hpc.node_identity import render_archive
-from ai_how.hpc.stop_plan import plan_destroy, plan_stop
+from ai_how.hpc.stop_plan import plan_stop
 from ai_how.images.copying import sha256_of
 from ai_how.images.manifest import DISK, Manifest
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.cluster_state import read_state
-from ai_how.state.models import ClusterState, VmState
+from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots, ensure_private_directory, find_roots
 from ai_how.vm_management.context import Patience
 from ai_how.vm_management.disks.manager import DiskManager
@@ -132,12 +134,12 @@ class CountedCalls:
 @contextmanager
 def plenty_of_room() -> Iterator[None]:
     """No disk is ever written to, so what all would need of the host is not asked."""
-    real = getattr(starting, CHECK)
-    setattr(starting, CHECK, lambda *_, **__: SpaceReport(0, 0, 0, None))
+    real = getattr(capacity, CHECK)
+    setattr(capacity, CHECK, lambda *_, **__: SpaceReport(0, 0, 0, None))
     try:
         yield
     finally:
-        setattr(starting, CHECK, real)
+        setattr(capacity, CHECK, real)
 
 
 @dataclass
@@ -242,9 +244,7 @@ def live(bench: Bench, client: LibvirtClient) -> None:
             start, carrier.journal(start.plan, start.draft.state), keep_on_failure=False
         ),
     )
-    figures.identity_bytes = sum(
-        len(render_archive(identity(), now_s=0)) for identity in start.identities.values()
-    )
+    figures.identity_bytes = sum(len(archive()) for archive in start.archives.values())
     figures.state_bytes = paths.state.stat().st_size
     state = read_state(paths)
     if state is None:

@@ -10,16 +10,16 @@ from uuid import UUID
 
 from ai_how.clusters.desired_cluster import Draft, draft_cluster
 from ai_how.clusters.observation import Observed
-from ai_how.clusters.plans.rendering import find_rendering
+from ai_how.clusters.plans.rendering import Rendering, find_rendering
 from ai_how.host.place import HostPlace
-from ai_how.hpc.plan import Rendering
-from ai_how.hpc.slurm_config import SlurmSeen
+from ai_how.hpc.workload import node_readiness
 from ai_how.images.manifest import DISK, Image, Manifest
 from ai_how.libvirt_client.facts import DomainSeen, Mark, NetworkSeen
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.reader import read_spec_text
-from ai_how.state.models import ClusterState, VmState
+from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.networks.definition import render_network, shape_of_network
 from ai_how.vm_management.nodes.domain_definition import Accel
@@ -130,6 +130,8 @@ def everything_seen(draft: Draft, state: VmState = VmState.RUNNING) -> Observed:
     if state is not VmState.RUNNING:
         return seen
     slurm = {
-        node.name: SlurmSeen(node.name, "idle", None) for node in nodes if node.role == "compute"
+        node.name: node_readiness(node.name, "idle", None)
+        for node in nodes
+        if node.role == "compute"
     }
     return replace(seen, slurm=slurm)

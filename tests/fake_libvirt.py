@@ -15,17 +15,17 @@ from xml.etree import ElementTree as ET
 
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, read_bridge, read_mark
-from ai_how.libvirt_client.xml import read_xml
-from ai_how.spec.nodes import Role
-from ai_how.state.models import VmState
-from ai_how.vm_management.networks.definition import NetworkHost
-from ai_how.vm_management.networks.drift import (
+from ai_how.libvirt_client.network_xml import (
     HostChanges,
     NetworkFacts,
+    NetworkHost,
     find_host_changes,
     find_host_removals,
     read_network_facts,
 )
+from ai_how.libvirt_client.vm_state import VmState
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.spec.nodes import Role
 from ai_how.waiting import Deadline
 
 NO_DOMAIN, NO_NETWORK, INVALID = 42, 43, 55

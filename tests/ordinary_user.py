@@ -10,8 +10,8 @@ from ai_how.host.checks import Status, check_embedded
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.facts import read_facts
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline, wait_until
 from leaks import command_lines, look_at_machine, pids_inside, private_host

@@ -11,9 +11,11 @@ import pytest
 
 from ai_how.clusters.desired_cluster import Draft
 from ai_how.clusters.observation import Observed, observe
-from ai_how.hpc.identities import ensure_secrets, find_identities
+from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.clusters.secrets import ensure_secrets
+from ai_how.hpc.identities import build_archives
 from ai_how.hpc.plan import STEP_TYPES, plan_start
-from ai_how.hpc.stop_plan import plan_destroy, plan_stop
+from ai_how.hpc.stop_plan import plan_stop
 from ai_how.images.manifest import Image
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
@@ -71,7 +73,7 @@ class Stage:
         world = replace(
             world,
             images={self.image.digest: self.image},
-            identities=find_identities(self.draft, world.paths, has_host_clock=False),
+            archives=build_archives(self.draft, world.paths, has_host_clock=False),
         )
         goes_back = plan.verb == "start"
         with Journal.create(

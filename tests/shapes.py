@@ -6,8 +6,9 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.libvirt_client.facts import Mark, Owner
+from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.spec.nodes import Role
-from ai_how.vm_management.networks.definition import ForwardMode, NetworkHost, NetworkShape
+from ai_how.vm_management.networks.definition import ForwardMode, NetworkShape
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuFeature,

@@ -31,11 +31,12 @@ from ai_how.hpc.plan import STEP_TYPES
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import PATIENCE_S, LibvirtClient
 from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan import interrupts, journal
 from ai_how.plan.step import Applied, Step
 from ai_how.spec.nodes import Role
 from ai_how.state.cluster_state import read_state
-from ai_how.state.models import ClusterState, VmState
+from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots, find_roots
 from ai_how.vm_management.context import Patience, World
 from ai_how.vm_management.saved_machines import save_file

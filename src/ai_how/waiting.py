@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ai_how.errors import DeadlineError
+from ai_how.limits import start_thread
 
 T = TypeVar("T")
 
@@ -58,3 +60,22 @@ def wait_until(
         if deadline.has_passed:
             raise DeadlineError(f"{what} did not come in time")
         pause.wait(min(interval_s, deadline.remaining_s))
+
+
+def call_with_timeout(function: Callable[[], T], timeout_s: float) -> T:
+    """What `function` returns or raises; TimeoutError, leaving its thread behind, when late.
+
+    A daemon thread: a C call that never returns must not keep the interpreter from ending.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer = function()
+        except Exception as error:  # noqa: BLE001  not swallowed: it is raised in the caller's thread
+            future.set_exception(error)
+        else:
+            future.set_result(answer)
+
+    start_thread(work, name="libvirt-call")
+    return future.result(timeout_s)

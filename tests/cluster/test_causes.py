@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters import start
 from ai_how.clusters.manager import HpcManager
 from ai_how.errors import GuestError, PlanFailedError
 from ai_how.guest.agent import GuestAgent
+from ai_how.guest.base_identity import Neighbour
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.hpc.node_identity import Neighbour, NodeIdentity
+from ai_how.hpc import identities
+from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.images.build import build_default_image
 from ai_how.images.manifest import DISK, INITRD, KERNEL, MANIFEST, Manifest
 from ai_how.images.store import ImageStore
@@ -336,7 +337,7 @@ def tamper(
     monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, Callable[[NodeIdentity], NodeIdentity]]
 ) -> None:
     """Have nodes become something else than they should."""
-    honest = start.find_identities
+    honest = identities.build_identities
 
     def find(*args: object, **more: object) -> dict[str, Callable[[], NodeIdentity]]:
         found = dict(honest(*args, **more))
@@ -344,7 +345,7 @@ def tamper(
             found[name] = lambda make=found[name], change=change: change(make())
         return found
 
-    monkeypatch.setattr(start, "find_identities", find)
+    monkeypatch.setattr(identities, "build_identities", find)
 
 
 def with_another_key(node: NodeIdentity) -> NodeIdentity:

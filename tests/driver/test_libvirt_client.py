@@ -31,8 +31,8 @@ from ai_how.libvirt_client.error_codes import FROM_RPC, Kind, classify
 from ai_how.libvirt_client.facts import DomainEvent, EventKind, Mark
 from ai_how.libvirt_client.session import REPEATS
 from ai_how.libvirt_client.uri import unix_uri
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.waiting import Deadline, wait_until
 
 URI = f"test://{Path(__file__).with_name('node.xml')}"

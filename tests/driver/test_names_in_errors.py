@@ -12,7 +12,7 @@ from faulty_libvirt import EVERY, Script
 from ai_how.errors import AiHowError
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.names import Names
-from ai_how.vm_management.networks.definition import NetworkHost
+from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.waiting import Deadline
 
 URI = f"test://{Path(__file__).with_name('node.xml')}"

@@ -18,7 +18,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     DomainShape,
     MemoryBacking,
 )
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, DOMAINS, FOREIGN_IMAGE, NETWORKS
 
 NODE = Path(__file__).with_name("test_node.xml")

@@ -5,7 +5,7 @@ import pytest
 from ai_how.libvirt_client.facts import read_mark
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.vm_management.networks.definition import render_network
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 from shapes import DOMAINS, NETWORKS
 
 LOOPBACK = "127.0.0.1"

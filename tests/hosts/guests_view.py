@@ -17,8 +17,9 @@ from uuid import UUID
 
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.process import get_tool, run, start_daemon
-from ai_how.vm_management.networks.definition import NetworkHost, render_network
+from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline, wait_until
 from leaks import private_host
 from shapes import NETWORK

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.waiting import Deadline, wait_until
 from cluster_bench import DIGEST
 from leaks import files

@@ -16,8 +16,8 @@ import pytest
 from ai_how.errors import ConnectionLostError, HostError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.state.paths import find_roots
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline, wait_until

@@ -15,8 +15,8 @@ import pytest
 
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import PATIENCE_S, LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline, wait_until
 from daemons import (

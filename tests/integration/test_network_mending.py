@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.libvirt_client.network_xml import read_network_facts
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.state.cluster_state import read_state
-from ai_how.state.models import VmState
 from ai_how.vm_management.networks.definition import shape_of_network
-from ai_how.vm_management.networks.drift import facts_of, read_network_facts
+from ai_how.vm_management.networks.drift import facts_of
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.networks.links import find_ports
 from ai_how.waiting import Deadline, wait_until

@@ -16,8 +16,8 @@ import pytest
 from ai_how.clusters.manager import HpcManager
 from ai_how.errors import HostError
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.waiting import Deadline, wait_until
 from daemons import daemon_of, kill_daemon, qemus_of, send, stopped, supervisor_of, without_daemon
 from decoys import virsh

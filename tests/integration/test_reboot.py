@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.models import ClusterState, VmState
+from ai_how.state.models import ClusterState
 from tiny_cluster import TinyHome, opened, state_of, steps
 
 pytestmark = pytest.mark.libvirt

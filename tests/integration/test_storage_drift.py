@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ai_how.guest.ssh import ensure_key
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.state.cluster_state import read_state
-from ai_how.state.models import VmState
 from ai_how.state.paths import StoragePaths
 from cluster_bench import DIGEST, MIB
 from tiny_cluster import TinyHome, steps

@@ -23,9 +23,10 @@ from ai_how.host.embedded import EmbeddedHost
 from ai_how.images.manifest import Image
 from ai_how.images.qcow2_header import read_header
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
-from ai_how.state.models import NodeState, VmState
+from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
 from ai_how.vm_management.context import World
 from ai_how.vm_management.disks.manager import DiskManager

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import decoys
-from ai_how.clusters import start
+from ai_how.clusters.preflight import capacity
 from ai_how.errors import HostError, LibvirtError, ToolError
 from ai_how.host.checks import QEMU_OVERHEAD_MIB
 from ai_how.host.embedded import EmbeddedHost
@@ -94,8 +94,8 @@ def test_a_qemu_that_does_not_work_is_named_and_nothing_stays(
 def test_a_machine_type_that_is_unknown_is_refused_before_anything_is_made(
     client: LibvirtClient, monkeypatch: pytest.MonkeyPatch
 ):
-    start._require_hypervisor(client, Accel.TCG)
-    monkeypatch.setattr(start, "MACHINE", "pc-q35-99.9")
+    capacity.require_hypervisor(client, Accel.TCG)
+    monkeypatch.setattr(capacity, "MACHINE", "pc-q35-99.9")
     with pytest.raises(HostError, match=r"machine type pc-q35-99\.9") as caught:
-        start._require_hypervisor(client, Accel.TCG)
+        capacity.require_hypervisor(client, Accel.TCG)
     assert "pc-q35-99.9" in str(caught.value.details)

@@ -26,9 +26,9 @@ from ai_how.errors import LibvirtError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client import domains
 from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
-from ai_how.state.models import VmState
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.disks import base_images
 from ai_how.vm_management.saved_machines.generic_vm import NAMELESS

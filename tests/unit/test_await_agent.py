@@ -9,8 +9,8 @@ import pytest
 
 from ai_how.errors import GuestError
 from ai_how.libvirt_client.facts import OFF_BY_DAEMON, DomainSeen
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied
-from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.context import Patience
 from ai_how.vm_management.steps.guest import AwaitAgent

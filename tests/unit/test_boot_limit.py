@@ -9,13 +9,14 @@ from uuid import UUID
 import pytest
 from plan_world import Bench, Put, raise_at
 
+from ai_how.clusters.plans.rendering import Rendering
 from ai_how.errors import GuestError, PlanFailedError
-from ai_how.hpc.plan import Rendering, plan_start
+from ai_how.hpc.plan import plan_start
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.executor import OnFailure
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Limit, Plan
 from ai_how.spec.reader import read_spec_text
-from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.context import World
 from ai_how.vm_management.disks.manager import DiskManager

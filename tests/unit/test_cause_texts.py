@@ -11,12 +11,11 @@ from ai_how.clusters.diagnosis.causes import (
     NodeSeen,
     Rank,
     find_cause,
-    find_console_cause,
     find_first_cause,
-    one_line,
 )
-from ai_how.hpc.slurm_config import SlurmSeen
-from ai_how.state.models import VmState
+from ai_how.guest.serial_log import find_console_cause, one_line
+from ai_how.hpc.workload import node_readiness
+from ai_how.libvirt_client.vm_state import VmState
 
 # Of Debian's 6.12 under QEMU 7.2, with systemd 257 and SLURM 24.11; cut short.
 BANNER = "\x1b[!p\x1b]104\x07\x1b[?7h"
@@ -94,8 +93,10 @@ DEAD = replace(NODE, state=VmState.SHUT_OFF, reason="crashed")
 STUCK = replace(
     NODE, state=VmState.PAUSED, reason="I/O error", disk_directory=Path("/srv/d"), free_bytes=0
 )
-ABSENT = SlurmSeen("compute-01", "unknown*", None)
-LOW = SlurmSeen("compute-01", "inval", "Low RealMemory (reported:211 < 90.00% of configured:401)")
+ABSENT = node_readiness("compute-01", "unknown*", None)
+LOW = node_readiness(
+    "compute-01", "inval", "Low RealMemory (reported:211 < 90.00% of configured:401)"
+)
 TIMED_OUT = Failure("agent/hpc-compute-01", "")
 NOT_READY = Failure("ready/hpc", "")
 
@@ -257,7 +258,7 @@ def test_what_is_certain_is_named(seen, rank, text):
         CONTROLLER,
         NodeSeen(name="compute-01", domain="hpc-compute-01"),
         replace(NODE, console=UP + JOB_KILLED),
-        replace(NODE, munge=ACCEPTED, slurm=SlurmSeen("compute-01", "idle", None)),
+        replace(NODE, munge=ACCEPTED, slurm=node_readiness("compute-01", "idle", None)),
         replace(DEAD, reason="destroyed"),
         replace(NODE, state=VmState.PAUSED, reason="user"),
     ],

@@ -7,8 +7,8 @@ import pytest
 
 from ai_how.clusters.cleanup import drop_backups, forget, prepare_backups
 from ai_how.clusters.manager import HpcManager
+from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.errors import HostError, SpecError, StateError
-from ai_how.hpc.stop_plan import plan_destroy
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import write_state
 from ai_how.state.paths import find_roots

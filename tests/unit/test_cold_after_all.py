@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from ai_how.errors import ConnectionLostError, LibvirtError
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied
-from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.steps.domains import RestoreDomain
 

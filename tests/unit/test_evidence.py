@@ -12,7 +12,6 @@ import pytest
 from ai_how.clusters.diagnosis import evidence
 from ai_how.clusters.diagnosis.evidence import save_evidence
 from ai_how.errors import AgentUnresponsiveError, DeadlineError, GuestError, LibvirtError
-from ai_how.guest import serial_log
 from ai_how.guest.serial_log import mark_consoles, read_console
 from ai_how.host.place import HostPlace
 from ai_how.libvirt_client.facts import DomainSeen
@@ -21,6 +20,7 @@ from ai_how.plan.step import Plan
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
 from ai_how.vm_management.context import Patience, World
 from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.steps import guest
 from ai_how.vm_management.steps.guest import AwaitAgent
 from ai_how.waiting import Deadline
 from cluster_bench import CLUSTER_ID, domain_seen, draft_of, read_hpc
@@ -157,7 +157,7 @@ def test_only_what_this_run_heard_on_a_serial_line_counts(bench):
 def test_a_log_that_was_turned_over_is_read_from_its_beginning(bench):
     log = bench.world.paths.console_log("compute-01")
     log.write_text("new\n")
-    assert read_console(bench.world, "compute-01") == "new\n"
+    assert read_console(log, bench.world.console_ends["compute-01"]) == "new\n"
 
 
 @pytest.mark.fault("F33", "agents that hang while evidence is collected")
@@ -221,7 +221,7 @@ def test_qemus_log_and_the_signal_that_ended_it_are_found(bench, tmp_path, monke
 
 
 def test_a_guest_that_panics_is_waited_for_no_longer(bench, monkeypatch):
-    monkeypatch.setattr(serial_log, "LOOK_S", 0.01)
+    monkeypatch.setattr(guest, "LOOK_S", 0.01)
     node = DRAFT.state.get_node("compute-01")
     with bench.world.paths.console_log("compute-01").open("a") as log:
         log.write("[ 2.1] Kernel panic - not syncing: no more\n")
@@ -231,7 +231,7 @@ def test_a_guest_that_panics_is_waited_for_no_longer(bench, monkeypatch):
 
 @pytest.mark.parametrize("has_log", [True, False])  # of the system's libvirt it may not be read
 def test_a_guest_that_says_nothing_is_waited_for_until_the_deadline(bench, monkeypatch, has_log):
-    monkeypatch.setattr(serial_log, "LOOK_S", 0.01)
+    monkeypatch.setattr(guest, "LOOK_S", 0.01)
     world = replace(bench.world, patience=Patience(agent_s=0.2))
     node = DRAFT.state.get_node("compute-01")
     if not has_log:

@@ -12,10 +12,11 @@ from ai_how.clusters import cleanup, manager
 from ai_how.clusters.observation import observe
 from ai_how.errors import OwnershipError
 from ai_how.libvirt_client.facts import Mark, read_mark
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.cluster_state import write_state
-from ai_how.state.models import ClusterState, VmState
+from ai_how.state.models import ClusterState
 from ai_how.state.paths import ensure_private_directory
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 from cluster_bench import draft_of, read_hpc
 from fake_libvirt import FakeLibvirt, _Domain
 from shapes import COMPUTE

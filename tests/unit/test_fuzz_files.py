@@ -11,6 +11,7 @@ from plan_world import OP_ID, STEP_TYPES, Put
 from qcow2_writer import BACKING_FORMAT, DATA_FILE, FEATURE_NAMES, LUKS, Qcow2
 from test_state_models import cluster_state
 
+from ai_how.clusters.status import report
 from ai_how.errors import AiHowError, HostError, ImageError, StateError
 from ai_how.guest.ssh import render_ssh_config
 from ai_how.images.qcow2_header import Qcow2Header, find_format, read_header
@@ -20,7 +21,6 @@ from ai_how.plan.step import Applied
 from ai_how.state.cluster_state import _checksum, parse_state, read_state, render_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.state.report import report
 from ai_how.vm_management.disks.manager import DiskManager
 
 STATE = render_state(cluster_state())

@@ -15,12 +15,12 @@ from ai_how.console.text import clean
 from ai_how.errors import AiHowError, GuestError, HostError, SpecError
 from ai_how.guest.agent import GuestAgent, GuestResult
 from ai_how.host.place import HostPlace, find_place
-from ai_how.hpc.slurm_config import read_sinfo
+from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.agent_answer import read_agent_answer
 from ai_how.libvirt_client.facts import DomainSeen, Mark, read_bridge, read_mark
 from ai_how.libvirt_client.uri import LibvirtUri, read_uri
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.libvirt_client.xml import census, read_xml
-from ai_how.state.models import VmState
 from ai_how.state.paths import Roots
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.vm_management.networks.host_networks import HostNetworks, SeenNetworks

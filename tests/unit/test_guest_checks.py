@@ -9,7 +9,7 @@ import pytest
 from ai_how.clusters.file_systems import FileSystem, asked_file_systems, read_file_systems
 from ai_how.clusters.status import status_of
 from ai_how.errors import AgentUnresponsiveError
-from ai_how.state.models import VmState
+from ai_how.libvirt_client.vm_state import VmState
 from cluster_bench import draft_of, everything_seen, read_hpc
 
 GIB = 2**30

@@ -9,8 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.hpc.identities import choose_wait_s, ensure_secrets, find_identities
-from ai_how.hpc.node_identity import Neighbour, NodeIdentity, render_archive
+from ai_how.clusters.secrets import ensure_secrets
+from ai_how.guest.base_identity import Neighbour, render_archive
+from ai_how.hpc.identities import build_identities, choose_wait_s
+from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.process import run
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
@@ -223,7 +225,7 @@ def test_without_shares_there_is_no_such_script():
 def test_identities_are_made_from_the_draft_and_secrets_are_read_only_then(tmp_path):
     draft = draft_of(read_hpc("access: {user: alice, ssh_public_keys: []}"))
     paths = ClusterPaths(tmp_path / "hpc")
-    identities = find_identities(draft, paths, has_host_clock=False)
+    identities = build_identities(draft, paths, has_host_clock=False)
     assert list(identities) == ["controller", "compute-01", "compute-02"]
     assert not paths.root.exists()
     ensure_secrets(draft.state, paths)

@@ -13,17 +13,21 @@ import pytest
 
 from ai_how.clusters.desired_cluster import Draft
 from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.clusters.plans.rendering import Rendering
 from ai_how.errors import HostError, SpecError, StateError
 from ai_how.hpc import steps as slurm_steps
-from ai_how.hpc.plan import STEP_TYPES, Rendering, plan_start
-from ai_how.hpc.slurm_config import SlurmSeen
-from ai_how.hpc.stop_plan import plan_destroy, plan_stop, plan_suspend
+from ai_how.hpc.plan import STEP_TYPES, plan_start
+from ai_how.hpc.stop_plan import plan_stop, plan_suspend
+from ai_how.hpc.workload import node_readiness
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import Mark, Owner
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.records import decode_step, encode_step
 from ai_how.plan.step import Plan, Step
-from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
+from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.steps import disks as disk_steps
 from ai_how.vm_management.steps import domains as domain_steps
 from ai_how.vm_management.steps import guest as guest_steps
 from ai_how.vm_management.steps import networks as network_steps
@@ -42,6 +46,7 @@ from cluster_bench import (
 )
 
 DRAFT = draft_of(read_hpc())
+STOP = plan_stop(DRAFT.state, everything_seen(DRAFT))
 SHORT = DIGEST[:12]
 BASE = f"base/{SHORT}"
 # SLURM takes a node that is off for one that runs, in everything that is seen here.
@@ -54,7 +59,7 @@ RENDERING = Rendering(
     base_of=lambda digest: Path(f"/srv/ai-how/bases/{digest}.qcow2"),
 )
 
-SAVED = domain_steps.Saved("a" * 64, UUID(int=7))
+SAVED = Saved("a" * 64, UUID(int=7))
 WARM = replace(RENDERING, saved_of=lambda _name: SAVED)
 
 NEW_CLUSTER = f"""\
@@ -107,7 +112,7 @@ def without_disk(seen: Observed, name: str) -> Observed:
 
 
 def with_slurm(seen: Observed, name: str, state: str) -> Observed:
-    return replace(seen, slurm={**seen.slurm, name: SlurmSeen(name, state, None)})
+    return replace(seen, slurm={**seen.slurm, name: node_readiness(name, state, None)})
 
 
 def brought_up(name: str, *before: str) -> list[str]:
@@ -460,7 +465,7 @@ def test_destroy_takes_everything_each_thing_after_what_uses_it():
 
 
 def test_destroy_removes_nothing_before_all_guests_are_off_and_every_disk_is_backed_up():
-    plan = plan_destroy(DRAFT.state, everything_seen(DRAFT), backups=Path("/backups"))
+    plan = plan_destroy(DRAFT.state, STOP, backups=Path("/backups"))
     backup = step_of(plan, "backup/hpc-compute-01")
     assert backup.target == Path("/backups/hpc-compute-01-3b7c1f0e.qcow2")
     off = {f"off/hpc-{name}" for name in NODES}
@@ -496,7 +501,7 @@ def test_a_new_node_with_a_saved_machine_is_restored_from_its_disk_and_memory():
     kinds = [step.kind for step in plan.steps]
     assert kinds.count("restore") == 3
     assert "boot" not in kinds
-    disks = [step for step in plan.steps if isinstance(step, domain_steps.CreateOverlay)]
+    disks = [step for step in plan.steps if isinstance(step, disk_steps.CreateOverlay)]
     assert {step.saved for step in disks} == {SAVED}
 
 
@@ -509,7 +514,7 @@ def test_a_node_that_is_not_to_run_is_given_no_saved_disk():
     left_off = TWO_NODES.replace("count: 2", "count: 2, auto_start: false")
     plan = plan_start(draft_of(read_hpc(nodes=left_off)), Observed(), WARM)
     disks = {
-        step.node: step.saved for step in plan.steps if isinstance(step, domain_steps.CreateOverlay)
+        step.node: step.saved for step in plan.steps if isinstance(step, disk_steps.CreateOverlay)
     }
     assert disks == {"controller": SAVED, "compute-01": None, "compute-02": None}
 
@@ -595,7 +600,7 @@ def every_plan() -> Iterator[Plan]:
     yield start(seen=suspended(DRAFT))
     yield plan_suspend(DRAFT.state, everything_seen(DRAFT))
     yield plan_stop(DRAFT.state, everything_seen(DRAFT))
-    yield plan_destroy(DRAFT.state, everything_seen(DRAFT), backups=Path("/backups"))
+    yield plan_destroy(DRAFT.state, STOP, backups=Path("/backups"))
 
 
 def test_every_step_is_the_same_after_a_journey_through_the_journal():

@@ -13,8 +13,8 @@ from ai_how.cli.hpc_view import show_status
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.status import ClusterStatus, status_of
 from ai_how.libvirt_client.facts import read_stats
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
-from ai_how.state.models import VmState
 from cluster_bench import draft_of, read_hpc
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from ai_how.errors import ConnectionLostError, GuestError
 from ai_how.guest.agent import GuestAgent
+from ai_how.hpc.steps import AwaitReady
 from ai_how.plan.step import Applied
 from ai_how.vm_management.context import Patience
-from ai_how.vm_management.steps import guest as guest_steps
-from ai_how.vm_management.steps.guest import AwaitReady, CheckClocks, GiveIdentity
+from ai_how.vm_management.steps.guest import CheckClocks, GiveIdentity
 from ai_how.waiting import Deadline
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
@@ -66,15 +66,10 @@ class Guest:
     def world(self) -> SimpleNamespace:
         return SimpleNamespace(
             agent=lambda uuid, name: GuestAgent(self, uuid, name),
-            identities={"compute-01": lambda: None},
+            archives={"compute-01": lambda: b""},
             patience=Patience(),
             stop=None,
         )
-
-
-@pytest.fixture(autouse=True)
-def no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_steps, "render_archive", lambda _identity, now_s: b"")
 
 
 @pytest.mark.fault("F27", "the nth answer of a guest's agent is lost")

@@ -14,7 +14,7 @@ from ai_how.clusters.status import status_of
 from ai_how.errors import AgentUnresponsiveError, DeadlineError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.libvirt_client.agent_answer import read_agent_answer
-from ai_how.state.models import VmState
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline
 from cluster_bench import domain_seen, draft_of, network_seen, read_hpc
 from fake_libvirt import FakeLibvirt
@@ -128,7 +128,7 @@ class Libvirt(FakeLibvirt):
 @pytest.mark.fault("S22", "status of a cluster whose agents lie")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_status_says_that_slurm_was_not_asked_and_is_right_in_all_else(case, monkeypatch):
-    monkeypatch.setattr("ai_how.clusters.observation.SINFO_S", 0.2)
+    monkeypatch.setattr("ai_how.hpc.workload.SINFO_S", 0.2)
     state = DRAFT.state
     seen = observe(Libvirt(HOSTILE[case]), state)
     status = status_of(state, seen, {}, {})

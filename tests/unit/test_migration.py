@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ai_how.clusters.manager import HpcManager
+from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.hpc.plan import STEP_TYPES
-from ai_how.hpc.stop_plan import plan_destroy
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal

@@ -10,12 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import HostError, SpecError
+from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.libvirt_client.xml import read_xml
-from ai_how.vm_management.networks.definition import (
-    ForwardMode,
-    NetworkHost,
-    render_network,
-)
+from ai_how.vm_management.networks.definition import ForwardMode, render_network
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.networks.links import find_bridge_trouble, find_ports, read_links
 from ai_how.vm_management.networks.subnets import (

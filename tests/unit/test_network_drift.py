@@ -6,19 +6,18 @@ from ipaddress import IPv4Address
 import pytest
 
 from ai_how.libvirt_client.facts import NetworkSeen
-from ai_how.vm_management.networks.definition import NetworkHost, NetworkShape, render_network
-from ai_how.vm_management.networks.drift import (
+from ai_how.libvirt_client.network_xml import (
     DhcpEntry,
     DnsEntry,
-    facts_of,
-    find_drift,
+    NetworkHost,
     find_host_changes,
     find_host_removals,
-    find_new_hosts,
     find_taps,
     read_network_facts,
     uses_network,
 )
+from ai_how.vm_management.networks.definition import NetworkShape, render_network
+from ai_how.vm_management.networks.drift import facts_of, find_drift, find_new_hosts
 from shapes import NETWORK, NETWORKS
 
 XML = render_network(NETWORK)

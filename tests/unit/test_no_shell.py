@@ -14,16 +14,16 @@ from cli_runner import GOOD, Cli
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ai_how.clusters.secrets import ensure_secrets, write_ssh_files
 from ai_how.errors import HostError, ImageError, StateError
 from ai_how.guest.agent import GuestResult
 from ai_how.guest.ssh import ssh_argv
-from ai_how.hpc.identities import ensure_secrets, write_ssh_files
+from ai_how.hpc.steps import CloseSlurm
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run
 from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from ai_how.vm_management.disks.owned_directory import check_chain
-from ai_how.vm_management.steps.power import CloseSlurm
 from ai_how.waiting import Deadline
 from cluster_bench import draft_of, read_hpc
 

@@ -29,7 +29,7 @@ from ai_how.vm_management.nodes.node_domain import (
     pin_nodes,
     shape_of,
 )
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 PLACE = PlacedNode(

@@ -21,7 +21,7 @@ from ai_how.vm_management.owners import (
     owner_of,
 )
 from ai_how.vm_management.saved_machines.generic_vm import fit_of
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 from shapes import COMPUTE, OWNER
 
 WITHOUT = replace(COMPUTE, mark=replace(COMPUTE.mark, owner=None))

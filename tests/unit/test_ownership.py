@@ -12,8 +12,9 @@ from ai_how.clusters.observation import observe
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.libvirt_client.conversion import check_claim, read_identity
 from ai_how.libvirt_client.facts import DomainSeen, Mark, NetworkSeen, Owner
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
-from ai_how.state.models import ClusterState, NodeState, VmState
+from ai_how.state.models import ClusterState, NodeState
 from fake_libvirt import FakeLibvirt
 
 STATE = cluster_state()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters.secrets import ensure_secrets
 from ai_how.errors import PlanFailedError
-from ai_how.hpc.identities import ensure_secrets
 from ai_how.images.manifest import Image
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Plan
-from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.context import World
 from ai_how.vm_management.disks.manager import DiskManager

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters.secrets import ensure_secrets
+from ai_how.guest.base_identity import render_archive
 from ai_how.host.boot_sector import MESSAGE
-from ai_how.hpc.identities import ensure_secrets, find_identities
-from ai_how.hpc.node_identity import render_archive
+from ai_how.hpc.identities import build_identities
 from ai_how.images.build import PROGRAMS
 from ai_how.process import Completed, find_tool, run
 from ai_how.state.paths import ClusterPaths
@@ -155,7 +156,7 @@ def test_no_secret_is_anywhere_but_in_its_file(life, points):
 def test_what_holds_a_secret_does_not_show_it(tmp_path):
     draft, paths = draft_of(read_hpc()), ClusterPaths(tmp_path / "hpc")
     ensure_secrets(draft.state, paths)
-    find = find_identities(draft, paths, has_host_clock=False)
+    find = build_identities(draft, paths, has_host_clock=False)
     identity = find["controller"]()
     secrets = read_secrets(paths)
     assert [*find_in_text(secrets, "the archive", render_archive(identity, now_s=0))] != []

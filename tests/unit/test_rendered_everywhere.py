@@ -15,7 +15,7 @@ from ai_how.spec.reader import read_spec_text
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.networks.definition import ForwardMode, render_network
 from ai_how.vm_management.nodes.domain_definition import Accel, DiskCache
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 from cluster_bench import DIGEST, draft_of, make_image, read_hpc, rendering_of
 from shapes import DOMAINS, NETWORK, NETWORKS
 

@@ -11,18 +11,19 @@ import pytest
 
 from ai_how.clusters.desired_cluster import Draft
 from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.status import status_of
 from ai_how.console.live_nodes import LiveNodes
-from ai_how.hpc.identities import config_digest, find_identities
+from ai_how.hpc.identities import build_identities, config_digest
 from ai_how.hpc.plan import plan_start
-from ai_how.hpc.slurm_config import read_sinfo
-from ai_how.hpc.stop_plan import plan_destroy, plan_stop
+from ai_how.hpc.stop_plan import plan_stop
+from ai_how.hpc.workload import read_sinfo
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.gate import Gate
 from ai_how.plan.records import encode_step
 from ai_how.plan.step import Applied
 from ai_how.spec.models import HpcSpec
-from ai_how.state.models import VmState
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.networks.definition import shape_of_network
 from ai_how.vm_management.networks.drift import find_drift
@@ -101,7 +102,7 @@ def works_of(draft: Draft, image) -> dict[str, Callable[[], object]]:
         "status": lambda: status_of(state, replace(on, disks=frozenset()), {}, {}),
         "SLURM": lambda: read_sinfo(sinfo),
         "hosts that all differ": lambda: find_drift(shape_of_network(moved.state), on.network),
-        "identities": lambda: find_identities(draft, paths, has_host_clock=False),
+        "identities": lambda: build_identities(draft, paths, has_host_clock=False),
         "digest": lambda: config_digest(draft),
         "journal": lambda: [encode_step(step) for step in plan.steps],
         "observers": watch,

@@ -15,7 +15,7 @@ from ai_how.libvirt_client.facts import (
     read_stats,
     read_version,
 )
-from ai_how.state.models import VmState
+from ai_how.libvirt_client.vm_state import VmState
 
 CLUSTER = UUID("33333333-3333-4333-8333-333333333333")
 MARKED = (

@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 
 from ai_how.hpc.identities import slurm_nodes
 from ai_how.hpc.jobs import OUR_REASON
-from ai_how.hpc.slurm_config import (
-    SlurmNode,
-    SlurmSeen,
-    idle_partition,
-    read_sinfo,
-    render_cgroup_conf,
-    render_slurm_conf,
-)
+from ai_how.hpc.slurm_config import SlurmNode, idle_partition, render_cgroup_conf, render_slurm_conf
+from ai_how.hpc.workload import node_readiness, read_sinfo
 from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
 from cluster_bench import draft_of, read_hpc
 
@@ -132,10 +126,10 @@ def test_what_sinfo_says_is_read_with_its_reasons():
         "|idle|none\n"
     )
     assert read_sinfo(told) == {
-        "compute-01": SlurmSeen("compute-01", "idle", None),
-        "compute-02": SlurmSeen("compute-02", "down*", "Not responding"),
-        "compute-03": SlurmSeen("compute-03", "drained", "a | in it"),
-        "compute-04": SlurmSeen("compute-04", "allocated", None),
+        "compute-01": node_readiness("compute-01", "idle", None),
+        "compute-02": node_readiness("compute-02", "down*", "Not responding"),
+        "compute-03": node_readiness("compute-03", "drained", "a | in it"),
+        "compute-04": node_readiness("compute-04", "allocated", None),
     }
 
 
@@ -159,7 +153,7 @@ def test_what_sinfo_says_is_read_with_its_reasons():
     ],
 )
 def test_a_node_works_when_it_takes_or_runs_jobs(state, is_working):
-    assert SlurmSeen("compute-01", state, None).is_working is is_working
+    assert node_readiness("compute-01", state, None).is_working is is_working
 
 
 @pytest.mark.parametrize(
@@ -175,7 +169,7 @@ def test_a_node_works_when_it_takes_or_runs_jobs(state, is_working):
 def test_a_node_that_we_closed_is_told_from_one_that_its_user_drained(
     state, reason, is_ours, is_users
 ):
-    seen = SlurmSeen("compute-01", state, reason)
+    seen = node_readiness("compute-01", state, reason)
     assert (seen.is_closed_by_us, seen.is_drained) == (is_ours, is_users)
 
 

@@ -12,15 +12,13 @@ from ai_how.guest.agent import GuestResult
 from ai_how.hpc import steps as slurm_steps
 from ai_how.hpc.jobs import OUR_REASON, SlurmJob, describe_jobs, end_script, read_jobs
 from ai_how.hpc.plan import plan_start
-from ai_how.hpc.slurm_config import SlurmSeen
-from ai_how.hpc.steps import MarkOff, wait_for_jobs
+from ai_how.hpc.steps import AwaitReady, CloseSlurm, MarkOff, wait_for_jobs
 from ai_how.hpc.stop_plan import plan_stop
+from ai_how.hpc.workload import node_readiness
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
-from ai_how.state.models import VmState
 from ai_how.vm_management.context import Patience
-from ai_how.vm_management.steps.guest import AwaitReady
-from ai_how.vm_management.steps.power import CloseSlurm
 from ai_how.waiting import Deadline
 from cluster_bench import draft_of, everything_seen, read_hpc
 
@@ -120,8 +118,8 @@ def test_a_stop_where_no_job_runs_asks_once():
 @pytest.mark.fault("H12", "a node that its user has drained is stopped and started")
 def test_a_drain_of_the_users_and_its_reason_survive_a_stop_and_a_start():
     drained = {
-        "compute-01": SlurmSeen("compute-01", "drained", "bad | 'fan'"),
-        "compute-02": SlurmSeen("compute-02", "idle", None),
+        "compute-01": node_readiness("compute-01", "drained", "bad | 'fan'"),
+        "compute-02": node_readiness("compute-02", "idle", None),
     }
     seen = replace(everything_seen(DRAFT), slurm=drained)
     steps = {step.key: step for step in plan_stop(DRAFT.state, seen).steps}
@@ -142,7 +140,7 @@ def test_a_drain_of_the_users_and_its_reason_survive_a_stop_and_a_start():
 
 
 def test_a_node_that_a_stop_has_closed_is_opened_when_it_is_back():
-    closed = {"compute-01": SlurmSeen("compute-01", "drained*", OUR_REASON)}
+    closed = {"compute-01": node_readiness("compute-01", "drained*", OUR_REASON)}
     off = everything_seen(DRAFT, VmState.SHUT_OFF)
     controller = DRAFT.state.get_controller().uuid
     on = everything_seen(DRAFT).domains[controller]
@@ -166,7 +164,7 @@ def dead(state: str, reason: str | None = None) -> list[str]:
     seen = everything_seen(DRAFT)
     uuid = DRAFT.state.get_node("compute-01").uuid
     off = everything_seen(DRAFT, VmState.SHUT_OFF).domains[uuid]
-    slurm = {**seen.slurm, "compute-01": SlurmSeen("compute-01", state, reason)}
+    slurm = {**seen.slurm, "compute-01": node_readiness("compute-01", state, reason)}
     seen = replace(seen, domains={**seen.domains, uuid: off}, slurm=slurm)
     return plan_start(DRAFT, seen, RENDERING).steps
 

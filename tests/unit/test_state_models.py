@@ -9,10 +9,11 @@ from uuid import UUID, uuid5
 import pytest
 from pydantic import ValidationError
 
+from ai_how.clusters.status import Resources, report
 from ai_how.errors import StateError
+from ai_how.libvirt_client.vm_state import VmState, reason_text
 from ai_how.spec.nodes import Role
-from ai_how.state.models import ClusterState, NetworkState, NodeState, VmState, reason_text
-from ai_how.state.report import Resources, report
+from ai_how.state.models import ClusterState, NetworkState, NodeState
 
 LINEAGE = UUID("0f0e0d0c-0b0a-4908-8706-050403020100")
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

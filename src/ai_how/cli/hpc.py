@@ -287,8 +287,8 @@ def _save_for_next_time(
     context: Context, manager: "HpcManager", plan: "Plan", path: Path | None
 ) -> None:
     """Have machines saved in the background, where the start found none for a new node."""
+    from ai_how.clusters.save_machines import wants_warming
     from ai_how.process import start_detached
-    from ai_how.vm_management.saved_machines.matching import wants_warming
     from ai_how.vm_management.saved_machines.saving import why_unsaved
 
     if not wants_warming(plan) or why_unsaved(manager.place()):

@@ -21,7 +21,7 @@ from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_parents
 from ai_how.vm_management.disks.manager import DiskManager
-from ai_how.vm_management.steps.power import BackUpDisk
+from ai_how.vm_management.steps.disks import BackUpDisk
 
 
 def clear_directory(paths: ClusterPaths) -> None:

@@ -19,6 +19,7 @@ from ai_how.clusters.cleanup import (
 )
 from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.clusters.observation import Observed, existing_disks, observe, observe_wiring
+from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.existing_cluster import refuse_moved
 from ai_how.clusters.status import (
     ClusterStatus,
@@ -31,7 +32,7 @@ from ai_how.guest.agent import GuestAgent, GuestResult
 from ai_how.guest.journal import read_journal
 from ai_how.host.place import HostPlace, find_place, storage_of
 from ai_how.hpc.plan import STEP_TYPES
-from ai_how.hpc.stop_plan import plan_destroy
+from ai_how.hpc.stop_plan import plan_stop
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.console import Console
 from ai_how.plan.journal import Journal, OnBoundary
@@ -201,7 +202,7 @@ class HpcManager:
                 for name in seen.impostors:
                     self.say(describe_impostor(name))
                 check_snapshots(carrier.client, state, seen, may_go=snapshots_too)
-                plan = plan_destroy(state, seen, backups=backups)
+                plan = plan_destroy(state, plan_stop(state, seen), backups=backups)
                 if backups:
                     check_backups(state, seen)
                     prepare_backups(backups, plan)

@@ -4,20 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
+from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError, OwnershipError
-from ai_how.guest.agent import GuestAgent
-from ai_how.hpc.slurm_config import SINFO, SlurmSeen, read_sinfo
+from ai_how.hpc.workload import observe_workload
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen
+from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
 from ai_how.state.models import ClusterState, NodeState
-from ai_how.vm_management.networks.drift import find_taps, read_network_facts
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.networks.links import Link, find_bridge_trouble, find_ports
 from ai_how.vm_management.nodes.clocks import watched_clocks
 from ai_how.vm_management.owners import describe_owner, owner_of
-from ai_how.waiting import Deadline
-
-SINFO_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class Observed:
     network: NetworkSeen | None = None
     disks: frozenset[str] = frozenset()
     has_disk_directory: bool = False
-    slurm: Mapping[str, SlurmSeen] | None = None
+    slurm: Mapping[str, NodeReadiness] | None = None
     slurm_trouble: str | None = None
     skews_s: Mapping[UUID, float] = field(default_factory=dict)
     """By how much each guest's clock is at least ahead of ours, where it was said in time."""
@@ -99,7 +96,7 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
     skews_s: Mapping[UUID, float] = {}
     if ask_slurm:
         with watched_clocks(client, domains.values()) as skews_s:
-            slurm, trouble = _ask_slurm(client, state, domains)
+            slurm, trouble = observe_workload(client, state, domains)
     return Observed(
         domains=domains,
         network=network,
@@ -179,23 +176,3 @@ def _is_down(link: Link | None) -> bool:
 def existing_disks(state: ClusterState) -> frozenset[str]:
     """The names of the nodes whose disk is there."""
     return frozenset(node.name for node in state.nodes if node.disk.exists())
-
-
-def _ask_slurm(
-    client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainSeen]
-) -> tuple[Mapping[str, SlurmSeen] | None, str | None]:
-    controller = state.find_controller()
-    seen = domains.get(controller.uuid) if controller else None
-    if controller is None or seen is None or not seen.state.is_on:
-        return None, "the controller is off"
-    if not seen.is_agent_connected:
-        return None, "the controller's guest agent does not answer"
-    try:
-        answer = GuestAgent(client, controller.uuid, controller.name).run(
-            list(SINFO), Deadline.after(SINFO_S), poll_s=0.05
-        )
-    except AiHowError as error:
-        return None, error.brief
-    if answer.exit_code != 0:
-        return None, answer.errors.strip().splitlines()[-1][:200] if answer.errors else "no answer"
-    return read_sinfo(answer.output), None

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from ai_how.clusters.cleanup import drop_backups, forget
 from ai_how.clusters.diagnosis.evidence import save_evidence
 from ai_how.clusters.observation import Observed, learn_names, observe
+from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.start import Start
@@ -16,7 +17,7 @@ from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
 from ai_how.host.place import HostPlace
 from ai_how.hpc.steps import wait_for_jobs
-from ai_how.hpc.stop_plan import find_drained, plan_destroy, plan_stop, plan_suspend
+from ai_how.hpc.stop_plan import find_drained, plan_stop, plan_suspend
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
@@ -69,7 +70,8 @@ class Carrier:
         else:
             where = Path(left.note["backups"]) if left.note["backups"] else None
             seen = observe(self.client, state, ask_slurm=where is not None)
-            self.destroy(plan_destroy(state, seen, backups=where), state, where)
+            stop = plan_stop(state, seen)
+            self.destroy(plan_destroy(state, stop, backups=where), state, where)
             remove_state(self.paths)
             forget(self.paths)
 
@@ -99,7 +101,7 @@ class Carrier:
             world = replace(
                 self._world(state.lineage, interrupts),
                 images=start.images,
-                identities=start.identities,
+                archives=start.archives,
                 console_ends=mark_consoles(self.paths, state),
             )
             if keep_on_failure:

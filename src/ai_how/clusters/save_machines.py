@@ -17,6 +17,7 @@ from ai_how.host.place import HostPlace
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
+from ai_how.plan.step import Plan
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.nodes import Node, get_hpc
 from ai_how.state.paths import Roots
@@ -25,6 +26,7 @@ from ai_how.vm_management.saved_machines.generic_vm import NAMELESS, Fit, fit_of
 from ai_how.vm_management.saved_machines.matching import describe_host
 from ai_how.vm_management.saved_machines.saving import Missing, Watch, save_machine, why_unsaved
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
+from ai_how.vm_management.steps.disks import CreateOverlay
 
 if TYPE_CHECKING:
     from ai_how.images.manifest import Image
@@ -137,3 +139,8 @@ def _find_wanted(
         fit = fit_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
         wanted.setdefault(fit, Missing(fit, shape, images[one.image_digest], one.disk_gib))
     return wanted, cold
+
+
+def wants_warming(plan: Plan) -> bool:
+    """Whether a start made a node for which no machine was saved."""
+    return any(isinstance(step, CreateOverlay) and step.saved is None for step in plan.steps)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_how.clusters.desired_cluster import Draft, draft_cluster
 from ai_how.clusters.observation import Observed, observe, observe_wiring
-from ai_how.clusters.plans.rendering import find_rendering, find_shapes
+from ai_how.clusters.plans.rendering import Rendering, find_rendering, find_shapes
 from ai_how.clusters.preflight.capacity import Say, check_host, require_hypervisor
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,
@@ -18,19 +18,14 @@ from ai_how.clusters.preflight.existing_cluster import (
 from ai_how.clusters.preflight.node_images import choose_accel, get_image
 from ai_how.clusters.preflight.subnet_choice import choose_cluster_subnet
 from ai_how.clusters.recovery import refuse_lost
+from ai_how.clusters.secrets import ensure_secrets, find_lost_secrets, write_ssh_files
+from ai_how.clusters.workload import describe_drained
 from ai_how.host.facts import read_cpu
 from ai_how.host.memory_facts import read_memory
 from ai_how.host.place import HostPlace
-from ai_how.hpc.identities import (
-    config_digest,
-    ensure_secrets,
-    find_identities,
-    find_lost_secrets,
-    write_ssh_files,
-)
-from ai_how.hpc.node_identity import NodeIdentity
-from ai_how.hpc.plan import Rendering, plan_start
-from ai_how.hpc.slurm_config import describe_drained
+from ai_how.hpc.identities import build_archives, config_digest
+from ai_how.hpc.plan import plan_start
+from ai_how.hpc.steps import AwaitReady
 from ai_how.images.manifest import Image
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
@@ -53,7 +48,6 @@ from ai_how.vm_management.saved_machines.matching import (
 )
 from ai_how.vm_management.saved_machines.saving import why_unsaved
 from ai_how.vm_management.saved_machines.store import SavedMachines
-from ai_how.vm_management.steps.guest import AwaitReady
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +57,7 @@ class Start:
     draft: Draft
     plan: Plan
     images: Mapping[str, Image]
-    identities: Mapping[str, Callable[[], NodeIdentity]]
+    archives: Mapping[str, Callable[[], bytes]]
 
     def prepare_files(self, paths: ClusterPaths, proxy: list[str]) -> None:
         """Have the keys and the ssh configuration; both are kept where they are there."""
@@ -126,7 +120,7 @@ def prepare_start(
         draft=draft,
         plan=plan,
         images=images,
-        identities=find_identities(draft, paths, has_host_clock=accel is Accel.KVM),
+        archives=build_archives(draft, paths, has_host_clock=accel is Accel.KVM),
     )
 
 
@@ -179,14 +173,6 @@ def _look(
     return observe_wiring(seen, draft.state, HostNetworks(tuple(place.enter([]))))
 
 
-
-
-
-
-
-
-
-
 def _stale_nodes(
     draft: Draft, seen: Observed, rendering: Rendering, paths: ClusterPaths
 ) -> tuple[str, ...]:
@@ -233,11 +219,3 @@ def _boot_limit(draft: Draft, seen: Observed, accel: Accel) -> int:
         free_mib=memory.usable_mib if memory and not from_pool else None,
         memory_mib=[one.memory_mib for _, one in draft.nodes if not seen.is_on(one)],
     )
-
-
-
-
-
-
-
-

@@ -1,21 +1,16 @@
 """What nodes write to their serial lines, from where a run began: the logs keep every boot."""
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from uuid import UUID
 
-from ai_how.clusters.diagnosis.causes import find_console_cause
-from ai_how.errors import DeadlineError, GuestError
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
-from ai_how.vm_management.context import World
-from ai_how.waiting import Deadline
 
 TAIL_BYTES = 256 * 1024
-LOOK_S = 2.0
 
 
 def mark_consoles(paths: ClusterPaths, state: ClusterState) -> Mapping[str, int]:
@@ -49,32 +44,57 @@ def turned_over(log: Path) -> Path:
     return log.with_name(f"{log.name}.0")
 
 
-def read_console(world: World, node: str) -> str:
-    """The end of what a node wrote during this run. Raises OSError where it cannot be read."""
-    with world.paths.console_log(node).open("rb") as file:
+def read_console(log: Path, begin: int) -> str:
+    """The end of what a node wrote from `begin` on. Raises OSError where it cannot be read."""
+    with log.open("rb") as file:
         size = file.seek(0, 2)
-        begin = world.console_ends.get(node, 0)
         # A log that is shorter now was turned over by virtlogd.
         begin = 0 if begin > size else begin
         file.seek(max(begin, size - TAIL_BYTES))
         return file.read(TAIL_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-def wait_for_guest(world: World, node: str, uuid: UUID, deadline: Deadline) -> None:
-    """Return once the guest's agent is there.
+LINE_LENGTH = 200
+_PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]+)")
+_NO_ROOT = re.compile(r"ai-how: no root disk: ([^\n]+)")
+_EMERGENCY = re.compile(r"You are in (emergency|rescue) mode")
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, the cursor
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, palettes
+    r"|\x1b[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 
-    Raises GuestError as soon as its VM or its serial line says that it never will be, and
-    DeadlineError where the deadline passes, or the run is to stop.
-    """
-    while True:
-        try:
-            return world.wait_for_agent(uuid, deadline.sooner_of(LOOK_S))
-        except DeadlineError:
-            if deadline.has_passed or world.stop.is_set():
-                raise
-        try:
-            said = read_console(world, node)
-        except OSError:
-            continue  # of a libvirt that runs as another user
-        if cause := find_console_cause(said):
-            raise GuestError(f"{node}: {cause}", "its agent was waited for")
+
+def find_console_cause(text: str) -> str | None:
+    """Why a guest with this on its serial line will never come up; None where it still may."""
+    for look in (_deadlocked, _panicked, _without_root, _in_emergency):
+        if found := look(text):
+            return found
+    return None
+
+
+def one_line(text: str) -> str:
+    """A line of a guest's as it may be shown."""
+    plain = " ".join(_ESCAPES.sub("", text).split())
+    return plain if len(plain) <= LINE_LENGTH else f"{plain[: LINE_LENGTH - 1]}…"
+
+
+def _panicked(console: str) -> str | None:
+    found = _PANIC.search(console)
+    return f"kernel panic: {one_line(found[1].removesuffix(' ]---'))}" if found else None
+
+
+def _deadlocked(console: str) -> str | None:
+    found = _PANIC.search(console)
+    is_memory = found and re.search(r"memory|out of mem", found[1], re.IGNORECASE)
+    return f"it ran out of memory: {one_line(found[1])}" if found and is_memory else None
+
+
+def _without_root(console: str) -> str | None:
+    found = _NO_ROOT.search(console)
+    return f"its root disk was not found ({one_line(found[1])})" if found else None
+
+
+def _in_emergency(console: str) -> str | None:
+    found = _EMERGENCY.search(console)
+    return f"its systemd gave up and is in {found[1]} mode" if found else None

@@ -2,26 +2,20 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 from ai_how.clusters.desired_cluster import Draft
-from ai_how.guest.ssh import (
-    ensure_key,
-    ensure_munge_key,
-    read_user_keys,
-    render_known_hosts,
-    render_ssh_config,
-)
-from ai_how.hpc.node_identity import Neighbour, NodeIdentity
+from ai_how.clusters.secrets import _public, host_keys, own_keys
+from ai_how.guest.base_identity import Neighbour, render_archive
+from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
-from ai_how.state.files import replaced_atomically
-from ai_how.state.models import ClusterState, NodeState
-from ai_how.state.paths import ClusterPaths, ensure_private_directory
+from ai_how.state.models import NodeState
+from ai_how.state.paths import ClusterPaths
 
 # An emulated node that boots has come to its first job with this much of a processor; one that is
 # restored needs half of it.
@@ -29,15 +23,27 @@ JOIN_CPU_S = 12
 TIMER_S = 30
 
 
-def find_identities(
+def build_archives(
+    draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
+) -> Mapping[str, Callable[[], bytes]]:
+    """For each node a call that makes the archive of its identity, dated at that moment."""
+    identities = build_identities(draft, paths, has_host_clock=has_host_clock)
+    return {name: partial(_archive, identity) for name, identity in identities.items()}
+
+
+def _archive(identity: Callable[[], NodeIdentity]) -> bytes:
+    return render_archive(identity(), now_s=int(time.time()))
+
+
+def build_identities(
     draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], NodeIdentity]]:
     """For each node a call that makes its identity; secrets are made and read only then."""
     common = _Common(
         neighbours=tuple(Neighbour(other.name, other.ip) for other in draft.state.nodes),
-        own_keys=_own_keys(draft),
+        own_keys=own_keys(draft),
         slurm_conf=_slurm_conf(draft),
-        host_keys=cache(lambda: _host_keys(draft, paths)),
+        host_keys=cache(lambda: host_keys(draft, paths)),
         has_host_clock=has_host_clock,
         wait_s=0 if has_host_clock else choose_wait_s(len(draft.nodes), os.cpu_count() or 1),
     )
@@ -66,36 +72,6 @@ def choose_wait_s(nodes: int, cpus: int) -> int:
     return max(0, JOIN_CPU_S * nodes // cpus - TIMER_S)
 
 
-def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
-    """Have the keys of the cluster and of every node; ones that are there are kept."""
-    ensure_private_directory(paths.root)
-    ensure_munge_key(paths.munge_key)
-    ensure_key(paths.ssh_key, f"ai-how {state.name}")
-    for node in state.nodes:
-        ensure_key(paths.host_key(node.name), node.domain_name)
-
-
-def find_lost_secrets(former: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
-    """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
-    if former is None or not any(one.stages_s for one in former.nodes):
-        return ()
-    keys = {"the munge key": paths.munge_key, "the ssh key of the user": paths.ssh_key}
-    keys |= {f"the host key of {one.name}": paths.host_key(one.name) for one in former.nodes}
-    return tuple(what for what, path in keys.items() if not path.exists())
-
-
-def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:
-    """known_hosts and the ssh configuration, so that logging in is strict and quiet."""
-    ensure_private_directory(paths.ssh)
-    keys = {node.domain_name: _public(paths.host_key(node.name)) for node in state.nodes}
-    for path, text in (
-        (paths.known_hosts, render_known_hosts(keys)),
-        (paths.ssh_config, render_ssh_config(state, paths, proxy)),
-    ):
-        with replaced_atomically(path) as draft:
-            draft.write_text(text)
-
-
 def config_digest(draft: Draft) -> str:
     """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
     told = (
@@ -103,7 +79,7 @@ def config_digest(draft: Draft) -> str:
         [(node.name, node.virtio_fs_mounts) for node, _ in draft.nodes],
         draft.hpc.access,
         draft.hpc.storage.home,
-        _own_keys(draft),
+        own_keys(draft),
     )
     text = _slurm_conf(draft) + repr(told)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -161,21 +137,8 @@ def _identity(
     )
 
 
-def _host_keys(draft: Draft, paths: ClusterPaths) -> tuple[str, ...]:
-    return tuple(_public(paths.host_key(one.name)) for one in draft.state.nodes)
-
-
-def _own_keys(draft: Draft) -> tuple[str, ...]:
-    asked = draft.hpc.access.ssh_public_keys
-    return asked if asked is not None else read_user_keys(Path.home())
-
-
 def _slurm_conf(draft: Draft) -> str:
     state = draft.state
     controller = state.get_controller()
     nodes = slurm_nodes(draft)
     return render_slurm_conf(state.name, controller.ip, nodes, draft.hpc.slurm_config)
-
-
-def _public(private: Path) -> str:
-    return private.with_name(f"{private.name}.pub").read_text().strip()

@@ -1,191 +1,41 @@
-"""Who a node is, as one tar archive that its guest agent unpacks (pure).
+"""Who a node of a SLURM cluster is (pure): what every node has, and SLURM's files and services."""
 
-The guest side is `become` in the image. Files are owned by name, since the image gives the numbers.
-"""
-
-import io
-import shlex
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
-from uuid import UUID
 
+from ai_how.guest.base_identity import BaseIdentity, Entry
 from ai_how.hpc.slurm_config import CONTROLLER_PORT, render_cgroup_conf
-from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
 
-LOGIN_ID = 1000
 
+@dataclass(frozen=True, kw_only=True)
+class NodeIdentity(BaseIdentity):
+    """All that makes a nameless node one of a SLURM cluster. Secrets are not shown by repr()."""
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A node of the cluster as /etc/hosts shall name it."""
-
-    name: str
-    address: IPv4Address
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeIdentity:
-    """All that makes a nameless node one of a cluster. Secrets are not shown by repr()."""
-
-    cluster: str
-    name: str
-    role: Role
-    uuid: UUID
-    mac: str
-    address: IPv4Address
-    subnet: IPv4Network
-    gateway: IPv4Address
-    neighbours: tuple[Neighbour, ...]
-    login: str
-    authorized_keys: tuple[str, ...]
     home_is_nfs: bool
-    has_host_clock: bool
-    wait_s: int  # how long what is not urgent waits for the other nodes to join, besides its timer
     slurm_conf: str
-    host_keys: tuple[str, ...] = ()  # the public ones of all nodes, in the order of `neighbours`
-    shares: tuple[VirtioFsMount, ...] = ()
-    host_key: bytes = field(repr=False)
-    host_key_public: str
     munge_key: bytes = field(repr=False)
 
-    @property
     def services(self) -> tuple[str, ...]:
-        """The units to start, in the image's own words.
-
-        Each is asked for by itself, so that one waits for what comes before it here, and not for
-        what comes after it, whatever its unit says.
-        """
-        # With KVM nothing is so slow that it would keep a node from joining.
-        clock = (
-            ("modprobe@ptp_kvm.service", "ai-how-after.service")
-            if self.has_host_clock
-            else ("ai-how-after.timer",)
-        )
-        shares = ("ai-how-mounts.service",) if self.shares else ()
-        common = (
-            *clock,
-            *shares,
-            "ssh.socket",
-            "ai-how-grow.service",
-        )
+        common = super().services()
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
             return ("munge.service", "slurmctld.service", *home, *common)
         home = ("home.mount",) if self.home_is_nfs else ()
         return ("munge.service", *home, "slurmd.service", *common)
 
+    def settings(self) -> dict[str, str]:
+        return super().settings() | {"HOME_IS_NFS": "yes" if self.home_is_nfs else ""}
 
-def render_archive(node: NodeIdentity, *, now_s: int) -> bytes:
-    """The tar archive; its files are dated `now_s`."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for entry in _entries(node):
-            content = entry.content.encode() if isinstance(entry.content, str) else entry.content
-            member = tarfile.TarInfo(entry.path)
-            member.size = len(content)
-            member.mode = entry.mode
-            member.mtime = now_s
-            member.uname = member.gname = entry.owner
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    path: str
-    content: str | bytes
-    mode: int = 0o644
-    owner: str = "root"
-
-
-def _entries(node: NodeIdentity) -> Iterable[_Entry]:
-    yield _Entry("etc/hostname", f"{node.name}\n")
-    yield _Entry("etc/machine-id", f"{node.uuid.hex}\n", 0o444)
-    yield _Entry("etc/hosts", _hosts(node))
-    yield _Entry("etc/resolv.conf", f"search {node.cluster}\nnameserver {node.gateway}\n")
-    yield _Entry("etc/ai-how/identity", _settings(node))
-    yield _Entry("etc/ssh/ssh_host_ed25519_key", node.host_key, 0o600)
-    yield _Entry("etc/ssh/ssh_host_ed25519_key.pub", f"{node.host_key_public}\n")
-    keys = "".join(f"{key}\n" for key in node.authorized_keys)
-    yield _Entry(f"etc/ssh/authorized_keys.d/{node.login}", keys)
-    yield _Entry("etc/ssh/ssh_known_hosts", _known_hosts(node))
-    yield _Entry("etc/ssh/shosts.equiv", "".join(f"{one.address}\n" for one in node.neighbours))
-    yield _Entry("etc/sudoers.d/ai-how", f"{node.login} ALL=(ALL) NOPASSWD:ALL\n", 0o440)
-    yield _Entry("etc/munge/munge.key", node.munge_key, 0o400, "munge")
-    yield _Entry("etc/chrony/chrony.conf", _chrony(node))
-    if node.shares:
-        yield _Entry("etc/ai-how/mounts", _mounts(node.shares))
-    if node.role is Role.CONTROLLER:
-        yield _Entry("etc/slurm/slurm.conf", node.slurm_conf)
-        yield _Entry("etc/slurm/cgroup.conf", render_cgroup_conf())
-        if node.home_is_nfs:
-            options = "rw,async,no_subtree_check,root_squash"
-            yield _Entry("etc/exports", f"/home {node.subnet}({options})\n")
-    else:
-        options = f"--conf-server controller:{CONTROLLER_PORT}"
-        yield _Entry("etc/default/slurmd", f"SLURMD_OPTIONS='{options}'\n")
-
-
-def _hosts(node: NodeIdentity) -> str:
-    lines = ["127.0.0.1 localhost"]
-    lines += [f"{one.address} {one.name} {one.name}.{node.cluster}" for one in node.neighbours]
-    return "\n".join(lines) + "\n"
-
-
-def _known_hosts(node: NodeIdentity) -> str:
-    """By name for whoever logs in to a node, by address for a node that is logged in to."""
-    lines = []
-    for one, line in zip(node.neighbours, node.host_keys, strict=False):
-        kind, key = line.split()[:2]
-        lines.append(f"{one.name},{one.name}.{node.cluster},{one.address} {kind} {key}\n")
-    return "".join(lines)
-
-
-def _settings(node: NodeIdentity) -> str:
-    """Read by `sh` and by systemd's EnvironmentFile=, so every value is quoted for both."""
-    values = {
-        "NODE_NAME": node.name,
-        "ROLE": node.role.value,
-        "LOGIN": node.login,
-        "LOGIN_ID": str(LOGIN_ID),
-        "HOME_IS_NFS": "yes" if node.home_is_nfs else "",
-        "MAC": node.mac,
-        "ADDRESS": f"{node.address}/{node.subnet.prefixlen}",
-        "GATEWAY": str(node.gateway),
-        "WAIT_S": str(node.wait_s),
-        "SERVICES": " ".join(node.services),
-    }
-    return "".join(f'{key}="{value}"\n' for key, value in values.items())
-
-
-def _chrony(node: NodeIdentity) -> str:
-    """Every node follows the host's clock where KVM gives it, else the controller's."""
-    lines = ["driftfile /var/lib/chrony/drift", "makestep 0.5 3"]
-    if node.has_host_clock:
-        lines.append("refclock PHC /dev/ptp0 poll 2")
-    if node.role is Role.CONTROLLER:
-        lines += ["local stratum 10", f"allow {node.subnet}"]
-    elif not node.has_host_clock:
-        lines.append("server controller iburst minpoll 2 maxpoll 6")
-    return "\n".join(lines) + "\n"
-
-
-def _mounts(shares: Iterable[VirtioFsMount]) -> str:
-    """A script that mounts the host's directories; run once by ai-how-mounts.service."""
-    lines = ["set -e"]
-    for share in shares:
-        tag, point = shlex.quote(share.tag), shlex.quote(str(share.mount_point))
-        options = f"-o {shlex.quote(share.mount_options)} " if share.mount_options else ""
-        lines.append(f"mkdir -p {point}")
-        lines.append(f"mountpoint -q {point} || mount -t virtiofs {options}{tag} {point}")
-        if share.is_read_only:
-            continue  # its owner and mode are the host's
-        owner = f"{share.owner or ''}:{share.group or ''}" if share.owner or share.group else ""
-        if owner:
-            lines.append(f"chown {shlex.quote(owner)} {point}")
-        if share.mode:
-            lines.append(f"chmod {shlex.quote(share.mode)} {point}")
-    return "\n".join(lines) + "\n"
+    def entries(self) -> Iterable[Entry]:
+        yield from super().entries()
+        yield Entry("etc/munge/munge.key", self.munge_key, 0o400, "munge")
+        if self.role is Role.CONTROLLER:
+            yield Entry("etc/slurm/slurm.conf", self.slurm_conf)
+            yield Entry("etc/slurm/cgroup.conf", render_cgroup_conf())
+            if self.home_is_nfs:
+                options = "rw,async,no_subtree_check,root_squash"
+                yield Entry("etc/exports", f"/home {self.subnet}({options})\n")
+        else:
+            options = f"--conf-server controller:{CONTROLLER_PORT}"
+            yield Entry("etc/default/slurmd", f"SLURMD_OPTIONS='{options}'\n")

@@ -1,20 +1,23 @@
 """From what is asked and what is there to the steps in between (pure; knows no libvirt)."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from ai_how.clusters.desired_cluster import Draft
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.network import NetworkPlan, plan_network
+from ai_how.clusters.plans.rendering import Rendering
 from ai_how.errors import HostError, SpecError
 from ai_how.hpc import steps as slurm_steps
 from ai_how.hpc.lost_nodes import with_lost_told
 from ai_how.hpc.slurm_config import idle_partition
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Limit, Plan, Step
 from ai_how.spec.nodes import Node, Role
-from ai_how.state.models import NodeState, VmState
+from ai_how.state.models import NodeState
 from ai_how.vm_management.nodes.clocks import is_off
+from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.steps import disks as disk_steps
 from ai_how.vm_management.steps import domains as domain_steps
 from ai_how.vm_management.steps import guest as guest_steps
 from ai_how.vm_management.steps import networks as network_steps
@@ -31,46 +34,31 @@ STEP_TYPES: Mapping[str, type[Step]] = {
         network_steps.RenewDhcp,
         network_steps.PlugIn,
         network_steps.MendUplink,
-        domain_steps.PlaceBase,
-        domain_steps.ClaimDirectory,
-        domain_steps.CreateOverlay,
-        domain_steps.GrowDisk,
+        disk_steps.PlaceBase,
+        disk_steps.ClaimDirectory,
+        disk_steps.CreateOverlay,
+        disk_steps.GrowDisk,
         domain_steps.DefineDomain,
         domain_steps.StartDomain,
         domain_steps.RestoreDomain,
         suspend_steps.ResumeDomain,
-        suspend_steps.StepClock,
+        slurm_steps.StepClock,
         guest_steps.AwaitAgent,
         guest_steps.GiveIdentity,
         guest_steps.CheckClocks,
-        guest_steps.AwaitReady,
+        slurm_steps.AwaitReady,
         suspend_steps.SuspendDomain,
-        power_steps.CloseSlurm,
+        slurm_steps.CloseSlurm,
         slurm_steps.MarkOff,
         slurm_steps.TellLost,
         power_steps.ShutDownGuest,
         power_steps.DestroyDomain,
-        power_steps.BackUpDisk,
-        power_steps.RemoveDisk,
-        power_steps.RemoveDiskDirectory,
-        power_steps.RemoveNetwork,
+        disk_steps.BackUpDisk,
+        disk_steps.RemoveDisk,
+        disk_steps.RemoveDiskDirectory,
+        network_steps.RemoveNetwork,
     )
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendering:
-    """How the plan gets its XML; `base_of` says where an image's disk will be.
-
-    `saved_of` says which saved machine a node is restored from, where it gets a new disk; a node
-    that is suspended boots anew unless the plan `resumes`.
-    """
-
-    network_xml: Callable[[], str]
-    domain_xml: Callable[[Node, NodeState], str]
-    base_of: Callable[[str], Path]
-    saved_of: Callable[[str], domain_steps.Saved | None] = lambda _node: None
-    resumes: bool = True
 
 
 def plan_start(
@@ -184,7 +172,7 @@ def _node_steps(
         saved = rendering.saved_of(one.name) if is_wanted else None
         chain += _disk_steps(draft, seen, rendering, shared, one, saved)
     elif one.name in draft.grown:
-        chain.append(domain_steps.GrowDisk(draft.state.name, one.name, one.disk, one.disk_gib))
+        chain.append(disk_steps.GrowDisk(draft.state.name, one.name, one.disk, one.disk_gib))
     is_lost = domain is None or not domain.is_persistent  # one that runs on, undefined
     if is_lost or one.name in draft.changed or (is_stale and not is_on):
         needs = frozenset({chain[-1].key}) if chain else frozenset[str]()
@@ -197,7 +185,7 @@ def _node_steps(
         needs = network.needed | frozenset({step.key for step in chain[-1:]})
         if not is_on:
             # A disk is no better than what it stands on, so that is looked at before each boot.
-            base = shared.setdefault(one.image_digest, domain_steps.PlaceBase(one.image_digest))
+            base = shared.setdefault(one.image_digest, disk_steps.PlaceBase(one.image_digest))
             needs |= {base.key}
         chain.append(_boot_step(draft, seen, one, needs, saved))
     elif _is_working(seen, one) and domain.is_agent_connected:
@@ -237,7 +225,7 @@ def _resume_steps(
         )
     controller = draft.state.get_controller()
     is_controller = one == controller
-    base = shared.setdefault(one.image_digest, domain_steps.PlaceBase(one.image_digest))
+    base = shared.setdefault(one.image_digest, disk_steps.PlaceBase(one.image_digest))
     needs = network.needed | {base.key}
     if not is_controller and seen.is_suspended(controller):
         needs |= {_step_clock(controller, frozenset(), is_controller=True).key}
@@ -276,8 +264,8 @@ def _with_clock(one: NodeState, chain: Collection[Step]) -> list[Step]:
 
 def _step_clock(
     one: NodeState, needs: frozenset[str], *, is_controller: bool
-) -> suspend_steps.StepClock:
-    return suspend_steps.StepClock(one.domain_name, one.name, one.uuid, is_controller, needs)
+) -> slurm_steps.StepClock:
+    return slurm_steps.StepClock(one.domain_name, one.name, one.uuid, is_controller, needs)
 
 
 def _boot_step(
@@ -285,7 +273,7 @@ def _boot_step(
     seen: Observed,
     one: NodeState,
     needs: frozenset[str],
-    saved: domain_steps.Saved | None,
+    saved: Saved | None,
 ) -> Step:
     if saved:
         return domain_steps.RestoreDomain(
@@ -314,7 +302,7 @@ def _disk_steps(
     rendering: Rendering,
     shared: dict[str, Step],
     one: NodeState,
-    saved: domain_steps.Saved | None,
+    saved: Saved | None,
 ) -> list[Step]:
     if seen.find_domain(one.uuid) is not None and one.role is Role.CONTROLLER:
         raise HostError(
@@ -328,13 +316,13 @@ def _disk_steps(
             details=str(one.disk),
             hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
         )
-    base = shared.setdefault(one.image_digest, domain_steps.PlaceBase(one.image_digest))
+    base = shared.setdefault(one.image_digest, disk_steps.PlaceBase(one.image_digest))
     needs = {base.key}
     if not seen.has_disk_directory:
-        claim = domain_steps.ClaimDirectory(draft.state.name, draft.state.lineage)
+        claim = disk_steps.ClaimDirectory(draft.state.name, draft.state.lineage)
         needs.add(shared.setdefault(claim.key, claim).key)
     return [
-        domain_steps.CreateOverlay(
+        disk_steps.CreateOverlay(
             draft.state.name,
             draft.state.lineage,
             one.name,
@@ -382,7 +370,7 @@ def _ready_steps(
     for partition, names in tested.items():
         name = cluster if len(tested) == 1 else f"{cluster}/{partition}"
         made.append(
-            guest_steps.AwaitReady(
+            slurm_steps.AwaitReady(
                 name,
                 controller.uuid,
                 tuple(names),

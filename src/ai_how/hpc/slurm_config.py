@@ -4,13 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ai_how.hpc.jobs import OUR_REASON
 from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
 
 CONTROLLER_PORT = 6817
-
-# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
-WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,55 +114,6 @@ def _partition_line(partition: PartitionSpec, slurm: SlurmConfigSpec, *, is_defa
         "State=UP",
     ]
     return " ".join(words)
-
-
-@dataclass(frozen=True, slots=True)
-class SlurmSeen:
-    """What SLURM says of one of its nodes."""
-
-    name: str
-    state: str
-    reason: str | None
-
-    @property
-    def is_working(self) -> bool:
-        """Whether it takes or runs jobs.
-
-        A trailing `*` means that it does not respond, and `-` that the scheduler has plans for it.
-        """
-        return self.state.removesuffix("-") in WORKING
-
-    @property
-    def is_closed_by_us(self) -> bool:
-        """Whether a stop of ours keeps jobs from it, and did not come to its end.
-
-        SLURM writes more behind a reason, as " : Not responding".
-        """
-        return self.state.startswith("drain") and (self.reason or "").startswith(OUR_REASON)
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether its user keeps jobs from it."""
-        return self.state.startswith("drain") and not self.is_closed_by_us
-
-
-SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
-
-
-def read_sinfo(text: str) -> dict[str, SlurmSeen]:
-    """What `SINFO` printed, by node; lines that are not of that form are passed over."""
-    seen = {}
-    for line in text.splitlines():
-        name, _, rest = line.strip().partition("|")
-        state, _, reason = rest.partition("|")
-        if name and state:
-            seen[name] = SlurmSeen(name, state.lower(), None if reason in {"", "none"} else reason)
-    return seen
-
-
-def describe_drained(node: SlurmSeen) -> str:
-    """What is said of a node that is up, and that its user keeps jobs from."""
-    return f"{node.name} is {node.state} and takes no jobs: {node.reason or 'no reason is given'}"
 
 
 def idle_partition(partitions: Iterable[PartitionSpec], node: str) -> str | None:

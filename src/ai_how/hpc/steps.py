@@ -1,11 +1,13 @@
 """The steps that tell SLURM of nodes that are off, and of nodes that ended without a word."""
 
 import shlex
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from uuid import UUID
 
+from ai_how.clusters.workload import describe_drained
 from ai_how.errors import (
     AiHowError,
     ConnectionLostError,
@@ -19,22 +21,30 @@ from ai_how.hpc.jobs import (
     close_script,
     describe_jobs,
     drop_script,
+    end_script,
     jobs_script,
     lost_script,
     off_script,
     open_words,
     read_jobs,
 )
-from ai_how.plan.step import Applied
+from ai_how.hpc.workload import SINFO, read_sinfo
+from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import World
-from ai_how.vm_management.steps.power import SLURM_S, Forward
+from ai_how.vm_management.steps.guest import again_if_lost
 from ai_how.waiting import Deadline
+
+SLURM_S = 60.0
+
+
+JOBS_END_S = 120.0
+
 
 LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class MarkOff(Forward):
+class MarkOff(ForwardStep):
     """SLURM has nodes that are off now as down.
 
     `nodes` were closed for that; `drained` were by their user, each with the reason, which stays.
@@ -219,3 +229,142 @@ def _run(
 ) -> str:
     words = ["/bin/sh", "-c", script]
     return agent.run(words, Deadline.after(within_s), stop=world.stop if world else None).output
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSlurm(ForwardStep):
+    """SLURM gives these nodes no more jobs; what runs there is queued again, or else ended.
+
+    `drained` are those that their user has closed: their state and its reason are left alone.
+    """
+
+    kind: ClassVar[str] = "slurm"
+    cluster: str
+    controller: UUID
+    nodes: tuple[str, ...]
+    needs: frozenset[str] = frozenset()
+    drained: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"slurm/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        """A SLURM that does not answer must not keep its VMs alive, so that is no failure."""
+        agent = world.agent(self.controller, "controller")
+        closed = [name for name in self.nodes if name not in self.drained]
+        first = [close_script(closed)] if closed else []
+        script = "; ".join([*first, jobs_script(self.nodes)])
+        try:
+            answer = agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
+            if jobs := read_jobs(answer.output):
+                for line in describe_jobs(jobs, "its node is stopped"):
+                    world.say(line)
+                script = end_script(jobs, self.nodes)
+                agent.run(["/bin/sh", "-c", script], Deadline.after(JOBS_END_S))
+        except AiHowError:
+            return Applied.KEPT
+        return Applied.MADE
+
+    def describe(self) -> str:
+        return f"tell SLURM that {', '.join(self.nodes)} will be off"
+
+
+# SLURM's limits have minutes: a shorter sleep takes nothing from a job.
+SHORTEST_SLEEP_S = 30.0
+WAKE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepClock:
+    """A node that slept has the time of now, and on the controller no job's time has passed."""
+
+    kind: ClassVar[str] = "clock"
+    domain: str
+    node: str
+    uuid: UUID
+    is_controller: bool
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"clock/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        agent = world.agent(self.uuid, self.node)
+
+        def step() -> None:
+            slept_s = (time.time_ns() - agent.read_clock_ns()) / 1e9
+            if self.is_controller and slept_s > SHORTEST_SLEEP_S:
+                # Before it sees the time of now, by which it would end the jobs whose time is over.
+                minutes = str(-int(-slept_s // 60))
+                words = ["/usr/lib/ai-how/wake", minutes]
+                agent.run(words, Deadline.after(WAKE_S), stop=world.stop)
+            agent.set_clock(time.time_ns())
+
+        again_if_lost(step)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """The time of now is right."""
+
+    def describe(self) -> str:
+        return f"set the clock of {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """SLURM says idle for every node, and a one-task job has run on each of them."""
+
+    kind: ClassVar[str] = "ready"
+    cluster: str
+    controller: UUID
+    nodes: tuple[str, ...]
+    partition: str
+    home: str
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"ready/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        agent = world.agent(self.controller, "controller")
+        deadline = Deadline.after(world.patience.ready_s)
+        try:
+            self._await(world, agent, self.nodes, deadline)
+        except DeadlineError as error:
+            if world.stop.is_set():
+                raise
+            why = agent.run(["sinfo", "-N", "-a", "-o", "%N %T %E"], Deadline.after(30)).output
+            raise GuestError(
+                f"SLURM did not have {', '.join(self.nodes)} ready in time",
+                details=why.strip()[-2000:] or None,
+                hint="ai-how hpc logs controller",
+            ) from error
+        return Applied.MADE
+
+    def _await(
+        self, world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+    ) -> None:
+        """A node that takes no job is there, too: opened where we closed it, and else named."""
+        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
+        ran = again_if_lost(lambda: agent.check(words, deadline, stop=world.stop)).split()
+        silent = [name for name in nodes if name not in ran]
+        if not silent:
+            return
+        asked = [*SINFO, "-n", ",".join(silent)]
+        seen = read_sinfo(again_if_lost(lambda: agent.run(asked, deadline)).output)
+        for name in silent:
+            if name in seen and seen[name].is_drained:
+                world.say(describe_drained(seen[name]))
+        if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
+            agent.check(open_words(closed), deadline)
+            if nodes == self.nodes:
+                self._await(world, agent, closed, deadline)
+
+    def revert(self, world: World) -> None:
+        """Nothing was changed."""
+
+    def describe(self) -> str:
+        return f"wait until SLURM has {', '.join(self.nodes)}, and run a job on each"

@@ -1,8 +1,6 @@
 """From what is there of a cluster to the steps that turn it off, suspend or remove it (pure)."""
 
 from collections.abc import Collection
-from dataclasses import replace
-from pathlib import Path
 
 from ai_how.clusters.observation import Observed
 from ai_how.errors import HostError
@@ -28,7 +26,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     if controller and computes and slurm is not None:
         names = tuple(one.name for one in computes)
         mine = tuple(name for name in names if name in drained)
-        made.append(power_steps.CloseSlurm(state.name, controller.uuid, names, drained=mine))
+        made.append(slurm_steps.CloseSlurm(state.name, controller.uuid, names, drained=mine))
     told = frozenset(step.key for step in made)
     made += [power_steps.ShutDownGuest(one.domain_name, one.uuid, told) for one in computes]
     if controller and slurm is not None:
@@ -55,14 +53,6 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
         if one.role is Role.CONTROLLER
     ]
     return Plan("stop", tuple(made))
-
-
-def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:
-    """The nodes that their user keeps jobs from."""
-    slurm = seen.slurm or {}
-    return tuple(
-        one.name for one in state.nodes if one.name in slurm and slurm[one.name].is_drained
-    )
 
 
 def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
@@ -101,33 +91,9 @@ def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
     return None
 
 
-def plan_destroy(
-    state: ClusterState, seen: Observed | None = None, *, backups: Path | None = None
-) -> Plan:
-    """What leaves nothing of the cluster; each step takes what is absent for done.
-
-    With `backups` the nodes that were `seen` on are shut down first, as what a guest has not
-    written yet would be missing; and nothing is removed before every backup is whole.
-    """
-    made: list[Step] = []
-    if backups:
-        made += [
-            replace(step, is_backed_up=True)
-            if isinstance(step, power_steps.ShutDownGuest)
-            else step
-            for step in (plan_stop(state, seen).steps if seen else ())
-        ]
-        off = frozenset(step.key for step in made)
-        for one in state.nodes:
-            target = backups / f"{one.domain_name}-{state.lineage.hex[:8]}.qcow2"
-            made.append(power_steps.BackUpDisk(one.domain_name, one.disk, target, off))
-    kept = frozenset(step.key for step in made)
-    for one in state.nodes:
-        vm = power_steps.DestroyDomain(one.domain_name, one.uuid, kept)
-        made.append(vm)
-        last = frozenset({vm.key})
-        made.append(power_steps.RemoveDisk(state.name, state.lineage, one.name, last))
-    gone = frozenset(step.key for step in made)
-    made.append(power_steps.RemoveNetwork(state.network.name, state.network.uuid, gone))
-    made.append(power_steps.RemoveDiskDirectory(state.name, state.lineage, gone))
-    return Plan("destroy", tuple(made))
+def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:
+    """The nodes that their user keeps jobs from."""
+    slurm = seen.slurm or {}
+    return tuple(
+        one.name for one in state.nodes if one.name in slurm and slurm[one.name].is_drained
+    )

@@ -21,7 +21,7 @@ from ai_how.libvirt_client.domains import Domains, find_raw_domain
 from ai_how.libvirt_client.error_codes import Kind, classify
 from ai_how.libvirt_client.facts import DomainEvent, DomainSeen
 from ai_how.libvirt_client.session import JOB_LOCK_S, Link, OnEvent, Subscription
-from ai_how.state.models import VmState
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline
 
 AskAgent = Callable[[libvirt.virDomain, str, int, int], str]

@@ -6,7 +6,6 @@ What libvirt raises becomes ours here, in the thread that it was raised in, and 
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import cache
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from ai_how.errors import ConnectionLostError, LibvirtError, LimitError
 from ai_how.libvirt_client.error_codes import NO_SUPPORT, Kind, classify
 from ai_how.libvirt_client.uri import LibvirtUri
 from ai_how.limits import find_told_limit, start_thread
-from ai_how.waiting import Deadline
+from ai_how.waiting import Deadline, call_with_timeout
 
 # The daemon is asked for a sign of life every 5 s; after 3 without an answer the connection is cut.
 KEEPALIVE_INTERVAL_S = 5
@@ -175,25 +174,6 @@ class Wire:
             pass
         finally:
             self._slots.release(self._max_calls)
-
-
-def call_with_timeout(function: Callable[[], T], timeout_s: float) -> T:
-    """What `function` returns or raises; TimeoutError, leaving its thread behind, when late.
-
-    A daemon thread: a C call that never returns must not keep the interpreter from ending.
-    """
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            answer = function()
-        except Exception as error:  # noqa: BLE001  not swallowed: it is raised in the caller's thread
-            future.set_exception(error)
-        else:
-            future.set_result(answer)
-
-    start_thread(work, name="libvirt-call")
-    return future.result(timeout_s)
 
 
 def translate(error: libvirt.libvirtError, what: str, uri: LibvirtUri) -> LibvirtError:

@@ -7,7 +7,7 @@ from typing import Self
 import libvirt
 
 from ai_how.errors import LibvirtError
-from ai_how.libvirt_client.connection import call_with_timeout
+from ai_how.waiting import call_with_timeout
 
 CLOSE_WITHIN_S = 2.0
 

@@ -9,8 +9,8 @@ import libvirt
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.libvirt_client.error_codes import Kind, classify
 from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, read_bridge, read_mark
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.libvirt_client.xml import read_xml
-from ai_how.state.models import VmState
 
 T = TypeVar("T")
 Raw = TypeVar("Raw")

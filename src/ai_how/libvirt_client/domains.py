@@ -22,7 +22,7 @@ from ai_how.libvirt_client.conversion import (
 from ai_how.libvirt_client.facts import DomainSeen, DomainStats, read_stats
 from ai_how.libvirt_client.names import Names
 from ai_how.libvirt_client.session import Link
-from ai_how.state.models import VmState
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline, wait_until
 
 STATS = (

@@ -10,8 +10,8 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import HostError
+from ai_how.libvirt_client.vm_state import VmState, reason_text
 from ai_how.libvirt_client.xml import MARK_NAMESPACE, read_xml
-from ai_how.state.models import VmState, reason_text
 
 OFF_BY_DAEMON = 8
 ON_BY_BOOT = 1

@@ -11,18 +11,18 @@ import libvirt
 
 from ai_how.libvirt_client.conversion import unless_gone, with_first_known
 from ai_how.libvirt_client.domains import find_raw_domain
-from ai_how.libvirt_client.networks import Networks, find_raw_network
-from ai_how.libvirt_client.xml import read_xml
-from ai_how.vm_management.networks.definition import NetworkHost
-from ai_how.vm_management.networks.drift import (
+from ai_how.libvirt_client.network_xml import (
     DhcpEntry,
     DnsEntry,
     HostChanges,
     NetworkFacts,
+    NetworkHost,
     find_host_changes,
     find_host_removals,
     read_network_facts,
 )
+from ai_how.libvirt_client.networks import Networks, find_raw_network
+from ai_how.libvirt_client.xml import read_xml
 
 ADD = libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST
 DELETE = libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE

@@ -14,14 +14,13 @@ from ai_how.libvirt_client.connection import (
     NotSentError,
     Opener,
     Wire,
-    call_with_timeout,
     silent,
     translate,
 )
 from ai_how.libvirt_client.facts import DomainEvent, EventKind
 from ai_how.libvirt_client.names import Names
 from ai_how.libvirt_client.uri import LibvirtUri
-from ai_how.waiting import Deadline
+from ai_how.waiting import Deadline, call_with_timeout
 
 # libvirt waits this long for a guest's job lock before it says OPERATION_TIMEOUT.
 JOB_LOCK_S = 30

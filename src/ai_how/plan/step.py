@@ -92,3 +92,11 @@ class Plan:
 
 def _listed(keys: frozenset[str]) -> str:
     return ", ".join(sorted(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardStep:
+    """A step that is only ever carried on."""
+
+    def revert(self, world: Any) -> None:  # noqa: ANN401
+        """What was taken down stays down."""

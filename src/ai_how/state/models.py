@@ -1,6 +1,5 @@
 """What is remembered of a cluster, and libvirt's words for what a VM is doing."""
 
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Self
@@ -22,106 +21,6 @@ from ai_how.spec.nodes import Role
 # A version that does not know a field refuses the file, so whoever adds one counts on: then it says
 # which version is needed, not that the file is damaged.
 SCHEMA_VERSION = 1
-
-
-class VmState(StrEnum):
-    """What a VM is doing: asked from libvirt each time, never remembered."""
-
-    RUNNING = "running"
-    BLOCKED = "blocked"
-    PAUSED = "paused"
-    SHUTTING_DOWN = "shutting_down"
-    SHUT_OFF = "shut_off"
-    CRASHED = "crashed"
-    SUSPENDED = "suspended"
-    ABSENT = "absent"
-    """libvirt has no such domain."""
-    UNKNOWN = "unknown"
-    """libvirt did not say."""
-
-    @classmethod
-    def from_libvirt(cls, number: int) -> Self:
-        """The state of a virDomainState number; UNKNOWN for one from a later libvirt."""
-        state, _ = _STATES.get(number, (VmState.UNKNOWN, ()))
-        return cls(state)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether a QEMU stands for it: only shut off is off, not paused and not shutting down."""
-        return self not in (VmState.SHUT_OFF, VmState.ABSENT, VmState.UNKNOWN)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it is on, and may still do something: a crashed one has a QEMU, and no guest."""
-        return self.is_on and self is not VmState.CRASHED
-
-
-# virDomainState, each with its reasons from 0 on: libvirt-domain.h, in the words of virsh.
-_STATES: dict[int, tuple[VmState, tuple[str, ...]]] = {
-    0: (VmState.UNKNOWN, ("unknown",)),
-    1: (
-        VmState.RUNNING,
-        (
-            "unknown",
-            "booted",
-            "migrated",
-            "restored",
-            "from snapshot",
-            "unpaused",
-            "migration canceled",
-            "save canceled",
-            "event wakeup",
-            "crashed",
-            "post-copy",
-            "post-copy failed",
-        ),
-    ),
-    2: (VmState.BLOCKED, ("unknown",)),
-    3: (
-        VmState.PAUSED,
-        (
-            "unknown",
-            "user",
-            "migrating",
-            "saving",
-            "dumping",
-            "I/O error",
-            "watchdog",
-            "from snapshot",
-            "shutting down",
-            "creating snapshot",
-            "crashed",
-            "starting up",
-            "post-copy",
-            "post-copy failed",
-        ),
-    ),
-    4: (VmState.SHUTTING_DOWN, ("unknown", "user")),
-    5: (
-        VmState.SHUT_OFF,
-        (
-            "unknown",
-            "shutdown",
-            "destroyed",
-            "crashed",
-            "migrated",
-            "saved",
-            "failed",
-            "from snapshot",
-            "daemon",
-        ),
-    ),
-    6: (VmState.CRASHED, ("unknown", "panicked")),
-    7: (VmState.SUSPENDED, ("unknown",)),
-}
-
-
-def reason_text(state_number: int, reason_number: int) -> str:
-    """Why a VM is in that state, as `virsh domstate --reason` says it."""
-    _, reasons = _STATES.get(state_number, (VmState.UNKNOWN, ()))
-    if 0 <= reason_number < len(reasons):
-        return reasons[reason_number]
-    return f"unknown ({reason_number})"
 
 
 # Names of files and directories are made of these: none may lead out of its own.

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
-from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.state.files import replaced_atomically
@@ -39,7 +38,8 @@ class World:
     client: LibvirtClient
     disks: DiskManager
     images: Mapping[str, Image] = field(default_factory=dict)
-    identities: Mapping[str, Callable[[], NodeIdentity]] = field(default_factory=dict)
+    archives: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
+    """For each node a call that makes what its guest agent unpacks; secrets are read only then."""
     stop: threading.Event = field(default_factory=threading.Event)
     patience: Patience = Patience()
     say: Callable[[str], None] = lambda _line: None

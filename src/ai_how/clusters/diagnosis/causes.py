@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from ai_how.hpc.slurm_config import SlurmSeen
-from ai_how.state.models import VmState
+from ai_how.clusters.workload import NodeReadiness
+from ai_how.guest.serial_log import _deadlocked, _in_emergency, _panicked, _without_root, one_line
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.vm_management.nodes.clocks import describe_skew
 
-LINE_LENGTH = 200
 ACCEPTED = "accepted"
 """What a node's look at munge ends with where it took the controller's credential."""
 MUNGE_FORGIVES_S = 150.0
@@ -21,16 +21,8 @@ MUNGE_FORGIVES_S = 150.0
 FULL_BYTES = 16 * 2**20
 """With less than this free, a disk is full: QEMU writes clusters of 64 KiB, and their tables."""
 
-_PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]+)")
-_NO_ROOT = re.compile(r"ai-how: no root disk: ([^\n]+)")
 # Of a job that goes over its own limit the kernel says "Memory cgroup out of memory".
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process \d+ \(([^)\n]+)\)")
-_EMERGENCY = re.compile(r"You are in (emergency|rescue) mode")
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, the cursor
-    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, palettes
-    r"|\x1b[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
 _SERVICE_ERROR = re.compile(r"(?:slurmd|slurmctld)(?:\[\d+\])?: (?:\w+: )?((?:error|fatal): .+)")
 _MUNGE_REFUSES = re.compile(r"(Invalid|Expired|Rewound) credential")
 _JOB = re.compile(r"^\s*\d+\s+(\S+)\s+\S+\s+(waiting|running)\s*$", re.MULTILINE)
@@ -62,7 +54,7 @@ class NodeSeen:
     jobs: str | None = None
     """What its systemd still has to start."""
     journal: str | None = None
-    slurm: SlurmSeen | None = None
+    slurm: NodeReadiness | None = None
     slurm_trouble: str | None = None
     """Why SLURM could not be asked; of the controller."""
 
@@ -100,14 +92,6 @@ class Failure:
         return self.step.partition("/")[2] == node.domain
 
 
-def find_console_cause(text: str) -> str | None:
-    """Why a guest with this on its serial line will never come up; None where it still may."""
-    for look in (_deadlocked, _panicked, _without_root, _in_emergency):
-        if found := look(text):
-            return found
-    return None
-
-
 def find_cause(node: NodeSeen) -> Cause | None:
     """What is wrong with a node, where something that was seen says so."""
     for rank, look in _LOOKS:
@@ -127,12 +111,6 @@ def find_first_cause(failure: Failure, nodes: Sequence[NodeSeen]) -> str | None:
     if failure.kind == "clocks":
         causes = [cause for cause in causes if cause.rank is Rank.MACHINE]
     return min(causes, key=lambda cause: cause.rank).text if causes else None
-
-
-def one_line(text: str) -> str:
-    """A line of a guest's as it may be shown."""
-    plain = " ".join(_ESCAPES.sub("", text).split())
-    return plain if len(plain) <= LINE_LENGTH else f"{plain[: LINE_LENGTH - 1]}…"
 
 
 def _cause_of_step(failure: Failure, node: NodeSeen) -> str | None:
@@ -155,27 +133,6 @@ def _machine(look: Callable[[str], str | None]) -> Callable[[NodeSeen], str | No
         return f"{node.name}: {found}" if found else None
 
     return find
-
-
-def _panicked(console: str) -> str | None:
-    found = _PANIC.search(console)
-    return f"kernel panic: {one_line(found[1].removesuffix(' ]---'))}" if found else None
-
-
-def _deadlocked(console: str) -> str | None:
-    found = _PANIC.search(console)
-    is_memory = found and re.search(r"memory|out of mem", found[1], re.IGNORECASE)
-    return f"it ran out of memory: {one_line(found[1])}" if found and is_memory else None
-
-
-def _without_root(console: str) -> str | None:
-    found = _NO_ROOT.search(console)
-    return f"its root disk was not found ({one_line(found[1])})" if found else None
-
-
-def _in_emergency(console: str) -> str | None:
-    found = _EMERGENCY.search(console)
-    return f"its systemd gave up and is in {found[1]} mode" if found else None
 
 
 def _out_of_memory(console: str) -> str | None:

@@ -20,22 +20,23 @@ from ai_how.clusters.diagnosis.causes import (
     find_cause,
     find_first_cause,
 )
+from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.journal import journal_words
 from ai_how.guest.serial_log import read_console
 from ai_how.host.place import HostPlace
-from ai_how.hpc.slurm_config import SlurmSeen, read_sinfo
-from ai_how.libvirt_client.connection import call_with_timeout
+from ai_how.hpc.workload import read_sinfo
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.crew import Crew
 from ai_how.plan.failures import Saved, render_errors
 from ai_how.plan.step import Plan
 from ai_how.spec.nodes import Role
-from ai_how.state.models import ClusterState, NodeState, VmState
+from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ensure_private_directory
 from ai_how.vm_management.context import World
 from ai_how.vm_management.nodes.clocks import read_skew_s
-from ai_how.waiting import Deadline
+from ai_how.waiting import Deadline, call_with_timeout
 
 NODE_S = 45.0
 """All of one node; emulated, and with every core busy, it takes up to 15."""
@@ -149,7 +150,8 @@ def _within(seconds: float, work: Callable[[], None], look: _Look) -> None:
 
 def _look_at(world: World, place: HostPlace, look: _Look, credential: bytes | None) -> None:
     node = look.node
-    _read(look, "console", lambda: look.keep("console.log", read_console(world, node.name)))
+    serial, begin = world.paths.console_log(node.name), world.console_ends.get(node.name, 0)
+    _read(look, "console", lambda: look.keep("console.log", read_console(serial, begin)))
     if place.qemu_logs:
         log = place.qemu_logs / f"{node.domain_name}.log"
         look.seen["is_qemu_log_roots"] = not _read(
@@ -243,7 +245,7 @@ def _put_together(looks: Sequence[_Look]) -> list[NodeSeen]:
     return [_node_seen(look, slurm, trouble) for look in looks]
 
 
-def _node_seen(look: _Look, slurm: Mapping[str, SlurmSeen], trouble: str | None) -> NodeSeen:
+def _node_seen(look: _Look, slurm: Mapping[str, NodeReadiness], trouble: str | None) -> NodeSeen:
     known = {name: value for name, value in dict(look.seen).items() if name != "sinfo"}
     is_controller = look.node.role is Role.CONTROLLER
     return NodeSeen(

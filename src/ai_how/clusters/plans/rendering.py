@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ai_how.clusters.desired_cluster import Draft
 from ai_how.host.facts import read_cpu
 from ai_how.host.place import HostPlace
-from ai_how.hpc.plan import Rendering
 from ai_how.images.manifest import Image
 from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
@@ -16,8 +16,8 @@ from ai_how.vm_management.networks.definition import render_network, shape_of_ne
 from ai_how.vm_management.nodes.domain_definition import Accel, DirectKernel, DiskCache, DomainShape
 from ai_how.vm_management.nodes.node_domain import HostFit, PlacedNode, pin_nodes, shape_of
 from ai_how.vm_management.owners import caller_of
-from ai_how.vm_management.steps.domains import Saved
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.xml.render import render_domain
 
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
 # that no fifth level of page tables makes faster to walk. The rate of its time stamp counter is
@@ -27,6 +27,21 @@ TCG_CMDLINE = (
     "mitigations=off cryptomgr.notests no_timer_check tsc=unstable clocksource=hpet "
     "trace_clock=global no5lvl nokaslr random.trust_cpu=on lsm=landlock"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """How the plan gets its XML; `base_of` says where an image's disk will be.
+
+    `saved_of` says which saved machine a node is restored from, where it gets a new disk; a node
+    that is suspended boots anew unless the plan `resumes`.
+    """
+
+    network_xml: Callable[[], str]
+    domain_xml: Callable[[Node, NodeState], str]
+    base_of: Callable[[str], Path]
+    saved_of: Callable[[str], Saved | None] = lambda _node: None
+    resumes: bool = True
 
 
 def find_rendering(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ai_how.errors import SpecError
 from ai_how.libvirt_client.facts import Mark, Owner
+from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.state.models import ClusterState
 
 # IFNAMSIZ is 16 with the final NUL.
@@ -20,15 +21,6 @@ class ForwardMode(StrEnum):
     NAT = "nat"
     OPEN = "open"  # routed; libvirt adds no firewall rule of its own
     ISOLATED = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkHost:
-    """A node's fixed place in the network."""
-
-    mac: str
-    name: str
-    ip: IPv4Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from ai_how.errors import AiHowError
 from ai_how.guest.agent import GuestAgent
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.crew import Crew
-from ai_how.state.models import VmState
 from ai_how.waiting import Deadline
 
 MAX_THREADS = 16

@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 from ai_how.libvirt_client.facts import Mark
 from ai_how.vm_management.nodes.domain_definition import DirectKernel, DomainShape
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 
 # The id in the mark of VMs that are booted only to be saved: no cluster has it.
 NAMELESS = UUID("5a1e0f43-6c39-4a6e-9d0b-5d1f6f8b2c11")

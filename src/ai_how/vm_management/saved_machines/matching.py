@@ -6,13 +6,11 @@ from pathlib import Path
 
 from ai_how.host.facts import read_cpu_identity
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.plan.step import Plan
 from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
 from ai_how.vm_management.nodes.domain_definition import Accel, DomainShape
 from ai_how.vm_management.saved_machines.generic_vm import Fit, fit_of, why_cold
-from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
-from ai_how.vm_management.steps.domains import CreateOverlay, Saved
+from ai_how.vm_management.saved_machines.store import Saved, SavedMachine, SavedMachines
 
 Shapes = Callable[[Node, NodeState], DomainShape]
 
@@ -57,11 +55,6 @@ def find_warmth(
             notes.setdefault(answer, []).append(one.name)
     lines = (f"{', '.join(names)}: booting cold, as {why}" for why, names in notes.items())
     return Warmth(found, tuple(lines))
-
-
-def wants_warming(plan: Plan) -> bool:
-    """Whether a start made a node for which no machine was saved."""
-    return any(isinstance(step, CreateOverlay) and step.saved is None for step in plan.steps)
 
 
 def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")) -> str:

@@ -32,7 +32,7 @@ from ai_how.vm_management.saved_machines.store import (
     SavedMachines,
     SavedManifest,
 )
-from ai_how.vm_management.xml.domain import render_domain
+from ai_how.vm_management.xml.render import render_domain
 from ai_how.waiting import Deadline
 
 # Called with the part of one machine that is done, 0.0 to 1.0, and what is being done.

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from ai_how.errors import ConnectionLostError, HostError, OwnershipError
+from ai_how.errors import ConnectionLostError, HostError
 from ai_how.guest.serial_log import prepare_log
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied
-from ai_how.state.models import VmState
 from ai_how.vm_management.context import World
 from ai_how.vm_management.saved_machines.save_file import (
     memory_timeout_s,
@@ -16,148 +16,8 @@ from ai_how.vm_management.saved_machines.save_file import (
     with_identity,
     write_clone,
 )
-from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
+from ai_how.vm_management.saved_machines.store import Saved
 from ai_how.vm_management.steps.power import shut_down
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Which saved machine a node is restored from: its disk and its memory belong together.
-
-    Once it is gone, no other has its id, so a node never gets the disk of one and not its memory.
-    """
-
-    key: str
-    id: UUID
-
-    def find(self, world: World) -> SavedMachine | None:
-        return SavedMachines(world.disks.storage).find(self.key, self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceBase:
-    """An image where QEMU reads it. It is shared by all clusters, so undo leaves it there."""
-
-    kind: ClassVar[str] = "base"
-    digest: str
-
-    @property
-    def key(self) -> str:
-        return f"base/{self.digest[:12]}"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def apply(self, world: World) -> Applied:
-        image = world.images[self.digest]
-        world.disks.ensure_base(image)
-        world.disks.ensure_kernel(image)
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        """Whoever destroys the last cluster that uses it removes it."""
-
-    def describe(self) -> str:
-        return f"place the image {self.digest[:12]}"
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimDirectory:
-    """A directory for the cluster's disks, with our mark in it."""
-
-    kind: ClassVar[str] = "disks"
-    cluster: str
-    cluster_id: UUID
-
-    @property
-    def key(self) -> str:
-        return f"disks/{self.cluster}"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def apply(self, world: World) -> Applied:
-        return world.disks.claim_directory(self.cluster, self.cluster_id)
-
-    def revert(self, world: World) -> None:
-        try:
-            world.disks.is_claimed(self.cluster, self.cluster_id)
-        except OwnershipError:
-            return  # then it never became ours
-        # A disk that is still in it keeps it: both are undone by the next command.
-        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
-
-    def describe(self) -> str:
-        return f"make a directory for the disks of {self.cluster}"
-
-
-@dataclass(frozen=True, slots=True)
-class CreateOverlay:
-    """A node's own disk, copy-on-write over its image.
-
-    With `saved` it begins as that of a saved machine, unless that one is gone by then.
-    """
-
-    kind: ClassVar[str] = "disk"
-    cluster: str
-    cluster_id: UUID
-    node: str
-    base: Path
-    size_gib: int
-    needs: frozenset[str] = frozenset()
-    saved: Saved | None = None
-
-    @property
-    def key(self) -> str:
-        return f"disk/{self.cluster}-{self.node}"
-
-    def apply(self, world: World) -> Applied:
-        machine = self.saved and self.saved.find(world)
-        return world.disks.create_overlay(
-            self.cluster,
-            self.cluster_id,
-            self.node,
-            base=self.base,
-            size_gib=self.size_gib,
-            saved=machine.disk if machine else None,
-        )
-
-    def revert(self, world: World) -> None:
-        world.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
-
-    def describe(self) -> str:
-        return f"create a disk of {self.size_gib} GiB for {self.node}"
-
-
-@dataclass(frozen=True, slots=True)
-class GrowDisk:
-    """A larger disk for a node that is off; its file system grows when it boots."""
-
-    kind: ClassVar[str] = "grow"
-    cluster: str
-    node: str
-    disk: Path
-    size_gib: int
-
-    @property
-    def key(self) -> str:
-        return f"grow/{self.cluster}-{self.node}"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def apply(self, world: World) -> Applied:
-        world.disks.resize(self.disk, self.size_gib)
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        """A disk that has grown is no harm; one that shrinks may be."""
-
-    def describe(self) -> str:
-        return f"grow the disk of {self.node} to {self.size_gib} GiB"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The steps that bring the nodes of a cluster up: agent, identity, clocks, SLURM."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -9,10 +9,7 @@ from uuid import UUID
 
 from ai_how.errors import ConnectionLostError, DeadlineError, GuestError
 from ai_how.guest.agent import GuestAgent
-from ai_how.guest.serial_log import wait_for_guest
-from ai_how.hpc.jobs import open_words
-from ai_how.hpc.node_identity import render_archive
-from ai_how.hpc.slurm_config import SINFO, describe_drained, read_sinfo
+from ai_how.guest.serial_log import find_console_cause, read_console
 from ai_how.plan.step import Applied
 from ai_how.vm_management.context import World
 from ai_how.vm_management.nodes.clocks import read_skew_s
@@ -78,7 +75,7 @@ class GiveIdentity:
         return f"services/{self.domain}"
 
     def apply(self, world: World) -> Applied:
-        identity = world.identities[self.node]()
+        make_archive = world.archives[self.node]
         agent = world.agent(self.uuid, self.node)
 
         def tell() -> None:
@@ -86,7 +83,7 @@ class GiveIdentity:
             agent.check(
                 ["/usr/lib/ai-how/become"],
                 Deadline.after(world.patience.identity_s),
-                stdin=render_archive(identity, now_s=int(time.time())),
+                stdin=make_archive(),
                 stop=world.stop,
             )
 
@@ -137,64 +134,6 @@ class CheckClocks:
         return f"compare the clocks of {len(self.nodes)} nodes"
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitReady:
-    """SLURM says idle for every node, and a one-task job has run on each of them."""
-
-    kind: ClassVar[str] = "ready"
-    cluster: str
-    controller: UUID
-    nodes: tuple[str, ...]
-    partition: str
-    home: str
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"ready/{self.cluster}"
-
-    def apply(self, world: World) -> Applied:
-        agent = world.agent(self.controller, "controller")
-        deadline = Deadline.after(world.patience.ready_s)
-        try:
-            self._await(world, agent, self.nodes, deadline)
-        except DeadlineError as error:
-            if world.stop.is_set():
-                raise
-            why = agent.run(["sinfo", "-N", "-a", "-o", "%N %T %E"], Deadline.after(30)).output
-            raise GuestError(
-                f"SLURM did not have {', '.join(self.nodes)} ready in time",
-                details=why.strip()[-2000:] or None,
-                hint="ai-how hpc logs controller",
-            ) from error
-        return Applied.MADE
-
-    def _await(
-        self, world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
-    ) -> None:
-        """A node that takes no job is there, too: opened where we closed it, and else named."""
-        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
-        ran = again_if_lost(lambda: agent.check(words, deadline, stop=world.stop)).split()
-        silent = [name for name in nodes if name not in ran]
-        if not silent:
-            return
-        asked = [*SINFO, "-n", ",".join(silent)]
-        seen = read_sinfo(again_if_lost(lambda: agent.run(asked, deadline)).output)
-        for name in silent:
-            if name in seen and seen[name].is_drained:
-                world.say(describe_drained(seen[name]))
-        if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
-            agent.check(open_words(closed), deadline)
-            if nodes == self.nodes:
-                self._await(world, agent, closed, deadline)
-
-    def revert(self, world: World) -> None:
-        """Nothing was changed."""
-
-    def describe(self) -> str:
-        return f"wait until SLURM has {', '.join(self.nodes)}, and run a job on each"
-
-
 def _set_clock(agent: GuestAgent) -> None:
     agent.set_clock(time.time_ns())
 
@@ -210,3 +149,27 @@ def again_if_lost(ask: Callable[[], T]) -> T:
         if error.code is None:
             raise
     return ask()
+
+
+LOOK_S = 2.0
+
+
+def wait_for_guest(world: World, node: str, uuid: UUID, deadline: Deadline) -> None:
+    """Return once the guest's agent is there.
+
+    Raises GuestError as soon as its VM or its serial line says that it never will be, and
+    DeadlineError where the deadline passes, or the run is to stop.
+    """
+    while True:
+        try:
+            return world.wait_for_agent(uuid, deadline.sooner_of(LOOK_S))
+        except DeadlineError:
+            if deadline.has_passed or world.stop.is_set():
+                raise
+        try:
+            log = world.paths.console_log(node)
+            said = read_console(log, world.console_ends.get(node, 0))
+        except OSError:
+            continue  # of a libvirt that runs as another user
+        if cause := find_console_cause(said):
+            raise GuestError(f"{node}: {cause}", "its agent was waited for")

@@ -9,10 +9,10 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import HostError, LibvirtError
-from ai_how.plan.step import Applied
+from ai_how.libvirt_client.network_xml import NetworkHost, uses_network
+from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import World
-from ai_how.vm_management.networks.definition import NetworkHost
-from ai_how.vm_management.networks.drift import read_bridge_mac, uses_network
+from ai_how.vm_management.networks.drift import read_bridge_mac
 from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_GONE
 from ai_how.waiting import Deadline, wait_until
 
@@ -280,3 +280,33 @@ def _start_over_leftovers(world: World, name: str, uuid: UUID) -> None:
         if not world.networks.remove_left(name, network.bridge or "", mac):
             raise
         world.client.start_network(uuid)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNetwork(ForwardStep):
+    """No network of that UUID, unless a VM that is not ours uses it: then it is left, and said."""
+
+    kind: ClassVar[str] = "remove-network"
+    name: str
+    uuid: UUID
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"remove-network/{self.name}"
+
+    def apply(self, world: World) -> Applied:
+        network = world.client.find_network(self.uuid)
+        users = [one.name for one in world.client.list_domains() if uses_network(one.xml, network)]
+        if users:
+            raise HostError(
+                f"the network {self.name} is used by VMs that are not of this cluster",
+                details=", ".join(users),
+                hint="detach them, and destroy again",
+            )
+        world.client.destroy_network(self.uuid)
+        world.client.undefine_network(self.uuid)
+        return Applied.MADE
+
+    def describe(self) -> str:
+        return f"remove the network {self.name}"

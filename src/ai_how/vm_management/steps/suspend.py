@@ -1,27 +1,19 @@
 """The steps that put a cluster's memory to disk, jobs and all, and let it go on from there."""
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import ConnectionLostError, HostError
 from ai_how.guest.serial_log import prepare_log
-from ai_how.plan.step import Applied
+from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import World
 from ai_how.vm_management.saved_machines.save_file import memory_timeout_s
 from ai_how.vm_management.steps.domains import StartDomain
-from ai_how.vm_management.steps.guest import again_if_lost
-from ai_how.vm_management.steps.power import Forward
-from ai_how.waiting import Deadline
-
-# SLURM's limits have minutes: a shorter sleep takes nothing from a job.
-SHORTEST_SLEEP_S = 30.0
-WAKE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class SuspendDomain(Forward):
+class SuspendDomain(ForwardStep):
     """A VM whose memory is on disk, and that is off."""
 
     kind: ClassVar[str] = "suspend"
@@ -77,40 +69,3 @@ class ResumeDomain(StartDomain):
 
     def describe(self) -> str:
         return f"let the VM {self.domain} go on from its saved memory"
-
-
-@dataclass(frozen=True, slots=True)
-class StepClock:
-    """A node that slept has the time of now, and on the controller no job's time has passed."""
-
-    kind: ClassVar[str] = "clock"
-    domain: str
-    node: str
-    uuid: UUID
-    is_controller: bool
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"clock/{self.domain}"
-
-    def apply(self, world: World) -> Applied:
-        agent = world.agent(self.uuid, self.node)
-
-        def step() -> None:
-            slept_s = (time.time_ns() - agent.read_clock_ns()) / 1e9
-            if self.is_controller and slept_s > SHORTEST_SLEEP_S:
-                # Before it sees the time of now, by which it would end the jobs whose time is over.
-                minutes = str(-int(-slept_s // 60))
-                words = ["/usr/lib/ai-how/wake", minutes]
-                agent.run(words, Deadline.after(WAKE_S), stop=world.stop)
-            agent.set_clock(time.time_ns())
-
-        again_if_lost(step)
-        return Applied.MADE
-
-    def revert(self, world: World) -> None:
-        """The time of now is right."""
-
-    def describe(self) -> str:
-        return f"set the clock of {self.node}"

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ai_how.errors import AiHowError, SpecError
 from ai_how.libvirt_client.xml import MARK_NAMESPACE, census, read_xml
+from ai_how.vm_management.nodes.domain_definition import DomainShape
 
 # XML 1.0 cannot hold most of these; the rest (tab, line ends) a parser turns into spaces, so the
 # value would not come back as it was.
@@ -93,3 +94,8 @@ def _plain_twin(value: T) -> T:
     elif isinstance(value, str) and not isinstance(value, Enum) and value:
         twin = "x"
     return cast("T", twin)
+
+
+def render_domain(machine: DomainShape) -> str:
+    """The XML to define. Raises SpecError for a value that XML cannot hold."""
+    return render_shape(machine)

@@ -1,0 +1,165 @@
+"""Whether the host has what a start would take, checked before the first change."""
+
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+
+from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.observation import Observed
+from ai_how.clusters.preflight.existing_cluster import (
+    check_resumable,
+)
+from ai_how.errors import (
+    ConnectionLostError,
+    HostError,
+    LibvirtError,
+    SpecError,
+)
+from ai_how.host.checks import Cost, Status, check_capacity
+from ai_how.host.facts import read_facts
+from ai_how.host.place import HostPlace
+from ai_how.images.manifest import Image
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.plan.step import Plan
+from ai_how.state.models import ClusterState
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import GIB, DiskNeed, check_space, overlay_need
+from ai_how.vm_management.nodes.domain_definition import Accel
+from ai_how.vm_management.nodes.host_checks import check_devices, check_shares
+from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
+from ai_how.vm_management.saved_machines.store import SavedMachines
+from ai_how.vm_management.steps.disks import PlaceBase
+from ai_how.vm_management.steps.domains import RestoreDomain, StartDomain
+
+STATE_RESERVE_BYTES = 256 * 2**20
+
+
+MACHINE, ARCHITECTURE = "q35", "x86_64"  # as in the template of every VM
+
+
+Say = Callable[[str], None]
+
+
+def require_hypervisor(client: LibvirtClient, accel: Accel) -> None:
+    """Raises HostError where libvirt has no QEMU that runs, or none that knows our machine."""
+    try:
+        client.domain_capabilities_xml(accel.domain_type, MACHINE, ARCHITECTURE)
+    except ConnectionLostError:
+        raise
+    except LibvirtError as error:
+        raise HostError(
+            f"libvirt has no QEMU for {ARCHITECTURE} guests of machine type {MACHINE}",
+            details=error.details,
+            hint="qemu-system-x86_64 --version && ai-how doctor",
+        ) from error
+
+
+def check_host(
+    draft: Draft,
+    plan: Plan,
+    seen: Observed,
+    place: HostPlace,
+    images: Mapping[str, Image],
+    say: Say,
+) -> None:
+    """Raises HostError for what this host cannot give; says what it can give only just."""
+    booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
+    off = [one for _, one in draft.nodes if one.domain_name in booted and not seen.is_on(one)]
+    asked = draft.hpc.hardware.acceleration.performance
+    nodes = [node for node, _ in draft.nodes]
+    facts = read_facts(directories=(place.storage.root,))
+    checks = [*check_devices(nodes, facts), *check_shares(nodes, place)]
+    cost = Cost(
+        vms=len(off),
+        vcpus=sum(one.cpu_cores for one in off),
+        memory_mib=sum(one.memory_mib for one in off),
+        disk_bytes=0,
+        disk_directory=place.storage.root,
+        hugepage_kib=HUGEPAGE_KIB[asked.hugepage_size] if asked.wants_hugepages else None,
+    )
+    if place.kind != "test":
+        checks += check_capacity(cost, facts)
+    failures = [check for check in checks if check.status is Status.FAILURE]
+    if failures:
+        raise HostError(
+            failures[0].found,
+            details="\n".join(f"{check.name}: {check.found}" for check in failures[1:]) or None,
+            hint=failures[0].advice,
+        )
+    for check in checks:
+        if check.status is Status.WARNING:
+            say(f"{check.name}: {check.found}")
+    _check_disks(draft, plan, seen, place, images, say)
+
+
+def _memory_needs(plan: Plan, machines: SavedMachines) -> list[DiskNeed]:
+    """The copies of saved memories, each of which is there while its node is restored."""
+    return [
+        DiskNeed(f"memory of {step.node}", size, size)
+        for step in plan.steps
+        if isinstance(step, RestoreDomain) and (one := machines.find(step.saved.key))
+        for size in (one.manifest.memory_bytes,)
+    ]
+
+
+def _check_disks(
+    draft: Draft,
+    plan: Plan,
+    seen: Observed,
+    place: HostPlace,
+    images: Mapping[str, Image],
+    say: Say,
+) -> None:
+    """Raises HostError where there is no room for what is to be made, or to be resumed."""
+    disks = DiskManager(place.storage)
+    check_resumable(draft.state, seen, disks)
+    booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
+    for one in draft.state.nodes:
+        if one.domain_name in booted and one.name in seen.disks and not seen.is_on(one):
+            disks.check_disk(one.disk, place.storage.base(one.image_digest))
+    new = [one for _, one in draft.nodes if one.name not in seen.disks]
+    for one in new:
+        smallest_gib = -(-images[one.image_digest].manifest.virtual_size_bytes // GIB)
+        if one.disk_gib < smallest_gib:
+            raise SpecError(
+                f"a disk of {one.disk_gib} GiB is too small for {one.name}",
+                details=f"its image has {smallest_gib} GiB",
+                hint=f"disk_gb: {smallest_gib}",
+            )
+    needs = [overlay_need(one.name, one.disk_gib) for one in new]
+    needs += [
+        disks.base_need(images[step.digest]) for step in plan.steps if isinstance(step, PlaceBase)
+    ]
+    needs += _memory_needs(plan, SavedMachines(place.storage))
+    if any(need.thin_bytes for need in needs):
+        found = check_space(needs, free_bytes=disks.free_bytes(), reserve_bytes=STATE_RESERVE_BYTES)
+        if found.warning:
+            say(found.warning)
+
+
+def check_memory_fits(
+    place: HostPlace, state: ClusterState, seen: Observed, client: LibvirtClient
+) -> None:
+    """Raises HostError, before anything is suspended, where the file system has not the room.
+
+    What a guest's QEMU takes now is what is saved at most.
+    """
+    on = {one.uuid: one for one in state.nodes if seen.is_on(one)}
+    stats = client.stats(on)
+    sizes = {
+        one.name: (stats[uuid].memory_rss_mib if uuid in stats else None) or one.memory_mib
+        for uuid, one in on.items()
+    }
+    there = place.saved_memory
+    free_mib = shutil.disk_usage(there).free // 2**20
+    needed_mib = sum(sizes.values())
+    if needed_mib + RESERVE_MIB > free_mib:
+        raise HostError(
+            f"the memory of {state.name} needs {needed_mib} MiB, and {free_mib} MiB are free",
+            details="\n".join(f"{name}: {mib} MiB" for name, mib in sizes.items()),
+            hint=f"df -h {shlex.quote(str(there))}",
+        )
+
+
+# Left free for state, logs and what guests write until they are off.
+RESERVE_MIB = 256

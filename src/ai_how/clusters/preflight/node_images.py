@@ -1,0 +1,47 @@
+"""The images that nodes boot, and what runs their instructions."""
+
+import shlex
+
+from ai_how.errors import (
+    HostError,
+)
+from ai_how.host.kvm import choose_accelerator
+from ai_how.host.place import HostPlace
+from ai_how.images.build import find_default_image
+from ai_how.images.manifest import Image
+from ai_how.images.recipe import default_recipe
+from ai_how.images.store import ImageStore
+from ai_how.spec.models import HpcSpec
+from ai_how.spec.nodes import Node
+from ai_how.state.paths import Roots
+from ai_how.vm_management.nodes.domain_definition import Accel
+
+
+def get_image(node: Node, store: ImageStore) -> Image:
+    """The image that a node boots. Raises ImageError with the command that makes it available."""
+    if node.base_image is None or node.base_image == default_recipe().name:
+        image = find_default_image(store)
+        if image is None:
+            raise HostError("the default image is not built yet", hint="ai-how image build")
+    elif "/" in node.base_image:
+        raise HostError(
+            f"{node.base_image} is a file, and nodes boot images of the store",
+            hint=f"ai-how image import {shlex.quote(node.base_image)}  # then give its name",
+        )
+    else:
+        image = store.get(node.base_image)
+    if image.manifest.identity != "agent":
+        raise HostError(
+            f"the image {image.name} cannot be a node of a SLURM cluster",
+            details="It has no SLURM and takes no identity by the guest agent.",
+            hint="leave base_image_path out, for the built-in image",
+        )
+    return image
+
+
+def choose_accel(hpc: HpcSpec, place: HostPlace, roots: Roots) -> tuple[Accel, str | None]:
+    """What runs the guests' instructions, and what is said where that is not KVM."""
+    enabled = hpc.hardware.acceleration.enable_kvm
+    verdict = place.kvm(roots) if enabled and place.kind != "test" else None
+    name, warning = choose_accelerator(enable_kvm=enabled, verdict=verdict)
+    return Accel(name), warning

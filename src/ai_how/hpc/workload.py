@@ -1,0 +1,71 @@
+"""What SLURM says of its nodes."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from ai_how.clusters.workload import NodeReadiness
+from ai_how.errors import AiHowError
+from ai_how.guest.agent import GuestAgent
+from ai_how.hpc.jobs import OUR_REASON
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.state.models import ClusterState
+from ai_how.waiting import Deadline
+
+SINFO_S = 30.0
+
+
+def observe_workload(
+    client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainSeen]
+) -> tuple[Mapping[str, NodeReadiness] | None, str | None]:
+    controller = state.find_controller()
+    seen = domains.get(controller.uuid) if controller else None
+    if controller is None or seen is None or not seen.state.is_on:
+        return None, "the controller is off"
+    if not seen.is_agent_connected:
+        return None, "the controller's guest agent does not answer"
+    try:
+        answer = GuestAgent(client, controller.uuid, controller.name).run(
+            list(SINFO), Deadline.after(SINFO_S), poll_s=0.05
+        )
+    except AiHowError as error:
+        return None, error.brief
+    if answer.exit_code != 0:
+        return None, answer.errors.strip().splitlines()[-1][:200] if answer.errors else "no answer"
+    return read_sinfo(answer.output), None
+
+
+# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
+WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
+SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
+
+
+def read_sinfo(text: str) -> dict[str, NodeReadiness]:
+    """What `SINFO` printed, by node; lines that are not of that form are passed over."""
+    seen = {}
+    for line in text.splitlines():
+        name, _, rest = line.strip().partition("|")
+        state, _, reason = rest.partition("|")
+        if name and state:
+            seen[name] = node_readiness(
+                name, state.lower(), None if reason in {"", "none"} else reason
+            )
+    return seen
+
+
+def node_readiness(name: str, state: str, reason: str | None) -> NodeReadiness:
+    """A node by its state, in the words of sinfo(1).
+
+    A trailing `*` means that it does not respond, and `-` that the scheduler has plans for it.
+    SLURM writes more behind a reason, as " : Not responding".
+    """
+    is_draining = state.startswith("drain")
+    is_ours = is_draining and (reason or "").startswith(OUR_REASON)
+    return NodeReadiness(
+        name,
+        state,
+        reason,
+        is_working=state.removesuffix("-") in WORKING,
+        is_closed_by_us=is_ours,
+        is_drained=is_draining and not is_ours,
+    )

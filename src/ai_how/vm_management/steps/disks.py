@@ -1,0 +1,204 @@
+"""The steps that make and remove disks, and what they need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from uuid import UUID
+
+from ai_how.errors import OwnershipError
+from ai_how.plan.step import Applied, ForwardStep
+from ai_how.vm_management.context import World
+from ai_how.vm_management.saved_machines.store import Saved
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceBase:
+    """An image where QEMU reads it. It is shared by all clusters, so undo leaves it there."""
+
+    kind: ClassVar[str] = "base"
+    digest: str
+
+    @property
+    def key(self) -> str:
+        return f"base/{self.digest[:12]}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        image = world.images[self.digest]
+        world.disks.ensure_base(image)
+        world.disks.ensure_kernel(image)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """Whoever destroys the last cluster that uses it removes it."""
+
+    def describe(self) -> str:
+        return f"place the image {self.digest[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDirectory:
+    """A directory for the cluster's disks, with our mark in it."""
+
+    kind: ClassVar[str] = "disks"
+    cluster: str
+    cluster_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"disks/{self.cluster}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        return world.disks.claim_directory(self.cluster, self.cluster_id)
+
+    def revert(self, world: World) -> None:
+        try:
+            world.disks.is_claimed(self.cluster, self.cluster_id)
+        except OwnershipError:
+            return  # then it never became ours
+        # A disk that is still in it keeps it: both are undone by the next command.
+        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+
+    def describe(self) -> str:
+        return f"make a directory for the disks of {self.cluster}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOverlay:
+    """A node's own disk, copy-on-write over its image.
+
+    With `saved` it begins as that of a saved machine, unless that one is gone by then.
+    """
+
+    kind: ClassVar[str] = "disk"
+    cluster: str
+    cluster_id: UUID
+    node: str
+    base: Path
+    size_gib: int
+    needs: frozenset[str] = frozenset()
+    saved: Saved | None = None
+
+    @property
+    def key(self) -> str:
+        return f"disk/{self.cluster}-{self.node}"
+
+    def apply(self, world: World) -> Applied:
+        machine = self.saved and self.saved.find(world)
+        return world.disks.create_overlay(
+            self.cluster,
+            self.cluster_id,
+            self.node,
+            base=self.base,
+            size_gib=self.size_gib,
+            saved=machine.disk if machine else None,
+        )
+
+    def revert(self, world: World) -> None:
+        world.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
+
+    def describe(self) -> str:
+        return f"create a disk of {self.size_gib} GiB for {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowDisk:
+    """A larger disk for a node that is off; its file system grows when it boots."""
+
+    kind: ClassVar[str] = "grow"
+    cluster: str
+    node: str
+    disk: Path
+    size_gib: int
+
+    @property
+    def key(self) -> str:
+        return f"grow/{self.cluster}-{self.node}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, world: World) -> Applied:
+        world.disks.resize(self.disk, self.size_gib)
+        return Applied.MADE
+
+    def revert(self, world: World) -> None:
+        """A disk that has grown is no harm; one that shrinks may be."""
+
+    def describe(self) -> str:
+        return f"grow the disk of {self.node} to {self.size_gib} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class BackUpDisk(ForwardStep):
+    """A compressed copy of a node's disk that stands alone; none of a disk that is gone."""
+
+    kind: ClassVar[str] = "backup"
+    domain: str
+    disk: Path
+    target: Path
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"backup/{self.domain}"
+
+    def apply(self, world: World) -> Applied:
+        if self.target.exists() or not self.disk.exists():
+            return Applied.KEPT
+        world.disks.back_up(self.disk, self.target)
+        return Applied.MADE
+
+    def describe(self) -> str:
+        return f"back up the disk of {self.domain} to {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDisk(ForwardStep):
+    """No disk of that node."""
+
+    kind: ClassVar[str] = "remove-disk"
+    cluster: str
+    cluster_id: UUID
+    node: str
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"remove-disk/{self.cluster}-{self.node}"
+
+    def apply(self, world: World) -> Applied:
+        world.disks.remove_disk(self.cluster, self.cluster_id, self.node)
+        return Applied.MADE
+
+    def describe(self) -> str:
+        return f"remove the disk of {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDiskDirectory(ForwardStep):
+    """No directory for the disks of that cluster."""
+
+    kind: ClassVar[str] = "remove-disks"
+    cluster: str
+    cluster_id: UUID
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return f"remove-disks/{self.cluster}"
+
+    def apply(self, world: World) -> Applied:
+        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+        return Applied.MADE
+
+    def describe(self) -> str:
+        return f"remove the disk directory of {self.cluster}"
