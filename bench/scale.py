@@ -28,12 +28,12 @@ import libvirt
 from ai_how.cli.hpc_view import show_status
 from ai_how.clusters import start as starting
 from ai_how.clusters.observation import observe
-from ai_how.clusters.plan_runner import Carrier
+from ai_how.clusters.plan_runner import PlanRunner
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight import capacity
 from ai_how.clusters.status import find_disk_problems, status_of
 from ai_how.console.live_nodes import LiveNodes
-from ai_how.host.place import find_place
+from ai_how.host.place import resolve_host
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.images.copying import sha256_of
 from ai_how.images.manifest import DISK, Manifest
@@ -44,8 +44,8 @@ from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
-from ai_how.state.paths import Roots, ensure_private_directory, find_roots
-from ai_how.vm_management.context import Patience
+from ai_how.state.paths import Roots, default_roots, ensure_private_directory
+from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.disks.space import SpaceReport
 from ai_how.waiting import Deadline
@@ -171,7 +171,7 @@ class Bench:
     @property
     def roots(self) -> Roots:
         own = {"data": self.root / "data", "cache": self.root / "cache"}
-        return replace(find_roots(self.root / "state"), **own)
+        return replace(default_roots(self.root / "state"), **own)
 
     def measure(self, what: str, act: Callable[[], object]) -> None:
         """Do it once, and keep what it cost."""
@@ -216,15 +216,15 @@ def live(bench: Bench, client: LibvirtClient) -> None:
     spec, problems = read_spec_text(text, "cluster.yaml", {})
     if spec is None:
         raise ValueError(problems)
-    place = find_place(f"test://{bench.root / 'node.xml'}", roots)
-    carrier = Carrier(
+    place = resolve_host(f"test://{bench.root / 'node.xml'}", roots)
+    carrier = PlanRunner(
         roots=roots,
         paths=paths,
         place=place,
         client=client,
         observer=LiveNodes("hpc", [f"compute-{n:02}" for n in range(1, figures.nodes)]),
         say=lambda _line: None,
-        patience=Patience(),
+        patience=Timeouts(),
         on_boundary=lambda moment, _key: weigh(moment),
     )
 
@@ -260,7 +260,7 @@ def live(bench: Bench, client: LibvirtClient) -> None:
 
 
 def status(bench: Bench, state: ClusterState, client: LibvirtClient) -> None:
-    place = find_place(state.host_uri, bench.roots)
+    place = resolve_host(state.host_uri, bench.roots)
     seen = observe(client, state)
     problems = find_disk_problems(state, DiskManager(place.storage))
     with redirect_stdout(io.StringIO()) as shown:

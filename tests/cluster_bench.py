@@ -8,20 +8,20 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
-from ai_how.clusters.desired_cluster import Draft, draft_cluster
+from ai_how.clusters.desired_cluster import DesiredCluster, plan_desired_cluster
 from ai_how.clusters.observation import Observed
-from ai_how.clusters.plans.rendering import Rendering, find_rendering
-from ai_how.host.place import HostPlace
+from ai_how.clusters.plans.rendering import PlanInputs, build_plan_inputs
+from ai_how.host.place import HypervisorHost
 from ai_how.hpc.workload import node_readiness
 from ai_how.images.manifest import DISK, Image, Manifest
-from ai_how.libvirt_client.facts import DomainSeen, Mark, NetworkSeen
+from ai_how.libvirt_client.facts import DomainInfo, Mark, NetworkInfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.networks.definition import render_network, shape_of_network
+from ai_how.vm_management.networks.definition import define_network, render_network
 from ai_how.vm_management.nodes.domain_definition import Accel
 
 CLUSTER_ID = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
@@ -51,9 +51,9 @@ def draft_of(
     cluster_id: UUID = CLUSTER_ID,
     subnet: IPv4Network = SUBNET,
     storage: Path = Path("/srv/ai-how"),
-) -> Draft:
+) -> DesiredCluster:
     """What `hpc start` would make of it, on a host whose storage is there."""
-    return draft_cluster(
+    return plan_desired_cluster(
         hpc,
         former,
         cluster_id=cluster_id,
@@ -81,21 +81,21 @@ def make_image(directory: Path) -> Image:
 
 
 def rendering_of(
-    draft: Draft, storage: StoragePaths, paths: ClusterPaths, images: Mapping[str, Image]
-) -> Rendering:
+    draft: DesiredCluster, storage: StoragePaths, paths: ClusterPaths, images: Mapping[str, Image]
+) -> PlanInputs:
     """The real templates, for guests under emulation."""
-    place = HostPlace("embedded", "test:///default", "test", storage)
-    return find_rendering(draft, place, paths, images, Accel.TCG)
+    place = HypervisorHost("embedded", "test:///default", "test", storage)
+    return build_plan_inputs(draft, place, paths, images, Accel.TCG)
 
 
 def domain_seen(
-    draft: Draft, name: str, state: VmState = VmState.RUNNING, *, agent: bool = True
-) -> DomainSeen:
+    draft: DesiredCluster, name: str, state: VmState = VmState.RUNNING, *, agent: bool = True
+) -> DomainInfo:
     """A VM of the draft, as libvirt would show it."""
     node = draft.state.get_node(name)
     word = "connected" if agent else "disconnected"
     channel = f"<target name='org.qemu.guest_agent.0' state='{word}'/>"
-    return DomainSeen(
+    return DomainInfo(
         uuid=node.uuid,
         name=node.domain_name,
         state=state,
@@ -110,15 +110,15 @@ def domain_seen(
     )
 
 
-def network_seen(draft: Draft, *, is_active: bool = True) -> NetworkSeen:
+def network_seen(draft: DesiredCluster, *, is_active: bool = True) -> NetworkInfo:
     """The network of the draft, as libvirt would show it."""
     network = draft.state.network
     mark = Mark(draft.state.name, draft.state.lineage, "")
-    xml = render_network(shape_of_network(draft.state))
-    return NetworkSeen(network.uuid, network.name, network.bridge, is_active, mark, xml)
+    xml = render_network(define_network(draft.state))
+    return NetworkInfo(network.uuid, network.name, network.bridge, is_active, mark, xml)
 
 
-def everything_seen(draft: Draft, state: VmState = VmState.RUNNING) -> Observed:
+def everything_seen(draft: DesiredCluster, state: VmState = VmState.RUNNING) -> Observed:
     """A cluster with all that it should have; SLURM answers where it runs."""
     nodes = draft.state.nodes
     seen = Observed(

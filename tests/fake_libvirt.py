@@ -14,7 +14,7 @@ from uuid import UUID
 from xml.etree import ElementTree as ET
 
 from ai_how.errors import LibvirtError, OwnershipError
-from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, read_bridge, read_mark
+from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo, read_bridge, read_mark
 from ai_how.libvirt_client.network_xml import (
     HostChanges,
     NetworkFacts,
@@ -73,23 +73,23 @@ class FakeLibvirt:
     def virsh(self, *words: str) -> str:
         return shlex.join(["virsh", "--connect", "fake", *words])
 
-    def define_domain(self, xml: str) -> DomainSeen:
+    def define_domain(self, xml: str) -> DomainInfo:
         with self.lock:
             uuid = _claimed(xml, {key: one.xml for key, one in self.domains.items()})
             former = self.domains.get(uuid)
             self.domains[uuid] = _Domain(xml, former.state if former else VmState.SHUT_OFF)
             return self.get_domain(uuid)
 
-    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+    def find_domain(self, uuid: UUID) -> DomainInfo | None:
         one = self.domains.get(uuid)
         return None if one is None else _seen(uuid, one)
 
-    def get_domain(self, uuid: UUID) -> DomainSeen:
+    def get_domain(self, uuid: UUID) -> DomainInfo:
         if seen := self.find_domain(uuid):
             return seen
         raise _refusal("Domain not found", NO_DOMAIN)
 
-    def list_domains(self) -> tuple[DomainSeen, ...]:
+    def list_domains(self) -> tuple[DomainInfo, ...]:
         return tuple(_seen(uuid, one) for uuid, one in self.domains.items())
 
     def domain_xml(self, uuid: UUID) -> str:
@@ -143,27 +143,27 @@ class FakeLibvirt:
 
     # Networks
 
-    def define_network(self, xml: str) -> NetworkSeen | None:
+    def define_network(self, xml: str) -> NetworkInfo | None:
         with self.lock:
             uuid = _claimed(xml, {key: one.xml for key, one in self.networks.items()})
             former = self.networks.get(uuid)
             self.networks[uuid] = _Network(xml, former.is_active if former else False)
             return self.find_network(uuid)
 
-    def find_network(self, uuid: UUID) -> NetworkSeen | None:
+    def find_network(self, uuid: UUID) -> NetworkInfo | None:
         one = self.networks.get(uuid)
         if one is None:
             return None
         mark = read_mark(one.xml)
-        return NetworkSeen(
+        return NetworkInfo(
             uuid, name_of(one.xml), read_bridge(one.xml), one.is_active, mark, one.xml
         )
 
-    def find_network_by_name(self, name: str) -> NetworkSeen | None:
+    def find_network_by_name(self, name: str) -> NetworkInfo | None:
         named = [uuid for uuid, one in self.networks.items() if name_of(one.xml) == name]
         return self.find_network(named[0]) if named else None
 
-    def list_networks(self) -> tuple[NetworkSeen, ...]:
+    def list_networks(self) -> tuple[NetworkInfo, ...]:
         return tuple(seen for uuid in self.networks if (seen := self.find_network(uuid)))
 
     def start_network(self, uuid: UUID) -> None:
@@ -276,11 +276,11 @@ def _claimed(xml: str, there: Mapping[UUID, str]) -> UUID:
     return uuid
 
 
-def _seen(uuid: UUID, one: _Domain) -> DomainSeen:
+def _seen(uuid: UUID, one: _Domain) -> DomainInfo:
     channel = "org.qemu.guest_agent.0"
     is_up = one.state is VmState.RUNNING
     xml = one.xml.replace(f"name='{channel}'", f"name='{channel}' state='connected'")
-    return DomainSeen(
+    return DomainInfo(
         uuid=uuid,
         name=name_of(one.xml),
         state=one.state,

@@ -14,7 +14,7 @@ from ai_how.errors import DeadlineError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import find_tool, get_tool, run
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from ai_how.waiting import Deadline, wait_until
 from decoys import look_at_decoys
 
@@ -177,7 +177,7 @@ def files(top: Path) -> list[str]:
 def private_host() -> Iterator[EmbeddedHost]:
     """An embedded host of a state directory of its own, not up yet; nothing is left of it after."""
     state = Path(tempfile.mkdtemp(prefix="ah-"))
-    host = EmbeddedHost(find_roots(state).embedded)
+    host = EmbeddedHost(default_roots(state).embedded)
     before = look_at_machine()
     with ExitStack() as stack:
         namespace = None

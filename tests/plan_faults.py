@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed, observe
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.secrets import ensure_secrets
@@ -23,7 +23,7 @@ from ai_how.plan.journal import Journal, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import roll_back
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from cluster_bench import rendering_of
 
 
@@ -39,9 +39,9 @@ class Death(BaseException):
 class Stage:
     """One cluster's surroundings; `world` is made anew for each run, as each process does."""
 
-    draft: Draft
+    draft: DesiredCluster
     image: Image
-    make_world: Callable[[Interrupts], World]
+    make_world: Callable[[Interrupts], PlanContext]
     interrupts: Interrupts = field(default_factory=Interrupts)
 
     def look(self) -> Observed:
@@ -131,7 +131,7 @@ def broken(plan: Plan, key: str, moment: str) -> Iterator[None]:
     kind: type[Step] = type(next(step for step in plan.steps if step.key == key))
     apply = kind.apply
 
-    def fail(step: Step, world: World) -> Applied:
+    def fail(step: Step, world: PlanContext) -> Applied:
         if step.key != key:
             return apply(step, world)
         if moment == "after":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.process import Completed, run
-from ai_how.state.paths import ClusterPaths, Roots, find_roots
+from ai_how.state.paths import ClusterPaths, Roots, default_roots
 
 START_S, ASK_S = 1200, 180
 
@@ -25,7 +25,7 @@ class Cluster:
 
     @property
     def roots(self) -> Roots:
-        return find_roots(self.state_dir)
+        return default_roots(self.state_dir)
 
     @property
     def paths(self) -> ClusterPaths:

@@ -8,7 +8,7 @@ from uuid import UUID
 from ai_how.libvirt_client.facts import Mark, Owner
 from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.spec.nodes import Role
-from ai_how.vm_management.networks.definition import ForwardMode, NetworkShape
+from ai_how.vm_management.networks.definition import ForwardMode, NetworkDefinition
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuFeature,
@@ -17,7 +17,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     CpuTopology,
     DirectKernel,
     DiskCache,
-    DomainShape,
+    DomainDefinition,
     MemoryBacking,
     NumaCell,
     PciAddress,
@@ -29,7 +29,7 @@ OWNER = Owner(1000, Path("/home/me/.local/state/ai-how"))
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 STORAGE = Path("/srv/ai-how/storage")
 
-CONTROLLER = DomainShape(
+CONTROLLER = DomainDefinition(
     role=Role.CONTROLLER,
     mark=Mark("demo", CLUSTER, "controller", OWNER),
     name="demo-controller",
@@ -107,7 +107,7 @@ DOMAINS = {
     "compute-firmware-seed-vnc": FOREIGN_IMAGE,
 }
 
-NETWORK = NetworkShape(
+NETWORK = NetworkDefinition(
     name="demo",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f002"),
     mark=Mark("demo", CLUSTER, "", OWNER),

@@ -30,15 +30,15 @@ from ai_how.host.embedded import EmbeddedHost
 from ai_how.hpc.plan import STEP_TYPES
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import PATIENCE_S, LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan import interrupts, journal
 from ai_how.plan.step import Applied, Step
 from ai_how.spec.nodes import Role
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
-from ai_how.state.paths import ClusterPaths, Roots, find_roots
-from ai_how.vm_management.context import Patience, World
+from ai_how.state.paths import ClusterPaths, Roots, default_roots
+from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.saved_machines import save_file
 from ai_how.vm_management.steps.domains import StartDomain
 from cluster_bench import make_image
@@ -65,10 +65,10 @@ class TinyClient(LibvirtClient):
     What it is told to power off is off at once; SLURM has every node that runs.
     """
 
-    def get_domain(self, uuid: UUID) -> DomainSeen:
+    def get_domain(self, uuid: UUID) -> DomainInfo:
         return _with_agent(super().get_domain(uuid))
 
-    def list_domains(self) -> tuple[DomainSeen, ...]:
+    def list_domains(self) -> tuple[DomainInfo, ...]:
         return tuple(_with_agent(one) for one in super().list_domains())
 
     def agent_command(
@@ -99,7 +99,7 @@ class TinyClient(LibvirtClient):
         )
 
 
-def _with_agent(seen: DomainSeen) -> DomainSeen:
+def _with_agent(seen: DomainInfo) -> DomainInfo:
     if seen.state is not VmState.RUNNING:
         return seen
     return replace(seen, xml=seen.xml.replace("state='disconnected'", "state='connected'"))
@@ -142,7 +142,9 @@ class TinyHome:
     @property
     def roots(self) -> Roots:
         return replace(
-            find_roots(self.state), data=self.root / "data/ai-how", cache=self.root / "cache/ai-how"
+            default_roots(self.state),
+            data=self.root / "data/ai-how",
+            cache=self.root / "cache/ai-how",
         )
 
     @property
@@ -358,7 +360,7 @@ def _obey(order: Order, scratch: Path) -> None:
     process.start_detached = lambda *_words, **_streams: None
     _kill_in(order.get("kill_in"))
     if "shutdown_s" in order:
-        patience = Patience(shutdown_s=order["shutdown_s"])
+        patience = Timeouts(shutdown_s=order["shutdown_s"])
         manager.HpcManager = partial(manager.HpcManager, patience=patience)
     os.environ.update(order.get("environment", {}))
     if limit := order.get("descriptors"):
@@ -443,7 +445,7 @@ def _break_steps(order: Order) -> None:
     for kind in STEP_TYPES.values() if any(word in order for word in wanted) else ():
 
         def apply(
-            step: Step, world: World, *, honest: Callable[..., Applied] = kind.apply
+            step: Step, world: PlanContext, *, honest: Callable[..., Applied] = kind.apply
         ) -> Applied:
             time.sleep(hanging.get(step.key, 0))
             moment, error = failing.get(step.key, (None, ""))
@@ -457,7 +459,9 @@ def _break_steps(order: Order) -> None:
                 _fail(error, step.key)
             return applied
 
-        def revert(step: Step, world: World, *, honest: Callable[..., None] = kind.revert) -> None:
+        def revert(
+            step: Step, world: PlanContext, *, honest: Callable[..., None] = kind.revert
+        ) -> None:
             if step.key in order.get("fail_undo", ()):
                 _fail("OSError", step.key)
             honest(step, world)
@@ -465,7 +469,7 @@ def _break_steps(order: Order) -> None:
         kind.apply, kind.revert = apply, revert
 
 
-def _disk_of(step: StartDomain, world: World) -> Path:
+def _disk_of(step: StartDomain, world: PlanContext) -> Path:
     node = step.domain.removeprefix(f"{world.paths.name}-")
     return world.disks.storage.disk(world.paths.name, node)
 

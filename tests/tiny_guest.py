@@ -4,7 +4,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 
 TINY = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
 
@@ -29,7 +29,7 @@ def render_tiny_guest(*, network: str | None = None, console_log: Path | None = 
     </domain>"""
 
 
-def start_tiny_guest(client: LibvirtClient, xml: str, *, paused: bool = True) -> DomainSeen:
+def start_tiny_guest(client: LibvirtClient, xml: str, *, paused: bool = True) -> DomainInfo:
     """Define it and start it; paused, it takes no processor time."""
     client.define_domain(xml)
     client.start_domain(TINY, paused=paused)

@@ -17,8 +17,8 @@ from ai_how.errors import GuestError
 from ai_how.host.kvm import kvm_verdict
 from ai_how.images.manifest import DISK, Manifest
 from ai_how.images.store import ImageStore
-from ai_how.libvirt_client.facts import DomainSeen, read_mark
-from ai_how.state.paths import find_roots
+from ai_how.libvirt_client.facts import DomainInfo, read_mark
+from ai_how.state.paths import default_roots
 from cluster_bench import make_image
 from fake_libvirt import FakeLibvirt
 
@@ -55,7 +55,7 @@ class Witness(FakeLibvirt):
             for journal in self.state.glob("*/journal.jsonl"):
                 file.write(journal.read_text())
 
-    def define_domain(self, xml: str) -> DomainSeen:
+    def define_domain(self, xml: str) -> DomainInfo:
         self.note(xml)
         return super().define_domain(xml)
 
@@ -63,7 +63,7 @@ class Witness(FakeLibvirt):
         self.note(xml)
         return super().define_network(xml)
 
-    def list_domains(self) -> tuple[DomainSeen, ...]:
+    def list_domains(self) -> tuple[DomainInfo, ...]:
         if self.has_a_bug:
             raise RuntimeError(f"nobody thought of this: {self.domains}")
         return super().list_domains()
@@ -94,7 +94,7 @@ def add_image(store: ImageStore, scratch: Path) -> None:
 def live(directory: Path) -> None:
     home, witness = directory / "home", directory / "witness"
     os.environ["HOME"] = str(home)
-    roots = find_roots()
+    roots = default_roots()
     add_image(ImageStore(roots.images), directory / "scratch")
     assert kvm_verdict(
         kernel=None, cache=roots.kvm_verdict, device=Path("/dev/null"), boot=directory

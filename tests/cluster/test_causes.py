@@ -24,13 +24,13 @@ from ai_how.images.build import build_default_image
 from ai_how.images.manifest import DISK, INITRD, KERNEL, MANIFEST, Manifest
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Step
 from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
-from ai_how.state.paths import ClusterPaths, Roots, find_roots
-from ai_how.vm_management.context import Patience
+from ai_how.state.paths import ClusterPaths, Roots, default_roots
+from ai_how.vm_management.context import Timeouts
 from ai_how.waiting import Deadline, wait_until
 from decoys import place_decoys
 from leaks import (
@@ -54,9 +54,9 @@ clusters:
     compute_nodes: {{count: {count}, cpu_cores: 1, memory_gb: 0.5, disk_gb: 5, {image}}}
 """
 # A guest without a fault needs a tenth of this at most on a quiet machine.
-GOOD = Patience(agent_s=300, identity_s=300, ready_s=600)
+GOOD = Timeouts(agent_s=300, identity_s=300, ready_s=600)
 # For what never comes, however long it is waited for.
-SHORT = Patience(agent_s=20)
+SHORT = Timeouts(agent_s=20)
 SEEN_S = 600
 # A fault is on its way when an image boots so; each has the default image's kernel.
 ON_EMPTY_DISK = {
@@ -116,7 +116,7 @@ class Bench:
         *,
         image: str = "",
         count: int = 1,
-        patience: Patience = GOOD,
+        patience: Timeouts = GOOD,
         observer: Observer | None = None,
     ) -> Failed:
         """Start a cluster that cannot come up; nothing of it is there afterwards."""
@@ -157,7 +157,7 @@ class Bench:
 
 def make_store(root: Path) -> None:
     """The default image, and ones with its kernel whose boot goes wrong."""
-    default = build_default_image(ImageStore(find_roots().images))
+    default = build_default_image(ImageStore(default_roots().images))
     empty = root / "empty.qcow2"
     root.mkdir(parents=True)
     run(["qemu-img", "create", "-q", "-f", "qcow2", empty, "4G"])
@@ -207,7 +207,7 @@ def small_file_system(directory: Path) -> Iterator[None]:
 def bench() -> Iterator[Bench]:
     with private_host() as host:
         state = host.paths.root.parent
-        roots = replace(find_roots(state), data=state / ".data")
+        roots = replace(default_roots(state), data=state / ".data")
         make_store(roots.images)
         disks = roots.embedded_storage.disks
         with small_file_system(disks):
@@ -385,7 +385,7 @@ def until_said(bench: Bench, cluster: str, node: str, words: str) -> Callable[[]
     return wait
 
 
-def ask(client: LibvirtClient, domain: DomainSeen, words: list[str]) -> int:
+def ask(client: LibvirtClient, domain: DomainInfo, words: list[str]) -> int:
     agent = GuestAgent(client, domain.uuid, domain.name)
     return agent.run(words, Deadline.after(SEEN_S)).exit_code
 

@@ -10,7 +10,7 @@ import pytest
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import get_tool, run, start_daemon
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from ai_how.waiting import Deadline, wait_until
 from canaries import find_in_files, find_in_text, read_secrets, watching
 from daemons import socket_of
@@ -163,7 +163,7 @@ def test_nobody_has_a_password_and_secrets_are_only_roots(cluster):
 
 @pytest.mark.fault("S11", "another host key in known_hosts")
 def test_another_host_key_is_refused(cluster):
-    known = find_roots(cluster.state_dir).cluster("hpc").known_hosts
+    known = default_roots(cluster.state_dir).cluster("hpc").known_hosts
     former = known.read_text()
     wrong = former.splitlines()[1].split()[2]
     lines = [line.split() for line in former.splitlines()]
@@ -330,7 +330,7 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
 
 @pytest.mark.fault("H10", "a node's power cut under jobs that may and may not be requeued")
 def test_a_start_heals_what_has_died_and_slurm_hears_of_it(cluster):
-    host = EmbeddedHost(find_roots(cluster.state_dir).embedded)
+    host = EmbeddedHost(default_roots(cluster.state_dir).embedded)
     before = cluster.nodes()
     job = submit(cluster, "compute-02")
     with LibvirtClient(host.uri) as client:
@@ -377,7 +377,7 @@ def test_a_file_system_that_is_full_is_named_by_status(cluster):
 def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):
     file = tmp_path / "spare.yaml"
     file.write_text(SPARE)
-    paths = find_roots(cluster.state_dir).cluster("spare")
+    paths = default_roots(cluster.state_dir).cluster("spare")
     argv = [*cluster.argv, "-c", str(file), "hpc", "start"]
     child = start_daemon(argv, log=tmp_path / "start.log")
     wait_until(
@@ -390,7 +390,7 @@ def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):
     status = run([*cluster.argv, "-c", str(file), "hpc", "destroy", "--force"], check=False)
     assert status.returncode == 0, status.stderr
     assert "undoing the start that was cut short" in status.stderr
-    host = EmbeddedHost(find_roots(cluster.state_dir).embedded)
+    host = EmbeddedHost(default_roots(cluster.state_dir).embedded)
     with LibvirtClient(host.uri) as client:
         assert not [one.name for one in client.list_domains() if one.name.startswith("spare")]
         assert not [one.name for one in client.list_networks() if one.name == "spare"]
@@ -462,7 +462,7 @@ def test_destroy_leaves_nothing_but_backups_of_what_was_written_last(cluster, tm
     remove_decoys(cluster.host)
     for node in NODES[2:]:  # two are enough, and what is gone is passed over
         (cluster.roots.embedded_storage.cluster("hpc") / f"{node}.qcow2").unlink()
-    root = find_roots(cluster.state_dir)
+    root = default_roots(cluster.state_dir)
     supervisor = EmbeddedHost(root.embedded).find_supervisor()
     with kept_namespace(supervisor.pid) as namespace:
         words = ("hpc", "destroy", "--force", "--backup", str(tmp_path / "kept"))

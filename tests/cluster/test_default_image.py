@@ -9,14 +9,14 @@ from ai_how.images.build import build_default_image
 from ai_how.images.manifest import Image
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 
 pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return build_default_image(ImageStore(find_roots().images))
+    return build_default_image(ImageStore(default_roots().images))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ai_how.images.build import build_default_image
 from ai_how.images.manifest import MANIFEST
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from ai_how.waiting import Deadline, wait_until
 from real_cluster import ASK_S, START_S, Cluster
 
@@ -51,7 +51,7 @@ def cluster(tmp_path_factory):
 
 def mismeasuring_store(data: Path) -> Path:
     """The default image, whose kernel believes that it measured a TSC of 347 MHz."""
-    image = build_default_image(ImageStore(find_roots().images))
+    image = build_default_image(ImageStore(default_roots().images))
     own = data / "ai-how" / "images" / image.digest
     own.mkdir(parents=True)
     for path in image.directory.iterdir():

@@ -9,7 +9,7 @@ import pytest
 from ai_how.images.build import build_default_image
 from ai_how.images.store import ImageStore
 from ai_how.process import run
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from users import TESTS, made_user, run_as
 
 pytestmark = pytest.mark.slurm
@@ -18,7 +18,7 @@ SCRIPT_S = 1800
 
 
 def test_an_ordinary_user_runs_a_job_across_a_cluster_of_their_own():
-    image = build_default_image(ImageStore(find_roots().images))
+    image = build_default_image(ImageStore(default_roots().images))
     with made_user(f"aihow{os.getpid()}c", kept=(".local", ".cache")) as name:
         account = pwd.getpwnam(name)
         # Built by anybody, the recipe gives the same image: a copy saves a minute.

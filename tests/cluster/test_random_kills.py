@@ -11,7 +11,7 @@ import pytest
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import Completed, run, start_daemon
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from decoys import place_decoys
 from leaks import look_at_host, look_at_machine, private_host, settled_difference
 
@@ -38,7 +38,7 @@ class Program:
         self.state = host.paths.root.parent
         self.file = self.state / ".cluster.yaml"
         self.file.write_text(FILE)
-        self.paths = find_roots(self.state).cluster("hpc")
+        self.paths = default_roots(self.state).cluster("hpc")
         self.argv = [sys.executable, "-m", "ai_how", "--state-dir", str(self.state)]
         self.argv += ["-c", str(self.file)]
 

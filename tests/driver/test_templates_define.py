@@ -15,7 +15,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuMode,
     DiskCache,
-    DomainShape,
+    DomainDefinition,
     MemoryBacking,
 )
 from ai_how.vm_management.xml.render import render_domain
@@ -40,7 +40,7 @@ def connection() -> Iterator[libvirt.virConnect]:
     opened.close()
 
 
-def defined(connection: libvirt.virConnect, shape: DomainShape) -> ET.Element:
+def defined(connection: libvirt.virConnect, shape: DomainDefinition) -> ET.Element:
     """What libvirt remembers of a domain, once its schema was satisfied."""
     domain = connection.defineXMLFlags(render_domain(shape), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     try:
@@ -49,7 +49,7 @@ def defined(connection: libvirt.virConnect, shape: DomainShape) -> ET.Element:
         domain.undefine()
 
 
-def combinations() -> Iterator[tuple[str, DomainShape]]:
+def combinations() -> Iterator[tuple[str, DomainDefinition]]:
     boots = {"kernel": CONTROLLER.boot, "no-initrd": replace(CONTROLLER.boot, initrd=None)}
     axes = product(Role, Accel, CpuMode, MEMORY_BACKINGS, [*boots, "bios"])
     for (role, accel, mode, backing, boot), cache in zip(axes, cycle(DiskCache), strict=False):

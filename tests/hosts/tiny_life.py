@@ -13,7 +13,7 @@ from shutil import rmtree
 
 from ai_how.console.show import show_error
 from ai_how.errors import AiHowError
-from ai_how.host.place import find_place
+from ai_how.host.place import resolve_host
 from ai_how.spec.nodes import nodes_of
 from ai_how.vm_management.nodes.host_checks import check_shares
 from cluster_bench import read_hpc
@@ -54,7 +54,7 @@ def shares_seen(home: TinyHome) -> list[str]:
         mounts = f"virtio_fs_mounts: [{{tag: t, host_path: {path}, mount_point: /data}}]"
         nodes = f"compute_nodes: [{{cpu_cores: 1, memory_gb: 1, disk_gb: 10, {mounts}}}]"
         hpc = read_hpc("storage: {virtio_fs: {enabled: true}}", nodes=nodes)
-        place = find_place("embedded", home.roots)
+        place = resolve_host("embedded", home.roots)
         said += [check.found for check in check_shares(nodes_of(hpc), place)]
         path.rmdir()
     return said

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from ai_how.process import Completed, get_tool, run
 from ai_how.state.lock import held_lock
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = "somebody"
@@ -87,7 +87,7 @@ def get_tree() -> Path:
     """The tree, made where it is missing: a minute or two, by Debian's mirror and PyPI."""
     lock = (ROOT / "requirements.lock").read_text()
     seed = json.dumps([SUITE, PACKAGES, LEFT_OUT, ACCOUNTS, PLACES, lock])
-    top = find_roots().cache / "trixie"
+    top = default_roots().cache / "trixie"
     tree = top / sha256(seed.encode()).hexdigest()[:16]
     top.mkdir(parents=True, exist_ok=True)
     with held_lock(top / "lock", doing="making the tree of Debian 13", wait_s=BUILD_S):

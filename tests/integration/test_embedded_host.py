@@ -18,7 +18,7 @@ from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline, wait_until
 from daemons import socket_of
@@ -125,7 +125,7 @@ def test_sessions_with_other_runtime_directories_share_the_host(
     own_host.up(with_kvm=False)
     with tempfile.TemporaryDirectory() as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        roots = find_roots(own_host.paths.root.parent)
+        roots = default_roots(own_host.paths.root.parent)
         same = EmbeddedHost(roots.embedded)
         same.up(with_kvm=False)
         assert same.find_supervisor() == own_host.find_supervisor()

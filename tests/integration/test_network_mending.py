@@ -14,7 +14,7 @@ from ai_how.libvirt_client.network_xml import read_network_facts
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.state.cluster_state import read_state
-from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import facts_of
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.networks.links import find_ports
@@ -95,7 +95,7 @@ def check_mended(home: TinyHome) -> None:
         seen = client.find_network(state.network.uuid)
     assert seen is not None
     assert seen.is_persistent
-    wanted = facts_of(shape_of_network(state))
+    wanted = facts_of(define_network(state))
     assert read_network_facts(seen.xml) == wanted
     assert read_network_facts(seen.defined_xml) == wanted
     assert steps(home) == []
@@ -272,7 +272,7 @@ def test_nodes_that_come_later_are_known_to_the_network(home: TinyHome) -> None:
             seen = client.find_network(state.network.uuid)
         assert seen is not None
         for xml in (seen.xml, seen.defined_xml):
-            assert read_network_facts(xml) == facts_of(shape_of_network(state))
+            assert read_network_facts(xml) == facts_of(define_network(state))
         assert steps(home) == []
         assert troubles(home) == ([], {})
         check_named(home)

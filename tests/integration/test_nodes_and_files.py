@@ -4,7 +4,7 @@ from itertools import cycle
 
 import pytest
 
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.state.cluster_state import read_state
 from invariants import Watched
 from ledger import Points
@@ -85,7 +85,7 @@ CHANGES = {
 }
 
 
-def domains(watched: Watched) -> dict[str, DomainSeen]:
+def domains(watched: Watched) -> dict[str, DomainInfo]:
     with watched.home.client() as client:
         return {one.name: one for one in client.list_domains() if one.name in ours()}
 
@@ -136,7 +136,7 @@ def test_a_cluster_that_grows_stays_healthy_when_that_fails_or_is_killed(
     points(made)
 
 
-def check_untouched(watched: Watched, before: dict[str, DomainSeen]) -> None:
+def check_untouched(watched: Watched, before: dict[str, DomainInfo]) -> None:
     """The nodes that were there run on, in the same QEMU, and their disks are as they were."""
     now = domains(watched)
     assert {name: (now[name].domid, now[name].state) for name in before} == {

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import pytest
 
 import decoys
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.errors import GuestError, HostError, OwnershipError, PlanFailedError
 from ai_how.guest.agent import GuestAgent
 from ai_how.host.embedded import EmbeddedHost
@@ -28,7 +28,7 @@ from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline
@@ -64,7 +64,7 @@ class Obedient:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TinyWorld(World):
+class TinyWorld(PlanContext):
     """A world whose guests' agents are there as soon as their QEMU runs."""
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
@@ -75,7 +75,7 @@ class TinyWorld(World):
             raise GuestError(f"VM {uuid} does not run")
 
 
-def tiny(draft: Draft) -> Draft:
+def tiny(draft: DesiredCluster) -> DesiredCluster:
     """The same cluster with next to no memory."""
     nodes = tuple(
         (
@@ -111,7 +111,7 @@ class Bench:
         )
         paths = ensure_private_directory(self.paths(name).root) and self.paths(name)
 
-        def world(interrupts: Interrupts) -> World:
+        def world(interrupts: Interrupts) -> PlanContext:
             return TinyWorld(
                 cluster_id=cluster_id,
                 paths=paths,

@@ -25,13 +25,13 @@ from test_kill_everywhere import Pair, kill_everywhere, without_twins
 from ai_how.errors import LibvirtError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.libvirt_client import domains
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.disks import base_images
-from ai_how.vm_management.saved_machines.generic_vm import NAMELESS
+from ai_how.vm_management.saved_machines.generic_vm import GENERIC_ID
 from ai_how.vm_management.saved_machines.store import (
     MANIFEST,
     SavedMachine,
@@ -83,7 +83,7 @@ def restored(watched: Watched) -> set[str]:
     return {name for name, one in nodes_of(watched).items() if not one.was_booted}
 
 
-def nodes_of(watched: Watched) -> dict[str, DomainSeen]:
+def nodes_of(watched: Watched) -> dict[str, DomainInfo]:
     state = read_state(watched.home.paths(watched.name))
     assert state is not None
     with watched.home.client() as client:
@@ -426,7 +426,7 @@ def test_power_is_not_cut_in_the_middle_of_a_restore_unless_that_hangs(
 def nameless(home: TinyHome) -> set[str]:
     """The VMs that are booted to be saved."""
     with home.client() as client:
-        return {one.name for one in client.list_domains() if one.mark and one.mark.id == NAMELESS}
+        return {one.name for one in client.list_domains() if one.mark and one.mark.id == GENERIC_ID}
 
 
 @pytest.mark.fault("W04", "SIGKILL of the process that saves a machine")

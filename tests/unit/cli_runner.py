@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ai_how.cli import main
-from ai_how.state.paths import Roots, find_roots
+from ai_how.state.paths import Roots, default_roots
 
 GOOD = """\
 version: "1.0"
@@ -47,7 +47,7 @@ class Cli:
 
     @property
     def roots(self) -> Roots:
-        return find_roots()
+        return default_roots()
 
     def __call__(self, *words: str | Path) -> Ended:
         self._capsys.readouterr()

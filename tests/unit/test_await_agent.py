@@ -8,11 +8,11 @@ from uuid import UUID
 import pytest
 
 from ai_how.errors import GuestError
-from ai_how.libvirt_client.facts import OFF_BY_DAEMON, DomainSeen
+from ai_how.libvirt_client.facts import OFF_BY_DAEMON, DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.context import Patience
+from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.steps.guest import AwaitAgent
 from ai_how.waiting import Deadline
 
@@ -20,8 +20,8 @@ VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
 CRASHED = 3
 
 
-def off(reason: int) -> DomainSeen:
-    return DomainSeen(
+def off(reason: int) -> DomainInfo:
+    return DomainInfo(
         uuid=VM,
         name="hpc-compute-01",
         state=VmState.SHUT_OFF,
@@ -43,7 +43,7 @@ class OffWorld:
     reason: int
     starts_needed: int = 1
     starts: int = 0
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
     paths: ClusterPaths = field(default_factory=lambda: ClusterPaths(Path("/nowhere/hpc")))
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -55,7 +55,7 @@ class OffWorld:
         if self.starts < self.starts_needed:
             raise GuestError("hpc-compute-01 is shut off")
 
-    def find_domain(self, _uuid: UUID) -> DomainSeen:
+    def find_domain(self, _uuid: UUID) -> DomainInfo:
         return off(self.reason)
 
     def start_domain(self, _uuid: UUID) -> None:

@@ -9,16 +9,16 @@ from uuid import UUID
 import pytest
 from plan_world import Bench, Put, raise_at
 
-from ai_how.clusters.plans.rendering import Rendering
+from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import GuestError, PlanFailedError
 from ai_how.hpc.plan import plan_start
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.executor import OnFailure
 from ai_how.plan.interrupts import Interrupts
-from ai_how.plan.step import Limit, Plan
+from ai_how.plan.step import ConcurrencyLimit, Plan
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.nodes.boot_limit import choose_boot_limit
 from ai_how.vm_management.nodes.domain_definition import Accel
@@ -145,8 +145,8 @@ def stage_of(directory: Path, image, libvirt: FakeLibvirt) -> Stage:
     storage = StoragePaths(directory / "storage")
     nodes = TWO_NODES.replace("count: 2", f"count: {NODES - 1}")
 
-    def world(interrupts: Interrupts) -> World:
-        return World(
+    def world(interrupts: Interrupts) -> PlanContext:
+        return PlanContext(
             cluster_id=CLUSTER_ID,
             paths=ClusterPaths(directory / "hpc"),
             client=libvirt,
@@ -193,7 +193,7 @@ def test_only_what_boots_counts():
     states = {"compute-01": VmState.PAUSED, "compute-02": VmState.SHUT_OFF}
     changed = [domain_seen(draft, name, state) for name, state in states.items()]
     seen = replace(seen, domains=seen.domains | {one.uuid: one for one in changed})
-    rendering = Rendering(
+    rendering = PlanInputs(
         network_xml=lambda: "<network/>",
         domain_xml=lambda _node, _one: "<domain/>",
         base_of=Path,
@@ -202,7 +202,7 @@ def test_only_what_boots_counts():
     assert plan.limit is None
     seen = replace(seen, domains={})
     limit = plan_start(draft, replace(seen, network=None), rendering, boot_limit=2).limit
-    assert limit == Limit(
+    assert limit == ConcurrencyLimit(
         2,
         tuple(
             tuple(f"{word}/hpc-{name}" for word in ("boot", "agent", "services"))
@@ -214,7 +214,7 @@ def test_only_what_boots_counts():
 # --- any plan
 
 
-def stretches(count: int) -> tuple[tuple[Put, ...], tuple[tuple[str, ...], ...]]:
+def segments(count: int) -> tuple[tuple[Put, ...], tuple[tuple[str, ...], ...]]:
     keys = [(f"a{n}", f"b{n}", f"c{n}") for n in range(count)]
     steps = [Put(key, one[max(at - 1, 0) : at]) for one in keys for at, key in enumerate(one)]
     return tuple(steps), tuple(keys)
@@ -235,15 +235,15 @@ def most_under_way(bench: Bench, last: str = "c") -> int:
 @pytest.mark.parametrize("workers", [1, 2, 16])
 def test_stretches_of_any_plan_keep_to_their_limit(tmp_path, most, workers):
     bench = Bench(tmp_path)
-    steps, keys = stretches(8)
-    bench.run(Plan("start", steps, Limit(most, keys)), workers=workers)
+    steps, keys = segments(8)
+    bench.run(Plan("start", steps, ConcurrencyLimit(most, keys)), workers=workers)
     assert bench.world.content == sorted(key for one in keys for key in one)
     assert most_under_way(bench) <= most
 
 
 def test_a_stretch_that_ended_gives_its_place_to_another_while_others_go_on(tmp_path):
     bench, third_is_on = Bench(tmp_path), threading.Event()
-    steps, keys = stretches(3)
+    steps, keys = segments(3)
 
     def on(moment, key):
         if (moment, key) == ("before apply", "a2"):
@@ -252,16 +252,16 @@ def test_a_stretch_that_ended_gives_its_place_to_another_while_others_go_on(tmp_
             assert third_is_on.wait(60), "the second has ended, and the third has not begun"
 
     bench.world.on = on
-    bench.run(Plan("start", steps, Limit(2, keys)), workers=4)
+    bench.run(Plan("start", steps, ConcurrencyLimit(2, keys)), workers=4)
     assert most_under_way(bench) == 2
 
 
 def test_a_stretch_that_failed_gives_its_place_to_another(tmp_path):
     bench = Bench(tmp_path)
-    steps, keys = stretches(4)
+    steps, keys = segments(4)
     bench.world.on = raise_at("before apply", "b0", GuestError("broke"))
     with pytest.raises(PlanFailedError):
-        bench.run(Plan("stop", steps, Limit(1, keys)), on_failure=OnFailure.GO_ON)
+        bench.run(Plan("stop", steps, ConcurrencyLimit(1, keys)), on_failure=OnFailure.GO_ON)
     assert bench.world.content == sorted({key for one in keys for key in one} - {"b0", "c0"})
 
 
@@ -269,7 +269,7 @@ def test_a_stretch_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp
     bench = Bench(tmp_path)
     steps = (Put("x"), Put("a0"), Put("b0", ("a0", "x")), Put("a1"), Put("b1", ("a1",)))
     bench.world.on = raise_at("before apply", "x", GuestError("broke"))
-    limit = Limit(1, (("a0", "b0"), ("a1", "b1")))
+    limit = ConcurrencyLimit(1, (("a0", "b0"), ("a1", "b1")))
     with pytest.raises(PlanFailedError):
         bench.run(Plan("stop", steps, limit), on_failure=OnFailure.GO_ON)
     assert bench.world.content == ["a0", "a1", "b1"]
@@ -278,10 +278,10 @@ def test_a_stretch_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (Limit(0, (("a",),)), "a limit of 0 lets nothing begin"),
-        (Limit(1, (("x",),)), "a limit on x: no such step"),
-        (Limit(1, (("a",), ("a",))), "a step is in two stretches"),
-        (Limit(1, ((),)), "a stretch has none"),
+        (ConcurrencyLimit(0, (("a",),)), "a limit of 0 lets nothing begin"),
+        (ConcurrencyLimit(1, (("x",),)), "a limit on x: no such step"),
+        (ConcurrencyLimit(1, (("a",), ("a",))), "a step is in two segments"),
+        (ConcurrencyLimit(1, ((),)), "a stretch has none"),
     ],
 )
 def test_a_limit_that_cannot_be_kept_is_rejected(limit, message):

@@ -8,7 +8,7 @@ import pytest
 from ai_how.clusters.diagnosis.causes import (
     ACCEPTED,
     Failure,
-    NodeSeen,
+    NodeEvidence,
     Rank,
     find_cause,
     find_first_cause,
@@ -87,7 +87,7 @@ JOBS = """\
 """
 PORT = JOBS.replace("28  slurmd.service         start waiting", "28 slurmd.service start running")
 
-NODE = NodeSeen(name="compute-01", domain="hpc-compute-01", state=VmState.RUNNING, console=UP)
+NODE = NodeEvidence(name="compute-01", domain="hpc-compute-01", state=VmState.RUNNING, console=UP)
 CONTROLLER = replace(NODE, name="controller", domain="hpc-controller", is_controller=True)
 DEAD = replace(NODE, state=VmState.SHUT_OFF, reason="crashed")
 STUCK = replace(
@@ -256,7 +256,7 @@ def test_what_is_certain_is_named(seen, rank, text):
     [
         NODE,
         CONTROLLER,
-        NodeSeen(name="compute-01", domain="hpc-compute-01"),
+        NodeEvidence(name="compute-01", domain="hpc-compute-01"),
         replace(NODE, console=UP + JOB_KILLED),
         replace(NODE, munge=ACCEPTED, slurm=node_readiness("compute-01", "idle", None)),
         replace(DEAD, reason="destroyed"),

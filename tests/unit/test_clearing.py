@@ -11,7 +11,7 @@ from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.errors import HostError, SpecError, StateError
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import write_state
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 from cluster_bench import draft_of, read_hpc
 
 STATE = draft_of(read_hpc()).state
@@ -20,7 +20,7 @@ STATE = draft_of(read_hpc()).state
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return find_roots(tmp_path / "state")
+    return default_roots(tmp_path / "state")
 
 
 @pytest.mark.fault("S02", "paths for names of clusters")

@@ -12,7 +12,7 @@ import pytest
 from ai_how.images.build import PROGRAMS
 from ai_how.process import Completed, run
 from ai_how.state.cluster_state import write_state
-from ai_how.state.paths import ensure_private_directory, find_roots
+from ai_how.state.paths import default_roots, ensure_private_directory
 from cluster_bench import draft_of, read_hpc
 
 HEAVY = ("pydantic", "rich", "libvirt", "jinja2", "ruamel", "logging")
@@ -102,7 +102,7 @@ def test_the_installed_command_is_this_program(places, tmp_path):
 @pytest.fixture
 def watched(places, tmp_path) -> str:
     """The command that watches a cluster on libvirt's test driver, of which nothing is there."""
-    paths = find_roots(tmp_path / "s").cluster("demo")
+    paths = default_roots(tmp_path / "s").cluster("demo")
     ensure_private_directory(paths.root)
     state = draft_of(read_hpc(name="demo"), storage=tmp_path / "storage").state
     write_state(paths, state.model_copy(update={"host_uri": "test:///default"}))

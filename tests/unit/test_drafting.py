@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from ai_how.clusters.desired_cluster import draft_cluster
+from ai_how.clusters.desired_cluster import plan_desired_cluster
 from ai_how.errors import SpecError
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.state.models import ClusterState
@@ -46,7 +46,7 @@ def test_a_new_cluster_is_laid_out_from_its_id_alone():
 
 def test_the_same_file_again_changes_nothing():
     later = NOW + timedelta(days=1)
-    again = draft_cluster(
+    again = plan_desired_cluster(
         FIRST.hpc,
         FIRST.state,
         cluster_id=CLUSTER_ID,

@@ -13,14 +13,14 @@ from ai_how.errors import HostError
 from ai_how.host import running
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.running import Supervisor, accepts, hold, is_held
-from ai_how.state.paths import ensure_private_directory, find_roots
+from ai_how.state.paths import default_roots, ensure_private_directory
 
 NOBODY = 65534
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> EmbeddedHost:
-    host = EmbeddedHost(find_roots(tmp_path / "state").embedded)
+    host = EmbeddedHost(default_roots(tmp_path / "state").embedded)
     ensure_private_directory(host.paths.root)
     return host
 
@@ -74,7 +74,7 @@ def test_a_copy_of_a_running_hosts_directory_is_not_that_host(host, us, tmp_path
     held = hold(host.paths.root)
     try:
         shutil.copytree(host.paths.root.parent, tmp_path / "copy")
-        assert EmbeddedHost(find_roots(tmp_path / "copy").embedded).find_supervisor() is None
+        assert EmbeddedHost(default_roots(tmp_path / "copy").embedded).find_supervisor() is None
         assert host.find_supervisor() == us
     finally:
         os.close(held)

@@ -13,12 +13,12 @@ from ai_how.clusters.diagnosis import evidence
 from ai_how.clusters.diagnosis.evidence import save_evidence
 from ai_how.errors import AgentUnresponsiveError, DeadlineError, GuestError, LibvirtError
 from ai_how.guest.serial_log import mark_consoles, read_console
-from ai_how.host.place import HostPlace
-from ai_how.libvirt_client.facts import DomainSeen
-from ai_how.plan.failures import Saved
+from ai_how.host.place import HypervisorHost
+from ai_how.libvirt_client.facts import DomainInfo
+from ai_how.plan.failures import SavedEvidence
 from ai_how.plan.step import Plan
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
-from ai_how.vm_management.context import Patience, World
+from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.steps import guest
 from ai_how.vm_management.steps.guest import AwaitAgent
@@ -42,12 +42,12 @@ compute-02|down*|Not responding
 class Guests:
     """Guests as a client shows them; each may say other things, or hang until the test is over."""
 
-    domains: dict[UUID, DomainSeen]
+    domains: dict[UUID, DomainInfo]
     hanging: set[UUID] = field(default_factory=set)
     over: threading.Event = field(default_factory=threading.Event)
     stdins: list[bytes] = field(default_factory=list)
 
-    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+    def find_domain(self, uuid: UUID) -> DomainInfo | None:
         return self.domains.get(uuid)
 
     def is_agent_connected(self, uuid: UUID) -> bool:
@@ -79,13 +79,13 @@ class Guests:
 class Bench:
     """A cluster of three whose start has failed."""
 
-    world: World
+    world: PlanContext
     guests: Guests
     said: list[str] = field(default_factory=list)
 
-    def save(self, error: Exception, step: str = "ready/hpc") -> Saved:
+    def save(self, error: Exception, step: str = "ready/hpc") -> SavedEvidence:
         error.add_note(f"while applying {step}")
-        place = HostPlace("embedded", "test:///default", "test", self.world.disks.storage)
+        place = HypervisorHost("embedded", "test:///default", "test", self.world.disks.storage)
         steps = tuple(AwaitAgent(one.domain_name, one.uuid) for one in DRAFT.state.nodes)
         plan = Plan("start", steps)
         return save_evidence(self.world, DRAFT.state, plan, place, self.said.append, [error])
@@ -104,20 +104,20 @@ def bench(tmp_path):
     for node in nodes:
         paths.console_log(node.name).write_text("of a boot before: Kernel panic - not syncing: x\n")
     yield Bench(
-        World(
+        PlanContext(
             cluster_id=CLUSTER_ID,
             paths=paths,
             client=guests,
             disks=DiskManager(StoragePaths(tmp_path)),
             console_ends=mark_consoles(paths, DRAFT.state),
-            patience=Patience(agent_s=30),
+            patience=Timeouts(agent_s=30),
         ),
         guests,
     )
     guests.over.set()
 
 
-def files_of(saved: Saved) -> dict[str, str]:
+def files_of(saved: SavedEvidence) -> dict[str, str]:
     return {path.name: path.read_text() for path in saved.directory.iterdir()}
 
 
@@ -166,7 +166,7 @@ def test_nodes_that_hang_cost_no_others_evidence_and_no_time_for_each(bench, mon
     hanging = [one for one in DRAFT.state.nodes if one.role == "compute"]
     bench.guests.hanging |= {one.uuid for one in hanging}
     done = threading.Event()
-    results: list[Saved] = []
+    results: list[SavedEvidence] = []
 
     def save() -> None:
         results.append(bench.save(GuestError("not ready")))
@@ -197,7 +197,7 @@ def test_without_libvirt_there_is_still_what_lies_on_the_disk(bench, monkeypatch
 
 def test_nodes_that_the_run_was_not_about_are_left_alone(bench):
     error = GuestError("late")
-    place = HostPlace("embedded", "test:///default", "test", bench.world.disks.storage)
+    place = HypervisorHost("embedded", "test:///default", "test", bench.world.disks.storage)
     one = DRAFT.state.get_node("compute-02")
     plan = Plan("start", (AwaitAgent(one.domain_name, one.uuid),))
     saved = save_evidence(bench.world, DRAFT.state, plan, place, bench.said.append, [error])
@@ -211,7 +211,7 @@ def test_qemus_log_and_the_signal_that_ended_it_are_found(bench, tmp_path, monke
     before = "2026-11-24 13:00:00.000+0000: starting up libvirt version: 9.0.0\nof a boot before\n"
     log = before + before.replace("before", "now")
     (logs / "hpc-compute-01.log").write_text(log)
-    monkeypatch.setattr(HostPlace, "qemu_logs", logs)
+    monkeypatch.setattr(HypervisorHost, "qemu_logs", logs)
     files = files_of(bench.save(GuestError("late")))
     assert files["compute-01.qemu.log"] == before.replace("before", "now")
     assert f"  {logs}/hpc-compute-02.log: No such file or directory\n" in files["summary.txt"]
@@ -232,7 +232,7 @@ def test_a_guest_that_panics_is_waited_for_no_longer(bench, monkeypatch):
 @pytest.mark.parametrize("has_log", [True, False])  # of the system's libvirt it may not be read
 def test_a_guest_that_says_nothing_is_waited_for_until_the_deadline(bench, monkeypatch, has_log):
     monkeypatch.setattr(guest, "LOOK_S", 0.01)
-    world = replace(bench.world, patience=Patience(agent_s=0.2))
+    world = replace(bench.world, patience=Timeouts(agent_s=0.2))
     node = DRAFT.state.get_node("compute-01")
     if not has_log:
         world.paths.console_log("compute-01").unlink()

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from ai_how.console.text import clean
 from ai_how.errors import AiHowError, GuestError, HostError, SpecError
 from ai_how.guest.agent import GuestAgent, GuestResult
-from ai_how.host.place import HostPlace, find_place
+from ai_how.host.place import HypervisorHost, resolve_host
 from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.agent_answer import read_agent_answer
-from ai_how.libvirt_client.facts import DomainSeen, Mark, read_bridge, read_mark
+from ai_how.libvirt_client.facts import DomainInfo, Mark, read_bridge, read_mark
 from ai_how.libvirt_client.uri import LibvirtUri, read_uri
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.libvirt_client.xml import census, read_xml
@@ -25,13 +25,13 @@ from ai_how.state.paths import Roots
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.vm_management.networks.host_networks import HostNetworks, SeenNetworks
 from ai_how.vm_management.networks.subnets import check_bridge, choose_subnet
-from ai_how.vm_management.xml.render import render_shape
+from ai_how.vm_management.xml.render import render_definition
 from ai_how.waiting import Deadline
 from shapes import CLUSTER, CONTROLLER, NETWORK
 
 ID = UUID("11111111-1111-4111-8111-111111111111")
 CHANNEL = '<channel><target name="org.qemu.guest_agent.0" state="connected"/></channel>'
-DOMAIN = render_shape(CONTROLLER).replace("</devices>", f"{CHANNEL}</devices>")
+DOMAIN = render_definition(CONTROLLER).replace("</devices>", f"{CHANNEL}</devices>")
 NET = render_network(NETWORK)
 XML_PIECES = [
     *("<", ">", "/>", "</", "<a>", "</a>", "<a b='", "'", '"', "&", "&amp;", "&#0;", "&#x110000;"),
@@ -59,9 +59,9 @@ xmls = (
 )
 
 
-def seen(xml: str) -> DomainSeen:
+def seen(xml: str) -> DomainInfo:
     mark = read_mark(xml)
-    return DomainSeen(ID, "n", VmState.RUNNING, 1, 1, True, 1, 1, 1, mark, xml)
+    return DomainInfo(ID, "n", VmState.RUNNING, 1, 1, True, 1, 1, 1, mark, xml)
 
 
 @pytest.mark.fault("S31", "fuzzed XML of VMs and networks")
@@ -240,8 +240,8 @@ def test_any_uri_is_a_place_or_refused(fuzz):
         else:
             assert isinstance(uri, SpecError)
             assert str(uri).replace("\n", "").isprintable()
-        place = answer(find_place, text, roots)
-        if isinstance(place, HostPlace):
+        place = answer(resolve_host, text, roots)
+        if isinstance(place, HypervisorHost):
             assert place.kind == "system" or place.storage.root.is_relative_to(root)
             # The embedded host has a URI while it is up.
             uri = place.address if place.kind != "embedded" else "test:///default"

@@ -10,7 +10,7 @@ import pytest
 
 from ai_how.errors import GuestError
 from ai_how.guest.agent import GuestAgent
-from ai_how.vm_management.context import Patience
+from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.steps.guest import CheckClocks
 
 VM = UUID("7b1c1f0e-7f0e-4c56-9a35-0a4c4ea1f0aa")
@@ -23,7 +23,7 @@ class Guest:
     """It begins an hour off, and sets the time so many seconds after it was told, in turn."""
 
     lags_s: list[float]
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
     stop: threading.Event = field(default_factory=threading.Event)
     offset_ns: int = 3600 * SECOND_NS
     told: int = 0
@@ -60,4 +60,4 @@ def test_a_clock_that_is_right_is_left_alone():
 
 def test_a_clock_that_cannot_be_set_fails_the_start():
     with pytest.raises(GuestError, match=r"the clock of compute-01 is .* s off"):
-        STEP.apply(Guest([60.0], patience=Patience(clock_s=0.3)))
+        STEP.apply(Guest([60.0], patience=Timeouts(clock_s=0.3)))

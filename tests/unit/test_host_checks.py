@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ai_how.host.checks import (
+    CapacityRequest,
     Check,
-    Cost,
     Status,
     check_capacity,
     check_embedded,
@@ -501,7 +501,7 @@ def test_directories_on_one_file_system_are_one_line() -> None:
 
 # --- capacity
 
-COST = Cost(vms=3, vcpus=3, memory_mib=3072, disk_bytes=60 * GIB, disk_directory=STORAGE)
+COST = CapacityRequest(vms=3, vcpus=3, memory_mib=3072, disk_bytes=60 * GIB, disk_directory=STORAGE)
 
 
 def test_what_fits_is_passed_over_in_silence() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from ai_how.clusters.cleanup import prepare_backups, release_host
 from ai_how.clusters.manager import HpcManager
-from ai_how.clusters.plan_runner import Carrier
+from ai_how.clusters.plan_runner import PlanRunner
 from ai_how.clusters.plans.destroy import plan_destroy
-from ai_how.clusters.start import Start
+from ai_how.clusters.start import PreparedStart
 from ai_how.errors import HostError, LockedError, PlanFailedError, StateError
-from ai_how.host.place import find_place
+from ai_how.host.place import resolve_host
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer
@@ -21,8 +21,8 @@ from ai_how.plan.step import Plan
 from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState
-from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory, find_roots
-from ai_how.vm_management.context import Patience
+from ai_how.state.paths import ClusterPaths, Roots, default_roots, ensure_private_directory
+from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.steps.networks import StartNetwork
 from cluster_bench import draft_of, read_hpc
 
@@ -32,7 +32,7 @@ TEST_HOST = f"test://{Path(__file__).resolve().parents[1] / 'driver' / 'test_nod
 @pytest.fixture
 def roots(tmp_path, monkeypatch) -> Roots:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return find_roots(tmp_path / "state")
+    return default_roots(tmp_path / "state")
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_backups_into_a_file_are_refused_with_its_name(tmp_path, state):
 
 
 def test_bases_stay_while_another_cluster_is_being_made(roots, state):
-    place = find_place(TEST_HOST, roots)
+    place = resolve_host(TEST_HOST, roots)
     base = place.storage.base("0" * 64)
     base.parent.mkdir(parents=True)
     base.touch()
@@ -149,21 +149,21 @@ def test_what_a_failed_start_keeps_is_remembered_from_its_beginning(roots, state
     # There is no such network to start, so this step fails.
     plan = Plan("start", (StartNetwork(state.network.name, state.network.uuid),))
     draft = replace(draft_of(read_hpc()), state=asked)
-    start = Start(draft=draft, plan=plan, images={}, archives={})
+    start = PreparedStart(draft=draft, plan=plan, images={}, archives={})
     serials: dict[str, int] = {}
 
     def look(moment: str, _key: str) -> None:
         serials[moment] = read_state(paths).serial
 
     with LibvirtClient(TEST_HOST) as client:
-        carrier = Carrier(
+        carrier = PlanRunner(
             roots=roots,
             paths=paths,
-            place=find_place(TEST_HOST, roots),
+            place=resolve_host(TEST_HOST, roots),
             client=client,
             observer=Observer(),
             say=lambda _line: None,
-            patience=Patience(),
+            patience=Timeouts(),
             on_boundary=look,
         )
         with pytest.raises(PlanFailedError):

@@ -11,10 +11,10 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.destroy import plan_destroy
-from ai_how.clusters.plans.rendering import Rendering
+from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import HostError, SpecError, StateError
 from ai_how.hpc import steps as slurm_steps
 from ai_how.hpc.plan import STEP_TYPES, plan_start
@@ -26,7 +26,7 @@ from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.records import decode_step, encode_step
 from ai_how.plan.step import Plan, Step
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps import disks as disk_steps
 from ai_how.vm_management.steps import domains as domain_steps
 from ai_how.vm_management.steps import guest as guest_steps
@@ -53,13 +53,13 @@ BASE = f"base/{SHORT}"
 LOST = "slurm-lost/hpc"
 NODES = [node.name for node in DRAFT.state.nodes]
 TEST_NODE = Path(__file__).resolve().parents[1] / "driver" / "test_node.xml"
-RENDERING = Rendering(
+RENDERING = PlanInputs(
     network_xml=lambda: "<network/>",
     domain_xml=lambda node, _one: f"<domain>{node.name} {node.memory_mib}</domain>",
     base_of=lambda digest: Path(f"/srv/ai-how/bases/{digest}.qcow2"),
 )
 
-SAVED = Saved("a" * 64, UUID(int=7))
+SAVED = SavedMachineRef("a" * 64, UUID(int=7))
 WARM = replace(RENDERING, saved_of=lambda _name: SAVED)
 
 NEW_CLUSTER = f"""\
@@ -76,7 +76,7 @@ services/hpc-controller: give controller its identity and start its services < a
 """
 
 
-def start(draft: Draft = DRAFT, seen: Observed | None = None, **options) -> Plan:
+def start(draft: DesiredCluster = DRAFT, seen: Observed | None = None, **options) -> Plan:
     return plan_start(draft, seen or Observed(), RENDERING, **options)
 
 
@@ -481,7 +481,7 @@ def test_a_node_that_is_no_longer_asked_for_goes_with_its_cluster():
     assert "off/hpc-compute-02" in keys(plan_stop(draft.state, everything_seen(DRAFT)))
 
 
-def suspended(draft: Draft, *names: str) -> Observed:
+def suspended(draft: DesiredCluster, *names: str) -> Observed:
     """These nodes (or all) are off with their memory saved, and the others run."""
     seen = everything_seen(draft)
     for node in draft.state.nodes:

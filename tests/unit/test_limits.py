@@ -11,7 +11,7 @@ import pytest
 
 from ai_how.errors import LimitError
 from ai_how.limits import begin, find_told_limit, limits_of_cgroups
-from ai_how.plan.crew import Crew, Ended
+from ai_how.plan.crew import DaemonPool, Ended
 from ai_how.process import Completed, run
 
 NOBODY_ELSE = 61234  # no process of this machine has that user
@@ -189,7 +189,7 @@ def test_another_programs_words_for_it_are_known(text: str, is_limit: bool) -> N
 
 
 def test_threads_that_there_are_take_the_calls_of_those_that_cannot_be_had() -> None:
-    with Crew[str](4) as crew:
+    with DaemonPool[str](4) as crew:
         for name in "abcd":
             crew.submit(name, lambda: threading.current_thread().name)
         ended: list[Ended[str]] = []

@@ -7,7 +7,7 @@ import pytest
 
 from ai_how.errors import HostError
 from ai_how.state.links import resolve_links
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 
 NOBODY = 65534
 
@@ -27,7 +27,7 @@ def moved(tmp_path: Path) -> Path:
     ["home/me/state", "data/home/me/state/", "home/me/relative", "home/../home/me/./state"],
 )
 def test_every_spelling_of_a_state_directory_is_the_same(moved: Path, spelling: str) -> None:
-    roots = find_roots(Path(f"{moved}/{spelling}"))
+    roots = default_roots(Path(f"{moved}/{spelling}"))
     assert roots.state == moved / "data/home/me/state"
     assert roots.embedded.root == roots.state / ".embedded"
 
@@ -37,8 +37,8 @@ def test_what_was_moved_to_a_larger_disk_alone_is_followed(moved: Path) -> None:
     state, large = moved / "data/home/me/state", moved / "large"
     large.mkdir()
     (state / ".embedded").symlink_to(large)
-    assert find_roots(state).embedded.root == large
-    assert find_roots(state).embedded_storage.root == large / "storage"
+    assert default_roots(state).embedded.root == large
+    assert default_roots(state).embedded_storage.root == large / "storage"
 
 
 @pytest.mark.fault("H07", "a directory that is not there yet, behind a link")
@@ -62,7 +62,7 @@ def test_a_link_that_another_user_could_turn_is_refused(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(HostError, match="is a link that another user could turn") as refused:
-        find_roots(common / "link/state")
+        default_roots(common / "link/state")
     assert refused.value.hint == f"namei -l {common / 'link'}"
 
 

@@ -12,7 +12,7 @@ from ai_how.errors import ConnectionLostError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.hpc.steps import AwaitReady
 from ai_how.plan.step import Applied
-from ai_how.vm_management.context import Patience
+from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.steps.guest import CheckClocks, GiveIdentity
 from ai_how.waiting import Deadline
 
@@ -67,7 +67,7 @@ class Guest:
         return SimpleNamespace(
             agent=lambda uuid, name: GuestAgent(self, uuid, name),
             archives={"compute-01": lambda: b""},
-            patience=Patience(),
+            patience=Timeouts(),
             stop=None,
         )
 

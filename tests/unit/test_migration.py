@@ -22,8 +22,8 @@ from ai_how.process import run
 from ai_how.state import cluster_state
 from ai_how.state.cluster_state import backup_serials, read_state, restore_state, write_state
 from ai_how.state.models import ClusterState
-from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, find_roots
-from ai_how.vm_management.context import World
+from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, default_roots
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.manager import DiskManager
 from cluster_bench import CLUSTER_ID
 from fake_libvirt import FakeLibvirt
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.fault("F64", "files of the first version")
 @pytest.fixture
 def roots(tmp_path, monkeypatch) -> Roots:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return find_roots(tmp_path / "state")
+    return default_roots(tmp_path / "state")
 
 
 @pytest.fixture
@@ -98,8 +98,10 @@ def _digest_in(xml: str) -> str:
     return xml.split(f"{STORAGE}/bases/")[1].split(".qcow2", maxsplit=1)[0]
 
 
-def world_of(paths: ClusterPaths, storage: StoragePaths, libvirt: FakeLibvirt) -> World:
-    return World(cluster_id=CLUSTER_ID, paths=paths, client=libvirt, disks=DiskManager(storage))
+def world_of(paths: ClusterPaths, storage: StoragePaths, libvirt: FakeLibvirt) -> PlanContext:
+    return PlanContext(
+        cluster_id=CLUSTER_ID, paths=paths, client=libvirt, disks=DiskManager(storage)
+    )
 
 
 def placed(state: ClusterState, storage: StoragePaths) -> ClusterState:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.libvirt_client.facts import NetworkInfo
 from ai_how.libvirt_client.network_xml import (
     DhcpEntry,
     DnsEntry,
@@ -16,7 +16,7 @@ from ai_how.libvirt_client.network_xml import (
     read_network_facts,
     uses_network,
 )
-from ai_how.vm_management.networks.definition import NetworkShape, render_network
+from ai_how.vm_management.networks.definition import NetworkDefinition, render_network
 from ai_how.vm_management.networks.drift import facts_of, find_drift, find_new_hosts
 from shapes import NETWORK, NETWORKS
 
@@ -25,8 +25,8 @@ CONTROLLER, COMPUTE = NETWORK.hosts
 NEW = NetworkHost("52:54:aa:00:00:03", "compute-02", IPv4Address("10.11.12.12"))
 
 
-def seen(xml: str = XML, **other: object) -> NetworkSeen:
-    there = NetworkSeen(NETWORK.uuid, NETWORK.name, NETWORK.bridge, True, NETWORK.mark, xml)
+def seen(xml: str = XML, **other: object) -> NetworkInfo:
+    there = NetworkInfo(NETWORK.uuid, NETWORK.name, NETWORK.bridge, True, NETWORK.mark, xml)
     return replace(there, **other)
 
 
@@ -36,7 +36,7 @@ def interface(source: str, dev: str = "vnet0") -> str:
 
 
 @pytest.mark.parametrize("shape", NETWORKS.values(), ids=NETWORKS)
-def test_a_network_that_is_as_it_was_asked_for_differs_in_nothing(shape: NetworkShape) -> None:
+def test_a_network_that_is_as_it_was_asked_for_differs_in_nothing(shape: NetworkDefinition) -> None:
     assert read_network_facts(render_network(shape)) == facts_of(shape)
     assert find_drift(shape, seen(render_network(shape))).told == ()
 

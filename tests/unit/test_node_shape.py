@@ -16,7 +16,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuMode,
     CpuTopology,
-    DomainShape,
+    DomainDefinition,
     MemoryBacking,
     NumaCell,
     PciAddress,
@@ -24,15 +24,15 @@ from ai_how.vm_management.nodes.domain_definition import (
 from ai_how.vm_management.nodes.node_domain import (
     EMULATED_MODEL,
     HostFit,
-    PlacedNode,
+    NodePlacement,
+    define_domain,
     pin_cpus,
     pin_nodes,
-    shape_of,
 )
 from ai_how.vm_management.xml.render import render_domain
 
 CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
-PLACE = PlacedNode(
+PLACE = NodePlacement(
     network="demo",
     disk=Path("/srv/node.qcow2"),
     backing_chain=(Path("/srv/base.qcow2"),),
@@ -56,8 +56,8 @@ def hpc_with(acceleration: dict | None = None, **node: object) -> HpcSpec:
     )
 
 
-def compute_shape(hpc: HpcSpec, host: HostFit = INTEL) -> DomainShape:
-    return shape_of(nodes_of(hpc)[1], hpc, cluster_id=CLUSTER, place=PLACE, host=host)
+def compute_shape(hpc: HpcSpec, host: HostFit = INTEL) -> DomainDefinition:
+    return define_domain(nodes_of(hpc)[1], hpc, cluster_id=CLUSTER, place=PLACE, host=host)
 
 
 def test_who_a_node_is_follows_from_the_clusters_id():
@@ -179,7 +179,7 @@ def test_memory_that_is_no_whole_number_of_huge_pages_is_refused():
         update={"controller": hpc.controller.model_copy(update={"memory_gb": 1.5})}
     )
     with pytest.raises(SpecError, match="1536 MiB is not a whole number of huge pages"):
-        shape_of(nodes_of(odd)[0], odd, cluster_id=CLUSTER, place=PLACE, host=INTEL)
+        define_domain(nodes_of(odd)[0], odd, cluster_id=CLUSTER, place=PLACE, host=INTEL)
 
 
 def test_a_node_of_the_file_becomes_xml():

@@ -8,8 +8,8 @@ import pytest
 from test_seen import seen
 
 from ai_how.errors import HostError
-from ai_how.host.place import HostPlace, storage_of
-from ai_how.libvirt_client.facts import DomainSeen, Mark, Owner, read_mark
+from ai_how.host.place import HypervisorHost, storage_of
+from ai_how.libvirt_client.facts import DomainInfo, Mark, Owner, read_mark
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.owners import (
     caller_of,
@@ -20,7 +20,7 @@ from ai_how.vm_management.owners import (
     is_sent_as,
     owner_of,
 )
-from ai_how.vm_management.saved_machines.generic_vm import fit_of
+from ai_how.vm_management.saved_machines.generic_vm import machine_key_of
 from ai_how.vm_management.xml.render import render_domain
 from shapes import COMPUTE, OWNER
 
@@ -28,7 +28,7 @@ WITHOUT = replace(COMPUTE, mark=replace(COMPUTE.mark, owner=None))
 ME = Owner(os.geteuid(), Path("/home/me/.local/state/ai-how"))
 
 
-def vm(xml: str) -> DomainSeen:
+def vm(xml: str) -> DomainInfo:
     return replace(seen(xml), mark=read_mark(xml))
 
 
@@ -73,7 +73,7 @@ def test_another_user_and_another_directory_are_another_owner(tmp_path):
 def test_what_is_on_an_embedded_host_that_was_moved_is_its_directorys(tmp_path):
     there = tmp_path / "there"
     there.mkdir()
-    embedded = HostPlace("embedded", "test:///default", "embedded", StoragePaths(tmp_path))
+    embedded = HypervisorHost("embedded", "test:///default", "embedded", StoragePaths(tmp_path))
     system = replace(embedded, kind="system")
     for place, state, is_ours in (
         (embedded, there, False),
@@ -97,7 +97,8 @@ def test_a_vm_that_was_defined_before_owners_were_noted_is_not_defined_anew():
 def test_a_saved_machine_fits_whoever_asks():
     other = replace(COMPUTE, mark=replace(COMPUTE.mark, owner=Owner(7, Path("/else"))))
     fits = {
-        fit_of(one, image_digest="d", disk_gib=1, host="h").key for one in (COMPUTE, WITHOUT, other)
+        machine_key_of(one, image_digest="d", disk_gib=1, host="h").key
+        for one in (COMPUTE, WITHOUT, other)
     }
     assert len(fits) == 1
 

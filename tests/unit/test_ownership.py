@@ -11,7 +11,7 @@ from test_state_models import LINEAGE, cluster_state, node
 from ai_how.clusters.observation import observe
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.libvirt_client.conversion import check_claim, read_identity
-from ai_how.libvirt_client.facts import DomainSeen, Mark, NetworkSeen, Owner
+from ai_how.libvirt_client.facts import DomainInfo, Mark, NetworkInfo, Owner
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
@@ -24,15 +24,15 @@ OTHER = UUID("99999999-9999-4999-8999-999999999999")
 TAKEN, ELSE = 9, 1
 
 
-def ours(one: NodeState, **changes: object) -> DomainSeen:
+def ours(one: NodeState, **changes: object) -> DomainInfo:
     mark = Mark(STATE.name, LINEAGE, one.name)
     return replace(
         seen("<domain/>"), **{"uuid": one.uuid, "name": one.domain_name, "mark": mark, **changes}
     )
 
 
-def network(**changes: object) -> NetworkSeen:
-    plain = NetworkSeen(
+def network(**changes: object) -> NetworkInfo:
+    plain = NetworkInfo(
         STATE.network.uuid, "demo", "br0", is_active=True, mark=None, xml="<network/>"
     )
     return replace(plain, **changes)
@@ -41,22 +41,22 @@ def network(**changes: object) -> NetworkSeen:
 class Libvirt(FakeLibvirt):
     """One that shows what it is told to show."""
 
-    def __init__(self, *shown: DomainSeen | NetworkSeen) -> None:
+    def __init__(self, *shown: DomainInfo | NetworkInfo) -> None:
         super().__init__()
-        self.vms = tuple(one for one in shown if isinstance(one, DomainSeen))
-        self.nets = [one for one in shown if isinstance(one, NetworkSeen)]
+        self.vms = tuple(one for one in shown if isinstance(one, DomainInfo))
+        self.nets = [one for one in shown if isinstance(one, NetworkInfo)]
 
-    def list_domains(self) -> tuple[DomainSeen, ...]:
+    def list_domains(self) -> tuple[DomainInfo, ...]:
         return self.vms
 
-    def find_network(self, uuid: UUID) -> NetworkSeen | None:
+    def find_network(self, uuid: UUID) -> NetworkInfo | None:
         return next((one for one in self.nets if one.uuid == uuid), None)
 
-    def find_network_by_name(self, name: str) -> NetworkSeen | None:
+    def find_network_by_name(self, name: str) -> NetworkInfo | None:
         return next((one for one in self.nets if one.name == name), None)
 
 
-def look(*shown: DomainSeen | NetworkSeen, state: ClusterState = STATE, **options: bool):
+def look(*shown: DomainInfo | NetworkInfo, state: ClusterState = STATE, **options: bool):
     return observe(Libvirt(*shown), state, **options)
 
 
@@ -158,7 +158,7 @@ def refusal(code: int | None) -> LibvirtError:
     return error
 
 
-def claim(code: int | None, xml: str, *there: DomainSeen) -> None:
+def claim(code: int | None, xml: str, *there: DomainInfo) -> None:
     libvirt = Libvirt(*there)
     by_name = {one.name: one for one in libvirt.vms}
     by_uuid = {one.uuid: one for one in libvirt.vms}

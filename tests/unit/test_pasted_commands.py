@@ -18,7 +18,7 @@ from ai_how.cli.arguments import read_command_line
 from ai_how.console.commands import Call, called_as, completed
 from ai_how.process import run
 from ai_how.state.cluster_state import write_state
-from ai_how.state.paths import ensure_private_directory, find_roots
+from ai_how.state.paths import default_roots, ensure_private_directory
 from cluster_bench import draft_of, read_hpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def cli(tmp_path, monkeypatch, capsys) -> Cli:
 def elsewhere(cli) -> Path:
     """A state directory with a space in its name; a cluster `demo` is remembered there, and off."""
     state_dir = cli.home / "my state"
-    paths = find_roots(state_dir).cluster("demo")
+    paths = default_roots(state_dir).cluster("demo")
     ensure_private_directory(paths.root)
     draft = draft_of(read_hpc(name="demo"), storage=cli.home / "storage")
     write_state(paths, draft.state.model_copy(update={"host_uri": "test:///default"}))
@@ -95,7 +95,7 @@ def test_a_cluster_that_was_stopped_by_its_name_is_started_by_it(cli, elsewhere,
     assert hint_of(ended) == ["ai-how", *where, "hpc", "start"]
     ended = cli(*where, "--connect", "qemu:///system", "hpc", "start", "--cluster", "demo")
     assert "the cluster demo is on test:///default, not on qemu:///system" in ended.err
-    kept = find_roots(elsewhere).cluster("demo").spec
+    kept = default_roots(elsewhere).cluster("demo").spec
     kept.write_text(GOOD.replace("demo", "${WHOSE}"))
     monkeypatch.setenv("WHOSE", "other")
     ended = cli(*where, "hpc", "start", "--cluster", "demo")

@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 
 from ai_how.errors import HostError, SpecError
-from ai_how.host.place import find_place
-from ai_how.state.paths import find_roots
+from ai_how.host.place import resolve_host
+from ai_how.state.paths import default_roots
 
 
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return find_roots(tmp_path / "state")
+    return default_roots(tmp_path / "state")
 
 
 def test_the_embedded_host_keeps_its_disks_with_the_state(roots):
-    place = find_place("embedded", roots)
+    place = resolve_host("embedded", roots)
     assert place.kind == "embedded"
     assert place.storage.root.is_relative_to(roots.state)
     assert not place.is_up
@@ -26,31 +26,31 @@ def test_the_embedded_host_keeps_its_disks_with_the_state(roots):
 
 def test_auto_without_a_system_libvirt_is_embedded(roots):
     if Path("/run/libvirt/libvirt-sock").exists():
-        assert find_place("auto", roots).kind in {"system", "embedded"}
+        assert resolve_host("auto", roots).kind in {"system", "embedded"}
     else:
-        assert find_place("auto", roots).kind == "embedded"
+        assert resolve_host("auto", roots).kind == "embedded"
 
 
 def test_the_embedded_host_is_reached_through_us_and_others_directly(roots):
-    proxy = find_place("embedded", roots).ssh_proxy(roots)
+    proxy = resolve_host("embedded", roots).ssh_proxy(roots)
     assert proxy[-2:] == ["host", "connect"]
     assert str(roots.state) in proxy
-    assert find_place("test:///default", roots).ssh_proxy(roots) == []
+    assert resolve_host("test:///default", roots).ssh_proxy(roots) == []
 
 
 def test_a_session_daemon_is_refused_with_what_to_use_instead(roots):
     with pytest.raises(HostError, match="cannot give a cluster a network of its own") as refused:
-        find_place("qemu:///session", roots)
+        resolve_host("qemu:///session", roots)
     assert refused.value.hint == "ai-how --connect embedded …"  # the same command, there
 
 
 def test_a_remote_host_is_refused_for_now(roots):
     with pytest.raises(HostError, match="a remote host is not supported yet") as refused:
-        find_place("qemu+ssh://host/system", roots)
+        resolve_host("qemu+ssh://host/system", roots)
     assert refused.value.exit_code == 3
 
 
 def test_what_is_no_host_is_wrong_usage(roots):
     with pytest.raises(SpecError, match="is not a host that ai-how knows") as refused:
-        find_place("xen:///", roots)
+        resolve_host("xen:///", roots)
     assert refused.value.exit_code == 2

@@ -17,7 +17,7 @@ from ai_how.errors import (
     StateError,
     UndoIncompleteError,
 )
-from ai_how.plan.crew import Crew
+from ai_how.plan.crew import DaemonPool
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.journal import Journal
 from ai_how.plan.records import decode_line, encode_line
@@ -260,13 +260,13 @@ def test_a_journal_that_is_lost_is_told_once_and_nothing_begins_after(bench):
 @pytest.mark.parametrize("standing", [set(), {"s8"}], ids=["nothing", "the last"])
 def test_an_undo_waits_only_while_something_is_being_undone(bench, monkeypatch, standing):
     late = []
-    real = Crew.wait
+    real = DaemonPool.wait
 
     def wait(crew, slice_s):
         late.append(len(bench.recorder.heard) != 1)
         return real(crew, slice_s)
 
-    monkeypatch.setattr(Crew, "wait", wait)
+    monkeypatch.setattr(DaemonPool, "wait", wait)
     steps = [Put(f"s{number}", (f"s{number - 1}",) if number else ()) for number in range(9)]
     with bench.journal(plain(0)) as journal:
         left = undo(

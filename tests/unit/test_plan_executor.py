@@ -14,7 +14,7 @@ from plan_world import Bench, Put, Recorder, cluster_plan, raise_at
 
 from ai_how.errors import AiHowError, HostError, PlanFailedError, StateError, UndoIncompleteError
 from ai_how.plan.executor import OnFailure, execute
-from ai_how.plan.failures import Saved
+from ai_how.plan.failures import SavedEvidence
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
 
@@ -286,7 +286,7 @@ def test_a_failure_names_its_evidence_and_the_cause_that_is_in_it(
     bench, found, own_hint, why, hint
 ):
     bench.world.on = raise_at("before apply", "ready-1", HostError("no agent", hint=own_hint))
-    saved = Saved(Path("/state/evidence/now"), found, "less there")
+    saved = SavedEvidence(Path("/state/evidence/now"), found, "less there")
     with pytest.raises(PlanFailedError) as caught:
         bench.run(PLAN, evidence=lambda _errors: saved)
     assert caught.value.brief == f"start failed; all that it had made was undone: {why}"
@@ -301,7 +301,7 @@ def test_what_could_not_be_undone_names_the_evidence_and_the_cause_too(bench):
             raise HostError(f"no {key}")
 
     bench.world.on = on
-    saved = Saved(Path("/state/evidence/now"), "node 1 panicked")
+    saved = SavedEvidence(Path("/state/evidence/now"), "node 1 panicked")
     with pytest.raises(UndoIncompleteError) as caught:
         bench.run(PLAN, evidence=lambda _errors: saved)
     assert caught.value.brief.endswith("could not be undone: node 1 panicked")

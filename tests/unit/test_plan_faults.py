@@ -16,7 +16,7 @@ from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Plan
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.manager import DiskManager
 from cluster_bench import CLUSTER_ID, DIGEST, draft_of, make_image, read_hpc
 from fake_libvirt import FakeLibvirt, name_of
@@ -69,8 +69,8 @@ class Bench:
     def paths(self) -> ClusterPaths:
         return ClusterPaths(self.directory / "hpc")
 
-    def world(self, interrupts: Interrupts) -> World:
-        return World(
+    def world(self, interrupts: Interrupts) -> PlanContext:
+        return PlanContext(
             cluster_id=CLUSTER_ID,
             paths=self.paths,
             client=self.libvirt,

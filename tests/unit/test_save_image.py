@@ -13,14 +13,14 @@ from test_fuzz_host import XML_PIECES
 
 from ai_how.errors import HostError
 from ai_how.libvirt_client.xml import read_xml
-from ai_how.vm_management.saved_machines.generic_vm import nameless_shape
+from ai_how.vm_management.saved_machines.generic_vm import generic_definition
 from ai_how.vm_management.saved_machines.save_file import (
     SaveImage,
     read_save_image,
     with_identity,
     write_clone,
 )
-from ai_how.vm_management.xml.render import render_shape
+from ai_how.vm_management.xml.render import render_definition
 from shapes import COMPUTE, CONTROLLER
 
 STREAM = b"QEVM\0\0\0\3" + os.urandom(9000)
@@ -125,12 +125,12 @@ def test_a_clone_is_never_written_over_a_file(tmp_path: Path) -> None:
 
 
 def test_a_saved_vm_becomes_a_node_and_keeps_its_devices() -> None:
-    nameless = nameless_shape(COMPUTE, disk=Path("/saved/disk"), console_log=Path("/saved/log"))
+    nameless = generic_definition(COMPUTE, disk=Path("/saved/disk"), console_log=Path("/saved/log"))
     address = "<address type='pci' bus='0x03' slot='0x00' function='0x0'/>"
-    saved = render_shape(nameless).replace("<target dev='vda'", f"{address}<target dev='vda'")
+    saved = render_definition(nameless).replace("<target dev='vda'", f"{address}<target dev='vda'")
     saved = saved.replace("machine='q35'", "machine='pc-q35-7.2'")
-    xml = with_identity(saved, render_shape(COMPUTE))
-    became, own = read_xml(xml), read_xml(render_shape(COMPUTE))
+    xml = with_identity(saved, render_definition(COMPUTE))
+    became, own = read_xml(xml), read_xml(render_definition(COMPUTE))
     for path in ("name", "uuid", "genid", "title", "os/cmdline"):
         assert became.findtext(path) == own.findtext(path)
     assert became.find("devices/interface").get("type") == "network"
@@ -143,14 +143,14 @@ def test_a_saved_vm_becomes_a_node_and_keeps_its_devices() -> None:
 
 
 def test_a_saved_vm_of_another_kind_becomes_no_node() -> None:
-    saved = render_shape(nameless_shape(CONTROLLER))
+    saved = render_definition(generic_definition(CONTROLLER))
     other = saved.replace("</devices>", "<disk type='file'/></devices>")
     with pytest.raises(HostError, match="has 2 of devices/disk, and not 1"):
-        with_identity(other, render_shape(CONTROLLER))
+        with_identity(other, render_definition(CONTROLLER))
 
 
 def test_nothing_of_a_node_is_in_a_machine_that_is_saved() -> None:
-    xml = render_shape(nameless_shape(COMPUTE))
+    xml = render_definition(generic_definition(COMPUTE))
     told = (COMPUTE.name, COMPUTE.mac, COMPUTE.uuid, COMPUTE.genid, COMPUTE.mark.id, COMPUTE.disk)
     for value in (*told, COMPUTE.network, COMPUTE.title, COMPUTE.console_log):
         assert f">{value}<" not in xml
@@ -172,7 +172,7 @@ def test_whatever_a_save_file_holds_it_is_read_or_refused(fuzz: Fuzz) -> None:
 
 @pytest.mark.fault("S07", "the XML in a save file that was spoilt")
 def test_whatever_xml_a_save_file_holds_it_becomes_a_node_or_is_refused(fuzz: Fuzz) -> None:
-    saved, own = render_shape(nameless_shape(COMPUTE)), render_shape(COMPUTE)
+    saved, own = render_definition(generic_definition(COMPUTE)), render_definition(COMPUTE)
 
     def check(xml: str) -> None:
         assert isinstance(answer(with_identity, xml, own), str | HostError)

@@ -14,9 +14,9 @@ from test_save_image import GOOD
 from ai_how.errors import HostError
 from ai_how.spec.nodes import nodes_of
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.nodes.domain_definition import DomainShape
-from ai_how.vm_management.saved_machines.generic_vm import Fit, fit_of, why_cold
-from ai_how.vm_management.saved_machines.matching import find_warmth
+from ai_how.vm_management.nodes.domain_definition import DomainDefinition
+from ai_how.vm_management.saved_machines.generic_vm import MachineKey, machine_key_of, why_cold
+from ai_how.vm_management.saved_machines.matching import find_matches
 from ai_how.vm_management.saved_machines.store import (
     DISK,
     KEPT,
@@ -37,7 +37,7 @@ def machines(tmp_path: Path) -> SavedMachines:
     return SavedMachines(StoragePaths(tmp_path / "storage"))
 
 
-def manifest_of(draft: Path, fit: Fit, *, digest: str = DIGEST) -> SavedManifest:
+def manifest_of(draft: Path, fit: MachineKey, *, digest: str = DIGEST) -> SavedManifest:
     (draft / MEMORY).write_bytes(GOOD.render())
     (draft / DISK).write_bytes(b"disk")
     (draft / "console.log").write_text("boot")
@@ -57,11 +57,11 @@ def manifest_of(draft: Path, fit: Fit, *, digest: str = DIGEST) -> SavedManifest
     )
 
 
-def fit(shape: DomainShape = COMPUTE, *, host: str = HERE, disk_gib: int = 10) -> Fit:
-    return fit_of(shape, image_digest=DIGEST, disk_gib=disk_gib, host=host)
+def fit(shape: DomainDefinition = COMPUTE, *, host: str = HERE, disk_gib: int = 10) -> MachineKey:
+    return machine_key_of(shape, image_digest=DIGEST, disk_gib=disk_gib, host=host)
 
 
-def save(machines: SavedMachines, wanted: Fit, *, digest: str = DIGEST) -> SavedMachine:
+def save(machines: SavedMachines, wanted: MachineKey, *, digest: str = DIGEST) -> SavedMachine:
     with machines.making() as draft:
         return machines.add(draft, manifest_of(draft, wanted, digest=digest))
 
@@ -88,7 +88,7 @@ def test_every_node_of_a_kind_fits_and_no_other() -> None:
         fit(replace(COMPUTE, backing_chain=(Path("/other"),))),
         fit(host="QEMU 8.0.0"),
         fit(disk_gib=20),
-        fit_of(COMPUTE, image_digest="e" * 64, disk_gib=10, host=HERE),
+        machine_key_of(COMPUTE, image_digest="e" * 64, disk_gib=10, host=HERE),
     ]
     assert len({one.key for one in (*others, fit())}) == len(others) + 1
 
@@ -193,7 +193,7 @@ def test_nodes_with_devices_or_mounts_of_the_host_boot_and_it_is_said(
     assert why_cold(COMPUTE_GPU) == "it has a device of the host"
     draft = draft_of(read_hpc())
     shapes = {"compute-01": COMPUTE_GPU}
-    found = find_warmth(
+    found = find_matches(
         draft.nodes, lambda node, _one: shapes.get(node.name, COMPUTE), machines, HERE
     )
     assert found.machines == {}
@@ -202,8 +202,11 @@ def test_nodes_with_devices_or_mounts_of_the_host_boot_and_it_is_said(
 
 def test_a_machine_of_another_host_is_not_used_and_it_is_said(machines: SavedMachines) -> None:
     draft = draft_of(read_hpc())
-    save(machines, fit_of(COMPUTE, image_digest=digest_of(draft), disk_gib=10, host="QEMU 6.2.0"))
-    found = find_warmth(draft.nodes, lambda _node, _one: COMPUTE, machines, HERE)
+    save(
+        machines,
+        machine_key_of(COMPUTE, image_digest=digest_of(draft), disk_gib=10, host="QEMU 6.2.0"),
+    )
+    found = find_matches(draft.nodes, lambda _node, _one: COMPUTE, machines, HERE)
     assert found.machines == {}
     names = ", ".join(node.name for node in nodes_of(draft.hpc))
     assert found.notes == (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.stage_times import StageTimes
@@ -20,12 +20,12 @@ from ai_how.hpc.plan import plan_start
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.gate import Gate
+from ai_how.plan.gate import StartLimiter
 from ai_how.plan.records import encode_step
 from ai_how.plan.step import Applied
 from ai_how.spec.models import HpcSpec
 from ai_how.state.paths import ClusterPaths, StoragePaths
-from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift
 from ai_how.vm_management.networks.subnets import choose_subnet
 from cluster_bench import (
@@ -47,7 +47,7 @@ def hpc_of(nodes: int) -> HpcSpec:
     return read_hpc(nodes=TWO_NODES.replace("count: 2", f"count: {nodes}"))
 
 
-def draft_for(nodes: int) -> Draft:
+def draft_for(nodes: int) -> DesiredCluster:
     subnet = choose_subnet(None, [], CLUSTER_ID, node_count=nodes + 1)
     return draft_of(hpc_of(nodes), subnet=subnet, storage=Path("/nowhere"))
 
@@ -66,7 +66,7 @@ def image(tmp_path_factory):
     return make_image(tmp_path_factory.mktemp("scale") / "image")
 
 
-def works_of(draft: Draft, image) -> dict[str, Callable[[], object]]:
+def works_of(draft: DesiredCluster, image) -> dict[str, Callable[[], object]]:
     """Everything that a verb thinks about a whole cluster, by its name."""
     state, paths = draft.state, ClusterPaths(Path("/nowhere/hpc"))
     rendering = rendering_of(draft, StoragePaths(Path("/nowhere")), paths, {DIGEST: image})
@@ -83,7 +83,7 @@ def works_of(draft: Draft, image) -> dict[str, Callable[[], object]]:
         times.remembered(state)
 
     def pass_the_gate() -> None:
-        gate, waiting = Gate(plan.limit), list(plan.steps)
+        gate, waiting = StartLimiter(plan.limit), list(plan.steps)
         while waiting:
             waiting = gate.admit(waiting, is_idle=False)
             for step in waiting:
@@ -101,7 +101,7 @@ def works_of(draft: Draft, image) -> dict[str, Callable[[], object]]:
         "destroy": lambda: plan_destroy(state),
         "status": lambda: status_of(state, replace(on, disks=frozenset()), {}, {}),
         "SLURM": lambda: read_sinfo(sinfo),
-        "hosts that all differ": lambda: find_drift(shape_of_network(moved.state), on.network),
+        "hosts that all differ": lambda: find_drift(define_network(moved.state), on.network),
         "identities": lambda: build_identities(draft, paths, has_host_clock=False),
         "digest": lambda: config_digest(draft),
         "journal": lambda: [encode_step(step) for step in plan.steps],

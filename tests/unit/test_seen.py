@@ -6,7 +6,7 @@ import pytest
 
 from ai_how.errors import HostError
 from ai_how.libvirt_client.facts import (
-    DomainSeen,
+    DomainInfo,
     EventKind,
     GuestMemory,
     Mark,
@@ -25,8 +25,8 @@ MARKED = (
 BOMB = '<!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
 
 
-def seen(xml: str) -> DomainSeen:
-    return DomainSeen(
+def seen(xml: str) -> DomainInfo:
+    return DomainInfo(
         uuid=CLUSTER,
         name="n",
         state=VmState.RUNNING,

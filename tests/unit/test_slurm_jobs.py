@@ -18,7 +18,7 @@ from ai_how.hpc.workload import node_readiness
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.interrupts import Interrupts
 from ai_how.process import run
-from ai_how.vm_management.context import Patience
+from ai_how.vm_management.context import Timeouts
 from ai_how.waiting import Deadline
 from cluster_bench import draft_of, everything_seen, read_hpc
 
@@ -38,7 +38,7 @@ class Slurm:
     heard: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     interrupts: Interrupts = field(default_factory=Interrupts)
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
         self.stop, self.say = self.interrupts.stop, self.said.append

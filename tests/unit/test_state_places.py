@@ -18,7 +18,7 @@ from ai_how.process import run
 from ai_how.state import files
 from ai_how.state.cluster_state import read_state, render_state, restore_state, write_state
 from ai_how.state.lock import held_lock
-from ai_how.state.paths import ClusterPaths, Roots, ensure_private_directory, find_roots
+from ai_how.state.paths import ClusterPaths, Roots, default_roots, ensure_private_directory
 from savers import written
 
 STATE = cluster_state()
@@ -117,7 +117,7 @@ def test_a_full_disk_is_told_and_the_state_on_it_is_whole(paths):
 @pytest.fixture
 def roots(tmp_path, monkeypatch) -> Roots:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return find_roots(ensure_private_directory(tmp_path / "state"))
+    return default_roots(ensure_private_directory(tmp_path / "state"))
 
 
 def manager_of(roots: Roots, said: list[str] | None = None) -> HpcManager:

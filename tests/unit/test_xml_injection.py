@@ -14,7 +14,7 @@ from ai_how.errors import AiHowError, HostError, SpecError
 from ai_how.libvirt_client.xml import census, read_xml
 from ai_how.vm_management.nodes.domain_definition import CpuMode
 from ai_how.vm_management.xml import render
-from ai_how.vm_management.xml.render import render_shape
+from ai_how.vm_management.xml.render import render_definition
 from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, FOREIGN_IMAGE, NETWORK
 
 # Everything that a shape can hold, at once.
@@ -80,9 +80,9 @@ def slots_of(xml: str) -> list[tuple[int, str, str]]:
 
 def assert_all_arrive(shape, drawn: list[str]) -> None:
     marked = with_texts(shape, (f"S{number}" for number in range(len(drawn))))
-    expected = render_shape(marked)
+    expected = render_definition(marked)
     filled = with_texts(shape, iter(drawn))
-    got = render_shape(filled)
+    got = render_definition(filled)
     assert census(read_xml(got)) == census(read_xml(expected))
     where = {value: (number, attribute) for number, attribute, value in slots_of(expected)}
     found = {(number, attribute): value for number, attribute, value in slots_of(got)}
@@ -121,7 +121,7 @@ def test_every_value_of_a_network_stays_a_value(drawn):
 @example("/dev/vda", "\n", "")
 def test_a_character_that_xml_cannot_hold_is_refused_with_its_place(before, illegal, after):
     with pytest.raises(SpecError, match="title holds a character that XML cannot") as refused:
-        render_shape(replace(CONTROLLER, title=before + illegal + after))
+        render_definition(replace(CONTROLLER, title=before + illegal + after))
     assert refused.value.details
 
 
@@ -135,9 +135,9 @@ def test_a_template_that_forgets_to_escape_is_caught(tmp_path, monkeypatch):
         template: ClassVar[str] = "careless.j2"
 
     shape = Careless(**{f.name: getattr(CONTROLLER, f.name) for f in fields(CONTROLLER)})
-    assert render_shape(shape) == "<a>controller of the cluster demo</a>"
+    assert render_definition(shape) == "<a>controller of the cluster demo</a>"
     with pytest.raises(AiHowError, match="a value changed the structure of the XML"):
-        render_shape(replace(shape, title="x<b/>"))
+        render_definition(replace(shape, title="x<b/>"))
 
 
 @pytest.mark.parametrize("text", ["", "plain", "<a>", "<a/><b/>", "\0", "<a>\ud800</a>"])

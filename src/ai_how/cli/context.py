@@ -29,9 +29,9 @@ class Context:
 
     @property
     def roots(self) -> "Roots":
-        from ai_how.state.paths import find_roots
+        from ai_how.state.paths import default_roots
 
-        return find_roots(self.state_dir)
+        return default_roots(self.state_dir)
 
     def find_spec_path(self, argument: Path | None) -> Path | None:
         """The argument, else --config, else ./cluster.yaml where it is; None: the built-in default.

@@ -18,7 +18,7 @@ from ai_how import __version__
 from ai_how.cli.arguments import CommandLine
 from ai_how.errors import AiHowError, HostError, InterruptedRunError, SpecError
 from ai_how.limits import find_memory_limit, is_refusal, no_larger_file, no_more_tasks
-from ai_how.state.paths import ensure_private_directory, find_roots
+from ai_how.state.paths import default_roots, ensure_private_directory
 
 BUG = 1
 
@@ -82,7 +82,7 @@ def _bug(error: BaseException, command: CommandLine) -> BugError:
     kind = type(error).__name__
     report = _render_report(error, command)
     try:
-        directory = ensure_private_directory(find_roots(command.state_dir).crash_reports)
+        directory = ensure_private_directory(default_roots(command.state_dir).crash_reports)
         path = _write_private(directory, report)
     except (OSError, HostError):
         # A state directory that cannot be written may be the very reason.

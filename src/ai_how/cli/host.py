@@ -21,12 +21,12 @@ app = new_app("Start, stop and show the embedded host: a libvirt of our own that
 @app.command()
 def up(ctx: typer.Context) -> None:
     """Start the embedded host, or the libvirtd in it that hangs; nothing to do where it is well."""
-    from ai_how.host.place import find_place
+    from ai_how.host.place import resolve_host
     from ai_how.libvirt_client.client import LibvirtClient
 
     context = context_of(ctx)
     host = _embedded(context.roots)
-    find_place("embedded", context.roots).ensure_up(context.roots)
+    resolve_host("embedded", context.roots).ensure_up(context.roots)
     with LibvirtClient(host.uri, is_kept=True) as client:
         try:
             client.version()

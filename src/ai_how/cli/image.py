@@ -50,11 +50,11 @@ def warm(
     `hpc start` does this by itself, in the background, after a start that found none.
     """
     from ai_how.clusters.save_machines import warm_up
-    from ai_how.host.place import find_place
+    from ai_how.host.place import resolve_host
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
-    place = find_place(context.host_uri(spec), context.roots)
+    place = resolve_host(context.host_uri(spec), context.roots)
     with console.ProgressBar("saving a machine", is_silent=context.is_json) as bar:
         warmed = warm_up(spec, context.roots, place, watch=bar.watch)
     if context.is_json:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ai_how.clusters.observation import Observed
 from ai_how.errors import AiHowError, HostError, StateError
 from ai_how.host.logout import find_end
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.copying import disk_errors
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.xml import read_xml
@@ -150,7 +150,7 @@ def read_tail(path: Path, lines: int) -> str:
     return "".join(text.splitlines(keepends=True)[-lines:])
 
 
-def release_host(place: HostPlace, roots: Roots) -> None:
+def release_host(place: HypervisorHost, roots: Roots) -> None:
     """Remove bases that no cluster uses, and end the embedded host when nothing is left on it."""
     with held_lock(roots.host_lock, doing="releasing the host", wait_s=60):
         if any(roots.cluster(name).journal.exists() for name in roots.cluster_names()):
@@ -164,7 +164,7 @@ def release_host(place: HostPlace, roots: Roots) -> None:
 
 
 @contextmanager
-def host_up(place: HostPlace, roots: Roots, say: Callable[[str], None]) -> Iterator[None]:
+def host_up(place: HypervisorHost, roots: Roots, say: Callable[[str], None]) -> Iterator[None]:
     """Have the host up while the block runs; one that came up for it and has nothing on it goes.
 
     So it is after a dry run, and after a first start that failed or was interrupted.
@@ -183,7 +183,7 @@ def host_up(place: HostPlace, roots: Roots, say: Callable[[str], None]) -> Itera
                 _end_idle(place)
 
 
-def _end_idle(place: HostPlace) -> None:
+def _end_idle(place: HypervisorHost) -> None:
     if place.embedded is None or not place.is_up:
         return
     with place.embedded.if_unused() as is_unused:

@@ -15,7 +15,7 @@ from ai_how.state.models import ClusterState, NetworkState, NodeState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class DesiredCluster:
     """A cluster as it shall be: each asked node beside what will be remembered of it."""
 
     hpc: HpcSpec
@@ -26,7 +26,7 @@ class Draft:
     forgotten: tuple[str, ...]
 
 
-def draft_cluster(
+def plan_desired_cluster(
     hpc: HpcSpec,
     former: ClusterState | None,
     *,
@@ -36,7 +36,7 @@ def draft_cluster(
     disk_of: Callable[[str], Path],
     digest_of: Callable[[Node], str],
     now: datetime,
-) -> Draft:
+) -> DesiredCluster:
     """Lay the cluster out. What it was before decides addresses, images and identity for ever.
 
     Raises SpecError for what cannot be changed in a cluster that is there, with both values.
@@ -69,7 +69,7 @@ def draft_cluster(
         network=network,
         nodes=(*(one for _, one in nodes), *(known[name] for name in forgotten)),
     )
-    return Draft(
+    return DesiredCluster(
         hpc=hpc,
         state=state,
         nodes=tuple(nodes),

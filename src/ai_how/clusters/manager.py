@@ -30,7 +30,7 @@ from ai_how.clusters.status import (
 from ai_how.errors import HostError, StateError
 from ai_how.guest.agent import GuestAgent, GuestResult
 from ai_how.guest.journal import read_journal
-from ai_how.host.place import HostPlace, find_place, storage_of
+from ai_how.host.place import HypervisorHost, resolve_host, storage_of
 from ai_how.hpc.plan import STEP_TYPES
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.libvirt_client.client import LibvirtClient
@@ -45,13 +45,13 @@ from ai_how.state.every_cluster import read_every_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, ensure_private_directory
-from ai_how.vm_management.context import Patience
+from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:
-    from ai_how.clusters.plan_runner import Carrier
+    from ai_how.clusters.plan_runner import PlanRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class HpcManager:
     connect: str | None = None
     observer: Observer = field(default_factory=Observer)
     say: Callable[[str], None] = lambda _line: None
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
     on_boundary: OnBoundary | None = None
 
     @property
@@ -96,7 +96,7 @@ class HpcManager:
             hint="ai-how hpc start",
         )
 
-    def place(self, asked: str | None = None) -> HostPlace:
+    def place(self, asked: str | None = None) -> HypervisorHost:
         """Where the cluster is, or (before it is there) where it will be.
 
         Raises HostError where `connect` is another host than the one that has the cluster.
@@ -107,7 +107,7 @@ class HpcManager:
                 f"the cluster {self.name} is on {there}, not on {self.connect}",
                 hint=f"ai-how --connect {there} …  # or without --connect and AI_HOW_CONNECT",
             )
-        return find_place(there or self.connect or asked or "auto", self.roots, kept=kept)
+        return resolve_host(there or self.connect or asked or "auto", self.roots, kept=kept)
 
     def start(
         self,
@@ -220,7 +220,7 @@ class HpcManager:
         """
         from ai_how.clusters.recovery import recover_state  # noqa: PLC0415  as below
 
-        place = find_place(self.connect or "auto", self.roots)
+        place = resolve_host(self.connect or "auto", self.roots)
         for directory in (self.roots.state, self.paths.root):
             ensure_private_directory(directory)
         with (
@@ -272,14 +272,14 @@ class HpcManager:
         """Whether all that there is of the cluster is in the journal of its first start."""
         return self.find_state() is None and self.paths.journal.exists()
 
-    def _refuse_moved(self, place: HostPlace) -> None:
+    def _refuse_moved(self, place: HypervisorHost) -> None:
         if place.embedded and (state := self.find_state()):
             refuse_moved(state, place.storage)
 
     def _refuse_lost(self) -> None:
         from ai_how.clusters.recovery import refuse_lost  # noqa: PLC0415  as below
 
-        place = find_place(self.connect or "auto", self.roots)
+        place = resolve_host(self.connect or "auto", self.roots)
         if place.is_up:
             with LibvirtClient(place.uri) as client:
                 refuse_lost(client, self.paths, place)
@@ -310,10 +310,10 @@ class HpcManager:
             yield client
 
     @contextmanager
-    def _locked(self, verb: str, place: HostPlace) -> "Iterator[Carrier]":
+    def _locked(self, verb: str, place: HypervisorHost) -> "Iterator[PlanRunner]":
         """Hold the cluster's lock, have the host up, and set right what a dead run left."""
         # What only looks (status, ssh, logs) is quicker without all that changes something.
-        from ai_how.clusters.plan_runner import Carrier  # noqa: PLC0415
+        from ai_how.clusters.plan_runner import PlanRunner  # noqa: PLC0415
 
         self._refuse_moved(place)
         ensure_private_directory(self.roots.state)
@@ -323,7 +323,7 @@ class HpcManager:
             host_up(place, self.roots, self.say),
             _client_of(place) as client,
         ):
-            carrier = Carrier(
+            carrier = PlanRunner(
                 roots=self.roots,
                 paths=self.paths,
                 place=place,
@@ -338,5 +338,5 @@ class HpcManager:
             yield carrier
 
 
-def _client_of(place: HostPlace) -> LibvirtClient:
+def _client_of(place: HypervisorHost) -> LibvirtClient:
     return LibvirtClient(place.uri, max_calls=place.max_calls, is_kept=place.is_kept)

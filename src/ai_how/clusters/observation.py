@@ -8,7 +8,7 @@ from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError, OwnershipError
 from ai_how.hpc.workload import observe_workload
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen
+from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
 from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.networks.host_networks import HostNetworks
@@ -21,8 +21,8 @@ from ai_how.vm_management.owners import describe_owner, owner_of
 class Observed:
     """One look. `slurm` is None where SLURM could not be asked, and `slurm_trouble` says why."""
 
-    domains: Mapping[UUID, DomainSeen] = field(default_factory=dict)
-    network: NetworkSeen | None = None
+    domains: Mapping[UUID, DomainInfo] = field(default_factory=dict)
+    network: NetworkInfo | None = None
     disks: frozenset[str] = frozenset()
     has_disk_directory: bool = False
     slurm: Mapping[str, NodeReadiness] | None = None
@@ -47,7 +47,7 @@ class Observed:
     impostors: tuple[str, ...] = ()
     """VMs that carry this cluster's mark, as anybody can copy it, and are none of its nodes."""
 
-    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+    def find_domain(self, uuid: UUID) -> DomainInfo | None:
         return self.domains.get(uuid)
 
     def is_on(self, node: NodeState) -> bool:
@@ -112,7 +112,7 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
     )
 
 
-def _tell(other: DomainSeen | NetworkSeen) -> str:
+def _tell(other: DomainInfo | NetworkInfo) -> str:
     """Which one it is, and whose where its mark says so."""
     which, owner = f"its UUID is {other.uuid}", owner_of(other)
     return f"{which}\nit is of {describe_owner(owner)}" if owner else which
@@ -158,7 +158,7 @@ def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) 
 
 
 def _taps_of_nodes(
-    seen: Observed, state: ClusterState, network: NetworkSeen
+    seen: Observed, state: ClusterState, network: NetworkInfo
 ) -> tuple[tuple[str, str], ...]:
     """Of each node that runs, its name and the host's end of its interface."""
     return tuple(

@@ -12,23 +12,23 @@ from ai_how.clusters.observation import Observed, learn_names, observe
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
-from ai_how.clusters.start import Start
+from ai_how.clusters.start import PreparedStart
 from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.hpc.steps import wait_for_jobs
 from ai_how.hpc.stop_plan import find_drained, plan_stop, plan_suspend
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
-from ai_how.plan.journal import Journal, JournalSeen, OnBoundary
+from ai_how.plan.journal import Journal, JournalRecord, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
-from ai_how.vm_management.context import Patience, World
+from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.networks.host_networks import HostNetworks
 
@@ -39,19 +39,19 @@ SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carrier:
+class PlanRunner:
     """One cluster on one host, during one command that holds the cluster's lock."""
 
     roots: Roots
     paths: ClusterPaths
-    place: HostPlace
+    place: HypervisorHost
     client: LibvirtClient
     observer: Observer
     say: Callable[[str], None]
-    patience: Patience
+    patience: Timeouts
     on_boundary: OnBoundary | None = None
 
-    def recover(self, left: JournalSeen) -> None:
+    def recover(self, left: JournalRecord) -> None:
         """Undo a start that was cut short; carry a stop or destroy that was on to its end."""
         state = read_state(self.paths)
         # A lower serial is that of a backup, which knows nothing of this start either.
@@ -75,7 +75,7 @@ class Carrier:
             remove_state(self.paths)
             forget(self.paths)
 
-    def _end_start(self, left: JournalSeen, *, is_known: bool) -> None:
+    def _end_start(self, left: JournalRecord, *, is_known: bool) -> None:
         """Remember a cluster that was brought up, else undo what there is of it."""
         planned = left.note.get("plan")
         if planned and left.done.issuperset(planned):
@@ -93,7 +93,7 @@ class Carrier:
         if not is_known:
             forget(self.paths)
 
-    def bring_up(self, start: Start, journal: Journal, *, keep_on_failure: bool) -> None:
+    def bring_up(self, start: PreparedStart, journal: Journal, *, keep_on_failure: bool) -> None:
         """Carry a start out and remember it, or undo it and leave the evidence."""
         state, former = start.draft.state, read_state(self.paths)
         times = StageTimes(self.observer)
@@ -220,8 +220,8 @@ class Carrier:
             on_boundary=self.on_boundary,
         )
 
-    def _world(self, cluster_id: UUID, wishes: Interrupts) -> World:
-        return World(
+    def _world(self, cluster_id: UUID, wishes: Interrupts) -> PlanContext:
+        return PlanContext(
             cluster_id=cluster_id,
             paths=self.paths,
             client=self.client,

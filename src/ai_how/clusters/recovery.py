@@ -11,10 +11,10 @@ from uuid import UUID
 from xml.etree.ElementTree import Element
 
 from ai_how.errors import HostError, ImageError, OwnershipError, StateError
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.qcow2_header import read_header
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen, Mark
+from ai_how.libvirt_client.facts import DomainInfo, Mark
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Role
@@ -30,10 +30,10 @@ from ai_how.vm_management.owners import (
     owner_of,
 )
 
-Vms = Sequence[tuple[DomainSeen, Mark]]
+Vms = Sequence[tuple[DomainInfo, Mark]]
 
 
-def marked_vms(domains: Iterable[DomainSeen], cluster: str) -> tuple[tuple[DomainSeen, Mark], ...]:
+def marked_vms(domains: Iterable[DomainInfo], cluster: str) -> tuple[tuple[DomainInfo, Mark], ...]:
     """The VMs that were made for a cluster of that name.
 
     A mark can be copied, a UUID that derives from it cannot be had twice: both must agree.
@@ -47,7 +47,7 @@ def marked_vms(domains: Iterable[DomainSeen], cluster: str) -> tuple[tuple[Domai
     )
 
 
-def refuse_lost(client: LibvirtClient, paths: ClusterPaths, place: HostPlace) -> None:
+def refuse_lost(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost) -> None:
     """Raises StateError where libvirt has VMs of a cluster of which nothing is remembered.
 
     Raises OwnershipError where the cluster of that name is another's.
@@ -65,7 +65,7 @@ def refuse_lost(client: LibvirtClient, paths: ClusterPaths, place: HostPlace) ->
 
 def recover_state(
     paths: ClusterPaths,
-    place: HostPlace,
+    place: HypervisorHost,
     client: LibvirtClient,
     *,
     user: str,
@@ -95,18 +95,18 @@ def recover_state(
     return write_state(paths, found), "what libvirt has of it"
 
 
-def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HostPlace) -> tuple[Vms, Vms]:
+def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost) -> tuple[Vms, Vms]:
     """The caller's VMs of a cluster of that name, and those of others."""
     caller = caller_of(paths)
-    mine: list[tuple[DomainSeen, Mark]] = []
-    others: list[tuple[DomainSeen, Mark]] = []
+    mine: list[tuple[DomainInfo, Mark]] = []
+    others: list[tuple[DomainInfo, Mark]] = []
     for pair in marked_vms(client.list_domains(), paths.name):
         (mine if is_callers(pair[0], caller, place) else others).append(pair)
     return mine, others
 
 
 def _not_callers(
-    others: Vms, paths: ClusterPaths, place: HostPlace, *, is_to_recover: bool = False
+    others: Vms, paths: ClusterPaths, place: HypervisorHost, *, is_to_recover: bool = False
 ) -> OwnershipError:
     """What is said of a cluster of that name that is another's."""
     owners = [owner for seen, _ in others if (owner := owner_of(seen))]
@@ -130,13 +130,13 @@ def _list_vms(vms: Vms) -> str:
     return "\n".join(f"VM {one.name}: {one.state}" for one, _ in vms)
 
 
-def _uid(seen: DomainSeen) -> int | None:
+def _uid(seen: DomainInfo) -> int | None:
     owner = owner_of(seen)
     return owner.uid if owner else None
 
 
 def _rebuilt(
-    name: str, vms: Vms, place: HostPlace, client: LibvirtClient, *, user: str
+    name: str, vms: Vms, place: HypervisorHost, client: LibvirtClient, *, user: str
 ) -> ClusterState:
     ids = {mark.id for _, mark in vms}
     if len(ids) != 1:
@@ -199,7 +199,7 @@ def _nodes(
 
 def _node(
     client: LibvirtClient,
-    seen: DomainSeen,
+    seen: DomainInfo,
     mark: Mark,
     addresses: dict[str, IPv4Address],
     capacity: int | None,
@@ -227,7 +227,7 @@ def _node(
     )
 
 
-def _look_at_disk(seen: DomainSeen, capacity: int | None) -> tuple[Path, int, str | None]:
+def _look_at_disk(seen: DomainInfo, capacity: int | None) -> tuple[Path, int, str | None]:
     """A node's disk, its size, and what it stands on: as its header says, or libvirt.
 
     The disk of a VM that runs belongs to QEMU's own user on the system's libvirt.

@@ -7,13 +7,13 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 from ai_how.clusters.cleanup import host_up, release_host
-from ai_how.clusters.desired_cluster import draft_cluster
-from ai_how.clusters.plans.rendering import find_shapes
+from ai_how.clusters.desired_cluster import plan_desired_cluster
+from ai_how.clusters.plans.rendering import build_domain_definitions
 from ai_how.clusters.preflight.node_images import choose_accel, get_image
 from ai_how.errors import AiHowError, HostError
-from ai_how.host.checks import Cost, Status, check_capacity
+from ai_how.host.checks import CapacityRequest, Status, check_capacity
 from ai_how.host.facts import read_facts
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
@@ -22,9 +22,19 @@ from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.nodes import Node, get_hpc
 from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import Accel
-from ai_how.vm_management.saved_machines.generic_vm import NAMELESS, Fit, fit_of, why_cold
+from ai_how.vm_management.saved_machines.generic_vm import (
+    GENERIC_ID,
+    MachineKey,
+    machine_key_of,
+    why_cold,
+)
 from ai_how.vm_management.saved_machines.matching import describe_host
-from ai_how.vm_management.saved_machines.saving import Missing, Watch, save_machine, why_unsaved
+from ai_how.vm_management.saved_machines.saving import (
+    MachineToSave,
+    Watch,
+    save_machine,
+    why_unsaved,
+)
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
 from ai_how.vm_management.steps.disks import CreateOverlay
 
@@ -38,7 +48,7 @@ _ANYWHERE = IPv4Network("10.0.0.0/16")
 
 
 @dataclass(frozen=True, slots=True)
-class Warmed:
+class SaveResult:
     """What saving machines came to; `cold` says of nodes why they will boot all the same."""
 
     saved: tuple[SavedMachine, ...]
@@ -50,10 +60,10 @@ class Warmed:
 def warm_up(
     spec: ClusterFile,
     roots: Roots,
-    place: HostPlace,
+    place: HypervisorHost,
     *,
     watch: Watch,
-) -> Warmed:
+) -> SaveResult:
     """Have a saved machine for every node that can be restored from one.
 
     Raises HostError where this host's libvirt saves nothing that we could read.
@@ -68,7 +78,7 @@ def warm_up(
             release_host(place, roots)
 
 
-def _save_missing(hpc: HpcSpec, roots: Roots, place: HostPlace, *, watch: Watch) -> Warmed:
+def _save_missing(hpc: HpcSpec, roots: Roots, place: HypervisorHost, *, watch: Watch) -> SaveResult:
     machines = SavedMachines(place.storage)
     saved, there = [], []
     with (
@@ -88,13 +98,13 @@ def _save_missing(hpc: HpcSpec, roots: Roots, place: HostPlace, *, watch: Watch)
             saved.append(save_machine(one, place, client, stop=wishes.stop, watch=watch))
     images = {one.digest for one in ImageStore(roots.images).list()}
     removed = machines.remove_unfit(host=host, images=images)
-    return Warmed(tuple(saved), tuple(there), removed, cold)
+    return SaveResult(tuple(saved), tuple(there), removed, cold)
 
 
-def _require_room(missing: Missing, place: HostPlace) -> None:
+def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
     """Raises HostError where the VM would take from the host what clusters on it need."""
     shape = missing.shape
-    cost = Cost(
+    cost = CapacityRequest(
         vms=1,
         vcpus=shape.vcpus,
         memory_mib=shape.memory_mib,
@@ -108,8 +118,8 @@ def _require_room(missing: Missing, place: HostPlace) -> None:
 
 
 def _find_wanted(
-    hpc: HpcSpec, roots: Roots, place: HostPlace, accel: Accel, host: str
-) -> tuple[dict[Fit, Missing], dict[str, str]]:
+    hpc: HpcSpec, roots: Roots, place: HypervisorHost, accel: Accel, host: str
+) -> tuple[dict[MachineKey, MachineToSave], dict[str, str]]:
     store = ImageStore(roots.images)
     images: dict[str, Image] = {}
 
@@ -118,26 +128,26 @@ def _find_wanted(
         images[image.digest] = image
         return image.digest
 
-    draft = draft_cluster(
+    draft = plan_desired_cluster(
         hpc,
         None,
-        cluster_id=NAMELESS,
+        cluster_id=GENERIC_ID,
         host_uri=place.asked,
         choose_subnet=lambda: _ANYWHERE,
         disk_of=lambda node: place.storage.disk(hpc.name, node),
         digest_of=digest_of,
         now=datetime.now(UTC),
     )
-    shapes = find_shapes(draft, place, roots.cluster(hpc.name), images, accel)
-    wanted: dict[Fit, Missing] = {}
+    shapes = build_domain_definitions(draft, place, roots.cluster(hpc.name), images, accel)
+    wanted: dict[MachineKey, MachineToSave] = {}
     cold: dict[str, str] = {}
     for node, one in draft.nodes:
         shape = shapes(node, one)
         if reason := why_cold(shape):
             cold[one.name] = reason
             continue
-        fit = fit_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
-        wanted.setdefault(fit, Missing(fit, shape, images[one.image_digest], one.disk_gib))
+        fit = machine_key_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
+        wanted.setdefault(fit, MachineToSave(fit, shape, images[one.image_digest], one.disk_gib))
     return wanted, cold
 
 

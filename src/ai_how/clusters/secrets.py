@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.guest.ssh import (
     ensure_key,
     ensure_munge_key,
@@ -45,11 +45,11 @@ def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) 
             draft.write_text(text)
 
 
-def host_keys(draft: Draft, paths: ClusterPaths) -> tuple[str, ...]:
+def host_keys(draft: DesiredCluster, paths: ClusterPaths) -> tuple[str, ...]:
     return tuple(_public(paths.host_key(one.name)) for one in draft.state.nodes)
 
 
-def own_keys(draft: Draft) -> tuple[str, ...]:
+def own_keys(draft: DesiredCluster) -> tuple[str, ...]:
     asked = draft.hpc.access.ssh_public_keys
     return asked if asked is not None else read_user_keys(Path.home())
 

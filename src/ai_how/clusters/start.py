@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from ai_how.clusters.desired_cluster import Draft, draft_cluster
+from ai_how.clusters.desired_cluster import DesiredCluster, plan_desired_cluster
 from ai_how.clusters.observation import Observed, observe, observe_wiring
-from ai_how.clusters.plans.rendering import Rendering, find_rendering, find_shapes
+from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Say, check_host, require_hypervisor
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,
@@ -22,7 +22,7 @@ from ai_how.clusters.secrets import ensure_secrets, find_lost_secrets, write_ssh
 from ai_how.clusters.workload import describe_drained
 from ai_how.host.facts import read_cpu
 from ai_how.host.memory_facts import read_memory
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.hpc.identities import build_archives, config_digest
 from ai_how.hpc.plan import plan_start
 from ai_how.hpc.steps import AwaitReady
@@ -42,19 +42,19 @@ from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.owners import is_sent_as
 from ai_how.vm_management.saved_machines.matching import (
     NONE_SAVED,
-    Warmth,
+    SavedMachineMatches,
     describe_host,
-    find_warmth,
+    find_matches,
 )
 from ai_how.vm_management.saved_machines.saving import why_unsaved
 from ai_how.vm_management.saved_machines.store import SavedMachines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class PreparedStart:
     """A start that is decided: carrying out its plan is all that is left."""
 
-    draft: Draft
+    draft: DesiredCluster
     plan: Plan
     images: Mapping[str, Image]
     archives: Mapping[str, Callable[[], bytes]]
@@ -68,14 +68,14 @@ class Start:
 def prepare_start(
     spec: ClusterFile,
     roots: Roots,
-    place: HostPlace,
+    place: HypervisorHost,
     client: LibvirtClient,
     say: Say,
     *,
     only: Collection[str] = (),
     is_warm: bool = True,
     resumes: bool = True,
-) -> Start:
+) -> PreparedStart:
     """Look, check and plan; changes nothing. The host-wide lock is held, as a subnet is chosen."""
     hpc = get_hpc(spec)
     paths = roots.cluster(hpc.name)
@@ -96,7 +96,7 @@ def prepare_start(
     warmth = NONE_SAVED
     if is_warm and hpc.start.warm:
         warmth = _look_for_saved(draft, seen, place, client, paths, images, accel)
-    rendering = find_rendering(draft, place, paths, images, accel, warmth.saved, resumes=resumes)
+    rendering = build_plan_inputs(draft, place, paths, images, accel, warmth.saved, resumes=resumes)
     digest = config_digest(draft)
     lost = find_lost_secrets(former, paths)
     is_told = (former is None or former.config_digest == digest) and not lost
@@ -116,7 +116,7 @@ def prepare_start(
         if place.kind != "test":
             require_hypervisor(client, accel)
         check_host(draft, plan, seen, place, images, say)
-    return Start(
+    return PreparedStart(
         draft=draft,
         plan=plan,
         images=images,
@@ -129,11 +129,11 @@ def _draft(
     former: ClusterState | None,
     cluster_id: UUID,
     roots: Roots,
-    place: HostPlace,
+    place: HypervisorHost,
     client: LibvirtClient,
     store: ImageStore,
-) -> Draft:
-    return draft_cluster(
+) -> DesiredCluster:
+    return plan_desired_cluster(
         hpc,
         former,
         cluster_id=cluster_id,
@@ -146,26 +146,26 @@ def _draft(
 
 
 def _look_for_saved(
-    draft: Draft,
+    draft: DesiredCluster,
     seen: Observed,
-    place: HostPlace,
+    place: HypervisorHost,
     client: LibvirtClient,
     paths: ClusterPaths,
     images: Mapping[str, Image],
     accel: Accel,
-) -> Warmth:
+) -> SavedMachineMatches:
     """The saved machines of those nodes that get a new disk."""
     new = [pair for pair in draft.nodes if pair[1].name not in seen.disks]
     if not new or place.kind == "test":
         return NONE_SAVED
     if why := why_unsaved(place):
-        return Warmth({}, (f"new nodes boot, none is restored: {why} (start.warm)",))
-    shapes = find_shapes(draft, place, paths, images, accel)
-    return find_warmth(new, shapes, SavedMachines(place.storage), describe_host(client, accel))
+        return SavedMachineMatches({}, (f"new nodes boot, none is restored: {why} (start.warm)",))
+    shapes = build_domain_definitions(draft, place, paths, images, accel)
+    return find_matches(new, shapes, SavedMachines(place.storage), describe_host(client, accel))
 
 
 def _look(
-    draft: Draft, place: HostPlace, client: LibvirtClient, *, has_directory: bool
+    draft: DesiredCluster, place: HypervisorHost, client: LibvirtClient, *, has_directory: bool
 ) -> Observed:
     seen = replace(observe(client, draft.state), has_disk_directory=has_directory)
     if place.kind == "test":
@@ -174,7 +174,7 @@ def _look(
 
 
 def _stale_nodes(
-    draft: Draft, seen: Observed, rendering: Rendering, paths: ClusterPaths
+    draft: DesiredCluster, seen: Observed, rendering: PlanInputs, paths: ClusterPaths
 ) -> tuple[str, ...]:
     """Nodes whose VM was defined from another file, or for another accelerator."""
     stale = []
@@ -188,7 +188,7 @@ def _stale_nodes(
 
 
 def _say_what_waits(
-    draft: Draft, seen: Observed, stale: Collection[str], say: Say, *, resumes: bool
+    draft: DesiredCluster, seen: Observed, stale: Collection[str], say: Say, *, resumes: bool
 ) -> None:
     for name in stale:
         one = draft.state.get_node(name)
@@ -199,7 +199,7 @@ def _say_what_waits(
             )
 
 
-def _say_what_is_drained(draft: Draft, seen: Observed, plan: Plan, say: Say) -> None:
+def _say_what_is_drained(draft: DesiredCluster, seen: Observed, plan: Plan, say: Say) -> None:
     """Of the nodes that the plan brings up, it is said when they are."""
     brought_up = {name for one in plan.steps if isinstance(one, AwaitReady) for name in one.nodes}
     for one in draft.state.nodes:
@@ -208,7 +208,7 @@ def _say_what_is_drained(draft: Draft, seen: Observed, plan: Plan, say: Say) -> 
             say(describe_drained(node))
 
 
-def _boot_limit(draft: Draft, seen: Observed, accel: Accel) -> int:
+def _boot_limit(draft: DesiredCluster, seen: Observed, accel: Accel) -> int:
     root, acceleration = Path("/"), draft.hpc.hardware.acceleration
     cpu, memory = read_cpu(root), read_memory(root)
     from_pool = acceleration.performance.wants_hugepages

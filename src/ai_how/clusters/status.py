@@ -13,12 +13,12 @@ from uuid import UUID
 from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import NodeReadiness
-from ai_how.libvirt_client.facts import DomainSeen, DomainStats, GuestMemory
+from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.disks.manager import DiskManager
-from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift
 from ai_how.vm_management.nodes.clocks import describe_skew, is_off
 
@@ -163,7 +163,7 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
         return
     if not network.is_active and is_in_use:
         yield "it is down, and VMs run"
-    drift = find_drift(shape_of_network(state), network)
+    drift = find_drift(define_network(state), network)
     yield from drift.told
     if seen.bridge_trouble:
         remedy = "ai-how hpc start"
@@ -250,7 +250,7 @@ def _used_mib(disk: Path) -> int | None:
         return None
 
 
-def _vm_state(domain: DomainSeen | None, seen: Observed) -> tuple[VmState, str]:
+def _vm_state(domain: DomainInfo | None, seen: Observed) -> tuple[VmState, str]:
     if domain is not None:
         return domain.state, domain.reason_text
     if seen.host_is_down:

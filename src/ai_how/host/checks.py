@@ -54,7 +54,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class CapacityRequest:
     """What is about to be started takes, beyond what runs already; disks at their full size."""
 
     vms: int
@@ -258,7 +258,7 @@ def check_iommu(facts: HostFacts) -> Check:
     return Check("iommu", Status.OK, "off: no PCI passthrough")
 
 
-def check_capacity(cost: Cost, facts: HostFacts) -> list[Check]:
+def check_capacity(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
     """What does not fit: too little memory is a failure, thin vCPUs and disks are a warning.
 
     Nothing is said of what fits.
@@ -334,7 +334,7 @@ def _user_namespace_problems(facts: HostFacts) -> list[tuple[str, str]]:
     return problems
 
 
-def _check_memory_cost(cost: Cost, facts: HostFacts) -> list[Check]:
+def _check_memory_cost(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
     if facts.memory is None:
         return []
     from_pool = cost.hugepage_kib is not None
@@ -349,7 +349,7 @@ def _check_memory_cost(cost: Cost, facts: HostFacts) -> list[Check]:
     return [Check("memory", Status.FAILURE, found, "free -m")]
 
 
-def _check_hugepages(cost: Cost, facts: HostFacts) -> list[Check]:
+def _check_hugepages(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
     if cost.hugepage_kib is None:
         return []
     pool = next((pool for pool in facts.hugepages if pool.size_kib == cost.hugepage_kib), None)
@@ -369,14 +369,14 @@ def _check_hugepages(cost: Cost, facts: HostFacts) -> list[Check]:
     ]
 
 
-def _check_vcpu_cost(cost: Cost, facts: HostFacts) -> list[Check]:
+def _check_vcpu_cost(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
     if facts.cpu is None or cost.vcpus <= facts.cpu.count:
         return []
     found = f"{cost.vcpus} vCPUs share {facts.cpu.count} CPUs: jobs will be slower"
     return [Check("processor", Status.WARNING, found)]
 
 
-def _check_disk_cost(cost: Cost, facts: HostFacts) -> list[Check]:
+def _check_disk_cost(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
     disk = next((disk for disk in facts.disks if disk.directory == cost.disk_directory), None)
     if disk is None or cost.disk_bytes <= disk.free_bytes:
         return []

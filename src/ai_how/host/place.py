@@ -25,7 +25,7 @@ Kind = Literal["embedded", "system", "test"]
 
 
 @dataclass(frozen=True, slots=True)
-class HostPlace:
+class HypervisorHost:
     """One libvirt and what belongs to it. `asked` is what state remembers and users write.
 
     `address` is its URI; the embedded host has one only while it is up.
@@ -129,21 +129,21 @@ class HostPlace:
         return [*program, "--state-dir", str(roots.state), "host", "connect"]
 
 
-def find_place(asked: str, roots: Roots, *, kept: StoragePaths | None = None) -> HostPlace:
+def resolve_host(asked: str, roots: Roots, *, kept: StoragePaths | None = None) -> HypervisorHost:
     """The place that a host URI means; `auto` is what `choose_host` says.
 
     `kept` is where a cluster that is there has its disks. Raises HostError where what was asked for
     cannot be used.
     """
     if asked == "auto":
-        return find_place(choose_host().asked, roots)
+        return resolve_host(choose_host().asked, roots)
     if asked == "embedded":
         host = EmbeddedHost(roots.embedded)
-        return HostPlace(asked, "", "embedded", roots.embedded_storage, host)
+        return HypervisorHost(asked, "", "embedded", roots.embedded_storage, host)
     if asked == SYSTEM:
         if kept is None:
             _require_usable(system_storage())
-        return HostPlace(asked, SYSTEM, "system", kept or system_storage())
+        return HypervisorHost(asked, SYSTEM, "system", kept or system_storage())
     if asked == SESSION:
         raise HostError(
             f"{SESSION} cannot give a cluster a network of its own",
@@ -152,7 +152,7 @@ def find_place(asked: str, roots: Roots, *, kept: StoragePaths | None = None) ->
             hint="ai-how --connect embedded …",
         )
     if asked.startswith("test:///"):
-        return HostPlace(asked, asked, "test", StoragePaths(roots.state / ".test"))
+        return HypervisorHost(asked, asked, "test", StoragePaths(roots.state / ".test"))
     if asked.startswith("qemu+ssh://"):
         raise HostError(
             f"{asked}: a remote host is not supported yet",

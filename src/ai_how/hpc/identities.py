@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.secrets import _public, host_keys, own_keys
 from ai_how.guest.base_identity import Neighbour, render_archive
 from ai_how.hpc.node_identity import NodeIdentity
@@ -24,7 +24,7 @@ TIMER_S = 30
 
 
 def build_archives(
-    draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
+    draft: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], bytes]]:
     """For each node a call that makes the archive of its identity, dated at that moment."""
     identities = build_identities(draft, paths, has_host_clock=has_host_clock)
@@ -36,7 +36,7 @@ def _archive(identity: Callable[[], NodeIdentity]) -> bytes:
 
 
 def build_identities(
-    draft: Draft, paths: ClusterPaths, *, has_host_clock: bool
+    draft: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], NodeIdentity]]:
     """For each node a call that makes its identity; secrets are made and read only then."""
     common = _Common(
@@ -72,7 +72,7 @@ def choose_wait_s(nodes: int, cpus: int) -> int:
     return max(0, JOIN_CPU_S * nodes // cpus - TIMER_S)
 
 
-def config_digest(draft: Draft) -> str:
+def config_digest(draft: DesiredCluster) -> str:
     """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
     told = (
         [(one.name, one.ip) for one in draft.state.nodes],
@@ -85,7 +85,7 @@ def config_digest(draft: Draft) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def slurm_nodes(draft: Draft) -> tuple[SlurmNode, ...]:
+def slurm_nodes(draft: DesiredCluster) -> tuple[SlurmNode, ...]:
     """The compute nodes as SLURM shall see them, those no longer asked for among them."""
     asked = {one.name: node for node, one in draft.nodes}
     return tuple(
@@ -109,7 +109,7 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
 
 
 def _identity(
-    draft: Draft, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
+    draft: DesiredCluster, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
 ) -> NodeIdentity:
     state, hpc = draft.state, draft.hpc
     host_key = paths.host_key(one.name)
@@ -137,7 +137,7 @@ def _identity(
     )
 
 
-def _slurm_conf(draft: Draft) -> str:
+def _slurm_conf(draft: DesiredCluster) -> str:
     state = draft.state
     controller = state.get_controller()
     nodes = slurm_nodes(draft)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.hpc import steps as slurm_steps
 from ai_how.plan.step import Step
@@ -12,7 +12,7 @@ from ai_how.vm_management.steps import guest as guest_steps
 from ai_how.vm_management.steps import suspend as suspend_steps
 
 
-def with_lost_told(draft: Draft, seen: Observed, made: list[Step]) -> list[Step]:
+def with_lost_told(draft: DesiredCluster, seen: Observed, made: list[Step]) -> list[Step]:
     """The same steps, and one by which SLURM hears that nodes had ended, where it may not know.
 
     Before they boot, where SLURM runs: it would take their jobs for running there for ten minutes.
@@ -23,7 +23,7 @@ def with_lost_told(draft: Draft, seen: Observed, made: list[Step]) -> list[Step]
         step.uuid
         for step in made
         if isinstance(step, domain_steps.StartDomain)
-        and not (step.was_on or isinstance(step, suspend_steps.ResumeDomain))
+        and not (step.was_on or isinstance(step, suspend_steps.StartFromManagedSave))
     }
     nodes = [one for _, one in draft.nodes if one.uuid in booted and one.role is Role.COMPUTE]
     if not nodes:

@@ -3,20 +3,20 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.network import NetworkPlan, plan_network
-from ai_how.clusters.plans.rendering import Rendering
+from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import HostError, SpecError
 from ai_how.hpc import steps as slurm_steps
 from ai_how.hpc.lost_nodes import with_lost_told
 from ai_how.hpc.slurm_config import idle_partition
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.step import Limit, Plan, Step
+from ai_how.plan.step import ConcurrencyLimit, Plan, Step
 from ai_how.spec.nodes import Node, Role
 from ai_how.state.models import NodeState
 from ai_how.vm_management.nodes.clocks import is_off
-from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps import disks as disk_steps
 from ai_how.vm_management.steps import domains as domain_steps
 from ai_how.vm_management.steps import guest as guest_steps
@@ -41,7 +41,7 @@ STEP_TYPES: Mapping[str, type[Step]] = {
         domain_steps.DefineDomain,
         domain_steps.StartDomain,
         domain_steps.RestoreDomain,
-        suspend_steps.ResumeDomain,
+        suspend_steps.StartFromManagedSave,
         slurm_steps.StepClock,
         guest_steps.AwaitAgent,
         guest_steps.GiveIdentity,
@@ -62,9 +62,9 @@ STEP_TYPES: Mapping[str, type[Step]] = {
 
 
 def plan_start(
-    draft: Draft,
+    draft: DesiredCluster,
     seen: Observed,
-    rendering: Rendering,
+    rendering: PlanInputs,
     *,
     only: Collection[str] = (),
     tell_all: bool = False,
@@ -112,7 +112,7 @@ def plan_start(
     return Plan("start", tuple(made), limit)
 
 
-def _limit_boots(made: Collection[Step], boot_limit: int | None) -> Limit | None:
+def _limit_boots(made: Collection[Step], boot_limit: int | None) -> ConcurrencyLimit | None:
     """A stretch for each VM that is started, from there to its node's identity.
 
     None where no node would have to wait for another.
@@ -124,10 +124,10 @@ def _limit_boots(made: Collection[Step], boot_limit: int | None) -> Limit | None
     for step in made:
         if isinstance(step, guest_steps.AwaitAgent | guest_steps.GiveIdentity):
             of_domain.get(step.domain, []).append(step.key)
-    return Limit(boot_limit, tuple(map(tuple, of_domain.values())))
+    return ConcurrencyLimit(boot_limit, tuple(map(tuple, of_domain.values())))
 
 
-def _controller_first(draft: Draft, made: Collection[Step]) -> list[Step]:
+def _controller_first(draft: DesiredCluster, made: Collection[Step]) -> list[Step]:
     """The same steps, but no other VM is started before the controller's, where that is one."""
     controller = draft.state.get_controller()
     boots = [step for step in made if isinstance(step, domain_steps.StartDomain)]
@@ -141,9 +141,9 @@ def _controller_first(draft: Draft, made: Collection[Step]) -> list[Step]:
 
 
 def _node_steps(
-    draft: Draft,
+    draft: DesiredCluster,
     seen: Observed,
-    rendering: Rendering,
+    rendering: PlanInputs,
     shared: dict[str, Step],
     network: NetworkPlan,
     pair: tuple[Node, NodeState],
@@ -200,7 +200,7 @@ def _node_steps(
 
 
 def _resume_steps(
-    draft: Draft,
+    draft: DesiredCluster,
     seen: Observed,
     shared: dict[str, Step],
     network: NetworkPlan,
@@ -229,7 +229,7 @@ def _resume_steps(
     needs = network.needed | {base.key}
     if not is_controller and seen.is_suspended(controller):
         needs |= {_step_clock(controller, frozenset(), is_controller=True).key}
-    resume = suspend_steps.ResumeDomain(
+    resume = suspend_steps.StartFromManagedSave(
         domain=one.domain_name,
         uuid=one.uuid,
         needs=needs,
@@ -269,11 +269,11 @@ def _step_clock(
 
 
 def _boot_step(
-    draft: Draft,
+    draft: DesiredCluster,
     seen: Observed,
     one: NodeState,
     needs: frozenset[str],
-    saved: Saved | None,
+    saved: SavedMachineRef | None,
 ) -> Step:
     if saved:
         return domain_steps.RestoreDomain(
@@ -297,12 +297,12 @@ def _boot_step(
 
 
 def _disk_steps(
-    draft: Draft,
+    draft: DesiredCluster,
     seen: Observed,
-    rendering: Rendering,
+    rendering: PlanInputs,
     shared: dict[str, Step],
     one: NodeState,
-    saved: Saved | None,
+    saved: SavedMachineRef | None,
 ) -> list[Step]:
     if seen.find_domain(one.uuid) is not None and one.role is Role.CONTROLLER:
         raise HostError(
@@ -354,7 +354,7 @@ def _is_working(seen: Observed, one: NodeState) -> bool:
 
 
 def _ready_steps(
-    draft: Draft, up: Collection[NodeState], needs: frozenset[str], told: frozenset[str]
+    draft: DesiredCluster, up: Collection[NodeState], needs: frozenset[str], told: frozenset[str]
 ) -> list[Step]:
     """Clocks, then SLURM: one wait and one job for each partition that some node is tested in."""
     cluster = draft.state.name

@@ -30,7 +30,7 @@ from ai_how.hpc.jobs import (
 )
 from ai_how.hpc.workload import SINFO, read_sinfo
 from ai_how.plan.step import Applied, ForwardStep
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.steps.guest import again_if_lost
 from ai_how.waiting import Deadline
 
@@ -61,7 +61,7 @@ class MarkOff(ForwardStep):
     def key(self) -> str:
         return f"slurm-off/{self.cluster}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         """A SLURM that does not answer is no failure: the next start opens what was closed."""
         try:
             _run(world.agent(self.controller, "controller"), off_script(self.nodes, self.drained))
@@ -97,7 +97,7 @@ class TellLost:
     def key(self) -> str:
         return f"slurm-lost/{self.cluster}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         """A SLURM that does not answer is no failure here: it is waited for later."""
         agent = world.agent(self.controller, "controller")
         try:
@@ -106,13 +106,13 @@ class TellLost:
             return Applied.KEPT
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """They had ended; a node is back when it registers."""
 
     def describe(self) -> str:
         return f"tell SLURM that {', '.join(self.nodes)} had ended"
 
-    def _tell(self, world: World, agent: GuestAgent) -> None:
+    def _tell(self, world: PlanContext, agent: GuestAgent) -> None:
         listed = jobs_script(self.nodes)
         if self.is_restarted:
             within_s = world.patience.slurm_s
@@ -143,7 +143,11 @@ class TellLost:
 
 
 def wait_for_jobs(
-    world: World, controller: UUID, nodes: Sequence[str], closed: Collection[str], limit_s: float
+    world: PlanContext,
+    controller: UUID,
+    nodes: Sequence[str],
+    closed: Collection[str],
+    limit_s: float,
 ) -> None:
     """Close these nodes to new jobs, and wait until those that they run have ended, or the limit.
 
@@ -167,7 +171,7 @@ def wait_for_jobs(
         )
 
 
-def _open(world: World, agent: GuestAgent, nodes: Sequence[str]) -> bool:
+def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
     """Let jobs on these nodes again, or say how that is done; whether any are open now."""
     if not nodes:
         return False
@@ -184,7 +188,7 @@ def _open(world: World, agent: GuestAgent, nodes: Sequence[str]) -> bool:
 
 
 def _wait_until_free(
-    world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+    world: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
 ) -> bool:
     """Whether it was waited to the end: until no job is left, or the limit."""
     told = 0
@@ -225,7 +229,7 @@ def _check(agent: GuestAgent, script: str) -> str:
 
 
 def _run(
-    agent: GuestAgent, script: str, within_s: float = SLURM_S, world: World | None = None
+    agent: GuestAgent, script: str, within_s: float = SLURM_S, world: PlanContext | None = None
 ) -> str:
     words = ["/bin/sh", "-c", script]
     return agent.run(words, Deadline.after(within_s), stop=world.stop if world else None).output
@@ -249,7 +253,7 @@ class CloseSlurm(ForwardStep):
     def key(self) -> str:
         return f"slurm/{self.cluster}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         """A SLURM that does not answer must not keep its VMs alive, so that is no failure."""
         agent = world.agent(self.controller, "controller")
         closed = [name for name in self.nodes if name not in self.drained]
@@ -290,7 +294,7 @@ class StepClock:
     def key(self) -> str:
         return f"clock/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         agent = world.agent(self.uuid, self.node)
 
         def step() -> None:
@@ -305,7 +309,7 @@ class StepClock:
         again_if_lost(step)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """The time of now is right."""
 
     def describe(self) -> str:
@@ -328,7 +332,7 @@ class AwaitReady:
     def key(self) -> str:
         return f"ready/{self.cluster}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         agent = world.agent(self.controller, "controller")
         deadline = Deadline.after(world.patience.ready_s)
         try:
@@ -345,7 +349,7 @@ class AwaitReady:
         return Applied.MADE
 
     def _await(
-        self, world: World, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+        self, world: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
     ) -> None:
         """A node that takes no job is there, too: opened where we closed it, and else named."""
         words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
@@ -363,7 +367,7 @@ class AwaitReady:
             if nodes == self.nodes:
                 self._await(world, agent, closed, deadline)
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """Nothing was changed."""
 
     def describe(self) -> str:

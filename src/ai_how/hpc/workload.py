@@ -8,7 +8,7 @@ from ai_how.errors import AiHowError
 from ai_how.guest.agent import GuestAgent
 from ai_how.hpc.jobs import OUR_REASON
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.state.models import ClusterState
 from ai_how.waiting import Deadline
 
@@ -16,7 +16,7 @@ SINFO_S = 30.0
 
 
 def observe_workload(
-    client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainSeen]
+    client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
 ) -> tuple[Mapping[str, NodeReadiness] | None, str | None]:
     controller = state.find_controller()
     seen = domains.get(controller.uuid) if controller else None

@@ -19,8 +19,8 @@ from ai_how.errors import (
 from ai_how.libvirt_client.agent_answer import read_agent_answer
 from ai_how.libvirt_client.domains import Domains, find_raw_domain
 from ai_how.libvirt_client.error_codes import Kind, classify
-from ai_how.libvirt_client.facts import DomainEvent, DomainSeen
-from ai_how.libvirt_client.session import JOB_LOCK_S, Link, OnEvent, Subscription
+from ai_how.libvirt_client.facts import DomainEvent, DomainInfo
+from ai_how.libvirt_client.session import JOB_LOCK_S, OnEvent, Session, Subscription
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline
 
@@ -42,7 +42,7 @@ GUEST_CODES = {1, 113, 55, 74}
 class Agents(Domains):
     """The part of a client that deals with the guests' agents."""
 
-    _agent_link: Link
+    _agent_link: Session
     _ask_agent: AskAgent
 
     def agent_command(
@@ -96,7 +96,7 @@ class Agents(Domains):
         return self._link.subscribe(on_event)
 
 
-def _is_agent_up(seen: DomainSeen | None, name: str) -> bool:
+def _is_agent_up(seen: DomainInfo | None, name: str) -> bool:
     """Raises GuestError where the agent cannot come any more."""
     if seen is None:
         raise GuestError(f"VM {name} is gone", "its agent was waited for")

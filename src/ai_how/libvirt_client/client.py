@@ -19,15 +19,15 @@ from ai_how.libvirt_client.console import Console
 from ai_how.libvirt_client.domains import find_raw_domain
 from ai_how.libvirt_client.facts import HypervisorVersion, read_version
 from ai_how.libvirt_client.names import Names
-from ai_how.libvirt_client.network_updates import Wiring
-from ai_how.libvirt_client.session import Link
+from ai_how.libvirt_client.network_updates import NetworkUpdates
+from ai_how.libvirt_client.session import Session
 from ai_how.libvirt_client.uri import read_uri
 
 # How long libvirt may be silent.
 PATIENCE_S = 30.0
 
 
-class LibvirtClient(Agents, Wiring):
+class LibvirtClient(Agents, NetworkUpdates):
     """One libvirt, reached by URI; several threads may use it. Connects at the first call.
 
     Every call ends: where libvirt is silent for `patience_s` (and the 30 s more that a change may
@@ -57,8 +57,8 @@ class LibvirtClient(Agents, Wiring):
         self._names = Names()
         self.max_calls = max_calls
 
-        def link() -> Link:
-            return Link(
+        def link() -> Session:
+            return Session(
                 self._uri,
                 opener,
                 patience_s=patience_s,

@@ -66,7 +66,7 @@ def prepare_process() -> None:
         _prepare_once()
 
 
-class Wire:
+class Connection:
     """A connection, with the calls that are on it."""
 
     def __init__(self, raw: libvirt.virConnect, uri: LibvirtUri, max_calls: int) -> None:

@@ -8,22 +8,22 @@ import libvirt
 
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.libvirt_client.error_codes import Kind, classify
-from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, read_bridge, read_mark
+from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo, read_bridge, read_mark
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.libvirt_client.xml import read_xml
 
 T = TypeVar("T")
 Raw = TypeVar("Raw")
-Seen = TypeVar("Seen", DomainSeen, NetworkSeen)
+Seen = TypeVar("Seen", DomainInfo, NetworkInfo)
 
 
-def observe_domain(domain: libvirt.virDomain) -> DomainSeen:
+def observe_domain(domain: libvirt.virDomain) -> DomainInfo:
     """All that we want to know of a VM. Raises libvirtError."""
     state_number, reason = domain.state()
     _state, maximum_kib, _current_kib, vcpus, _cpu_time = domain.info()
     domid = domain.ID()
     xml, state = domain.XMLDesc(0), VmState.from_libvirt(state_number)
-    return DomainSeen(
+    return DomainInfo(
         uuid=UUID(domain.UUIDString()),
         name=domain.name(),
         state=state,
@@ -49,11 +49,11 @@ def has_saved_memory(domain: libvirt.virDomain) -> bool:
         return False
 
 
-def observe_network(network: libvirt.virNetwork) -> NetworkSeen:
+def observe_network(network: libvirt.virNetwork) -> NetworkInfo:
     """All that we want to know of a network. Raises libvirtError."""
     xml, is_active = network.XMLDesc(0), bool(network.isActive())
     as_defined = libvirt.VIR_NETWORK_XML_INACTIVE
-    return NetworkSeen(
+    return NetworkInfo(
         uuid=UUID(network.UUIDString()),
         name=network.name(),
         bridge=read_bridge(xml),

@@ -19,9 +19,9 @@ from ai_how.libvirt_client.conversion import (
     unless_gone,
     with_first_known,
 )
-from ai_how.libvirt_client.facts import DomainSeen, DomainStats, read_stats
+from ai_how.libvirt_client.facts import DomainInfo, DomainStats, read_stats
 from ai_how.libvirt_client.names import Names
-from ai_how.libvirt_client.session import Link
+from ai_how.libvirt_client.session import Session
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline, wait_until
 
@@ -41,20 +41,20 @@ STARTING_S = 30.0
 class Domains:
     """The part of a client that deals with VMs."""
 
-    _link: Link
+    _link: Session
     _names: Names
 
-    def find_domain(self, uuid: UUID) -> DomainSeen | None:
+    def find_domain(self, uuid: UUID) -> DomainInfo | None:
         """The VM, or None where libvirt says that there is none."""
         return unless_gone(lambda: self.get_domain(uuid))
 
-    def get_domain(self, uuid: UUID) -> DomainSeen:
+    def get_domain(self, uuid: UUID) -> DomainInfo:
         """The VM. Raises LibvirtError with code 42 where there is none."""
         return self._link.read(
             f"looking for VM {uuid}", lambda raw: observe_domain(find_raw_domain(raw, uuid))
         )
 
-    def find_domain_by_name(self, name: str) -> DomainSeen | None:
+    def find_domain_by_name(self, name: str) -> DomainInfo | None:
         """The VM of that exact name, whoever made it."""
         return unless_gone(
             lambda: self._link.read(
@@ -62,7 +62,7 @@ class Domains:
             )
         )
 
-    def list_domains(self) -> tuple[DomainSeen, ...]:
+    def list_domains(self) -> tuple[DomainInfo, ...]:
         """Every VM of this libvirt, others' too; by name."""
         return self._link.read(
             "listing VMs",
@@ -113,13 +113,13 @@ class Domains:
 
         return self._link.read("reading figures of VMs", ask, timeout_s=STATS_S)
 
-    def define_domain(self, xml: str) -> DomainSeen:
+    def define_domain(self, xml: str) -> DomainInfo:
         """Define a VM, checked against libvirt's schema; the same UUID and name define it anew.
 
         Raises OwnershipError where the name or the UUID belongs to another VM.
         """
 
-        def ask(raw: libvirt.virConnect) -> DomainSeen:
+        def ask(raw: libvirt.virConnect) -> DomainInfo:
             return observe_domain(
                 with_first_known(
                     lambda flags: raw.defineXMLFlags(xml, flags),
@@ -178,7 +178,7 @@ class Domains:
             timeout_s=timeout_s,
         )
 
-    def boot_transient(self, xml: str) -> DomainSeen:
+    def boot_transient(self, xml: str) -> DomainInfo:
         """Boot a VM that is never defined, and that libvirt ends when our connection does.
 
         Not repeated when the answer is lost.

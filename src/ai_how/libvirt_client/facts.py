@@ -51,7 +51,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class DomainSeen:
+class DomainInfo:
     """One VM as libvirt had it a moment ago."""
 
     uuid: UUID
@@ -94,7 +94,7 @@ class DomainSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkSeen:
+class NetworkInfo:
     """One network as libvirt had it a moment ago."""
 
     uuid: UUID

@@ -4,7 +4,7 @@ import re
 from uuid import UUID
 
 from ai_how.errors import AiHowError
-from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen
+from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
 
 _HEX = "[0-9a-fA-F]"
 _UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
@@ -25,7 +25,7 @@ class Names:
     def learn_from(self, answer: object) -> None:
         """Learn from what a call to libvirt returned."""
         for one in answer if isinstance(answer, tuple) else (answer,):
-            if isinstance(one, DomainSeen | NetworkSeen):
+            if isinstance(one, DomainInfo | NetworkInfo):
                 self._known[one.uuid] = one.name
 
     def of(self, uuid: UUID) -> str:

@@ -31,7 +31,7 @@ DNS = libvirt.VIR_NETWORK_SECTION_DNS_HOST
 ANY_ADDRESS = -1  # the first <ip> that has a DHCP
 
 
-class Wiring(Networks):
+class NetworkUpdates(Networks):
     """The part of a client that changes a network while it is in use."""
 
     def ensure_network_hosts(self, uuid: UUID, hosts: Collection[NetworkHost]) -> None:

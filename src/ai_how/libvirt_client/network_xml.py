@@ -7,7 +7,7 @@ from typing import TypeVar
 from xml.etree import ElementTree as ET
 
 from ai_how.errors import HostError
-from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.libvirt_client.facts import NetworkInfo
 from ai_how.libvirt_client.xml import read_xml
 
 
@@ -131,19 +131,19 @@ def find_host_removals(hosts: Collection[NetworkHost], facts: NetworkFacts) -> H
     )
 
 
-def uses_network(domain_xml: str, network: NetworkSeen | None) -> bool:
+def uses_network(domain_xml: str, network: NetworkInfo | None) -> bool:
     """Whether a VM has an interface on that network, by its name or straight on its bridge."""
     return network is not None and any(_interfaces_on(domain_xml, network))
 
 
-def find_taps(domain_xml: str, network: NetworkSeen) -> tuple[str, ...]:
+def find_taps(domain_xml: str, network: NetworkInfo) -> tuple[str, ...]:
     """The host's ends of a running VM's interfaces on that network."""
     targets = [one.find("./target") for one in _interfaces_on(domain_xml, network)]
     names = [one.get("dev") for one in targets if one is not None]
     return tuple(name for name in names if name)
 
 
-def _interfaces_on(domain_xml: str, network: NetworkSeen) -> list[ET.Element]:
+def _interfaces_on(domain_xml: str, network: NetworkInfo) -> list[ET.Element]:
     try:
         interfaces = read_xml(domain_xml).findall("./devices/interface")
     except HostError:

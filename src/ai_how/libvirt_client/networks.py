@@ -15,18 +15,18 @@ from ai_how.libvirt_client.conversion import (
     unless_gone,
     with_first_known,
 )
-from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.libvirt_client.facts import NetworkInfo
 from ai_how.libvirt_client.names import Names
-from ai_how.libvirt_client.session import Link
+from ai_how.libvirt_client.session import Session
 
 
 class Networks:
     """The part of a client that deals with networks."""
 
-    _link: Link
+    _link: Session
     _names: Names
 
-    def find_network(self, uuid: UUID) -> NetworkSeen | None:
+    def find_network(self, uuid: UUID) -> NetworkInfo | None:
         """The network, or None where libvirt says that there is none."""
         return unless_gone(
             lambda: self._link.read(
@@ -35,7 +35,7 @@ class Networks:
             )
         )
 
-    def find_network_by_name(self, name: str) -> NetworkSeen | None:
+    def find_network_by_name(self, name: str) -> NetworkInfo | None:
         """The network of that exact name, whoever made it."""
         return unless_gone(
             lambda: self._link.read(
@@ -44,7 +44,7 @@ class Networks:
             )
         )
 
-    def list_networks(self) -> tuple[NetworkSeen, ...]:
+    def list_networks(self) -> tuple[NetworkInfo, ...]:
         """Every network of this libvirt, others' too; by name."""
         return self._link.read(
             "listing networks",
@@ -58,7 +58,7 @@ class Networks:
             lambda raw: find_raw_network(raw, uuid).XMLDesc(0),
         )
 
-    def define_network(self, xml: str) -> NetworkSeen:
+    def define_network(self, xml: str) -> NetworkInfo:
         """Define a network; with the same UUID and name, define it anew.
 
         A subnet that is in use fails only when it is started. Raises OwnershipError where the name
@@ -69,7 +69,7 @@ class Networks:
             # The call with flags is from libvirt 7.7 on.
             return raw.networkDefineXMLFlags(xml, flags) if flags else raw.networkDefineXML(xml)
 
-        def ask(raw: libvirt.virConnect) -> NetworkSeen:
+        def ask(raw: libvirt.virConnect) -> NetworkInfo:
             validate = libvirt.VIR_NETWORK_DEFINE_VALIDATE
             return observe_network(with_first_known(lambda flags: define(raw, flags), validate, 0))
 

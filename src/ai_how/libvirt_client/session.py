@@ -11,9 +11,9 @@ import libvirt
 from ai_how.errors import ConnectionLostError, LibvirtError, LimitError
 from ai_how.libvirt_client.connection import (
     BusyError,
+    Connection,
     NotSentError,
     Opener,
-    Wire,
     silent,
     translate,
 )
@@ -65,7 +65,7 @@ class Subscription:
         self.close()
 
 
-class Link:
+class Session:
     """Calls to one libvirt. Connects at the first call, and again whenever that has broken.
 
     A call ends within its time, once it has its turn: connecting anew and asking again are part of
@@ -88,7 +88,7 @@ class Link:
         self._patience_s = patience_s
         self._max_calls = max_calls
         self._opening = threading.Lock()
-        self._wire: Wire | None = None
+        self._wire: Connection | None = None
         self._is_kept = is_kept
         # Worth waiting for: the daemon was there, and has not since let a whole patience go by.
         self._is_coming_back = is_kept
@@ -190,7 +190,7 @@ class Link:
             self._pause.wait(pauses_s)
             pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
 
-    def _connected(self, deadline: Deadline, *, is_patient: bool = True) -> Wire:
+    def _connected(self, deadline: Deadline, *, is_patient: bool = True) -> Connection:
         """The connection that there is, or a new one; one caller opens, the others wait for it."""
         if not self._opening.acquire(timeout=deadline.remaining_s):
             raise silent("opening a connection", self._patience_s, self._uri)
@@ -203,7 +203,7 @@ class Link:
         finally:
             self._opening.release()
 
-    def _opened(self, deadline: Deadline, *, is_patient: bool) -> Wire:
+    def _opened(self, deadline: Deadline, *, is_patient: bool) -> Connection:
         if self._silence and is_patient:
             if not self._silence.has_passed:
                 raise silent("opening a connection", self._patience_s, self._uri)
@@ -229,9 +229,9 @@ class Link:
                 self._is_coming_back, self._silence = True, None
                 return wire
 
-    def _open(self, deadline: Deadline) -> Wire:
-        def work() -> Wire:
-            wire = Wire(self._opener(self._uri), self._uri, self._max_calls)
+    def _open(self, deadline: Deadline) -> Connection:
+        def work() -> Connection:
+            wire = Connection(self._opener(self._uri), self._uri, self._max_calls)
             try:
                 wire.watch(self._on_lifecycle, self._on_agent)
             except libvirt.libvirtError:

@@ -29,7 +29,7 @@ class Ended(Generic[T]):
     elapsed_s: float
 
 
-class Crew(Generic[T]):
+class DaemonPool(Generic[T]):
     """Runs calls on at most `workers` threads.
 
     A ThreadPoolExecutor joins its threads when the interpreter exits, so one call that hangs in C

@@ -14,9 +14,9 @@ from ai_how.errors import (
     StateError,
     UndoIncompleteError,
 )
-from ai_how.plan.crew import SLICE_S, Crew, Ended
-from ai_how.plan.failures import Saved, brief_of, render_errors, render_remaining
-from ai_how.plan.gate import Gate
+from ai_how.plan.crew import SLICE_S, DaemonPool, Ended
+from ai_how.plan.failures import SavedEvidence, brief_of, render_errors, render_remaining
+from ai_how.plan.gate import StartLimiter
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer, tell
@@ -24,7 +24,7 @@ from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import undo
 
 logger = logging.getLogger(__name__)
-Evidence = Callable[[Sequence[BaseException]], Saved | None]
+Evidence = Callable[[Sequence[BaseException]], SavedEvidence | None]
 
 
 class OnFailure(StrEnum):
@@ -51,7 +51,7 @@ def execute(
 ) -> None:
     """Apply every step, each after all that it needs, at most `workers` at a time.
 
-    Of the stretches that the plan limits, no more are under way than it allows.
+    Of the segments that the plan limits, no more are under way than it allows.
 
     When it returns, all was applied, and the journal is open: it is the caller's to close, after
     the state was written. After a failure or a wish to stop the running steps still end; then,
@@ -64,7 +64,7 @@ def execute(
     run = _Run(plan, world, journal, observer, interrupts, on_failure)
     # The others end early, but after the first error was handed over: that one is the cause.
     on_error = None if on_failure is OnFailure.GO_ON else interrupts.stop.set
-    with Crew[Applied](workers, on_error=on_error) as crew:
+    with DaemonPool[Applied](workers, on_error=on_error) as crew:
         run.apply_on(crew)
     if run.is_complete:
         return
@@ -99,14 +99,14 @@ class _Run:
         self._interrupts = interrupts
         self._on_failure = on_failure
         self._order = TopologicalSorter({step.key: step.needs for step in plan.steps})
-        self._gate = Gate(plan.limit)
+        self._gate = StartLimiter(plan.limit)
         self._ready: list[Step] = []
         self._begun: dict[str, Step] = {}
         self._done: dict[str, Applied] = {}
         self._running: set[str] = set()
         self._is_journal_lost = False
         self._was_interrupted = False
-        self._saved: Saved | None = None
+        self._saved: SavedEvidence | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -122,7 +122,7 @@ class _Run:
             return False
         return not self.errors or self._on_failure is OnFailure.GO_ON
 
-    def apply_on(self, crew: Crew[Applied]) -> None:
+    def apply_on(self, crew: DaemonPool[Applied]) -> None:
         """Begin what can begin and wait for what runs, until there is neither."""
         by_key = {step.key: step for step in self._plan.steps}
         self._order.prepare()
@@ -139,7 +139,7 @@ class _Run:
             self._interrupts.acknowledge(self._observer)
         self._add([])
 
-    def _begin(self, crew: Crew[Applied]) -> None:
+    def _begin(self, crew: DaemonPool[Applied]) -> None:
         """Begin as many as there are free threads: a queued step would be undone in vain."""
         free = crew.workers - len(self._running)
         steps, self._ready = self._ready[:free], self._ready[free:]
@@ -200,9 +200,9 @@ class _Run:
         self._add([error])
         self._is_journal_lost = True
 
-    def save(self, evidence: Callable[[], Saved | None]) -> None:
+    def save(self, evidence: Callable[[], SavedEvidence | None]) -> None:
         """Call it on a thread of its own, as it may ask the hypervisor."""
-        with Crew[Saved | None](1) as crew:
+        with DaemonPool[SavedEvidence | None](1) as crew:
             crew.submit("evidence", evidence)
             while not (ended := crew.wait(SLICE_S)):
                 self._interrupts.acknowledge(self._observer)

@@ -17,7 +17,7 @@ class Remaining:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedEvidence:
     """Where the evidence of a failure is, and the cause that it shows, where it shows one."""
 
     directory: Path

@@ -1,23 +1,23 @@
-"""Lets the stretches of a plan begin, no more of them at once than its limit allows."""
+"""Lets the segments of a plan begin, no more of them at once than its limit allows."""
 
 from collections import deque
 from collections.abc import Iterable
 
-from ai_how.plan.step import Limit, Step
+from ai_how.plan.step import ConcurrencyLimit, Step
 
 
-class Gate:
+class StartLimiter:
     """Holds the first step of a stretch back while as many others are under way as may be.
 
     Whichever is ready first goes first, so a stretch that takes long keeps one place, not a queue.
     Used by one thread.
     """
 
-    def __init__(self, limit: Limit | None) -> None:
-        stretches = limit.stretches if limit else ()
+    def __init__(self, limit: ConcurrencyLimit | None) -> None:
+        segments = limit.segments if limit else ()
         self._most = limit.most if limit else 0
-        self._stretch_of = {key: stretch for stretch in stretches for key in stretch}
-        self._firsts = {stretch[0] for stretch in stretches}
+        self._stretch_of = {key: stretch for stretch in segments for key in stretch}
+        self._firsts = {stretch[0] for stretch in segments}
         self._held: deque[Step] = deque()
         self._under_way: set[tuple[str, ...]] = set()
 

@@ -32,7 +32,7 @@ OnBoundary = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class JournalSeen:
+class JournalRecord:
     """What a journal tells of a run that was cut short."""
 
     path: Path
@@ -114,7 +114,7 @@ class Journal:
         return journal
 
     @classmethod
-    def reopen(cls, seen: JournalSeen, *, on_boundary: OnBoundary | None = None) -> Self:
+    def reopen(cls, seen: JournalRecord, *, on_boundary: OnBoundary | None = None) -> Self:
         """Go on with a journal that was read, behind its last whole record."""
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -132,7 +132,7 @@ class Journal:
         return journal
 
     @classmethod
-    def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalSeen | None:
+    def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalRecord | None:
         """What a run left; None where there is no journal, or nothing had begun.
 
         A last line that is not whole was never acted upon and does not count. Raises StateError for
@@ -279,7 +279,7 @@ def _tell(
     records: Sequence[Record],
     whole_bytes: int,
     step_types: Mapping[str, type[Step]],
-) -> JournalSeen:
+) -> JournalRecord:
     """KeyError, ValueError or TypeError for records that are whole, but not ours."""
     if (found := records[0]["journal"]) != FORMAT:
         raise ValueError(f"its format is {found}, ours is {FORMAT}")
@@ -304,7 +304,7 @@ def _tell(
                 is_over = True
             case _:
                 raise ValueError(f"it has a record of {', '.join(record)}")
-    return JournalSeen(
+    return JournalRecord(
         path=path,
         verb=header.verb,
         op_id=header.op_id,

@@ -42,7 +42,7 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ConcurrencyLimit:
     """Stretches of a plan, of which at most `most` are under way at once.
 
     A stretch is the keys of steps, each of which comes after the one before it. It is under way
@@ -50,7 +50,7 @@ class Limit:
     """
 
     most: int
-    stretches: tuple[tuple[str, ...], ...]
+    segments: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Plan:
 
     verb: str
     steps: tuple[Step, ...]
-    limit: Limit | None = None
+    limit: ConcurrencyLimit | None = None
 
     def __post_init__(self) -> None:
         every = {step.key for step in self.steps}
@@ -80,12 +80,12 @@ class Plan:
         if self.limit:
             self._check_limit(self.limit, every)
 
-    def _check_limit(self, limit: Limit, every: set[str]) -> None:
+    def _check_limit(self, limit: ConcurrencyLimit, every: set[str]) -> None:
         if limit.most < 1:
             raise ValueError(f"{self.verb}: a limit of {limit.most} lets nothing begin")
-        limited = [key for stretch in limit.stretches for key in stretch]
-        if len(limited) != len(set(limited)) or not all(limit.stretches):
-            raise ValueError(f"{self.verb}: a step is in two stretches, or a stretch has none")
+        limited = [key for stretch in limit.segments for key in stretch]
+        if len(limited) != len(set(limited)) or not all(limit.segments):
+            raise ValueError(f"{self.verb}: a step is in two segments, or a stretch has none")
         if unknown := set(limited) - every:
             raise ValueError(f"{self.verb}: a limit on {_listed(frozenset(unknown))}: no such step")
 

@@ -8,10 +8,10 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from ai_how.errors import StateError, UndoIncompleteError
-from ai_how.plan.crew import SLICE_S, Crew, Ended
+from ai_how.plan.crew import SLICE_S, DaemonPool, Ended
 from ai_how.plan.failures import Remaining, render_errors, render_remaining
 from ai_how.plan.interrupts import Interrupts
-from ai_how.plan.journal import Journal, JournalSeen, OnBoundary
+from ai_how.plan.journal import Journal, JournalRecord, OnBoundary
 from ai_how.plan.observer import Observer, tell
 from ai_how.plan.step import Step
 from ai_how.waiting import Deadline, wait_until
@@ -38,7 +38,7 @@ def undo(
     by_key = {step.key: step for step in begun}
     order = _backwards(begun)
     remaining: list[Remaining] = []
-    with Crew[None](workers) as crew:
+    with DaemonPool[None](workers) as crew:
         running = 0
         while order.is_active():
             for key in order.get_ready():
@@ -64,7 +64,7 @@ def undo(
 
 
 def roll_back(
-    seen: JournalSeen,
+    seen: JournalRecord,
     world: Any,  # noqa: ANN401
     *,
     observer: Observer,

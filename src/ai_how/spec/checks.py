@@ -10,7 +10,7 @@ from ai_how.spec.node_specs import MAX_NODES
 from ai_how.spec.nodes import gateway_of, longest_prefix_for, room_in
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, warning_at
 from ai_how.spec.slurm_checks import check_slurm
-from ai_how.spec.view import PlacedCluster, clusters_of
+from ai_how.spec.view import LocatedCluster, clusters_of
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -40,7 +40,7 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
         yield from check_neighbours(*clusters)
 
 
-def check_size(cluster: PlacedCluster) -> Iterator[Finding]:
+def check_size(cluster: LocatedCluster) -> Iterator[Finding]:
     loc = cluster.entries_loc
     if isinstance(cluster.spec, HpcSpec) and cluster.vm_count == 1:
         yield error_at("at least one compute node is required", loc)
@@ -48,7 +48,7 @@ def check_size(cluster: PlacedCluster) -> Iterator[Finding]:
         yield error_at(f"found {cluster.vm_count - 1} nodes; the most is {MAX_NODES}", loc)
 
 
-def check_addresses(cluster: PlacedCluster) -> Iterator[Finding]:
+def check_addresses(cluster: LocatedCluster) -> Iterator[Finding]:
     subnet = cluster.spec.network.subnet
     subnet_loc = (*cluster.loc, "network", "subnet")
     if subnet:
@@ -100,7 +100,7 @@ def check_storage(hpc: HpcSpec) -> Iterator[Finding]:
         )
 
 
-def check_neighbours(one: PlacedCluster, other: PlacedCluster) -> Iterator[Finding]:
+def check_neighbours(one: LocatedCluster, other: LocatedCluster) -> Iterator[Finding]:
     """Clusters of one file may run at the same time."""
     if one.spec.name == other.spec.name:
         names = ((*other.loc, "name"), (*one.loc, "name"))

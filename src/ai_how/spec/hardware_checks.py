@@ -6,13 +6,13 @@ from ai_how.spec.hardware import AccelerationSpec
 from ai_how.spec.models import ComputeNodeSpec, HpcSpec
 from ai_how.spec.nodes import cpu_topology_for, devices_of, numa_topology_for
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, warning_at
-from ai_how.spec.view import PlacedCluster, PlacedNode
+from ai_how.spec.view import LocatedCluster, LocatedNode
 
 _MIB_PER_HUGEPAGE = {"2M": 2, "1G": 1024}
 _MODELS_OF_KVM = ("host", "host-passthrough", "host-model")
 
 
-def check_hardware(cluster: PlacedCluster) -> Iterator[Finding]:
+def check_hardware(cluster: LocatedCluster) -> Iterator[Finding]:
     loc = (*cluster.loc, "hardware", "acceleration")
     asked = cluster.spec.hardware.acceleration
     yield from _check_kvm(asked, loc)
@@ -42,7 +42,7 @@ def _check_kvm(asked: AccelerationSpec, loc: Loc) -> Iterator[Finding]:
 
 
 def _check_topologies(
-    cluster: PlacedCluster, asked: AccelerationSpec, loc: Loc
+    cluster: LocatedCluster, asked: AccelerationSpec, loc: Loc
 ) -> Iterator[Finding]:
     """Hardware is cluster-wide, nodes are not: what fits no node is an error, else a warning."""
     if cpu := asked.cpu_topology:
@@ -58,7 +58,9 @@ def _check_topologies(
         yield from _misfits(cluster, fitting, text, (*loc, "numa_topology"))
 
 
-def _misfits(cluster: PlacedCluster, fitting: list[bool], text: str, loc: Loc) -> Iterator[Finding]:
+def _misfits(
+    cluster: LocatedCluster, fitting: list[bool], text: str, loc: Loc
+) -> Iterator[Finding]:
     misfits = [node.loc for node, fits in zip(cluster.nodes, fitting, strict=True) if not fits]
     if len(misfits) == len(fitting):
         yield error_at(f"{text} of any node", loc, *misfits)
@@ -68,7 +70,7 @@ def _misfits(cluster: PlacedCluster, fitting: list[bool], text: str, loc: Loc) -
 
 
 def _check_hugepages(
-    cluster: PlacedCluster, asked: AccelerationSpec, loc: Loc
+    cluster: LocatedCluster, asked: AccelerationSpec, loc: Loc
 ) -> Iterator[Finding]:
     performance = asked.performance
     size_loc = (*loc, "hugepage_size")
@@ -93,7 +95,7 @@ def _check_hugepages(
             )
 
 
-def check_devices(cluster: PlacedCluster) -> Iterator[Finding]:
+def check_devices(cluster: LocatedCluster) -> Iterator[Finding]:
     """A device belongs to one node; one written down but not passed through is named."""
     owners: dict[str, Loc] = {}
     for node in cluster.nodes:
@@ -114,7 +116,7 @@ def check_devices(cluster: PlacedCluster) -> Iterator[Finding]:
             owners.setdefault(what, loc)
 
 
-def _devices(node: PlacedNode) -> Loc:
+def _devices(node: LocatedNode) -> Loc:
     return (*node.loc, "pcie_passthrough", "devices")
 
 
@@ -130,7 +132,7 @@ def _check_passthrough(spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:
         )
 
 
-def check_mounts(cluster: PlacedCluster) -> Iterator[Finding]:
+def check_mounts(cluster: LocatedCluster) -> Iterator[Finding]:
     mounting = [node for node in cluster.nodes if node.spec.virtio_fs_mounts]
     for node in mounting:
         for key in ("tag", "mount_point"):
@@ -140,7 +142,7 @@ def check_mounts(cluster: PlacedCluster) -> Iterator[Finding]:
         yield from _check_sharing(cluster.spec, cluster.loc, mounting)
 
 
-def _check_unique(node: PlacedNode, key: str) -> Iterator[Finding]:
+def _check_unique(node: LocatedNode, key: str) -> Iterator[Finding]:
     seen: dict[str, Loc] = {}
     for index, mount in enumerate(node.spec.virtio_fs_mounts):
         loc = (*node.loc, "virtio_fs_mounts", index, key)
@@ -149,7 +151,7 @@ def _check_unique(node: PlacedNode, key: str) -> Iterator[Finding]:
             yield error_at(f"'{value}' is also {render_path(first)}", loc, first)
 
 
-def _check_read_only(node: PlacedNode) -> Iterator[Finding]:
+def _check_read_only(node: LocatedNode) -> Iterator[Finding]:
     for index, mount in enumerate(node.spec.virtio_fs_mounts):
         for key in ("owner", "group", "mode"):
             if mount.is_read_only and getattr(mount, key) is not None:
@@ -159,7 +161,7 @@ def _check_read_only(node: PlacedNode) -> Iterator[Finding]:
                 )
 
 
-def _check_sharing(hpc: HpcSpec, loc: Loc, mounting: list[PlacedNode]) -> Iterator[Finding]:
+def _check_sharing(hpc: HpcSpec, loc: Loc, mounting: list[LocatedNode]) -> Iterator[Finding]:
     enabled_loc = (*loc, "storage", "virtio_fs", "enabled")
     enabled = hpc.storage.virtio_fs.enabled
     if enabled and not mounting:

@@ -51,7 +51,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class ClusterSize:
     """What a whole cluster may take from its host."""
 
     vcpus: int
@@ -122,9 +122,9 @@ def devices_of(entry: ComputeNodeSpec) -> tuple[PcieDevice, ...]:
     return passthrough.devices if passthrough and passthrough.enabled else ()
 
 
-def cost_of(hpc: HpcSpec) -> Cost:
+def cost_of(hpc: HpcSpec) -> ClusterSize:
     nodes = nodes_of(hpc)
-    return Cost(
+    return ClusterSize(
         vcpus=sum(node.cpu_cores for node in nodes),
         memory_mib=sum(node.memory_mib for node in nodes),
         disk_gib_worst_case=sum(node.disk_gib for node in nodes),

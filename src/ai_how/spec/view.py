@@ -11,7 +11,7 @@ from ai_how.spec.problems import Loc
 
 
 @dataclass(frozen=True)
-class PlacedNode:
+class LocatedNode:
     """A node, or a group of nodes alike."""
 
     loc: Loc
@@ -22,10 +22,10 @@ class PlacedNode:
 
 
 @dataclass(frozen=True)
-class PlacedCluster:
+class LocatedCluster:
     loc: Loc
     spec: ClusterSpec
-    nodes: tuple[PlacedNode, ...]
+    nodes: tuple[LocatedNode, ...]
 
     @property
     def vm_count(self) -> int:
@@ -36,30 +36,30 @@ class PlacedCluster:
         return (*self.loc, "compute_nodes" if isinstance(self.spec, HpcSpec) else "worker_nodes")
 
 
-def clusters_of(file: ClusterFile) -> list[PlacedCluster]:
+def clusters_of(file: ClusterFile) -> list[LocatedCluster]:
     clusters = []
     if hpc := file.clusters.hpc:
         loc: Loc = ("clusters", "hpc")
         head = (*loc, "controller")
-        first = PlacedNode(head, hpc.controller, hpc.controller.ip_address, (*head, "ip_address"))
+        first = LocatedNode(head, hpc.controller, hpc.controller.ip_address, (*head, "ip_address"))
         rest = _placed((*loc, "compute_nodes"), hpc.compute_nodes)
-        clusters.append(PlacedCluster(loc, hpc, (first, *rest)))
+        clusters.append(LocatedCluster(loc, hpc, (first, *rest)))
     if cloud := file.clusters.cloud:
         loc = ("clusters", "cloud")
         head = (*loc, "control_plane")
         plane = cloud.control_plane
-        first = PlacedNode(head, plane, plane.ip_address, (*head, "ip_address"))
-        workers: list[PlacedNode] = []
+        first = LocatedNode(head, plane, plane.ip_address, (*head, "ip_address"))
+        workers: list[LocatedNode] = []
         if isinstance(cloud.worker_nodes, dict):
             for pool, entries in cloud.worker_nodes.items():
                 workers += _placed((*loc, "worker_nodes", pool), entries)
         else:
             workers += _placed((*loc, "worker_nodes"), cloud.worker_nodes)
-        clusters.append(PlacedCluster(loc, cloud, (first, *workers)))
+        clusters.append(LocatedCluster(loc, cloud, (first, *workers)))
     return clusters
 
 
-def _placed(loc: Loc, entries: tuple[ComputeNodeSpec, ...]) -> Iterator[PlacedNode]:
+def _placed(loc: Loc, entries: tuple[ComputeNodeSpec, ...]) -> Iterator[LocatedNode]:
     for index, entry in enumerate(entries):
         here = (*loc, index)
-        yield PlacedNode(here, entry, entry.ip, (*here, "ip"), count_of(entry))
+        yield LocatedNode(here, entry, entry.ip, (*here, "ip"), count_of(entry))

@@ -290,7 +290,7 @@ class Roots:
         return self.cache / "kvm.json"
 
 
-def find_roots(state_dir: Path | None = None) -> Roots:
+def default_roots(state_dir: Path | None = None) -> Roots:
     """The places of this user; `state_dir` moves all but images and cached facts.
 
     Each by its one spelling, as disks, XML and locks name it. Raises HostError for a link on the

@@ -17,7 +17,7 @@ from ai_how.waiting import Deadline
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long each kind of wait may take: several times what emulation was seen to need."""
 
     agent_s: float = 900
@@ -30,7 +30,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class PlanContext:
     """One cluster's surroundings during one plan. Shared by all threads; nothing in it changes."""
 
     cluster_id: UUID
@@ -41,7 +41,7 @@ class World:
     archives: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     """For each node a call that makes what its guest agent unpacks; secrets are read only then."""
     stop: threading.Event = field(default_factory=threading.Event)
-    patience: Patience = Patience()
+    patience: Timeouts = Timeouts()
     say: Callable[[str], None] = lambda _line: None
     """A line for the user, from any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)

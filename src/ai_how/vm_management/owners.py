@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ai_how.errors import HostError
-from ai_how.host.place import HostPlace
-from ai_how.libvirt_client.facts import DomainSeen, NetworkSeen, Owner
+from ai_how.host.place import HypervisorHost
+from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo, Owner
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.state.paths import ClusterPaths
 
@@ -20,7 +20,7 @@ def caller_of(paths: ClusterPaths) -> Owner:
     return Owner(os.geteuid(), paths.root.parent)
 
 
-def owner_of(seen: DomainSeen | NetworkSeen) -> Owner | None:
+def owner_of(seen: DomainInfo | NetworkInfo) -> Owner | None:
     """Whose it is: by its mark, else by where its serial line is kept; None where neither tells."""
     if seen.mark is None:
         return None
@@ -47,7 +47,7 @@ def is_of(owner: Owner | None, caller: Owner) -> bool:
     return False
 
 
-def is_callers(seen: DomainSeen | NetworkSeen, caller: Owner, place: HostPlace) -> bool:
+def is_callers(seen: DomainInfo | NetworkInfo, caller: Owner, place: HypervisorHost) -> bool:
     """Whether it is the caller's.
 
     An embedded host lies in a state directory, and moves with it: where no other is there, what is

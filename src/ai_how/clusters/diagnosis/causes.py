@@ -30,7 +30,7 @@ _QEMU_SAID = re.compile(r"^(?:\S*qemu-system-\S*: .+|.*Assertion .+ failed.*)$",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSeen:
+class NodeEvidence:
     """What is known of one node after a failure; None is what could not be had."""
 
     name: str
@@ -88,11 +88,11 @@ class Failure:
     def kind(self) -> str:
         return self.step.partition("/")[0]
 
-    def is_of(self, node: NodeSeen) -> bool:
+    def is_of(self, node: NodeEvidence) -> bool:
         return self.step.partition("/")[2] == node.domain
 
 
-def find_cause(node: NodeSeen) -> Cause | None:
+def find_cause(node: NodeEvidence) -> Cause | None:
     """What is wrong with a node, where something that was seen says so."""
     for rank, look in _LOOKS:
         if text := look(node):
@@ -100,7 +100,7 @@ def find_cause(node: NodeSeen) -> Cause | None:
     return None
 
 
-def find_first_cause(failure: Failure, nodes: Sequence[NodeSeen]) -> str | None:
+def find_first_cause(failure: Failure, nodes: Sequence[NodeEvidence]) -> str | None:
     """One line for the whole failure; None where its own error says all that is known."""
     own = next((node for node in nodes if failure.is_of(node)), None)
     if own is not None:
@@ -113,7 +113,7 @@ def find_first_cause(failure: Failure, nodes: Sequence[NodeSeen]) -> str | None:
     return min(causes, key=lambda cause: cause.rank).text if causes else None
 
 
-def _cause_of_step(failure: Failure, node: NodeSeen) -> str | None:
+def _cause_of_step(failure: Failure, node: NodeEvidence) -> str | None:
     if failure.kind not in {"boot", "restore", "resume", "agent", "clock", "services"}:
         return None
     if (cause := find_cause(node)) and cause.rank is Rank.MACHINE:
@@ -127,8 +127,8 @@ def _cause_of_step(failure: Failure, node: NodeSeen) -> str | None:
     return None
 
 
-def _machine(look: Callable[[str], str | None]) -> Callable[[NodeSeen], str | None]:
-    def find(node: NodeSeen) -> str | None:
+def _machine(look: Callable[[str], str | None]) -> Callable[[NodeEvidence], str | None]:
+    def find(node: NodeEvidence) -> str | None:
         found = look(node.console) if node.console else None
         return f"{node.name}: {found}" if found else None
 
@@ -142,7 +142,7 @@ def _out_of_memory(console: str) -> str | None:
     return f"it ran out of memory: {one_line(', '.join(killed))} was killed"
 
 
-def _stuck_on_disk(node: NodeSeen) -> str | None:
+def _stuck_on_disk(node: NodeEvidence) -> str | None:
     if node.state is not VmState.PAUSED or node.reason != "I/O error":
         return None
     where, free = node.disk_directory, node.free_bytes
@@ -154,7 +154,7 @@ def _stuck_on_disk(node: NodeSeen) -> str | None:
     )
 
 
-def _without_qemu(node: NodeSeen) -> str | None:
+def _without_qemu(node: NodeEvidence) -> str | None:
     if node.state is VmState.CRASHED:
         return f"{node.name}: the guest crashed ({node.reason})"
     if node.state is not VmState.SHUT_OFF or node.reason != "crashed":
@@ -169,13 +169,13 @@ def _without_qemu(node: NodeSeen) -> str | None:
     return f"{node.name}: QEMU was killed or crashed; {why}"
 
 
-def _off_in_time(node: NodeSeen) -> str | None:
+def _off_in_time(node: NodeEvidence) -> str | None:
     if node.skew_s is None or abs(node.skew_s) < MUNGE_FORGIVES_S:
         return None
     return f"the clock of {node.name} is {describe_skew(node.skew_s)}: munge refuses what it signs"
 
 
-def _refused_by_munge(node: NodeSeen) -> str | None:
+def _refused_by_munge(node: NodeEvidence) -> str | None:
     said = _last_line(node.munge)
     if not said or said == ACCEPTED:
         return None
@@ -185,14 +185,14 @@ def _refused_by_munge(node: NodeSeen) -> str | None:
     return f"munge on {node.name} does not work: {said}"
 
 
-def _without_slurmctld(node: NodeSeen) -> str | None:
+def _without_slurmctld(node: NodeEvidence) -> str | None:
     if not node.slurm_trouble:
         return None
     why = _service_error(node.journal) or one_line(node.slurm_trouble)
     return f"slurmctld on {node.name} does not answer: {why}"
 
 
-def _not_registered(node: NodeSeen) -> str | None:
+def _not_registered(node: NodeEvidence) -> str | None:
     seen = node.slurm
     if seen is None or seen.is_working:
         return None
@@ -225,7 +225,7 @@ def _last_line(text: str | None) -> str:
     return next((line for line in lines if line), "")
 
 
-_LOOKS: tuple[tuple[Rank, Callable[[NodeSeen], str | None]], ...] = (
+_LOOKS: tuple[tuple[Rank, Callable[[NodeEvidence], str | None]], ...] = (
     (Rank.MACHINE, _machine(_deadlocked)),
     (Rank.MACHINE, _machine(_out_of_memory)),
     (Rank.MACHINE, _machine(_panicked)),

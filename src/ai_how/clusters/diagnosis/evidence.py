@@ -16,7 +16,7 @@ from pathlib import Path
 from ai_how.clusters.diagnosis.causes import (
     ACCEPTED,
     Failure,
-    NodeSeen,
+    NodeEvidence,
     find_cause,
     find_first_cause,
 )
@@ -25,16 +25,16 @@ from ai_how.errors import AiHowError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.journal import journal_words
 from ai_how.guest.serial_log import read_console
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.crew import Crew
-from ai_how.plan.failures import Saved, render_errors
+from ai_how.plan.crew import DaemonPool
+from ai_how.plan.failures import SavedEvidence, render_errors
 from ai_how.plan.step import Plan
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ensure_private_directory
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.nodes.clocks import read_skew_s
 from ai_how.waiting import Deadline, call_with_timeout
 
@@ -80,13 +80,13 @@ class _Look:
 
 
 def save_evidence(
-    world: World,
+    world: PlanContext,
     state: ClusterState,
     plan: Plan,
-    place: HostPlace,
+    place: HypervisorHost,
     say: Callable[[str], None],
     errors: Sequence[BaseException],
-) -> Saved:
+) -> SavedEvidence:
     """Keep errors, serial logs, VM definitions, journals and SLURM's view, as far as can be had."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     directory = world.paths.evidence / moment
@@ -96,7 +96,7 @@ def save_evidence(
     _keep(directory / "errors.txt", render_errors(errors))
     looks = [_Look(node) for node in _nodes_of(plan, state)]
     credential = _ask_for_credential(world, looks)
-    with Crew[None](min(MAX_THREADS, len(looks)) or 1) as crew:
+    with DaemonPool[None](min(MAX_THREADS, len(looks)) or 1) as crew:
         for look in looks:
             work = partial(_look_at, world, place, look, credential)
             crew.submit(look.node.name, partial(_within, NODE_S, work, look))
@@ -110,7 +110,7 @@ def save_evidence(
     _keep(summary, "\n".join([cause or "The cause is not known.", "", *_tell(looks, nodes), ""]))
     if unforeseen:
         raise unforeseen[0]
-    return Saved(directory, cause, f"less {shlex.quote(str(summary))}")
+    return SavedEvidence(directory, cause, f"less {shlex.quote(str(summary))}")
 
 
 def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
@@ -121,7 +121,7 @@ def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
     ]
 
 
-def _ask_for_credential(world: World, looks: Iterable[_Look]) -> bytes | None:
+def _ask_for_credential(world: PlanContext, looks: Iterable[_Look]) -> bytes | None:
     """What the controller's munge signs; each node is asked to check it, and nobody keeps it."""
     controller = next((one for one in looks if one.node.role is Role.CONTROLLER), None)
     if controller is None:
@@ -148,7 +148,9 @@ def _within(seconds: float, work: Callable[[], None], look: _Look) -> None:
         look.missing.append(error.brief)
 
 
-def _look_at(world: World, place: HostPlace, look: _Look, credential: bytes | None) -> None:
+def _look_at(
+    world: PlanContext, place: HypervisorHost, look: _Look, credential: bytes | None
+) -> None:
     node = look.node
     serial, begin = world.paths.console_log(node.name), world.console_ends.get(node.name, 0)
     _read(look, "console", lambda: look.keep("console.log", read_console(serial, begin)))
@@ -174,7 +176,7 @@ def _look_at(world: World, place: HostPlace, look: _Look, credential: bytes | No
         look.missing.append("its guest agent is not there")
 
 
-def _find_agent(world: World, node: NodeState) -> GuestAgent | None:
+def _find_agent(world: PlanContext, node: NodeState) -> GuestAgent | None:
     """A node's agent, where it answers soon. Raises AgentUnresponsiveError where it hangs."""
     if not world.client.is_agent_connected(node.uuid):
         return None
@@ -237,7 +239,7 @@ def _sections(text: str) -> Mapping[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _put_together(looks: Sequence[_Look]) -> list[NodeSeen]:
+def _put_together(looks: Sequence[_Look]) -> list[NodeEvidence]:
     """What each node showed, with what SLURM says of it."""
     sinfo = next((str(one.seen["sinfo"]) for one in looks if "sinfo" in one.seen), None)
     slurm = read_sinfo(sinfo) if sinfo is not None else {}
@@ -245,10 +247,12 @@ def _put_together(looks: Sequence[_Look]) -> list[NodeSeen]:
     return [_node_seen(look, slurm, trouble) for look in looks]
 
 
-def _node_seen(look: _Look, slurm: Mapping[str, NodeReadiness], trouble: str | None) -> NodeSeen:
+def _node_seen(
+    look: _Look, slurm: Mapping[str, NodeReadiness], trouble: str | None
+) -> NodeEvidence:
     known = {name: value for name, value in dict(look.seen).items() if name != "sinfo"}
     is_controller = look.node.role is Role.CONTROLLER
-    return NodeSeen(
+    return NodeEvidence(
         name=look.node.name,
         domain=look.node.domain_name,
         is_controller=is_controller,
@@ -267,7 +271,7 @@ def _failure_of(errors: Sequence[BaseException]) -> Failure:
     return Failure(step[1] if step else "", details or "")
 
 
-def _tell(looks: Sequence[_Look], nodes: Sequence[NodeSeen]) -> Iterable[str]:
+def _tell(looks: Sequence[_Look], nodes: Sequence[NodeEvidence]) -> Iterable[str]:
     """One line a node, and what could not be had of it."""
     for look, node in zip(looks, nodes, strict=True):
         cause = find_cause(node)

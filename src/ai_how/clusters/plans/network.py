@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ai_how.clusters.observation import Observed
-from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.libvirt_client.facts import NetworkInfo
 from ai_how.plan.step import Step
 from ai_how.state.models import ClusterState
-from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift, find_new_hosts
 from ai_how.vm_management.steps.networks import (
     DefineNetwork,
@@ -61,10 +61,10 @@ def plan_network(
 
 
 def _mending_steps(
-    state: ClusterState, seen: Observed, there: NetworkSeen, network_xml: Callable[[], str]
+    state: ClusterState, seen: Observed, there: NetworkInfo, network_xml: Callable[[], str]
 ) -> list[Step]:
     """One after the other: as it is defined, as it runs, whom it knows, and whether it answers."""
-    name, uuid, shape = state.network.name, state.network.uuid, shape_of_network(state)
+    name, uuid, shape = state.network.name, state.network.uuid, define_network(state)
     drift = find_drift(shape, there)
     is_anew = bool(drift.live or seen.bridge_trouble)
     made: list[Step] = []

@@ -5,18 +5,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.host.facts import read_cpu
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.manifest import Image
 from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.networks.definition import render_network, shape_of_network
-from ai_how.vm_management.nodes.domain_definition import Accel, DirectKernel, DiskCache, DomainShape
-from ai_how.vm_management.nodes.node_domain import HostFit, PlacedNode, pin_nodes, shape_of
+from ai_how.vm_management.networks.definition import define_network, render_network
+from ai_how.vm_management.nodes.domain_definition import (
+    Accel,
+    DirectKernel,
+    DiskCache,
+    DomainDefinition,
+)
+from ai_how.vm_management.nodes.node_domain import HostFit, NodePlacement, define_domain, pin_nodes
 from ai_how.vm_management.owners import caller_of
-from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.xml.render import render_domain
 
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
@@ -30,7 +35,7 @@ TCG_CMDLINE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rendering:
+class PlanInputs:
     """How the plan gets its XML; `base_of` says where an image's disk will be.
 
     `saved_of` says which saved machine a node is restored from, where it gets a new disk; a node
@@ -40,29 +45,29 @@ class Rendering:
     network_xml: Callable[[], str]
     domain_xml: Callable[[Node, NodeState], str]
     base_of: Callable[[str], Path]
-    saved_of: Callable[[str], Saved | None] = lambda _node: None
+    saved_of: Callable[[str], SavedMachineRef | None] = lambda _node: None
     resumes: bool = True
 
 
-def find_rendering(
-    draft: Draft,
-    place: HostPlace,
+def build_plan_inputs(
+    draft: DesiredCluster,
+    place: HypervisorHost,
     paths: ClusterPaths,
     images: Mapping[str, Image],
     accel: Accel,
-    saved: Mapping[str, Saved] | None = None,
+    saved: Mapping[str, SavedMachineRef] | None = None,
     *,
     resumes: bool = True,
-) -> Rendering:
+) -> PlanInputs:
     """How this cluster's objects are written down on this host.
 
     `saved` are the machines that nodes, by name, are restored from where they get a new disk.
     Nodes that are suspended go on unless nothing `resumes`.
     """
-    state, shape = draft.state, find_shapes(draft, place, paths, images, accel)
+    state, shape = draft.state, build_domain_definitions(draft, place, paths, images, accel)
     saved = saved or {}
-    return Rendering(
-        network_xml=lambda: render_network(shape_of_network(state, caller_of(paths))),
+    return PlanInputs(
+        network_xml=lambda: render_network(define_network(state, caller_of(paths))),
         domain_xml=lambda node, one: render_domain(shape(node, one)),
         base_of=place.storage.base,
         saved_of=saved.get,
@@ -70,22 +75,22 @@ def find_rendering(
     )
 
 
-def find_shapes(
-    draft: Draft,
-    place: HostPlace,
+def build_domain_definitions(
+    draft: DesiredCluster,
+    place: HypervisorHost,
     paths: ClusterPaths,
     images: Mapping[str, Image],
     accel: Accel,
-) -> Callable[[Node, NodeState], DomainShape]:
+) -> Callable[[Node, NodeState], DomainDefinition]:
     """What each node's VM is on this host."""
     state = draft.state
     cpu = read_cpu(Path("/"))
     fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
     pins = pin_nodes(draft.hpc, (node for node, _ in draft.nodes), sorted(os.sched_getaffinity(0)))
 
-    def shape(node: Node, one: NodeState) -> DomainShape:
+    def shape(node: Node, one: NodeState) -> DomainDefinition:
         image = images[one.image_digest]
-        placed = PlacedNode(
+        placed = NodePlacement(
             network=state.network.name,
             disk=one.disk,
             backing_chain=(place.storage.base(one.image_digest),),
@@ -94,12 +99,14 @@ def find_shapes(
             pins=pins[node.name],
             owner=caller_of(paths),
         )
-        return shape_of(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
+        return define_domain(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
 
     return shape
 
 
-def _kernel(image: Image, place: HostPlace, one: NodeState, accel: Accel) -> DirectKernel | None:
+def _kernel(
+    image: Image, place: HypervisorHost, one: NodeState, accel: Accel
+) -> DirectKernel | None:
     if image.kernel is None:
         return None
     words = [image.manifest.cmdline, f"systemd.machine_id={one.uuid.hex}"]

@@ -4,7 +4,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.preflight.existing_cluster import (
     check_resumable,
@@ -15,9 +15,9 @@ from ai_how.errors import (
     LibvirtError,
     SpecError,
 )
-from ai_how.host.checks import Cost, Status, check_capacity
+from ai_how.host.checks import CapacityRequest, Status, check_capacity
 from ai_how.host.facts import read_facts
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import Plan
@@ -55,10 +55,10 @@ def require_hypervisor(client: LibvirtClient, accel: Accel) -> None:
 
 
 def check_host(
-    draft: Draft,
+    draft: DesiredCluster,
     plan: Plan,
     seen: Observed,
-    place: HostPlace,
+    place: HypervisorHost,
     images: Mapping[str, Image],
     say: Say,
 ) -> None:
@@ -69,7 +69,7 @@ def check_host(
     nodes = [node for node, _ in draft.nodes]
     facts = read_facts(directories=(place.storage.root,))
     checks = [*check_devices(nodes, facts), *check_shares(nodes, place)]
-    cost = Cost(
+    cost = CapacityRequest(
         vms=len(off),
         vcpus=sum(one.cpu_cores for one in off),
         memory_mib=sum(one.memory_mib for one in off),
@@ -103,10 +103,10 @@ def _memory_needs(plan: Plan, machines: SavedMachines) -> list[DiskNeed]:
 
 
 def _check_disks(
-    draft: Draft,
+    draft: DesiredCluster,
     plan: Plan,
     seen: Observed,
-    place: HostPlace,
+    place: HypervisorHost,
     images: Mapping[str, Image],
     say: Say,
 ) -> None:
@@ -138,7 +138,7 @@ def _check_disks(
 
 
 def check_memory_fits(
-    place: HostPlace, state: ClusterState, seen: Observed, client: LibvirtClient
+    place: HypervisorHost, state: ClusterState, seen: Observed, client: LibvirtClient
 ) -> None:
     """Raises HostError, before anything is suspended, where the file system has not the room.
 

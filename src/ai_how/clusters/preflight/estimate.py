@@ -10,8 +10,8 @@ from ai_how.clusters.preflight.node_images import get_image
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.errors import AiHowError, OwnershipError, StateError
 from ai_how.host.checks import (
+    CapacityRequest,
     Check,
-    Cost,
     Status,
     check_capacity,
     check_host,
@@ -19,7 +19,7 @@ from ai_how.host.checks import (
 )
 from ai_how.host.facts import HostFacts, read_facts
 from ai_how.host.name_checks import check_names
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.spec.models import HpcSpec
@@ -106,7 +106,7 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
 
 
 def _owner_checks(
-    name: str, state: ClusterState | None, place: HostPlace, roots: Roots
+    name: str, state: ClusterState | None, place: HypervisorHost, roots: Roots
 ) -> Iterator[Check]:
     """What a start would refuse: another's cluster of that name, or one that was forgotten."""
     if state is not None or not place.is_up:
@@ -120,7 +120,7 @@ def _owner_checks(
         return  # what is not known is not said
 
 
-def _running_nodes(state: ClusterState | None, place: HostPlace) -> frozenset[str]:
+def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozenset[str]:
     if state is None or not place.is_up:
         return frozenset()
     try:
@@ -153,12 +153,12 @@ def _has(facts: HostFacts, directory: Path) -> Has:
 
 
 def _cost_of(
-    hpc: HpcSpec, nodes: Sequence[Node], running: Collection[str], place: HostPlace
-) -> Cost:
+    hpc: HpcSpec, nodes: Sequence[Node], running: Collection[str], place: HypervisorHost
+) -> CapacityRequest:
     off = [node for node in nodes if node.name not in running]
     disks = [overlay_need(node.name, node.disk_gib) for node in off]
     performance = hpc.hardware.acceleration.performance
-    return Cost(
+    return CapacityRequest(
         vms=len(off),
         vcpus=sum(node.cpu_cores for node in off),
         memory_mib=sum(node.memory_mib for node in off),
@@ -179,7 +179,7 @@ def _subnet_checks(
     facts: HostFacts,
     others: dict[str, IPv4Network],
     own_bridge: str | None,
-    place: HostPlace,
+    place: HypervisorHost,
 ) -> Iterator[Check]:
     """What is in the way; the embedded host has a network of its own, with only clusters in it."""
     if subnet is None:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from uuid import UUID
 
-from ai_how.clusters.desired_cluster import Draft
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.errors import HostError, SpecError
 from ai_how.images.recipe import default_recipe
@@ -14,7 +14,7 @@ from ai_how.state.models import ClusterState
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.disks.owned_directory import is_same_file
-from ai_how.vm_management.networks.definition import shape_of_network
+from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift
 
 MIB = 1 << 20
@@ -68,7 +68,9 @@ def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
         )
 
 
-def check_images(draft: Draft, former: ClusterState | None, store: ImageStore) -> Iterator[str]:
+def check_images(
+    draft: DesiredCluster, former: ClusterState | None, store: ImageStore
+) -> Iterator[str]:
     """Which nodes keep an older image of the name that is asked for, in a line each image.
 
     Raises SpecError for a node that is there and whose file asks for another image.
@@ -112,7 +114,9 @@ def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> 
         )
 
 
-def find_losses(draft: Draft, former: ClusterState | None, seen: Observed) -> Iterator[str]:
+def find_losses(
+    draft: DesiredCluster, former: ClusterState | None, seen: Observed
+) -> Iterator[str]:
     """What is not as the last start left it, in a line each."""
     for name in draft.forgotten:
         yield f"{name} is no longer in the file; it is left as it is until the cluster is destroyed"
@@ -120,7 +124,7 @@ def find_losses(draft: Draft, former: ClusterState | None, seen: Observed) -> It
         if one.stages_s and one.name not in seen.disks and one.name not in draft.forgotten:
             yield f"the disk of {one.name} is gone, and what was on it: it gets a new one"
     if former and seen.network:
-        drift = find_drift(shape_of_network(former), seen.network)
+        drift = find_drift(define_network(former), seen.network)
         for difference in drift.told:
             yield f"the network {former.network.name} was changed: {difference}"
         if seen.bridge_trouble:

@@ -6,7 +6,7 @@ from ai_how.errors import (
     HostError,
 )
 from ai_how.host.kvm import choose_accelerator
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.images.build import find_default_image
 from ai_how.images.manifest import Image
 from ai_how.images.recipe import default_recipe
@@ -39,7 +39,7 @@ def get_image(node: Node, store: ImageStore) -> Image:
     return image
 
 
-def choose_accel(hpc: HpcSpec, place: HostPlace, roots: Roots) -> tuple[Accel, str | None]:
+def choose_accel(hpc: HpcSpec, place: HypervisorHost, roots: Roots) -> tuple[Accel, str | None]:
     """What runs the guests' instructions, and what is said where that is not KVM."""
     enabled = hpc.hardware.acceleration.enable_kvm
     verdict = place.kvm(roots) if enabled and place.kind != "test" else None

@@ -7,7 +7,7 @@ from uuid import UUID
 from ai_how.errors import (
     AiHowError,
 )
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.hpc.plan import STEP_TYPES
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import Journal
@@ -20,7 +20,7 @@ from ai_how.vm_management.networks.subnets import TakenSubnet, check_bridge, cho
 
 
 def choose_cluster_subnet(
-    hpc: HpcSpec, cluster_id: UUID, roots: Roots, place: HostPlace, client: LibvirtClient
+    hpc: HpcSpec, cluster_id: UUID, roots: Roots, place: HypervisorHost, client: LibvirtClient
 ) -> IPv4Network:
     xmls = [one.xml for one in client.list_networks()]
     seen = HostNetworks(tuple(place.enter([]))).observe(xmls)

@@ -24,7 +24,7 @@ class ForwardMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkShape:
+class NetworkDefinition:
     """A network whose DHCP and DNS know the nodes of one cluster and nobody else."""
 
     name: str
@@ -58,10 +58,10 @@ class NetworkShape:
                 raise SpecError(f"two nodes of {self.mark.cluster} have the same {what}")
 
 
-def shape_of_network(state: ClusterState, owner: Owner | None = None) -> NetworkShape:
+def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDefinition:
     """The network that a cluster shall have."""
     network = state.network
-    return NetworkShape(
+    return NetworkDefinition(
         name=network.name,
         uuid=network.uuid,
         mark=Mark(state.name, state.lineage, "", owner),
@@ -73,9 +73,9 @@ def shape_of_network(state: ClusterState, owner: Owner | None = None) -> Network
     )
 
 
-def render_network(shape: NetworkShape) -> str:
+def render_network(shape: NetworkDefinition) -> str:
     """The XML to define. Raises SpecError for a value that XML cannot hold."""
     # Whoever only compares a network with its shape is quicker without the templates.
-    from ai_how.vm_management.xml.render import render_shape  # noqa: PLC0415
+    from ai_how.vm_management.xml.render import render_definition  # noqa: PLC0415
 
-    return render_shape(shape)
+    return render_definition(shape)

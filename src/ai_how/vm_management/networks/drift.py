@@ -7,7 +7,7 @@ long as nothing of ours is changed by it.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from ai_how.libvirt_client.facts import NetworkSeen
+from ai_how.libvirt_client.facts import NetworkInfo
 from ai_how.libvirt_client.network_xml import (
     NetworkFacts,
     NetworkHost,
@@ -19,7 +19,7 @@ from ai_how.libvirt_client.network_xml import (
     read_network_facts,
 )
 from ai_how.libvirt_client.xml import read_xml
-from ai_how.vm_management.networks.definition import NetworkShape
+from ai_how.vm_management.networks.definition import NetworkDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Drift:
         return *shape, *([f"DHCP and DNS do not know {hosts} as they should"] if hosts else [])
 
 
-def facts_of(shape: NetworkShape) -> NetworkFacts:
+def facts_of(shape: NetworkDefinition) -> NetworkFacts:
     """The facts of a network that we ask for."""
     return NetworkFacts(
         bridge=shape.bridge,
@@ -52,7 +52,7 @@ def facts_of(shape: NetworkShape) -> NetworkFacts:
     )
 
 
-def find_drift(shape: NetworkShape, seen: NetworkSeen) -> Drift:
+def find_drift(shape: NetworkDefinition, seen: NetworkInfo) -> Drift:
     """How the network that is there differs from what was asked for."""
     wanted = facts_of(shape)
     live = read_network_facts(seen.xml)
@@ -69,7 +69,7 @@ def find_drift(shape: NetworkShape, seen: NetworkSeen) -> Drift:
     )
 
 
-def find_new_hosts(shape: NetworkShape, seen: NetworkSeen) -> tuple[NetworkHost, ...]:
+def find_new_hosts(shape: NetworkDefinition, seen: NetworkInfo) -> tuple[NetworkHost, ...]:
     """The hosts of which the network knows nothing at all yet."""
     every = [read_network_facts(xml) for xml in (seen.xml, seen.defined_xml) if xml]
     macs = {one.mac for facts in every for one in facts.dhcp}

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_how.guest.agent import ASK_TIMEOUT_S, LOOK_S, GuestAgent
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.vm_management.nodes.polling import ask_guests
 
 # A guest sets its clock by itself when it is off by seconds, and may be one off afterwards.
@@ -45,7 +45,7 @@ def describe_skew(skew_s: float) -> str:
 
 
 def watched_clocks(
-    client: LibvirtClient, domains: Iterable[DomainSeen]
+    client: LibvirtClient, domains: Iterable[DomainInfo]
 ) -> AbstractContextManager[Mapping[UUID, float]]:
     """Ask all guests for their time while the body runs; whoever has answered then is in there."""
     ask = partial(read_skew_s, timeout_s=LOOK_S)

@@ -152,7 +152,7 @@ class VirtioFsShare:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DomainShape:
+class DomainDefinition:
     """A VM; `boot` None means by firmware (SeaBIOS) from its disk."""
 
     role: Role

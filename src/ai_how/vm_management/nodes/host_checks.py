@@ -7,7 +7,7 @@ from pathlib import Path
 from ai_how.host.checks import Check, Status
 from ai_how.host.facts import HostFacts
 from ai_how.host.pci import check_passthrough, read_pci_devices
-from ai_how.host.place import HostPlace
+from ai_how.host.place import HypervisorHost
 from ai_how.spec.nodes import Node
 
 
@@ -21,7 +21,7 @@ def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
     return check_passthrough(asked, read_pci_devices(), uplinks=uplinks)
 
 
-def check_shares(nodes: Sequence[Node], place: HostPlace) -> Iterator[Check]:
+def check_shares(nodes: Sequence[Node], place: HypervisorHost) -> Iterator[Check]:
     """A failure for each shared directory that is not there, or not where the guests' QEMU runs."""
     root = place.root
     for node in nodes:

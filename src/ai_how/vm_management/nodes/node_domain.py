@@ -20,7 +20,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     CpuTopology,
     DirectKernel,
     DiskCache,
-    DomainShape,
+    DomainDefinition,
     MemoryBacking,
     NumaCell,
     PciAddress,
@@ -56,7 +56,7 @@ class HostFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedNode:
+class NodePlacement:
     """Where on its host a node is: its files, its network, its CPUs."""
 
     network: str
@@ -69,9 +69,9 @@ class PlacedNode:
     owner: Owner | None = None
 
 
-def shape_of(
-    node: Node, hpc: HpcSpec, *, cluster_id: UUID, place: PlacedNode, host: HostFit
-) -> DomainShape:
+def define_domain(
+    node: Node, hpc: HpcSpec, *, cluster_id: UUID, place: NodePlacement, host: HostFit
+) -> DomainDefinition:
     """The VM of a node. UUID, MAC address and generation id follow from the cluster's id.
 
     Raises SpecError where what was asked for contradicts itself, HostError where the host has not
@@ -79,7 +79,7 @@ def shape_of(
     """
     asked = hpc.hardware.acceleration
     accel = host.accel if asked.enable_kvm else Accel.TCG
-    return DomainShape(
+    return DomainDefinition(
         role=node.role,
         mark=Mark(hpc.name, cluster_id, node.name, place.owner),
         name=node.domain_name(hpc.name),

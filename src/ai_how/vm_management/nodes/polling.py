@@ -10,9 +10,9 @@ from uuid import UUID
 from ai_how.errors import AiHowError
 from ai_how.guest.agent import GuestAgent
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.crew import Crew
+from ai_how.plan.crew import DaemonPool
 from ai_how.waiting import Deadline
 
 MAX_THREADS = 16
@@ -25,7 +25,7 @@ T = TypeVar("T")
 @contextmanager
 def ask_guests(
     client: LibvirtClient,
-    domains: Iterable[DomainSeen],
+    domains: Iterable[DomainInfo],
     ask: Callable[[GuestAgent], T],
     *,
     grace_s: float,
@@ -47,7 +47,7 @@ def ask_guests(
         return None if is_over.is_set() else ask(agent)
 
     threads = min(MAX_THREADS, len(asked), max(1, client.max_calls - SPARED_CALLS))
-    crew = Crew[T | None](threads)
+    crew = DaemonPool[T | None](threads)
     for one in asked:
         crew.submit(str(one.uuid), partial(in_time, GuestAgent(client, one.uuid, one.name)))
     crew.dismiss()

@@ -7,16 +7,16 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 from ai_how.libvirt_client.facts import Mark
-from ai_how.vm_management.nodes.domain_definition import DirectKernel, DomainShape
+from ai_how.vm_management.nodes.domain_definition import DirectKernel, DomainDefinition
 from ai_how.vm_management.xml.render import render_domain
 
 # The id in the mark of VMs that are booted only to be saved: no cluster has it.
-NAMELESS = UUID("5a1e0f43-6c39-4a6e-9d0b-5d1f6f8b2c11")
+GENERIC_ID = UUID("5a1e0f43-6c39-4a6e-9d0b-5d1f6f8b2c11")
 _MAC = "52:54:00:00:00:01"
 _NOWHERE = Path("/nowhere")
 
 
-def why_cold(shape: DomainShape) -> str | None:
+def why_cold(shape: DomainDefinition) -> str | None:
     """Why such a VM cannot be restored from a saved one; None where it can."""
     if shape.pci_devices or shape.mdevs:
         return "it has a device of the host"
@@ -27,9 +27,9 @@ def why_cold(shape: DomainShape) -> str | None:
     return None
 
 
-def nameless_shape(
-    shape: DomainShape, *, disk: Path = _NOWHERE, console_log: Path = _NOWHERE
-) -> DomainShape:
+def generic_definition(
+    shape: DomainDefinition, *, disk: Path = _NOWHERE, console_log: Path = _NOWHERE
+) -> DomainDefinition:
     """The same VM without all that makes it one of a cluster.
 
     It is on no network, so that nothing which it sends while it boots reaches anybody.
@@ -37,33 +37,33 @@ def nameless_shape(
     boot = shape.boot
     return replace(
         shape,
-        mark=Mark("", NAMELESS, ""),
-        name=f"ai-how-nameless-{nameless_uuid(disk).hex[:8]}",
-        uuid=nameless_uuid(disk),
-        genid=uuid5(NAMELESS, "genid"),
+        mark=Mark("", GENERIC_ID, ""),
+        name=f"ai-how-nameless-{generic_uuid(disk).hex[:8]}",
+        uuid=generic_uuid(disk),
+        genid=uuid5(GENERIC_ID, "genid"),
         title="a machine that is booted to be saved",
         disk=disk,
         network=None,
         mac=_MAC,
         console_log=console_log,
-        boot=boot and DirectKernel(boot.kernel, boot.initrd, nameless_cmdline(boot.cmdline)),
+        boot=boot and DirectKernel(boot.kernel, boot.initrd, generic_cmdline(boot.cmdline)),
         pins=(),
     )
 
 
-def nameless_uuid(disk: Path) -> UUID:
+def generic_uuid(disk: Path) -> UUID:
     """The UUID of the VM that is booted from this disk to be saved."""
-    return uuid5(NAMELESS, str(disk))
+    return uuid5(GENERIC_ID, str(disk))
 
 
-def nameless_cmdline(cmdline: str) -> str:
+def generic_cmdline(cmdline: str) -> str:
     """A kernel's command line without the words that name a node."""
     words = cmdline.split(" ")
     return " ".join(word for word in words if not word.startswith("systemd.machine_id="))
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class MachineKey:
     """What a saved machine and a VM have in common where one can be restored from the other.
 
     `shape` is a digest of the whole XML, the image and the size of the disk, so that nothing which
@@ -79,9 +79,13 @@ class Fit:
         return _digest(self.shape, self.host)
 
 
-def fit_of(shape: DomainShape, *, image_digest: str, disk_gib: int, host: str) -> Fit:
+def machine_key_of(
+    shape: DomainDefinition, *, image_digest: str, disk_gib: int, host: str
+) -> MachineKey:
     """What a saved machine must be for this VM."""
-    return Fit(_digest(render_domain(nameless_shape(shape)), image_digest, str(disk_gib)), host)
+    return MachineKey(
+        _digest(render_domain(generic_definition(shape)), image_digest, str(disk_gib)), host
+    )
 
 
 def _digest(*parts: str) -> str:

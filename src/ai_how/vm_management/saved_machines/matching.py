@@ -8,44 +8,45 @@ from ai_how.host.facts import read_cpu_identity
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
-from ai_how.vm_management.nodes.domain_definition import Accel, DomainShape
-from ai_how.vm_management.saved_machines.generic_vm import Fit, fit_of, why_cold
-from ai_how.vm_management.saved_machines.store import Saved, SavedMachine, SavedMachines
+from ai_how.vm_management.nodes.domain_definition import Accel, DomainDefinition
+from ai_how.vm_management.saved_machines.generic_vm import MachineKey, machine_key_of, why_cold
+from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachineRef, SavedMachines
 
-Shapes = Callable[[Node, NodeState], DomainShape]
+Shapes = Callable[[Node, NodeState], DomainDefinition]
 
 
 @dataclass(frozen=True, slots=True)
-class Warmth:
+class SavedMachineMatches:
     """The saved machine of each node that has one, by its name, and what is said of the others."""
 
     machines: Mapping[str, SavedMachine]
     notes: tuple[str, ...]
 
     @property
-    def saved(self) -> dict[str, Saved]:
+    def saved(self) -> dict[str, SavedMachineRef]:
         """What the plan needs of it."""
         return {
-            name: Saved(one.manifest.key, one.manifest.id) for name, one in self.machines.items()
+            name: SavedMachineRef(one.manifest.key, one.manifest.id)
+            for name, one in self.machines.items()
         }
 
 
-NONE_SAVED = Warmth({}, ())
+NONE_SAVED = SavedMachineMatches({}, ())
 
 
-def find_warmth(
+def find_matches(
     nodes: Iterable[tuple[Node, NodeState]], shapes: Shapes, machines: SavedMachines, host: str
-) -> Warmth:
+) -> SavedMachineMatches:
     """Look for the machine that each of these nodes, which are new, can be restored from."""
     found: dict[str, SavedMachine] = {}
-    looked: dict[Fit, SavedMachine | str | None] = {}
+    looked: dict[MachineKey, SavedMachine | str | None] = {}
     notes: dict[str, list[str]] = {}
     for node, one in nodes:
         shape = shapes(node, one)
         if reason := why_cold(shape):
             notes.setdefault(reason, []).append(one.name)
             continue
-        fit = fit_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
+        fit = machine_key_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
         if fit not in looked:
             looked[fit] = _look(machines, fit)
         answer = looked[fit]
@@ -54,7 +55,7 @@ def find_warmth(
         elif answer:
             notes.setdefault(answer, []).append(one.name)
     lines = (f"{', '.join(names)}: booting cold, as {why}" for why, names in notes.items())
-    return Warmth(found, tuple(lines))
+    return SavedMachineMatches(found, tuple(lines))
 
 
 def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")) -> str:
@@ -69,7 +70,7 @@ def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")
     return f"QEMU {qemu}, libvirt {libvirt}, {cpu}"
 
 
-def _look(machines: SavedMachines, fit: Fit) -> SavedMachine | str | None:
+def _look(machines: SavedMachines, fit: MachineKey) -> SavedMachine | str | None:
     """The machine, or why there is one that cannot be used."""
     machine = machines.find(fit.key)
     if machine is None:

@@ -10,19 +10,19 @@ from uuid import uuid4
 
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
-from ai_how.host.place import HostPlace, saves_for_root
+from ai_how.host.place import HypervisorHost, saves_for_root
 from ai_how.images import qemu_img
 from ai_how.images.copying import sha256_of
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.disks.space import GIB
-from ai_how.vm_management.nodes.domain_definition import DomainShape
+from ai_how.vm_management.nodes.domain_definition import DomainDefinition
 from ai_how.vm_management.saved_machines.generic_vm import (
-    NAMELESS,
-    Fit,
-    nameless_shape,
-    nameless_uuid,
+    GENERIC_ID,
+    MachineKey,
+    generic_definition,
+    generic_uuid,
 )
 from ai_how.vm_management.saved_machines.save_file import memory_timeout_s
 from ai_how.vm_management.saved_machines.store import (
@@ -43,16 +43,16 @@ SETTLE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MachineToSave:
     """A machine that nodes could be restored from, had it been saved."""
 
-    fit: Fit
-    shape: DomainShape
+    fit: MachineKey
+    shape: DomainDefinition
     image: Image
     disk_gib: int
 
 
-def why_unsaved(place: HostPlace) -> str | None:
+def why_unsaved(place: HypervisorHost) -> str | None:
     """Why we could not read what libvirt saves; None where we can."""
     if place.kind == "test":
         return f"{place.asked} saves no memory"
@@ -60,8 +60,8 @@ def why_unsaved(place: HostPlace) -> str | None:
 
 
 def save_machine(
-    missing: Missing,
-    place: HostPlace,
+    missing: MachineToSave,
+    place: HypervisorHost,
     client: LibvirtClient,
     *,
     stop: threading.Event,
@@ -85,14 +85,14 @@ def save_machine(
 
 
 def _boot_and_save(
-    shape: DomainShape,
+    shape: DomainDefinition,
     draft: Path,
     client: LibvirtClient,
     *,
     stop: threading.Event,
     watch: Watch,
 ) -> None:
-    machine = nameless_shape(shape, disk=draft / DISK, console_log=draft / "console.log")
+    machine = generic_definition(shape, disk=draft / DISK, console_log=draft / "console.log")
     watch(0.0, "booting")
     client.boot_transient(render_domain(machine))
     try:
@@ -107,7 +107,7 @@ def _boot_and_save(
         client.destroy_domain(machine.uuid)  # one that was saved is gone
 
 
-def _manifest_of(missing: Missing, draft: Path) -> SavedManifest:
+def _manifest_of(missing: MachineToSave, draft: Path) -> SavedManifest:
     memory = draft / MEMORY
     if not os.access(memory, os.R_OK):
         raise HostError("libvirt saved a memory that only root may read", details=str(memory))
@@ -129,6 +129,6 @@ def _manifest_of(missing: Missing, draft: Path) -> SavedManifest:
 
 def _end_leftover(client: LibvirtClient, draft: Path) -> None:
     """End the VM of a run that died together with its libvirtd: nobody else did."""
-    seen = client.find_domain(nameless_uuid(draft / DISK))
-    if seen and seen.mark and seen.mark.id == NAMELESS:
+    seen = client.find_domain(generic_uuid(draft / DISK))
+    if seen and seen.mark and seen.mark.id == GENERIC_ID:
         client.destroy_domain(seen.uuid)

@@ -29,7 +29,7 @@ from ai_how.images.manifest import Sha256
 from ai_how.state.files import fsync_directory
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.base_images import check_unchanged, note_hashed
 from ai_how.vm_management.disks.owned_directory import check_chain, ensure_traversable
 from ai_how.vm_management.saved_machines.save_file import (
@@ -234,7 +234,7 @@ def _last_used(machine: SavedMachine) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedMachineRef:
     """Which saved machine a node is restored from: its disk and its memory belong together.
 
     Once it is gone, no other has its id, so a node never gets the disk of one and not its memory.
@@ -243,5 +243,5 @@ class Saved:
     key: str
     id: UUID
 
-    def find(self, world: World) -> SavedMachine | None:
+    def find(self, world: PlanContext) -> SavedMachine | None:
         return SavedMachines(world.disks.storage).find(self.key, self.id)

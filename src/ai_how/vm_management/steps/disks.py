@@ -7,8 +7,8 @@ from uuid import UUID
 
 from ai_how.errors import OwnershipError
 from ai_how.plan.step import Applied, ForwardStep
-from ai_how.vm_management.context import World
-from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.context import PlanContext
+from ai_how.vm_management.saved_machines.store import SavedMachineRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class PlaceBase:
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         image = world.images[self.digest]
         world.disks.ensure_base(image)
         world.disks.ensure_kernel(image)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """Whoever destroys the last cluster that uses it removes it."""
 
     def describe(self) -> str:
@@ -55,10 +55,10 @@ class ClaimDirectory:
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         return world.disks.claim_directory(self.cluster, self.cluster_id)
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         try:
             world.disks.is_claimed(self.cluster, self.cluster_id)
         except OwnershipError:
@@ -84,13 +84,13 @@ class CreateOverlay:
     base: Path
     size_gib: int
     needs: frozenset[str] = frozenset()
-    saved: Saved | None = None
+    saved: SavedMachineRef | None = None
 
     @property
     def key(self) -> str:
         return f"disk/{self.cluster}-{self.node}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         machine = self.saved and self.saved.find(world)
         return world.disks.create_overlay(
             self.cluster,
@@ -101,7 +101,7 @@ class CreateOverlay:
             saved=machine.disk if machine else None,
         )
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         world.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
 
     def describe(self) -> str:
@@ -126,11 +126,11 @@ class GrowDisk:
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.disks.resize(self.disk, self.size_gib)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """A disk that has grown is no harm; one that shrinks may be."""
 
     def describe(self) -> str:
@@ -151,7 +151,7 @@ class BackUpDisk(ForwardStep):
     def key(self) -> str:
         return f"backup/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         if self.target.exists() or not self.disk.exists():
             return Applied.KEPT
         world.disks.back_up(self.disk, self.target)
@@ -175,7 +175,7 @@ class RemoveDisk(ForwardStep):
     def key(self) -> str:
         return f"remove-disk/{self.cluster}-{self.node}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.disks.remove_disk(self.cluster, self.cluster_id, self.node)
         return Applied.MADE
 
@@ -196,7 +196,7 @@ class RemoveDiskDirectory(ForwardStep):
     def key(self) -> str:
         return f"remove-disks/{self.cluster}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
         return Applied.MADE
 

@@ -9,14 +9,14 @@ from ai_how.errors import ConnectionLostError, HostError
 from ai_how.guest.serial_log import prepare_log
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.saved_machines.save_file import (
     memory_timeout_s,
     read_save_image,
     with_identity,
     write_clone,
 )
-from ai_how.vm_management.saved_machines.store import Saved
+from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps.power import shut_down
 
 
@@ -35,13 +35,13 @@ class DefineDomain:
     def key(self) -> str:
         return f"domain/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.keep_xml(self.domain, self.xml)
         prepare_log(world.paths, self.domain)
         world.client.define_domain(self.xml)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         if self.former_xml is not None:
             world.client.define_domain(self.former_xml)
             return
@@ -72,7 +72,7 @@ class StartDomain:
     def key(self) -> str:
         return f"boot/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         seen = world.client.get_domain(self.uuid)
         if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
             world.client.destroy_domain(self.uuid)
@@ -81,7 +81,7 @@ class StartDomain:
         world.client.start_domain(self.uuid, is_anew=self.is_anew)
         return Applied.KEPT if seen.state.is_running else Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         if self.was_on:
             return
         # Before its agent is there nobody has worked on it, and ACPI would not be heard.
@@ -103,13 +103,13 @@ class RestoreDomain(StartDomain):
     kind: ClassVar[str] = "restore"
     cluster: str
     node: str
-    saved: Saved
+    saved: SavedMachineRef
 
     @property
     def key(self) -> str:
         return f"restore/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         try:
             self._restore(world)
         except ConnectionLostError:
@@ -119,14 +119,14 @@ class RestoreDomain(StartDomain):
             return self._boot(world)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         StartDomain.revert(self, world)
         self._copy(world).unlink(missing_ok=True)
 
     def describe(self) -> str:
         return f"restore the VM {self.domain} from saved memory"
 
-    def _boot(self, world: World) -> Applied:
+    def _boot(self, world: PlanContext) -> Applied:
         # libvirt hears late of the end of a QEMU that refused its memory, and ends the next one of
         # that VM for it (9.0: processMonitorEOFEvent); not of one that was defined anew.
         world.client.destroy_domain(self.uuid)
@@ -135,7 +135,7 @@ class RestoreDomain(StartDomain):
         # slots=True makes a new class, which super() without arguments does not know.
         return StartDomain.apply(self, world)
 
-    def _restore(self, world: World) -> None:
+    def _restore(self, world: PlanContext) -> None:
         machine = self.saved.find(world)
         if machine is None:
             raise HostError("the saved machine is gone")
@@ -149,5 +149,5 @@ class RestoreDomain(StartDomain):
         finally:
             copy.unlink(missing_ok=True)
 
-    def _copy(self, world: World) -> Path:
+    def _copy(self, world: PlanContext) -> Path:
         return world.disks.storage.memory_copy(self.cluster, self.node)

@@ -11,7 +11,7 @@ from ai_how.errors import ConnectionLostError, DeadlineError, GuestError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.serial_log import find_console_cause, read_console
 from ai_how.plan.step import Applied
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.nodes.clocks import read_skew_s
 from ai_how.waiting import Deadline
 
@@ -33,7 +33,7 @@ class AwaitAgent:
     def key(self) -> str:
         return f"agent/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         try:
             self._wait(world, Deadline.after(world.patience.agent_s))
         except DeadlineError as error:
@@ -42,13 +42,13 @@ class AwaitAgent:
             raise GuestError(f"the guest agent of {self.domain} did not come in time") from error
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """Nothing was changed."""
 
     def describe(self) -> str:
         return f"wait for the guest agent of {self.domain}"
 
-    def _wait(self, world: World, deadline: Deadline) -> None:
+    def _wait(self, world: PlanContext, deadline: Deadline) -> None:
         node = self.domain.removeprefix(f"{world.paths.name}-")
         try:
             wait_for_guest(world, node, self.uuid, deadline)
@@ -74,7 +74,7 @@ class GiveIdentity:
     def key(self) -> str:
         return f"services/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         make_archive = world.archives[self.node]
         agent = world.agent(self.uuid, self.node)
 
@@ -90,7 +90,7 @@ class GiveIdentity:
         again_if_lost(tell)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """It goes with the node's disk; a node that keeps its disk keeps its identity."""
 
     def describe(self) -> str:
@@ -113,7 +113,7 @@ class CheckClocks:
     def key(self) -> str:
         return f"clocks/{self.cluster}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         deadline = Deadline.after(world.patience.clock_s)
         for name, uuid in self.nodes:
             agent = world.agent(uuid, name)
@@ -127,7 +127,7 @@ class CheckClocks:
                     )
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """Nothing was changed."""
 
     def describe(self) -> str:
@@ -154,7 +154,7 @@ def again_if_lost(ask: Callable[[], T]) -> T:
 LOOK_S = 2.0
 
 
-def wait_for_guest(world: World, node: str, uuid: UUID, deadline: Deadline) -> None:
+def wait_for_guest(world: PlanContext, node: str, uuid: UUID, deadline: Deadline) -> None:
     """Return once the guest's agent is there.
 
     Raises GuestError as soon as its VM or its serial line says that it never will be, and

@@ -11,7 +11,7 @@ from uuid import UUID
 from ai_how.errors import HostError, LibvirtError
 from ai_how.libvirt_client.network_xml import NetworkHost, uses_network
 from ai_how.plan.step import Applied, ForwardStep
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.networks.drift import read_bridge_mac
 from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_GONE
 from ai_how.waiting import Deadline, wait_until
@@ -40,12 +40,12 @@ class DefineNetwork:
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.keep_xml(f"network-{self.name}", self.xml)
         world.client.define_network(self.xml)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         if self.former_xml is not None:
             world.client.define_network(self.former_xml)
             return
@@ -70,11 +70,11 @@ class StartNetwork:
     def key(self) -> str:
         return f"network-up/{self.name}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         _start(world, self.name, self.uuid)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         if not self.in_use:
             world.client.destroy_network(self.uuid)
 
@@ -101,7 +101,7 @@ class RestartNetwork:
     def key(self) -> str:
         return f"network-anew/{self.name}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         network = world.client.find_network(self.uuid)
         others = [
             one.name
@@ -118,7 +118,7 @@ class RestartNetwork:
         _start(world, self.name, self.uuid)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """Guests run on it."""
 
     def describe(self) -> str:
@@ -140,11 +140,11 @@ class TellNetwork:
     def key(self) -> str:
         return f"network-hosts/{self.name}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.client.ensure_network_hosts(self.uuid, self.hosts)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         world.client.forget_network_hosts(self.uuid, self.new)
 
     def describe(self) -> str:
@@ -165,11 +165,11 @@ class RenewDhcp:
     def key(self) -> str:
         return f"network-dhcp/{self.name}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.client.renew_dhcp(self.uuid)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """It goes with its network."""
 
     def describe(self) -> str:
@@ -192,7 +192,7 @@ class PlugIn:
     def key(self) -> str:
         return f"plug/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         if not world.client.get_domain(self.uuid).state.is_on:
             return Applied.KEPT
         world.client.plug_in(self.uuid, self.network)
@@ -200,7 +200,7 @@ class PlugIn:
             world.networks.set_up(self.tap)
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """A guest that is on its network is no harm."""
 
     def describe(self) -> str:
@@ -225,7 +225,7 @@ class MendUplink:
     def key(self) -> str:
         return f"network-uplink/{self.name}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         """One that is not had again is said, and is no failure: the cluster runs without it."""
         try:
             self._mend(world)
@@ -234,13 +234,13 @@ class MendUplink:
             return Applied.KEPT
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         """A way out is no harm."""
 
     def describe(self) -> str:
         return f"give the network {self.name} its way out again"
 
-    def _mend(self, world: World) -> None:
+    def _mend(self, world: PlanContext) -> None:
         networks, subnet = world.networks, IPv4Network(self.subnet)
         if networks.find_uplink_trouble(subnet) == FORWARDING_OFF:
             networks.forward()
@@ -255,7 +255,7 @@ class MendUplink:
                 )
 
 
-def _start(world: World, name: str, uuid: UUID) -> None:
+def _start(world: PlanContext, name: str, uuid: UUID) -> None:
     try:
         _start_over_leftovers(world, name, uuid)
     except LibvirtError as error:
@@ -268,7 +268,7 @@ def _start(world: World, name: str, uuid: UUID) -> None:
         raise
 
 
-def _start_over_leftovers(world: World, name: str, uuid: UUID) -> None:
+def _start_over_leftovers(world: PlanContext, name: str, uuid: UUID) -> None:
     """Start it; where that fails, once more without what a libvirt that ended has left of it."""
     try:
         world.client.start_network(uuid)
@@ -295,7 +295,7 @@ class RemoveNetwork(ForwardStep):
     def key(self) -> str:
         return f"remove-network/{self.name}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         network = world.client.find_network(self.uuid)
         users = [one.name for one in world.client.list_domains() if uses_network(one.xml, network)]
         if users:

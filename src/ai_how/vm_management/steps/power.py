@@ -9,17 +9,17 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import AiHowError, DeadlineError
-from ai_how.libvirt_client.facts import DomainSeen
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied, ForwardStep
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.waiting import Deadline, wait_until
 
 ASK_AGAIN_S = 15.0  # an ACPI event that comes before the guest listens is lost
 ASK_S = 30.0  # QEMU passes an ACPI event on at once, unless it hangs
 
 
-def shut_down(world: World, domain: str, uuid: UUID) -> bool:
+def shut_down(world: PlanContext, domain: str, uuid: UUID) -> bool:
     """Have a VM off: asked first, by its agent and by ACPI, and cut off at the deadline.
 
     Returns whether it went by itself.
@@ -49,7 +49,7 @@ def shut_down(world: World, domain: str, uuid: UUID) -> bool:
     return False
 
 
-def _ask(world: World, domain: str, seen: DomainSeen, deadline: Deadline) -> None:
+def _ask(world: PlanContext, domain: str, seen: DomainInfo, deadline: Deadline) -> None:
     """Both ways: an agent may hang, and a guest may not listen to ACPI."""
     with suppress(AiHowError):
         if seen.state is VmState.PAUSED:
@@ -79,7 +79,7 @@ class ShutDownGuest(ForwardStep):
     def key(self) -> str:
         return f"off/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         if not shut_down(world, self.domain, self.uuid) and self.is_backed_up:
             world.say(f"the backup of {self.domain} may lack what it wrote in its last minute")
         return Applied.MADE
@@ -101,7 +101,7 @@ class DestroyDomain(ForwardStep):
     def key(self) -> str:
         return f"undefine/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.client.destroy_domain(self.uuid)
         world.client.undefine_domain(self.uuid, snapshots_too=True)
         return Applied.MADE

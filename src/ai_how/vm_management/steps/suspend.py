@@ -7,7 +7,7 @@ from uuid import UUID
 from ai_how.errors import ConnectionLostError, HostError
 from ai_how.guest.serial_log import prepare_log
 from ai_how.plan.step import Applied, ForwardStep
-from ai_how.vm_management.context import World
+from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.saved_machines.save_file import memory_timeout_s
 from ai_how.vm_management.steps.domains import StartDomain
 
@@ -26,7 +26,7 @@ class SuspendDomain(ForwardStep):
     def key(self) -> str:
         return f"suspend/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         world.client.suspend_to_disk(self.uuid, timeout_s=memory_timeout_s(self.memory_mib))
         return Applied.MADE
 
@@ -35,7 +35,7 @@ class SuspendDomain(ForwardStep):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeDomain(StartDomain):
+class StartFromManagedSave(StartDomain):
     """A VM that goes on from its own saved memory. Undone, it is suspended again, jobs and all."""
 
     kind: ClassVar[str] = "resume"
@@ -46,7 +46,7 @@ class ResumeDomain(StartDomain):
     def key(self) -> str:
         return f"resume/{self.domain}"
 
-    def apply(self, world: World) -> Applied:
+    def apply(self, world: PlanContext) -> Applied:
         try:
             timeout_s = memory_timeout_s(self.memory_mib)
             prepare_log(world.paths, self.domain)
@@ -63,7 +63,7 @@ class ResumeDomain(StartDomain):
             world.say(f"{self.node} boots: its saved memory was not whole, and its jobs are lost")
         return Applied.MADE
 
-    def revert(self, world: World) -> None:
+    def revert(self, world: PlanContext) -> None:
         timeout_s = memory_timeout_s(self.memory_mib)
         world.client.suspend_to_disk(self.uuid, timeout_s=timeout_s)
 

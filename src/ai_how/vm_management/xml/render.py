@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ai_how.errors import AiHowError, SpecError
 from ai_how.libvirt_client.xml import MARK_NAMESPACE, census, read_xml
-from ai_how.vm_management.nodes.domain_definition import DomainShape
+from ai_how.vm_management.nodes.domain_definition import DomainDefinition
 
 # XML 1.0 cannot hold most of these; the rest (tab, line ends) a parser turns into spaces, so the
 # value would not come back as it was.
@@ -26,7 +26,7 @@ _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 T = TypeVar("T")
 
 
-class Shape(Protocol):
+class Definition(Protocol):
     """A frozen dataclass that one template turns into one XML document."""
 
     @property
@@ -34,7 +34,7 @@ class Shape(Protocol):
         """The template's file name."""
 
 
-def render_shape(shape: Shape) -> str:
+def render_definition(shape: Definition) -> str:
     """The XML document of a shape.
 
     Raises SpecError for a value that XML cannot hold, AiHowError if a value became markup.
@@ -63,7 +63,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
 
 
-def _render(shape: Shape) -> str:
+def _render(shape: Definition) -> str:
     template = _environment().get_template(shape.template)
     return template.render(shape=shape, mark_namespace=MARK_NAMESPACE)
 
@@ -96,6 +96,6 @@ def _plain_twin(value: T) -> T:
     return cast("T", twin)
 
 
-def render_domain(machine: DomainShape) -> str:
+def render_domain(machine: DomainDefinition) -> str:
     """The XML to define. Raises SpecError for a value that XML cannot hold."""
-    return render_shape(machine)
+    return render_definition(machine)
