@@ -43,8 +43,8 @@ UP = """
 import sys
 from pathlib import Path
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.state.paths import find_roots
-EmbeddedHost(find_roots(Path(sys.argv[1])).embedded).up(with_kvm=False)
+from ai_how.state.paths import default_roots
+EmbeddedHost(default_roots(Path(sys.argv[1])).embedded).up(with_kvm=False)
 """
 
 
@@ -297,9 +297,9 @@ def test_whoever_dies_while_starting_a_host_leaves_none_behind(own_host: Embedde
 import os, signal
 from pathlib import Path
 from ai_how.host import embedded
-from ai_how.state.paths import find_roots
+from ai_how.state.paths import default_roots
 embedded.Supervisor.__init__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-embedded.EmbeddedHost(find_roots(Path({str(own_host.paths.root.parent)!r})).embedded).up(
+embedded.EmbeddedHost(default_roots(Path({str(own_host.paths.root.parent)!r})).embedded).up(
     with_kvm=False
 )
 """

@@ -233,7 +233,7 @@ def most_under_way(bench: Bench, last: str = "c") -> int:
 
 @pytest.mark.parametrize("most", [1, 3, 100])
 @pytest.mark.parametrize("workers", [1, 2, 16])
-def test_stretches_of_any_plan_keep_to_their_limit(tmp_path, most, workers):
+def test_segments_of_any_plan_keep_to_their_limit(tmp_path, most, workers):
     bench = Bench(tmp_path)
     steps, keys = segments(8)
     bench.run(Plan("start", steps, ConcurrencyLimit(most, keys)), workers=workers)
@@ -241,7 +241,7 @@ def test_stretches_of_any_plan_keep_to_their_limit(tmp_path, most, workers):
     assert most_under_way(bench) <= most
 
 
-def test_a_stretch_that_ended_gives_its_place_to_another_while_others_go_on(tmp_path):
+def test_a_segment_that_ended_gives_its_place_to_another_while_others_go_on(tmp_path):
     bench, third_is_on = Bench(tmp_path), threading.Event()
     steps, keys = segments(3)
 
@@ -256,7 +256,7 @@ def test_a_stretch_that_ended_gives_its_place_to_another_while_others_go_on(tmp_
     assert most_under_way(bench) == 2
 
 
-def test_a_stretch_that_failed_gives_its_place_to_another(tmp_path):
+def test_a_segment_that_failed_gives_its_place_to_another(tmp_path):
     bench = Bench(tmp_path)
     steps, keys = segments(4)
     bench.world.on = raise_at("before apply", "b0", GuestError("broke"))
@@ -265,7 +265,7 @@ def test_a_stretch_that_failed_gives_its_place_to_another(tmp_path):
     assert bench.world.content == sorted({key for one in keys for key in one} - {"b0", "c0"})
 
 
-def test_a_stretch_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp_path):
+def test_a_segment_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp_path):
     bench = Bench(tmp_path)
     steps = (Put("x"), Put("a0"), Put("b0", ("a0", "x")), Put("a1"), Put("b1", ("a1",)))
     bench.world.on = raise_at("before apply", "x", GuestError("broke"))
@@ -281,7 +281,7 @@ def test_a_stretch_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp
         (ConcurrencyLimit(0, (("a",),)), "a limit of 0 lets nothing begin"),
         (ConcurrencyLimit(1, (("x",),)), "a limit on x: no such step"),
         (ConcurrencyLimit(1, (("a",), ("a",))), "a step is in two segments"),
-        (ConcurrencyLimit(1, ((),)), "a stretch has none"),
+        (ConcurrencyLimit(1, ((),)), "a segment has none"),
     ],
 )
 def test_a_limit_that_cannot_be_kept_is_rejected(limit, message):

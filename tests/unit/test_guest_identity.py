@@ -164,16 +164,16 @@ def test_the_settings_can_be_read_by_a_shell():
 
 
 def test_each_role_starts_its_services():
-    assert CONTROLLER.services[:2] == ("munge.service", "slurmctld.service")
-    assert COMPUTE.services[:3] == ("munge.service", "home.mount", "slurmd.service")
+    assert CONTROLLER.services()[:2] == ("munge.service", "slurmctld.service")
+    assert COMPUTE.services()[:3] == ("munge.service", "home.mount", "slurmd.service")
     for node in (CONTROLLER, COMPUTE):
-        assert {"munge.service", "ssh.socket", "ai-how-after.timer"} <= set(node.services)
+        assert {"munge.service", "ssh.socket", "ai-how-after.timer"} <= set(node.services())
         kvm = replace(node, has_host_clock=True)
-        assert {"ai-how-after.service"} <= set(kvm.services)
-        assert settings_of(node)["SERVICES"].split() == list(node.services)
+        assert {"ai-how-after.service"} <= set(kvm.services())
+        assert settings_of(node)["SERVICES"].split() == list(node.services())
         own = replace(node, home_is_nfs=False)
-        assert not [name for name in own.services if "nfs" in name or "home" in name]
-    assert "modprobe@ptp_kvm.service" in replace(COMPUTE, has_host_clock=True).services
+        assert not [name for name in own.services() if "nfs" in name or "home" in name]
+    assert "modprobe@ptp_kvm.service" in replace(COMPUTE, has_host_clock=True).services()
 
 
 def test_the_home_is_exported_to_the_cluster_only_and_not_to_its_roots():

@@ -614,7 +614,15 @@ def test_every_step_is_the_same_after_a_journey_through_the_journal():
     assert seen == set(STEP_TYPES)
 
 
-STEP_MODULES = (domain_steps, guest_steps, network_steps, slurm_steps, power_steps, suspend_steps)
+STEP_MODULES = (
+    disk_steps,
+    domain_steps,
+    guest_steps,
+    network_steps,
+    power_steps,
+    suspend_steps,
+    slurm_steps,
+)
 
 
 def test_every_step_that_there_is_can_be_read_from_a_journal():

@@ -11,7 +11,7 @@ import pytest
 
 from ai_how.errors import LimitError
 from ai_how.limits import begin, find_told_limit, limits_of_cgroups
-from ai_how.plan.crew import DaemonPool, Ended
+from ai_how.plan.daemon_pool import DaemonPool, Ended
 from ai_how.process import Completed, run
 
 NOBODY_ELSE = 61234  # no process of this machine has that user
@@ -27,7 +27,7 @@ from ai_how import limits, process
 from ai_how.cli.failures import as_known
 from ai_how.cli.arguments import read_command_line
 from ai_how.errors import LimitError
-from ai_how.plan.crew import Crew
+from ai_how.plan.daemon_pool import DaemonPool
 from ai_how.libvirt_client import connection
 from ai_how.libvirt_client.client import LibvirtClient
 def told(error):
@@ -85,7 +85,7 @@ def test_what_nobody_caught_is_no_bug_either() -> None:
 @pytest.mark.fault("H08", "ulimit -u, and a plan that must be undone without a thread")
 def test_calls_are_made_where_there_are_no_threads_for_them() -> None:
     said = run_limited("""
-        with Crew(4) as crew:
+        with DaemonPool(4) as crew:
             for number in range(3):
                 crew.submit(str(number), lambda number=number: number * 2)
             ended = []

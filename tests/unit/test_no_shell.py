@@ -37,7 +37,6 @@ SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
     ("hpc/steps.py", "script"),
-    ("vm_management/steps/power.py", "script"),
     ("clusters/diagnosis/evidence.py", "CREDENTIAL"),
     ("guest/journal.py", "_CUT"),
     ("clusters/diagnosis/evidence.py", "script"),

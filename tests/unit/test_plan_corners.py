@@ -17,7 +17,7 @@ from ai_how.errors import (
     StateError,
     UndoIncompleteError,
 )
-from ai_how.plan.crew import DaemonPool
+from ai_how.plan.daemon_pool import DaemonPool
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.journal import Journal
 from ai_how.plan.records import decode_line, encode_line

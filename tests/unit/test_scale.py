@@ -20,8 +20,8 @@ from ai_how.hpc.plan import plan_start
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.gate import StartLimiter
 from ai_how.plan.records import encode_step
+from ai_how.plan.start_limiter import StartLimiter
 from ai_how.plan.step import Applied
 from ai_how.spec.models import HpcSpec
 from ai_how.state.paths import ClusterPaths, StoragePaths

@@ -47,7 +47,7 @@ def _show_plan(plan: "Plan") -> None:
     for step in plan.steps:
         console.show_line(f"{step.key}: {step.describe()}")
     if limit := plan.limit:
-        nodes = f"at most {limit.most} of {len(limit.stretches)} nodes"
+        nodes = f"at most {limit.most} of {len(limit.segments)} nodes"
         console.show_line(f"{nodes} boot at the same time (start.boot_limit)")
 
 

@@ -113,7 +113,7 @@ def plan_start(
 
 
 def _limit_boots(made: Collection[Step], boot_limit: int | None) -> ConcurrencyLimit | None:
-    """A stretch for each VM that is started, from there to its node's identity.
+    """A segment for each VM that is started, from there to its node's identity.
 
     None where no node would have to wait for another.
     """

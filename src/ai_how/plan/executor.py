@@ -14,12 +14,12 @@ from ai_how.errors import (
     StateError,
     UndoIncompleteError,
 )
-from ai_how.plan.crew import SLICE_S, DaemonPool, Ended
+from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
 from ai_how.plan.failures import SavedEvidence, brief_of, render_errors, render_remaining
-from ai_how.plan.gate import StartLimiter
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer, tell
+from ai_how.plan.start_limiter import StartLimiter
 from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import undo
 

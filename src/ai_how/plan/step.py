@@ -45,7 +45,7 @@ class Step(Protocol):
 class ConcurrencyLimit:
     """Stretches of a plan, of which at most `most` are under way at once.
 
-    A stretch is the keys of steps, each of which comes after the one before it. It is under way
+    A segment is the keys of steps, each of which comes after the one before it. It is under way
     from the beginning of its first step until its last is done, or one of them has failed.
     """
 
@@ -83,9 +83,9 @@ class Plan:
     def _check_limit(self, limit: ConcurrencyLimit, every: set[str]) -> None:
         if limit.most < 1:
             raise ValueError(f"{self.verb}: a limit of {limit.most} lets nothing begin")
-        limited = [key for stretch in limit.segments for key in stretch]
+        limited = [key for segment in limit.segments for key in segment]
         if len(limited) != len(set(limited)) or not all(limit.segments):
-            raise ValueError(f"{self.verb}: a step is in two segments, or a stretch has none")
+            raise ValueError(f"{self.verb}: a step is in two segments, or a segment has none")
         if unknown := set(limited) - every:
             raise ValueError(f"{self.verb}: a limit on {_listed(frozenset(unknown))}: no such step")
 

@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from ai_how.errors import StateError, UndoIncompleteError
-from ai_how.plan.crew import SLICE_S, DaemonPool, Ended
+from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
 from ai_how.plan.failures import Remaining, render_errors, render_remaining
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal, JournalRecord, OnBoundary

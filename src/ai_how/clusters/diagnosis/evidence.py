@@ -28,7 +28,7 @@ from ai_how.guest.serial_log import read_console
 from ai_how.host.place import HypervisorHost
 from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.crew import DaemonPool
+from ai_how.plan.daemon_pool import DaemonPool
 from ai_how.plan.failures import SavedEvidence, render_errors
 from ai_how.plan.step import Plan
 from ai_how.spec.nodes import Role

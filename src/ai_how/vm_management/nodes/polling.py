@@ -12,7 +12,7 @@ from ai_how.guest.agent import GuestAgent
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.crew import DaemonPool
+from ai_how.plan.daemon_pool import DaemonPool
 from ai_how.waiting import Deadline
 
 MAX_THREADS = 16

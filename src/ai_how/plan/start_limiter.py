@@ -7,24 +7,24 @@ from ai_how.plan.step import ConcurrencyLimit, Step
 
 
 class StartLimiter:
-    """Holds the first step of a stretch back while as many others are under way as may be.
+    """Holds the first step of a segment back while as many others are under way as may be.
 
-    Whichever is ready first goes first, so a stretch that takes long keeps one place, not a queue.
+    Whichever is ready first goes first, so a segment that takes long keeps one place, not a queue.
     Used by one thread.
     """
 
     def __init__(self, limit: ConcurrencyLimit | None) -> None:
         segments = limit.segments if limit else ()
         self._most = limit.most if limit else 0
-        self._stretch_of = {key: stretch for stretch in segments for key in stretch}
-        self._firsts = {stretch[0] for stretch in segments}
+        self._segment_of = {key: segment for segment in segments for key in segment}
+        self._firsts = {segment[0] for segment in segments}
         self._held: deque[Step] = deque()
         self._under_way: set[tuple[str, ...]] = set()
 
     def admit(self, ready: Iterable[Step], *, is_idle: bool) -> list[Step]:
         """Which of these, and of those that were held back, may begin now.
 
-        Where nothing else of the plan goes on (`is_idle`), no stretch is under way: the steps that
+        Where nothing else of the plan goes on (`is_idle`), no segment is under way: the steps that
         are left of it wait for what has failed.
         """
         admitted: list[Step] = []
@@ -34,12 +34,12 @@ class StartLimiter:
             self._under_way.clear()
         while self._held and len(self._under_way) < self._most:
             step = self._held.popleft()
-            self._under_way.add(self._stretch_of[step.key])
+            self._under_way.add(self._segment_of[step.key])
             admitted.append(step)
         return admitted
 
     def settle(self, key: str, *, has_failed: bool) -> None:
         """A step has ended."""
-        stretch = self._stretch_of.get(key)
-        if stretch and (has_failed or key == stretch[-1]):
-            self._under_way.discard(stretch)
+        segment = self._segment_of.get(key)
+        if segment and (has_failed or key == segment[-1]):
+            self._under_way.discard(segment)
