@@ -26,14 +26,15 @@ from uuid import UUID
 import libvirt
 
 from ai_how.cli.hpc_view import show_status
-from ai_how.clusters import start as starting
 from ai_how.clusters.observation import observe
 from ai_how.clusters.plan_runner import PlanRunner
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight import capacity
+from ai_how.clusters.start import StartContext, prepare_start
 from ai_how.clusters.status import find_disk_problems, status_of
 from ai_how.console.live_nodes import LiveNodes
 from ai_how.host.place import resolve_host
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.images.copying import sha256_of
 from ai_how.images.manifest import DISK, Manifest
@@ -220,6 +221,7 @@ def live(bench: Bench, client: LibvirtClient) -> None:
     carrier = PlanRunner(
         roots=roots,
         paths=paths,
+        kind=SLURM,
         place=place,
         client=client,
         observer=LiveNodes("hpc", [f"compute-{n:02}" for n in range(1, figures.nodes)]),
@@ -232,16 +234,22 @@ def live(bench: Bench, client: LibvirtClient) -> None:
         if moment == "before end" and not figures.journal_bytes:
             figures.journal_bytes = paths.journal.stat().st_size
 
-    start = starting.prepare_start(spec, roots, place, client, lambda _line: None)
-    bench.measure(
-        PLAN, lambda: starting.prepare_start(spec, roots, place, client, lambda _line: None)
+    context = StartContext(
+        kind=SLURM,
+        section=SLURM.section_of(spec),
+        roots=roots,
+        place=place,
+        client=client,
+        warn=lambda _line: None,
     )
+    start = prepare_start(context)
+    bench.measure(PLAN, lambda: prepare_start(context))
     figures.steps = len(start.plan.steps)
     figures.xml_bytes = sum(len(getattr(step, "xml", "")) for step in start.plan.steps)
     bench.measure(
         START,
         lambda: carrier.bring_up(
-            start, carrier.journal(start.plan, start.draft.state), keep_on_failure=False
+            start, carrier.journal(start.plan, start.desired.state), keep_on_failure=False
         ),
     )
     figures.identity_bytes = sum(len(archive()) for archive in start.archives.values())
@@ -250,18 +258,17 @@ def live(bench: Bench, client: LibvirtClient) -> None:
     if state is None:
         raise ValueError(paths.state)
     bench.measure(STATUS, lambda: status(bench, state, client))
+    bench.measure(AGAIN, lambda: prepare_start(context))
     bench.measure(
-        AGAIN, lambda: starting.prepare_start(spec, roots, place, client, lambda _line: None)
-    )
-    bench.measure(
-        STOP, lambda: carrier.carry_on(plan_stop(state, observe(client, state)), state, only=[])
+        STOP,
+        lambda: carrier.carry_on(plan_stop(state, observe(client, state, SLURM)), state, only=[]),
     )
     bench.measure(DESTROY, lambda: carrier.carry_on(plan_destroy(state), state, backups=None))
 
 
 def status(bench: Bench, state: ClusterState, client: LibvirtClient) -> None:
     place = resolve_host(state.host_uri, bench.roots)
-    seen = observe(client, state)
+    seen = observe(client, state, SLURM)
     problems = find_disk_problems(state, DiskManager(place.storage))
     with redirect_stdout(io.StringIO()) as shown:
         show_status(status_of(state, seen, client.stats(seen.domains), problems))

@@ -8,10 +8,11 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
-from ai_how.clusters.desired_cluster import DesiredCluster, plan_desired_cluster
+from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.rendering import PlanInputs, build_plan_inputs
 from ai_how.host.place import HypervisorHost
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.workload import node_readiness
 from ai_how.images.manifest import DISK, Image, Manifest
 from ai_how.libvirt_client.facts import DomainInfo, Mark, NetworkInfo
@@ -56,11 +57,14 @@ def draft_of(
     return plan_desired_cluster(
         hpc,
         former,
+        kind=SLURM,
         cluster_id=cluster_id,
         host_uri="embedded",
-        choose_subnet=lambda: subnet,
-        disk_of=lambda node: StoragePaths(storage).disk(hpc.name, node),
-        digest_of=lambda _node: DIGEST,
+        choices=HostChoices(
+            subnet=lambda: subnet,
+            disk_of=lambda node: StoragePaths(storage).disk(hpc.name, node),
+            digest_of=lambda _node: DIGEST,
+        ),
         now=NOW,
     )
 

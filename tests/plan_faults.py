@@ -12,8 +12,8 @@ import pytest
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed, observe
 from ai_how.clusters.plans.destroy import plan_destroy
-from ai_how.clusters.secrets import ensure_secrets
-from ai_how.hpc.identities import build_archives
+from ai_how.hpc.identities import build_archives, ensure_secrets
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.plan import STEP_TYPES, plan_start
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.images.manifest import Image
@@ -47,7 +47,7 @@ class Stage:
     def look(self) -> Observed:
         world = self.make_world(self.interrupts)
         claimed = world.disks.is_claimed(self.draft.state.name, self.draft.state.lineage)
-        return replace(observe(world.client, self.draft.state), has_disk_directory=claimed)
+        return replace(observe(world.client, self.draft.state, SLURM), has_disk_directory=claimed)
 
     def plan_start(self, *, boot_limit: int | None = None, **seen: object) -> Plan:
         """`seen` is what a look at the host's links would have found."""

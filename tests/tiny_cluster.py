@@ -27,6 +27,7 @@ from ai_how import process
 from ai_how.cli import main as ai_how
 from ai_how.clusters import cleanup, manager, save_machines
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.hpc import manager as hpc_manager
 from ai_how.hpc.plan import STEP_TYPES
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import PATIENCE_S, LibvirtClient
@@ -361,7 +362,7 @@ def _obey(order: Order, scratch: Path) -> None:
     _kill_in(order.get("kill_in"))
     if "shutdown_s" in order:
         patience = Timeouts(shutdown_s=order["shutdown_s"])
-        manager.HpcManager = partial(manager.HpcManager, patience=patience)
+        hpc_manager.HpcManager = partial(hpc_manager.HpcManager, patience=patience)
     os.environ.update(order.get("environment", {}))
     if limit := order.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.manager import HpcManager
 from ai_how.errors import GuestError, PlanFailedError
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.base_identity import Neighbour
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.hpc import identities
+from ai_how.hpc.manager import HpcManager
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.images.build import build_default_image
 from ai_how.images.manifest import DISK, INITRD, KERNEL, MANIFEST, Manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ai_how.clusters import cleanup, manager
-from ai_how.clusters.manager import HpcManager
+from ai_how.hpc.manager import HpcManager
 from ai_how.spec.reader import read_spec
 from ai_how.waiting import Deadline, wait_until
 from invariants import DESTROY, START, Watched, check_told, look

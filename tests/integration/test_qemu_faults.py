@@ -13,9 +13,9 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.clusters.manager import HpcManager
 from ai_how.errors import HostError
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.hpc.manager import HpcManager
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.waiting import Deadline, wait_until

@@ -6,9 +6,9 @@ from uuid import UUID
 import pytest
 
 from ai_how.clusters.cleanup import drop_backups, forget, prepare_backups
-from ai_how.clusters.manager import HpcManager
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.errors import HostError, SpecError, StateError
+from ai_how.hpc.manager import HpcManager
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import write_state
 from ai_how.state.paths import default_roots

@@ -6,8 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from ai_how.clusters.desired_cluster import plan_desired_cluster
+from ai_how.clusters.desired_cluster import HostChoices, plan_desired_cluster
 from ai_how.errors import SpecError
+from ai_how.hpc.kind import SLURM
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.state.models import ClusterState
 from cluster_bench import CLUSTER_ID, DIGEST, NOW, SUBNET, TWO_NODES, draft_of, read_hpc
@@ -47,13 +48,16 @@ def test_a_new_cluster_is_laid_out_from_its_id_alone():
 def test_the_same_file_again_changes_nothing():
     later = NOW + timedelta(days=1)
     again = plan_desired_cluster(
-        FIRST.hpc,
+        FIRST.section,
         FIRST.state,
+        kind=SLURM,
         cluster_id=CLUSTER_ID,
         host_uri="embedded",
-        choose_subnet=lambda: pytest.fail("a subnet was chosen anew"),
-        disk_of=lambda _node: pytest.fail("a disk was placed anew"),
-        digest_of=lambda _node: pytest.fail("an image was chosen anew"),
+        choices=HostChoices(
+            subnet=lambda: pytest.fail("a subnet was chosen anew"),
+            disk_of=lambda _node: pytest.fail("a disk was placed anew"),
+            digest_of=lambda _node: pytest.fail("an image was chosen anew"),
+        ),
         now=later,
     )
     assert again.state == FIRST.state.model_copy(update={"updated_at": later})

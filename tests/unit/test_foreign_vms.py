@@ -11,6 +11,7 @@ from cli_runner import Cli
 from ai_how.clusters import cleanup, manager
 from ai_how.clusters.observation import observe
 from ai_how.errors import OwnershipError
+from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.facts import Mark, read_mark
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.cluster_state import write_state
@@ -153,4 +154,4 @@ def test_the_xml_of_other_vms_breaks_nothing(libvirt, state, monkeypatch, xml):
     seen = libvirt.define_domain(vm(state, "someone-elses"))
     bad = replace(seen, xml=xml, mark=read_mark(xml))
     monkeypatch.setattr(libvirt, "list_domains", lambda: (bad,))
-    assert observe(libvirt, state).impostors == ()
+    assert observe(libvirt, state, SLURM).impostors == ()

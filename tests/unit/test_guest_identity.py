@@ -9,9 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.clusters.secrets import ensure_secrets
 from ai_how.guest.base_identity import Neighbour, render_archive
-from ai_how.hpc.identities import build_identities, choose_wait_s
+from ai_how.hpc.identities import build_identities, choose_wait_s, ensure_secrets
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.process import run
 from ai_how.spec.models import VirtioFsMount

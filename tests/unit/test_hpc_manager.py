@@ -8,12 +8,13 @@ from uuid import uuid4
 import pytest
 
 from ai_how.clusters.cleanup import prepare_backups, release_host
-from ai_how.clusters.manager import HpcManager
 from ai_how.clusters.plan_runner import PlanRunner
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.start import PreparedStart
 from ai_how.errors import HostError, LockedError, PlanFailedError, StateError
 from ai_how.host.place import resolve_host
+from ai_how.hpc.kind import SLURM
+from ai_how.hpc.manager import HpcManager
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer
@@ -149,7 +150,7 @@ def test_what_a_failed_start_keeps_is_remembered_from_its_beginning(roots, state
     # There is no such network to start, so this step fails.
     plan = Plan("start", (StartNetwork(state.network.name, state.network.uuid),))
     draft = replace(draft_of(read_hpc()), state=asked)
-    start = PreparedStart(draft=draft, plan=plan, images={}, archives={})
+    start = PreparedStart(kind=SLURM, desired=draft, plan=plan, images={}, archives={})
     serials: dict[str, int] = {}
 
     def look(moment: str, _key: str) -> None:
@@ -159,6 +160,7 @@ def test_what_a_failed_start_keeps_is_remembered_from_its_beginning(roots, state
         carrier = PlanRunner(
             roots=roots,
             paths=paths,
+            kind=SLURM,
             place=resolve_host(TEST_HOST, roots),
             client=client,
             observer=Observer(),

@@ -13,6 +13,7 @@ from ai_how.clusters.observation import observe
 from ai_how.clusters.status import status_of
 from ai_how.errors import AgentUnresponsiveError, DeadlineError, GuestError
 from ai_how.guest.agent import GuestAgent
+from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.agent_answer import read_agent_answer
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline
@@ -130,7 +131,7 @@ class Libvirt(FakeLibvirt):
 def test_status_says_that_slurm_was_not_asked_and_is_right_in_all_else(case, monkeypatch):
     monkeypatch.setattr("ai_how.hpc.workload.SINFO_S", 0.2)
     state = DRAFT.state
-    seen = observe(Libvirt(HOSTILE[case]), state)
+    seen = observe(Libvirt(HOSTILE[case]), state, SLURM)
     status = status_of(state, seen, {}, {})
     assert status.slurm_trouble
     assert len(status.slurm_trouble) < 500
@@ -154,7 +155,7 @@ LIES = {
 @pytest.mark.parametrize("case", LIES)
 def test_a_controller_that_lies_makes_no_cluster_ready(case):
     text = of_text(LIES[case]).replace('"exited"', '"pid": 1, "exited"')
-    seen = observe(Libvirt(text), DRAFT.state)
+    seen = observe(Libvirt(text), DRAFT.state, SLURM)
     status = status_of(DRAFT.state, seen, {}, {})
     assert not status.is_ready
     assert {node.name for node in status.nodes} == {one.name for one in DRAFT.state.nodes}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.manager import HpcManager
 from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.hpc.manager import HpcManager
 from ai_how.hpc.plan import STEP_TYPES
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts

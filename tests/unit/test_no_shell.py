@@ -14,10 +14,11 @@ from cli_runner import GOOD, Cli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_how.clusters.secrets import ensure_secrets, write_ssh_files
+from ai_how.clusters.secrets import write_ssh_files
 from ai_how.errors import HostError, ImageError, StateError
 from ai_how.guest.agent import GuestResult
 from ai_how.guest.ssh import ssh_argv
+from ai_how.hpc.identities import ensure_secrets
 from ai_how.hpc.steps import CloseSlurm
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run

@@ -57,7 +57,9 @@ def hpc_with(acceleration: dict | None = None, **node: object) -> HpcSpec:
 
 
 def compute_shape(hpc: HpcSpec, host: HostFit = INTEL) -> DomainDefinition:
-    return define_domain(nodes_of(hpc)[1], hpc, cluster_id=CLUSTER, place=PLACE, host=host)
+    return define_domain(
+        nodes_of(hpc)[1], hpc.name, hpc.hardware, cluster_id=CLUSTER, place=PLACE, host=host
+    )
 
 
 def test_who_a_node_is_follows_from_the_clusters_id():
@@ -179,7 +181,9 @@ def test_memory_that_is_no_whole_number_of_huge_pages_is_refused():
         update={"controller": hpc.controller.model_copy(update={"memory_gb": 1.5})}
     )
     with pytest.raises(SpecError, match="1536 MiB is not a whole number of huge pages"):
-        define_domain(nodes_of(odd)[0], odd, cluster_id=CLUSTER, place=PLACE, host=INTEL)
+        define_domain(
+            nodes_of(odd)[0], odd.name, odd.hardware, cluster_id=CLUSTER, place=PLACE, host=INTEL
+        )
 
 
 def test_a_node_of_the_file_becomes_xml():
@@ -207,9 +211,9 @@ def test_no_host_cpu_is_given_twice(host_cpus, demands):
 
 def test_nothing_is_pinned_that_was_not_asked_for():
     hpc = hpc_with()
-    assert pin_nodes(hpc, nodes_of(hpc), [0]) == {"controller": (), "compute-01": ()}
+    assert pin_nodes(hpc.hardware, nodes_of(hpc), [0]) == {"controller": (), "compute-01": ()}
     pinned = hpc_with({"performance": {"cpu_pinning": True}})
-    pins = pin_nodes(pinned, nodes_of(pinned), range(10))
+    pins = pin_nodes(pinned.hardware, nodes_of(pinned), range(10))
     assert [pin.cpuset for pin in pins["compute-01"]] == ["6", "7", "8", "9"]
 
 

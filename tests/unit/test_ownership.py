@@ -10,6 +10,7 @@ from test_state_models import LINEAGE, cluster_state, node
 
 from ai_how.clusters.observation import observe
 from ai_how.errors import LibvirtError, OwnershipError
+from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.conversion import check_claim, read_identity
 from ai_how.libvirt_client.facts import DomainInfo, Mark, NetworkInfo, Owner
 from ai_how.libvirt_client.vm_state import VmState
@@ -57,7 +58,7 @@ class Libvirt(FakeLibvirt):
 
 
 def look(*shown: DomainInfo | NetworkInfo, state: ClusterState = STATE, **options: bool):
-    return observe(Libvirt(*shown), state, **options)
+    return observe(Libvirt(*shown), state, SLURM, **options)
 
 
 def test_what_is_ours_is_seen_by_its_uuid_and_nothing_else_is():
@@ -142,7 +143,7 @@ def test_disks_are_seen_where_they_are(tmp_path):
 def test_slurm_is_asked_only_where_it_is_wanted():
     found = look(ours(CONTROLLER, state=VmState.SHUT_OFF))
     assert (found.slurm, found.slurm_trouble) == (None, "the controller is off")
-    found = look(ours(CONTROLLER), ask_slurm=False)
+    found = look(ours(CONTROLLER), asks_workload=False)
     assert (found.slurm, found.slurm_trouble) == (None, None)
     found = look(ours(CONTROLLER))
     assert found.slurm_trouble == "the controller's guest agent does not answer"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.secrets import ensure_secrets
 from ai_how.errors import PlanFailedError
+from ai_how.hpc.identities import ensure_secrets
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.interrupts import Interrupts

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.secrets import ensure_secrets
 from ai_how.guest.base_identity import render_archive
 from ai_how.host.boot_sector import MESSAGE
-from ai_how.hpc.identities import build_identities
+from ai_how.hpc.identities import build_identities, ensure_secrets
 from ai_how.images.build import PROGRAMS
 from ai_how.process import Completed, find_tool, run
 from ai_how.state.paths import ClusterPaths

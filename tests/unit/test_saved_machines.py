@@ -208,7 +208,7 @@ def test_a_machine_of_another_host_is_not_used_and_it_is_said(machines: SavedMac
     )
     found = find_matches(draft.nodes, lambda _node, _one: COMPUTE, machines, HERE)
     assert found.machines == {}
-    names = ", ".join(node.name for node in nodes_of(draft.hpc))
+    names = ", ".join(node.name for node in nodes_of(draft.section))
     assert found.notes == (
         f"{names}: booting cold, as the saved machine is of QEMU 6.2.0, and this is {HERE}",
     )

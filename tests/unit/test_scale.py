@@ -72,7 +72,7 @@ def works_of(draft: DesiredCluster, image) -> dict[str, Callable[[], object]]:
     rendering = rendering_of(draft, StoragePaths(Path("/nowhere")), paths, {DIGEST: image})
     on, off = everything_seen(draft), everything_seen(draft, VmState.SHUT_OFF)
     plan = plan_start(draft, Observed(), rendering, boot_limit=4)
-    moved = draft_of(draft.hpc, subnet=IPv4Network("10.99.0.0/16"))  # every host is another
+    moved = draft_of(draft.section, subnet=IPv4Network("10.99.0.0/16"))  # every host is another
 
     def watch() -> None:
         seen = LiveNodes("hpc", [one.name for one in state.nodes], is_silent=True)
@@ -93,7 +93,7 @@ def works_of(draft: DesiredCluster, image) -> dict[str, Callable[[], object]]:
     sinfo = "".join(f"{one.name}|idle|none\n" for one in state.nodes)
     return {
         "read": lambda: hpc_of(len(state.nodes)),
-        "draft": lambda: draft_of(draft.hpc, state, subnet=state.network.subnet),
+        "draft": lambda: draft_of(draft.section, state, subnet=state.network.subnet),
         "plan": lambda: plan_start(draft, Observed(), rendering, boot_limit=4),
         "plan of what is there": lambda: plan_start(draft, on, rendering, tell_all=True),
         "plan of what is off": lambda: plan_start(draft, off, rendering, boot_limit=4),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.secrets import ensure_secrets, write_ssh_files
+from ai_how.clusters.secrets import write_ssh_files
 from ai_how.guest.ssh import (
     ensure_key,
     ensure_munge_key,
@@ -16,6 +16,7 @@ from ai_how.guest.ssh import (
     render_ssh_config,
     ssh_argv,
 )
+from ai_how.hpc.identities import ensure_secrets
 from ai_how.process import run
 from ai_how.state.paths import ClusterPaths
 from cluster_bench import draft_of, read_hpc

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from test_state_models import cluster_state
 
-from ai_how.clusters.manager import HpcManager
 from ai_how.errors import HostError, StateError
+from ai_how.hpc.manager import HpcManager
 from ai_how.plan.journal import Journal
 from ai_how.process import run
 from ai_how.state import files

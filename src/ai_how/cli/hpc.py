@@ -25,7 +25,7 @@ from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_
 from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
-    from ai_how.clusters.manager import HpcManager
+    from ai_how.hpc.manager import HpcManager
     from ai_how.plan.step import Plan
     from ai_how.spec.models import ClusterFile, HpcSpec
 
@@ -62,8 +62,8 @@ def start(
     Nodes with auto_start: false are made, and left off unless they are named. With --cluster the
     file is the one that the cluster was last started from, which is kept with its state.
     """
-    from ai_how.clusters.manager import HpcManager
     from ai_how.console.live_nodes import LiveNodes
+    from ai_how.hpc.manager import HpcManager
     from ai_how.spec.nodes import get_hpc, nodes_of
 
     context = context_of(ctx)

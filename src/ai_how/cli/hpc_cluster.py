@@ -13,7 +13,7 @@ from ai_how.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ai_how.clusters.manager import HpcManager
+    from ai_how.hpc.manager import HpcManager
     from ai_how.plan.observer import Observer
 
 Cluster = Annotated[
@@ -63,7 +63,7 @@ def name_of(context: Context, cluster: str | None, file: Path | None = None) -> 
 
 
 def manager_of(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
-    from ai_how.clusters.manager import HpcManager
+    from ai_how.hpc.manager import HpcManager
     from ai_how.plan.observer import Observer
 
     return HpcManager(

@@ -20,7 +20,7 @@ from ai_how.cli.hpc_cluster import (
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from ai_how.clusters.manager import HpcManager
+    from ai_how.hpc.manager import HpcManager
     from ai_how.state.models import NodeState
 
 app = new_app()

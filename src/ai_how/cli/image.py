@@ -51,12 +51,13 @@ def warm(
     """
     from ai_how.clusters.save_machines import warm_up
     from ai_how.host.place import resolve_host
+    from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
     place = resolve_host(context.host_uri(spec), context.roots)
     with console.ProgressBar("saving a machine", is_silent=context.is_json) as bar:
-        warmed = warm_up(spec, context.roots, place, watch=bar.watch)
+        warmed = warm_up(SLURM, spec, context.roots, place, watch=bar.watch)
     if context.is_json:
         console.show_json(warmed)
         return

@@ -57,8 +57,9 @@ def _check(path: Path | None) -> "tuple[ClusterFile | None, list[Problem]]":
 
 def _estimate(hpc: "HpcSpec", spec: "ClusterFile", context: Context) -> "Estimate":
     from ai_how.clusters.preflight.estimate import estimate
+    from ai_how.hpc.kind import SLURM
 
-    return estimate(hpc, context.host_uri(spec), context.roots)
+    return estimate(SLURM, hpc, context.host_uri(spec), context.roots)
 
 
 def _document(

@@ -1,16 +1,16 @@
 """What a cluster will be remembered as, from what is asked and what it was before (pure)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from uuid import UUID
 
+from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.errors import SpecError
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
-from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import Node, assign_addresses, gateway_of, nodes_of, room_in
+from ai_how.spec.nodes import Node, assign_addresses, gateway_of, room_in
 from ai_how.state.models import ClusterState, NetworkState, NodeState
 
 
@@ -18,7 +18,7 @@ from ai_how.state.models import ClusterState, NetworkState, NodeState
 class DesiredCluster:
     """A cluster as it shall be: each asked node beside what will be remembered of it."""
 
-    hpc: HpcSpec
+    section: ClusterSection
     state: ClusterState
     nodes: tuple[tuple[Node, NodeState], ...]
     grown: tuple[str, ...]
@@ -26,63 +26,72 @@ class DesiredCluster:
     forgotten: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChoices:
+    """What only the host can say of a cluster or a node that is new; asked where it is needed."""
+
+    subnet: Callable[[], IPv4Network]
+    disk_of: Callable[[str], Path]
+    digest_of: Callable[[Node], str]
+    """Of the node's image."""
+
+
 def plan_desired_cluster(
-    hpc: HpcSpec,
-    former: ClusterState | None,
+    section: ClusterSection,
+    previous: ClusterState | None,
     *,
+    kind: ClusterKind,
     cluster_id: UUID,
     host_uri: str,
-    choose_subnet: Callable[[], IPv4Network],
-    disk_of: Callable[[str], Path],
-    digest_of: Callable[[Node], str],
+    choices: HostChoices,
     now: datetime,
 ) -> DesiredCluster:
     """Lay the cluster out. What it was before decides addresses, images and identity for ever.
 
     Raises SpecError for what cannot be changed in a cluster that is there, with both values.
     """
-    network = former.network if former else _network(hpc, cluster_id, choose_subnet())
-    if former:
-        _check_kept(hpc, former)
-    known = {node.name: node for node in former.nodes} if former else {}
-    _check_addresses(hpc, known)
+    nodes, home = kind.nodes_of(section), kind.home_of(section)
+    network = previous.network if previous else _network(section, cluster_id, choices.subnet())
+    if previous:
+        _check_kept(section, home, len(nodes), previous)
+    known = {node.name: node for node in previous.nodes} if previous else {}
+    _check_addresses(nodes, known)
     asked = tuple(
-        replace(node, ip=known[node.name].ip) if node.name in known else node
-        for node in nodes_of(hpc)
+        replace(node, ip=known[node.name].ip) if node.name in known else node for node in nodes
     )
     addresses = assign_addresses(network.subnet, asked)
-    nodes = [
-        (node, _remembered(node, hpc, cluster_id, addresses[node.name], known, disk_of, digest_of))
+    pairs = [
+        (
+            node,
+            _remembered(node, section.name, cluster_id, addresses[node.name], known, choices),
+        )
         for node in asked
     ]
     forgotten = tuple(name for name in known if name not in addresses)
-    _check_disks(nodes, known)
+    _check_disks(pairs, known)
     state = ClusterState(
-        serial=former.serial if former else 0,
+        serial=previous.serial if previous else 0,
         lineage=cluster_id,
-        name=hpc.name,
-        created_at=former.created_at if former else now,
+        kind=kind.name,
+        name=section.name,
+        created_at=previous.created_at if previous else now,
         updated_at=now,
         host_uri=host_uri,
-        user=hpc.access.user,
-        home=hpc.storage.home,
+        user=section.access.user,
+        home=home,
         network=network,
-        nodes=(*(one for _, one in nodes), *(known[name] for name in forgotten)),
+        nodes=(*(one for _, one in pairs), *(known[name] for name in forgotten)),
     )
+    known_pairs = [(one, known[one.name]) for _, one in pairs if one.name in known]
     return DesiredCluster(
-        hpc=hpc,
+        section=section,
         state=state,
-        nodes=tuple(nodes),
-        grown=tuple(
-            one.name
-            for _, one in nodes
-            if (was := known.get(one.name)) and one.disk_gib > was.disk_gib
-        ),
+        nodes=tuple(pairs),
+        grown=tuple(one.name for one, was in known_pairs if one.disk_gib > was.disk_gib),
         changed=tuple(
             one.name
-            for _, one in nodes
-            if (was := known.get(one.name))
-            and (one.cpu_cores, one.memory_mib) != (was.cpu_cores, was.memory_mib)
+            for one, was in known_pairs
+            if (one.cpu_cores, one.memory_mib) != (was.cpu_cores, was.memory_mib)
         ),
         forgotten=forgotten,
     )
@@ -90,66 +99,65 @@ def plan_desired_cluster(
 
 def _remembered(
     node: Node,
-    hpc: HpcSpec,
+    cluster: str,
     cluster_id: UUID,
     ip: IPv4Address,
     known: Mapping[str, NodeState],
-    disk_of: Callable[[str], Path],
-    digest_of: Callable[[Node], str],
+    choices: HostChoices,
 ) -> NodeState:
     was = known.get(node.name)
     return NodeState(
         name=node.name,
         role=node.role,
         uuid=object_uuid(cluster_id, f"domain/{node.name}"),
-        domain_name=node.domain_name(hpc.name),
+        domain_name=node.domain_name(cluster),
         mac=mac_address(cluster_id, node.name),
         ip=ip,
         cpu_cores=node.cpu_cores,
         memory_mib=node.memory_mib,
         disk_gib=node.disk_gib,
-        disk=was.disk if was else disk_of(node.name),
-        image_digest=was.image_digest if was else digest_of(node),
+        disk=was.disk if was else choices.disk_of(node.name),
+        image_digest=was.image_digest if was else choices.digest_of(node),
         auto_start=node.auto_start,
         stages_s=was.stages_s if was else {},
     )
 
 
-def _network(hpc: HpcSpec, cluster_id: UUID, subnet: IPv4Network) -> NetworkState:
+def _network(section: ClusterSection, cluster_id: UUID, subnet: IPv4Network) -> NetworkState:
     return NetworkState(
         uuid=object_uuid(cluster_id, "network"),
-        name=hpc.name,
-        bridge=hpc.network.bridge or bridge_name(cluster_id),
+        name=section.name,
+        bridge=section.network.bridge or bridge_name(cluster_id),
         subnet=subnet,
         gateway=gateway_of(subnet),
     )
 
 
-def _check_kept(hpc: HpcSpec, former: ClusterState) -> None:
+def _check_kept(section: ClusterSection, home: str, count: int, previous: ClusterState) -> None:
     """What the nodes' disks and the network are made for is as it was, where that is known."""
     for what, asked, there in (
-        ("subnet", hpc.network.subnet, former.network.subnet),
-        ("bridge", hpc.network.bridge, former.network.bridge),
-        ("user", hpc.access.user, former.user),
-        ("home", hpc.storage.home, former.home),
+        ("subnet", section.network.subnet, previous.network.subnet),
+        ("bridge", section.network.bridge, previous.network.bridge),
+        ("user", section.access.user, previous.user),
+        ("home", home, previous.home),
     ):
         if asked is not None and there and asked != there:
             raise SpecError(
                 f"the {what} of a cluster cannot be changed",
-                details=f"{hpc.name} has {there}, and {asked} is asked for",
+                details=f"{section.name} has {there}, and {asked} is asked for",
                 hint=f"ai-how hpc destroy  # then start it anew, or set {what} back",
             )
 
-    count, subnet = len(nodes_of(hpc)), former.network.subnet
+    subnet = previous.network.subnet
     if count > (room := room_in(subnet)):
         raise SpecError(
-            f"{hpc.name} cannot have {count} nodes: its subnet {subnet} has room for {room}",
+            f"{section.name} cannot have {count} nodes: its subnet {subnet} has room for {room}",
             hint="ai-how hpc destroy  # then start it anew",
         )
 
 
-def _check_addresses(hpc: HpcSpec, known: Mapping[str, NodeState]) -> None:
-    for node in nodes_of(hpc):
+def _check_addresses(nodes: Iterable[Node], known: Mapping[str, NodeState]) -> None:
+    for node in nodes:
         was = known.get(node.name)
         if was and node.ip is not None and node.ip != was.ip:
             raise SpecError(

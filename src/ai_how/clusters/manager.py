@@ -18,6 +18,7 @@ from ai_how.clusters.cleanup import (
     release_host,
 )
 from ai_how.clusters.file_systems import asked_file_systems
+from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed, existing_disks, observe, observe_wiring
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.existing_cluster import refuse_moved
@@ -31,11 +32,9 @@ from ai_how.errors import HostError, StateError
 from ai_how.guest.agent import GuestAgent, GuestResult
 from ai_how.guest.journal import read_journal
 from ai_how.host.place import HypervisorHost, resolve_host, storage_of
-from ai_how.hpc.plan import STEP_TYPES
-from ai_how.hpc.stop_plan import plan_stop
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.console import Console
-from ai_how.plan.journal import Journal, OnBoundary
+from ai_how.plan.journal import Journal, JournalRecord, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
 from ai_how.spec.document import render_default_file
@@ -43,7 +42,7 @@ from ai_how.spec.models import ClusterFile
 from ai_how.state.cluster_state import read_state, remove_state
 from ai_how.state.every_cluster import read_every_state
 from ai_how.state.lock import held_lock
-from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.models import HPC, ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, ensure_private_directory
 from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
@@ -55,9 +54,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HpcManager:
+class ClusterManager:
     """One cluster by its name. Each verb raises an AiHowError whose exit code says how it ended."""
 
+    kind: ClusterKind
     roots: Roots
     name: str
     connect: str | None = None
@@ -71,7 +71,11 @@ class HpcManager:
         return self.roots.cluster(self.name)
 
     def find_state(self) -> ClusterState | None:
-        return read_state(self.paths)
+        """What is remembered, if anything is. Raises StateError for a cluster of another kind."""
+        state = read_state(self.paths)
+        if state is not None:
+            self._require_kind(state.kind)
+        return state
 
     def get_state(self) -> ClusterState:
         """What is remembered. Raises StateError with the clusters that there are.
@@ -127,30 +131,32 @@ class HpcManager:
         is down is up meanwhile, to be asked. Unless it `is_warm`, every new node boots; unless it
         `resumes`, so does one that is suspended, and its memory is lost.
         """
-        from ai_how.clusters.start import prepare_start  # noqa: PLC0415  as below
+        from ai_how.clusters.start import StartContext, prepare_start  # noqa: PLC0415  as below
 
         text = source.read_text("utf-8") if source else render_default_file()
         place = self.place(spec.host.uri)
         with self._locked("start", place) as carrier:
             # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
             with held_lock(self.roots.host_lock, doing=f"hpc start of {self.name}", wait_s=60):
-                client = carrier.client
                 start = prepare_start(
-                    spec,
-                    self.roots,
-                    place,
-                    client,
-                    self.say,
-                    only=only,
-                    is_warm=is_warm,
-                    resumes=resumes,
+                    StartContext(
+                        kind=self.kind,
+                        section=self.kind.section_of(spec),
+                        roots=self.roots,
+                        place=place,
+                        client=carrier.client,
+                        warn=self.say,
+                        only=only,
+                        is_warm=is_warm,
+                        resumes=resumes,
+                    )
                 )
                 if not dry_run and not start.plan.steps:
                     start.prepare_files(self.paths, place.ssh_proxy(self.roots))
                     keep_source(text, self.paths)  # a run that was killed at its end did not
                 if dry_run or not start.plan.steps:
                     return start.plan
-                journal = carrier.journal(start.plan, start.draft.state)
+                journal = carrier.journal(start.plan, start.desired.state)
             carrier.bring_up(start, journal, keep_on_failure=keep_on_failure)
             keep_source(text, self.paths)
             return start.plan
@@ -198,11 +204,12 @@ class HpcManager:
             return plan
         with self._locked("destroy", place) as carrier:
             if state := self.find_state():
-                seen = observe(carrier.client, state, ask_slurm=backups is not None)
+                seen = observe(carrier.client, state, self.kind, asks_workload=backups is not None)
                 for name in seen.impostors:
                     self.say(describe_impostor(name))
                 check_snapshots(carrier.client, state, seen, may_go=snapshots_too)
-                plan = plan_destroy(state, plan_stop(state, seen), backups=backups)
+                stop = self.kind.plan_stop(state, seen)
+                plan = plan_destroy(state, stop, backups=backups)
                 if backups:
                     check_backups(state, seen)
                     prepare_backups(backups, plan)
@@ -228,7 +235,10 @@ class HpcManager:
             host_up(place, self.roots, self.say),
             LibvirtClient(place.uri) as client,
         ):
-            return recover_state(self.paths, place, client, user=user, from_user=from_user)
+            state, source = recover_state(
+                self.paths, place, client, kind=self.kind.name, user=user, from_user=from_user
+            )
+            return state, source
 
     def status(self) -> ClusterStatus:
         """Ask libvirt and SLURM; takes no lock and changes nothing."""
@@ -239,7 +249,7 @@ class HpcManager:
             down = Observed(disks=existing_disks(state), host_is_down=True)
             return status_of(state, down, {}, problems)
         with _client_of(place) as client:
-            seen = observe(client, state)
+            seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
                 if place.kind != "test":
                     seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
@@ -268,6 +278,19 @@ class HpcManager:
         with self._asking(node) as client, client.open_console(node.uuid) as line:
             yield line
 
+    def _require_kind(self, kind: str) -> None:
+        if kind != self.kind.name:
+            raise StateError(
+                f"{self.name} is a cluster of the kind {kind}, not {self.kind.name}",
+                details="Each kind has commands of its own.",
+            )
+
+    def _read_journal(self) -> JournalRecord | None:
+        """What a run left. Raises StateError where that was of a cluster of another kind."""
+        if note := Journal.read_note(self.paths.journal):
+            self._require_kind(note.get("kind", HPC))
+        return Journal.read(self.paths.journal, self.kind.step_types)
+
     def _is_half_made(self) -> bool:
         """Whether all that there is of the cluster is in the journal of its first start."""
         return self.find_state() is None and self.paths.journal.exists()
@@ -288,14 +311,14 @@ class HpcManager:
         """Where the cluster is; a first start that was cut short wrote it into its journal."""
         if state := self.find_state():
             return state.host_uri
-        left = Journal.read(self.paths.journal, STEP_TYPES)
+        left = self._read_journal()
         return str(left.note["host"]) if left else None
 
     def _remembered_storage(self) -> StoragePaths | None:
         """Where the cluster has its disks, or is getting them."""
         if state := self.find_state():
             return storage_of(state.nodes[0].disk) if state.nodes else None
-        left = Journal.read(self.paths.journal, STEP_TYPES)
+        left = self._read_journal()
         planned = left.note.get("state") if left else None
         return storage_of(ClusterState.model_validate(planned).nodes[0].disk) if planned else None
 
@@ -326,6 +349,7 @@ class HpcManager:
             carrier = PlanRunner(
                 roots=self.roots,
                 paths=self.paths,
+                kind=self.kind,
                 place=place,
                 client=client,
                 observer=self.observer,
@@ -333,7 +357,7 @@ class HpcManager:
                 patience=self.patience,
                 on_boundary=self.on_boundary,
             )
-            if left := Journal.read(self.paths.journal, STEP_TYPES):
+            if left := self._read_journal():
                 carrier.recover(left)
             yield carrier
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
+from ai_how.clusters.kind import ClusterKind, Workload
 from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError, OwnershipError
-from ai_how.hpc.workload import observe_workload
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
 from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
@@ -61,7 +61,9 @@ class Observed:
         return domain is not None and domain.is_suspended
 
 
-def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = True) -> Observed:
+def observe(
+    client: LibvirtClient, state: ClusterState, kind: ClusterKind, *, asks_workload: bool = True
+) -> Observed:
     """Look at everything that the cluster should have, and refuse what stands there instead.
 
     Raises OwnershipError where a VM or network has our name but not our UUID and mark.
@@ -92,17 +94,17 @@ def observe(client: LibvirtClient, state: ClusterState, *, ask_slurm: bool = Tru
             details=_tell(other_net),
             hint="give the cluster another name, or rename that network",
         )
-    slurm, trouble = None, None
+    workload = Workload(None)
     skews_s: Mapping[UUID, float] = {}
-    if ask_slurm:
+    if asks_workload:
         with watched_clocks(client, domains.values()) as skews_s:
-            slurm, trouble = observe_workload(client, state, domains)
+            workload = kind.observe_workload(client, state, domains)
     return Observed(
         domains=domains,
         network=network,
         disks=existing_disks(state),
-        slurm=slurm,
-        slurm_trouble=trouble,
+        slurm=workload.nodes,
+        slurm_trouble=workload.trouble,
         skews_s=skews_s,
         impostors=tuple(
             one.name

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 from ai_how.clusters.cleanup import drop_backups, forget
 from ai_how.clusters.diagnosis.evidence import save_evidence
-from ai_how.clusters.observation import Observed, learn_names, observe
+from ai_how.clusters.kind import ClusterKind
+from ai_how.clusters.observation import learn_names, observe
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
@@ -16,8 +17,6 @@ from ai_how.clusters.start import PreparedStart
 from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
 from ai_how.host.place import HypervisorHost
-from ai_how.hpc.steps import wait_for_jobs
-from ai_how.hpc.stop_plan import find_drained, plan_stop, plan_suspend
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
@@ -44,6 +43,7 @@ class PlanRunner:
 
     roots: Roots
     paths: ClusterPaths
+    kind: ClusterKind
     place: HypervisorHost
     client: LibvirtClient
     observer: Observer
@@ -69,8 +69,8 @@ class PlanRunner:
             self.stop(state, only=only, suspends=suspends, is_begun=True)
         else:
             where = Path(left.note["backups"]) if left.note["backups"] else None
-            seen = observe(self.client, state, ask_slurm=where is not None)
-            stop = plan_stop(state, seen)
+            seen = observe(self.client, state, self.kind, asks_workload=where is not None)
+            stop = self.kind.plan_stop(state, seen)
             self.destroy(plan_destroy(state, stop, backups=where), state, where)
             remove_state(self.paths)
             forget(self.paths)
@@ -95,7 +95,7 @@ class PlanRunner:
 
     def bring_up(self, start: PreparedStart, journal: Journal, *, keep_on_failure: bool) -> None:
         """Carry a start out and remember it, or undo it and leave the evidence."""
-        state, former = start.draft.state, read_state(self.paths)
+        state, former = start.desired.state, read_state(self.paths)
         times = StageTimes(self.observer)
         with journal, Interrupts() as interrupts:
             world = replace(
@@ -144,34 +144,20 @@ class PlanRunner:
         before there is a journal: a wait that is cut short is no stop to be carried on.
         One that `is_begun` is refused for want of room no more: nobody could get past it.
         """
-        seen = observe(self.client, state, ask_slurm=not suspends)
+        seen = observe(self.client, state, self.kind, asks_workload=not suspends)
         if waits_s is not None:
-            self._wait_for_jobs(state, seen, only, waits_s)
-            seen = observe(self.client, state)
-        plan = plan_suspend(state, seen) if suspends else plan_stop(state, seen, only=only)
+            with Interrupts() as interrupts:
+                world = self._world(state.lineage, interrupts)
+                self.kind.wait_for_jobs(world, state, seen, only, waits_s)
+            seen = observe(self.client, state, self.kind)
+        if suspends:
+            plan = self.kind.plan_suspend(state, seen)
+        else:
+            plan = self.kind.plan_stop(state, seen, only=only)
         if suspends and not is_begun:
             check_memory_fits(self.place, state, seen, self.client)
         self.carry_on(plan, state, only=list(only), suspends=suspends)
         return plan
-
-    def _wait_for_jobs(
-        self, state: ClusterState, seen: Observed, only: Collection[str], waits_s: float
-    ) -> None:
-        controller = state.find_controller()
-        nodes = [
-            one.name
-            for one in state.nodes
-            if seen.slurm is not None
-            and one.name in seen.slurm
-            and seen.is_on(one)
-            and (not only or one.name in only)
-        ]
-        if controller is None or not nodes:
-            return
-        with Interrupts() as interrupts:
-            world = self._world(state.lineage, interrupts)
-            drained = find_drained(state, seen)
-            wait_for_jobs(world, controller.uuid, nodes, drained, waits_s)
 
     def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
         """Carry a destroy out. One that failed before all backups were made leaves none."""
@@ -208,6 +194,7 @@ class PlanRunner:
             op_id=uuid4(),
             cluster=state.name,
             note={
+                "kind": self.kind.name,
                 "cluster_id": str(state.lineage),
                 "serial": state.serial,
                 "host": state.host_uri,

@@ -19,7 +19,7 @@ from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Role
 from ai_how.state.cluster_state import backup_serials, read_state, restore_state, write_state
-from ai_how.state.models import ClusterState, NetworkState, NodeState
+from ai_how.state.models import HPC, ClusterState, NetworkState, NodeState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.disks.space import GIB
 from ai_how.vm_management.owners import (
@@ -68,6 +68,7 @@ def recover_state(
     place: HypervisorHost,
     client: LibvirtClient,
     *,
+    kind: str,
     user: str,
     from_user: str | None = None,
 ) -> tuple[ClusterState, str]:
@@ -89,7 +90,10 @@ def recover_state(
         mine = [pair for pair in others if _uid(pair[0]) in (None, uid)]
     if others and not mine:
         raise _not_callers(others, paths, place, is_to_recover=True)
-    found = _rebuilt(paths.name, mine, place, client, user=user)
+    for _, mark in mine:
+        if (there := mark.kind or HPC) != kind:
+            raise StateError(f"{paths.name} is a cluster of the kind {there}, not {kind}")
+    found = _rebuilt(paths.name, mine, place, client, kind=kind, user=user)
     if paths.state.exists():
         paths.state.rename(paths.state.with_name(f"{paths.state.name}.damaged"))
     return write_state(paths, found), "what libvirt has of it"
@@ -136,7 +140,7 @@ def _uid(seen: DomainInfo) -> int | None:
 
 
 def _rebuilt(
-    name: str, vms: Vms, place: HypervisorHost, client: LibvirtClient, *, user: str
+    name: str, vms: Vms, place: HypervisorHost, client: LibvirtClient, *, kind: str, user: str
 ) -> ClusterState:
     ids = {mark.id for _, mark in vms}
     if len(ids) != 1:
@@ -153,6 +157,7 @@ def _rebuilt(
     now = datetime.now(UTC)
     return ClusterState(
         lineage=cluster_id,
+        kind=kind,
         name=name,
         created_at=now,
         updated_at=now,

@@ -7,7 +7,8 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 from ai_how.clusters.cleanup import host_up, release_host
-from ai_how.clusters.desired_cluster import plan_desired_cluster
+from ai_how.clusters.desired_cluster import HostChoices, plan_desired_cluster
+from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.plans.rendering import build_domain_definitions
 from ai_how.clusters.preflight.node_images import choose_accel, get_image
 from ai_how.errors import AiHowError, HostError
@@ -18,8 +19,8 @@ from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Plan
-from ai_how.spec.models import ClusterFile, HpcSpec
-from ai_how.spec.nodes import Node, get_hpc
+from ai_how.spec.models import ClusterFile
+from ai_how.spec.nodes import Node
 from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.saved_machines.generic_vm import (
@@ -58,6 +59,7 @@ class SaveResult:
 
 
 def warm_up(
+    kind: ClusterKind,
     spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
@@ -71,14 +73,16 @@ def warm_up(
     if why := why_unsaved(place):
         raise HostError(why, hint="ai-how --connect embedded image warm")
     try:
-        return _save_missing(get_hpc(spec), roots, place, watch=watch)
+        return _save_missing(kind, kind.section_of(spec), roots, place, watch=watch)
     finally:
         # Who destroyed the last cluster meanwhile has left the host to us.
         with suppress(AiHowError):
             release_host(place, roots)
 
 
-def _save_missing(hpc: HpcSpec, roots: Roots, place: HypervisorHost, *, watch: Watch) -> SaveResult:
+def _save_missing(
+    kind: ClusterKind, section: ClusterSection, roots: Roots, place: HypervisorHost, *, watch: Watch
+) -> SaveResult:
     machines = SavedMachines(place.storage)
     saved, there = [], []
     with (
@@ -86,9 +90,9 @@ def _save_missing(hpc: HpcSpec, roots: Roots, place: HypervisorHost, *, watch: W
         LibvirtClient(place.uri, is_kept=place.is_kept) as client,
         Interrupts() as wishes,
     ):
-        accel, _ = choose_accel(hpc, place, roots)
+        accel, _ = choose_accel(section.hardware, place, roots)
         host = describe_host(client, accel)
-        wanted, cold = _find_wanted(hpc, roots, place, accel, host)
+        wanted, cold = _find_wanted(kind, section, roots, place, accel, host)
         for one in wanted.values():
             machine = machines.find(one.fit.key)
             if machine and machines.discard_damaged(machine) is None:
@@ -118,7 +122,12 @@ def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
 
 
 def _find_wanted(
-    hpc: HpcSpec, roots: Roots, place: HypervisorHost, accel: Accel, host: str
+    kind: ClusterKind,
+    section: ClusterSection,
+    roots: Roots,
+    place: HypervisorHost,
+    accel: Accel,
+    host: str,
 ) -> tuple[dict[MachineKey, MachineToSave], dict[str, str]]:
     store = ImageStore(roots.images)
     images: dict[str, Image] = {}
@@ -129,16 +138,19 @@ def _find_wanted(
         return image.digest
 
     draft = plan_desired_cluster(
-        hpc,
+        section,
         None,
+        kind=kind,
         cluster_id=GENERIC_ID,
         host_uri=place.asked,
-        choose_subnet=lambda: _ANYWHERE,
-        disk_of=lambda node: place.storage.disk(hpc.name, node),
-        digest_of=digest_of,
+        choices=HostChoices(
+            subnet=lambda: _ANYWHERE,
+            disk_of=lambda node: place.storage.disk(section.name, node),
+            digest_of=digest_of,
+        ),
         now=datetime.now(UTC),
     )
-    shapes = build_domain_definitions(draft, place, roots.cluster(hpc.name), images, accel)
+    shapes = build_domain_definitions(draft, place, roots.cluster(section.name), images, accel)
     wanted: dict[MachineKey, MachineToSave] = {}
     cold: dict[str, str] = {}
     for node, one in draft.nodes:

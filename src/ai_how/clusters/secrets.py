@@ -5,7 +5,6 @@ from pathlib import Path
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.guest.ssh import (
     ensure_key,
-    ensure_munge_key,
     read_user_keys,
     render_known_hosts,
     render_ssh_config,
@@ -15,28 +14,32 @@ from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 
-def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
-    """Have the keys of the cluster and of every node; ones that are there are kept."""
+def ensure_ssh_keys(state: ClusterState, paths: ClusterPaths) -> None:
+    """Have the user's key for the cluster and a host key for every node; what is there is kept."""
     ensure_private_directory(paths.root)
-    ensure_munge_key(paths.munge_key)
     ensure_key(paths.ssh_key, f"ai-how {state.name}")
     for node in state.nodes:
         ensure_key(paths.host_key(node.name), node.domain_name)
 
 
-def find_lost_secrets(former: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
-    """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
-    if former is None or not any(one.stages_s for one in former.nodes):
+def find_lost_ssh_keys(previous: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
+    """Which of these keys of a cluster that was up are gone."""
+    if previous is None or not was_up(previous):
         return ()
-    keys = {"the munge key": paths.munge_key, "the ssh key of the user": paths.ssh_key}
-    keys |= {f"the host key of {one.name}": paths.host_key(one.name) for one in former.nodes}
+    keys = {"the ssh key of the user": paths.ssh_key}
+    keys |= {f"the host key of {one.name}": paths.host_key(one.name) for one in previous.nodes}
     return tuple(what for what, path in keys.items() if not path.exists())
+
+
+def was_up(state: ClusterState) -> bool:
+    """Whether its nodes were ever told their keys."""
+    return any(one.stages_s for one in state.nodes)
 
 
 def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:
     """known_hosts and the ssh configuration, so that logging in is strict and quiet."""
     ensure_private_directory(paths.ssh)
-    keys = {node.domain_name: _public(paths.host_key(node.name)) for node in state.nodes}
+    keys = {node.domain_name: public_key(paths.host_key(node.name)) for node in state.nodes}
     for path, text in (
         (paths.known_hosts, render_known_hosts(keys)),
         (paths.ssh_config, render_ssh_config(state, paths, proxy)),
@@ -46,13 +49,13 @@ def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) 
 
 
 def host_keys(draft: DesiredCluster, paths: ClusterPaths) -> tuple[str, ...]:
-    return tuple(_public(paths.host_key(one.name)) for one in draft.state.nodes)
+    return tuple(public_key(paths.host_key(one.name)) for one in draft.state.nodes)
 
 
 def own_keys(draft: DesiredCluster) -> tuple[str, ...]:
-    asked = draft.hpc.access.ssh_public_keys
+    asked = draft.section.access.ssh_public_keys
     return asked if asked is not None else read_user_keys(Path.home())
 
 
-def _public(private: Path) -> str:
+def public_key(private: Path) -> str:
     return private.with_name(f"{private.name}.pub").read_text().strip()

@@ -8,19 +8,48 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from ai_how.clusters.desired_cluster import DesiredCluster
-from ai_how.clusters.secrets import _public, host_keys, own_keys
+from ai_how.clusters.kind import ClusterSection
+from ai_how.clusters.secrets import (
+    ensure_ssh_keys,
+    find_lost_ssh_keys,
+    host_keys,
+    own_keys,
+    public_key,
+    was_up,
+)
 from ai_how.guest.base_identity import Neighbour, render_archive
+from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
-from ai_how.state.models import NodeState
-from ai_how.state.paths import ClusterPaths
+from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 # An emulated node that boots has come to its first job with this much of a processor; one that is
 # restored needs half of it.
 JOIN_CPU_S = 12
 TIMER_S = 30
+
+
+def hpc_of(section: ClusterSection) -> HpcSpec:
+    """The section as that of a SLURM cluster, which it is: TypeError for another."""
+    if not isinstance(section, HpcSpec):
+        raise TypeError(f"{section.name} is no SLURM cluster")
+    return section
+
+
+def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
+    """Have the keys of the cluster and of every node; ones that are there are kept."""
+    ensure_private_directory(paths.root)
+    ensure_munge_key(paths.munge_key)
+    ensure_ssh_keys(state, paths)
+
+
+def find_lost_secrets(previous: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
+    """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
+    is_lost = previous and was_up(previous) and not paths.munge_key.exists()
+    return (*(("the munge key",) if is_lost else ()), *find_lost_ssh_keys(previous, paths))
 
 
 def build_archives(
@@ -74,11 +103,12 @@ def choose_wait_s(nodes: int, cpus: int) -> int:
 
 def config_digest(draft: DesiredCluster) -> str:
     """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
+    hpc = hpc_of(draft.section)
     told = (
         [(one.name, one.ip) for one in draft.state.nodes],
         [(node.name, node.virtio_fs_mounts) for node, _ in draft.nodes],
-        draft.hpc.access,
-        draft.hpc.storage.home,
+        draft.section.access,
+        hpc.storage.home,
         own_keys(draft),
     )
     text = _slurm_conf(draft) + repr(told)
@@ -87,9 +117,9 @@ def config_digest(draft: DesiredCluster) -> str:
 
 def slurm_nodes(draft: DesiredCluster) -> tuple[SlurmNode, ...]:
     """The compute nodes as SLURM shall see them, those no longer asked for among them."""
-    asked = {one.name: node for node, one in draft.nodes}
+    hpc, asked = hpc_of(draft.section), {one.name: node for node, one in draft.nodes}
     return tuple(
-        _slurm_node(draft.hpc, asked.get(one.name), one)
+        _slurm_node(hpc, asked.get(one.name), one)
         for one in draft.state.nodes
         if one.role is Role.COMPUTE
     )
@@ -111,7 +141,7 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
 def _identity(
     draft: DesiredCluster, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
 ) -> NodeIdentity:
-    state, hpc = draft.state, draft.hpc
+    state, hpc = draft.state, hpc_of(draft.section)
     host_key = paths.host_key(one.name)
     return NodeIdentity(
         cluster=state.name,
@@ -124,7 +154,7 @@ def _identity(
         gateway=state.network.gateway,
         neighbours=common.neighbours,
         login=state.user,
-        authorized_keys=(_public(paths.ssh_key), *common.own_keys),
+        authorized_keys=(public_key(paths.ssh_key), *common.own_keys),
         home_is_nfs=hpc.storage.home == "nfs",
         has_host_clock=common.has_host_clock,
         wait_s=common.wait_s,
@@ -132,7 +162,7 @@ def _identity(
         host_keys=common.host_keys(),
         shares=node.virtio_fs_mounts,
         host_key=host_key.read_bytes(),
-        host_key_public=_public(host_key),
+        host_key_public=public_key(host_key),
         munge_key=paths.munge_key.read_bytes(),
     )
 
@@ -141,4 +171,4 @@ def _slurm_conf(draft: DesiredCluster) -> str:
     state = draft.state
     controller = state.get_controller()
     nodes = slurm_nodes(draft)
-    return render_slurm_conf(state.name, controller.ip, nodes, draft.hpc.slurm_config)
+    return render_slurm_conf(state.name, controller.ip, nodes, hpc_of(draft.section).slurm_config)

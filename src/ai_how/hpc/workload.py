@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from uuid import UUID
 
+from ai_how.clusters.kind import Workload
 from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError
 from ai_how.guest.agent import GuestAgent
@@ -17,22 +18,24 @@ SINFO_S = 30.0
 
 def observe_workload(
     client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
-) -> tuple[Mapping[str, NodeReadiness] | None, str | None]:
+) -> Workload:
+    """What sinfo(1) says on the controller."""
     controller = state.find_controller()
     seen = domains.get(controller.uuid) if controller else None
     if controller is None or seen is None or not seen.state.is_on:
-        return None, "the controller is off"
+        return Workload(None, "the controller is off")
     if not seen.is_agent_connected:
-        return None, "the controller's guest agent does not answer"
+        return Workload(None, "the controller's guest agent does not answer")
     try:
         answer = GuestAgent(client, controller.uuid, controller.name).run(
             list(SINFO), Deadline.after(SINFO_S), poll_s=0.05
         )
     except AiHowError as error:
-        return None, error.brief
+        return Workload(None, error.brief)
     if answer.exit_code != 0:
-        return None, answer.errors.strip().splitlines()[-1][:200] if answer.errors else "no answer"
-    return read_sinfo(answer.output), None
+        said = answer.errors.strip().splitlines()
+        return Workload(None, said[-1][:200] if said else "no answer")
+    return Workload(read_sinfo(answer.output))
 
 
 # What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.

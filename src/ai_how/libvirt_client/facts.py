@@ -48,6 +48,8 @@ class Mark:
     """Empty on a network."""
     owner: Owner | None = None
     """None in what was made before owners were noted."""
+    kind: str | None = None
+    """The kind of the cluster; None for SLURM's, as there was no other when marks had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ def read_mark(xml: str) -> Mark | None:
             UUID(element.get("id")),
             element.get("node", ""),
             _read_owner(element.get("uid"), element.get("state")),
+            element.get("kind"),
         )
     except (HostError, TypeError, ValueError, AttributeError):
         return None  # another's XML, however broken, must not break a list of all VMs

@@ -153,6 +153,24 @@ class Journal:
                 hint=f"use ai-how {records[0].get('written_by')}, which wrote it",
             ) from error
 
+    @staticmethod
+    def read_note(path: Path) -> Mapping[str, Any] | None:
+        """What a journal's first record notes of its cluster; None where there is no journal.
+
+        The steps need not be known, so it is read whatever kind of cluster it is of. Raises
+        StateError where that record is damaged.
+        """
+        try:
+            records, _ = _read_records(path)
+        except FileNotFoundError:
+            return None
+        if not records:
+            return None
+        try:
+            return decode_header(records[0]).note
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(f"the journal {path} is from another version of ai-how") from error
+
     def intend(self, steps: Sequence[Step]) -> None:
         """Write down that these are about to be applied, with all that their undo needs."""
         self._note("intent", [encode_step(step) for step in steps], [step.key for step in steps])

@@ -13,6 +13,8 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
 )
 
 from ai_how.errors import StateError
@@ -21,6 +23,9 @@ from ai_how.spec.nodes import Role
 # A version that does not know a field refuses the file, so whoever adds one counts on: then it says
 # which version is needed, not that the file is damaged.
 SCHEMA_VERSION = 1
+
+# The kind of every cluster whose state, journal or mark names none.
+HPC = "hpc"
 
 
 # Names of files and directories are made of these: none may lead out of its own.
@@ -80,6 +85,8 @@ class ClusterState(Remembered):
     serial: NonNegativeInt = 0
     """0 until it was first written."""
     lineage: UUID
+    kind: str = HPC
+    """What runs on its nodes; not written down where that is SLURM, as before there were others."""
     name: Name
     created_at: AwareDatetime
     updated_at: AwareDatetime
@@ -91,6 +98,19 @@ class ClusterState(Remembered):
     nodes: tuple[NodeState, ...] = ()
     config_digest: str = ""
     """SHA-256 of what all nodes were last told of the cluster: its hosts and SLURM's settings."""
+
+    @property
+    def marked_kind(self) -> str | None:
+        """The kind as marks in libvirt have it."""
+        return None if self.kind == HPC else self.kind
+
+    @model_serializer(mode="wrap")
+    def _without_usual_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Readable by versions that know no kinds, where there is nothing to know."""
+        written: dict[str, object] = write(self)
+        if self.kind == HPC:
+            del written["kind"]
+        return written
 
     def find_node(self, name: str) -> NodeState | None:
         return next((node for node in self.nodes if node.name == name), None)

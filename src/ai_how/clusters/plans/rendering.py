@@ -86,7 +86,9 @@ def build_domain_definitions(
     state = draft.state
     cpu = read_cpu(Path("/"))
     fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
-    pins = pin_nodes(draft.hpc, (node for node, _ in draft.nodes), sorted(os.sched_getaffinity(0)))
+    pins = pin_nodes(
+        draft.section.hardware, (node for node, _ in draft.nodes), sorted(os.sched_getaffinity(0))
+    )
 
     def shape(node: Node, one: NodeState) -> DomainDefinition:
         image = images[one.image_digest]
@@ -98,8 +100,16 @@ def build_domain_definitions(
             boot=_kernel(image, place, one, accel),
             pins=pins[node.name],
             owner=caller_of(paths),
+            kind=state.marked_kind,
         )
-        return define_domain(node, draft.hpc, cluster_id=state.lineage, place=placed, host=fit)
+        return define_domain(
+            node,
+            state.name,
+            draft.section.hardware,
+            cluster_id=state.lineage,
+            place=placed,
+            host=fit,
+        )
 
     return shape
 

@@ -65,7 +65,7 @@ def check_host(
     """Raises HostError for what this host cannot give; says what it can give only just."""
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
     off = [one for _, one in draft.nodes if one.domain_name in booted and not seen.is_on(one)]
-    asked = draft.hpc.hardware.acceleration.performance
+    asked = draft.section.hardware.acceleration.performance
     nodes = [node for node, _ in draft.nodes]
     facts = read_facts(directories=(place.storage.root,))
     checks = [*check_devices(nodes, facts), *check_shares(nodes, place)]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from ai_how.clusters.manager import HpcManager
+from ai_how.clusters.kind import ClusterKind, ClusterSection
+from ai_how.clusters.manager import ClusterManager
 from ai_how.clusters.preflight.node_images import get_image
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.errors import AiHowError, OwnershipError, StateError
@@ -22,8 +23,7 @@ from ai_how.host.name_checks import check_names
 from ai_how.host.place import HypervisorHost
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import Node, nodes_of
+from ai_how.spec.nodes import Node
 from ai_how.state.every_cluster import read_every_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
@@ -68,17 +68,17 @@ class Estimate:
         return not any(check.status is Status.FAILURE for check in self.checks)
 
 
-def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
+def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: Roots) -> Estimate:
     """Compare what the spec asks for with the host; changes nothing.
 
     Raises HostError where the host that was asked for cannot be used at all.
     """
     states = read_every_state(roots)
-    state = states.pop(hpc.name, None)
+    state = states.pop(section.name, None)
     if isinstance(state, StateError):
         raise state
-    place = HpcManager(roots=roots, name=hpc.name).place(host_uri)
-    nodes = nodes_of(hpc)
+    place = ClusterManager(kind=kind, roots=roots, name=section.name).place(host_uri)
+    nodes = kind.nodes_of(section)
     facts = replace(read_facts(directories=(place.storage.root,)), host=place.asked)
     running = _running_nodes(state, place)
     others = {
@@ -94,9 +94,9 @@ def estimate(hpc: HpcSpec, host_uri: str, roots: Roots) -> Estimate:
         running=tuple(sorted(running)),
         checks=(
             *(check for check in check_host(facts) if check.status is Status.FAILURE),
-            *_owner_checks(hpc.name, state, place, roots),
-            *check_capacity(_cost_of(hpc, nodes, running, place), facts),
-            *_subnet_checks(hpc.network.subnet, facts, others, own_bridge, place),
+            *_owner_checks(section.name, state, place, roots),
+            *check_capacity(_cost_of(section, nodes, running, place), facts),
+            *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.kind == "embedded" else []),
             *check_devices(nodes, facts),
             *check_shares(nodes, place),
@@ -153,11 +153,11 @@ def _has(facts: HostFacts, directory: Path) -> Has:
 
 
 def _cost_of(
-    hpc: HpcSpec, nodes: Sequence[Node], running: Collection[str], place: HypervisorHost
+    section: ClusterSection, nodes: Sequence[Node], running: Collection[str], place: HypervisorHost
 ) -> CapacityRequest:
     off = [node for node in nodes if node.name not in running]
     disks = [overlay_need(node.name, node.disk_gib) for node in off]
-    performance = hpc.hardware.acceleration.performance
+    performance = section.hardware.acceleration.performance
     return CapacityRequest(
         vms=len(off),
         vcpus=sum(node.cpu_cores for node in off),

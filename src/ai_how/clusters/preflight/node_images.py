@@ -11,7 +11,7 @@ from ai_how.images.build import find_default_image
 from ai_how.images.manifest import Image
 from ai_how.images.recipe import default_recipe
 from ai_how.images.store import ImageStore
-from ai_how.spec.models import HpcSpec
+from ai_how.spec.models import HardwareSpec
 from ai_how.spec.nodes import Node
 from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import Accel
@@ -39,9 +39,11 @@ def get_image(node: Node, store: ImageStore) -> Image:
     return image
 
 
-def choose_accel(hpc: HpcSpec, place: HypervisorHost, roots: Roots) -> tuple[Accel, str | None]:
+def choose_accel(
+    hardware: HardwareSpec, place: HypervisorHost, roots: Roots
+) -> tuple[Accel, str | None]:
     """What runs the guests' instructions, and what is said where that is not KVM."""
-    enabled = hpc.hardware.acceleration.enable_kvm
+    enabled = hardware.acceleration.enable_kvm
     verdict = place.kvm(roots) if enabled and place.kind != "test" else None
     name, warning = choose_accelerator(enable_kvm=enabled, verdict=verdict)
     return Accel(name), warning

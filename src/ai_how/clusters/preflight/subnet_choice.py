@@ -4,15 +4,11 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from uuid import UUID
 
-from ai_how.errors import (
-    AiHowError,
-)
+from ai_how.clusters.kind import ClusterSection
+from ai_how.errors import AiHowError
 from ai_how.host.place import HypervisorHost
-from ai_how.hpc.plan import STEP_TYPES
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import Journal
-from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import nodes_of
 from ai_how.state.cluster_state import read_state
 from ai_how.state.paths import Roots
 from ai_how.vm_management.networks.host_networks import HostNetworks
@@ -20,15 +16,20 @@ from ai_how.vm_management.networks.subnets import TakenSubnet, check_bridge, cho
 
 
 def choose_cluster_subnet(
-    hpc: HpcSpec, cluster_id: UUID, roots: Roots, place: HypervisorHost, client: LibvirtClient
+    section: ClusterSection,
+    node_count: int,
+    cluster_id: UUID,
+    roots: Roots,
+    place: HypervisorHost,
+    client: LibvirtClient,
 ) -> IPv4Network:
+    """The subnet that is asked for, or a free one. Raises HostError where it is taken."""
     xmls = [one.xml for one in client.list_networks()]
     seen = HostNetworks(tuple(place.enter([]))).observe(xmls)
-    if hpc.network.bridge:
-        check_bridge(hpc.network.bridge, seen.links)
-    taken = (*seen.subnets, *_promised_subnets(roots, besides=hpc.name))
-    count = len(nodes_of(hpc))
-    return choose_subnet(hpc.network.subnet, taken, cluster_id, node_count=count)
+    if section.network.bridge:
+        check_bridge(section.network.bridge, seen.links)
+    taken = (*seen.subnets, *_promised_subnets(roots, besides=section.name))
+    return choose_subnet(section.network.subnet, taken, cluster_id, node_count=node_count)
 
 
 def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
@@ -40,7 +41,7 @@ def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
         try:
             if state := read_state(paths):
                 yield TakenSubnet(state.network.subnet, f"cluster {name}")
-            if left := Journal.read(paths.journal, STEP_TYPES):
-                yield TakenSubnet(IPv4Network(left.note["subnet"]), f"cluster {name}")
+            if note := Journal.read_note(paths.journal):
+                yield TakenSubnet(IPv4Network(note["subnet"]), f"cluster {name}")
         except AiHowError:
             continue  # libvirt's own list still shows what is defined

@@ -64,7 +64,7 @@ def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDe
     return NetworkDefinition(
         name=network.name,
         uuid=network.uuid,
-        mark=Mark(state.name, state.lineage, "", owner),
+        mark=Mark(state.name, state.lineage, "", owner, state.marked_kind),
         bridge=network.bridge,
         subnet=network.subnet,
         gateway=network.gateway,

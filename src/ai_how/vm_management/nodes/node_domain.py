@@ -10,7 +10,7 @@ from ai_how.errors import HostError, SpecError
 from ai_how.libvirt_client.facts import Mark, Owner
 from ai_how.spec.hardware import AccelerationSpec, PerformanceSpec
 from ai_how.spec.identity import mac_address, object_uuid
-from ai_how.spec.models import HpcSpec
+from ai_how.spec.models import HardwareSpec
 from ai_how.spec.nodes import Node, cpu_topology_for, numa_topology_for
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
@@ -67,25 +67,33 @@ class NodePlacement:
     seed: Path | None = None
     pins: Pins = ()
     owner: Owner | None = None
+    kind: str | None = None
+    """Of the cluster, as its mark has it."""
 
 
 def define_domain(
-    node: Node, hpc: HpcSpec, *, cluster_id: UUID, place: NodePlacement, host: HostFit
+    node: Node,
+    cluster: str,
+    hardware: HardwareSpec,
+    *,
+    cluster_id: UUID,
+    place: NodePlacement,
+    host: HostFit,
 ) -> DomainDefinition:
     """The VM of a node. UUID, MAC address and generation id follow from the cluster's id.
 
     Raises SpecError where what was asked for contradicts itself, HostError where the host has not
     got it.
     """
-    asked = hpc.hardware.acceleration
+    asked = hardware.acceleration
     accel = host.accel if asked.enable_kvm else Accel.TCG
     return DomainDefinition(
         role=node.role,
-        mark=Mark(hpc.name, cluster_id, node.name, place.owner),
-        name=node.domain_name(hpc.name),
+        mark=Mark(cluster, cluster_id, node.name, place.owner, place.kind),
+        name=node.domain_name(cluster),
         uuid=object_uuid(cluster_id, f"domain/{node.name}"),
         genid=object_uuid(cluster_id, f"genid/{node.name}"),
-        title=f"{node.name} of the cluster {hpc.name}",
+        title=f"{node.name} of the cluster {cluster}",
         memory_mib=node.memory_mib,
         vcpus=node.cpu_cores,
         accel=accel,
@@ -108,9 +116,11 @@ def define_domain(
     )
 
 
-def pin_nodes(hpc: HpcSpec, nodes: Iterable[Node], host_cpus: Sequence[int]) -> dict[str, Pins]:
+def pin_nodes(
+    hardware: HardwareSpec, nodes: Iterable[Node], host_cpus: Sequence[int]
+) -> dict[str, Pins]:
     """The pins of each node; none where the file does not ask for them."""
-    if not hpc.hardware.acceleration.performance.cpu_pinning:
+    if not hardware.acceleration.performance.cpu_pinning:
         return {node.name: () for node in nodes}
     return pin_cpus(host_cpus, {node.name: node.cpu_cores for node in nodes})
 

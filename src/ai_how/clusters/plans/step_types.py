@@ -1,0 +1,39 @@
+"""The steps that plans of any kind of cluster have, by the word that journals know them by."""
+
+from collections.abc import Mapping
+
+from ai_how.plan.step import Step
+from ai_how.vm_management.steps import disks, domains, guest, networks, power, suspend
+
+COMMON: tuple[type[Step], ...] = (
+    networks.DefineNetwork,
+    networks.StartNetwork,
+    networks.RestartNetwork,
+    networks.TellNetwork,
+    networks.RenewDhcp,
+    networks.PlugIn,
+    networks.MendUplink,
+    networks.RemoveNetwork,
+    disks.PlaceBase,
+    disks.ClaimDirectory,
+    disks.CreateOverlay,
+    disks.GrowDisk,
+    disks.BackUpDisk,
+    disks.RemoveDisk,
+    disks.RemoveDiskDirectory,
+    domains.DefineDomain,
+    domains.StartDomain,
+    domains.RestoreDomain,
+    suspend.SuspendDomain,
+    suspend.StartFromManagedSave,
+    guest.AwaitAgent,
+    guest.GiveIdentity,
+    guest.CheckClocks,
+    power.ShutDownGuest,
+    power.DestroyDomain,
+)
+
+
+def step_types(*own: type[Step]) -> Mapping[str, type[Step]]:
+    """All that a kind's journals may hold: the common ones, and its `own`."""
+    return {step.kind: step for step in (*COMMON, *own)}

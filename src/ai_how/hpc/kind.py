@@ -1,0 +1,119 @@
+"""The SLURM cluster, as `clusters/` asks for it."""
+
+from collections.abc import Callable, Collection, Mapping
+from uuid import UUID
+
+from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.clusters.kind import ClusterSection, Workload
+from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.rendering import PlanInputs
+from ai_how.hpc.identities import (
+    build_archives,
+    config_digest,
+    ensure_secrets,
+    find_lost_secrets,
+    hpc_of,
+)
+from ai_how.hpc.plan import STEP_TYPES, plan_start
+from ai_how.hpc.steps import wait_for_jobs
+from ai_how.hpc.stop_plan import find_drained, plan_stop, plan_suspend
+from ai_how.hpc.workload import observe_workload
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainInfo
+from ai_how.plan.step import Plan, Step
+from ai_how.spec.models import ClusterFile, HpcSpec
+from ai_how.spec.nodes import Node, get_hpc, nodes_of
+from ai_how.state.models import ClusterState
+from ai_how.state.paths import ClusterPaths
+from ai_how.vm_management.context import PlanContext
+
+
+class SlurmCluster:
+    """A controller with slurmctld and /home, and compute nodes with slurmd."""
+
+    name = "hpc"
+
+    @property
+    def step_types(self) -> Mapping[str, type[Step]]:
+        return STEP_TYPES
+
+    def section_of(self, file: ClusterFile) -> HpcSpec:
+        return get_hpc(file)
+
+    def nodes_of(self, section: ClusterSection) -> tuple[Node, ...]:
+        return nodes_of(hpc_of(section))
+
+    def home_of(self, section: ClusterSection) -> str:
+        return hpc_of(section).storage.home
+
+    def plan_start(
+        self,
+        desired: DesiredCluster,
+        seen: Observed,
+        inputs: PlanInputs,
+        *,
+        only: Collection[str],
+        tell_all: bool,
+        stale: Collection[str],
+        boot_limit: int | None,
+    ) -> Plan:
+        return plan_start(
+            desired,
+            seen,
+            inputs,
+            only=only,
+            tell_all=tell_all,
+            stale=stale,
+            boot_limit=boot_limit,
+        )
+
+    def plan_stop(self, state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
+        return plan_stop(state, seen, only=only)
+
+    def plan_suspend(self, state: ClusterState, seen: Observed) -> Plan:
+        return plan_suspend(state, seen)
+
+    def build_archives(
+        self, desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
+    ) -> Mapping[str, Callable[[], bytes]]:
+        return build_archives(desired, paths, has_host_clock=has_host_clock)
+
+    def config_digest(self, desired: DesiredCluster) -> str:
+        return config_digest(desired)
+
+    def ensure_secrets(self, state: ClusterState, paths: ClusterPaths) -> None:
+        ensure_secrets(state, paths)
+
+    def find_lost_secrets(
+        self, previous: ClusterState | None, paths: ClusterPaths
+    ) -> tuple[str, ...]:
+        return find_lost_secrets(previous, paths)
+
+    def observe_workload(
+        self, client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
+    ) -> Workload:
+        return observe_workload(client, state, domains)
+
+    def wait_for_jobs(
+        self,
+        context: PlanContext,
+        state: ClusterState,
+        seen: Observed,
+        only: Collection[str],
+        limit_s: float,
+    ) -> None:
+        controller = state.find_controller()
+        nodes = [
+            one.name
+            for one in state.nodes
+            if seen.slurm is not None
+            and one.name in seen.slurm
+            and seen.is_on(one)
+            and (not only or one.name in only)
+        ]
+        if controller is not None and nodes:
+            drained = find_drained(state, seen)
+            wait_for_jobs(context, controller.uuid, nodes, drained, limit_s)
+
+
+SLURM = SlurmCluster()
