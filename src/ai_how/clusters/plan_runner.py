@@ -201,7 +201,7 @@ class PlanRunner:
                 "subnet": str(state.network.subnet),
                 "bridge": state.network.bridge,
                 "plan": [step.key for step in plan.steps],
-                "state": state.model_dump(mode="json"),
+                "state": state.as_record(),
                 **note,
             },
             on_boundary=self.on_boundary,

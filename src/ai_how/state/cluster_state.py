@@ -132,7 +132,7 @@ def ensure_lineage(state: ClusterState, lineage: UUID) -> None:
 
 def render_state(state: ClusterState) -> str:
     """The file's text: the state, who wrote it, and a checksum over both."""
-    body = {**state.model_dump(mode="json"), "written_by": __version__}
+    body = {**state.as_record(), "written_by": __version__}
     return json.dumps({**body, "checksum": _checksum(body)}, indent=2, allow_nan=False) + "\n"
 
 

@@ -13,8 +13,6 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
 )
 
 from ai_how.errors import StateError
@@ -104,13 +102,9 @@ class ClusterState(Remembered):
         """The kind as marks in libvirt have it."""
         return None if self.kind == HPC else self.kind
 
-    @model_serializer(mode="wrap")
-    def _without_usual_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Readable by versions that know no kinds, where there is nothing to know."""
-        written: dict[str, object] = write(self)
-        if self.kind == HPC:
-            del written["kind"]
-        return written
+    def as_record(self) -> dict[str, object]:
+        """As JSON has it: without a kind where that is SLURM, so that older versions read it."""
+        return self.model_dump(mode="json", exclude={"kind"} if self.kind == HPC else None)
 
     def find_node(self, name: str) -> NodeState | None:
         return next((node for node in self.nodes if node.name == name), None)
