@@ -283,6 +283,7 @@ class ClusterManager:
             raise StateError(
                 f"{self.name} is a cluster of the kind {kind}, not {self.kind.name}",
                 details="Each kind has commands of its own.",
+                hint="give the new cluster another name",
             )
 
     def _read_journal(self) -> JournalRecord | None:

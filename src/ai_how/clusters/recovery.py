@@ -92,7 +92,10 @@ def recover_state(
         raise _not_callers(others, paths, place, is_to_recover=True)
     for _, mark in mine:
         if (there := mark.kind or HPC) != kind:
-            raise StateError(f"{paths.name} is a cluster of the kind {there}, not {kind}")
+            raise StateError(
+                f"{paths.name} is a cluster of the kind {there}, not {kind}",
+                hint="give the new cluster another name",
+            )
     found = _rebuilt(paths.name, mine, place, client, kind=kind, user=user)
     if paths.state.exists():
         paths.state.rename(paths.state.with_name(f"{paths.state.name}.damaged"))
