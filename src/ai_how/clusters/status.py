@@ -29,13 +29,12 @@ MEMORY_S = 60
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node: `uptime_s` is None unless it is on and its start is known."""
+    """One node."""
 
     name: str
     role: Role
     ip: IPv4Address
     state: VmState
-    uptime_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,8 @@ class Report:
     """Only states that occur."""
     total: Resources
     in_use: Resources
-    uptime_s: float | None
-    """Since the last of them went on; None unless all are on and their starts known."""
     age_s: float
+    """Since the cluster was made, or remembered again after its state was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,15 +260,11 @@ def _slurm_of(one: NodeState, seen: Observed) -> NodeReadiness | None:
     return seen.slurm.get(one.name) if seen.slurm else None
 
 
-def report(
-    state: ClusterState,
-    seen: Mapping[str, VmState],
-    now: datetime,
-    *,
-    started_at: Mapping[str, datetime] | None = None,
-) -> Report:
-    """What the cluster holds; `seen` and `started_at` go by node, one not in `seen` is unknown."""
-    starts = started_at or {}
+def report(state: ClusterState, seen: Mapping[str, VmState], now: datetime) -> Report:
+    """What the cluster holds; `seen` goes by node, and one that is not in it is unknown.
+
+    The age is never below zero: a wall clock may have been set back.
+    """
     states = {node.name: seen.get(node.name, VmState.UNKNOWN) for node in state.nodes}
     nodes = tuple(
         NodeReport(
@@ -278,27 +272,19 @@ def report(
             role=node.role,
             ip=node.ip,
             state=states[node.name],
-            uptime_s=_seconds(starts.get(node.name), now) if states[node.name].is_on else None,
         )
         for node in state.nodes
     )
     on = [node for node in state.nodes if states[node.name].is_on]
     existing = [node for node in state.nodes if states[node.name] is not VmState.ABSENT]
-    uptimes_s = [node.uptime_s for node in nodes if node.uptime_s is not None]
     return Report(
         name=state.name,
         nodes=nodes,
         counts=dict(Counter(states.values())),
         total=_sum(state.nodes, state.nodes),
         in_use=_sum(on, existing),
-        uptime_s=min(uptimes_s) if nodes and len(uptimes_s) == len(nodes) else None,
         age_s=max(0.0, (now - state.created_at).total_seconds()),
     )
-
-
-def _seconds(since: datetime | None, now: datetime) -> float | None:
-    """Never below zero: a wall clock may have been set back."""
-    return None if since is None else max(0.0, (now - since).total_seconds())
 
 
 def _sum(on: Iterable[NodeState], existing: Iterable[NodeState]) -> Resources:
