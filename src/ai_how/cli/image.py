@@ -198,19 +198,20 @@ def _find_damage(store: "ImageStore", image: "Image | BrokenImage") -> ImageErro
 
 
 def _data(image: "Image | BrokenImage") -> dict[str, Any]:
+    """An image for JSON; every image has every key, as docs/json.md says."""
     from ai_how.images.manifest import BrokenImage
 
-    common = {"digest": image.digest, "directory": image.directory}
-    if isinstance(image, BrokenImage):
-        return common | {"is_broken": True, "reason": image.reason}
-    manifest = image.manifest
-    return common | {
-        "is_broken": False,
-        "name": image.name,
-        "created_at": manifest.created_at,
-        "virtual_size_bytes": manifest.virtual_size_bytes,
-        "identity": manifest.identity,
-        "kernel": image.kernel,
+    manifest = None if isinstance(image, BrokenImage) else image.manifest
+    return {
+        "digest": image.digest,
+        "directory": image.directory,
+        "is_broken": isinstance(image, BrokenImage),
+        "reason": image.reason if isinstance(image, BrokenImage) else None,
+        "name": manifest and manifest.name,
+        "created_at": manifest and manifest.created_at,
+        "virtual_size_bytes": manifest and manifest.virtual_size_bytes,
+        "identity": manifest and manifest.identity,
+        "kernel": None if isinstance(image, BrokenImage) else image.kernel,
     }
 
 
