@@ -1,6 +1,7 @@
 """How it fails: the whole tree of errors; each has a brief, details, a hint and an exit code."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -74,13 +75,51 @@ class DeadlineError(HostError):
     """Something that was awaited did not come in time."""
 
 
-class PlanFailedError(AiHowError):
+@dataclass(frozen=True, slots=True)
+class StepFailure:
+    """An error of a plan, and the step that raised it.
+
+    `step` is that step's key, and None for an error of the plan's own work, such as its journal.
+    `node` is the node that the step is about, and None where it is about no single one.
+    """
+
+    step: str | None
+    error: BaseException
+    node: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the step, as its key begins; empty where there is no step."""
+        return (self.step or "").partition("/")[0]
+
+
+@dataclass(eq=False)
+class PlanError(AiHowError):
+    """A run that did not come to its end, and all that is known of why.
+
+    `failures` are in the order in which they happened. `cause_id` is one of those that
+    docs/troubleshooting.md lists, and None where the cause is not known. `node` is the node that
+    the cause is about, and `evidence` the directory that was saved before anything was undone.
+    """
+
+    failures: tuple[StepFailure, ...] = ()
+    cause_id: str | None = None
+    node: str | None = None
+    evidence: Path | None = None
+
+    @property
+    def step(self) -> str | None:
+        """The key of the step that failed first."""
+        return self.failures[0].step if self.failures else None
+
+
+class PlanFailedError(PlanError):
     """A plan failed; everything that it had made was undone."""
 
     exit_code = 4
 
 
-class UndoIncompleteError(AiHowError):
+class UndoIncompleteError(PlanError):
     """A plan failed and not all of it could be undone; the details list what remains."""
 
     exit_code = 5
@@ -92,7 +131,7 @@ class LockedError(AiHowError):
     exit_code = 6
 
 
-class InterruptedRunError(AiHowError):
+class InterruptedRunError(PlanError):
     """The user interrupted the run; what it had made was undone or is in the journal."""
 
     exit_code = 130

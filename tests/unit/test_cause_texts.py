@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.diagnosis.causes import (
-    ACCEPTED,
-    Failure,
-    NodeEvidence,
-    Rank,
-    find_cause,
-    find_first_cause,
-)
+from ai_how.clusters.diagnosis.causes import MachineCause, find_cause, find_first_cause
+from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank
+from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
+from ai_how.errors import GuestError, HostError, StepFailure
 from ai_how.guest.serial_log import find_console_cause, one_line
+from ai_how.hpc.causes import ACCEPTED, SlurmCause, SlurmDiagnosis, SlurmEvidence, SlurmSigns
 from ai_how.hpc.workload import node_readiness
 from ai_how.libvirt_client.vm_state import VmState
+from ai_how.plan.step import node_of
 
 # Of Debian's 6.12 under QEMU 7.2, with systemd 257 and SLURM 24.11; cut short.
 BANNER = "\x1b[!p\x1b]104\x07\x1b[?7h"
@@ -97,46 +95,56 @@ ABSENT = node_readiness("compute-01", "unknown*", None)
 LOW = node_readiness(
     "compute-01", "inval", "Low RealMemory (reported:211 < 90.00% of configured:401)"
 )
-TIMED_OUT = Failure("agent/hpc-compute-01", "")
-NOT_READY = Failure("ready/hpc", "")
+TIMED_OUT = StepFailure("agent/hpc-compute-01", GuestError("late"), "compute-01")
+NOT_READY = StepFailure("ready/hpc", GuestError("not ready"))
+REFUSED = "unmunge: Error: Rewound credential"
+
+
+def first_cause(
+    failure: StepFailure, *nodes: NodeEvidence, **signs: SlurmSigns
+) -> tuple[str, str] | None:
+    """The node and the text of the first cause; of SLURM's signs by node, with _ for -."""
+    slurm = SlurmEvidence({name.replace("_", "-"): one for name, one in signs.items()})
+    cause = find_first_cause(failure, nodes, slurm, SlurmDiagnosis.awaiting)
+    return (cause.node, cause.text) if cause else None
 
 
 @pytest.mark.parametrize(
-    ("seen", "rank", "text"),
+    ("seen", "cause_id", "text"),
     [
         (
             replace(NODE, console=PANIC),
-            Rank.MACHINE,
+            MachineCause.KERNEL_PANIC,
             "compute-01: kernel panic: Attempted to kill init! exitcode=0x00000000",
         ),
         (
             replace(NODE, console=NO_ROOT_DEVICE),
-            Rank.MACHINE,
+            MachineCause.KERNEL_PANIC,
             "compute-01: kernel panic: VFS: Unable to mount root fs on unknown-block(0,0)",
         ),
         (
             replace(DEAD, reason="shutdown", console=NO_ROOT),
-            Rank.MACHINE,
+            MachineCause.NO_ROOT_DISK,
             "compute-01: its root disk was not found (/dev/vda cannot be mounted)",
         ),
         (
             replace(NODE, console=DEADLOCK),
-            Rank.MACHINE,
+            MachineCause.OUT_OF_MEMORY,
             "compute-01: it ran out of memory: System is deadlocked on memory",
         ),
         (
             replace(NODE, console=KILLED + PANIC),
-            Rank.MACHINE,
+            MachineCause.OUT_OF_MEMORY,
             "compute-01: it ran out of memory: busybox was killed",
         ),
         (
             replace(NODE, console=EMERGENCY),
-            Rank.MACHINE,
+            MachineCause.EMERGENCY_MODE,
             "compute-01: its systemd gave up and is in emergency mode",
         ),
         (
             STUCK,
-            Rank.MACHINE,
+            MachineCause.DISK_FULL,
             (
                 "compute-01: the guest is paused on an I/O error: the disk of the host is full "
                 "(/srv/d, 0 bytes free)"
@@ -144,22 +152,22 @@ NOT_READY = Failure("ready/hpc", "")
         ),
         (
             replace(STUCK, free_bytes=2**40),
-            Rank.MACHINE,
+            MachineCause.DISK_IO_ERROR,
             "compute-01: the guest is paused on an I/O error of its disk",
         ),
         (
             replace(DEAD, qemu_log=KILLED_QEMU, qemu_signal=9),
-            Rank.MACHINE,
+            MachineCause.QEMU_KILLED,
             "compute-01: QEMU was killed (signal 9)",
         ),
         (
             replace(DEAD, qemu_log=KILLED_QEMU),
-            Rank.MACHINE,
+            MachineCause.QEMU_ENDED,
             "compute-01: QEMU was killed or crashed; its log does not say why",
         ),
         (
             replace(DEAD, qemu_log=BROKEN_QEMU),
-            Rank.MACHINE,
+            MachineCause.QEMU_ENDED,
             (
                 "compute-01: QEMU was killed or crashed; qemu-system-x86_64: "
                 "../../block/qcow2.c:123: qcow2_x: Assertion `x == y' failed."
@@ -168,76 +176,106 @@ NOT_READY = Failure("ready/hpc", "")
         # The serial line of a system's libvirt may not be read: a panic would look the same.
         (
             replace(DEAD, console=None),
-            Rank.MACHINE,
+            MachineCause.QEMU_ENDED,
             "compute-01: the guest panicked, or its QEMU was killed",
         ),
         (
-            replace(NODE, munge="unmunge: Error: Expired credential\n", skew_s=-1203.4),
+            replace(NODE, state=VmState.CRASHED, reason="panicked"),
+            MachineCause.GUEST_CRASHED,
+            "compute-01: the guest crashed (panicked)",
+        ),
+    ],
+)
+def test_what_is_certain_of_a_machine_is_named(seen, cause_id, text):
+    assert find_cause(seen, SlurmEvidence()) == Cause(Rank.MACHINE, cause_id, "compute-01", text)
+
+
+@pytest.mark.parametrize(
+    ("seen", "signs", "rank", "cause_id", "text"),
+    [
+        (
+            replace(NODE, skew_s=-1203.4),
+            SlurmSigns(munge="unmunge: Error: Expired credential\n"),
             Rank.CLOCK,
+            SlurmCause.CLOCK_OFF,
             "the clock of compute-01 is 20 min 3 s behind: munge refuses what it signs",
         ),
         (
-            replace(NODE, munge="unmunge: Error: Invalid credential\n", skew_s=2.0),
-            Rank.MUNGE,
+            replace(NODE, skew_s=2.0),
+            SlurmSigns(munge="unmunge: Error: Invalid credential\n"),
+            Rank.CREDENTIALS,
+            SlurmCause.MUNGE_REFUSED,
             (
                 "munge on compute-01 refuses the controller's credentials (other key or clock): "
                 "unmunge: Error: Invalid credential"
             ),
         ),
         (
-            replace(NODE, munge="unmunge: Error: Invalid credential\n"),
-            Rank.MUNGE,
+            NODE,
+            SlurmSigns(munge="unmunge: Error: Invalid credential\n"),
+            Rank.CREDENTIALS,
+            SlurmCause.MUNGE_REFUSED,
             (
                 "munge on compute-01 refuses the controller's credentials (other key or clock): "
                 "unmunge: Error: Invalid credential"
             ),
         ),
         (
-            replace(NODE, munge='unmunge: Error: Failed to access "/run/munge/munge.socket.2"'),
-            Rank.MUNGE,
+            NODE,
+            SlurmSigns(munge='unmunge: Error: Failed to access "/run/munge/munge.socket.2"'),
+            Rank.CREDENTIALS,
+            SlurmCause.MUNGE_DOWN,
             (
                 "munge on compute-01 does not work: unmunge: Error: Failed to access "
                 '"/run/munge/munge.socket.2"'
             ),
         ),
         (
-            replace(
-                CONTROLLER,
-                slurm_trouble="slurm_load_partitions: Unable to contact slurm controller",
-                journal=SLURMCTLD_JOURNAL,
-            ),
-            Rank.SLURMCTLD,
+            replace(CONTROLLER, journal=SLURMCTLD_JOURNAL),
+            SlurmSigns(trouble="slurm_load_partitions: Unable to contact slurm controller"),
+            Rank.CONTROLLER,
+            SlurmCause.SLURMCTLD_DOWN,
             "slurmctld on controller does not answer: fatal: Unable to process configuration file",
         ),
         (
-            replace(NODE, munge=ACCEPTED, slurm=ABSENT, journal=SLURMD_JOURNAL),
-            Rank.SLURMD,
+            replace(NODE, journal=SLURMD_JOURNAL),
+            SlurmSigns(munge=ACCEPTED, seen=ABSENT),
+            Rank.NODE,
+            SlurmCause.NODE_NOT_REGISTERED,
             (
                 "slurmd on compute-01 did not register: error: _fetch_child: failed to fetch "
                 "remote configs: Protocol authentication error"
             ),
         ),
         (
-            replace(NODE, slurm=ABSENT, jobs=JOBS, journal=""),
-            Rank.SLURMD,
+            replace(NODE, journal=""),
+            SlurmSigns(seen=ABSENT, jobs=JOBS),
+            Rank.NODE,
+            SlurmCause.NODE_NOT_REGISTERED,
             "slurmd on compute-01 did not register: slurmd.service waits for ai-how-home.service",
         ),
         (
-            replace(NODE, slurm=ABSENT, jobs=PORT),
-            Rank.SLURMD,
+            NODE,
+            SlurmSigns(seen=ABSENT, jobs=PORT),
+            Rank.NODE,
+            SlurmCause.NODE_NOT_REGISTERED,
             (
                 "slurmd on compute-01 did not register: slurmd.service still waits for the "
                 "controller's port"
             ),
         ),
         (
-            replace(NODE, slurm=ABSENT),
-            Rank.SLURMD,
+            NODE,
+            SlurmSigns(seen=ABSENT),
+            Rank.NODE,
+            SlurmCause.NODE_NOT_REGISTERED,
             "slurmd on compute-01 did not register: SLURM has it as unknown*",
         ),
         (
-            replace(NODE, slurm=LOW),
-            Rank.SLURMD,
+            NODE,
+            SlurmSigns(seen=LOW),
+            Rank.NODE,
+            SlurmCause.NODE_OUT_OF_SERVICE,
             (
                 "SLURM has compute-01 as inval: "
                 "Low RealMemory (reported:211 < 90.00% of configured:401)"
@@ -245,27 +283,47 @@ NOT_READY = Failure("ready/hpc", "")
         ),
     ],
 )
-def test_what_is_certain_is_named(seen, rank, text):
-    cause = find_cause(seen)
-    assert cause is not None
-    assert (cause.rank, cause.text) == (rank, text)
+def test_what_is_certain_of_slurm_is_named(seen, signs, rank, cause_id, text):
+    slurm = SlurmEvidence({seen.name: signs})
+    assert find_cause(seen, slurm) == Cause(rank, cause_id, seen.name, text)
+
+
+IDLE = SlurmSigns(munge=ACCEPTED, seen=node_readiness("compute-01", "idle", None))
 
 
 @pytest.mark.parametrize(
-    "seen",
+    ("seen", "signs"),
     [
-        NODE,
-        CONTROLLER,
-        NodeEvidence(name="compute-01", domain="hpc-compute-01"),
-        replace(NODE, console=UP + JOB_KILLED),
-        replace(NODE, munge=ACCEPTED, slurm=node_readiness("compute-01", "idle", None)),
-        replace(DEAD, reason="destroyed"),
-        replace(NODE, state=VmState.PAUSED, reason="user"),
+        (NODE, SlurmSigns()),
+        (CONTROLLER, SlurmSigns()),
+        (NodeEvidence(name="compute-01", domain="hpc-compute-01"), SlurmSigns()),
+        (replace(NODE, console=UP + JOB_KILLED), SlurmSigns()),
+        (NODE, IDLE),
+        (replace(DEAD, reason="destroyed"), SlurmSigns()),
+        (replace(NODE, state=VmState.PAUSED, reason="user"), SlurmSigns()),
     ],
 )
-def test_what_is_not_certain_is_not_named(seen):
-    assert find_cause(seen) is None
-    assert find_first_cause(NOT_READY, [seen]) is None
+def test_what_is_not_certain_is_not_named(seen, signs):
+    slurm = SlurmEvidence({seen.name: signs})
+    assert find_cause(seen, slurm) is None
+    assert find_first_cause(NOT_READY, [seen], slurm, SlurmDiagnosis.awaiting) is None
+
+
+def test_slurm_is_read_from_the_controller_alone_and_told_of_nodes_that_hang():
+    """A guest can print what it likes: only the controller's sinfo counts."""
+    forged = NodeAnswer("compute-01", False, {"sinfo": "compute-02|idle|none\n", "jobs": JOBS})
+    told = NodeAnswer("controller", True, {"sinfo": "compute-02|down*|none\n"})
+    read = SlurmDiagnosis().read([forged, told])
+    assert read.nodes["compute-01"] == SlurmSigns(jobs=JOBS)
+    assert read.nodes["controller"] == SlurmSigns()
+    assert read.nodes["compute-02"].seen == node_readiness("compute-02", "down*", None)
+
+
+def test_a_sinfo_that_fails_is_the_controllers_trouble():
+    answer = NodeAnswer("controller", True, {"sinfo": "Unable to contact slurm controller\n"})
+    read = SlurmDiagnosis().read([answer])
+    assert read.nodes["controller"].trouble == "Unable to contact slurm controller\n"
+    assert SlurmDiagnosis().read([]) == SlurmEvidence({})
 
 
 @pytest.mark.parametrize("text", [PANIC, NO_ROOT, NO_ROOT_DEVICE, DEADLOCK, EMERGENCY])
@@ -279,44 +337,58 @@ def test_a_guest_that_may_still_come_up_is_waited_for(text):
 
 
 def test_an_agent_that_never_came_is_told_with_the_last_that_was_heard_of_its_guest():
-    said = find_first_cause(TIMED_OUT, [CONTROLLER, replace(NODE, console=UP)])
-    assert said == (
-        "the guest agent of compute-01 never came: last line on its serial console: "
-        "[ 10.540447] ai-how: the guest agent starts"
+    assert first_cause(TIMED_OUT, CONTROLLER, replace(NODE, console=UP)) == (
+        "compute-01",
+        (
+            "the guest agent of compute-01 never came: last line on its serial console: "
+            "[ 10.540447] ai-how: the guest agent starts"
+        ),
     )
-    silent = find_first_cause(TIMED_OUT, [replace(NODE, console=BANNER)])
-    assert silent == "the guest agent of compute-01 never came: its serial console is empty"
+    assert first_cause(TIMED_OUT, replace(NODE, console=BANNER)) == (
+        "compute-01",
+        "the guest agent of compute-01 never came: its serial console is empty",
+    )
 
 
 def test_the_node_whose_step_failed_comes_before_all_others():
-    nodes = [replace(CONTROLLER, console=PANIC), replace(NODE, console=NO_ROOT)]
-    assert "compute-01: its root disk" in (find_first_cause(TIMED_OUT, nodes) or "")
+    nodes = replace(CONTROLLER, console=PANIC), replace(NODE, console=NO_ROOT)
+    node, text = first_cause(TIMED_OUT, *nodes) or ("", "")
+    assert node == "compute-01"
+    assert text.startswith("compute-01: its root disk")
 
 
 def test_what_is_a_consequence_comes_after_its_cause():
-    unregistered = replace(NODE, slurm=ABSENT)
-    refused = replace(NODE, name="compute-02", munge="unmunge: Error: Rewound credential")
+    signs = {"compute_01": SlurmSigns(seen=ABSENT), "compute_02": SlurmSigns(munge=REFUSED)}
+    refused = replace(NODE, name="compute-02")
     dead = replace(CONTROLLER, console=KILLED)
-    assert "did not register" in (find_first_cause(NOT_READY, [CONTROLLER, unregistered]) or "")
-    assert "munge on" in (find_first_cause(NOT_READY, [unregistered, refused]) or "")
-    assert "out of memory" in (find_first_cause(NOT_READY, [unregistered, refused, dead]) or "")
+    for nodes, said in (
+        ((CONTROLLER, NODE), ("compute-01", "did not register")),
+        ((NODE, refused), ("compute-02", "munge on")),
+        ((NODE, refused, dead), ("controller", "out of memory")),
+    ):
+        node, text = first_cause(NOT_READY, *nodes, **signs) or ("", "")
+        assert node == said[0]
+        assert said[1] in text
 
 
 def test_services_that_could_not_be_started_are_told_in_their_own_words():
-    failure = Failure("services/hpc-compute-01", "Failed: Unit slurmd.service is masked.\n")
-    assert find_first_cause(failure, [NODE]) == (
-        "compute-01 did not start its services: Failed: Unit slurmd.service is masked."
+    error = GuestError("become failed", "Failed: Unit slurmd.service is masked.\n")
+    failure = StepFailure("services/hpc-compute-01", error, "compute-01")
+    assert first_cause(failure, NODE) == (
+        "compute-01",
+        "compute-01 did not start its services: Failed: Unit slurmd.service is masked.",
     )
 
 
 @pytest.mark.parametrize("step", ["", "disk/hpc-compute-01", "network/hpc", "base/0123456789ab"])
 def test_a_failure_of_the_host_is_left_to_its_own_words(step):
-    assert find_first_cause(Failure(step, ""), [replace(NODE, console=PANIC)]) is None
+    failure = StepFailure(step or None, HostError("no"), node_of(step, "hpc"))
+    assert first_cause(failure, replace(NODE, console=PANIC)) is None
 
 
 def test_a_clock_that_is_off_is_left_to_its_own_words():
-    refused = replace(NODE, munge="unmunge: Error: Rewound credential")
-    assert find_first_cause(Failure("clocks/hpc", ""), [refused]) is None
+    failure = StepFailure("clocks/hpc", GuestError("off"))
+    assert first_cause(failure, NODE, compute_01=SlurmSigns(munge=REFUSED)) is None
 
 
 def test_what_a_guest_wrote_reaches_the_terminal_as_one_plain_line():

@@ -11,12 +11,19 @@ import pytest
 
 from ai_how.clusters.diagnosis import evidence
 from ai_how.clusters.diagnosis.evidence import save_evidence
-from ai_how.errors import AgentUnresponsiveError, DeadlineError, GuestError, LibvirtError
+from ai_how.errors import (
+    AgentUnresponsiveError,
+    DeadlineError,
+    GuestError,
+    LibvirtError,
+    StepFailure,
+)
 from ai_how.guest.serial_log import mark_consoles, read_console
 from ai_how.host.place import HypervisorHost
+from ai_how.hpc.causes import SlurmDiagnosis
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.plan.failures import SavedEvidence
-from ai_how.plan.step import Plan
+from ai_how.plan.step import Plan, node_of
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
 from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
@@ -85,10 +92,15 @@ class Bench:
 
     def save(self, error: Exception, step: str = "ready/hpc") -> SavedEvidence:
         error.add_note(f"while applying {step}")
-        place = HypervisorHost("embedded", "test:///default", "test", self.world.disks.storage)
         steps = tuple(AwaitAgent(one.domain_name, one.uuid) for one in DRAFT.state.nodes)
-        plan = Plan("start", steps)
-        return save_evidence(self.world, DRAFT.state, plan, place, self.said.append, [error])
+        failure = StepFailure(step, error, node_of(step, DRAFT.state.name))
+        return self.save_of(Plan("start", steps), failure)
+
+    def save_of(self, plan: Plan, failure: StepFailure) -> SavedEvidence:
+        place = HypervisorHost("embedded", "test:///default", "test", self.world.disks.storage)
+        kind = SlurmDiagnosis()
+        state, say = DRAFT.state, self.said.append
+        return save_evidence(self.world, state, plan, place, say, [failure], kind=kind)
 
 
 DRAFT = draft_of(read_hpc())
@@ -136,6 +148,7 @@ def test_everything_is_in_one_private_directory_that_is_named(bench):
     assert saved.cause == (
         "slurmd on compute-02 did not register: SLURM has it as down*, Not responding"
     )
+    assert (saved.cause_id, saved.node) == ("node-not-registered", "compute-02")
     assert files["summary.txt"].startswith(saved.cause)
 
 
@@ -196,11 +209,10 @@ def test_without_libvirt_there_is_still_what_lies_on_the_disk(bench, monkeypatch
 
 
 def test_nodes_that_the_run_was_not_about_are_left_alone(bench):
-    error = GuestError("late")
-    place = HypervisorHost("embedded", "test:///default", "test", bench.world.disks.storage)
     one = DRAFT.state.get_node("compute-02")
-    plan = Plan("start", (AwaitAgent(one.domain_name, one.uuid),))
-    saved = save_evidence(bench.world, DRAFT.state, plan, place, bench.said.append, [error])
+    step = AwaitAgent(one.domain_name, one.uuid)
+    failure = StepFailure(step.key, GuestError("late"), one.name)
+    saved = bench.save_of(Plan("start", (step,)), failure)
     names = {name.partition(".")[0] for name in files_of(saved)}
     assert names == {"errors", "summary", "controller", "compute-02"}
 

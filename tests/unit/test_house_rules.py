@@ -133,6 +133,13 @@ def test_only_console_prints():
     assert not callers(*writing, besides=("console", "host/supervisor.py"))
 
 
+def test_diagnosis_knows_no_kind_of_cluster():
+    """What is SLURM's is in hpc/, and is handed over."""
+    diagnosis = {name: path for name, path in MODULES.items() if "/diagnosis/" in name}
+    assert diagnosis
+    assert not importers(diagnosis, "ai_how.hpc")
+
+
 def test_nothing_is_mocked():
     assert not importers(TESTS | MODULES, "unittest.mock", "mock", "pytest_mock")
 

@@ -38,7 +38,7 @@ SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
     ("hpc/steps.py", "script"),
-    ("clusters/diagnosis/evidence.py", "CREDENTIAL"),
+    ("clusters/diagnosis/evidence.py", "kind.request"),
     ("guest/journal.py", "_CUT"),
     ("clusters/diagnosis/evidence.py", "script"),
 }

@@ -15,7 +15,7 @@ from plan_world import Bench, Put, Recorder, cluster_plan, raise_at
 from ai_how.errors import AiHowError, HostError, PlanFailedError, StateError, UndoIncompleteError
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.failures import SavedEvidence
-from ai_how.plan.step import Plan
+from ai_how.plan.step import Plan, node_of
 from ai_how.plan.undo import roll_back
 
 PLAN = cluster_plan()
@@ -266,12 +266,10 @@ def test_evidence_is_saved_while_everything_still_stands(bench):
     seen = []
     bench.world.on = raise_at("after apply", "domain-1", HostError("no"))
     with pytest.raises(PlanFailedError):
-        bench.run(
-            PLAN, evidence=lambda errors: seen.append((bench.world.content, list(map(str, errors))))
-        )
-    [(content, errors)] = seen
+        bench.run(PLAN, evidence=lambda failures: seen.append((bench.world.content, failures)))
+    [(content, failures)] = seen
     assert "domain-1" in content
-    assert errors == ["no"]
+    assert [(one.step, str(one.error)) for one in failures] == [("domain-1", "no")]
 
 
 @pytest.mark.parametrize(
@@ -301,11 +299,42 @@ def test_what_could_not_be_undone_names_the_evidence_and_the_cause_too(bench):
             raise HostError(f"no {key}")
 
     bench.world.on = on
-    saved = SavedEvidence(Path("/state/evidence/now"), "node 1 panicked")
+    saved = SavedEvidence(
+        Path("/state/evidence/now"), "node 1 panicked", cause_id="kernel-panic", node="compute-01"
+    )
     with pytest.raises(UndoIncompleteError) as caught:
         bench.run(PLAN, evidence=lambda _errors: saved)
+    error = caught.value
+    assert [one.step for one in error.failures] == ["ready-1", "network"]
+    assert (error.step, error.cause_id, error.node) == ("ready-1", "kernel-panic", "compute-01")
+    assert error.evidence == Path("/state/evidence/now")
     assert caught.value.brief.endswith("could not be undone: node 1 panicked")
     assert caught.value.details.splitlines()[-1] == "evidence: /state/evidence/now"
+
+
+def test_a_failure_names_the_step_and_the_node_that_it_is_about(bench):
+    """The journal is of the cluster demo, and a key ends with the name of a node's VM."""
+    bench.world.on = raise_at("before apply", "boot/demo-compute-01", HostError("no"))
+    with pytest.raises(PlanFailedError) as caught:
+        bench.run(Plan("start", (Put("boot/demo-compute-01"),)))
+    error = caught.value
+    assert (error.step, error.node) == ("boot/demo-compute-01", "compute-01")
+    assert (error.cause_id, error.evidence) == (None, None)
+    assert error.failures[0].error is error.__cause__
+
+
+@pytest.mark.parametrize(
+    ("key", "node"),
+    [
+        ("disk/demo-compute-01", "compute-01"),
+        ("ready/demo", None),
+        ("base/0123456789ab", None),
+        ("disk/demonstration-compute-01", None),
+        ("demo-compute-01", None),
+    ],
+)
+def test_only_a_step_of_one_node_is_about_a_node(key, node):
+    assert node_of(key, "demo") == node
 
 
 def test_evidence_that_cannot_be_saved_hinders_no_undo(bench):

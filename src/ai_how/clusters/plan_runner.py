@@ -120,7 +120,15 @@ class PlanRunner:
                     interrupts=interrupts,
                     workers=min(MAX_WORKERS, len(start.plan.steps)),
                     on_failure=OnFailure.KEEP if keep_on_failure else OnFailure.UNDO,
-                    evidence=partial(save_evidence, world, state, start.plan, self.place, self.say),
+                    evidence=partial(
+                        save_evidence,
+                        world,
+                        state,
+                        start.plan,
+                        self.place,
+                        self.say,
+                        kind=SlurmDiagnosis(),
+                    ),
                 )
             except AiHowError:
                 if former is None and not keep_on_failure and not self.paths.journal.exists():

@@ -10,8 +10,10 @@ from typing import Any
 from ai_how.errors import (
     AiHowError,
     InterruptedRunError,
+    PlanError,
     PlanFailedError,
     StateError,
+    StepFailure,
     UndoIncompleteError,
 )
 from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
@@ -20,11 +22,11 @@ from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer, tell
 from ai_how.plan.start_limiter import StartLimiter
-from ai_how.plan.step import Applied, Plan, Step
+from ai_how.plan.step import Applied, Plan, Step, node_of
 from ai_how.plan.undo import undo
 
 logger = logging.getLogger(__name__)
-Evidence = Callable[[Sequence[BaseException]], SavedEvidence | None]
+Evidence = Callable[[Sequence[StepFailure]], SavedEvidence | None]
 
 
 class OnFailure(StrEnum):
@@ -68,14 +70,14 @@ def execute(
         run.apply_on(crew)
     if run.is_complete:
         return
-    if evidence and run.errors:
-        run.save(partial(evidence, tuple(run.errors)))
+    if evidence and run.failures:
+        run.save(partial(evidence, tuple(run.failures)))
     if on_failure is OnFailure.UNDO:
         run.take_back(workers)
     try:
         journal.close()
     except StateError as error:
-        run.errors.append(error)
+        run.failures.append(StepFailure(None, error))
     raise run.failure() from run.cause
 
 
@@ -91,7 +93,7 @@ class _Run:
         interrupts: Interrupts,
         on_failure: OnFailure,
     ) -> None:
-        self.errors: list[BaseException] = []
+        self.failures: list[StepFailure] = []
         self._plan = plan
         self._world = world
         self._journal = journal
@@ -110,17 +112,17 @@ class _Run:
 
     @property
     def is_complete(self) -> bool:
-        return len(self._done) == len(self._plan.steps) and not self.errors
+        return len(self._done) == len(self._plan.steps) and not self.failures
 
     @property
     def cause(self) -> BaseException | None:
-        return self.errors[0] if self.errors else None
+        return self.failures[0].error if self.failures else None
 
     @property
     def _wants_more(self) -> bool:
         if self._interrupts.is_requested or self._is_journal_lost:
             return False
-        return not self.errors or self._on_failure is OnFailure.GO_ON
+        return not self.failures or self._on_failure is OnFailure.GO_ON
 
     def apply_on(self, crew: DaemonPool[Applied]) -> None:
         """Begin what can begin and wait for what runs, until there is neither."""
@@ -170,7 +172,7 @@ class _Run:
         failed = {one.key: one.error for one in ended if one.error is not None}
         self._running -= {one.key for one in ended}
         self._done |= done
-        self._add(failed.values())
+        self._add(self._failure_of(key, error) for key, error in failed.items())
         self._order.done(*done)
         for one in ended:
             step = self._begun[one.key]
@@ -189,15 +191,18 @@ class _Run:
         except Exception as error:  # noqa: BLE001  as above
             self._lose_journal(error)
 
-    def _add(self, errors: Iterable[BaseException]) -> None:
+    def _failure_of(self, key: str, error: BaseException) -> StepFailure:
+        return StepFailure(key, error, node_of(key, self._journal.cluster))
+
+    def _add(self, failures: Iterable[StepFailure]) -> None:
         """What fails after the wish to stop is its consequence; before it, a failure."""
-        if not self.errors:
+        if not self.failures:
             self._was_interrupted = self._interrupts.is_requested
-        self.errors += errors
+        self.failures += failures
 
     def _lose_journal(self, error: Exception) -> None:
         error.add_note("while keeping the journal")
-        self._add([error])
+        self._add([StepFailure(None, error)])
         self._is_journal_lost = True
 
     def save(self, evidence: Callable[[], SavedEvidence | None]) -> None:
@@ -208,7 +213,7 @@ class _Run:
                 self._interrupts.acknowledge(self._observer)
         if (error := ended[0].error) is not None:
             error.add_note("while saving the evidence")
-            self._add([error])
+            self._add([StepFailure(None, error)])
         self._saved = ended[0].result
 
     def take_back(self, workers: int) -> None:
@@ -225,32 +230,49 @@ class _Run:
         if not remaining:
             return
         self._journal.leave()
-        errors = [*self.errors, *(one.error for one in remaining)]
-        raise UndoIncompleteError(
+        failures = [*self.failures, *(one.as_failure(self._journal.cluster) for one in remaining)]
+        raise self._error(
+            UndoIncompleteError,
             f"{self._happened}, and {len(remaining)} of {len(self._begun)} steps could not be "
             f"undone{self._why}",
-            details="\n".join(
-                [
-                    render_remaining(remaining, self._journal.path) + render_errors(errors),
-                    *self._where,
-                ]
-            ),
-        ) from errors[0]
+            [render_remaining(remaining, self._journal.path) + render_errors(failures)],
+            failures,
+        ) from failures[0].error
 
-    def failure(self) -> AiHowError:
+    def failure(self) -> PlanError:
         """What to raise once everything is as `on_failure` says."""
         kind = InterruptedRunError if self._was_interrupted else PlanFailedError
         left = [step.key for step in self._plan.steps if step.key not in self._begun]
-        details = [render_errors(self.errors)] if self.errors else []
+        details = [render_errors(self.failures)] if self.failures else []
         if self._on_failure is OnFailure.UNDO:
             outcome = "all that it had made was undone"
         else:
             outcome = "what it had done was left as it is"
             details += [f"not begun: {', '.join(left)}"] if left else []
+        brief = f"{self._happened}; {outcome}{self._why}"
+        return self._error(kind, brief, details, self.failures, hint=self._hint)
+
+    def _error(
+        self,
+        kind: type[PlanError],
+        brief: str,
+        details: Sequence[str],
+        failures: Sequence[StepFailure],
+        *,
+        hint: str | None = None,
+    ) -> PlanError:
+        """An error with all that is known of what failed."""
+        saved = self._saved
+        where = [f"evidence: {saved.directory}"] if saved else []
+        node = failures[0].node if failures else None
         return kind(
-            f"{self._happened}; {outcome}{self._why}",
-            details="\n".join([*details, *self._where]) or None,
-            hint=self._hint,
+            brief,
+            details="\n".join([*details, *where]) or None,
+            hint=hint,
+            failures=tuple(failures),
+            cause_id=saved.cause_id if saved else None,
+            node=saved.node if saved and saved.node else node,
+            evidence=saved.directory if saved else None,
         )
 
     @property
@@ -272,7 +294,3 @@ class _Run:
         if self._saved and (self._saved.cause or not own):
             return self._saved.hint
         return own
-
-    @property
-    def _where(self) -> list[str]:
-        return [f"evidence: {self._saved.directory}"] if self._saved else []

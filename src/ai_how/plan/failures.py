@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_how.errors import AiHowError
-from ai_how.plan.step import Step
+from ai_how.errors import AiHowError, StepFailure
+from ai_how.plan.step import Step, node_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +15,24 @@ class Remaining:
     step: Step
     error: BaseException
 
+    def as_failure(self, cluster: str) -> StepFailure:
+        """The same as one of the errors of a plan of that cluster."""
+        return StepFailure(self.step.key, self.error, node_of(self.step.key, cluster))
+
 
 @dataclass(frozen=True, slots=True)
 class SavedEvidence:
-    """Where the evidence of a failure is, and the cause that it shows, where it shows one."""
+    """Where the evidence of a failure is, and the cause that it shows, where it shows one.
+
+    `cause` is one line for people, `cause_id` stands for it in programs, and `node` is the node
+    that it is about.
+    """
 
     directory: Path
     cause: str | None = None
     hint: str | None = None
+    cause_id: str | None = None
+    node: str | None = None
 
 
 def brief_of(error: BaseException) -> str:
@@ -32,9 +42,9 @@ def brief_of(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
-def render_errors(errors: Iterable[BaseException]) -> str:
+def render_errors(failures: Iterable[StepFailure]) -> str:
     """Each error with its details and with the notes that were added on its way."""
-    return "\n".join(_render_error(error) for error in errors)
+    return "\n".join(_render_error(one.error) for one in failures)
 
 
 def render_remaining(remaining: Sequence[Remaining], journal: Path) -> str:

@@ -68,8 +68,16 @@ class Journal:
     is on disk after a failed fsync is not known, so nothing is written after it.
     """
 
-    def __init__(self, path: Path, descriptor: int, on_boundary: OnBoundary | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        on_boundary: OnBoundary | None = None,
+        *,
+        cluster: str,
+    ) -> None:
         self.path = path
+        self.cluster = cluster
         self._descriptor: int | None = descriptor
         self._on_boundary = on_boundary
         self._failure: OSError | None = None
@@ -104,7 +112,7 @@ class Journal:
             descriptor = os.open(path, NEW_FILE | os.O_APPEND, 0o600)
         except OSError as error:
             raise _refused(path, error) from error
-        journal = cls(path, descriptor, on_boundary)
+        journal = cls(path, descriptor, on_boundary, cluster=cluster)
         try:
             _append(descriptor, header)
             fsync_directory(path.parent)
@@ -121,7 +129,7 @@ class Journal:
             descriptor = os.open(seen.path, flags)
         except OSError as error:
             raise _refused(seen.path, error) from error
-        journal = cls(seen.path, descriptor, on_boundary)
+        journal = cls(seen.path, descriptor, on_boundary, cluster=seen.cluster)
         try:
             os.ftruncate(descriptor, seen.whole_bytes)
             # Else the torn tail might come back behind what is written next.

@@ -90,6 +90,15 @@ class Plan:
             raise ValueError(f"{self.verb}: a limit on {_listed(frozenset(unknown))}: no such step")
 
 
+def node_of(key: str, cluster: str) -> str | None:
+    """The node that a step is about, by its key; None where it is about no single one.
+
+    What a key has after its kind is the name of a node's VM, which begins with the cluster's.
+    """
+    subject, prefix = key.partition("/")[2], f"{cluster}-"
+    return subject.removeprefix(prefix) if subject.startswith(prefix) else None
+
+
 def _listed(keys: frozenset[str]) -> str:
     return ", ".join(sorted(keys))
 

@@ -101,11 +101,13 @@ def roll_back(
                 wait_until(lambda: due.has_passed, late, "the end of what was asked for")
                 remaining = revert(unseen)
             if remaining:
+                failures = tuple(one.as_failure(seen.cluster) for one in remaining)
                 raise UndoIncompleteError(
                     f"{seen.verb} was cut short (process {seen.pid}, {seen.started_at:%F %T %Z}), "
                     f"and {len(remaining)} of its steps could not be undone",
-                    details=render_remaining(remaining, journal.path)
-                    + render_errors([one.error for one in remaining]),
+                    details=render_remaining(remaining, journal.path) + render_errors(failures),
+                    failures=failures,
+                    node=failures[0].node,
                 ) from remaining[0].error
         journal.close()
 

@@ -8,25 +8,20 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from ai_how.clusters.diagnosis.causes import (
-    ACCEPTED,
-    Failure,
-    NodeEvidence,
-    find_cause,
-    find_first_cause,
-)
-from ai_how.clusters.workload import NodeReadiness
-from ai_how.errors import AiHowError, GuestError
+from ai_how.clusters.diagnosis.causes import find_cause, find_first_cause
+from ai_how.clusters.diagnosis.kind import Diagnosis, NodeAnswer, WorkloadEvidence
+from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
+from ai_how.errors import AiHowError, GuestError, StepFailure
 from ai_how.guest.agent import GuestAgent
 from ai_how.guest.journal import journal_words
 from ai_how.guest.serial_log import read_console
 from ai_how.host.place import HypervisorHost
-from ai_how.hpc.workload import read_sinfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.daemon_pool import DaemonPool
 from ai_how.plan.failures import SavedEvidence, render_errors
@@ -38,6 +33,8 @@ from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.nodes.clocks import read_skew_s
 from ai_how.waiting import Deadline, call_with_timeout
 
+T = TypeVar("T")
+
 NODE_S = 45.0
 """All of one node; emulated, and with every core busy, it takes up to 15."""
 PING_S = 10.0
@@ -45,22 +42,15 @@ ASK_S = 25.0
 MAX_THREADS = 64
 TAIL_BYTES = 64 * 1024
 
-# busybox, as each program takes a third of a second under emulation; SLURM's own wait a minute.
-CREDENTIAL = "exec munge -n"
-SERVICES = f"""\
+# busybox, as each program takes a third of a second under emulation.
+SERVICES = """\
 echo '== jobs'; systemctl list-jobs --no-legend
 echo '== failed'; systemctl --failed --no-legend --plain
 echo '== memory'; free -m
-echo '== munge'; unmunge -n 2>&1 && echo {ACCEPTED}
-"""
-SLURM = """\
-echo '== sinfo'; timeout 8 sinfo -h -N -a -o '%N|%T|%E' 2>&1
-echo '== nodes'; timeout 8 scontrol show node 2>&1
 """
 JOURNAL = journal_words("-b", "-n", "400", "-o", "short-monotonic")
 
 _SECTION = re.compile(r"^== (\w+)$", re.MULTILINE)
-_STEP = re.compile(r"while applying (\S+)")
 ROOT_LINES = 50
 _QEMU_BEGINS = re.compile(r"^.*: starting up libvirt version.*$", re.MULTILINE)
 
@@ -70,7 +60,9 @@ class _Look:
     """One node's part; filled bit by bit, so that what is there counts where the rest hangs."""
 
     node: NodeState
-    seen: dict[str, object] = field(default_factory=dict)
+    seen: NodeEvidence
+    """Never changed: a thread that was left behind puts another in its place."""
+    answer: NodeAnswer | None = None
     files: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -85,32 +77,48 @@ def save_evidence(
     plan: Plan,
     place: HypervisorHost,
     say: Callable[[str], None],
-    errors: Sequence[BaseException],
+    failures: Sequence[StepFailure],
+    *,
+    kind: Diagnosis,
 ) -> SavedEvidence:
-    """Keep errors, serial logs, VM definitions, journals and SLURM's view, as far as can be had."""
+    """Keep errors, serial logs, VM definitions, journals and what `kind` asks, as far as can be."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     directory = world.paths.evidence / moment
     ensure_private_directory(world.paths.evidence)
     ensure_private_directory(directory)
     say(f"saving the evidence of the failure in {directory}")
-    _keep(directory / "errors.txt", render_errors(errors))
-    looks = [_Look(node) for node in _nodes_of(plan, state)]
-    credential = _ask_for_credential(world, looks)
+    _keep(directory / "errors.txt", render_errors(failures))
+    looks = [_begin_look(node) for node in _nodes_of(plan, state)]
+    given = _ask_controller(world, looks, kind)
     with DaemonPool[None](min(MAX_THREADS, len(looks)) or 1) as crew:
         for look in looks:
-            work = partial(_look_at, world, place, look, credential)
+            work = partial(_look_at, world, place, look, kind, given)
             crew.submit(look.node.name, partial(_within, NODE_S, work, look))
     unforeseen = [one.error for one in crew.wait(0) if one.error]
     for look in looks:
         for name, text in tuple(look.files.items()):
             _keep(directory / name, text)
-    nodes = _put_together(looks)
-    cause = find_first_cause(_failure_of(errors), nodes)
+    nodes = [look.seen for look in looks]
+    workload = kind.read([look.answer for look in looks if look.answer])
+    cause = find_first_cause(failures[0], nodes, workload, kind.awaiting)
     summary = directory / "summary.txt"
-    _keep(summary, "\n".join([cause or "The cause is not known.", "", *_tell(looks, nodes), ""]))
+    first_line = cause.text if cause else "The cause is not known."
+    _keep(summary, "\n".join([first_line, "", *_tell(looks, nodes, workload), ""]))
     if unforeseen:
         raise unforeseen[0]
-    return SavedEvidence(directory, cause, f"less {shlex.quote(str(summary))}")
+    return SavedEvidence(
+        directory,
+        cause.text if cause else None,
+        f"less {shlex.quote(str(summary))}",
+        cause_id=cause.id if cause else None,
+        node=cause.node if cause else None,
+    )
+
+
+def _begin_look(node: NodeState) -> _Look:
+    is_controller = node.role is Role.CONTROLLER
+    seen = NodeEvidence(name=node.name, domain=node.domain_name, is_controller=is_controller)
+    return _Look(node, seen)
 
 
 def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
@@ -121,21 +129,19 @@ def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
     ]
 
 
-def _ask_for_credential(world: PlanContext, looks: Iterable[_Look]) -> bytes | None:
-    """What the controller's munge signs; each node is asked to check it, and nobody keeps it."""
-    controller = next((one for one in looks if one.node.role is Role.CONTROLLER), None)
-    if controller is None:
-        return None
+def _ask_controller(world: PlanContext, looks: Iterable[_Look], kind: Diagnosis) -> bytes:
+    """What the kind has the controller give to every node; nobody keeps it, as it may be secret."""
+    controller = next((one for one in looks if one.seen.is_controller), None)
+    given: list[bytes] = []
 
-    def ask() -> None:
-        agent = _find_agent(world, controller.node)
-        if agent:
-            done = agent.run(["/bin/sh", "-c", CREDENTIAL], Deadline.after(ASK_S))
-            controller.seen["credential"] = done.output.encode()
+    def ask(node: NodeState) -> None:
+        if agent := _find_agent(world, node):
+            done = agent.run(["/bin/sh", "-c", kind.request], Deadline.after(ASK_S))
+            given.append(done.output.encode())
 
-    _within(PING_S + ASK_S, ask, controller)
-    found = controller.seen.pop("credential", None)
-    return found if isinstance(found, bytes) and found else None
+    if controller is not None:
+        _within(PING_S + ASK_S, partial(ask, controller.node), controller)
+    return given[0] if given else b""
 
 
 def _within(seconds: float, work: Callable[[], None], look: _Look) -> None:
@@ -149,29 +155,30 @@ def _within(seconds: float, work: Callable[[], None], look: _Look) -> None:
 
 
 def _look_at(
-    world: PlanContext, place: HypervisorHost, look: _Look, credential: bytes | None
+    world: PlanContext, place: HypervisorHost, look: _Look, kind: Diagnosis, given: bytes
 ) -> None:
     node = look.node
     serial, begin = world.paths.console_log(node.name), world.console_ends.get(node.name, 0)
-    _read(look, "console", lambda: look.keep("console.log", read_console(serial, begin)))
+    console = _read(look, lambda: look.keep("console.log", read_console(serial, begin)))
+    look.seen = replace(look.seen, console=console)
     if place.qemu_logs:
         log = place.qemu_logs / f"{node.domain_name}.log"
-        look.seen["is_qemu_log_roots"] = not _read(
-            look, "qemu_log", lambda: look.keep("qemu.log", _since_begin(_read_tail(log)))
-        )
-    look.seen["disk_directory"] = node.disk.parent
-    _read(look, "free_bytes", lambda: shutil.disk_usage(node.disk.parent).free)
+        qemu_log = _read(look, partial(_read_qemu_log, look, log))
+        look.seen = replace(look.seen, qemu_log=qemu_log)
+    free_bytes = _read(look, lambda: shutil.disk_usage(node.disk.parent).free)
+    look.seen = replace(look.seen, disk_directory=node.disk.parent, free_bytes=free_bytes)
     if place.embedded:
-        log = place.embedded.paths.supervisor_log
-        _read(look, "qemu_signal", lambda: _find_signal(_read_tail(log), node.domain_name))
+        said = place.embedded.paths.supervisor_log
+        number = _read(look, lambda: _find_signal(_read_tail(said), node.domain_name))
+        look.seen = replace(look.seen, qemu_signal=number)
     domain = world.client.find_domain(node.uuid)
-    look.seen["state"] = domain.state if domain else VmState.ABSENT
     if domain is None:
+        look.seen = replace(look.seen, state=VmState.ABSENT)
         return
-    look.seen["reason"] = domain.reason_text
+    look.seen = replace(look.seen, state=domain.state, reason=domain.reason_text)
     look.keep("xml", domain.xml)
     if agent := _find_agent(world, node):
-        _ask_guest(look, agent, credential)
+        _ask_guest(look, agent, kind, given)
     else:
         look.missing.append("its guest agent is not there")
 
@@ -184,35 +191,36 @@ def _find_agent(world: PlanContext, node: NodeState) -> GuestAgent | None:
     return world.agent(node.uuid, node.name)
 
 
-def _ask_guest(look: _Look, agent: GuestAgent, credential: bytes | None) -> None:
+def _ask_guest(look: _Look, agent: GuestAgent, kind: Diagnosis, given: bytes) -> None:
     with suppress(GuestError):
-        look.seen["skew_s"] = read_skew_s(agent)
-    is_controller = look.node.role is Role.CONTROLLER
-    script = SERVICES + SLURM if is_controller else SERVICES
-    done = agent.run(["/bin/sh", "-c", script], Deadline.after(ASK_S), stdin=credential or b"")
-    look.keep("services.log", done.output)
-    sections = _sections(done.output)
-    look.seen["jobs"] = sections.get("jobs")
-    if credential:
-        look.seen["munge"] = sections.get("munge")
-    if is_controller:
-        look.seen["sinfo"] = sections.get("sinfo", "")
-    look.seen["journal"] = look.keep(
-        "journal.log", agent.run(JOURNAL, Deadline.after(ASK_S)).output
-    )
+        look.seen = replace(look.seen, skew_s=read_skew_s(agent))
+    name, is_controller = look.node.name, look.seen.is_controller
+    script = SERVICES + kind.script(is_controller=is_controller, has_input=bool(given))
+    done = agent.run(["/bin/sh", "-c", script], Deadline.after(ASK_S), stdin=given)
+    sections = _sections(look.keep("services.log", done.output))
+    look.answer = NodeAnswer(name, is_controller, sections)
+    journal = agent.run(JOURNAL, Deadline.after(ASK_S)).output
+    look.seen = replace(look.seen, journal=look.keep("journal.log", journal))
 
 
-def _read(look: _Look, what: str, read: Callable[[], object]) -> bool:
-    """Read it, and say whether we may; what could not be had is noted."""
+def _read(look: _Look, read: Callable[[], T]) -> T | None:
+    """What was read; None where it could not be had, which is noted."""
     try:
-        look.seen[what] = read()
+        return read()
     except PermissionError as error:
         file = shlex.quote(str(error.filename))
         look.missing.append(f"for root alone: sudo tail -n {ROOT_LINES} {file}")
-        return False
     except OSError as error:
         look.missing.append(f"{error.filename}: {error.strerror}")
-    return True
+    return None
+
+
+def _read_qemu_log(look: _Look, log: Path) -> str:
+    try:
+        return look.keep("qemu.log", _since_begin(_read_tail(log)))
+    except PermissionError:
+        look.seen = replace(look.seen, is_qemu_log_roots=True)
+        raise
 
 
 def _read_tail(path: Path) -> str:
@@ -239,42 +247,12 @@ def _sections(text: str) -> Mapping[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _put_together(looks: Sequence[_Look]) -> list[NodeEvidence]:
-    """What each node showed, with what SLURM says of it."""
-    sinfo = next((str(one.seen["sinfo"]) for one in looks if "sinfo" in one.seen), None)
-    slurm = read_sinfo(sinfo) if sinfo is not None else {}
-    trouble = sinfo if sinfo is not None and not slurm else None
-    return [_node_seen(look, slurm, trouble) for look in looks]
-
-
-def _node_seen(
-    look: _Look, slurm: Mapping[str, NodeReadiness], trouble: str | None
-) -> NodeEvidence:
-    known = {name: value for name, value in dict(look.seen).items() if name != "sinfo"}
-    is_controller = look.node.role is Role.CONTROLLER
-    return NodeEvidence(
-        name=look.node.name,
-        domain=look.node.domain_name,
-        is_controller=is_controller,
-        slurm=slurm.get(look.node.name),
-        slurm_trouble=trouble if is_controller else None,
-        **known,  # type: ignore[arg-type]  # filled in _look_at, under the names of its fields
-    )
-
-
-def _failure_of(errors: Sequence[BaseException]) -> Failure:
-    """The first error: of which step, and with what details."""
-    first = errors[0]
-    notes = "\n".join(getattr(first, "__notes__", []))
-    step = _STEP.search(notes)
-    details = first.details if isinstance(first, AiHowError) else None
-    return Failure(step[1] if step else "", details or "")
-
-
-def _tell(looks: Sequence[_Look], nodes: Sequence[NodeEvidence]) -> Iterable[str]:
+def _tell(
+    looks: Sequence[_Look], nodes: Sequence[NodeEvidence], workload: WorkloadEvidence
+) -> Iterable[str]:
     """One line a node, and what could not be had of it."""
     for look, node in zip(looks, nodes, strict=True):
-        cause = find_cause(node)
+        cause = find_cause(node, workload)
         reason = f" ({node.reason})" if node.reason else ""
         yield f"{node.domain}: {node.state}{reason}" + (f"; {cause.text}" if cause else "")
         yield from (f"  {missing}" for missing in look.missing)
