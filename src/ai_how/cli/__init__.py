@@ -51,16 +51,15 @@ def _tell(error: Exception, command: CommandLine) -> int:
     """Say what failed in the form that was asked for, and return its exit code."""
     import logging
 
-    from ai_how.cli.failures import as_known, exit_code_of  # help needs none of it
+    from ai_how.cli.failures import as_known  # help needs none of it
 
     logging.getLogger(__name__).debug("the command failed", exc_info=error)
-    known = as_known(error, command)
-    code = exit_code_of(known)
+    report = console.report_of(as_known(error, command))
     if command.is_json:
-        console.show_error_json(known, code)
+        console.show_error_json(report)
     else:
-        console.show_error(known, verbose=command.is_verbose)
-    return code
+        console.show_error(report, verbose=command.is_verbose)
+    return report.exit_code
 
 
 @contextmanager

@@ -20,8 +20,6 @@ from ai_how.errors import AiHowError, HostError, InterruptedRunError, SpecError
 from ai_how.limits import find_memory_limit, is_refusal, no_larger_file, no_more_tasks
 from ai_how.state.paths import default_roots, ensure_private_directory
 
-BUG = 1
-
 
 class BugError(AiHowError):
     """Something that we did not think of."""
@@ -40,13 +38,6 @@ def as_known(error: BaseException, command: CommandLine) -> BaseException:
     if known := _refused_by_system(error):
         return known
     return _bug(error, command)
-
-
-def exit_code_of(error: BaseException) -> int:
-    """A group's is the highest of its errors'."""
-    if isinstance(error, BaseExceptionGroup):
-        return max(map(exit_code_of, error.exceptions))
-    return error.exit_code if isinstance(error, AiHowError) else BUG
 
 
 def _is_ours(error: BaseException) -> bool:

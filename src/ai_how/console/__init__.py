@@ -8,14 +8,13 @@ from ai_how.console.commands import (
     note_cluster,
     note_file,
 )
+from ai_how.console.error_report import ErrorReport, brief_of, report_of
 from ai_how.console.progress import ProgressBar
 from ai_how.console.show import (
     Cell,
-    brief_of,
     clear_screen,
     completed_checks,
     confirm,
-    error_data,
     show_checks,
     show_error,
     show_error_json,
@@ -33,6 +32,7 @@ from ai_how.console.streams import Style, guarded_output, is_terminal, pause
 __all__ = [
     "Call",
     "Cell",
+    "ErrorReport",
     "ProgressBar",
     "Style",
     "brief_of",
@@ -41,13 +41,13 @@ __all__ = [
     "completed",
     "completed_checks",
     "confirm",
-    "error_data",
     "guarded_output",
     "is_by_sudo",
     "is_terminal",
     "note_cluster",
     "note_file",
     "pause",
+    "report_of",
     "show_checks",
     "show_error",
     "show_error_json",

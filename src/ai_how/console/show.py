@@ -3,13 +3,13 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ai_how.console.commands import completed
+from ai_how.console.error_report import ErrorReport, report_of
 from ai_how.console.streams import Style, paint
 from ai_how.console.text import clean, to_jsonable
-from ai_how.errors import AiHowError
 
 if TYPE_CHECKING:
     from ai_how.host.checks import Check
@@ -144,44 +144,22 @@ def show_problems(problems: Iterable[ProblemLike]) -> None:
             show_warning(str(problem))
 
 
-def show_error(error: BaseException, *, verbose: bool = False) -> None:
+def show_error(error: BaseException | ErrorReport, *, verbose: bool = False) -> None:
     """What failed, on stderr: the brief in red, the details indented, then what to do about it.
 
     `verbose` adds the causes.
     """
-    _write_line(paint(f"error: {clean(brief_of(error))}", Style.BAD, sys.stderr), sys.stderr)
-    for line in _details_of(error, verbose=verbose):
-        _write_line(f"  {clean(completed(line))}", sys.stderr)
-    if hint := getattr(error, "hint", None):
-        _write_line(f"hint: {clean(completed(hint))}", sys.stderr)
+    report = error if isinstance(error, ErrorReport) else report_of(error)
+    _write_line(paint(f"error: {clean(report.brief)}", Style.BAD, sys.stderr), sys.stderr)
+    for line in _details_of(report, verbose=verbose):
+        _write_line(f"  {clean(line)}", sys.stderr)
+    if report.hint:
+        _write_line(f"hint: {clean(report.hint)}", sys.stderr)
 
 
-def show_error_json(error: BaseException, exit_code: int) -> None:
-    """An error as the one document on stdout: `{"error": {…}}`."""
-    show_json({"error": error_data(error) | {"exit_code": exit_code}})
-
-
-def error_data(error: BaseException) -> dict[str, Any]:
-    """An error as plain data; a group holds its own errors."""
-    data: dict[str, Any] = {
-        "kind": type(error).__name__,
-        "brief": brief_of(error),
-        "details": _completed(getattr(error, "details", None)),
-        "hint": _completed(getattr(error, "hint", None)),
-        "notes": [completed(note) for note in getattr(error, "__notes__", [])],
-    }
-    if isinstance(error, BaseExceptionGroup):
-        data["errors"] = [error_data(one) for one in error.exceptions]
-    return data
-
-
-def brief_of(error: BaseException) -> str:
-    """One line: our own words, or the kind of a foreign error before its own."""
-    if isinstance(error, AiHowError):
-        return error.brief
-    if isinstance(error, BaseExceptionGroup):
-        return error.message
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+def show_error_json(report: ErrorReport) -> None:
+    """An error as the one document on stdout: `{"error": {…}}`, which docs/json.md describes."""
+    show_json({"error": _data_of(report)})
 
 
 def confirm(question: str) -> bool:
@@ -200,19 +178,26 @@ def _completed(text: str | None) -> str | None:
     return None if text is None else completed(text)
 
 
-def _details_of(error: BaseException, *, verbose: bool) -> Iterator[str]:
-    yield from (getattr(error, "details", None) or "").splitlines()
-    yield from getattr(error, "__notes__", [])
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield brief_of(one)
-            yield from (f"  {line}" for line in _details_of(one, verbose=verbose))
-            if hint := getattr(one, "hint", None):
-                yield f"  hint: {hint}"
-    cause = error.__cause__
-    if verbose and cause is not None:
-        yield f"because: {brief_of(cause)}"
-        yield from (f"  {line}" for line in _details_of(cause, verbose=verbose))
+def _data_of(report: ErrorReport) -> dict[str, object]:
+    """An error without what it was raised from, which is for people who debug."""
+    told = {one.name: getattr(report, one.name) for one in fields(report) if one.name != "because"}
+    return told | {"errors": [_data_of(one) for one in report.errors]}
+
+
+def _details_of(report: ErrorReport, *, verbose: bool) -> Iterator[str]:
+    yield from (report.details or "").splitlines()
+    yield from report.notes
+    if report.cause:
+        yield f"cause: {report.cause}"
+    # The details of a plan's error tell those of its steps already; a group has no details.
+    for one in report.errors if report.details is None else ():
+        yield one.brief
+        yield from (f"  {line}" for line in _details_of(one, verbose=verbose))
+        if one.hint:
+            yield f"  hint: {one.hint}"
+    if verbose and report.because is not None:
+        yield f"because: {report.because.brief}"
+        yield from (f"  {line}" for line in _details_of(report.because, verbose=verbose))
 
 
 def _write_line(text: str, stream: TextIO) -> None:

@@ -1,0 +1,82 @@
+"""What is told of a failure, to people and to programs: both views are of this one value."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ai_how.console.commands import completed
+from ai_how.errors import AiHowError, PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorReport:
+    """An error as data. What does not apply to it, or is not known, is None or empty.
+
+    The commands in its texts are completed, so that they can be pasted. `cause` is one of the ids
+    that docs/troubleshooting.md lists.
+    """
+
+    kind: str
+    """The name of its class."""
+    brief: str
+    details: str | None
+    hint: str | None
+    notes: tuple[str, ...]
+    cause: str | None
+    step: str | None
+    """The key of the plan's step that failed first."""
+    node: str | None
+    evidence: Path | None
+    exit_code: int
+    errors: tuple["ErrorReport", ...]
+    """Those of a plan's steps, or of a group; the details of a plan's error tell them already."""
+    because: "ErrorReport | None"
+
+
+def report_of(error: BaseException) -> ErrorReport:
+    """All that is told of an error, in the order in which it happened."""
+    plan = error if isinstance(error, PlanError) else None
+    cause = error.__cause__
+    return ErrorReport(
+        kind=type(error).__name__,
+        brief=brief_of(error),
+        details=_completed(getattr(error, "details", None)),
+        hint=_completed(getattr(error, "hint", None)),
+        notes=tuple(completed(note) for note in getattr(error, "__notes__", [])),
+        cause=plan.cause_id if plan else None,
+        step=plan.step if plan else None,
+        node=plan.node if plan else None,
+        evidence=plan.evidence if plan else None,
+        exit_code=exit_code_of(error),
+        errors=_errors_of(error),
+        because=None if cause is None else report_of(cause),
+    )
+
+
+def exit_code_of(error: BaseException) -> int:
+    """A group's is the highest of its errors'; that of what we do not know is a bug's."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(map(exit_code_of, error.exceptions))
+    return error.exit_code if isinstance(error, AiHowError) else AiHowError.exit_code
+
+
+def brief_of(error: BaseException) -> str:
+    """One line: our own words, or the kind of a foreign error before its own."""
+    if isinstance(error, AiHowError):
+        return error.brief
+    if isinstance(error, BaseExceptionGroup):
+        return error.message
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
+def _errors_of(error: BaseException) -> tuple[ErrorReport, ...]:
+    if isinstance(error, BaseExceptionGroup):
+        return tuple(map(report_of, error.exceptions))
+    if isinstance(error, PlanError):
+        return tuple(
+            replace(report_of(one.error), step=one.step, node=one.node) for one in error.failures
+        )
+    return ()
+
+
+def _completed(text: str | None) -> str | None:
+    return None if text is None else completed(text)
