@@ -13,7 +13,7 @@ from test_state_models import cluster_state, node
 from ai_how import __version__
 from ai_how.host.checks import Check, Status
 from ai_how.host.embedded import EmbeddedHost, EmbeddedStatus
-from ai_how.images.manifest import DISK, Image, Manifest
+from ai_how.images.manifest import DISK, KERNEL, Image, Manifest
 from ai_how.images.recipe import default_recipe
 from ai_how.images.store import ImageStore
 from ai_how.spec.reader import default_spec, read_spec
@@ -26,7 +26,9 @@ def cli(tmp_path, monkeypatch, capsys) -> Cli:
     return Cli(tmp_path, monkeypatch, capsys)
 
 
-def add_image(cli: Cli, name: str = "debian", year: int = 2026) -> Image:
+def add_image(
+    cli: Cli, name: str = "debian", year: int = 2026, *, kernel: bytes | None = None
+) -> Image:
     disk = Qcow2(virtual_bytes=MIB).render()
     store = ImageStore(cli.roots.images)
     store.paths.root.mkdir(parents=True, exist_ok=True)
@@ -36,10 +38,13 @@ def add_image(cli: Cli, name: str = "debian", year: int = 2026) -> Image:
         created_at=datetime(year, 1, 1, tzinfo=UTC),
         virtual_size_bytes=MIB,
         disk_sha256=hashlib.sha256(disk).hexdigest(),
+        kernel_sha256=hashlib.sha256(kernel).hexdigest() if kernel else None,
         identity="nocloud",
     )
     with store.draft() as draft:
         (draft / DISK).write_bytes(disk)
+        if kernel:
+            (draft / KERNEL).write_bytes(kernel)
         return store.add(draft, manifest)
 
 
