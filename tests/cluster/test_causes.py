@@ -230,6 +230,8 @@ def test_a_kernel_panic_is_named_at_once(bench):
     failed = bench.fail("panic", image="panics")
     assert "compute-01: kernel panic: Attempted to kill init!" in failed.first_line
     assert failed.error.hint == f"less {failed.evidence}/summary.txt"
+    assert (failed.error.cause_id, failed.error.node) == ("kernel-panic", "compute-01")
+    assert failed.error.evidence == failed.evidence
     assert "Kernel panic - not syncing" in failed.read("compute-01.console.log")
     assert "<name>panic-compute-01</name>" in failed.read("compute-01.xml")
     assert "qemu-system" in failed.read("compute-01.qemu.log")
@@ -295,6 +297,7 @@ def test_a_qemu_that_was_killed_while_its_guest_was_awaited_is_named(bench):
 
     failed = bench.fail("killed", observer=At("agent/killed-compute-01", kill))
     assert "compute-01: QEMU was killed (signal 9)" in failed.first_line
+    assert failed.error.cause_id == "qemu-killed"
     assert "reason=crashed" in failed.read("compute-01.qemu.log")
 
 
@@ -323,6 +326,7 @@ def test_a_disk_that_fills_up_under_a_guest_is_named_at_once(bench):
         failed = bench.fail("full", observer=At("agent/full-compute-01", fill))
     assert "the guest is paused on an I/O error: the disk of the host is full" in failed.first_line
     assert f"({bench.disks}/full, 0 bytes free)" in failed.first_line
+    assert failed.error.cause_id == "disk-full"
 
 
 @pytest.mark.fault("F47", "the file system of the disks is filled before the disks are made")
@@ -405,6 +409,8 @@ def test_what_keeps_nodes_from_slurm_is_named(bench, monkeypatch, points):
     failed = bench.fail("strange", count=2, patience=GOOD, observer=At("ready/strange", act))
     said = "munge on compute-01 refuses the controller's credentials (other key or clock): "
     assert f"{said}unmunge: Error: Invalid credential" in failed.first_line
+    assert (failed.error.cause_id, failed.error.node) == ("munge-refused", "compute-01")
+    assert failed.error.step == "ready/strange"
     summary = failed.read("summary.txt")
     assert summary.startswith(said)
     assert "compute-02: running (booted); slurmd on compute-02 did not register: " in summary
@@ -431,6 +437,7 @@ def test_a_node_whose_clock_is_off_is_named_as_the_cause(bench):
     failed = bench.fail("late", observer=At("ready/late", act))
     assert "the clock of compute-01 is 20 min " in failed.first_line
     assert "behind: munge refuses what it signs" in failed.first_line
+    assert (failed.error.cause_id, failed.error.node) == ("clock-off", "compute-01")
 
 
 @pytest.mark.fault("F62", "a slurmctld that does not take its configuration")
@@ -439,6 +446,7 @@ def test_a_slurmctld_that_does_not_run_is_named(bench, monkeypatch):
     act = until_said(bench, "broken", "controller", "slurmctld.*fatal")
     failed = bench.fail("broken", patience=GOOD, observer=At("ready/broken", act))
     assert "slurmctld on controller does not answer: fatal: " in failed.first_line
+    assert (failed.error.cause_id, failed.error.node) == ("slurmctld-down", "controller")
 
 
 def assert_none_of(secrets: list[bytes], evidence: Path) -> None:

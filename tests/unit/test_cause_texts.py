@@ -319,6 +319,13 @@ def test_slurm_is_read_from_the_controller_alone_and_told_of_nodes_that_hang():
     assert read.nodes["compute-02"].seen == node_readiness("compute-02", "down*", None)
 
 
+def test_without_a_credential_no_node_is_asked_about_munge():
+    diagnosis = SlurmDiagnosis()
+    assert "unmunge" in diagnosis.script(is_controller=False, has_input=True)
+    assert diagnosis.script(is_controller=False, has_input=False) == ""
+    assert "sinfo" in diagnosis.script(is_controller=True, has_input=False)
+
+
 def test_a_sinfo_that_fails_is_the_controllers_trouble():
     answer = NodeAnswer("controller", True, {"sinfo": "Unable to contact slurm controller\n"})
     read = SlurmDiagnosis().read([answer])

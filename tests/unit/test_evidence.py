@@ -1,10 +1,12 @@
 """What is saved of a failed start: all that can be had, within a time that no node can draw out."""
 
 import base64
+import errno
 import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -22,6 +24,7 @@ from ai_how.guest.serial_log import mark_consoles, read_console
 from ai_how.host.place import HypervisorHost
 from ai_how.hpc.causes import SlurmDiagnosis
 from ai_how.libvirt_client.facts import DomainInfo
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.failures import SavedEvidence
 from ai_how.plan.step import Plan, node_of
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
@@ -230,6 +233,24 @@ def test_qemus_log_and_the_signal_that_ended_it_are_found(bench, tmp_path, monke
     said = "QEMU of hpc-compute-1 was killed by signal 11\nQEMU of hpc was killed by signal 9\n"
     assert evidence._find_signal(said, "hpc") == 9
     assert evidence._find_signal(said, "hpc-compute-2") is None
+
+
+def test_a_qemu_log_that_is_roots_is_named_with_how_to_read_it(bench, tmp_path, monkeypatch):
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(evidence, "_read_tail", refuse)
+    monkeypatch.setattr(HypervisorHost, "qemu_logs", tmp_path)
+    seen = domain_seen(DRAFT, "compute-01", VmState.SHUT_OFF, agent=False)
+    crashed = replace(seen, state_number=5, reason=3)
+    bench.guests.domains[crashed.uuid] = crashed
+    saved = bench.save(GuestError("late"), "agent/hpc-compute-01")
+    assert (saved.cause_id, saved.node) == ("qemu-ended", "compute-01")
+    assert saved.cause == (
+        "compute-01: QEMU was killed or crashed; its log may be read by root alone"
+    )
+    remedy = f"  for root alone: sudo tail -n 50 {tmp_path}/hpc-compute-01.log\n"
+    assert remedy in files_of(saved)["summary.txt"]
 
 
 def test_a_guest_that_panics_is_waited_for_no_longer(bench, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 from cli_runner import GOOD, Cli
+from test_docs_json import assert_whole, documented
 
 from ai_how.cli.app import app
 
@@ -92,6 +93,7 @@ def test_a_failure_is_said_in_json_too(cli: Cli, verb: str) -> None:
     if "error" in answer:
         assert answer["error"]["exit_code"] == done.code
         assert answer["error"]["brief"]
+        assert_whole(answer, "", documented("A verb that fails"))
     else:
         assert verb in ("doctor", "validate"), "what these find is their answer"
 

@@ -258,6 +258,7 @@ def test_rolling_back_says_what_still_remains_and_keeps_the_journal(bench):
     with pytest.raises(UndoIncompleteError, match="start was cut short") as caught:
         roll_back(bench.left(), bench.world, observer=Recorder(), interrupts=bench.interrupts)
     assert "disk-2 is stuck" in caught.value.details
+    assert [one.step for one in caught.value.failures] == ["disk-2"]
     assert bench.world.content == ["disk-2"]
     assert [step.key for step in bench.left().remaining] == ["disk-2"]
 
