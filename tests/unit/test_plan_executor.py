@@ -324,6 +324,53 @@ def test_a_failure_names_the_step_and_the_node_that_it_is_about(bench):
     assert error.failures[0].error is error.__cause__
 
 
+KEY_1, KEY_2 = "disk/demo-compute-01", "disk/demo-compute-02"
+NODES = Plan("start", (Put(KEY_2), Put(KEY_1, (KEY_2,))))
+
+
+@pytest.mark.parametrize(
+    ("saved", "node"),
+    [
+        (None, "compute-01"),
+        (SavedEvidence(Path("/state/evidence/now")), "compute-01"),
+        (SavedEvidence(Path("/state/evidence/now"), node="controller"), "controller"),
+    ],
+)
+def test_the_node_is_that_of_the_cause_or_else_of_the_step_that_failed_first(bench, saved, node):
+    (bench.world.root / "disk").mkdir()
+
+    def on(moment, key):
+        if (moment, key) in {("after apply", KEY_1), ("before revert", KEY_2)}:
+            raise HostError(f"{key} broke")
+
+    bench.world.on = on
+    with pytest.raises(UndoIncompleteError) as caught:
+        bench.run(NODES, evidence=lambda _failures: saved)
+    error = caught.value
+    assert (error.step, error.node) == (KEY_1, node)
+    assert [(one.step, one.node) for one in error.failures] == [
+        (KEY_1, "compute-01"),
+        (KEY_2, "compute-02"),
+    ]
+    assert error.evidence == (saved.directory if saved else None)
+
+
+def test_a_rollback_names_the_node_whose_step_remained_first(bench):
+    (bench.world.root / "disk").mkdir()
+    with bench.journal(NODES) as journal:
+        execute(NODES, bench.world, journal, observer=bench.recorder, interrupts=bench.interrupts)
+
+    def on(moment, key):
+        raise HostError(f"{key} broke")
+
+    bench.world.on = on
+    with pytest.raises(UndoIncompleteError) as caught:
+        roll_back(bench.left(), bench.world, observer=Recorder(), interrupts=bench.interrupts)
+    error = caught.value
+    assert [one.node for one in error.failures] == ["compute-01", "compute-02"]
+    assert (error.step, error.node) == (KEY_1, "compute-01")
+
+
 @pytest.mark.parametrize(
     ("key", "node"),
     [

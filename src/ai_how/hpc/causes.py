@@ -21,10 +21,10 @@ ACCEPTED = "accepted"
 MUNGE_FORGIVES_S = 150.0
 """Clocks that are further off make munge refuse: two of them may be off in opposite directions."""
 
-# SLURM's own programs wait a minute for a slurmctld that does not answer.
 MUNGE = f"""\
 echo '== munge'; unmunge -n 2>&1 && echo {ACCEPTED}
 """
+# They wait a minute for a slurmctld that does not answer.
 SLURM = """\
 echo '== sinfo'; timeout 8 sinfo -h -N -a -o '%N|%T|%E' 2>&1
 echo '== nodes'; timeout 8 scontrol show node 2>&1

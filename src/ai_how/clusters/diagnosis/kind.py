@@ -33,7 +33,10 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """What a node's script printed, by the names of its sections. A guest wrote it: it is data."""
+    """What a node printed, by the names of its sections. A guest wrote it: it is data.
+
+    Besides those of the kind's script there are `jobs`, `failed` and `memory`.
+    """
 
     node: str
     is_controller: bool
