@@ -34,13 +34,14 @@ class ErrorReport:
 
 def report_of(error: BaseException) -> ErrorReport:
     """All that is told of an error, in the order in which it happened."""
+    ours = error if isinstance(error, AiHowError) else None
     plan = error if isinstance(error, PlanError) else None
     cause = error.__cause__
     return ErrorReport(
         kind=type(error).__name__,
         brief=brief_of(error),
-        details=_completed(getattr(error, "details", None)),
-        hint=_completed(getattr(error, "hint", None)),
+        details=_completed(ours.details if ours else None),
+        hint=_completed(ours.hint if ours else None),
         notes=tuple(completed(note) for note in getattr(error, "__notes__", [])),
         cause=plan.cause_id if plan else None,
         step=plan.step if plan else None,
