@@ -6,7 +6,7 @@ place of SLURM.
 
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer
+from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.clusters.kind import ClusterSection, Workload
 from ai_how.clusters.manager import ClusterManager
 from ai_how.clusters.observation import Observed
@@ -63,6 +65,26 @@ class CheckRunning:
         return f"look whether all VMs of {self.cluster} run"
 
 
+class NothingSeen:
+    """There is no workload of which something could be known."""
+
+    def find_cause(self, node: NodeEvidence) -> Cause | None:
+        return None
+
+
+class BareDiagnosis:
+    """Its nodes are asked nothing."""
+
+    awaiting = frozenset({CheckRunning.kind})
+    request = "true"
+
+    def script(self, *, is_controller: bool, has_input: bool) -> str:
+        return "true"
+
+    def read(self, answers: Sequence[NodeAnswer]) -> NothingSeen:
+        return NothingSeen()
+
+
 class BareCluster:
     """Nodes that are all alike: ready as soon as their VM runs."""
 
@@ -71,6 +93,10 @@ class BareCluster:
     @property
     def step_types(self) -> Mapping[str, type[Step]]:
         return step_types(CheckRunning)
+
+    @property
+    def diagnosis(self) -> BareDiagnosis:
+        return BareDiagnosis()
 
     def section_of(self, file: ClusterFile) -> HpcSpec:
         """That of a SLURM cluster stands for one of its own, which no file has."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from ai_how.clusters.desired_cluster import DesiredCluster
+    from ai_how.clusters.diagnosis.kind import Diagnosis
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
     from ai_how.clusters.workload import NodeReadiness
@@ -57,6 +58,10 @@ class ClusterKind(Protocol):
     @property
     def step_types(self) -> Mapping[str, type["Step"]]:
         """Every step that its journals may hold, by the word there."""
+
+    @property
+    def diagnosis(self) -> "Diagnosis":
+        """How the nodes of a start that failed are asked, and what their answers mean."""
 
     def section_of(self, file: "ClusterFile") -> ClusterSection:
         """Raises SpecError where the file has no cluster of this kind."""

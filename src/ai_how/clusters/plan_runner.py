@@ -127,7 +127,7 @@ class PlanRunner:
                         start.plan,
                         self.place,
                         self.say,
-                        kind=SlurmDiagnosis(),
+                        kind=self.kind.diagnosis,
                     ),
                 )
             except AiHowError:

@@ -7,6 +7,7 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.kind import ClusterSection, Workload
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.rendering import PlanInputs
+from ai_how.hpc.causes import SlurmDiagnosis
 from ai_how.hpc.identities import (
     build_archives,
     config_digest,
@@ -36,6 +37,10 @@ class SlurmCluster:
     @property
     def step_types(self) -> Mapping[str, type[Step]]:
         return STEP_TYPES
+
+    @property
+    def diagnosis(self) -> SlurmDiagnosis:
+        return SlurmDiagnosis()
 
     def section_of(self, file: ClusterFile) -> HpcSpec:
         return get_hpc(file)
