@@ -1,4 +1,4 @@
-"""For all tests: patience, the long run's option, and the ledger of what was withstood."""
+"""For all tests: patience, the long run's option, and the ledger of fault-test results."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="every example, kill and cycle")
     parser.addoption("--kills", type=int, help="how many random kills of a real start")
     parser.addoption("--report", type=Path, help="write the table of faults into this file")
-    parser.addoption("--ledger", type=Path, help="keep what was withstood here, for one table")
+    parser.addoption("--ledger", type=Path, help="keep the fault-test results here, for one table")
     parser.addoption("--evidence", type=Path, help="keep what is known of each failure here")
 
 
@@ -108,7 +108,7 @@ def pytest_terminal_summary(
         ledger.keep(file, int(exitstatus))
     if not ledger.rows and not ledger.figures:
         return
-    terminalreporter.section("what was withstood")
+    terminalreporter.section("fault-test results")
     for line in ledger.summary():
         terminalreporter.write_line(line)
     if file := config.getoption("--report"):

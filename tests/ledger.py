@@ -31,7 +31,7 @@ BEGIN, END = "<!-- made by the tests: begin -->", "<!-- made by the tests: end -
 
 @dataclass
 class Row:
-    """One way in which a fault was made, and how often that was withstood."""
+    """One way in which a fault was injected: how often, and how often the promise held."""
 
     points: int = 0
     held: int = 0
@@ -218,7 +218,7 @@ class Points:
     held: int | None = None
 
     def __call__(self, made: int, *, held: int | None = None) -> None:
-        """Count `made` more points, of which `held` (all, unless said) were withstood."""
+        """Count `made` more points, of which `held` passed (by default all)."""
         self.made = (self.made or 0) + made
         self.held = (self.held or 0) + (made if held is None else held)
 

@@ -1,4 +1,4 @@
-"""The table of what was withstood is true: it counts, it keeps, and a failure shows in it."""
+"""The fault-test results are true: every point counts, and a failure shows in them."""
 
 from pathlib import Path
 

@@ -135,7 +135,7 @@ def suite(tmp_path):
 
 def closing(done: Completed) -> str:
     """What is printed after everything has run."""
-    return done.stdout.partition("What they withstood:")[2]
+    return done.stdout.partition("Fault-test results:")[2]
 
 
 def test_a_suite_that_passes_says_so_and_leaves_nothing(suite, tmp_path):
