@@ -1,4 +1,4 @@
-"""The cluster file explained: the commented file of `ai-how init`, and the JSON Schema."""
+"""The explained cluster file: the commented file of `ai-how init`, and the JSON Schema."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from ai_how.spec.reader import DEFAULT_DATA
 from ai_how.spec.shape import fields_of, models_in
 
 _HEAD = """\
-# A cluster, as ai-how builds it. `ai-how validate` checks this file, `ai-how hpc start` starts it.
-# A line that begins with # and no space is a setting at an example value: take away the #.
-# ${NAME} and ${NAME:-default} stand for environment variables.
+# A cluster file of ai-how: `ai-how validate` checks it, `ai-how hpc start` starts the cluster.
+# A line with # and no space after it is a setting with an example value: remove the # to use it.
+# ${NAME} and ${NAME:-default} are replaced by environment variables.
 """
 _WIDTH = 100
 _NOTES = frozenset(("title", "description", "default", "examples"))
@@ -27,7 +27,7 @@ _WORDS_OF_YAML = frozenset(("true", "false", "null", "yes", "no", "on", "off", "
 
 
 def render_default_file() -> str:
-    """A file that means the same as no file, with every field there is explained in it."""
+    """A file that has the same effect as no file, and explains every field."""
     return _HEAD + "\n".join(_section(ClusterFile, DEFAULT_DATA, "")) + "\n"
 
 
@@ -42,7 +42,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _with_variables(schema: Any) -> Any:  # noqa: ANN401  JSON
-    """The same, but every value may also be text that holds `${`."""
+    """The same schema, in which every value may also be text that contains `${`."""
     if isinstance(schema, list):
         return [_with_variables(item) for item in schema]
     if not isinstance(schema, dict):
@@ -60,7 +60,7 @@ def _with_variables(schema: Any) -> Any:  # noqa: ANN401  JSON
 
 
 def _section(model: type[Spec], given: Mapping[str, Any] | None, indent: str) -> Iterator[str]:
-    """Every field with its description; the ones not in `given` are commented out."""
+    """Every field with its description; fields that are not in `given` are commented out."""
     for key, info in fields_of(model).items():
         value = None if given is None else given.get(key)
         inner = models_in(info.annotation)
@@ -84,7 +84,7 @@ def _is_list(info: FieldInfo) -> bool:
 
 
 def _as_list_item(lines: Iterator[str]) -> Iterator[str]:
-    """The first setting gets the dash of a list."""
+    """The lines as a list item: the first setting gets the dash."""
     is_first = True
     for line in lines:
         before, mark, setting = line.partition("#")
@@ -103,7 +103,7 @@ def _comment(info: FieldInfo, indent: str) -> Iterator[str]:
 
 
 def render_scalar(value: object) -> str:
-    """YAML, in the form that a person would write."""
+    """A scalar as YAML, as a person would write it."""
     is_plain = isinstance(value, str) and _PLAIN_TEXT.fullmatch(value)
     if is_plain and str(value).lower() not in _WORDS_OF_YAML:
         return str(value)

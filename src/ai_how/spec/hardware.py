@@ -1,4 +1,4 @@
-"""What the virtual hardware shall be: processors, memory, devices, shared directories."""
+"""The specification of virtual hardware: processors, memory, devices, shared directories."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -9,7 +9,7 @@ from ai_how.spec import fields
 
 
 class Spec(BaseModel):
-    """Frozen; unknown keys are errors; a key without a value counts as not given."""
+    """Frozen. Unknown keys are errors; a key without a value is treated as absent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -23,7 +23,7 @@ class Spec(BaseModel):
 
 
 class CpuTopologySpec(Spec):
-    """Applies to the nodes whose `cpu_cores` it multiplies out to."""
+    """Applies to the nodes whose `cpu_cores` equal the product of its fields."""
 
     sockets: Annotated[int, Field(ge=1, le=64, description="Sockets.", examples=[1])]
     cores: Annotated[int, Field(ge=1, le=512, description="Cores per socket.", examples=[1])]
@@ -35,17 +35,17 @@ class CpuTopologySpec(Spec):
 
 
 class NumaTopologySpec(Spec):
-    """Applies to the nodes whose processors and memory it fits; memory is split evenly."""
+    """Applies to the nodes whose vCPUs and memory fit; the memory is split evenly."""
 
     nodes: Annotated[
-        int, Field(ge=1, le=8, description="NUMA nodes that a guest sees.", examples=[1])
+        int, Field(ge=1, le=8, description="NUMA nodes of a guest.", examples=[1])
     ] = 1
     memory_per_node: Annotated[
         int | None,
         Field(
             ge=256,
-            description="Memory of each NUMA node in MiB; nodes x this is the guest's memory. "
-            "Default: an even split.",
+            description="Memory of each NUMA node in MiB; `nodes` times this is the memory of the "
+            "guest. Default: an even split.",
             examples=[1024],
         ),
     ] = None
@@ -61,12 +61,12 @@ class PerformanceSpec(Spec):
         Field(description="Size of the huge pages: 2M or 1G.", examples=["2M"]),
     ] = "2M"
     cpu_pinning: Annotated[
-        bool, Field(description="Pin each vCPU to a CPU of the host.", examples=[False])
+        bool, Field(description="Pin each vCPU to its own CPU.", examples=[False])
     ] = False
     memory_backing: Annotated[
         Literal["default", "hugepages", "memfd"],
         Field(
-            description="default, hugepages (the same as enable_hugepages), or memfd (sharable).",
+            description="default, hugepages (the same as enable_hugepages), or memfd (shareable).",
             examples=["default"],
         ),
     ] = "default"
@@ -80,31 +80,31 @@ class AccelerationSpec(Spec):
     enable_kvm: Annotated[
         bool,
         Field(
-            description="Use KVM where it really works; where it does not, or with false, emulate.",
+            description="Use KVM if a test guest boots under it; emulate otherwise, or with false.",
             examples=[True],
         ),
     ] = True
     enable_nested: Annotated[
-        bool, Field(description="Let guests run virtual machines themselves.", examples=[False])
+        bool, Field(description="Let guests run VMs themselves; needs KVM.", examples=[False])
     ] = False
     cpu_model: Annotated[
         fields.CpuModel | None,
         Field(
             description="host, host-passthrough, host-model, maximum, qemu64, or another "
-            "model that QEMU knows. Default: the best that works.",
+            "QEMU model. Default: the host's CPU under KVM, else a plain one.",
             examples=["maximum"],
         ),
     ] = None
     cpu_features: Annotated[
         tuple[fields.CpuFeature, ...],
-        Field(description="CPU features to require (+name) or take away (-name).", examples=[[]]),
+        Field(description="CPU features to require (+name) or disable (-name).", examples=[[]]),
     ] = ()
     numa_topology: Annotated[
-        NumaTopologySpec | None, Field(description="NUMA nodes inside the guests.")
+        NumaTopologySpec | None, Field(description="The NUMA nodes of a guest.")
     ] = None
     cpu_topology: Annotated[
         CpuTopologySpec | None,
-        Field(description="Layout of a guest's vCPUs. Default: one socket, no threads."),
+        Field(description="The layout of a guest's vCPUs. Default: one socket, no threads."),
     ] = None
     performance: Annotated[
         PerformanceSpec, Field(description="Huge pages, pinning, memory backing.")
@@ -113,7 +113,7 @@ class AccelerationSpec(Spec):
 
 class HardwareSpec(Spec):
     acceleration: Annotated[
-        AccelerationSpec, Field(description="Processors and how they are run.")
+        AccelerationSpec, Field(description="Processors, KVM and memory backing.")
     ] = AccelerationSpec.model_construct()
 
 
@@ -146,7 +146,7 @@ class VirtioFsMount(Spec):
     ] = None
     options: Annotated[
         fields.MountOptions,
-        Field(description="Options of the mount, as for mount(8).", examples=["rw,relatime"]),
+        Field(description="Mount options, as for mount(8).", examples=["rw,relatime"]),
     ] = ""
 
     @property
@@ -155,7 +155,7 @@ class VirtioFsMount(Spec):
 
     @property
     def mount_options(self) -> str:
-        """What fstab gets: `options`, with `ro` in force where the share is read-only."""
+        """The options in fstab: `options`, with `ro` if the share is read-only."""
         words = [word for word in self.options.split(",") if word]
         if self.readonly:
             words = [word for word in words if word not in ("rw", "ro")] + ["ro"]
@@ -163,7 +163,7 @@ class VirtioFsMount(Spec):
 
 
 class PcieDevice(Spec):
-    """A PCI device of the host that a guest gets for itself."""
+    """A PCI device of the host that is assigned to one guest."""
 
     pci_address: Annotated[
         fields.PciAddress,
@@ -175,14 +175,14 @@ class PcieDevice(Spec):
     ]
     vendor_id: Annotated[
         fields.PciId | None,
-        Field(description="Vendor that the device must have.", examples=["10de"]),
+        Field(description="The required vendor id.", examples=["10de"]),
     ] = None
     device_id: Annotated[
         fields.PciId | None,
-        Field(description="Device number that it must have.", examples=["2684"]),
+        Field(description="The required device id.", examples=["2684"]),
     ] = None
     iommu_group: Annotated[
-        int | None, Field(ge=0, description="IOMMU group that it must be in.", examples=[1])
+        int | None, Field(ge=0, description="The required IOMMU group.", examples=[1])
     ] = None
 
 
@@ -192,7 +192,7 @@ class PciePassthroughSpec(Spec):
     ] = False
     devices: Annotated[
         tuple[PcieDevice, ...],
-        Field(description="Devices; a GPU before its audio function."),
+        Field(description="Devices, a GPU before its audio function."),
     ] = ()
 
 

@@ -1,4 +1,4 @@
-"""The cluster file as types: every key that it may have, with what it means.
+"""The cluster file as types: every key that it may have, with its description.
 
 The descriptions are the text of the file that `ai-how init` writes and of the JSON Schema.
 """
@@ -70,7 +70,7 @@ class MetadataSpec(Spec):
         str, Field(max_length=200, description="A name, for people.", examples=["my-cluster"])
     ] = ""
     description: Annotated[
-        str, Field(max_length=2000, description="What it is for.", examples=["A cluster to try"])
+        str, Field(max_length=2000, description="Its purpose.", examples=["A cluster to try"])
     ] = ""
 
 
@@ -78,8 +78,8 @@ class HostSpec(Spec):
     uri: Annotated[
         fields.HostUri,
         Field(
-            description="auto (the system's libvirt where you may manage it, else embedded), "
-            "embedded (our own private libvirt, nothing to install), qemu:///system, "
+            description="Where the VMs run: auto (the system's libvirt if you may manage it, else "
+            "embedded), embedded (a private libvirt that ai-how starts), qemu:///system, "
             "qemu:///session, or qemu+ssh://user@host/system?keyfile=/path.",
             examples=["auto"],
         ),
@@ -90,22 +90,23 @@ class NetworkSpec(Spec):
     subnet: Annotated[
         fields.Subnet,
         Field(
-            description="Addresses of the cluster: auto, or a private range from /16 to /28 that "
-            "nothing on the host uses, such as 192.168.100.0/24.",
+            description="The subnet of the cluster: auto, or a private range from /16 to /28 that "
+            "the host does not use, such as 192.168.100.0/24.",
             examples=["auto"],
         ),
     ] = None
     bridge: Annotated[
         fields.BridgeName | None,
         Field(
-            description="Name of the bridge on the host, 15 characters at most. Default: derived.",
+            description="The name of the bridge on the host, at most 15 characters. Default: "
+            "derived from the cluster's id.",
             examples=["hpcbr0"],
         ),
     ] = None
 
 
 class BeegfsSpec(Spec):
-    """Only `enabled` is known; whatever else stands here is kept for the day BeeGFS is there."""
+    """Only `enabled` is known; other keys are accepted and ignored until BeeGFS is supported."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -119,7 +120,7 @@ class VirtioFsSpec(Spec):
     enabled: Annotated[
         bool | None,
         Field(
-            description="false takes away all virtio_fs_mounts; else what nodes list is shared.",
+            description="false ignores all virtio_fs_mounts; otherwise they are mounted.",
             examples=[True],
         ),
     ] = None
@@ -130,13 +131,13 @@ class StorageSpec(Spec):
         BeegfsSpec.model_construct()
     )
     virtio_fs: Annotated[
-        VirtioFsSpec, Field(description="Directories of the host, shared with nodes.")
+        VirtioFsSpec, Field(description="Directories of the host that are shared with nodes.")
     ] = VirtioFsSpec.model_construct()
     home: Annotated[
         Literal["nfs", "none"],
         Field(
-            description="nfs: /home is one directory on all nodes, kept on the controller. "
-            "none: each node has its own.",
+            description="nfs: the controller exports /home to all nodes. "
+            "none: each node has its own /home.",
             examples=["nfs"],
         ),
     ] = "nfs"
@@ -145,31 +146,31 @@ class StorageSpec(Spec):
 class AccessSpec(Spec):
     user: Annotated[
         fields.UserName,
-        Field(description="The account on every node, with sudo.", examples=["hpc"]),
+        Field(description="The user account on every node, with sudo.", examples=["hpc"]),
     ] = "hpc"
     ssh_public_keys: Annotated[
         tuple[fields.PublicKey, ...] | None,
         Field(
-            description="Keys that may log in besides the cluster's own. Default: ~/.ssh/*.pub.",
+            description="Additional keys that may log in. Default: ~/.ssh/*.pub.",
             examples=[[]],
         ),
     ] = None
 
 
 class PartitionSpec(Spec):
-    """A partition; one that is only a name may be written as that name."""
+    """A partition; the file may give only its name instead of a section."""
 
     name: Annotated[fields.PartitionName, Field(description="Its name.", examples=["compute"])]
     nodes: Annotated[
         Annotated[tuple[str, ...], OneOrList()] | None,
-        Field(description="Names of compute nodes, or ALL. Default: all.", examples=["ALL"]),
+        Field(description="Names of compute nodes, or ALL. Default: ALL.", examples=["ALL"]),
     ] = None
     default: Annotated[
-        bool, Field(description="Jobs go here when they name no partition.", examples=[True])
+        bool, Field(description="Whether jobs that name no partition run here.", examples=[True])
     ] = False
     max_time: Annotated[
         fields.SlurmTime | None,
-        Field(description="Longest job here. Default: max_job_time.", examples=["1:00:00"]),
+        Field(description="Time limit of its jobs. Default: max_job_time.", examples=["1:00:00"]),
     ] = None
 
     @property
@@ -180,19 +181,19 @@ class PartitionSpec(Spec):
 class SlurmConfigSpec(Spec):
     partitions: Annotated[
         tuple[Annotated[PartitionSpec, NameOrSection()], ...],
-        Field(description="Partitions: names, or sections. Default: one, `compute`, of all nodes."),
+        Field(description="Names, or sections. Default: one partition, `compute`, with all nodes."),
     ] = (PartitionSpec.model_construct(name="compute"),)
     default_partition: Annotated[
         fields.PartitionName | None,
         Field(
-            description="Where jobs go that name none. Default: the first partition.",
+            description="The partition of jobs that name none. Default: the first.",
             examples=["compute"],
         ),
     ] = None
     max_job_time: Annotated[
         fields.SlurmTime | None,
         Field(
-            description="Longest time of a job, such as 24:00:00 or 7-00. Default: no limit.",
+            description="Time limit of a job, such as 24:00:00 or 7-00. Default: no limit.",
             examples=["24:00:00"],
         ),
     ] = None
@@ -208,39 +209,39 @@ class StartSpec(Spec):
     warm: Annotated[
         bool,
         Field(
-            description="Restore new nodes from saved memory where a machine was saved that fits, "
-            "and save one after a start that found none.",
+            description="Restore new nodes from a saved VM of the same type; save one after a "
+            "start that found none.",
             examples=[True],
         ),
     ] = True
     boot_limit: Annotated[
         fields.BootLimit,
         Field(
-            description="How many nodes may boot at the same time: a number, or auto (what the "
-            "host's processors and memory can take).",
+            description="How many nodes may boot at once: a number, or auto (chosen from the "
+            "processors and the free memory of the host).",
             examples=["auto"],
         ),
     ] = None
 
 
 class ClusterSpec(Spec):
-    """What both kinds of cluster have."""
+    """The fields of both kinds of cluster."""
 
     name: Annotated[
         fields.Label,
-        Field(description="Name of the cluster: a-z, 0-9 and -, 40 at most.", examples=["cloud"]),
+        Field(description="Name of the cluster: at most 40 of a-z, 0-9, -.", examples=["cloud"]),
     ]
     base_image_path: Annotated[
         fields.ImageReference | None,
         Field(
-            description="Image of the nodes: a path or a stored name. Default: the built-in one.",
+            description="Image of the nodes: a path, or a name in the store. Default: built in.",
             examples=["default"],
         ),
     ] = None
-    network: Annotated[NetworkSpec, Field(description="The cluster's own network.")] = (
+    network: Annotated[NetworkSpec, Field(description="The network of the cluster.")] = (
         NetworkSpec.model_construct()
     )
-    hardware: Annotated[HardwareSpec, Field(description="Virtual hardware of all nodes.")] = (
+    hardware: Annotated[HardwareSpec, Field(description="The virtual hardware of all nodes.")] = (
         HardwareSpec.model_construct()
     )
 
@@ -254,7 +255,7 @@ class HpcSpec(ClusterSpec):
         Annotated[tuple[ComputeEntry, ...], OneOrList()],
         Field(
             description="The compute nodes compute-01, compute-02, ...: one group with a count, "
-            "a list of nodes, or a list that mixes both."
+            "a list of nodes, or a list of both."
         ),
     ]
     access: Annotated[AccessSpec, Field(description="Who may log in.")] = (
@@ -263,7 +264,7 @@ class HpcSpec(ClusterSpec):
     slurm_config: Annotated[SlurmConfigSpec, Field(description="SLURM.")] = (
         SlurmConfigSpec.model_construct()
     )
-    start: Annotated[StartSpec, Field(description="How the nodes are brought up.")] = (
+    start: Annotated[StartSpec, Field(description="How the nodes are started.")] = (
         StartSpec.model_construct()
     )
 
@@ -275,10 +276,10 @@ class KubernetesConfigSpec(Spec):
 
 
 class CloudSpec(ClusterSpec):
-    control_plane: Annotated[ControllerSpec, Field(description="The control plane's node.")]
+    control_plane: Annotated[ControllerSpec, Field(description="The node of the control plane.")]
     worker_nodes: Annotated[
         Workers,
-        Field(description="The workers: a group, a list, or pools of them by name (cpu, gpu)."),
+        Field(description="The workers: a group, a list, or pools of these by name (cpu, gpu)."),
     ]
     kubernetes_config: Annotated[KubernetesConfigSpec, Field(description="Kubernetes.")] = (
         KubernetesConfigSpec.model_construct()
@@ -289,7 +290,7 @@ class ClustersSpec(Spec):
     hpc: Annotated[HpcSpec | None, Field(description="A SLURM cluster.")] = None
     cloud: Annotated[
         CloudSpec | None,
-        Field(description="A Kubernetes cluster: checked now; commands for it come later."),
+        Field(description="A Kubernetes cluster: it is checked, but no verb can start it yet."),
     ] = None
 
 
@@ -299,14 +300,14 @@ class ClusterFile(Spec):
     version: Annotated[
         Literal["1.0"], Field(description="Version of this file's format.", examples=["1.0"])
     ]
-    metadata: Annotated[MetadataSpec, Field(description="For people; nothing acts on it.")] = (
+    metadata: Annotated[MetadataSpec, Field(description="For people, without effect.")] = (
         MetadataSpec.model_construct()
     )
     global_: Annotated[
         dict[str, Any],
-        Field(alias="global", description="Free notes; nothing reads them.", examples=[{}]),
+        Field(alias="global", description="Free notes, without effect.", examples=[{}]),
     ] = Field(default_factory=dict, alias="global")
-    host: Annotated[HostSpec, Field(description="Where the virtual machines run.")] = (
+    host: Annotated[HostSpec, Field(description="Where the VMs run.")] = (
         HostSpec.model_construct()
     )
-    clusters: Annotated[ClustersSpec, Field(description="The clusters; at least one.")]
+    clusters: Annotated[ClustersSpec, Field(description="The clusters, at least one.")]

@@ -1,4 +1,4 @@
-"""What a node shall be: the controller, compute nodes, workers, and groups of them."""
+"""The specification of nodes: the controller, compute nodes, workers, and groups of them."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ MAX_NODES = 1024
 
 
 class NodeResources(Spec):
-    """What every node has."""
+    """The fields of every node."""
 
     cpu_cores: Annotated[int, Field(ge=1, le=1024, description="vCPUs.", examples=[1])]
     memory_gb: Annotated[
@@ -21,14 +21,14 @@ class NodeResources(Spec):
             ge=0.5,
             le=16384,
             allow_inf_nan=False,
-            description="Memory in GiB, 0.5 and up; fractions are fine.",
+            description="Memory in GiB, at least 0.5; fractions are allowed.",
             examples=[1],
         ),
     ]
     disk_gb: Annotated[
         int,
         Field(
-            ge=1, le=65536, description="Disk in GiB; it takes only what is written.", examples=[10]
+            ge=1, le=65536, description="Disk in GiB, thinly provisioned.", examples=[10]
         ),
     ]
     base_image_path: Annotated[
@@ -39,7 +39,7 @@ class NodeResources(Spec):
         ),
     ] = None
     virtio_fs_mounts: Annotated[
-        tuple[VirtioFsMount, ...], Field(description="Directories of the host that it shares.")
+        tuple[VirtioFsMount, ...], Field(description="Shared directories of the host.")
     ] = ()
 
     @property
@@ -53,7 +53,7 @@ class ControllerSpec(NodeResources):
     ip_address: Annotated[
         fields.Address,
         Field(
-            description="IPv4 address inside the subnet, or DHCP to have one chosen.",
+            description="IPv4 address in the subnet, or DHCP to let ai-how choose one.",
             examples=["DHCP"],
         ),
     ] = None
@@ -65,29 +65,28 @@ class ComputeNodeSpec(NodeResources):
     ip: Annotated[
         fields.Address,
         Field(
-            description="IPv4 address inside the subnet, or DHCP to have one chosen.",
+            description="IPv4 address in the subnet, or DHCP to let ai-how choose one.",
             examples=["DHCP"],
         ),
     ] = None
     auto_start: Annotated[
         bool,
         Field(
-            description="false: `hpc start` leaves it off unless it is named. "
-            "It stays part of the cluster.",
+            description="false: the node stays off until `hpc start NODE`, but is in the cluster.",
             examples=[True],
         ),
     ] = True
     pcie_passthrough: Annotated[
-        PciePassthroughSpec | None, Field(description="Devices of the host for this node alone.")
+        PciePassthroughSpec | None, Field(description="Devices of the host for this node only.")
     ] = None
     vgpu: Annotated[VgpuSpec | None, Field(description="A share of a GPU for this node.")] = None
 
 
 class ComputeGroupSpec(ComputeNodeSpec):
-    """So many nodes alike."""
+    """`count` nodes with the same fields."""
 
     count: Annotated[
-        int, Field(ge=1, le=MAX_NODES, description="How many nodes of this kind.", examples=[2])
+        int, Field(ge=1, le=MAX_NODES, description="The number of nodes.", examples=[2])
     ]
 
 
@@ -99,7 +98,7 @@ class WorkerNodeSpec(ComputeNodeSpec):
 
 class WorkerGroupSpec(WorkerNodeSpec):
     count: Annotated[
-        int, Field(ge=1, le=MAX_NODES, description="How many nodes of this kind.", examples=[1])
+        int, Field(ge=1, le=MAX_NODES, description="The number of nodes.", examples=[1])
     ]
 
 
