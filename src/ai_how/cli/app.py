@@ -1,4 +1,4 @@
-"""Verbs by name and the global options; a verb's module is loaded when it is called."""
+"""The verbs by name, and the global options. The module of a verb is loaded when it is called."""
 
 import importlib
 from collections import UserDict
@@ -15,24 +15,24 @@ from ai_how.cli.groups import Group, new_app
 # Each verb is `app` of the module of its name.
 VERBS = {
     "init": "Write a commented cluster.yaml.",
-    "validate": "Check the cluster file, what it costs, and whether the host can.",
-    "hpc": "Start, stop, show and enter the SLURM cluster.",
-    "image": "Build and manage what the nodes boot.",
-    "host": "Start, stop and show the embedded host.",
-    "doctor": "Check everything that the host needs, with what to do about it.",
+    "validate": "Check the cluster file, and whether the host can run the cluster.",
+    "hpc": "Start, stop, inspect and use the SLURM cluster.",
+    "image": "Build and manage the images of the nodes.",
+    "host": "Start, stop and inspect the embedded host.",
+    "doctor": "Check the host; print a command for each problem.",
     "schema": "Print the JSON Schema of the cluster file, for editors.",
 }
 
 _HELP = """\
-A virtual SLURM cluster from one YAML file (or none).
+Build a virtual SLURM cluster from one YAML file, or from none.
 
-`ai-how hpc start` ends when a job has run on every compute node. The options below may stand
-anywhere before `--`.
+`ai-how hpc start` returns when SLURM has run a job on every compute node. The options below may be
+given anywhere before `--`.
 """
 
 
 class _Verbs(UserDict[str, Any]):
-    """Verbs by name, each made when it is first asked for."""
+    """The verbs by name, each loaded on first use."""
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401  the type is Typer's own
         if name not in self.data:
@@ -53,7 +53,7 @@ class _Verbs(UserDict[str, Any]):
 
 
 class LazyGroup(Group):
-    """Help comes from the table above; only the verb that is called is loaded."""
+    """Takes the help from `VERBS`; loads only the verb that is called."""
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  Typer's own
         super().__init__(**attributes)
@@ -86,7 +86,7 @@ def root(
             "-c",
             envvar="AI_HOW_CONFIG",
             metavar="PATH",
-            help="The cluster file. Default: ./cluster.yaml, else a built-in one.",
+            help="The cluster file. Default: ./cluster.yaml, else a built-in file.",
         ),
     ] = None,
     connect: Annotated[
@@ -95,7 +95,7 @@ def root(
             "--connect",
             envvar="AI_HOW_CONNECT",
             metavar="URI",
-            help="Where the VMs run: auto, embedded, qemu:///system, … Default: as the file says.",
+            help="Where the VMs run: auto, embedded, qemu:///system, … Default: as in the file.",
         ),
     ] = None,
     state_dir: Annotated[
@@ -103,28 +103,28 @@ def root(
         typer.Option(
             "--state-dir",
             metavar="DIR",
-            help="Where clusters are remembered. Default: ~/.local/state/ai-how.",
+            help="The directory for the state of clusters. Default: ~/.local/state/ai-how.",
         ),
     ] = None,
     is_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, also for errors.")
+        bool, typer.Option("--json", help="Print one JSON document on stdout, also for errors.")
     ] = False,
     verbosity: Annotated[
         int,
         typer.Option(
-            "--verbose", "-v", count=True, show_default=False, help="Say more; -vv says all."
+            "--verbose", "-v", count=True, show_default=False, help="Log more; -vv logs all."
         ),
     ] = 0,
     log_file: Annotated[
         Path | None,
-        typer.Option("--log-file", metavar="PATH", help="Append all that is done to a file."),
+        typer.Option("--log-file", metavar="PATH", help="Append a full log to a file."),
     ] = None,
     version: Annotated[  # noqa: ARG001  its callback answers
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Hold the global options for the verb."""
+    """Keep the global options for the verb."""
     from ai_how.console.logs import start_logging
 
     start_logging(verbosity, log_file)
@@ -136,7 +136,7 @@ def root(
 
 
 def run(words: Sequence[str]) -> int:
-    """Run one command line; the exit code is the verb's."""
+    """Run one command line. Returns the exit code of the verb."""
     command = typer.main.get_command(app)
     code = command.main(args=list(words), prog_name="ai-how", standalone_mode=False)
     return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""`ai-how doctor`: everything that a host needs, and what to do about what is missing."""
+"""`ai-how doctor`: checks of the host, with a command for each problem."""
 
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,9 @@ app = new_app()
 
 @app.command()
 def doctor(ctx: typer.Context) -> None:
-    """Check everything that the host needs, with what to do about it.
+    """Check the host; print a command for each problem.
 
-    The first time after a reboot a small guest is booted, to see whether KVM really works.
+    The first run after a reboot boots a small guest, to test whether KVM works.
     """
     from ai_how.host.doctor import run_doctor
 
@@ -39,7 +39,7 @@ def doctor(ctx: typer.Context) -> None:
 
 
 def _check_image(roots: "Roots") -> "tuple[Path | None, Check]":
-    """The kernel of the default image, and what there is to say of that image."""
+    """The kernel of the default image, and the check of that image."""
     from ai_how.host.checks import Check, Status
     from ai_how.images.build import find_default_image
     from ai_how.images.store import ImageStore

@@ -1,4 +1,4 @@
-"""How the verbs of one module are made into commands."""
+"""Typer groups for the verbs of one module."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _WRONG_USAGE = 2
 
 
 def _check_json(verb: str, words: Sequence[str]) -> None:
-    """Raises SpecError, with what to do then, where a verb says nothing as JSON."""
+    """Raises SpecError, with a hint, for a verb that has no JSON output."""
     match verb:
         case "hpc ssh":
             hint = "ai-how --json hpc exec NODE CMD  # or without --json"
@@ -34,7 +34,7 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
 
 
 class Group(TyperGroup):
-    """A group of verbs; without one it shows its help."""
+    """A group of verbs; without a verb it prints its help."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  Typer's own type
         if not args:
@@ -43,7 +43,7 @@ class Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
-        """The verb. Raises SpecError where JSON is asked for of one that says none."""
+        """The verb. Raises SpecError for --json with a verb that has no JSON output."""
         name, command, rest = super().resolve_command(ctx, args)
         if getattr(ctx.obj, "is_json", False) and not {"--help", "-h"}.intersection(rest):
             _check_json(f"{ctx.info_name} {name}", rest)
@@ -51,7 +51,7 @@ class Group(TyperGroup):
 
 
 def new_app(about: str | None = None, *, cls: type[TyperGroup] = Group) -> typer.Typer:
-    """A Typer for one module: without rich, which is slow to load."""
+    """The Typer app of one module, without rich, which is slow to load."""
     return typer.Typer(
         cls=cls,
         help=about,

@@ -1,4 +1,4 @@
-"""`ai-how host`: the embedded host, a libvirt of our own that needs no root."""
+"""`ai-how host`: the embedded host, a private libvirt that needs no root."""
 
 import sys
 from ipaddress import IPv4Address
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ai_how.host.embedded import EmbeddedHost, EmbeddedStatus
     from ai_how.state.paths import Roots
 
-app = new_app("Start, stop and show the embedded host: a libvirt of our own that needs no root.")
+app = new_app("Start, stop and inspect the embedded host: a private libvirt that needs no root.")
 
 
 @app.command()
 def up(ctx: typer.Context) -> None:
-    """Start the embedded host, or the libvirtd in it that hangs; nothing to do where it is well."""
+    """Start the embedded host; restart its libvirtd if that hangs. Guests keep running."""
     from ai_how.host.place import resolve_host
     from ai_how.libvirt_client.client import LibvirtClient
 
@@ -42,10 +42,10 @@ def up(ctx: typer.Context) -> None:
 def down(
     ctx: typer.Context,
     force: Annotated[
-        bool, typer.Option("--force", help="Also while VMs run: they lose their power.")
+        bool, typer.Option("--force", help="Also while VMs run: they are powered off.")
     ] = False,
 ) -> None:
-    """Stop the embedded host. Disks and definitions persist; nothing else does."""
+    """Stop the embedded host. Disks and definitions are kept, nothing else."""
     context = context_of(ctx)
     host = _embedded(context.roots)
     if not force:
@@ -56,7 +56,7 @@ def down(
 
 @app.command()
 def status(ctx: typer.Context) -> None:
-    """Show whether the embedded host is up, and what persists of it."""
+    """Show whether the embedded host is up, and where its files are."""
     context = context_of(ctx)
     _show(_embedded(context.roots).status(), is_json=context.is_json)
 
@@ -67,7 +67,7 @@ def connect(
     address: Annotated[IPv4Address, typer.Argument(parser=IPv4Address)],
     port: Annotated[int, typer.Argument(min=1, max=65535)],
 ) -> None:
-    """Become a connection to a guest: what ssh's ProxyCommand runs."""
+    """Connect stdin and stdout to a port of a guest, as the ProxyCommand of ssh."""
     from ai_how.process import become
 
     relay = [sys.executable, "-I", "-m", "ai_how.host.relay", str(address), str(port)]

@@ -1,4 +1,4 @@
-"""`ai-how hpc`: a SLURM cluster's life; the ways into its nodes are beside it."""
+"""`ai-how hpc`: the verbs for a SLURM cluster; `hpc_nodes.py` has those for one node."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ai_how.plan.step import Plan
     from ai_how.spec.models import ClusterFile, HpcSpec
 
-app = new_app("Start, stop, show and enter the SLURM cluster.")
+app = new_app("Start, stop, inspect and use the SLURM cluster.")
 app.add_typer(of_nodes)
 
 WATCH_S = 2.0
@@ -42,25 +42,26 @@ def start(
     words: Words = None,
     cluster: Cluster = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print the steps, and do nothing.")
     ] = False,
     keep_on_failure: Annotated[
-        bool, typer.Option("--keep-on-failure", help="Leave what was made when a step fails.")
+        bool, typer.Option("--keep-on-failure", help="If a step fails, do not undo the others.")
     ] = False,
     no_warm: Annotated[
         bool,
         typer.Option(
             "--no-warm",
             envvar="AI_HOW_NO_WARM",
-            help="Boot every node, and save no memory; said here, also that of a suspended "
-            "cluster is thrown away.",
+            help="Boot every node, and save no VM. On the command line it also discards the "
+            "memory of a suspended cluster.",
         ),
     ] = False,
 ) -> None:
-    """Bring the cluster up; over when SLURM has run a job on every node.
+    """Start the cluster; return when SLURM has run a job on every compute node.
 
-    Nodes with auto_start: false are made, and left off unless they are named. With --cluster the
-    file is the one that the cluster was last started from, which is kept with its state.
+    A start creates what is missing and repairs what is broken. Nodes with auto_start: false are
+    created, but stay off unless they are named. --cluster uses the file of the cluster's last
+    start, of which its state has a copy.
     """
     from ai_how.console.live_nodes import LiveNodes
     from ai_how.hpc.manager import HpcManager
@@ -106,18 +107,18 @@ def stop(
     suspend: Annotated[
         bool,
         typer.Option(
-            "--suspend", help="Save the memory of all nodes: jobs go on at the next start."
+            "--suspend", help="Save the memory of all nodes; jobs continue at the next start."
         ),
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="First wait for the jobs there, and begin no new ones.")
+        bool, typer.Option("--wait", help="First wait for running jobs; no new ones start.")
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="S", min=0, help="Wait so many seconds at most."),
+        typer.Option("--timeout", metavar="S", min=0, help="Wait at most S seconds."),
     ] = None,
 ) -> None:
-    """Turn the cluster, or nodes, off. Disks, keys and jobs that may be queued again are kept."""
+    """Power off the cluster, or nodes. Disks and keys are kept; jobs are requeued if possible."""
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
@@ -154,12 +155,12 @@ def status(
     ctx: typer.Context,
     file: File = None,
     cluster: Cluster = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Ask again every two seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds.")] = False,
     timings: Annotated[
-        bool, typer.Option("--timings", help="Show how long each stage of the last start took.")
+        bool, typer.Option("--timings", help="Show the duration of each stage of the last start.")
     ] = False,
 ) -> None:
-    """Ask libvirt and SLURM how each node is."""
+    """Show the state of each node, from libvirt and SLURM."""
     context = context_of(ctx)
     manager = manager_of(context, name_of(context, cluster, file))
     while True:
@@ -182,10 +183,12 @@ def destroy(
     ctx: typer.Context,
     file: File = None,
     cluster: Cluster = None,
-    force: Annotated[bool, typer.Option("--force", help="Do not ask; snapshots go too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not ask; remove snapshots too.")
+    ] = False,
     backup: Annotated[
         Path | None,
-        typer.Option("--backup", metavar="DIR", help="First keep a compressed copy of each disk."),
+        typer.Option("--backup", metavar="DIR", help="First save a compressed copy of each disk."),
     ] = None,
 ) -> None:
     """Remove the cluster: its VMs, disks, network, keys and state."""
@@ -223,11 +226,11 @@ def recover(
     cluster: Cluster = None,
     from_user: Annotated[
         str | None,
-        typer.Option("--from-user", metavar="USER", help="Take over the cluster of that user."),
+        typer.Option("--from-user", metavar="USER", help="Take over the cluster of this user."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Take it over unasked.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take it over without asking.")] = False,
 ) -> None:
-    """Remember again a cluster whose state was lost or damaged: from a backup, or from libvirt."""
+    """Restore the lost or damaged state of a cluster, from a backup or from libvirt."""
     from ai_how.spec.models import AccessSpec
     from ai_how.spec.nodes import get_hpc
 
@@ -247,13 +250,13 @@ def recover(
 
 
 def _is_typed(ctx: typer.Context, option: str) -> bool:
-    """Whether it is on the command line: what is set once for all starts must lose no jobs."""
+    """Whether it is on the command line: a default from the environment must lose no jobs."""
     origin = ctx.get_parameter_source(option)
     return origin is not None and origin.name == "COMMANDLINE"
 
 
 def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | None]":
-    """The spec of the file that a cluster was last started from, and where that is kept."""
+    """The spec of the file of the cluster's last start, and the path of its copy."""
     from ai_how.spec.nodes import get_hpc
 
     name_of(context, cluster)
@@ -268,7 +271,7 @@ def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | Non
 
 
 def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
-    """Build the default image where a node is to boot it and it is missing."""
+    """Build the default image if a node needs it and it is missing."""
     from ai_how.images.build import build_default_image, find_default_image
     from ai_how.images.recipe import default_recipe
     from ai_how.images.store import ImageStore
@@ -286,7 +289,7 @@ def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
 def _save_for_next_time(
     context: Context, manager: "HpcManager", plan: "Plan", path: Path | None
 ) -> None:
-    """Have machines saved in the background, where the start found none for a new node."""
+    """Save VMs in the background, if the start found none for a new node."""
     from ai_how.clusters.save_machines import wants_warming
     from ai_how.process import start_detached
     from ai_how.vm_management.saved_machines.saving import why_unsaved

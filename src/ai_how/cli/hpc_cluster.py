@@ -1,4 +1,4 @@
-"""Which cluster a verb of `ai-how hpc` is about, and which of its nodes."""
+"""The cluster, and the nodes, that a verb of `ai-how hpc` acts on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", metavar="NAME", help="A cluster by its name, without its file."),
+    typer.Option("--cluster", metavar="NAME", help="Select a cluster by name, without its file."),
 ]
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[FILE] [NODE]...", help="The cluster file, and nodes of it."),
+    typer.Argument(metavar="[FILE] [NODE]...", help="The cluster file, and names of its nodes."),
 ]
 File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")]
 
 
 def split_words(words: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The cluster file, where the first word is one, and node names."""
+    """The cluster file, if the first word is one, and the node names."""
     words = words or []
     if words and looks_like_file(words[0]):
         return Path(words[0]), words[1:]
@@ -36,9 +36,9 @@ def split_words(words: list[str] | None) -> tuple[Path | None, list[str]]:
 
 
 def split_running(words: list[str]) -> tuple[Path | None, str, list[str]]:
-    """The cluster file, the node, and the command that is to run there.
+    """The cluster file, the node, and the command to run there.
 
-    A `--` may stand before each of them.
+    A `--` may precede each of them.
     """
     file, words = split_words(_without_dashes(words))
     node, *command = _without_dashes(words) or [""]
@@ -76,7 +76,7 @@ def manager_of(context: Context, name: str, observer: "Observer | None" = None) 
 
 
 def check_nodes(cluster: str, there: "Collection[str]", asked: "Collection[str]") -> None:
-    """Raises SpecError for a name that is no node's, with those that there are."""
+    """Raises SpecError for an unknown node, with the names of the nodes."""
     for name in asked:
         if name not in there:
             raise SpecError(

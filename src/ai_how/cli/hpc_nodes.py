@@ -1,4 +1,4 @@
-"""The ways into the nodes of a cluster: ssh, the guest agent, the serial line, the logs."""
+"""The verbs for one node: by ssh, guest agent, serial console and logs."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-_ABOUT = "The cluster file, where it is not found by itself; a node"
+_ABOUT = "The cluster file, if it is not found by default; a node"
 Words = Annotated[list[str], typer.Argument(metavar="[FILE] NODE", help=f"{_ABOUT}.")]
 Running = Annotated[
     list[str],
-    typer.Argument(
-        metavar="[FILE] NODE [CMD]...", help=f"{_ABOUT}; a command, with options of its own."
-    ),
+    typer.Argument(metavar="[FILE] NODE [CMD]...", help=f"{_ABOUT}; a command with its options."),
 ]
 
 
@@ -42,13 +40,13 @@ def ssh(
     cluster: Cluster = None,
     passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
 ) -> None:
-    """Log in to a node, or run a command there as the cluster's user.
+    """Log in to a node, or run a command there as the user of the cluster.
 
-    Options of ssh before the command go to ssh: -t, -L, -A, -N, -o and so on. Not -c and -v, which
-    are ours.
+    Options of ssh before the command are passed to ssh: -t, -L, -A, -N, -o and so on. Exceptions
+    are -c and -v, which are options of ai-how.
 
-    A command of one word is a line for the node's shell. Several words are a program and its words,
-    which stay as they are. The exit code is the command's.
+    A command of one word is a command line for the shell of the node. Several words are a program
+    and its arguments, which are passed on unchanged. The exit code is that of the command.
     """
     from ai_how.guest.ssh import ssh_argv
     from ai_how.process import become
@@ -67,10 +65,10 @@ def execute(
     cluster: Cluster = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds.")] = 3600,
 ) -> None:
-    """Run a command on a node as root, by its guest agent: no network is needed.
+    """Run a command on a node as root, through the guest agent, without a network.
 
-    A command of one word is a line for the node's shell. Several words are a program and its words,
-    which stay as they are. The exit code is the command's.
+    A command of one word is a command line for the shell of the node. Several words are a program
+    and its arguments, which are passed on unchanged. The exit code is that of the command.
     """
     file, node, command = split_running(words)
     if not command:
@@ -88,7 +86,7 @@ def execute(
 
 @app.command("console")
 def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
-    """Attach the terminal to a node's serial line; Ctrl-] leaves it."""
+    """Attach the terminal to the serial console of a node; Ctrl-] detaches."""
     from ai_how.console.terminal import attach as join
 
     manager, node = _find(ctx, words, cluster)
@@ -102,15 +100,15 @@ def logs(
     ctx: typer.Context,
     words: Words,
     cluster: Cluster = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many at most.")] = 200,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines at most.")] = 200,
     serial: Annotated[
-        bool, typer.Option("--serial", help="What it wrote to its serial line, all boots.")
+        bool, typer.Option("--serial", help="Show the serial console, of all boots.")
     ] = False,
     boot: Annotated[
-        int, typer.Option("--boot", "-b", max=0, help="Of which boot: -1 is the one before this.")
+        int, typer.Option("--boot", "-b", max=0, help="The boot: 0 is current, -1 the previous.")
     ] = 0,
 ) -> None:
-    """Show a node's journal, or its serial line where the guest agent does not answer."""
+    """Show the journal of a node, or its serial console if the guest agent does not answer."""
     manager, node = _find(ctx, words, cluster)
     text = manager.read_log(node, lines=lines, serial=serial, boot=boot)
     console.show_text(text.rstrip("\n"))
@@ -118,7 +116,7 @@ def logs(
 
 @app.command("ssh-config")
 def ssh_config(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> None:
-    """Print the configuration for ssh, scp, rsync or an editor; ~/.ssh/config may include it."""
+    """Print the ssh configuration, for scp, rsync or an editor; ~/.ssh/config can include it."""
     context = context_of(ctx)
     manager = manager_of(context, name_of(context, cluster, file))
     manager.get_state()
@@ -128,7 +126,7 @@ def ssh_config(ctx: typer.Context, file: File = None, cluster: Cluster = None) -
 def _find(
     ctx: typer.Context, words: list[str], cluster: str | None
 ) -> "tuple[HpcManager, NodeState]":
-    """The cluster and the node of a verb that takes one node. Raises SpecError for more words."""
+    """The cluster and the node of a verb for one node. Raises SpecError for more words."""
     file, name, more = split_running(words)
     if more:
         raise SpecError("one node at a time", details=f"besides {name}: {shlex.join(more)}")
@@ -138,7 +136,7 @@ def _find(
 
 
 def _node(manager: "HpcManager", name: str) -> "NodeState":
-    """A node by its name in the cluster, else by its VM's; neither is taken apart."""
+    """A node by its name in the cluster, else by the name of its VM."""
     state = manager.get_state()
     named = {one.domain_name: one for one in state.nodes} | {one.name: one for one in state.nodes}
     if name not in named:
@@ -147,7 +145,7 @@ def _node(manager: "HpcManager", name: str) -> "NodeState":
 
 
 def _argv(command: list[str]) -> list[str]:
-    """What the agent starts: a program that is looked up, or a shell for a line of one word."""
+    """The argv for the agent: a program, or a shell for a command line in one word."""
     is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
     # As a login would have it: the agent, which systemd starts, has no home.
     home = ["/usr/bin/env", "HOME=/root"]

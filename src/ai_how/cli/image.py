@@ -1,4 +1,4 @@
-"""`ai-how image`: what the nodes boot."""
+"""`ai-how image`: the images of the nodes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ai_how.state.models import ClusterState
     from ai_how.state.paths import StoragePaths
 
-app = new_app("Build and manage what the nodes boot.")
+app = new_app("Build and manage the images of the nodes.")
 
-Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or how a digest begins.")]
+Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
 
 @app.command()
@@ -27,11 +27,11 @@ def build(
     mirror: Annotated[
         str | None,
         typer.Option(
-            "--mirror", metavar="URL", help="A Debian mirror. Default: mmdebstrap's choice."
+            "--mirror", metavar="URL", help="A Debian mirror. Default: chosen by mmdebstrap."
         ),
     ] = None,
 ) -> None:
-    """Build the default image from Debian packages; nothing to do where it is there."""
+    """Build the default image from Debian packages, if it does not exist."""
     from ai_how.images.build import build_default_image
 
     context = context_of(ctx)
@@ -45,9 +45,10 @@ def warm(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
 ) -> None:
-    """Boot a machine for each kind of node and save its memory, for starts without a boot.
+    """Boot and save a VM for each type of node, from which new nodes are restored.
 
-    `hpc start` does this by itself, in the background, after a start that found none.
+    A VM is saved before it gets an identity. `hpc start` does the same in the background, after a
+    start that found no saved VM.
     """
     from ai_how.clusters.save_machines import warm_up
     from ai_how.host.place import resolve_host
@@ -73,7 +74,7 @@ def warm(
 
 @app.command("list")
 def list_images(ctx: typer.Context) -> None:
-    """Show every image, also broken ones, and which clusters use it."""
+    """List all images, including broken ones, and the clusters that use them."""
     from ai_how.images.manifest import BrokenImage
     from ai_how.state.every_cluster import users_of_image
 
@@ -102,12 +103,12 @@ def list_images(ctx: typer.Context) -> None:
 def import_image(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="PATH|URL", help="A qcow2 or raw disk.")],
-    name: Annotated[str | None, typer.Option("--name", help="Default: the file's.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Default: the file name.")] = None,
     sha256: Annotated[
-        str | None, typer.Option("--sha256", help="What it must hash to; a URL needs it.")
+        str | None, typer.Option("--sha256", help="The expected digest; required for a URL.")
     ] = None,
 ) -> None:
-    """Bring in a disk that boots by its own firmware and boot loader."""
+    """Import a disk that boots with firmware and its own boot loader."""
     context = context_of(ctx)
     with console.ProgressBar("importing", is_silent=context.is_json) as bar:
         image = _store(context).import_file(source, name=name, sha256=sha256, on_progress=bar.watch)
@@ -118,10 +119,10 @@ def import_image(
 def verify(
     ctx: typer.Context,
     wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE]…", help="Default: all of them.")
+        list[str] | None, typer.Argument(metavar="[IMAGE]…", help="Default: all images.")
     ] = None,
 ) -> None:
-    """Check every byte of images against their manifests, and their disks by qemu-img."""
+    """Check all bytes of images against their manifests, and their disks with qemu-img."""
     context = context_of(ctx)
     store = _store(context)
     images = [store.get(one) for one in wanted] if wanted else store.list()
@@ -138,7 +139,7 @@ def verify(
 
 @app.command()
 def rm(ctx: typer.Context, wanted: Wanted) -> None:
-    """Remove an image; refused while a cluster uses it."""
+    """Remove an image, unless a cluster uses it."""
     from ai_how.state.every_cluster import users_of_image
     from ai_how.vm_management.saved_machines.store import SavedMachines
 
@@ -165,7 +166,7 @@ def _store(context: Context) -> "ImageStore":
 
 
 def _storages(context: Context) -> "list[StoragePaths]":
-    """Wherever machines of an image may be saved."""
+    """The storages that may contain VMs saved from an image."""
     from ai_how.host.place import system_storages
 
     return [context.roots.embedded_storage, *system_storages()]
@@ -178,7 +179,7 @@ def _states(context: Context) -> "dict[str, ClusterState | StateError]":
 
 
 def _get_even_broken(store: "ImageStore", wanted: str) -> "Image | BrokenImage":
-    """The image; a broken one only by its digest, or at least twelve characters of it."""
+    """The image. A broken image needs at least twelve characters of its digest."""
     for image in store.list():
         if len(wanted) >= 12 and image.digest.startswith(wanted):  # noqa: PLR2004
             return image

@@ -1,4 +1,4 @@
-"""`ai-how init`: a commented cluster file to start from."""
+"""`ai-how init`: a commented cluster file as a starting point."""
 
 import shlex
 from pathlib import Path
@@ -17,10 +17,10 @@ app = new_app()
 @app.command()
 def init(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="Where to write it.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    file: Annotated[Path | None, typer.Argument(help="The file to write.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a cluster file with every field in it, commented; it means the same as no file."""
+    """Write a commented cluster file with every field; it has the same effect as no file."""
     context = context_of(ctx)
     path = file or context.config or DEFAULT_FILE
     _write(path, is_replacing=force)

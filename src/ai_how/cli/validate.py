@@ -1,4 +1,4 @@
-"""`ai-how validate`: the file, then what it would cost on this host."""
+"""`ai-how validate`: checks of the file, then of the host's capacity."""
 
 import os
 from dataclasses import replace
@@ -25,12 +25,12 @@ def validate(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="The cluster file.")] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Check the file alone, not the host.")
+        bool, typer.Option("--offline", help="Check only the file, not the host.")
     ] = False,
 ) -> None:
-    """Check the cluster file, what it costs, and whether the host can.
+    """Check the cluster file, and whether the host can run the cluster.
 
-    Ends with 2 where the file is wrong, with 3 where the host cannot.
+    The exit code is 2 if the file is wrong, 3 if the host cannot run the cluster.
     """
     context = context_of(ctx)
     path = context.find_spec_path(file)

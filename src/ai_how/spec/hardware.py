@@ -37,9 +37,7 @@ class CpuTopologySpec(Spec):
 class NumaTopologySpec(Spec):
     """Applies to the nodes whose vCPUs and memory fit; the memory is split evenly."""
 
-    nodes: Annotated[
-        int, Field(ge=1, le=8, description="NUMA nodes of a guest.", examples=[1])
-    ] = 1
+    nodes: Annotated[int, Field(ge=1, le=8, description="NUMA nodes of a guest.", examples=[1])] = 1
     memory_per_node: Annotated[
         int | None,
         Field(

@@ -307,7 +307,5 @@ class ClusterFile(Spec):
         dict[str, Any],
         Field(alias="global", description="Free notes, without effect.", examples=[{}]),
     ] = Field(default_factory=dict, alias="global")
-    host: Annotated[HostSpec, Field(description="Where the VMs run.")] = (
-        HostSpec.model_construct()
-    )
+    host: Annotated[HostSpec, Field(description="Where the VMs run.")] = HostSpec.model_construct()
     clusters: Annotated[ClustersSpec, Field(description="The clusters, at least one.")]

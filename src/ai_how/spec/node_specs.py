@@ -27,9 +27,7 @@ class NodeResources(Spec):
     ]
     disk_gb: Annotated[
         int,
-        Field(
-            ge=1, le=65536, description="Disk in GiB, thinly provisioned.", examples=[10]
-        ),
+        Field(ge=1, le=65536, description="Disk in GiB, thinly provisioned.", examples=[10]),
     ]
     base_image_path: Annotated[
         fields.ImageReference | None,
