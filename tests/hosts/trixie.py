@@ -8,7 +8,7 @@ and mounts and processes of its own.
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import distribution
@@ -146,15 +146,9 @@ def finish(tree: Path) -> None:
 
 def add_python_packages(target: Path, lock: str) -> None:
     """What we need at run time, at the versions of the lock, for that Python."""
-    wanted = needed("ai-how") - {"ai-how", "libvirt-python"}
-    entries, is_wanted = [], False
-    for line in lock.splitlines(keepends=True):
-        if line[0].isalpha():
-            is_wanted = line.partition("==")[0] in wanted
-        entries += [line] if is_wanted else []
     only = target.with_name("wanted.lock")
     target.parent.mkdir(parents=True, exist_ok=True)
-    only.write_text("".join(entries))
+    only.write_text(entries_of(lock, needed("ai-how") - {"ai-how", "libvirt-python"}))
     run(
         [
             *(sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"),
@@ -163,6 +157,16 @@ def add_python_packages(target: Path, lock: str) -> None:
         ],
         timeout_s=BUILD_S,
     )
+
+
+def entries_of(lock: str, wanted: Container[str]) -> str:
+    """The entries of a lock file for these distributions."""
+    entries, is_wanted = [], False
+    for line in lock.splitlines(keepends=True):
+        if line[0].isalpha():
+            is_wanted = line.partition("==")[0] in wanted
+        entries += [line] if is_wanted else []
+    return "".join(entries)
 
 
 def needed(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
