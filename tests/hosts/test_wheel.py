@@ -77,4 +77,4 @@ def test_a_cluster_lives_with_an_installed_wheel(python: Path) -> None:
     said = json.loads(done.stdout)
     failed = {verb: told for verb, told in said.items() if told["code"] and verb != "doctor"}
     assert failed == {}
-    assert "hpc is ready" in said["start"]["out"]
+    assert json.loads(said["status"]["out"])["is_ready"]
