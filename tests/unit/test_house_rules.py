@@ -25,6 +25,23 @@ BROAD_EXCEPTS = {
 }
 
 
+_ALL_VMS = {"spec", "state", "images", "guest", "libvirt_client", "plan", "host", "vm_management"}
+BELOW = {
+    "spec": set(),
+    "state": {"spec"},
+    "images": {"state"},
+    "guest": {"spec", "state"},
+    "libvirt_client": set(),
+    "plan": {"state"},
+    "host": {"images", "libvirt_client", "state"},
+    "vm_management": _ALL_VMS,
+    "clusters": _ALL_VMS,
+    "hpc": {"clusters", *_ALL_VMS},
+    "console": {"host", "plan"},
+    "cli": {"clusters", "hpc", "console", *_ALL_VMS},
+}
+
+
 @cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
@@ -103,6 +120,22 @@ def test_only_the_libvirt_modules_import_libvirt():
     found = importers(MODULES, "libvirt", "libvirt_qemu")
     assert found
     assert [one for one in found if not one.startswith("libvirt_client/")] == []
+
+
+def test_rooms_import_only_what_is_below_them():
+    """And so no two import each other. Single files (errors, waiting, …) are below all rooms."""
+    rooms = {path.parts[0] for path in map(Path, MODULES) if len(path.parts) > 1}
+    assert rooms == set(BELOW)
+    found = [
+        f"{where}: {name}"
+        for where, path in MODULES.items()
+        if (room := Path(where).parts[0]) in rooms
+        for _, name in imported_by(parse(path))
+        if name.startswith("ai_how.")
+        and (other := name.split(".")[1]) in rooms
+        and other not in {room, *BELOW[room]}
+    ]
+    assert found == []
 
 
 def test_only_process_imports_subprocess():

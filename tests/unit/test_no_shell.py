@@ -23,8 +23,8 @@ from ai_how.hpc.steps import CloseSlurm
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run
 from ai_how.state.cluster_state import read_state, write_state
+from ai_how.state.owned_directory import check_chain
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
-from ai_how.vm_management.disks.owned_directory import check_chain
 from ai_how.waiting import Deadline
 from cluster_bench import draft_of, read_hpc
 

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from ai_how.errors import HostError, OwnershipError
-from ai_how.vm_management.disks import owned_directory
-from ai_how.vm_management.disks.owned_directory import (
+from ai_how.state import owned_directory
+from ai_how.state.owned_directory import (
     check_chain,
     claim,
     ensure_traversable,

@@ -241,7 +241,7 @@ def _is_ours_alone(root: Path) -> bool:
 def _require_usable(storage: StoragePaths) -> None:
     """Raises HostError where we could not have disks there, or others could replace them."""
     # It is the same look that every step takes before it makes a disk.
-    from ai_how.vm_management.disks.owned_directory import check_chain  # noqa: PLC0415
+    from ai_how.state.owned_directory import check_chain  # noqa: PLC0415
 
     root = storage.root
     if not root.is_dir() and (os.geteuid() != 0 or not root.parent.is_dir()):

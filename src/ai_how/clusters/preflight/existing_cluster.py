@@ -11,9 +11,9 @@ from ai_how.images.recipe import default_recipe
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.models import ClusterState
+from ai_how.state.owned_directory import is_same_file
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.disks.manager import DiskManager
-from ai_how.vm_management.disks.owned_directory import is_same_file
 from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift
 

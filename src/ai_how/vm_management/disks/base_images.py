@@ -18,8 +18,8 @@ from ai_how.images.qcow2_header import read_header
 from ai_how.state.files import DRAFT_SUFFIX as RECORD_DRAFT_SUFFIX
 from ai_how.state.files import fsync_directory, replaced_atomically
 from ai_how.state.lock import held_lock
+from ai_how.state.owned_directory import DRAFT_SUFFIX, check_chain, ensure_traversable
 from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.disks.owned_directory import DRAFT_SUFFIX, check_chain, ensure_traversable
 
 # Another run may be copying a large image.
 _LOCK_WAIT_S = 600

@@ -24,9 +24,7 @@ from ai_how.images.manifest import Image
 from ai_how.images.qcow2_header import Qcow2Header, read_header
 from ai_how.plan.step import Applied
 from ai_how.state.files import fsync_directory
-from ai_how.state.paths import StoragePaths
-from ai_how.vm_management.disks.base_images import ensure_placed, remove_unused
-from ai_how.vm_management.disks.owned_directory import (
+from ai_how.state.owned_directory import (
     DRAFT_SUFFIX,
     check_chain,
     claim,
@@ -35,6 +33,8 @@ from ai_how.vm_management.disks.owned_directory import (
     is_same_file,
     remove_marked,
 )
+from ai_how.state.paths import StoragePaths
+from ai_how.vm_management.disks.base_images import ensure_placed, remove_unused
 from ai_how.vm_management.disks.space import GIB, DiskNeed
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")

@@ -28,10 +28,10 @@ from ai_how.images.copying import (
 from ai_how.images.manifest import Sha256
 from ai_how.state.files import fsync_directory
 from ai_how.state.lock import held_lock
+from ai_how.state.owned_directory import check_chain, ensure_traversable
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.base_images import check_unchanged, note_hashed
-from ai_how.vm_management.disks.owned_directory import check_chain, ensure_traversable
 from ai_how.vm_management.saved_machines.save_file import (
     read_save_image,
 )
