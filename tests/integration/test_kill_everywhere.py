@@ -22,7 +22,14 @@ SIGKILLED = -9
 Pair = tuple[str, str]
 TWIN = "-compute-02"
 # What comes after a done, an undone or a failed is what comes before the next record.
-DISTINCT = ("after intent", "before done", "before undone", "before end", "after end")
+DISTINCT = (
+    "before intent",
+    "after intent",
+    "before done",
+    "before undone",
+    "before end",
+    "after end",
+)
 
 
 def without_twins(pairs: Iterable[Pair], *, is_long: bool) -> set[Pair]:

@@ -109,6 +109,13 @@ def watched(places, tmp_path) -> str:
     return f"exec {PROGRAM} --state-dir {tmp_path}/s hpc status --cluster demo --watch"
 
 
+@pytest.mark.usefixtures("watched")
+def test_a_verb_that_only_looks_loads_no_templates(places, tmp_path):
+    loaded = loaded_by(f"--state-dir {tmp_path}/s hpc status --cluster demo", places, tmp_path)
+    assert "libvirt" in loaded
+    assert "jinja2" not in loaded
+
+
 def test_watching_ends_when_nobody_reads_any_more(watched, places, tmp_path):
     done = shell(f"({watched}) | head -n 3; echo ${{PIPESTATUS[0]}}", places, tmp_path)
     first, *lines = done.stdout.splitlines()

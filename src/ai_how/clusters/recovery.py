@@ -83,7 +83,7 @@ def recover_state(
             raise HostError(f"what is remembered of {paths.name} is sound: nothing to recover")
     for serial in reversed(backup_serials(paths)):
         with suppress(StateError):
-            return restore_state(paths, serial), f"its backup of serial {serial}"
+            return restore_state(paths, serial, kind=kind), f"its backup of serial {serial}"
     mine, others = _by_owner(client, paths, place)
     if from_user is not None:
         uid = find_uid(from_user)

@@ -1,4 +1,4 @@
-"""What `hpc status` says: asked of libvirt, the disks and SLURM, beside what is remembered."""
+"""What the status of a cluster is: asked of libvirt, the disks and its software."""
 
 import time
 from collections import Counter

@@ -58,6 +58,7 @@ def _find_boot(agent: GuestAgent, boot: int, deadline: Deadline) -> str:
     # Where there are no such boots, or it does not write JSON, journalctl has the last word.
     with suppress(ValueError, KeyError, TypeError, IndexError):
         boots = sorted(json.loads(listed), key=lambda one: int(one["first_entry"]))
-        earlier = [str(one["boot_id"]) for one in boots if one["boot_id"] != running]
-        return earlier[boot]
+        ids = [str(one["boot_id"]) for one in boots]
+        ids.remove(running)
+        return ids[boot]
     return str(boot)

@@ -155,18 +155,14 @@ class Journal:
         try:
             return _tell(path, records, whole_bytes, step_types)
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError(
-                f"the journal {path} is from another version of ai-how",
-                details=f"{type(error).__name__}: {error}",
-                hint=f"use ai-how {records[0].get('written_by')}, which wrote it",
-            ) from error
+            raise _of_another_version(path, records, error) from error
 
     @staticmethod
     def read_note(path: Path) -> Mapping[str, Any] | None:
         """What a journal's first record notes of its cluster; None where there is no journal.
 
         The steps need not be known, so it is read whatever kind of cluster it is of. Raises
-        StateError where that record is damaged.
+        StateError where that record is damaged, or from another version.
         """
         try:
             records, _ = _read_records(path)
@@ -177,7 +173,7 @@ class Journal:
         try:
             return decode_header(records[0]).note
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError(f"the journal {path} is from another version of ai-how") from error
+            raise _of_another_version(path, records, error) from error
 
     def intend(self, steps: Sequence[Step]) -> None:
         """Write down that these are about to be applied, with all that their undo needs."""
@@ -267,6 +263,14 @@ def _is_begun(path: Path) -> bool:
         return bool(_read_records(path)[0])
     except FileNotFoundError:
         return False
+
+
+def _of_another_version(path: Path, records: Sequence[Record], error: Exception) -> StateError:
+    return StateError(
+        f"the journal {path} is from another version of ai-how",
+        details=f"{type(error).__name__}: {error}",
+        hint=f"use ai-how {records[0].get('written_by')}, which wrote it",
+    )
 
 
 def _read_records(path: Path) -> tuple[list[Record], int]:

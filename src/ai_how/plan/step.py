@@ -43,7 +43,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimit:
-    """Stretches of a plan, of which at most `most` are under way at once.
+    """Segments of a plan, of which at most `most` are under way at once.
 
     A segment is the keys of steps, each of which comes after the one before it. It is under way
     from the beginning of its first step until its last is done, or one of them has failed.

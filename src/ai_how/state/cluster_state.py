@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ai_how import __version__
 from ai_how.errors import StateError
 from ai_how.state.files import fsync_directory, read_file, replaced_atomically
-from ai_how.state.models import SCHEMA_VERSION, ClusterState
+from ai_how.state.models import HPC, SCHEMA_VERSION, ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 KEPT_BACKUPS = 10
@@ -73,8 +73,11 @@ def write_state(paths: ClusterPaths, state: ClusterState) -> ClusterState:
     return _write(paths, state)
 
 
-def restore_state(paths: ClusterPaths, serial: int) -> ClusterState:
-    """Remember again what backup `serial` held; a damaged state is kept beside the backups."""
+def restore_state(paths: ClusterPaths, serial: int, *, kind: str = HPC) -> ClusterState:
+    """Remember again what backup `serial` held; a damaged state is kept beside the backups.
+
+    Raises StateError where there is no sound backup of that serial, or it is of another kind.
+    """
     backup = paths.backups / f"{serial}.json"
     try:
         state = _read(backup)
@@ -85,6 +88,8 @@ def restore_state(paths: ClusterPaths, serial: int) -> ClusterState:
         ) from error
     except DamagedError as error:
         raise StateError(f"{backup} is damaged", details=str(error)) from error
+    if state.kind != kind:
+        raise StateError(f"{backup} is of a cluster of the kind {state.kind}, not {kind}")
     with suppress(FileNotFoundError, DamagedError):
         ensure_lineage(_read(paths.state), state.lineage)
     return _write(paths, state)

@@ -1,4 +1,4 @@
-"""What is remembered of a cluster, and libvirt's words for what a VM is doing."""
+"""What is remembered of a cluster."""
 
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path

@@ -22,7 +22,6 @@ from ai_how.vm_management.nodes.domain_definition import (
 from ai_how.vm_management.nodes.node_domain import HostFit, NodePlacement, define_domain, pin_nodes
 from ai_how.vm_management.owners import caller_of
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
-from ai_how.vm_management.xml.render import render_domain
 
 # An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
 # that no fifth level of page tables makes faster to walk. The rate of its time stamp counter is
@@ -64,6 +63,9 @@ def build_plan_inputs(
     `saved` are the machines that nodes, by name, are restored from where they get a new disk.
     Nodes that are suspended go on unless nothing `resumes`.
     """
+    # What only looks at a cluster is quicker without the templates.
+    from ai_how.vm_management.xml.render import render_domain  # noqa: PLC0415
+
     state, shape = draft.state, build_domain_definitions(draft, place, paths, images, accel)
     saved = saved or {}
     return PlanInputs(

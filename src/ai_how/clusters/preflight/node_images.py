@@ -32,8 +32,8 @@ def get_image(node: Node, store: ImageStore) -> Image:
         image = store.get(node.base_image)
     if image.manifest.identity != "agent":
         raise HostError(
-            f"the image {image.name} cannot be a node of a SLURM cluster",
-            details="It has no SLURM and takes no identity by the guest agent.",
+            f"the image {image.name} cannot be the node of a cluster",
+            details="Its guest agent takes no identity, and it has no SLURM.",
             hint="leave base_image_path out, for the built-in image",
         )
     return image

@@ -1,4 +1,4 @@
-"""The steps that make a cluster's disks and VMs, and start the VMs."""
+"""The steps that define VMs, and start or restore them."""
 
 from dataclasses import dataclass
 from pathlib import Path

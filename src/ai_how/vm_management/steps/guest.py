@@ -1,4 +1,4 @@
-"""The steps that bring the nodes of a cluster up: agent, identity, clocks, SLURM."""
+"""The steps that bring the nodes of a cluster up: agent, identity, clocks."""
 
 import time
 from collections.abc import Callable
