@@ -36,21 +36,17 @@ from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.steps.power import ShutDownGuest
+from ai_how.vm_management.steps.subjects import ClusterStep
 from ai_how.vm_management.steps.suspend import SuspendDomain
 
 
 @dataclass(frozen=True, slots=True)
-class CheckRunning:
+class CheckRunning(ClusterStep):
     """All VMs run: the last step of a start."""
 
     kind: ClassVar[str] = "running"
-    cluster: str
     uuids: tuple[UUID, ...]
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"running/{self.cluster}"
 
     def apply(self, world: PlanContext) -> Applied:
         for uuid in self.uuids:

@@ -49,6 +49,14 @@ class Put:
         return self.name
 
     @property
+    def subject(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    @property
+    def stage(self) -> str:
+        return self.kind
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset(self.after)
 

@@ -365,6 +365,7 @@ def test_every_partition_is_tested_with_the_nodes_that_it_has():
         ("ready/hpc/a", "a", ("compute-01",)),
         ("ready/hpc/b", "b", ("compute-02",)),
     ]
+    assert {one.subject for one in ready} == {"hpc"}
 
 
 def test_a_changed_cluster_is_told_to_every_node_that_runs_and_none_is_restarted():

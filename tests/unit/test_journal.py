@@ -20,7 +20,7 @@ from plan_world import OP_ID, STEP_TYPES, Bench, Put
 from ai_how.errors import HostError, StateError
 from ai_how.plan.journal import Journal
 from ai_how.plan.records import decode_line, encode_line
-from ai_how.plan.step import Applied, Plan
+from ai_how.plan.step import Applied, KeyedStep, Plan
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ class Inner:
 
 
 @dataclass(frozen=True, slots=True)
-class Rich:
+class Rich(KeyedStep):
     kind: ClassVar[str] = "rich"
     uuid: UUID
     path: Path
@@ -315,8 +315,8 @@ class Rich:
     text: str
 
     @property
-    def key(self):
-        return f"rich/{self.text}"
+    def subject(self):
+        return self.text
 
 
 @given(

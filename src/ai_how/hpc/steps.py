@@ -32,6 +32,7 @@ from ai_how.hpc.workload import SINFO, read_sinfo
 from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.steps.guest import again_if_lost
+from ai_how.vm_management.steps.subjects import ClusterStep, DomainStep
 from ai_how.waiting import Deadline
 
 SLURM_S = 60.0
@@ -44,22 +45,17 @@ LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class MarkOff(ForwardStep):
+class MarkOff(ForwardStep, ClusterStep):
     """SLURM has nodes that are off now as down.
 
     `nodes` were closed for that; `drained` were by their user, each with the reason, which stays.
     """
 
     kind: ClassVar[str] = "slurm-off"
-    cluster: str
     controller: UUID
     nodes: tuple[str, ...]
     needs: frozenset[str] = frozenset()
     drained: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"slurm-off/{self.cluster}"
 
     def apply(self, world: PlanContext) -> Applied:
         """A SLURM that does not answer is no failure: the next start opens what was closed."""
@@ -75,7 +71,7 @@ class MarkOff(ForwardStep):
 
 
 @dataclass(frozen=True, slots=True)
-class TellLost:
+class TellLost(ClusterStep):
     """SLURM takes no job for running on nodes that ended under it, and are to boot again.
 
     `draining` are nodes among them whose state is their user's, and `closed` those that a stop of
@@ -85,17 +81,12 @@ class TellLost:
     """
 
     kind: ClassVar[str] = "slurm-lost"
-    cluster: str
     controller: UUID
     nodes: tuple[str, ...]
     draining: tuple[str, ...] = ()
     is_restarted: bool = False
     needs: frozenset[str] = frozenset()
     closed: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"slurm-lost/{self.cluster}"
 
     def apply(self, world: PlanContext) -> Applied:
         """A SLURM that does not answer is no failure here: it is waited for later."""
@@ -236,22 +227,17 @@ def _run(
 
 
 @dataclass(frozen=True, slots=True)
-class CloseSlurm(ForwardStep):
+class CloseSlurm(ForwardStep, ClusterStep):
     """SLURM gives these nodes no more jobs; what runs there is queued again, or else ended.
 
     `drained` are those that their user has closed: their state and its reason are left alone.
     """
 
     kind: ClassVar[str] = "slurm"
-    cluster: str
     controller: UUID
     nodes: tuple[str, ...]
     needs: frozenset[str] = frozenset()
     drained: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"slurm/{self.cluster}"
 
     def apply(self, world: PlanContext) -> Applied:
         """A SLURM that does not answer must not keep its VMs alive, so that is no failure."""
@@ -280,19 +266,14 @@ WAKE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class StepClock:
+class StepClock(DomainStep):
     """A node that slept has the time of now, and on the controller no job's time has passed."""
 
     kind: ClassVar[str] = "clock"
-    domain: str
     node: str
     uuid: UUID
     is_controller: bool
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"clock/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         agent = world.agent(self.uuid, self.node)
@@ -317,11 +298,13 @@ class StepClock:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitReady:
-    """SLURM says idle for every node, and a one-task job has run on each of them."""
+class AwaitReady(ClusterStep):
+    """SLURM says idle for every node, and a one-task job has run on each of them.
+
+    Where a plan has several, one for each partition, `cluster` is `<cluster>/<partition>`.
+    """
 
     kind: ClassVar[str] = "ready"
-    cluster: str
     controller: UUID
     nodes: tuple[str, ...]
     partition: str
@@ -330,7 +313,15 @@ class AwaitReady:
 
     @property
     def key(self) -> str:
-        return f"ready/{self.cluster}"
+        return f"{self.kind}/{self.cluster}"
+
+    @property
+    def subject(self) -> str:
+        return self.cluster.removesuffix(f"/{self.partition}")
+
+    @property
+    def stage(self) -> str:
+        return "idle"
 
     def apply(self, world: PlanContext) -> Applied:
         agent = world.agent(self.controller, "controller")

@@ -1,5 +1,6 @@
 """What a change is made of: steps that can be reverted, and the plan that holds them in order."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -24,7 +25,18 @@ class Step(Protocol):
 
     @property
     def key(self) -> str:
-        """Unique in its plan, printable, the same in every run: `disk/demo-compute-01`."""
+        """Unique in its plan, printable, the same in every run: `disk/demo-compute-01`.
+
+        It is a name, and nobody reads it: what a step is about is its `subject`.
+        """
+
+    @property
+    def subject(self) -> str:
+        """What it is about: a VM's name, a network's, the cluster's, or an image's digest."""
+
+    @property
+    def stage(self) -> str:
+        """What its subject goes through meanwhile, in one word, as progress is shown."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -103,9 +115,31 @@ def _listed(keys: frozenset[str]) -> str:
     return ", ".join(sorted(keys))
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardStep:
+class KeyedStep(ABC):
+    """A step whose key is its kind and its subject, and whose stage has its kind's name."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """As `Step` has it."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.subject}"
+
+    @property
+    def stage(self) -> str:
+        return self.kind
+
+
+class ForwardStep(KeyedStep):
     """A step that is only ever carried on."""
+
+    __slots__ = ()
 
     def revert(self, world: Any) -> None:  # noqa: ANN401
         """What was taken down stays down."""

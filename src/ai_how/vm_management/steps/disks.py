@@ -6,21 +6,22 @@ from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import OwnershipError
-from ai_how.plan.step import Applied, ForwardStep
+from ai_how.plan.step import Applied, ForwardStep, KeyedStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
+from ai_how.vm_management.steps.subjects import ClusterStep, DomainStep
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceBase:
+class PlaceBase(KeyedStep):
     """An image where QEMU reads it. It is shared by all clusters, so undo leaves it there."""
 
     kind: ClassVar[str] = "base"
     digest: str
 
     @property
-    def key(self) -> str:
-        return f"base/{self.digest[:12]}"
+    def subject(self) -> str:
+        return self.digest[:12]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -40,16 +41,11 @@ class PlaceBase:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimDirectory:
+class ClaimDirectory(ClusterStep):
     """A directory for the cluster's disks, with our mark in it."""
 
     kind: ClassVar[str] = "disks"
-    cluster: str
     cluster_id: UUID
-
-    @property
-    def key(self) -> str:
-        return f"disks/{self.cluster}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -71,7 +67,7 @@ class ClaimDirectory:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateOverlay:
+class CreateOverlay(KeyedStep):
     """A node's own disk, copy-on-write over its image.
 
     With `saved` it begins as that of a saved machine, unless that one is gone by then.
@@ -87,8 +83,8 @@ class CreateOverlay:
     saved: SavedMachineRef | None = None
 
     @property
-    def key(self) -> str:
-        return f"disk/{self.cluster}-{self.node}"
+    def subject(self) -> str:
+        return f"{self.cluster}-{self.node}"
 
     def apply(self, world: PlanContext) -> Applied:
         machine = self.saved and self.saved.find(world)
@@ -109,7 +105,7 @@ class CreateOverlay:
 
 
 @dataclass(frozen=True, slots=True)
-class GrowDisk:
+class GrowDisk(KeyedStep):
     """A larger disk for a node that is off; its file system grows when it boots."""
 
     kind: ClassVar[str] = "grow"
@@ -119,8 +115,8 @@ class GrowDisk:
     size_gib: int
 
     @property
-    def key(self) -> str:
-        return f"grow/{self.cluster}-{self.node}"
+    def subject(self) -> str:
+        return f"{self.cluster}-{self.node}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -138,18 +134,13 @@ class GrowDisk:
 
 
 @dataclass(frozen=True, slots=True)
-class BackUpDisk(ForwardStep):
+class BackUpDisk(ForwardStep, DomainStep):
     """A compressed copy of a node's disk that stands alone; none of a disk that is gone."""
 
     kind: ClassVar[str] = "backup"
-    domain: str
     disk: Path
     target: Path
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"backup/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         if self.target.exists() or not self.disk.exists():
@@ -172,8 +163,8 @@ class RemoveDisk(ForwardStep):
     needs: frozenset[str] = frozenset()
 
     @property
-    def key(self) -> str:
-        return f"remove-disk/{self.cluster}-{self.node}"
+    def subject(self) -> str:
+        return f"{self.cluster}-{self.node}"
 
     def apply(self, world: PlanContext) -> Applied:
         world.disks.remove_disk(self.cluster, self.cluster_id, self.node)
@@ -184,17 +175,12 @@ class RemoveDisk(ForwardStep):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveDiskDirectory(ForwardStep):
+class RemoveDiskDirectory(ForwardStep, ClusterStep):
     """No directory for the disks of that cluster."""
 
     kind: ClassVar[str] = "remove-disks"
-    cluster: str
     cluster_id: UUID
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"remove-disks/{self.cluster}"
 
     def apply(self, world: PlanContext) -> Applied:
         world.disks.remove_cluster_directory(self.cluster, self.cluster_id)

@@ -18,22 +18,22 @@ from ai_how.vm_management.saved_machines.save_file import (
 )
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps.power import shut_down
+from ai_how.vm_management.steps.subjects import DomainStep
 
 
 @dataclass(frozen=True, slots=True)
-class DefineDomain:
+class DefineDomain(DomainStep):
     """A node's VM, not running; `former_xml` is what undo puts back where there was one."""
 
     kind: ClassVar[str] = "domain"
-    domain: str
     uuid: UUID
     xml: str
     needs: frozenset[str] = frozenset()
     former_xml: str | None = None
 
     @property
-    def key(self) -> str:
-        return f"domain/{self.domain}"
+    def stage(self) -> str:
+        return "defined"
 
     def apply(self, world: PlanContext) -> Applied:
         world.keep_xml(self.domain, self.xml)
@@ -53,7 +53,7 @@ class DefineDomain:
 
 
 @dataclass(frozen=True, slots=True)
-class StartDomain:
+class StartDomain(DomainStep):
     """A VM that runs; `was_on` where it is only to be resumed, and undo must not end it.
 
     `keeps_disk` where its disk was there before: undo then shuts it down as a stop does.
@@ -61,7 +61,6 @@ class StartDomain:
     """
 
     kind: ClassVar[str] = "boot"
-    domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
     was_on: bool = False
@@ -69,8 +68,8 @@ class StartDomain:
     is_anew: bool = False
 
     @property
-    def key(self) -> str:
-        return f"boot/{self.domain}"
+    def stage(self) -> str:
+        return "booting"
 
     def apply(self, world: PlanContext) -> Applied:
         seen = world.client.get_domain(self.uuid)
@@ -106,8 +105,8 @@ class RestoreDomain(StartDomain):
     saved: SavedMachineRef
 
     @property
-    def key(self) -> str:
-        return f"restore/{self.domain}"
+    def stage(self) -> str:
+        return "restoring"
 
     def apply(self, world: PlanContext) -> Applied:
         try:

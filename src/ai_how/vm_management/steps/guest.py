@@ -13,6 +13,7 @@ from ai_how.guest.serial_log import find_console_cause, read_console
 from ai_how.plan.step import Applied
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.nodes.clocks import read_skew_s
+from ai_how.vm_management.steps.subjects import ClusterStep, DomainStep
 from ai_how.waiting import Deadline
 
 CLOCK_TOLERANCE_S = 1.0
@@ -21,17 +22,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitAgent:
+class AwaitAgent(DomainStep):
     """The guest's agent answers: the kernel and the image's system are up."""
 
     kind: ClassVar[str] = "agent"
-    domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"agent/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         try:
@@ -61,18 +57,13 @@ class AwaitAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveIdentity:
+class GiveIdentity(DomainStep):
     """The node knows who it is, and its services are starting."""
 
     kind: ClassVar[str] = "services"
-    domain: str
     node: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"services/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         make_archive = world.archives[self.node]
@@ -98,20 +89,15 @@ class GiveIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckClocks:
+class CheckClocks(ClusterStep):
     """Every node's clock agrees with the host's, else munge would refuse what they sign.
 
     One that does not is set anew.
     """
 
     kind: ClassVar[str] = "clocks"
-    cluster: str
     nodes: tuple[tuple[str, UUID], ...]
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"clocks/{self.cluster}"
 
     def apply(self, world: PlanContext) -> Applied:
         deadline = Deadline.after(world.patience.clock_s)

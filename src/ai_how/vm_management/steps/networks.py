@@ -14,27 +14,23 @@ from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.networks.drift import read_bridge_mac
 from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_GONE
+from ai_how.vm_management.steps.subjects import DomainStep, NetworkStep
 from ai_how.waiting import Deadline, wait_until
 
 RULES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class DefineNetwork:
+class DefineNetwork(NetworkStep):
     """The network's definition; undone even when it was started.
 
     `former_xml` is what undo puts back where there was one; what runs then runs on.
     """
 
     kind: ClassVar[str] = "network"
-    name: str
     uuid: UUID
     xml: str
     former_xml: str | None = None
-
-    @property
-    def key(self) -> str:
-        return f"network/{self.name}"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -57,18 +53,13 @@ class DefineNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class StartNetwork:
+class StartNetwork(NetworkStep):
     """The network's bridge, its dnsmasq and its firewall rules; `in_use` where guests run on it."""
 
     kind: ClassVar[str] = "network-up"
-    name: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
     in_use: bool = False
-
-    @property
-    def key(self) -> str:
-        return f"network-up/{self.name}"
 
     def apply(self, world: PlanContext) -> Applied:
         _start(world, self.name, self.uuid)
@@ -83,23 +74,18 @@ class StartNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartNetwork:
+class RestartNetwork(NetworkStep):
     """The network as it is defined, in the place of one that runs otherwise.
 
     For a moment the cluster's guests are on no network; others' guests would stay so.
     """
 
     kind: ClassVar[str] = "network-anew"
-    name: str
     uuid: UUID
     own: frozenset[UUID]
     needs: frozenset[str] = frozenset()
     is_cut: bool = False
     """Whether its bridge carries nothing any more: then nobody is left to be cut off."""
-
-    @property
-    def key(self) -> str:
-        return f"network-anew/{self.name}"
 
     def apply(self, world: PlanContext) -> Applied:
         network = world.client.find_network(self.uuid)
@@ -126,19 +112,14 @@ class RestartNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class TellNetwork:
+class TellNetwork(NetworkStep):
     """A network whose DHCP and DNS know `hosts`, of which some may be `new` to it."""
 
     kind: ClassVar[str] = "network-hosts"
-    name: str
     uuid: UUID
     hosts: tuple[NetworkHost, ...]
     new: tuple[NetworkHost, ...]
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"network-hosts/{self.name}"
 
     def apply(self, world: PlanContext) -> Applied:
         world.client.ensure_network_hosts(self.uuid, self.hosts)
@@ -153,17 +134,12 @@ class TellNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class RenewDhcp:
+class RenewDhcp(NetworkStep):
     """The network's DHCP and DNS server, where it has died."""
 
     kind: ClassVar[str] = "network-dhcp"
-    name: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"network-dhcp/{self.name}"
 
     def apply(self, world: PlanContext) -> Applied:
         world.client.renew_dhcp(self.uuid)
@@ -177,20 +153,15 @@ class RenewDhcp:
 
 
 @dataclass(frozen=True, slots=True)
-class PlugIn:
+class PlugIn(DomainStep):
     """A guest that runs, back on its network: one that was down has lost its guests."""
 
     kind: ClassVar[str] = "plug"
-    domain: str
     uuid: UUID
     network: UUID
     needs: frozenset[str] = frozenset()
     tap: str = ""
     """The host's end of its interface, where that is down: libvirt does not set it up again."""
-
-    @property
-    def key(self) -> str:
-        return f"plug/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         if not world.client.get_domain(self.uuid).state.is_on:
@@ -208,7 +179,7 @@ class PlugIn:
 
 
 @dataclass(frozen=True, slots=True)
-class MendUplink:
+class MendUplink(NetworkStep):
     """The way out of the network: forwarding, and the firewall rules that libvirt makes.
 
     Only where all of that host is ours. Its libvirtd makes its chains when it starts, so it is
@@ -216,14 +187,9 @@ class MendUplink:
     """
 
     kind: ClassVar[str] = "network-uplink"
-    name: str
     uuid: UUID
     subnet: str
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"network-uplink/{self.name}"
 
     def apply(self, world: PlanContext) -> Applied:
         """One that is not had again is said, and is no failure: the cluster runs without it."""
@@ -283,17 +249,12 @@ def _start_over_leftovers(world: PlanContext, name: str, uuid: UUID) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveNetwork(ForwardStep):
+class RemoveNetwork(ForwardStep, NetworkStep):
     """No network of that UUID, unless a VM that is not ours uses it: then it is left, and said."""
 
     kind: ClassVar[str] = "remove-network"
-    name: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"remove-network/{self.name}"
 
     def apply(self, world: PlanContext) -> Applied:
         network = world.client.find_network(self.uuid)

@@ -13,6 +13,7 @@ from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
+from ai_how.vm_management.steps.subjects import DomainStep
 from ai_how.waiting import Deadline, wait_until
 
 ASK_AGAIN_S = 15.0  # an ACPI event that comes before the guest listens is lost
@@ -63,21 +64,16 @@ def _ask(world: PlanContext, domain: str, seen: DomainInfo, deadline: Deadline) 
 
 
 @dataclass(frozen=True, slots=True)
-class ShutDownGuest(ForwardStep):
+class ShutDownGuest(ForwardStep, DomainStep):
     """A VM that is off: asked first, by its agent and by ACPI, and cut off at the deadline.
 
     One that is to be backed up then, and had to be cut off, gets a line that says what may lack.
     """
 
     kind: ClassVar[str] = "off"
-    domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
     is_backed_up: bool = False
-
-    @property
-    def key(self) -> str:
-        return f"off/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         if not shut_down(world, self.domain, self.uuid) and self.is_backed_up:
@@ -89,17 +85,12 @@ class ShutDownGuest(ForwardStep):
 
 
 @dataclass(frozen=True, slots=True)
-class DestroyDomain(ForwardStep):
+class DestroyDomain(ForwardStep, DomainStep):
     """No VM of that UUID; absent is success. Its disk is still there."""
 
     kind: ClassVar[str] = "undefine"
-    domain: str
     uuid: UUID
     needs: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> str:
-        return f"undefine/{self.domain}"
 
     def apply(self, world: PlanContext) -> Applied:
         world.client.destroy_domain(self.uuid)

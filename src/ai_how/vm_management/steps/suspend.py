@@ -10,21 +10,21 @@ from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.saved_machines.save_file import memory_timeout_s
 from ai_how.vm_management.steps.domains import StartDomain
+from ai_how.vm_management.steps.subjects import DomainStep
 
 
 @dataclass(frozen=True, slots=True)
-class SuspendDomain(ForwardStep):
+class SuspendDomain(ForwardStep, DomainStep):
     """A VM whose memory is on disk, and that is off."""
 
     kind: ClassVar[str] = "suspend"
-    domain: str
     uuid: UUID
     memory_mib: int
     needs: frozenset[str] = frozenset()
 
     @property
-    def key(self) -> str:
-        return f"suspend/{self.domain}"
+    def stage(self) -> str:
+        return "suspending"
 
     def apply(self, world: PlanContext) -> Applied:
         world.client.suspend_to_disk(self.uuid, timeout_s=memory_timeout_s(self.memory_mib))
@@ -43,8 +43,8 @@ class StartFromManagedSave(StartDomain):
     memory_mib: int
 
     @property
-    def key(self) -> str:
-        return f"resume/{self.domain}"
+    def stage(self) -> str:
+        return "resuming"
 
     def apply(self, world: PlanContext) -> Applied:
         try:
