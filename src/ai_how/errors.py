@@ -79,18 +79,15 @@ class DeadlineError(HostError):
 class StepFailure:
     """An error of a plan, and the step that raised it.
 
-    `step` is that step's key, and None for an error of the plan's own work, such as its journal.
-    `node` is the node that the step is about, and None where it is about no single one.
+    `step` is that step's key and `kind` its kind; both are None for an error of the plan's own
+    work, such as its journal. `node` is the node that the step is about, and None where it is about
+    no single one.
     """
 
     step: str | None
     error: BaseException
     node: str | None = None
-
-    @property
-    def kind(self) -> str:
-        """The kind of the step, as its key begins; empty where there is no step."""
-        return (self.step or "").partition("/")[0]
+    kind: str | None = None
 
 
 @dataclass(eq=False)

@@ -51,6 +51,10 @@ class OffWorld:
     def client(self) -> "OffWorld":
         return self
 
+    def node_of(self, domain: str) -> str:
+        assert domain == STEP.domain
+        return "compute-01"
+
     def wait_for_agent(self, _uuid: UUID, _deadline: Deadline) -> None:
         if self.starts < self.starts_needed:
             raise GuestError("hpc-compute-01 is shut off")

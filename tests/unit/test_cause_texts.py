@@ -95,8 +95,8 @@ ABSENT = node_readiness("compute-01", "unknown*", None)
 LOW = node_readiness(
     "compute-01", "inval", "Low RealMemory (reported:211 < 90.00% of configured:401)"
 )
-TIMED_OUT = StepFailure("agent/hpc-compute-01", GuestError("late"), "compute-01")
-NOT_READY = StepFailure("ready/hpc", GuestError("not ready"))
+TIMED_OUT = StepFailure("agent/hpc-compute-01", GuestError("late"), "compute-01", "agent")
+NOT_READY = StepFailure("ready/hpc", GuestError("not ready"), kind="ready")
 REFUSED = "unmunge: Error: Rewound credential"
 
 
@@ -380,7 +380,7 @@ def test_what_is_a_consequence_comes_after_its_cause():
 
 def test_services_that_could_not_be_started_are_told_in_their_own_words():
     error = GuestError("become failed", "Failed: Unit slurmd.service is masked.\n")
-    failure = StepFailure("services/hpc-compute-01", error, "compute-01")
+    failure = StepFailure("services/hpc-compute-01", error, "compute-01", "services")
     assert first_cause(failure, NODE) == (
         "compute-01",
         "compute-01 did not start its services: Failed: Unit slurmd.service is masked.",
@@ -389,12 +389,13 @@ def test_services_that_could_not_be_started_are_told_in_their_own_words():
 
 @pytest.mark.parametrize("step", ["", "disk/hpc-compute-01", "network/hpc", "base/0123456789ab"])
 def test_a_failure_of_the_host_is_left_to_its_own_words(step):
-    failure = StepFailure(step or None, HostError("no"), node_of(step, "hpc"))
+    kind, _, subject = step.partition("/")
+    failure = StepFailure(step or None, HostError("no"), node_of(subject, "hpc"), kind or None)
     assert first_cause(failure, replace(NODE, console=PANIC)) is None
 
 
 def test_a_clock_that_is_off_is_left_to_its_own_words():
-    failure = StepFailure("clocks/hpc", GuestError("off"))
+    failure = StepFailure("clocks/hpc", GuestError("off"), kind="clocks")
     assert first_cause(failure, NODE, compute_01=SlurmSigns(munge=REFUSED)) is None
 
 

@@ -41,6 +41,10 @@ class World:
     def client(self) -> "World":
         return self
 
+    def node_of(self, domain: str) -> str:
+        assert domain == STEP.domain
+        return STEP.node
+
     def say(self, line: str) -> None:
         self.said.append(line)
 

@@ -21,6 +21,14 @@ class Shown:
     def kind(self) -> str:
         return self.key.partition("/")[0]
 
+    @property
+    def subject(self) -> str:
+        return self.key.partition("/")[2]
+
+    @property
+    def stage(self) -> str:
+        return {"domain": "defined", "boot": "booting", "ready": "idle"}.get(self.kind, self.kind)
+
 
 class Terminal(io.StringIO):
     encoding = "utf-8"

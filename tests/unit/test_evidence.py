@@ -25,7 +25,7 @@ from ai_how.host.place import HypervisorHost
 from ai_how.hpc.causes import SlurmDiagnosis
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.plan.failures import SavedEvidence
+from ai_how.plan.failures import SavedEvidence, failure_of
 from ai_how.plan.step import Plan, node_of
 from ai_how.state.paths import ClusterPaths, StoragePaths, ensure_private_directory
 from ai_how.vm_management.context import PlanContext, Timeouts
@@ -96,7 +96,8 @@ class Bench:
     def save(self, error: Exception, step: str = "ready/hpc") -> SavedEvidence:
         error.add_note(f"while applying {step}")
         steps = tuple(AwaitAgent(one.domain_name, one.uuid) for one in DRAFT.state.nodes)
-        failure = StepFailure(step, error, node_of(step, DRAFT.state.name))
+        kind, _, subject = step.partition("/")
+        failure = StepFailure(step, error, node_of(subject, DRAFT.state.name), kind)
         return self.save_of(Plan("start", steps), failure)
 
     def save_of(self, plan: Plan, failure: StepFailure) -> SavedEvidence:
@@ -214,7 +215,7 @@ def test_without_libvirt_there_is_still_what_lies_on_the_disk(bench, monkeypatch
 def test_nodes_that_the_run_was_not_about_are_left_alone(bench):
     one = DRAFT.state.get_node("compute-02")
     step = AwaitAgent(one.domain_name, one.uuid)
-    failure = StepFailure(step.key, GuestError("late"), one.name)
+    failure = failure_of(step, GuestError("late"), DRAFT.state.name)
     saved = bench.save_of(Plan("start", (step,)), failure)
     names = {name.partition(".")[0] for name in files_of(saved)}
     assert names == {"errors", "summary", "controller", "compute-02"}

@@ -4,7 +4,7 @@ from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step
 from ai_how.state.models import ClusterState
 
-# In the order in which a node passes them; it boots, is restored or resumes.
+# Kinds of steps, in the order in which a node passes them; it boots, is restored or resumes.
 STAGES = (
     *("disk", "domain", "boot", "restore", "resume"),
     *("agent", "clock", "services", "ready"),
@@ -22,9 +22,10 @@ class StageTimes(Observer):
         self._inner.begun(step)
 
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
-        kind, _, name = step.key.partition("/")
-        if kind in STAGES:
-            self._stages.setdefault(name, {})[kind] = round(elapsed_s, 3)
+        if step.kind in STAGES:
+            stages = self._stages.setdefault(step.subject, {})
+            # Of several steps that are about the whole cluster, the last to end decides.
+            stages[step.kind] = max(stages.get(step.kind, 0.0), round(elapsed_s, 3))
         self._inner.done(step, applied, elapsed_s)
 
     def failed(self, step: Step, error: BaseException) -> None:

@@ -13,22 +13,13 @@ from ai_how.console.show import show_line
 from ai_how.console.streams import Style
 from ai_how.console.text import clean
 from ai_how.plan.observer import Observer
-from ai_how.plan.step import Applied, Step
+from ai_how.plan.step import Applied, Step, node_of
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-# A step's kind, and the stage that its node is in while it runs.
-STAGES = {
-    "domain": "defined",
-    "boot": "booting",
-    "restore": "restoring",
-    "resume": "resuming",
-    "suspend": "suspending",
-    "ready": "idle",
-}
-# These are over only when all nodes are: they stand in every node's line.
+# Steps of these kinds are over only when all nodes are: they stand in every node's line.
 OF_ALL_NODES = ("ready",)
 # The line of what the nodes share: a cluster may have the name of a node.
 _SHARED = ""
@@ -64,7 +55,7 @@ class LiveNodes(Observer):
     def __init__(self, cluster: str, nodes: Iterable[str] = (), *, is_silent: bool = False) -> None:
         self._cluster = cluster
         lines = (_SHARED, *nodes)
-        self._nodes = {f"{cluster}-{node}": node for node in lines[1:]}
+        self._nodes = frozenset(lines[1:])
         self._is_silent = is_silent
         self._live: Live | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
@@ -72,24 +63,23 @@ class LiveNodes(Observer):
         self._lock = threading.RLock()
 
     def begun(self, step: Step) -> None:
-        self._enter(step, _stage_of(step))
+        self._enter(step, step.stage)
 
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
-        name = _stage_of(step)
-        shown = name if applied is Applied.MADE else f"{name} (was there)"
+        shown = step.stage if applied is Applied.MADE else f"{step.stage} (was there)"
         self._close(step, shown, Style.GOOD, elapsed_s)
 
     def failed(self, step: Step, error: BaseException) -> None:
-        self._close(step, f"{_stage_of(step)} failed: {brief_of(error)}", Style.BAD)
+        self._close(step, f"{step.stage} failed: {brief_of(error)}", Style.BAD)
 
     def undoing(self, step: Step) -> None:
-        self._enter(step, f"undoing {_stage_of(step)}", Style.WARN)
+        self._enter(step, f"undoing {step.stage}", Style.WARN)
 
     def undone(self, step: Step) -> None:
-        self._close(step, f"{_stage_of(step)} undone", Style.WARN)
+        self._close(step, f"{step.stage} undone", Style.WARN)
 
     def undo_failed(self, step: Step, error: BaseException) -> None:
-        self._close(step, f"{_stage_of(step)} remains: {brief_of(error)}", Style.BAD)
+        self._close(step, f"{step.stage} remains: {brief_of(error)}", Style.BAD)
 
     def interrupted(self) -> None:
         text = "interrupted: what runs is ended, a start undone; Ctrl-C again leaves at once"
@@ -137,20 +127,18 @@ class LiveNodes(Observer):
                 stage.name, stage.style = name, style
                 stage.took_s = time.monotonic() - stage.begun_at if elapsed_s is None else elapsed_s
         if self._live is None and not self._is_silent:
-            show_line(f"{self._subject(step) or self._cluster}: {stage.render()}", _loud(style))
+            show_line(f"{self._line_of(step) or self._cluster}: {stage.render()}", _loud(style))
 
     def _lines_of(self, step: Step) -> tuple[str, ...]:
         if step.kind in OF_ALL_NODES:
             nodes = tuple(line for line in self._lines if line != _SHARED)
-            return nodes or (self._subject(step),)
-        return (self._subject(step),)
+            return nodes or (self._line_of(step),)
+        return (self._line_of(step),)
 
-    def _subject(self, step: Step) -> str:
+    def _line_of(self, step: Step) -> str:
         """The node that a step is about, or the line of all that nodes share."""
-        thing, prefix = step.key.partition("/")[2], f"{self._cluster}-"
-        if self._nodes:
-            return self._nodes.get(thing, _SHARED)
-        return thing.removeprefix(prefix) if thing.startswith(prefix) else _SHARED
+        node = node_of(step.subject, self._cluster) or _SHARED
+        return _SHARED if self._nodes and node not in self._nodes else node
 
     def _render(self) -> "Text":
         from rich.text import Text
@@ -177,10 +165,6 @@ def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
         past = [stage.render() for stage in stages if stage is not now and not stage.is_running]
         row.append("  " + clean(" · ".join(past)), style=Style.DIM.for_rich)
     return row
-
-
-def _stage_of(step: Step) -> str:
-    return STAGES.get(step.kind, step.kind)
 
 
 def _loud(style: Style) -> Style | None:

@@ -24,12 +24,12 @@ def mark_consoles(paths: ClusterPaths, state: ClusterState) -> Mapping[str, int]
     return ends
 
 
-def prepare_log(paths: ClusterPaths, domain: str) -> None:
+def prepare_log(paths: ClusterPaths, node: str) -> None:
     """Have a file of ours for the serial line of a node that is off: virtlogd takes what is there.
 
     One that it made itself is root's on the system's libvirt, and is kept beside it.
     """
-    log = paths.console_log(domain.removeprefix(f"{paths.name}-"))
+    log = paths.console_log(node)
     ensure_private_directory(log.parent)
     with suppress(FileNotFoundError):
         seen = log.lstat()

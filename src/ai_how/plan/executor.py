@@ -17,12 +17,18 @@ from ai_how.errors import (
     UndoIncompleteError,
 )
 from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
-from ai_how.plan.failures import SavedEvidence, brief_of, render_errors, render_remaining
+from ai_how.plan.failures import (
+    SavedEvidence,
+    brief_of,
+    failure_of,
+    render_errors,
+    render_remaining,
+)
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer, tell
 from ai_how.plan.start_limiter import StartLimiter
-from ai_how.plan.step import Applied, Plan, Step, node_of
+from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import undo
 
 logger = logging.getLogger(__name__)
@@ -192,7 +198,7 @@ class _Run:
             self._lose_journal(error)
 
     def _failure_of(self, key: str, error: BaseException) -> StepFailure:
-        return StepFailure(key, error, node_of(key, self._journal.cluster))
+        return failure_of(self._begun[key], error, self._journal.cluster)
 
     def _add(self, failures: Iterable[StepFailure]) -> None:
         """What fails after the wish to stop is its consequence; before it, a failure."""

@@ -17,7 +17,7 @@ class Remaining:
 
     def as_failure(self, cluster: str) -> StepFailure:
         """The same as one of the errors of a plan of that cluster."""
-        return StepFailure(self.step.key, self.error, node_of(self.step.key, cluster))
+        return failure_of(self.step, self.error, cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class SavedEvidence:
     hint: str | None = None
     cause_id: str | None = None
     node: str | None = None
+
+
+def failure_of(step: Step, error: BaseException, cluster: str) -> StepFailure:
+    """What a step of a plan of that cluster failed with."""
+    return StepFailure(step.key, error, node_of(step.subject, cluster), step.kind)
 
 
 def brief_of(error: BaseException) -> str:

@@ -102,12 +102,12 @@ class Plan:
             raise ValueError(f"{self.verb}: a limit on {_listed(frozenset(unknown))}: no such step")
 
 
-def node_of(key: str, cluster: str) -> str | None:
-    """The node that a step is about, by its key; None where it is about no single one.
+def node_of(subject: str, cluster: str) -> str | None:
+    """The node of a step's subject; None where that is no VM of the cluster.
 
-    What a key has after its kind is the name of a node's VM, which begins with the cluster's.
+    A node's VM has the cluster's name before its own: `demo-compute-01`.
     """
-    subject, prefix = key.partition("/")[2], f"{cluster}-"
+    prefix = f"{cluster}-"
     return subject.removeprefix(prefix) if subject.startswith(prefix) else None
 
 

@@ -9,6 +9,7 @@ from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.plan.step import node_of
 from ai_how.state.files import replaced_atomically
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from ai_how.vm_management.disks.manager import DiskManager
@@ -48,6 +49,10 @@ class PlanContext:
     restart_libvirtd: Callable[[], None] = lambda: None
     """Ends a libvirtd that is started again at once; does nothing where it is not ours."""
     console_ends: Mapping[str, int] = field(default_factory=dict)
+
+    def node_of(self, domain: str) -> str:
+        """The node whose VM this is, by the VM's name."""
+        return node_of(domain, self.paths.name) or domain
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
         return GuestAgent(self.client, uuid, name)

@@ -123,7 +123,7 @@ def _begin_look(node: NodeState) -> _Look:
 
 def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
     """The nodes that the plan is about, and the controller, who knows what SLURM thinks."""
-    subjects = {step.key.partition("/")[2] for step in plan.steps}
+    subjects = {step.subject for step in plan.steps}
     return [
         node for node in state.nodes if node.domain_name in subjects or node.role is Role.CONTROLLER
     ]

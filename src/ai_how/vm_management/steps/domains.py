@@ -37,7 +37,7 @@ class DefineDomain(DomainStep):
 
     def apply(self, world: PlanContext) -> Applied:
         world.keep_xml(self.domain, self.xml)
-        prepare_log(world.paths, self.domain)
+        prepare_log(world.paths, world.node_of(self.domain))
         world.client.define_domain(self.xml)
         return Applied.MADE
 
@@ -76,7 +76,7 @@ class StartDomain(DomainStep):
         if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
             world.client.destroy_domain(self.uuid)
         if not seen.state.is_running:
-            prepare_log(world.paths, self.domain)
+            prepare_log(world.paths, world.node_of(self.domain))
         world.client.start_domain(self.uuid, is_anew=self.is_anew)
         return Applied.KEPT if seen.state.is_running else Applied.MADE
 

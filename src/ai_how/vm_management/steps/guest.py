@@ -45,7 +45,7 @@ class AwaitAgent(DomainStep):
         return f"wait for the guest agent of {self.domain}"
 
     def _wait(self, world: PlanContext, deadline: Deadline) -> None:
-        node = self.domain.removeprefix(f"{world.paths.name}-")
+        node = world.node_of(self.domain)
         try:
             wait_for_guest(world, node, self.uuid, deadline)
         except GuestError:

@@ -49,7 +49,7 @@ class StartFromManagedSave(StartDomain):
     def apply(self, world: PlanContext) -> Applied:
         try:
             timeout_s = memory_timeout_s(self.memory_mib)
-            prepare_log(world.paths, self.domain)
+            prepare_log(world.paths, self.node)
             world.client.start_domain(self.uuid, timeout_s=timeout_s)
         except ConnectionLostError:
             raise
