@@ -84,13 +84,13 @@ def test_a_call_whose_connections_keep_breaking_ends_in_its_time(
     script: Script, kept: LibvirtClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "ALIVE_WITHIN_S", 0.1)
-    script.fail("getCapabilities", 39, domain=FROM_RPC, times=EVERY)
+    script.fail("getDomainCapabilities", 39, domain=FROM_RPC, times=EVERY)
     began = time.monotonic()
     with pytest.raises(ConnectionLostError):
-        kept.capabilities_xml()
+        kept.domain_capabilities_xml("kvm", "q35", "x86_64")
     # Not the forty seconds that four connections could take.
     assert time.monotonic() - began < 20
-    assert script.calls.count("getCapabilities") == 1 + session.REPEATS
+    assert script.calls.count("getDomainCapabilities") == 1 + session.REPEATS
 
 
 @pytest.mark.fault("F33", "a QEMU that gives no figures, among others that do")

@@ -65,8 +65,11 @@ def test_the_same_file_again_changes_nothing():
 
 
 def remembered(**changes: object) -> ClusterState:
-    node = FIRST.state.get_node("compute-02").model_copy(update=changes)
-    return FIRST.state.with_node(node)
+    nodes = tuple(
+        node.model_copy(update=changes) if node.name == "compute-02" else node
+        for node in FIRST.state.nodes
+    )
+    return FIRST.state.model_copy(update={"nodes": nodes})
 
 
 def test_a_node_keeps_its_address_image_disk_and_times():

@@ -106,11 +106,11 @@ def world_of(paths: ClusterPaths, storage: StoragePaths, libvirt: FakeLibvirt) -
 
 def placed(state: ClusterState, storage: StoragePaths) -> ClusterState:
     """The state with its disks where they are in this test."""
-    for node in state.nodes:
-        state = state.with_node(
-            node.model_copy(update={"disk": storage.disk(state.name, node.name)})
-        )
-    return state
+    nodes = tuple(
+        node.model_copy(update={"disk": storage.disk(state.name, node.name)})
+        for node in state.nodes
+    )
+    return state.model_copy(update={"nodes": nodes})
 
 
 def test_its_names_on_disk_are_ours(paths):

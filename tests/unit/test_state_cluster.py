@@ -65,7 +65,7 @@ def test_each_write_has_a_higher_serial_and_keeps_the_newest_ten_before_it(paths
 
 def test_a_state_that_does_not_follow_from_the_one_on_disk_is_refused(paths):
     first = written(paths)
-    second = write_state(paths, first.with_node(node("compute-02", 12)))
+    second = write_state(paths, first.model_copy(update={"home": "none"}))
     with pytest.raises(StateError, match="was changed in between") as caught:
         write_state(paths, first)
     assert caught.value.details == "its serial is 2, ours came from 1"

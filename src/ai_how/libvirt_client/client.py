@@ -109,10 +109,6 @@ class LibvirtClient(Agents, NetworkUpdates):
         """Whether the daemon answers now: within seconds, and without waiting for a lost one."""
         return self._link.is_alive()
 
-    def capabilities_xml(self) -> str:
-        """What the host and its hypervisor can do."""
-        return self._link.change("asking for capabilities", lambda raw: raw.getCapabilities())
-
     def domain_capabilities_xml(self, virt_type: str, machine: str, arch: str) -> str:
         """What a VM of this type may have. Slow at first where libvirt has yet to probe QEMU."""
         return self._link.change(

@@ -230,10 +230,6 @@ class Domains:
 
         self._ensure(f"shutting down VM {uuid}", uuid, press, is_off, timeout_s=timeout_s)
 
-    def reset_domain(self, uuid: UUID) -> None:
-        """Press the reset button. Not repeated when the answer is lost."""
-        self._link.once(f"resetting VM {uuid}", lambda raw: find_raw_domain(raw, uuid).reset(0))
-
     def suspend_domain(self, uuid: UUID) -> None:
         """Pause the CPUs of a VM that runs; safe to repeat."""
         self._ensure(

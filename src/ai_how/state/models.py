@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import (
@@ -126,18 +126,3 @@ class ClusterState(Remembered):
         if controller := self.find_controller():
             return controller
         raise StateError(f"cluster {self.name} has no controller")
-
-    def with_node(self, node: NodeState) -> Self:
-        """With this node, in the place of one of its name or at the end."""
-        if self.find_node(node.name) is None:
-            return self._with_nodes((*self.nodes, node))
-        return self._with_nodes(
-            tuple(node if known.name == node.name else known for known in self.nodes)
-        )
-
-    def without_node(self, name: str) -> Self:
-        """Without the node of that name; one that is not there is success."""
-        return self._with_nodes(tuple(node for node in self.nodes if node.name != name))
-
-    def _with_nodes(self, nodes: tuple[NodeState, ...]) -> Self:
-        return self.model_copy(update={"nodes": nodes})
