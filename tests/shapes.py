@@ -7,7 +7,6 @@ from uuid import UUID
 
 from ai_how.libvirt_client.facts import Mark, Owner
 from ai_how.libvirt_client.network_xml import NetworkHost
-from ai_how.spec.nodes import Role
 from ai_how.vm_management.networks.definition import ForwardMode, NetworkDefinition
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
@@ -30,7 +29,6 @@ CLUSTER = UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f001")
 STORAGE = Path("/srv/ai-how/storage")
 
 CONTROLLER = DomainDefinition(
-    role=Role.CONTROLLER,
     mark=Mark("demo", CLUSTER, "controller", OWNER),
     name="demo-controller",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f010"),
@@ -54,7 +52,6 @@ CONTROLLER = DomainDefinition(
 
 COMPUTE = replace(
     CONTROLLER,
-    role=Role.COMPUTE,
     mark=Mark("demo", CLUSTER, "compute-01", OWNER),
     name="demo-compute-01",
     uuid=UUID("3b7c1f0e-7f0e-4c56-9a35-0a4c4ea1f020"),
@@ -89,14 +86,12 @@ COMPUTE_GPU = replace(
     shares=(VirtioFsShare(Path("/srv/data"), "data"), VirtioFsShare(Path("/opt/sw"), "sw")),
 )
 
-FOREIGN_IMAGE = replace(
+COMPUTE_FIRMWARE = replace(
     COMPUTE,
     boot=None,
-    seed=STORAGE / "disks/demo/compute-01.seed.img",
     cpu=CpuShape(CpuMode.CUSTOM, CpuTopology(1, 1, 1), model="qemu64"),
     disk_cache=DiskCache.WRITEBACK,
     backing_chain=(STORAGE / "bases/warm.qcow2", STORAGE / "bases/0011223344.qcow2"),
-    has_vnc=True,
 )
 
 DOMAINS = {
@@ -104,7 +99,7 @@ DOMAINS = {
     "compute-tcg": COMPUTE,
     "compute-kvm-pinned-hugepages-numa": COMPUTE_KVM,
     "compute-kvm-gpu-vgpu-virtiofs": COMPUTE_GPU,
-    "compute-firmware-seed-vnc": FOREIGN_IMAGE,
+    "compute-firmware": COMPUTE_FIRMWARE,
 }
 
 NETWORK = NetworkDefinition(

@@ -9,7 +9,6 @@ from xml.etree import ElementTree as ET
 import libvirt  # noqa: TID251  what the templates mean is libvirt's to say
 import pytest
 
-from ai_how.spec.nodes import Role
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
@@ -19,7 +18,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     MemoryBacking,
 )
 from ai_how.vm_management.xml.render import render_domain
-from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, DOMAINS, FOREIGN_IMAGE, NETWORKS
+from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, DOMAINS, NETWORKS
 
 NODE = Path(__file__).with_name("test_node.xml")
 
@@ -51,21 +50,19 @@ def defined(connection: libvirt.virConnect, shape: DomainDefinition) -> ET.Eleme
 
 def combinations() -> Iterator[tuple[str, DomainDefinition]]:
     boots = {"kernel": CONTROLLER.boot, "no-initrd": replace(CONTROLLER.boot, initrd=None)}
-    axes = product(Role, Accel, CpuMode, MEMORY_BACKINGS, [*boots, "bios"])
-    for (role, accel, mode, backing, boot), cache in zip(axes, cycle(DiskCache), strict=False):
+    axes = product(Accel, CpuMode, MEMORY_BACKINGS, [*boots, "bios"])
+    for (accel, mode, backing, boot), cache in zip(axes, cycle(DiskCache), strict=False):
         model = "qemu64" if mode is CpuMode.CUSTOM else None
         shape = replace(
             COMPUTE_KVM,
-            role=role,
             accel=accel,
             cpu=replace(COMPUTE_KVM.cpu, mode=mode, model=model, numa=()),
             memory_backing=MEMORY_BACKINGS[backing],
             shares=COMPUTE_GPU.shares if MEMORY_BACKINGS[backing].is_shared else (),
             boot=boots.get(boot),
-            seed=None if boot in boots else FOREIGN_IMAGE.seed,
             disk_cache=cache,
         )
-        yield f"{role}-{accel}-{mode}-{backing}-{boot}-{cache}", shape
+        yield f"{accel}-{mode}-{backing}-{boot}-{cache}", shape
 
 
 def test_every_combination_is_taken_by_libvirt(connection):

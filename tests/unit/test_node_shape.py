@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ai_how.errors import HostError, SpecError
 from ai_how.spec.identity import mac_address, object_uuid
 from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import Role, nodes_of
+from ai_how.spec.nodes import nodes_of
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuMode,
@@ -64,7 +64,6 @@ def compute_shape(hpc: HpcSpec, host: HostFit = INTEL) -> DomainDefinition:
 
 def test_who_a_node_is_follows_from_the_clusters_id():
     shape = compute_shape(hpc_with())
-    assert shape.role is Role.COMPUTE
     assert shape.name == "demo-compute-01"
     assert shape.uuid == object_uuid(CLUSTER, "domain/compute-01")
     assert shape.mac == mac_address(CLUSTER, "compute-01")

@@ -19,10 +19,12 @@ from ai_how.vm_management.xml.render import render_domain
 from cluster_bench import DIGEST, draft_of, make_image, read_hpc, rendering_of
 from shapes import DOMAINS, NETWORK, NETWORKS
 
-LOOPBACK = "127.0.0.1"
 CHARACTER_DEVICES = ("serial", "parallel", "console", "channel", "smartcard", "redirdev")
 # Elements by which libvirt would have QEMU listen, or run something of ours outside of its rules.
 NEVER = (
+    "graphics",
+    "listen",
+    "video",
     "seclabel",
     "redirdev",
     "sound",
@@ -52,15 +54,10 @@ def documents() -> Iterator[tuple[str, ET.Element]]:
     for path in sorted(data.glob("*.xml")):
         yield path.name, read_xml(path.read_text())
     for name, shape in DOMAINS.items():
-        for accel, cache, vnc, is_direct in product(Accel, DiskCache, (True, False), (True, False)):
-            varied = replace(
-                shape,
-                accel=accel,
-                disk_cache=cache,
-                has_vnc=vnc,
-                boot=shape.boot if is_direct else None,
-            )
-            yield f"{name} {accel} {cache} vnc={vnc}", read_xml(render_domain(varied))
+        for accel, cache, is_direct in product(Accel, DiskCache, (True, False)):
+            boot = shape.boot if is_direct else None
+            varied = replace(shape, accel=accel, disk_cache=cache, boot=boot)
+            yield f"{name} {accel} {cache}", read_xml(render_domain(varied))
     for name, shape in NETWORKS.items():
         for mode in ForwardMode:
             yield f"{name} {mode}", read_xml(render_network(replace(shape, mode=mode)))
@@ -68,7 +65,7 @@ def documents() -> Iterator[tuple[str, ET.Element]]:
 
 @pytest.mark.fault("S09", "every golden file and every shape of a VM")
 @pytest.mark.fault("S20", "every golden file and every shape of a VM")
-def test_no_vm_listens_to_anything_but_its_own_files_and_loopback(points):
+def test_no_vm_listens_to_anything_but_its_own_files(points):
     seen = 0
     for name, root in documents():
         seen += 1
@@ -78,14 +75,9 @@ def test_no_vm_listens_to_anything_but_its_own_files_and_loopback(points):
                 assert device.find("source") is None, f"{name}: {tag} has an address of its own"
         for tag in NEVER:
             assert root.find(f".//{tag}") is None, f"{name}: {tag}"
-        for graphics in root.iter("graphics"):
-            assert graphics.get("type") == "vnc"
-            assert graphics.get("listen") == LOOPBACK
-            assert graphics.get("passwd") is None
-        assert {one.get("address") for one in root.iter("listen")} <= {LOOPBACK}
         assert not [one.tag for one in root.iter() if one.tag.startswith("{http")], name
     points(seen)
-    assert seen > 100
+    assert seen > 50
 
 
 @pytest.mark.fault("S09", "the VMs that a cluster file leads to")

@@ -15,14 +15,13 @@ from ai_how.libvirt_client.xml import census, read_xml
 from ai_how.vm_management.nodes.domain_definition import CpuMode
 from ai_how.vm_management.xml import render
 from ai_how.vm_management.xml.render import render_definition
-from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, FOREIGN_IMAGE, NETWORK
+from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, NETWORK
 
 # Everything that a shape can hold, at once.
 FULL = replace(
     COMPUTE_GPU,
     pins=COMPUTE_KVM.pins,
     boot=CONTROLLER.boot,
-    seed=FOREIGN_IMAGE.seed,
     cpu=replace(COMPUTE_KVM.cpu, mode=CpuMode.CUSTOM, model="qemu64"),
 )
 LONGEST_BRIDGE = 15

@@ -4,12 +4,11 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 from uuid import UUID
 
 from ai_how.errors import SpecError
 from ai_how.libvirt_client.facts import Mark
-from ai_how.spec.nodes import Role
 
 _PCI_ADDRESS = re.compile(
     r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE
@@ -155,7 +154,6 @@ class VirtioFsShare:
 class DomainDefinition:
     """A VM; `boot` None means by firmware (SeaBIOS) from its disk."""
 
-    role: Role
     mark: Mark
     name: str
     uuid: UUID
@@ -172,13 +170,13 @@ class DomainDefinition:
     console_log: Path
     boot: DirectKernel | None = None
     disk_cache: DiskCache = DiskCache.NONE
-    seed: Path | None = None
     memory_backing: MemoryBacking = MemoryBacking()
     pins: tuple[VcpuPin, ...] = ()
     shares: tuple[VirtioFsShare, ...] = ()
     pci_devices: tuple[PciAddress, ...] = ()
     mdevs: tuple[UUID, ...] = ()
-    has_vnc: bool = False
+
+    template: ClassVar[str] = "domain.xml.j2"
 
     @property
     def tb_cache_mib(self) -> int | None:
@@ -210,15 +208,8 @@ class DomainDefinition:
             "a virtiofs mount needs shared memory": (
                 bool(self.shares) and not self.memory_backing.is_shared
             ),
-            "only a compute node can have a device of the host": (
-                self.role is Role.CONTROLLER and bool(self.pci_devices or self.mdevs)
-            ),
         }
         return [problem for problem, is_there in checks.items() if is_there]
-
-    @property
-    def template(self) -> str:
-        return "controller.xml.j2" if self.role is Role.CONTROLLER else "compute_node.xml.j2"
 
     @property
     def wants_free_page_reporting(self) -> bool:

@@ -64,7 +64,6 @@ class NodePlacement:
     backing_chain: tuple[Path, ...]
     console_log: Path
     boot: DirectKernel | None  # None: by firmware
-    seed: Path | None = None
     pins: Pins = ()
     owner: Owner | None = None
     kind: str | None = None
@@ -88,7 +87,6 @@ def define_domain(
     asked = hardware.acceleration
     accel = host.accel if asked.enable_kvm else Accel.TCG
     return DomainDefinition(
-        role=node.role,
         mark=Mark(cluster, cluster_id, node.name, place.owner, place.kind),
         name=node.domain_name(cluster),
         uuid=object_uuid(cluster_id, f"domain/{node.name}"),
@@ -105,7 +103,6 @@ def define_domain(
         console_log=place.console_log,
         boot=place.boot,
         disk_cache=host.disk_cache,
-        seed=place.seed,
         memory_backing=_memory_backing(asked.performance, is_shared=bool(node.virtio_fs_mounts)),
         pins=place.pins,
         shares=tuple(

@@ -22,8 +22,6 @@ def why_cold(shape: DomainDefinition) -> str | None:
         return "it has a device of the host"
     if shape.shares:
         return "it has virtiofs mounts"
-    if shape.seed is not None:
-        return "its image is given its identity by a seed"
     return None
 
 
