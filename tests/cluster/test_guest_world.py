@@ -160,7 +160,7 @@ def test_clocks_follow_the_host_after_it_slept_and_jobs_lose_no_time(cluster, po
     with LibvirtClient(cluster.host.uri) as client:
         uuids = [one.uuid for one in client.list_domains()]
         for uuid in uuids:
-            client.suspend_domain(uuid)
+            client.pause_domain(uuid)
         time.sleep(SLEEP_S)
         for uuid in uuids:
             client.resume_domain(uuid)

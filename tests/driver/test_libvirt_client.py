@@ -167,7 +167,7 @@ def test_define_start_destroy_undefine_can_each_be_repeated(client: LibvirtClien
 
 def test_pause_and_resume_can_each_be_repeated(client: LibvirtClient) -> None:
     for _ in range(2):
-        client.suspend_domain(COMPUTE)
+        client.pause_domain(COMPUTE)
     assert client.get_domain(COMPUTE).state is VmState.PAUSED
     for _ in range(2):
         client.resume_domain(COMPUTE)
@@ -176,7 +176,7 @@ def test_pause_and_resume_can_each_be_repeated(client: LibvirtClient) -> None:
 
 @pytest.mark.fault("W03", "a libvirtd died between a restore and the run of the VM")
 def test_a_start_lets_a_vm_run_that_is_paused_unless_it_is_to_be(client: LibvirtClient) -> None:
-    client.suspend_domain(COMPUTE)
+    client.pause_domain(COMPUTE)
     client.start_domain(COMPUTE, paused=True)
     assert client.get_domain(COMPUTE).state is VmState.PAUSED
     client.start_domain(COMPUTE)
@@ -184,7 +184,7 @@ def test_a_start_lets_a_vm_run_that_is_paused_unless_it_is_to_be(client: Libvirt
 
 
 def test_shutdown_resumes_a_paused_guest_first(script: Script, faulty: LibvirtClient) -> None:
-    faulty.suspend_domain(COMPUTE)
+    faulty.pause_domain(COMPUTE)
     faulty.shutdown_domain(COMPUTE)
     assert script.calls.index("resume") < script.calls.index("shutdownFlags")
     assert faulty.get_domain(COMPUTE).state is VmState.SHUT_OFF
@@ -565,7 +565,7 @@ def test_events_come_until_the_subscription_ends(client: LibvirtClient) -> None:
     seen: list[DomainEvent] = []
     later: list[DomainEvent] = []
     with client.subscribe(seen.append):
-        client.suspend_domain(COMPUTE)
+        client.pause_domain(COMPUTE)
         wait_until(lambda: bool(seen), Deadline.after(60), "the event")
     with client.subscribe(later.append):
         client.destroy_domain(COMPUTE)
@@ -580,7 +580,7 @@ def test_events_come_over_the_connection_that_follows_a_broken_one(
     seen: list[DomainEvent] = []
     with faulty.subscribe(seen.append):
         script.is_cut = True
-        faulty.suspend_domain(COMPUTE)
+        faulty.pause_domain(COMPUTE)
         wait_until(lambda: bool(seen), Deadline.after(60), "the event")
         assert script.opened == 2
         wait_until(lambda: script.hook_count == 2, Deadline.after(60), "the old one's end")
@@ -658,7 +658,7 @@ def test_an_agent_that_is_there_is_not_waited_for(script: Script, faulty: Libvir
 
 
 def test_an_event_ends_the_wait_for_an_agent(script: Script, faulty: LibvirtClient) -> None:
-    faulty.suspend_domain(COMPUTE)
+    faulty.pause_domain(COMPUTE)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(faulty.wait_for_agent, COMPUTE, Deadline.after(60))
         wait_until(lambda: "isPersistent" in script.calls, Deadline.after(60), "the first look")

@@ -330,7 +330,7 @@ def test_a_memory_that_is_being_saved_is_not_saved_again(watched: Watched, point
         for _ in range(20):  # a save may end before it is held
             watched.have("on")
             uuid, qemu = uuid_of(watched, "compute-01"), qemus_of(host, "hpc")["compute-01"]
-            saves = [crew.submit(client.suspend_to_disk, uuid, timeout_s=120)]
+            saves = [crew.submit(client.managed_save, uuid, timeout_s=120)]
             wait_until(
                 lambda uuid=uuid: client.get_domain(uuid).state is not VmState.RUNNING,
                 Deadline.after(60),
@@ -339,12 +339,12 @@ def test_a_memory_that_is_being_saved_is_not_saved_again(watched: Watched, point
             )
             with suppress(ProcessLookupError), stopped(qemu):
                 if client.get_domain(uuid).reason_text == "saving":
-                    saves.append(crew.submit(client.suspend_to_disk, uuid, timeout_s=120))
+                    saves.append(crew.submit(client.managed_save, uuid, timeout_s=120))
                     time.sleep(1)
                     assert [save.done() for save in saves] == [False, False]
             for save in saves:
                 save.result()
-            assert client.get_domain(uuid).is_suspended
+            assert client.get_domain(uuid).has_managed_save
             if len(saves) == 2:
                 break
             watched.now = "suspended"

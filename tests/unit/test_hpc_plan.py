@@ -488,7 +488,7 @@ def suspended(draft: DesiredCluster, *names: str) -> Observed:
     for node in draft.state.nodes:
         if not names or node.name in names:
             seen = with_domain(seen, node.name, VmState.SHUT_OFF)
-            one = replace(seen.domains[node.uuid], is_suspended=True)
+            one = replace(seen.domains[node.uuid], has_managed_save=True)
             seen = replace(seen, domains={**seen.domains, node.uuid: one}, slurm=None)
     return seen
 

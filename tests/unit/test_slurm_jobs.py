@@ -220,7 +220,7 @@ def test_jobs_of_before_a_reboot_are_dropped_and_those_of_after_it_left():
 @pytest.mark.fault("H10", "nodes that go on from their saved memory, with their jobs")
 def test_slurm_hears_nothing_of_a_node_that_was_only_suspended():
     off = replace(everything_seen(DRAFT, VmState.SHUT_OFF), slurm=None)
-    domains = {uuid: replace(one, is_suspended=True) for uuid, one in off.domains.items()}
+    domains = {uuid: replace(one, has_managed_save=True) for uuid, one in off.domains.items()}
     keys = {step.key for step in plan_start(DRAFT, replace(off, domains=domains), RENDERING).steps}
     assert "resume/hpc-compute-01" in keys
     assert "slurm-lost/hpc" not in keys

@@ -58,7 +58,7 @@ class Observed:
     def is_suspended(self, node: NodeState) -> bool:
         """Whether the node's VM is off with its memory saved."""
         domain = self.find_domain(node.uuid)
-        return domain is not None and domain.is_suspended
+        return domain is not None and domain.has_managed_save
 
 
 def observe(

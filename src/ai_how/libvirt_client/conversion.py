@@ -35,11 +35,11 @@ def observe_domain(domain: libvirt.virDomain) -> DomainInfo:
         memory_mib=maximum_kib // 1024,
         mark=read_mark(xml),
         xml=xml,
-        is_suspended=state is VmState.SHUT_OFF and has_saved_memory(domain),
+        has_managed_save=state is VmState.SHUT_OFF and has_managed_save(domain),
     )
 
 
-def has_saved_memory(domain: libvirt.virDomain) -> bool:
+def has_managed_save(domain: libvirt.virDomain) -> bool:
     """False where the driver knows no saved memory."""
     try:
         return bool(domain.hasManagedSaveImage(0))

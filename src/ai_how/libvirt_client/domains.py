@@ -12,7 +12,7 @@ from ai_how.errors import ConnectionLostError, DeadlineError, LibvirtError
 from ai_how.libvirt_client.conversion import (
     check_claim,
     ensure,
-    has_saved_memory,
+    has_managed_save,
     observe_domain,
     observe_each,
     read_identity,
@@ -163,7 +163,7 @@ class Domains:
 
         self._link.change(f"starting VM {uuid}", ask, timeout_s=timeout_s)
 
-    def suspend_to_disk(self, uuid: UUID, *, timeout_s: float) -> None:
+    def managed_save(self, uuid: UUID, *, timeout_s: float) -> None:
         """Save a VM's memory where libvirt keeps it, which ends it; safe to repeat.
 
         It will run when it goes on, though it was paused. One that is off stays as it is. One that
@@ -230,7 +230,7 @@ class Domains:
 
         self._ensure(f"shutting down VM {uuid}", uuid, press, is_off, timeout_s=timeout_s)
 
-    def suspend_domain(self, uuid: UUID) -> None:
+    def pause_domain(self, uuid: UUID) -> None:
         """Pause the CPUs of a VM that runs; safe to repeat."""
         self._ensure(
             f"pausing VM {uuid}",
@@ -345,7 +345,7 @@ def let_run_on(domain: libvirt.virDomain) -> None:
     """
     if read_state(domain) is VmState.PAUSED and not is_starting(domain):
         ensure(domain.resume, lambda: runs(domain))
-    if read_state(domain) is VmState.RUNNING and has_saved_memory(domain):
+    if read_state(domain) is VmState.RUNNING and has_managed_save(domain):
         domain.managedSaveRemove(0)
 
 

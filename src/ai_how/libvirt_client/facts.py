@@ -67,7 +67,7 @@ class DomainInfo:
     memory_mib: int
     mark: Mark | None
     xml: str
-    is_suspended: bool = False
+    has_managed_save: bool = False
     """Whether it is off, and its memory is saved: started, it goes on where it was."""
 
     @property

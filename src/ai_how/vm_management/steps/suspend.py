@@ -27,7 +27,7 @@ class SuspendDomain(ForwardStep, DomainStep):
         return "suspending"
 
     def apply(self, world: PlanContext) -> Applied:
-        world.client.suspend_to_disk(self.uuid, timeout_s=memory_timeout_s(self.memory_mib))
+        world.client.managed_save(self.uuid, timeout_s=memory_timeout_s(self.memory_mib))
         return Applied.MADE
 
     def describe(self) -> str:
@@ -65,7 +65,7 @@ class StartFromManagedSave(StartDomain):
 
     def revert(self, world: PlanContext) -> None:
         timeout_s = memory_timeout_s(self.memory_mib)
-        world.client.suspend_to_disk(self.uuid, timeout_s=timeout_s)
+        world.client.managed_save(self.uuid, timeout_s=timeout_s)
 
     def describe(self) -> str:
         return f"let the VM {self.domain} go on from its saved memory"
