@@ -54,3 +54,10 @@ def test_what_is_no_host_is_wrong_usage(roots):
     with pytest.raises(SpecError, match="is not a host that ai-how knows") as refused:
         resolve_host("xen:///", roots)
     assert refused.value.exit_code == 2
+
+
+def test_each_host_says_what_it_can(roots):
+    embedded, test = resolve_host("embedded", roots), resolve_host("test:///default", roots)
+    for place, is_real in ((embedded, True), (test, False)):
+        assert (place.runs_guests, place.has_network, place.saves_memory) == (is_real,) * 3
+        assert (place.has_private_network, place.moves_with_state) == (is_real,) * 2

@@ -251,7 +251,7 @@ class ClusterManager:
         with _client_of(place) as client:
             seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
-                if place.kind != "test":
+                if place.has_network:
                     seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
                 stats = client.stats(seen.domains)
             return status_of(state, seen, stats, problems, file_systems)
@@ -297,7 +297,7 @@ class ClusterManager:
         return self.find_state() is None and self.paths.journal.exists()
 
     def _refuse_moved(self, place: HypervisorHost) -> None:
-        if place.embedded and (state := self.find_state()):
+        if place.moves_with_state and (state := self.find_state()):
             refuse_moved(state, place.storage)
 
     def _refuse_lost(self) -> None:

@@ -142,7 +142,7 @@ def _look(context: StartContext) -> _Looked:
         desired.state.get_node(name)
     seen = observe(client, desired.state, context.kind)
     seen = replace(seen, has_disk_directory=has_directory)
-    if place.kind != "test":
+    if place.has_network:
         seen = observe_wiring(seen, desired.state, HostNetworks(tuple(place.enter([]))))
     for line in (
         *check_images(desired, previous, context.store),
@@ -230,7 +230,7 @@ def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
     for line in (*decided.matches.notes, looked.accel_warning):
         if line:
             context.warn(line)
-    if context.place.kind != "test":
+    if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
     check_host(desired, plan, seen, context.place, looked.images, context.warn)
 
@@ -240,7 +240,7 @@ def _match_saved(context: StartContext, looked: _Looked) -> SavedMachineMatches:
     place = context.place
     new = [pair for pair in looked.desired.nodes if pair[1].name not in looked.seen.disks]
     wants_warm = context.is_warm and context.section.start.warm
-    if not wants_warm or not new or place.kind == "test":
+    if not wants_warm or not new or not place.saves_memory:
         return NONE_SAVED
     if why := why_unsaved(place):
         return SavedMachineMatches({}, (f"new nodes boot, none is restored: {why} (start.warm)",))

@@ -80,6 +80,34 @@ class HypervisorHost:
         return self.embedded is None or self.embedded.find_supervisor() is not None
 
     @property
+    def runs_guests(self) -> bool:
+        """Whether VMs there are processes of this machine, and take its CPUs and its memory.
+
+        libvirt's test driver only remembers VMs.
+        """
+        return self.kind != "test"
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a network there is a bridge with interfaces, which can be looked at."""
+        return self.kind != "test"
+
+    @property
+    def has_private_network(self) -> bool:
+        """Whether its guests are in a network namespace apart from the host's own interfaces."""
+        return self.kind == "embedded"
+
+    @property
+    def saves_memory(self) -> bool:
+        """Whether libvirt there writes the memory of a VM to a file, which may be root's."""
+        return self.kind != "test"
+
+    @property
+    def moves_with_state(self) -> bool:
+        """Whether it lies in the state directory: moved with that, it has the clusters it had."""
+        return self.kind == "embedded"
+
+    @property
     def root(self) -> Path | None:
         """Where the files that an embedded host sees are found from here, while it is up."""
         supervisor = self.embedded.find_supervisor() if self.embedded else None

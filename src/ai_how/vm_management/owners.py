@@ -56,7 +56,7 @@ def is_callers(seen: DomainInfo | NetworkInfo, caller: Owner, place: HypervisorH
     owner = owner_of(seen)
     if is_of(owner, caller):
         return True
-    return place.kind == "embedded" and owner is not None and not _is_there(owner.state)
+    return place.moves_with_state and owner is not None and not _is_there(owner.state)
 
 
 def describe_owner(owner: Owner) -> str:

@@ -77,7 +77,7 @@ def check_host(
         disk_directory=place.storage.root,
         hugepage_kib=HUGEPAGE_KIB[asked.hugepage_size] if asked.wants_hugepages else None,
     )
-    if place.kind != "test":
+    if place.runs_guests:
         checks += check_capacity(cost, facts)
     failures = [check for check in checks if check.status is Status.FAILURE]
     if failures:

@@ -97,7 +97,7 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
             *_owner_checks(section.name, state, place, roots),
             *check_capacity(_cost_of(section, nodes, running, place), facts),
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
-            *([check_names(facts)] if place.kind == "embedded" else []),
+            *([check_names(facts)] if place.has_private_network else []),
             *check_devices(nodes, facts),
             *check_shares(nodes, place),
             *_image_checks(nodes, ImageStore(roots.images)),
@@ -186,7 +186,7 @@ def _subnet_checks(
         return
     hidden = check_subnet_collisions(subnet, facts, own_bridge=own_bridge)
     for check in hidden:
-        yield replace(check, status=Status.WARNING) if place.kind == "embedded" else check
+        yield replace(check, status=Status.WARNING) if place.has_private_network else check
     for name, other in others.items():
         if other.overlaps(subnet):
             found = f"{subnet} overlaps {other} of {name}"

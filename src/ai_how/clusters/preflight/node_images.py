@@ -44,6 +44,6 @@ def choose_accel(
 ) -> tuple[Accel, str | None]:
     """What runs the guests' instructions, and what is said where that is not KVM."""
     enabled = hardware.acceleration.enable_kvm
-    verdict = place.kvm(roots) if enabled and place.kind != "test" else None
+    verdict = place.kvm(roots) if enabled and place.runs_guests else None
     name, warning = choose_accelerator(enable_kvm=enabled, verdict=verdict)
     return Accel(name), warning
