@@ -138,4 +138,4 @@ def everything_seen(draft: DesiredCluster, state: VmState = VmState.RUNNING) -> 
         for node in nodes
         if node.role == "compute"
     }
-    return replace(seen, slurm=slurm)
+    return replace(seen, readiness=slurm)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from ai_how.clusters.desired_cluster import DesiredCluster
-from ai_how.clusters.observation import Observed, observe
+from ai_how.clusters.observation import Observed, Wiring, observe
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.hpc.identities import build_archives, ensure_secrets
 from ai_how.hpc.kind import SLURM
@@ -49,12 +49,12 @@ class Stage:
         claimed = world.disks.is_claimed(self.draft.state.name, self.draft.state.lineage)
         return replace(observe(world.client, self.draft.state, SLURM), has_disk_directory=claimed)
 
-    def plan_start(self, *, boot_limit: int | None = None, **seen: object) -> Plan:
-        """`seen` is what a look at the host's links would have found."""
+    def plan_start(self, *, boot_limit: int | None = None, wiring: Wiring | None = None) -> Plan:
+        """`wiring` is what a look at the host's links would have found."""
         world = self.make_world(self.interrupts)
         images = {self.image.digest: self.image}
         rendering = rendering_of(self.draft, world.disks.storage, world.paths, images)
-        seen = replace(self.look(), **seen)
+        seen = replace(self.look(), wiring=wiring)
         return plan_start(self.draft, seen, rendering, boot_limit=boot_limit)
 
     def plan_stop(self) -> Plan:

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from ai_how.clusters.desired_cluster import DesiredCluster
-from ai_how.clusters.observation import Observed
+from ai_how.clusters.observation import Observed, Wiring
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import HostError, SpecError, StateError
@@ -112,7 +112,12 @@ def without_disk(seen: Observed, name: str) -> Observed:
 
 
 def with_slurm(seen: Observed, name: str, state: str) -> Observed:
-    return replace(seen, slurm={**seen.slurm, name: node_readiness(name, state, None)})
+    return replace(seen, readiness={**seen.readiness, name: node_readiness(name, state, None)})
+
+
+def wired(wiring: Wiring) -> Observed:
+    """A cluster with all that it should have, and wired like this."""
+    return replace(everything_seen(DRAFT), wiring=wiring)
 
 
 def brought_up(name: str, *before: str) -> list[str]:
@@ -242,10 +247,8 @@ def test_new_nodes_are_told_to_the_network_and_undo_takes_only_them_from_it():
 
 
 def test_a_dhcp_server_that_died_is_started_and_guests_without_a_network_are_plugged_in():
-    assert keys(start(seen=replace(everything_seen(DRAFT), dhcp_is_gone=True))) == [
-        "network-dhcp/hpc"
-    ]
-    seen = replace(everything_seen(DRAFT), unplugged=frozenset({"compute-02"}))
+    assert keys(start(seen=wired(Wiring(dhcp_is_gone=True)))) == ["network-dhcp/hpc"]
+    seen = wired(Wiring(unplugged=frozenset({"compute-02"})))
     assert keys(start(seen=seen)) == ["plug/hpc-compute-02"]
     slow = with_slurm(seen, "compute-02", "down*")
     plan = start(seen=slow)
@@ -255,17 +258,16 @@ def test_a_dhcp_server_that_died_is_started_and_guests_without_a_network_are_plu
 
 @pytest.mark.fault("H15", "planned for a bridge, a way out or a tap that is not as it was")
 def test_what_libvirt_has_up_and_is_not_there_is_made_anew():
-    well = everything_seen(DRAFT)
-    gone = replace(well, bridge_trouble="its bridge is gone", dhcp_is_gone=True)
-    plan = start(seen=gone)
+    gone = Wiring(bridge_trouble="its bridge is gone", dhcp_is_gone=True)
+    plan = start(seen=wired(gone))
     assert keys(plan) == ["network-anew/hpc", *PLUGS]
     assert step_of(plan, "network-anew/hpc").is_cut
     cut = replace(gone, uplink_trouble="no rules", uplink_is_ours=True)
-    plan = start(seen=cut)
+    plan = start(seen=wired(cut))
     assert keys(plan) == ["network-uplink/hpc", "network-anew/hpc", *PLUGS]
     assert step_of(plan, "network-anew/hpc").needs == {"network-uplink/hpc"}
-    assert start(seen=replace(well, uplink_trouble="no rules")).steps == ()
-    plan = start(seen=replace(well, down_taps={"compute-01": "vnet3"}))
+    assert start(seen=wired(Wiring(uplink_trouble="no rules"))).steps == ()
+    plan = start(seen=wired(Wiring(down_taps={"compute-01": "vnet3"})))
     assert keys(plan) == ["plug/hpc-compute-01"]
     assert step_of(plan, "plug/hpc-compute-01").tap == "vnet3"
 
@@ -273,7 +275,7 @@ def test_what_libvirt_has_up_and_is_not_there_is_made_anew():
 @pytest.mark.fault("H15", "a guest's tap is deleted, and its node is asked for or not")
 def test_a_node_whose_interface_was_deleted_is_refused_with_what_gives_it_another():
     names = frozenset({"compute-02"})
-    seen = replace(everything_seen(DRAFT), dead_taps={"compute-02": "vnet5"}, unplugged=names)
+    seen = wired(Wiring(dead_taps={"compute-02": "vnet5"}, unplugged=names))
     with pytest.raises(HostError) as caught:
         start(seen=seen)
     assert caught.value.brief == (
@@ -298,7 +300,7 @@ def test_a_node_that_slurm_has_lost_is_told_who_it_is_again(state):
 
 
 def test_where_slurm_is_silent_every_node_is_looked_after_and_none_restarted():
-    plan = start(seen=replace(everything_seen(DRAFT), slurm=None, slurm_trouble="no answer"))
+    plan = start(seen=replace(everything_seen(DRAFT), readiness=None, workload_trouble="no answer"))
     assert keys(plan) == [*(key for name in NODES for key in brought_up(name)), *TAIL]
 
 
@@ -453,7 +455,7 @@ def test_stop_of_some_nodes_leaves_the_others_on():
 
 
 def test_stop_where_slurm_is_silent_asks_only_the_guests():
-    seen = replace(everything_seen(DRAFT), slurm=None)
+    seen = replace(everything_seen(DRAFT), readiness=None)
     assert not [key for key in keys(plan_stop(DRAFT.state, seen)) if key.startswith("slurm/")]
 
 
@@ -489,7 +491,7 @@ def suspended(draft: DesiredCluster, *names: str) -> Observed:
         if not names or node.name in names:
             seen = with_domain(seen, node.name, VmState.SHUT_OFF)
             one = replace(seen.domains[node.uuid], has_managed_save=True)
-            seen = replace(seen, domains={**seen.domains, node.uuid: one}, slurm=None)
+            seen = replace(seen, domains={**seen.domains, node.uuid: one}, readiness=None)
     return seen
 
 
@@ -595,8 +597,8 @@ def every_plan() -> Iterator[Plan]:
     yield start(draft_of(read_hpc(nodes=MORE), DRAFT.state), off)
     yield start(seen=with_network(everything_seen(DRAFT), "prefix='24'", "prefix='25'"))
     former = draft_of(read_hpc(nodes=TWO_NODES.replace("count: 2", "count: 1")))
-    yield start(seen=replace(everything_seen(former), dhcp_is_gone=True))
-    yield start(seen=replace(everything_seen(DRAFT), uplink_trouble="off", uplink_is_ours=True))
+    yield start(seen=replace(everything_seen(former), wiring=Wiring(dhcp_is_gone=True)))
+    yield start(seen=wired(Wiring(uplink_trouble="off", uplink_is_ours=True)))
     yield plan_start(DRAFT, Observed(), WARM)
     yield start(seen=suspended(DRAFT))
     yield plan_suspend(DRAFT.state, everything_seen(DRAFT))
@@ -677,6 +679,6 @@ def test_a_clock_that_is_off_is_set_before_its_node_is_given_its_identity():
     assert keys(plan) == ["clock/hpc-controller", *services, *TAIL]
     assert step_of(plan, services[0]).needs == {"clock/hpc-controller"}
     assert step_of(plan, "clock/hpc-controller").is_controller
-    plan = start(seen=replace(seen, slurm=None))
+    plan = start(seen=replace(seen, readiness=None))
     assert step_of(plan, "clock/hpc-controller").needs == {"agent/hpc-controller"}
     assert step_of(plan, services[0]).needs == {"clock/hpc-controller"}

@@ -142,11 +142,11 @@ def test_disks_are_seen_where_they_are(tmp_path):
 
 def test_slurm_is_asked_only_where_it_is_wanted():
     found = look(ours(CONTROLLER, state=VmState.SHUT_OFF))
-    assert (found.slurm, found.slurm_trouble) == (None, "the controller is off")
+    assert (found.readiness, found.workload_trouble) == (None, "the controller is off")
     found = look(ours(CONTROLLER), asks_workload=False)
-    assert (found.slurm, found.slurm_trouble) == (None, None)
+    assert (found.readiness, found.workload_trouble) == (None, None)
     found = look(ours(CONTROLLER))
-    assert found.slurm_trouble == "the controller's guest agent does not answer"
+    assert found.workload_trouble == "the controller's guest agent does not answer"
 
 
 def xml_of(name: str, uuid: UUID | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters.observation import Wiring
 from ai_how.errors import PlanFailedError
 from ai_how.hpc.identities import ensure_secrets
 from ai_how.images.manifest import Image
@@ -185,12 +186,12 @@ def test_a_mending_start_that_fails_anywhere_lets_what_runs_run_and_the_next_one
     xml = network.xml.replace("prefix='24'", prefix).replace(first.mac, "52:54:00:00:00:01")
     bench.libvirt.networks[uuid] = replace(network, xml=xml)
     cut_off = frozenset({"controller", "compute-02"})
-    plan = stage.plan_start(dhcp_is_gone=True, unplugged=cut_off)
+    plan = stage.plan_start(wiring=Wiring(dhcp_is_gone=True, unplugged=cut_off))
     assert set(keys(plan)) == {*MENDING[prefix], *MENDED}
     fail(stage, plan, key, moment)
     states = {name_of(one.xml): one.state.is_on for one in bench.libvirt.domains.values()}
     assert states == {CONTROLLER: True, FIRST: False, SECOND: True}
-    stage.carry_out(stage.plan_start(unplugged=cut_off))
+    stage.carry_out(stage.plan_start(wiring=Wiring(unplugged=cut_off)))
     assert bench.libvirt.unplugged == set()
     assert is_up(stage)
 

@@ -121,7 +121,7 @@ def test_a_drain_of_the_users_and_its_reason_survive_a_stop_and_a_start():
         "compute-01": node_readiness("compute-01", "drained", "bad | 'fan'"),
         "compute-02": node_readiness("compute-02", "idle", None),
     }
-    seen = replace(everything_seen(DRAFT), slurm=drained)
+    seen = replace(everything_seen(DRAFT), readiness=drained)
     steps = {step.key: step for step in plan_stop(DRAFT.state, seen).steps}
     assert steps["slurm/hpc"].drained == ("compute-01",)
     off = steps["slurm-off/hpc"]
@@ -144,13 +144,13 @@ def test_a_node_that_a_stop_has_closed_is_opened_when_it_is_back():
     off = everything_seen(DRAFT, VmState.SHUT_OFF)
     controller = DRAFT.state.get_controller().uuid
     on = everything_seen(DRAFT).domains[controller]
-    seen = replace(off, slurm=closed, domains={**off.domains, controller: on})
+    seen = replace(off, readiness=closed, domains={**off.domains, controller: on})
     # Off already, when a stop that was cut short is carried on.
     (mark, _) = plan_stop(DRAFT.state, seen).steps
     assert isinstance(mark, MarkOff)
     assert mark.nodes == ("compute-01",)
     # Or on, when a start finds it.
-    seen = replace(everything_seen(DRAFT), slurm={**everything_seen(DRAFT).slurm, **closed})
+    seen = replace(everything_seen(DRAFT), readiness={**everything_seen(DRAFT).readiness, **closed})
     assert "ready/hpc" in [step.key for step in plan_start(DRAFT, seen, RENDERING).steps]
     world = slurm("", f"compute-01|drained|{OUR_REASON}\n", "", "compute-01\n")
     AwaitReady("hpc", ID, ("compute-01",), "all", "nfs").apply(world)
@@ -164,8 +164,8 @@ def dead(state: str, reason: str | None = None) -> list[str]:
     seen = everything_seen(DRAFT)
     uuid = DRAFT.state.get_node("compute-01").uuid
     off = everything_seen(DRAFT, VmState.SHUT_OFF).domains[uuid]
-    slurm = {**seen.slurm, "compute-01": node_readiness("compute-01", state, reason)}
-    seen = replace(seen, domains={**seen.domains, uuid: off}, slurm=slurm)
+    slurm = {**seen.readiness, "compute-01": node_readiness("compute-01", state, reason)}
+    seen = replace(seen, domains={**seen.domains, uuid: off}, readiness=slurm)
     return plan_start(DRAFT, seen, RENDERING).steps
 
 
@@ -202,7 +202,7 @@ def test_a_node_that_ended_while_we_drained_it_does_not_pass_for_its_users():
 
 @pytest.mark.fault("H10", "a controller that remembers jobs of before the host's reboot")
 def test_jobs_of_before_a_reboot_are_dropped_and_those_of_after_it_left():
-    off = replace(everything_seen(DRAFT, VmState.SHUT_OFF), slurm=None)
+    off = replace(everything_seen(DRAFT, VmState.SHUT_OFF), readiness=None)
     steps = {step.key: step for step in plan_start(DRAFT, off, RENDERING).steps}
     told = steps["slurm-lost/hpc"]
     assert told.is_restarted
@@ -219,7 +219,7 @@ def test_jobs_of_before_a_reboot_are_dropped_and_those_of_after_it_left():
 
 @pytest.mark.fault("H10", "nodes that go on from their saved memory, with their jobs")
 def test_slurm_hears_nothing_of_a_node_that_was_only_suspended():
-    off = replace(everything_seen(DRAFT, VmState.SHUT_OFF), slurm=None)
+    off = replace(everything_seen(DRAFT, VmState.SHUT_OFF), readiness=None)
     domains = {uuid: replace(one, has_managed_save=True) for uuid, one in off.domains.items()}
     keys = {step.key for step in plan_start(DRAFT, replace(off, domains=domains), RENDERING).steps}
     assert "resume/hpc-compute-01" in keys
@@ -229,7 +229,7 @@ def test_slurm_hears_nothing_of_a_node_that_was_only_suspended():
     assert "slurm-lost/hpc" in keys
 
 
-EMPTY = replace(everything_seen(DRAFT), domains={}, disks=frozenset(), slurm=None, network=None)
+EMPTY = replace(everything_seen(DRAFT), domains={}, disks=frozenset(), readiness=None, network=None)
 
 
 @pytest.mark.fault("H11", "a wait for jobs that is interrupted, and one that is over")

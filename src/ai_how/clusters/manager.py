@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,6 @@ from ai_how.state.models import HPC, ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, ensure_private_directory
 from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
-from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -251,8 +250,7 @@ class ClusterManager:
         with _client_of(place) as client:
             seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
-                if place.has_network:
-                    seen = observe_wiring(seen, state, HostNetworks(tuple(place.enter([]))))
+                seen = replace(seen, wiring=observe_wiring(seen, state, place))
                 stats = client.stats(seen.domains)
             return status_of(state, seen, stats, problems, file_systems)
 

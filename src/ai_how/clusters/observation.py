@@ -1,12 +1,13 @@
-"""What is there of a cluster: as libvirt, the disks and SLURM say, never as a file remembers it."""
+"""What is there of a cluster: as libvirt, the disks and its nodes say, not as a file remembers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from ai_how.clusters.kind import ClusterKind, Workload
 from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError, OwnershipError
+from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
 from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
@@ -18,18 +19,12 @@ from ai_how.vm_management.owners import describe_owner, owner_of
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """One look. `slurm` is None where SLURM could not be asked, and `slurm_trouble` says why."""
+class Wiring:
+    """What is wrong with the network of a cluster, and with the links of its VMs, on their host.
 
-    domains: Mapping[UUID, DomainInfo] = field(default_factory=dict)
-    network: NetworkInfo | None = None
-    disks: frozenset[str] = frozenset()
-    has_disk_directory: bool = False
-    slurm: Mapping[str, NodeReadiness] | None = None
-    slurm_trouble: str | None = None
-    skews_s: Mapping[UUID, float] = field(default_factory=dict)
-    """By how much each guest's clock is at least ahead of ours, where it was said in time."""
-    host_is_down: bool = False
+    Without arguments it says that nothing is.
+    """
+
     unplugged: frozenset[str] = frozenset()
     """The nodes whose VM runs and is no port of the network's bridge."""
     dead_taps: Mapping[str, str] = field(default_factory=dict)
@@ -44,8 +39,32 @@ class Observed:
     """Why guests reach nothing outside, where that is known."""
     uplink_is_ours: bool = False
     """Whether the settings of that host are ours to mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at a cluster."""
+
+    domains: Mapping[UUID, DomainInfo] = field(default_factory=dict)
+    network: NetworkInfo | None = None
+    disks: frozenset[str] = frozenset()
+    has_disk_directory: bool = False
+    readiness: Mapping[str, NodeReadiness] | None = None
+    """What the cluster's software says of its nodes, by name; None where it was not asked."""
+    workload_trouble: str | None = None
+    """Why that software could not be asked, where it was to be."""
+    skews_s: Mapping[UUID, float] = field(default_factory=dict)
+    """By how much each guest's clock is at least ahead of ours, where it was said in time."""
+    host_is_down: bool = False
+    wiring: Wiring | None = None
+    """What `observe_wiring` found; None where nobody looked, or could."""
     impostors: tuple[str, ...] = ()
     """VMs that carry this cluster's mark, as anybody can copy it, and are none of its nodes."""
+
+    @property
+    def known_faults(self) -> Wiring:
+        """What is known to be wrong with the wiring: nothing, where nobody looked."""
+        return self.wiring or Wiring()
 
     def find_domain(self, uuid: UUID) -> DomainInfo | None:
         return self.domains.get(uuid)
@@ -103,8 +122,8 @@ def observe(
         domains=domains,
         network=network,
         disks=existing_disks(state),
-        slurm=workload.nodes,
-        slurm_trouble=workload.trouble,
+        readiness=workload.nodes,
+        workload_trouble=workload.trouble,
         skews_s=skews_s,
         impostors=tuple(
             one.name
@@ -127,14 +146,15 @@ def learn_names(client: LibvirtClient, state: ClusterState) -> None:
         client.learn(node.uuid, node.domain_name)
 
 
-def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) -> Observed:
+def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -> Wiring | None:
     """Look, from where the VMs run, whether they are on the network, and it is served.
 
-    What cannot be asked is left as it was: not known to be wrong.
+    None where the network is down or only simulated, and where not all of this can be asked.
     """
     network = seen.network
-    if network is None or not network.is_active:
-        return seen
+    if network is None or not network.is_active or not place.has_network:
+        return None
+    networks = HostNetworks(tuple(place.enter([])))
     bridge = network.bridge or ""
     try:
         links = networks.links()
@@ -144,11 +164,10 @@ def observe_wiring(seen: Observed, state: ClusterState, networks: HostNetworks) 
         is_served = networks.is_dns_served(state.network.gateway)
         trouble = networks.find_uplink_trouble(state.network.subnet)
     except AiHowError:
-        return seen
+        return None
     taps = _taps_of_nodes(seen, state, network)
     ports = find_ports(links, bridge)
-    return replace(
-        seen,
+    return Wiring(
         unplugged=frozenset(name for name, tap in taps if tap not in ports),
         dead_taps={name: tap for name, tap in taps if tap not in links},
         down_taps={name: tap for name, tap in taps if _is_down(links.get(tap))},

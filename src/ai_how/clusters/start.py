@@ -36,7 +36,6 @@ from ai_how.spec.identity import new_cluster_id
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
-from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.nodes.boot_limit import choose_boot_limit
 from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.owners import is_sent_as
@@ -142,8 +141,7 @@ def _look(context: StartContext) -> _Looked:
         desired.state.get_node(name)
     seen = observe(client, desired.state, context.kind)
     seen = replace(seen, has_disk_directory=has_directory)
-    if place.has_network:
-        seen = observe_wiring(seen, desired.state, HostNetworks(tuple(place.enter([]))))
+    seen = replace(seen, wiring=observe_wiring(seen, desired.state, place))
     for line in (
         *check_images(desired, previous, context.store),
         *find_losses(desired, previous, seen),
@@ -280,7 +278,7 @@ def _warn_of_drained(desired: DesiredCluster, seen: Observed, plan: Plan, warn: 
     """Of the nodes that the plan brings up, it is said when they are."""
     brought_up = {one.domain for one in plan.steps if isinstance(one, AwaitAgent | GiveIdentity)}
     for one in desired.state.nodes:
-        node = (seen.slurm or {}).get(one.name)
+        node = (seen.readiness or {}).get(one.name)
         if node and node.is_drained and seen.is_on(one) and one.domain_name not in brought_up:
             warn(describe_drained(node))
 

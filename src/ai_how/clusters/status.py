@@ -131,7 +131,7 @@ def status_of(
         subnet=str(state.network.subnet),
         network_is_active=bool(seen.network and seen.network.is_active),
         network_problems=tuple(_network_problems(state, seen)),
-        slurm_trouble=seen.slurm_trouble,
+        slurm_trouble=seen.workload_trouble,
         impostors=seen.impostors,
         is_ready=_is_ready(state, seen),
         nodes=nodes,
@@ -161,22 +161,22 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
         return
     if not network.is_active and is_in_use:
         yield "it is down, and VMs run"
-    drift = find_drift(define_network(state), network)
+    drift, faults = find_drift(define_network(state), network), seen.known_faults
     yield from drift.told
-    if seen.bridge_trouble:
+    if faults.bridge_trouble:
         remedy = "ai-how hpc start"
-        yield f"{seen.bridge_trouble}: nodes do not reach each other; to mend it: {remedy}"
-    elif seen.dhcp_is_gone and not drift.live:
+        yield f"{faults.bridge_trouble}: nodes do not reach each other; to mend it: {remedy}"
+    elif faults.dhcp_is_gone and not drift.live:
         yield "its DHCP and DNS server is gone"
-    if seen.uplink_trouble and not drift.live:
-        yield seen.uplink_trouble
+    if faults.uplink_trouble and not drift.live:
+        yield faults.uplink_trouble
 
 
 def _is_ready(state: ClusterState, seen: Observed) -> bool:
-    if seen.slurm is None:
+    if seen.readiness is None:
         return False
     wanted = [one for one in state.nodes if one.role is Role.COMPUTE and one.auto_start]
-    return all((node := seen.slurm.get(one.name)) and node.is_working for one in wanted)
+    return all((node := seen.readiness.get(one.name)) and node.is_working for one in wanted)
 
 
 def _node_status(
@@ -187,7 +187,7 @@ def _node_status(
     file_systems: tuple[FileSystem, ...],
 ) -> NodeStatus:
     domain = seen.find_domain(one.uuid)
-    slurm = _slurm_of(one, seen)
+    readiness = _readiness_of(one, seen)
     missing = one.name not in seen.disks
     state, reason = _vm_state(domain, seen)
     memory = _guest_memory(stats)
@@ -206,8 +206,8 @@ def _node_status(
         disk_gib=one.disk_gib,
         disk_used_mib=None if missing else _used_mib(one.disk),
         agent=bool(domain and domain.is_agent_connected),
-        slurm=slurm.state if slurm else None,
-        slurm_reason=slurm.reason if slurm else None,
+        slurm=readiness.state if readiness else None,
+        slurm_reason=readiness.reason if readiness else None,
         stages_s=one.stages_s,
         file_systems=file_systems,
         problems=(
@@ -220,12 +220,13 @@ def _node_status(
 
 
 def _wiring_problems(node: str, seen: Observed) -> Iterator[str]:
-    if tap := seen.dead_taps.get(node):
+    faults = seen.known_faults
+    if tap := faults.dead_taps.get(node):
         remedy = f"ai-how hpc stop {node} && ai-how hpc start {node}"
         yield f"its network interface {tap} was deleted; for another: {remedy}"
-    elif node in seen.unplugged:
+    elif node in faults.unplugged:
         yield "not on the network"
-    elif tap := seen.down_taps.get(node):
+    elif tap := faults.down_taps.get(node):
         yield f"its network interface {tap} is down"
 
 
@@ -256,8 +257,8 @@ def _vm_state(domain: DomainInfo | None, seen: Observed) -> tuple[VmState, str]:
     return VmState.ABSENT, "not defined"
 
 
-def _slurm_of(one: NodeState, seen: Observed) -> NodeReadiness | None:
-    return seen.slurm.get(one.name) if seen.slurm else None
+def _readiness_of(one: NodeState, seen: Observed) -> NodeReadiness | None:
+    return seen.readiness.get(one.name) if seen.readiness else None
 
 
 def report(state: ClusterState, seen: Mapping[str, VmState], now: datetime) -> Report:

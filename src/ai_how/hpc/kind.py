@@ -111,8 +111,8 @@ class SlurmCluster:
         nodes = [
             one.name
             for one in state.nodes
-            if seen.slurm is not None
-            and one.name in seen.slurm
+            if seen.readiness is not None
+            and one.name in seen.readiness
             and seen.is_on(one)
             and (not only or one.name in only)
         ]

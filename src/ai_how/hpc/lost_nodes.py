@@ -37,7 +37,7 @@ def with_lost_told(draft: DesiredCluster, seen: Observed, made: list[Step]) -> l
         name, uuid = draft.state.name, controller.uuid
         told = slurm_steps.TellLost(name, uuid, names, is_restarted=True, needs=needs)
         return [*made, told]
-    slurm = seen.slurm or {}
+    slurm = seen.readiness or {}
     believed = [
         one
         for one in nodes

@@ -134,11 +134,11 @@ def _wants_on(one: NodeState, only: Collection[str]) -> bool:
 def _is_working(seen: Observed, one: NodeState) -> bool:
     """Whether SLURM has this node, and its agent is there; the controller where SLURM answers."""
     domain = seen.find_domain(one.uuid)
-    if seen.slurm is None or domain is None or not domain.is_agent_connected:
+    if seen.readiness is None or domain is None or not domain.is_agent_connected:
         return False
     if one.role is Role.CONTROLLER:
         return True
-    node = seen.slurm.get(one.name)
+    node = seen.readiness.get(one.name)
     # A node that its user drained is as it should be, unless its slurmd does not answer.
     return node is not None and (
         node.is_working or (node.is_drained and not node.state.endswith("*"))

@@ -21,7 +21,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
     computes = [one for one in on if one.role is Role.COMPUTE]
     made: list[Step] = []
-    slurm = seen.slurm if controller and seen.is_on(controller) else None
+    slurm = seen.readiness if controller and seen.is_on(controller) else None
     drained, stopping = frozenset(find_drained(state, seen)), {one.name for one in computes}
     if controller and computes and slurm is not None:
         names = tuple(one.name for one in computes)
@@ -93,7 +93,7 @@ def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
 
 def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:
     """The nodes that their user keeps jobs from."""
-    slurm = seen.slurm or {}
+    slurm = seen.readiness or {}
     return tuple(
         one.name for one in state.nodes if one.name in slurm and slurm[one.name].is_drained
     )

@@ -38,7 +38,7 @@ def plan_network(
 ) -> NetworkPlan:
     """What makes the network as it should be, and puts the nodes that run back on it."""
     network, on = state.network, [one for one in state.nodes if seen.is_on(one)]
-    there = seen.network
+    there, faults = seen.network, seen.known_faults
     if there is None:
         define = DefineNetwork(network.name, network.uuid, network_xml())
         up = StartNetwork(network.name, network.uuid, frozenset({define.key}), in_use=bool(on))
@@ -47,15 +47,15 @@ def plan_network(
     else:
         made = _mending_steps(state, seen, there, network_xml)
         is_cut = any(step.kind in (StartNetwork.kind, RestartNetwork.kind) for step in made)
-        cut_off = frozenset(one.name for one in on) if is_cut else seen.unplugged
-        cut_off |= seen.down_taps.keys()
+        cut_off = frozenset(one.name for one in on) if is_cut else faults.unplugged
+        cut_off |= faults.down_taps.keys()
     needs = frozenset(step.key for step in made[-1:])
     plugs = {
         one.name: PlugIn(
-            one.domain_name, one.uuid, network.uuid, needs, seen.down_taps.get(one.name, "")
+            one.domain_name, one.uuid, network.uuid, needs, faults.down_taps.get(one.name, "")
         )
         for one in on
-        if one.name in cut_off and one.name not in seen.dead_taps
+        if one.name in cut_off and one.name not in faults.dead_taps
     }
     return NetworkPlan(tuple(made), plugs)
 
@@ -65,8 +65,8 @@ def _mending_steps(
 ) -> list[Step]:
     """One after the other: as it is defined, as it runs, whom it knows, and whether it answers."""
     name, uuid, shape = state.network.name, state.network.uuid, define_network(state)
-    drift = find_drift(shape, there)
-    is_anew = bool(drift.live or seen.bridge_trouble)
+    drift, faults = find_drift(shape, there), seen.known_faults
+    is_anew = bool(drift.live or faults.bridge_trouble)
     made: list[Step] = []
 
     def last() -> frozenset[str]:
@@ -75,18 +75,18 @@ def _mending_steps(
     if drift.defined or drift.live:
         former = there.defined_xml or there.xml
         made.append(DefineNetwork(name, uuid, network_xml(), former))
-    if seen.uplink_trouble and seen.uplink_is_ours and not drift.live:
+    if faults.uplink_trouble and faults.uplink_is_ours and not drift.live:
         made.append(MendUplink(name, uuid, str(state.network.subnet), last()))
     if not there.is_active:
         in_use = any(seen.is_on(one) for one in state.nodes)
         made.append(StartNetwork(name, uuid, last(), in_use=in_use))
     elif is_anew:
-        own, is_cut = frozenset(one.uuid for one in state.nodes), bool(seen.bridge_trouble)
+        own, is_cut = frozenset(one.uuid for one in state.nodes), bool(faults.bridge_trouble)
         made.append(RestartNetwork(name, uuid, own, last(), is_cut))
     if drift.hosts:
         new = find_new_hosts(shape, there)
         hosts = tuple(one for one in shape.hosts if one.name in drift.hosts)
         made.append(TellNetwork(name, uuid, hosts, new, last()))
-    if seen.dhcp_is_gone and not is_anew:
+    if faults.dhcp_is_gone and not is_anew:
         made.append(RenewDhcp(name, uuid, last()))
     return made

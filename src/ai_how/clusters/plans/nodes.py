@@ -71,7 +71,7 @@ class NodePlanner:
                 f"{one.name} is running, and its size is changed in the file",
                 hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
             )
-        if is_wanted and is_on and (tap := self.seen.dead_taps.get(one.name)):
+        if is_wanted and is_on and (tap := self.seen.known_faults.dead_taps.get(one.name)):
             raise HostError(
                 f"{one.name} has lost its network interface: {tap} was deleted on the host",
                 details="A VM that runs cannot get it back.",

@@ -124,10 +124,10 @@ def find_losses(
         if one.stages_s and one.name not in seen.disks and one.name not in draft.forgotten:
             yield f"the disk of {one.name} is gone, and what was on it: it gets a new one"
     if former and seen.network:
-        drift = find_drift(define_network(former), seen.network)
+        drift, faults = find_drift(define_network(former), seen.network), seen.known_faults
         for difference in drift.told:
             yield f"the network {former.network.name} was changed: {difference}"
-        if seen.bridge_trouble:
-            yield f"the network {former.network.name}: {seen.bridge_trouble}"
-        if seen.uplink_trouble and not drift.live:
-            yield f"the network {former.network.name}: {seen.uplink_trouble}"
+        if faults.bridge_trouble:
+            yield f"the network {former.network.name}: {faults.bridge_trouble}"
+        if faults.uplink_trouble and not drift.live:
+            yield f"the network {former.network.name}: {faults.uplink_trouble}"
