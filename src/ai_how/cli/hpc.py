@@ -1,7 +1,5 @@
 """`ai-how hpc`: the verbs for a SLURM cluster; `hpc_nodes.py` has those for one node."""
 
-import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +13,6 @@ from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
     Words,
-    check_nodes,
     manager_of,
     name_of,
     split_words,
@@ -26,8 +23,7 @@ from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
     from ai_how.hpc.manager import HpcManager
-    from ai_how.plan.step import Plan
-    from ai_how.spec.models import ClusterFile, HpcSpec
+    from ai_how.spec.models import ClusterFile
 
 app = new_app("Start, stop, inspect and use the SLURM cluster.")
 app.add_typer(of_nodes)
@@ -63,8 +59,8 @@ def start(
     created, but stay off unless they are named. --cluster uses the file of the cluster's last
     start, of which its state has a copy.
     """
+    from ai_how.clusters.named_nodes import check_nodes
     from ai_how.console.live_nodes import LiveNodes
-    from ai_how.hpc.manager import HpcManager
     from ai_how.spec.nodes import get_hpc, nodes_of
 
     context = context_of(ctx)
@@ -73,18 +69,13 @@ def start(
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
-    if not dry_run and not context.roots.cluster(hpc.name).state.exists():
-        _ensure_default_image(context, hpc)
+    manager = manager_of(context, hpc.name)
+    if not dry_run and manager.needs_image(spec):
+        with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
+            manager.build_image(bar.watch)
     begun = time.monotonic()
     with LiveNodes(hpc.name, names, is_silent=context.is_json or dry_run) as observer:
-        manager = HpcManager(
-            roots=context.roots,
-            name=hpc.name,
-            connect=context.connect,
-            observer=observer,
-            say=console.show_warning,
-        )
-        plan = manager.start(
+        plan = manager_of(context, hpc.name, observer).start(
             spec,
             source=path,
             only=nodes,
@@ -95,8 +86,8 @@ def start(
         )
     took_s = time.monotonic() - begun
     show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
-    if hpc.start.warm and not (no_warm or dry_run):
-        _save_for_next_time(context, manager, plan, path)
+    if not (no_warm or dry_run):
+        manager.save_for_next_start(spec, plan, source=path)
 
 
 @app.command()
@@ -119,6 +110,7 @@ def stop(
     ] = None,
 ) -> None:
     """Power off the cluster, or nodes. Disks and keys are kept; jobs are requeued if possible."""
+    from ai_how.clusters.named_nodes import check_nodes
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
@@ -268,40 +260,6 @@ def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | Non
     if (name := get_hpc(spec).name) != cluster:
         raise SpecError(f"{path} is the file of {cluster}, and names {name} now")
     return spec, path
-
-
-def _ensure_default_image(context: Context, hpc: "HpcSpec") -> None:
-    """Build the default image if a node needs it and it is missing."""
-    from ai_how.images.build import build_default_image, find_default_image
-    from ai_how.images.recipe import default_recipe
-    from ai_how.images.store import ImageStore
-    from ai_how.spec.nodes import nodes_of
-
-    default = (None, default_recipe().name)
-    store = ImageStore(context.roots.images)
-    is_asked = any(node.base_image in default for node in nodes_of(hpc))
-    if not is_asked or find_default_image(store):
-        return
-    with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
-        build_default_image(store, watch=bar.watch)
-
-
-def _save_for_next_time(
-    context: Context, manager: "HpcManager", plan: "Plan", path: Path | None
-) -> None:
-    """Save VMs in the background, if the start found none for a new node."""
-    from ai_how.clusters.save_machines import wants_warming
-    from ai_how.process import start_detached
-    from ai_how.vm_management.saved_machines.saving import why_unsaved
-
-    if not wants_warming(plan) or why_unsaved(manager.place()):
-        return
-    where = ["--state-dir", str(context.roots.state)]
-    where += ["--connect", context.connect] if context.connect else []
-    where += ["--config", str(path.absolute())] if path else []
-    program = [sys.executable, "-m", "ai_how", *where, "image", "warm"]
-    with Path(os.devnull).open("rb") as nothing:
-        start_detached(program, log=context.roots.warm_log, stdin=nothing.fileno())
 
 
 def _what_goes(manager: "HpcManager") -> list[str]:

@@ -11,8 +11,6 @@ from ai_how.cli.context import Context
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from ai_how.hpc.manager import HpcManager
     from ai_how.plan.observer import Observer
 
@@ -73,13 +71,3 @@ def manager_of(context: Context, name: str, observer: "Observer | None" = None) 
         observer=observer or Observer(),
         say=console.show_warning,
     )
-
-
-def check_nodes(cluster: str, there: "Collection[str]", asked: "Collection[str]") -> None:
-    """Raises SpecError for an unknown node, with the names of the nodes."""
-    for name in asked:
-        if name not in there:
-            raise SpecError(
-                f"cluster {cluster} has no node {name}",
-                details=f"it has: {', '.join(there) or 'none'}",
-            )

@@ -12,7 +12,6 @@ from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
-    check_nodes,
     manager_of,
     name_of,
     split_running,
@@ -136,12 +135,9 @@ def _find(
 
 
 def _node(manager: "HpcManager", name: str) -> "NodeState":
-    """A node by its name in the cluster, else by the name of its VM."""
-    state = manager.get_state()
-    named = {one.domain_name: one for one in state.nodes} | {one.name: one for one in state.nodes}
-    if name not in named:
-        check_nodes(state.name, [one.name for one in state.nodes], [name])
-    return named[name]
+    from ai_how.clusters.named_nodes import get_named
+
+    return get_named(manager.get_state(), name)
 
 
 def _argv(command: list[str]) -> list[str]:

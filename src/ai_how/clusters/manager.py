@@ -50,6 +50,7 @@ from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:
     from ai_how.clusters.plan_runner import PlanRunner
+    from ai_how.images.build import Watcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,23 @@ class ClusterManager:
             )
         return resolve_host(there or self.connect or asked or "auto", self.roots, kept=kept)
 
+    def needs_image(self, spec: ClusterFile) -> bool:
+        """Whether `build_image` must come before the first start of this cluster."""
+        # All that changes something is imported late: what only looks (status, ssh) is quicker.
+        from ai_how.clusters.preflight.node_images import needs_default_image  # noqa: PLC0415
+        from ai_how.images.store import ImageStore  # noqa: PLC0415
+
+        nodes = self.kind.nodes_of(self.kind.section_of(spec))
+        store = ImageStore(self.roots.images)
+        return not self.paths.state.exists() and needs_default_image(nodes, store)
+
+    def build_image(self, watch: "Watcher") -> None:
+        """Build the default image; `watch` hears how far that is. Takes about a minute."""
+        from ai_how.images.build import build_default_image  # noqa: PLC0415
+        from ai_how.images.store import ImageStore  # noqa: PLC0415
+
+        build_default_image(ImageStore(self.roots.images), watch=watch)
+
     def start(
         self,
         spec: ClusterFile,
@@ -159,6 +177,16 @@ class ClusterManager:
             carrier.bring_up(start, journal, keep_on_failure=keep_on_failure)
             keep_source(text, self.paths)
             return start.plan
+
+    def save_for_next_start(self, spec: ClusterFile, plan: Plan, *, source: Path | None) -> None:
+        """Save, in the background, the VMs that a start with this `plan` missed.
+
+        Does nothing where start.warm is off, or libvirt there saves nothing that we could read.
+        """
+        from ai_how.clusters.save_machines import wants_warming, warm_in_background  # noqa: PLC0415
+
+        if self.kind.section_of(spec).start.warm and wants_warming(plan):
+            warm_in_background(self.place(), self.roots, connect=self.connect, file=source)
 
     def stop(
         self,

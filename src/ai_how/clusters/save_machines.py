@@ -1,9 +1,12 @@
 """The verb that saves machines for a cluster file's nodes, and removes the ones of no more use."""
 
+import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_how.clusters.cleanup import host_up, release_host
@@ -19,6 +22,7 @@ from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Plan
+from ai_how.process import start_detached
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.nodes import Node
 from ai_how.state.paths import Roots
@@ -166,3 +170,21 @@ def _find_wanted(
 def wants_warming(plan: Plan) -> bool:
     """Whether a start made a node for which no machine was saved."""
     return any(isinstance(step, CreateOverlay) and step.saved is None for step in plan.steps)
+
+
+def warm_in_background(
+    place: HypervisorHost, roots: Roots, *, connect: str | None, file: Path | None
+) -> None:
+    """Start what `warm_up` does as a process of its own, which goes on when this one has ended.
+
+    Does nothing where libvirt there saves nothing that we could read. `connect` and `file` are what
+    the start got; the process finds its cluster's section by them.
+    """
+    if why_unsaved(place):
+        return
+    where = ["--state-dir", str(roots.state)]
+    where += ["--connect", connect] if connect else []
+    where += ["--config", str(file.absolute())] if file else []
+    program = [sys.executable, "-m", "ai_how", *where, "image", "warm"]
+    with Path(os.devnull).open("rb") as nothing:
+        start_detached(program, log=roots.warm_log, stdin=nothing.fileno())

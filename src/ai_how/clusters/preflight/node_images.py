@@ -1,6 +1,7 @@
 """The images that nodes boot, and what runs their instructions."""
 
 import shlex
+from collections.abc import Iterable
 
 from ai_how.errors import (
     HostError,
@@ -17,19 +18,25 @@ from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import Accel
 
 
+def needs_default_image(nodes: Iterable[Node], store: ImageStore) -> bool:
+    """Whether one of them boots the default image, and that is not built yet."""
+    return any(_named_image(node) is None for node in nodes) and find_default_image(store) is None
+
+
 def get_image(node: Node, store: ImageStore) -> Image:
     """The image that a node boots. Raises ImageError with the command that makes it available."""
-    if node.base_image is None or node.base_image == default_recipe().name:
+    name = _named_image(node)
+    if name is None:
         image = find_default_image(store)
         if image is None:
             raise HostError("the default image is not built yet", hint="ai-how image build")
-    elif "/" in node.base_image:
+    elif "/" in name:
         raise HostError(
-            f"{node.base_image} is a file, and nodes boot images of the store",
-            hint=f"ai-how image import {shlex.quote(node.base_image)}  # then give its name",
+            f"{name} is a file, and nodes boot images of the store",
+            hint=f"ai-how image import {shlex.quote(name)}  # then give its name",
         )
     else:
-        image = store.get(node.base_image)
+        image = store.get(name)
     if image.manifest.identity != "agent":
         raise HostError(
             f"the image {image.name} cannot be the node of a cluster",
@@ -37,6 +44,11 @@ def get_image(node: Node, store: ImageStore) -> Image:
             hint="leave base_image_path out, for the built-in image",
         )
     return image
+
+
+def _named_image(node: Node) -> str | None:
+    """What image the file names for a node; None where it is the default one."""
+    return None if node.base_image == default_recipe().name else node.base_image
 
 
 def choose_accel(

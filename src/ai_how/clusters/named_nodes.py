@@ -1,0 +1,24 @@
+"""The nodes that a user names, or an error with the names that there are."""
+
+from collections.abc import Collection
+
+from ai_how.errors import SpecError
+from ai_how.state.models import ClusterState, NodeState
+
+
+def check_nodes(cluster: str, there: Collection[str], asked: Collection[str]) -> None:
+    """Raises SpecError for the first node that is not there."""
+    for name in asked:
+        if name not in there:
+            raise SpecError(
+                f"cluster {cluster} has no node {name}",
+                details=f"it has: {', '.join(there) or 'none'}",
+            )
+
+
+def get_named(state: ClusterState, name: str) -> NodeState:
+    """A node by its name in the cluster, else by the name of its VM. Raises SpecError."""
+    named = {one.domain_name: one for one in state.nodes} | {one.name: one for one in state.nodes}
+    if name not in named:
+        check_nodes(state.name, [one.name for one in state.nodes], [name])
+    return named[name]
