@@ -140,8 +140,11 @@ def _look(context: StartContext) -> _Looked:
     for name in context.only:
         desired.state.get_node(name)
     seen = observe(client, desired.state, context.kind)
-    seen = replace(seen, has_disk_directory=has_directory)
-    seen = replace(seen, wiring=observe_wiring(seen, desired.state, place))
+    seen = replace(
+        seen,
+        has_disk_directory=has_directory,
+        wiring=observe_wiring(seen, desired.state, place),
+    )
     for line in (
         *check_images(desired, previous, context.store),
         *find_losses(desired, previous, seen),
