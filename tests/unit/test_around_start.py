@@ -76,7 +76,7 @@ def test_machines_are_saved_by_a_process_of_its_own_for_the_same_file(roots, col
     remember(roots, "embedded")
     manager = HpcManager(roots=roots, name="hpc", connect="embedded")
     manager.save_for_next_start(spec_of(), cold, source=Path("/srv/my.yaml"))
-    said = wait_until(roots.warm_log.read_text, Deadline.after(20), "the program") or ""
+    said = wait_until(lambda: roots.warm_log.read_text() or None, Deadline.after(20), "the program")
     assert shlex.split(said) == [
         *("-m", "ai_how", "--state-dir", str(roots.state)),
         *("--connect", "embedded", "--config", "/srv/my.yaml", "image", "warm"),
@@ -84,11 +84,16 @@ def test_machines_are_saved_by_a_process_of_its_own_for_the_same_file(roots, col
 
 
 @pytest.mark.usefixtures("program")
-def test_nothing_is_saved_where_that_is_not_wanted_or_of_no_use(roots, cold):
+def test_nothing_is_saved_that_is_not_wanted_or_of_no_use(roots, cold):
     remember(roots, "embedded")
     manager = HpcManager(roots=roots, name="hpc")
     manager.save_for_next_start(spec_of("start: {warm: false}"), cold, source=None)
     manager.save_for_next_start(spec_of(), Plan("start", ()), source=None)
+    assert not roots.warm_log.exists()
+
+
+@pytest.mark.usefixtures("program")
+def test_nothing_is_saved_on_a_host_that_saves_no_memory(roots, cold):
     remember(roots, "test:///default")
-    manager.save_for_next_start(spec_of(), cold, source=None)
+    HpcManager(roots=roots, name="hpc").save_for_next_start(spec_of(), cold, source=None)
     assert not roots.warm_log.exists()
