@@ -82,23 +82,20 @@ def test_a_group_has_no_address_of_its_own() -> None:
 
 def test_an_address_needs_a_subnet_that_is_known() -> None:
     assert check({"controller": NODE | {"ip_address": "10.0.0.10"}}) == [
-        (
-            "hpc.controller.ip_address: 10.0.0.10 is asked for, but the subnet is chosen; "
-            "give network.subnet"
-        )
+        "hpc.controller.ip_address: 10.0.0.10 needs a fixed network.subnet, not auto"
     ]
 
 
 def test_a_subnet_has_room_for_the_nodes() -> None:
     hpc = {"network": {"subnet": "10.0.0.0/28"}, "compute_nodes": {"count": 13, **NODE}}
     assert check(hpc) == [
-        "hpc.network.subnet: 10.0.0.0/28 has room for 13 nodes; 14 are asked for: 10.0.0.0/27 has"
+        "hpc.network.subnet: 10.0.0.0/28 has room for 13 nodes, not for 14; use 10.0.0.0/27"
     ]
 
 
 def test_the_subnet_that_is_named_for_many_nodes_has_room_for_them() -> None:
     hpc = {"network": {"subnet": "172.16.9.0/24"}, "compute_nodes": {"count": 256, **NODE}}
-    told = "172.16.9.0/24 has room for 253 nodes; 257 are asked for: 172.16.8.0/23 has"
+    told = "172.16.9.0/24 has room for 253 nodes, not for 257; use 172.16.8.0/23"
     assert check(hpc) == [f"hpc.network.subnet: {told}"]
     assert check({**hpc, "network": {"subnet": "172.16.8.0/23"}}) == []
     assert check({**hpc, "network": {"subnet": "auto"}}) == []
@@ -111,12 +108,12 @@ def test_there_is_a_compute_node_and_not_too_many() -> None:
         "hpc.compute_nodes: at least one compute node is required"
     ]
     assert check({"compute_nodes": {"count": 1025, **NODE}}) == [
-        "hpc.compute_nodes.count: found '1025'; the most is 1024"
+        "hpc.compute_nodes.count: found '1025'; the maximum is 1024"
     ]
     many = [{"count": 1000, **NODE}] * 20
     slurm = {"partitions": [{"name": "a", "nodes": "compute-1024"}]}
     assert check({"compute_nodes": many, "slurm_config": slurm}) == [
-        "hpc.compute_nodes: found 20000 nodes; the most is 1024"
+        "hpc.compute_nodes: found 20000 nodes; the maximum is 1024"
     ]
 
 
@@ -273,7 +270,7 @@ def test_the_switch_of_shared_directories_says_what_it_does() -> None:
     assert check(off | {"controller": NODE | mounts}) == [
         (
             "warning hpc.storage.virtio_fs.enabled: "
-            "is false: the virtio_fs_mounts of controller are not made"
+            "is false: the virtio_fs_mounts of controller are ignored"
         )
     ]
     assert check({"storage": {"virtio_fs": {"enabled": True}}}) == [
@@ -301,7 +298,7 @@ def test_a_read_only_share_is_given_no_owner_and_that_is_said(
     assert check({"controller": NODE | {"virtio_fs_mounts": [mount]}}) == []
     for key, value in (("owner", "hpc"), ("group", "hpc"), ("mode", "0755")):
         owned = {"virtio_fs_mounts": [mount | {key: value}]}
-        said = "is not set, as the share is read-only; set it on the host"
+        said = "has no effect, because the share is read-only; set it on the host"
         assert check({"controller": NODE | owned}) == [
             f"warning hpc.controller.virtio_fs_mounts[0].{key}: {said}"
         ]
@@ -353,7 +350,7 @@ def test_beegfs_is_a_warning_where_nfs_does_its_work_and_else_an_error() -> None
         (
             {"partitions": ["DEFAULT"]},
             (
-                "partitions[0].name: found 'DEFAULT'; allowed: 1 to 40 of letters, digits, "
+                "partitions[0].name: found 'DEFAULT'; allowed: 1 to 40 letters, digits, "
                 "`_` and `-`, with a letter first; not DEFAULT or ALL"
             ),
         ),

@@ -43,7 +43,7 @@ def test_names_are_labels(name: str) -> None:
     ["A", "-a", "a-", "a_b", "a.b", "a/b", "../a", "'a\\0b'", '"a\\n"', "a" * 41, "''", "ä", "a b"],
 )
 def test_names_that_are_no_labels_are_refused(name: str) -> None:
-    assert any("name: found" in line and "1 to 40 of a-z" in line for line in named(name))
+    assert any("name: found" in line and "1 to 40 characters" in line for line in named(name))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_bridge_names_are_interface_names(bridge: str) -> None:
 
 @pytest.mark.parametrize("bridge", ["a" * 16, "a/b", "a b", "..", "-a", "0"])
 def test_other_bridge_names_are_refused(bridge: str) -> None:
-    assert "1 to 15 of letters" in problems(f"network: {{bridge: '{bridge}'}}")[0]
+    assert "1 to 15 letters" in problems(f"network: {{bridge: '{bridge}'}}")[0]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ def test_memory_is_a_number_of_gib(memory: str, mib: int) -> None:
 @pytest.mark.parametrize(
     ("memory", "said"),
     [
-        ("0.49", "the least is 0.5"),
-        ("-1", "the least is 0.5"),
+        ("0.49", "the minimum is 0.5"),
+        ("-1", "the minimum is 0.5"),
         ("nan", "expected a number"),
         ("inf", "expected a number"),
-        ("1e99", "the most is 16384"),
+        ("1e99", "the maximum is 16384"),
         ("4GB", "expected a number"),
         ("[1]", "found a list; expected a number"),
         ("{a: 1}", "found a section; expected a number"),

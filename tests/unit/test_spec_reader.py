@@ -88,7 +88,7 @@ clusters:
     assert (caught.value.details or "").replace(str(file), "F").splitlines() == [
         "F:2: metdata: unknown key; did you mean `metadata`?",
         (
-            "F:5: clusters.hpc.name: found 'Foo'; allowed: 1 to 40 of a-z, 0-9 and -, "
+            "F:5: clusters.hpc.name: found 'Foo'; allowed: 1 to 40 characters of a-z, 0-9 and -, "
             "with a letter or digit at both ends"
         ),
         (
@@ -97,14 +97,14 @@ clusters:
         ),
         (
             "F:7: clusters.hpc.network.bridge: found 'averyveryverylongname'; "
-            "allowed: 1 to 15 of letters, digits, `_`, `.` and `-`, with a letter first"
+            "allowed: 1 to 15 letters, digits, `_`, `.` and `-`, with a letter first"
         ),
         "F:9: clusters.hpc.controller.cpu_cores: found 'many'; expected a whole number",
         "F:10: clusters.hpc.controller.memory_bg: unknown key; did you mean `memory_gb`?",
-        "F:11: clusters.hpc.controller.disk_gb: found '0'; the least is 1",
+        "F:11: clusters.hpc.controller.disk_gb: found '0'; the minimum is 1",
         "F:12: clusters.hpc.controller.ip_address: 10.1.0.1 is the gateway of 10.1.0.0/24",
         "F:14: clusters.hpc.compute_nodes[0].ip: 10.1.1.4 is not in the subnet 10.1.0.0/24",
-        "F:14: clusters.hpc.compute_nodes[0].memory_gb: found '0.1'; the least is 0.5",
+        "F:14: clusters.hpc.compute_nodes[0].memory_gb: found '0.1'; the minimum is 0.5",
         (
             "F:15: clusters.hpc.compute_nodes[1].zzz: unknown key; known here: auto_start, "
             "base_image_path, cpu_cores, disk_gb, ip, memory_gb, pcie_passthrough, vgpu, "
@@ -142,7 +142,7 @@ def test_an_unknown_key_without_a_value_is_still_unknown() -> None:
 def test_the_place_of_one_group_has_no_index() -> None:
     text = MINIMAL.replace("count: 2, cpu_cores: 1", "count: 2, cpu_cores: 0")
     assert lines(text) == [
-        "demo.yaml:6: clusters.hpc.compute_nodes.cpu_cores: found '0'; the least is 1"
+        "demo.yaml:6: clusters.hpc.compute_nodes.cpu_cores: found '0'; the minimum is 1"
     ]
 
 
@@ -191,7 +191,7 @@ clusters:
     compute_nodes: [{<<: *small, cpu_cores: 2}, {<<: [*small], disk_gb: 10}]
 """
     assert lines(text) == [
-        "demo.yaml:5: clusters.hpc.controller.disk_gb: found '0'; the least is 1"
+        "demo.yaml:5: clusters.hpc.controller.disk_gb: found '0'; the minimum is 1"
     ]
 
 
@@ -199,13 +199,13 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
 )
 REFUSED = {
-    "alias bomb": (BOMB, "demo.yaml:5: more than 10000 values, with aliases written out"),
+    "alias bomb": (BOMB, "demo.yaml:5: more than 10000 values, with aliases expanded"),
     "merge bomb": (
         "a0: &a0 {x: 1}\n"
         + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1},' * 9}]}}\n" for n in range(1, 12)),
         "more than 10000 values",
     ),
-    "alias to itself": ("a: &a [*a]\n", "demo.yaml:1: the alias 'a' stands for nothing before it"),
+    "alias to itself": ("a: &a [*a]\n", "demo.yaml:1: the alias 'a' has no anchor before it"),
     "deep flow": ("a: " + "[" * 5000, "demo.yaml:1: nested deeper than 32 levels"),
     "deep block": (
         "".join(f"{' ' * n}a:\n" for n in range(200)),
@@ -217,7 +217,7 @@ REFUSED = {
     "huge": ("a: 1\n" * (1 << 18), "demo.yaml:1: the file is larger than 1048576 bytes"),
     "duplicate key": (
         "a: 1\nb: 2\na: 3\n",
-        "demo.yaml:3: the key 'a' is given twice; first in line 1",
+        "demo.yaml:3: the key 'a' occurs twice; the first is in line 1",
     ),
     "python tag": (
         "a: 1\nb: !!python/object/apply:os.system ['touch canary']\n",

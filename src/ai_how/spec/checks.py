@@ -35,7 +35,7 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
             "is checked, but no command starts a cloud cluster yet", ("clusters", "cloud")
         )
     if file.global_:
-        yield warning_at("nothing reads it; it is kept as a note", ("global",))
+        yield warning_at("has no effect; it is kept as a note", ("global",))
     if len(clusters) > 1:
         yield from check_neighbours(*clusters)
 
@@ -45,7 +45,7 @@ def check_size(cluster: LocatedCluster) -> Iterator[Finding]:
     if isinstance(cluster.spec, HpcSpec) and cluster.vm_count == 1:
         yield error_at("at least one compute node is required", loc)
     if cluster.vm_count - 1 > MAX_NODES:
-        yield error_at(f"found {cluster.vm_count - 1} nodes; the most is {MAX_NODES}", loc)
+        yield error_at(f"found {cluster.vm_count - 1} nodes; the maximum is {MAX_NODES}", loc)
 
 
 def check_addresses(cluster: LocatedCluster) -> Iterator[Finding]:
@@ -55,10 +55,10 @@ def check_addresses(cluster: LocatedCluster) -> Iterator[Finding]:
         room, prefix = room_in(subnet), longest_prefix_for(cluster.vm_count)
         if cluster.vm_count > room:
             larger = (
-                f": {subnet.supernet(new_prefix=prefix)} has" if prefix >= SHORTEST_PREFIX else ""
+                f"; use {subnet.supernet(new_prefix=prefix)}" if prefix >= SHORTEST_PREFIX else ""
             )
             yield error_at(
-                f"{subnet} has room for {room} nodes; {cluster.vm_count} are asked for{larger}",
+                f"{subnet} has room for {room} nodes, not for {cluster.vm_count}{larger}",
                 subnet_loc,
                 cluster.entries_loc,
             )
@@ -73,9 +73,7 @@ def check_addresses(cluster: LocatedCluster) -> Iterator[Finding]:
             yield error_at(f"{node.ip} is also {render_path(first)}", node.ip_loc, first)
         owners.setdefault(node.ip, node.ip_loc)
         if subnet is None:
-            yield error_at(
-                f"{node.ip} is asked for, but the subnet is chosen; give network.subnet", *about
-            )
+            yield error_at(f"{node.ip} needs a fixed network.subnet, not auto", *about)
         elif node.ip not in subnet:
             yield error_at(f"{node.ip} is not in the subnet {subnet}", *about)
         elif node.ip in (subnet.network_address, subnet.broadcast_address):

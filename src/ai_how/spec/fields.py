@@ -51,7 +51,7 @@ def _address(value: object) -> IPv4Address | None:
             return IPv4Address(value)
         except AddressValueError:
             pass
-    raise not_allowed("an IPv4 address, or DHCP to have one chosen")
+    raise not_allowed("an IPv4 address, or DHCP to let ai-how choose one")
 
 
 def _subnet(value: object) -> IPv4Network | None:
@@ -118,7 +118,7 @@ _VITAL_DIRECTORIES = frozenset(
 
 def _user_name(value: str) -> str:
     if value in SYSTEM_USERS:
-        raise not_allowed("a name that no system account of the guests has")
+        raise not_allowed("a name that is not a system account of the guests")
     return value
 
 
@@ -127,7 +127,7 @@ def _mount_point(value: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         raise not_allowed("a path without `.`, `..`, `//` or a slash at the end")
     if parts[0] in ("proc", "sys", "dev") or (len(parts) == 1 and parts[0] in _VITAL_DIRECTORIES):
-        raise not_allowed("a directory that the guest's system does not live in")
+        raise not_allowed("a directory that is not part of the guest's system")
     return value
 
 
@@ -139,14 +139,14 @@ Label = Annotated[
     str,
     Matching(
         r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?",
-        "1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends",
+        "1 to 40 characters of a-z, 0-9 and -, with a letter or digit at both ends",
     ),
 ]
 BridgeName = Annotated[
     str,
     Matching(
         r"[A-Za-z][A-Za-z0-9_.-]{0,14}",
-        "1 to 15 of letters, digits, `_`, `.` and `-`, with a letter first",
+        "1 to 15 letters, digits, `_`, `.` and `-`, with a letter first",
     ),
 ]
 ImageReference = Annotated[
@@ -168,7 +168,7 @@ MountTag = Annotated[
     str,
     Matching(
         r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,35}",
-        "1 to 36 of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`",
+        "1 to 36 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`",
     ),
 ]
 MountOptions = Annotated[
@@ -181,7 +181,10 @@ AccountName = Annotated[
 ]
 UserName = Annotated[
     str,
-    Matching(r"[a-z_][a-z0-9_-]{0,30}", "1 to 31 of a-z, 0-9, `_` and `-`, with a letter first"),
+    Matching(
+        r"[a-z_][a-z0-9_-]{0,30}",
+        "1 to 31 characters of a-z, 0-9, `_` and `-`, with a letter first",
+    ),
     AfterValidator(_user_name),
 ]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
@@ -190,12 +193,12 @@ CpuModel = Annotated[
     str,
     Matching(
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
-        "host, host-passthrough, host-model, maximum, or a model QEMU knows, such as qemu64",
+        "host, host-passthrough, host-model, maximum, or a QEMU model such as qemu64",
     ),
 ]
 CpuFeature = Annotated[
     str,
-    Matching(r"[+-]?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "+name to require it, -name to take it away"),
+    Matching(r"[+-]?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "+name to require it, -name to disable it"),
 ]
 PciAddress = Annotated[
     str,
@@ -222,7 +225,7 @@ PartitionName = Annotated[
     str,
     Matching(
         r"(?!(?:DEFAULT|default|ALL|all)$)[A-Za-z][A-Za-z0-9_-]{0,39}",
-        "1 to 40 of letters, digits, `_` and `-`, with a letter first; not DEFAULT or ALL",
+        "1 to 40 letters, digits, `_` and `-`, with a letter first; not DEFAULT or ALL",
     ),
 ]
 Address = Annotated[

@@ -156,7 +156,7 @@ def _check_read_only(node: LocatedNode) -> Iterator[Finding]:
         for key in ("owner", "group", "mode"):
             if mount.is_read_only and getattr(mount, key) is not None:
                 yield warning_at(
-                    "is not set, as the share is read-only; set it on the host",
+                    "has no effect, because the share is read-only; set it on the host",
                     (*node.loc, "virtio_fs_mounts", index, key),
                 )
 
@@ -168,7 +168,7 @@ def _check_sharing(hpc: HpcSpec, loc: Loc, mounting: list[LocatedNode]) -> Itera
         yield warning_at("is true, but no node has virtio_fs_mounts", enabled_loc)
     if enabled is False and mounting:
         names = ", ".join(render_path(node.loc[2:]) for node in mounting)
-        yield warning_at(f"is false: the virtio_fs_mounts of {names} are not made", enabled_loc)
+        yield warning_at(f"is false: the virtio_fs_mounts of {names} are ignored", enabled_loc)
     if hpc.storage.home != "nfs" or enabled is False:
         return
     for node in mounting:

@@ -67,7 +67,9 @@ def compute_name(number: int) -> str:
 def get_hpc(spec: ClusterFile) -> HpcSpec:
     """Raises SpecError where the file has no SLURM cluster."""
     if spec.clusters.hpc is None:
-        raise SpecError("the file has no clusters.hpc", hint="ai-how init  # writes one that has")
+        raise SpecError(
+            "the file has no clusters.hpc", hint="ai-how init  # writes a file that has it"
+        )
     return spec.clusters.hpc
 
 

@@ -100,9 +100,9 @@ def _text(detail: ErrorDetails) -> str:
         case "literal_error":
             return f"{found}allowed: {context['expected'].replace(chr(39), '')}"
         case "greater_than_equal":
-            return f"{found}the least is {context['ge']:g}"
+            return f"{found}the minimum is {context['ge']:g}"
         case "less_than_equal":
-            return f"{found}the most is {context['le']:g}"
+            return f"{found}the maximum is {context['le']:g}"
     expected = _EXPECTED.get(kind.partition("_")[0])
     return f"{found}expected {expected or detail['msg'].lower()}"
 

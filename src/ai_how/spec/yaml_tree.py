@@ -183,7 +183,7 @@ class _Composer:
         node = self.anchors.get(event.anchor)
         if node is None:
             raise YamlRefusedError(
-                line, f"the alias {render_value(event.anchor)} stands for nothing before it"
+                line, f"the alias {render_value(event.anchor)} has no anchor before it"
             )
         self._count(node.size, line)
         return node
@@ -191,7 +191,7 @@ class _Composer:
     def _count(self, size: int, line: int) -> None:
         self.values += size
         if self.values > MAX_VALUES:
-            raise YamlRefusedError(line, f"more than {MAX_VALUES} values, with aliases written out")
+            raise YamlRefusedError(line, f"more than {MAX_VALUES} values, with aliases expanded")
 
     def _sequence(self, line: int, depth: int) -> Sequence:
         sequence = Sequence(line)
@@ -210,7 +210,7 @@ class _Composer:
             if key in seen:
                 raise YamlRefusedError(
                     _line(event),
-                    f"the key {render_value(key)} is given twice; first in line {seen[key]}",
+                    f"the key {render_value(key)} occurs twice; the first is in line {seen[key]}",
                 )
             seen[key] = _line(event)
             value = self._node(next(self.events), depth + 1)
