@@ -63,14 +63,14 @@ REFUSED = {
     "the dirty bit": (replace(GOOD, incompatible=1), "dirty bit"),
     "the corrupt bit": (replace(GOOD, incompatible=2), "marked corrupt"),
     "extended L2": (replace(GOOD, incompatible=16), "extended L2"),
-    "an unknown feature": (replace(GOOD, incompatible=1 << 40), "do not know (0x10000000000)"),
+    "an unknown feature": (replace(GOOD, incompatible=1 << 40), "unknown features (0x10000000000)"),
     "a LUKS header": (replace(GOOD, extensions=[(LUKS, bytes(16))]), "encrypted (LUKS)"),
     "AES": (replace(GOOD, crypt_method=1), "encrypted (method 1)"),
     "a backing format alone": (
         replace(GOOD, extensions=[(BACKING_FORMAT, b"raw")]),
         "but no backing file",
     ),
-    "no size": (replace(GOOD, virtual_bytes=0, l1_entries=1), "has no size"),
+    "no size": (replace(GOOD, virtual_bytes=0, l1_entries=1), "is zero"),
     "a petabyte": (replace(GOOD, virtual_bytes=1 << 50), "more than the"),
     "tiny clusters": (replace(GOOD, cluster_bits=8), "2^8 bytes"),
     "huge clusters": (replace(GOOD, cluster_bits=22, header_bytes=104), "2^22 bytes"),
@@ -78,8 +78,8 @@ REFUSED = {
     "an L1 table too small": (replace(GOOD, virtual_bytes=1 << 34, l1_entries=1), "too small"),
     "a huge L1 table": (replace(GOOD, l1_entries=0xFFFFFFFF), "L1 table has 34359738360 bytes"),
     "an L1 table beyond the end": (replace(GOOD, l1_offset=1 << 30), "beyond the end"),
-    "an L1 table in the header": (replace(GOOD, l1_offset=0), "L1 table does not begin"),
-    "a crooked L1 table": (replace(GOOD, l1_offset=4097), "L1 table does not begin"),
+    "an L1 table in the header": (replace(GOOD, l1_offset=0), "L1 table does not start"),
+    "a crooked L1 table": (replace(GOOD, l1_offset=4097), "L1 table does not start"),
     "refcounts beyond the end": (replace(GOOD, refcount_offset=1 << 40), "beyond the end"),
     "no refcount table": (replace(GOOD, refcount_clusters=0), "refcount table has 0 bytes"),
     "a huge refcount table": (replace(GOOD, refcount_clusters=0xFFFF), "refcount table has"),
@@ -231,7 +231,7 @@ def test_a_petabyte_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_disk_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
     path = GOOD.write(tmp_path / "disk.qcow2")
     assert read_header(path, max_virtual_bytes=64 * MIB).virtual_size_bytes == 64 * MIB
-    with pytest.raises(ImageError, match="more than the 67108863 that we allow"):
+    with pytest.raises(ImageError, match="more than the maximum of 67108863"):
         read_header(path, max_virtual_bytes=64 * MIB - 1)
 
 

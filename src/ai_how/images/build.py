@@ -155,4 +155,4 @@ def unpack_kernel(packed: Path, target: Path) -> None:
     finally:
         payload.unlink()
     if target.read_bytes()[:4] != b"\x7fELF":
-        raise ImageError("What the kernel file holds is not an ELF kernel", details=str(packed))
+        raise ImageError("The kernel file does not contain an ELF kernel", details=str(packed))

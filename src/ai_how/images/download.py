@@ -23,7 +23,8 @@ def download(
     """Fetch an https address to a new file (0600, on disk). Whoever calls compares the digest."""
     if urlsplit(url).scheme != "https":
         raise ImageError(
-            f"{url} is refused: images come over https", hint=url.replace("http:", "https:", 1)
+            f"{url} is refused: images are downloaded only over https",
+            hint=url.replace("http:", "https:", 1),
         )
     with (
         _opened(url) as response,
@@ -35,7 +36,7 @@ def download(
         while chunk := _read_chunk(response, url):
             done += len(chunk)
             if done > max_bytes:
-                raise ImageError(f"{url} is refused: it has more than {max_bytes} bytes")
+                raise ImageError(f"{url} is refused: it is larger than {max_bytes} bytes")
             copy.write(chunk)
             if on_progress and size:
                 on_progress(done / size)
@@ -56,7 +57,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme != "https":
-            raise ImageError(f"{req.full_url} is refused: it leads to {newurl}, not to https")
+            raise ImageError(f"{req.full_url} is refused: it redirects to {newurl}, not to https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

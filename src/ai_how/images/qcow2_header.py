@@ -34,7 +34,7 @@ _REFUSED_FEATURES = {
     1 << 0: "it was not closed properly (dirty bit)",
     1 << 1: "it is marked corrupt",
     1 << 2: "it keeps its data in another file (external data file)",
-    1 << 4: "it uses extended L2 entries, which we do not read",
+    1 << 4: "it uses extended L2 entries, which ai-how does not support",
 }
 _EXTENSION_END = 0
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
@@ -200,7 +200,7 @@ def _read_fields(head: bytes) -> _Fields:
     if head[:4] != b"QFI\xfb":
         raise _RefusedError("it is not a qcow2 image")
     if len(head) < _FIXED.size:
-        raise _RefusedError("its header is cut short")
+        raise _RefusedError("its header is truncated")
     fixed = _FIXED.unpack_from(head)
     match fixed[1]:
         case 2:
@@ -210,9 +210,9 @@ def _read_fields(head: bytes) -> _Fields:
             if fields.header_bytes < _FIXED.size + _VERSION_3.size:
                 raise _RefusedError(f"its header claims {fields.header_bytes} bytes")
         case 3:
-            raise _RefusedError("its header is cut short")
+            raise _RefusedError("its header is truncated")
         case other:
-            raise _RefusedError(f"its version is {other}, and we read 2 and 3")
+            raise _RefusedError(f"its version is {other}; 2 and 3 are supported")
     if fields.cluster_bits not in _CLUSTER_BITS:
         raise _RefusedError(f"its clusters have 2^{fields.cluster_bits} bytes, not 2^9 to 2^21")
     if fields.header_bytes > fields.cluster_bytes or fields.header_bytes % 8:
@@ -222,11 +222,11 @@ def _read_fields(head: bytes) -> _Fields:
 
 def _check_sizes(fields: _Fields, *, file_bytes: int, max_virtual_bytes: int) -> None:
     if fields.virtual_bytes == 0:
-        raise _RefusedError("its disk has no size")
+        raise _RefusedError("the size of its disk is zero")
     if fields.virtual_bytes > max_virtual_bytes:
         raise _RefusedError(
             f"its disk has {fields.virtual_bytes} bytes, "
-            f"more than the {max_virtual_bytes} that we allow"
+            f"more than the maximum of {max_virtual_bytes}"
         )
     # One L2 table is one cluster of 8-byte entries; one L1 entry covers all of its clusters.
     bytes_per_l1_entry = fields.cluster_bytes * (fields.cluster_bytes // 8)
@@ -247,9 +247,9 @@ def _check_sizes(fields: _Fields, *, file_bytes: int, max_virtual_bytes: int) ->
         if size == 0 or size > most:
             raise _RefusedError(f"its {name} has {size} bytes, not 1 to {most}")
         if offset == 0 or offset % fields.cluster_bytes:
-            raise _RefusedError(f"its {name} does not begin at a cluster")
+            raise _RefusedError(f"its {name} does not start at a cluster boundary")
         if offset + size > file_bytes:
-            raise _RefusedError(f"its {name} ends beyond the end of the file (is it cut short?)")
+            raise _RefusedError(f"its {name} extends beyond the end of the file (is it truncated?)")
 
 
 def _check_features(fields: _Fields, head: bytes, *, allow_backing: bool) -> None:
@@ -259,16 +259,16 @@ def _check_features(fields: _Fields, head: bytes, *, allow_backing: bool) -> Non
         if fields.incompatible & bit:
             raise _RefusedError(meaning)
     if unknown := fields.incompatible & ~_COMPRESSION_TYPE:
-        raise _RefusedError(f"it needs features that we do not know ({unknown:#x})")
+        raise _RefusedError(f"it needs unknown features ({unknown:#x})")
     if fields.crypt_method:
         raise _RefusedError(f"it is encrypted (method {fields.crypt_method})")
     if fields.snapshots:
-        raise _RefusedError(f"it holds {fields.snapshots} snapshot(s)")
+        raise _RefusedError(f"it contains {fields.snapshots} snapshot(s)")
     # The byte after the fixed ones and the feature bit must say the same; QEMU wants that too.
     at = _FIXED.size + _VERSION_3.size
     compression = head[at] if fields.header_bytes > at and len(head) > at else 0
     if compression != (1 if fields.incompatible & _COMPRESSION_TYPE else 0):
-        raise _RefusedError(f"its compression type {compression} is not one that we know")
+        raise _RefusedError(f"its compression type {compression} is unknown")
 
 
 def _read_extensions(fields: _Fields, head: bytes) -> str | None:
@@ -280,7 +280,7 @@ def _read_extensions(fields: _Fields, head: bytes) -> str | None:
         if offset >= end:
             return backing_format
         if offset + _EXTENSION.size > min(end, len(head)):
-            raise _RefusedError("its header extensions are cut short")
+            raise _RefusedError("its header extensions are truncated")
         kind, size = _EXTENSION.unpack_from(head, offset)
         offset += _EXTENSION.size
         if kind == _EXTENSION_END:
@@ -288,7 +288,7 @@ def _read_extensions(fields: _Fields, head: bytes) -> str | None:
         if problem := _REFUSED_EXTENSIONS.get(kind):
             raise _RefusedError(problem)
         if offset + size > min(end, len(head)):
-            raise _RefusedError("its header extensions are cut short")
+            raise _RefusedError("its header extensions are truncated")
         if kind == _EXTENSION_BACKING_FORMAT:
             if not fields.backing_offset:
                 raise _RefusedError("it names the format of a backing file, but no backing file")

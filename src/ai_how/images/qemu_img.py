@@ -34,7 +34,7 @@ def check_image(path: Path, header: Qcow2Header) -> None:
         raise ImageError(f"{path} cannot be opened by QEMU", details=seen.stderr.strip())
     info = json.loads(seen.stdout)
     if info["virtual-size"] != header.virtual_size_bytes or "full-backing-filename" in info:
-        raise ImageError(f"{path} is refused: QEMU and we read its header differently")
+        raise ImageError(f"{path} is refused: QEMU and ai-how read its header differently")
     checked = _qemu_img("check", "-f", "qcow2", "-q", path, cpu_s=_CHECK_S)
     if checked.returncode not in (0, _LEAKED_CLUSTERS):
         raise ImageError(
@@ -93,7 +93,7 @@ def check_same(source: Path, copy: Path) -> None:
     seen = run(_limited(words, cpu_s=None), check=False)
     if seen.returncode:
         said = (seen.stderr or seen.stdout).strip()[-2000:]
-        raise ImageError(f"{copy} does not hold what {source} does", details=said or None)
+        raise ImageError(f"{copy} and {source} have different content", details=said or None)
 
 
 def _qemu_img(*words: Argument, cpu_s: int) -> Completed:

@@ -71,7 +71,7 @@ class ImageStore:
         fitting = [one for one in everything if one.digest.startswith(wanted)]
         if len(fitting) > 1:
             raise ImageError(
-                f"{wanted} is the beginning of {len(fitting)} images",
+                f"{wanted} is the start of {len(fitting)} image digests",
                 details="\n".join(one.digest for one in fitting),
             )
         for one in fitting:
@@ -91,7 +91,7 @@ class ImageStore:
         names = sorted({one.name for one in self.list() if isinstance(one, Image)})
         raise ImageError(
             f"there is no image {wanted}",
-            details=f"there are: {', '.join(names)}" if names else "there are none yet",
+            details=f"the store has: {', '.join(names)}" if names else "the store is empty",
             hint="ai-how image list" if names else "ai-how image build",
         )
 
@@ -116,8 +116,8 @@ class ImageStore:
         found = {path.name for path in draft.iterdir()} - {MANIFEST}
         if draft.parent != self.paths.root or found != set(manifest.sha256_by_file):
             raise ImageError(
-                f"{draft} is no draft of {manifest.name}",
-                details=f"it holds {sorted(found)}, not {sorted(manifest.sha256_by_file)}",
+                f"{draft} is not a draft of {manifest.name}",
+                details=f"it contains {sorted(found)}, not {sorted(manifest.sha256_by_file)}",
             )
         self._check_disk(draft, manifest)
         with disk_errors(self.paths.root):
@@ -136,7 +136,7 @@ class ImageStore:
                 seen = sha256_of(path)
             if seen != wanted:
                 raise ImageError(
-                    f"{path} is not what it was",
+                    f"{path} has changed",
                     details=f"expected sha256 {wanted}\nfound    sha256 {seen}",
                     hint=f"ai-how image rm {image.digest[:12]}",
                 )
@@ -172,7 +172,9 @@ class ImageStore:
         """
         is_address = isinstance(source, str) and "://" in source
         if sha256 is not None and not _SHA256.fullmatch(sha256):
-            raise ImageError(f"{sha256} is no sha256", hint=f"sha256sum {shlex.quote(str(source))}")
+            raise ImageError(
+                f"{sha256} is not a sha256", hint=f"sha256sum {shlex.quote(str(source))}"
+            )
         if is_address and sha256 is None:
             raise ImageError(
                 f"{source} is refused: a download needs its sha256",
@@ -192,7 +194,7 @@ class ImageStore:
             digest = sha256_of(copy)
             if sha256 is not None and digest != sha256.lower():
                 raise ImageError(
-                    f"{source} is not what was asked for",
+                    f"{source} does not have the expected sha256",
                     details=f"expected sha256 {sha256.lower()}\nfound    sha256 {digest}",
                 )
             if known := self._known(digest, name):
@@ -209,17 +211,17 @@ class ImageStore:
         size, kind = copy.stat().st_size, find_format(copy)
         if size > self.max_virtual_bytes:
             raise ImageError(
-                f"{source} is refused: it has more than {self.max_virtual_bytes} bytes"
+                f"{source} is refused: it is larger than {self.max_virtual_bytes} bytes"
             )
         if kind is None:
             if not size or size % _SECTOR_BYTES:
-                raise ImageError(f"{source} is refused: {size} bytes are no raw disk")
+                raise ImageError(f"{source} is refused: a raw disk cannot have {size} bytes")
         elif kind == "qcow2":
             with _told_of(source, copy):
                 read_header(copy, max_virtual_bytes=self.max_virtual_bytes)
         else:
             raise ImageError(
-                f"{source} is refused: its content is {kind}, not qcow2 and not a raw disk"
+                f"{source} is refused: its content is {kind}, neither qcow2 nor a raw disk"
             )
         return kind
 
@@ -242,7 +244,7 @@ class ImageStore:
             return None
         if name not in (None, image.name):
             raise ImageError(
-                f"this image is here already, as {image.name}",
+                f"this image is in the store already, as {image.name}",
                 hint=f"ai-how image rm {image.name}",
             )
         return image
@@ -251,7 +253,7 @@ class ImageStore:
         try:
             manifest = read_manifest(directory / MANIFEST)
             if manifest.digest != directory.name:
-                return BrokenImage(directory, f"its manifest is that of {manifest.digest}")
+                return BrokenImage(directory, f"its manifest is for {manifest.digest}")
             for name in manifest.sha256_by_file:
                 if not (directory / name).is_file():
                     return BrokenImage(directory, f"{name} is missing")
@@ -265,7 +267,7 @@ class ImageStore:
         if header.virtual_size_bytes != manifest.virtual_size_bytes:
             raise ImageError(
                 f"{directory / DISK} has a disk of {header.virtual_size_bytes} bytes, "
-                f"and its manifest says {manifest.virtual_size_bytes}"
+                f"but its manifest says {manifest.virtual_size_bytes}"
             )
 
     def _publish(self, draft: Path, manifest: Manifest) -> Image:
@@ -315,7 +317,7 @@ def _manifest_of_foreign(
         )
     except ValidationError as error:
         raise ImageError(
-            f"{name or source} cannot name an image",
+            f"{name or source} is not a valid name of an image",
             hint=f"ai-how image import {shlex.quote(source)} --name NAME",
         ) from error
 
