@@ -100,7 +100,7 @@ def require_tasks(needed: int, what: str) -> None:
     nearest = min(_limits(), key=lambda one: one.room, default=None)
     if nearest is not None and nearest.room < needed:
         raise LimitError(
-            f"{what} takes {needed} processes and threads: {nearest.words}",
+            f"{what} needs {needed} processes and threads: {nearest.words}",
             details=f"{max(nearest.room, 0)} are left",
             hint=nearest.remedy,
         )
@@ -110,7 +110,7 @@ def no_larger_file() -> LimitError:
     """The error of a write that RLIMIT_FSIZE refused."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     what = f"no file may be larger than {most} bytes (ulimit -f)"
-    return LimitError(what, hint="ulimit -f unlimited  # and the same again")
+    return LimitError(what, hint="ulimit -f unlimited  # then repeat the command")
 
 
 def find_memory_limit() -> LimitError | None:
@@ -118,8 +118,8 @@ def find_memory_limit() -> LimitError | None:
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most == resource.RLIM_INFINITY:
         return None
-    what = f"there is no memory left: a program may have {most >> 20} MiB (ulimit -v)"
-    return LimitError(what, hint="ulimit -v unlimited  # and the same again")
+    what = f"out of memory: the limit of a program is {most >> 20} MiB (ulimit -v)"
+    return LimitError(what, hint="ulimit -v unlimited  # then repeat the command")
 
 
 def _limits() -> Iterator[_Limit]:
@@ -141,11 +141,11 @@ def _limit_of_user() -> Iterator[_Limit]:
     except KeyError:
         user = str(os.getuid())
     if soft == hard:
-        remedy = "sudo prlimit --pid $$ --nproc=unlimited  # and the same again"
+        remedy = "sudo prlimit --pid $$ --nproc=unlimited  # then repeat the command"
     else:
         word = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
-        remedy = f"ulimit -u {word}  # and the same again"
-    words = f"the user {user} may have {soft} (ulimit -u)"
+        remedy = f"ulimit -u {word}  # then repeat the command"
+    words = f"the limit of user {user} is {soft} (ulimit -u)"
     yield _Limit(soft - _count_tasks(os.getuid()), words, remedy)
 
 
@@ -164,7 +164,7 @@ def limits_of_cgroups(told: Path, root: Path) -> Iterator[_Limit]:
         with suppress(OSError, ValueError):
             most = int((directory / "pids.max").read_text())  # or `max`
             used = int((directory / "pids.current").read_text())
-            words = f"the cgroup {directory} may have {most} (pids.max)"
+            words = f"the limit of cgroup {directory} is {most} (pids.max)"
             yield _Limit(most - used, words, _remedy(directory))
 
 

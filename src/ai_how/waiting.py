@@ -58,7 +58,7 @@ def wait_until(
         if pause.is_set():
             raise DeadlineError(f"stopped waiting for {what}")
         if deadline.has_passed:
-            raise DeadlineError(f"{what} did not come in time")
+            raise DeadlineError(f"timed out waiting for {what}")
         pause.wait(min(interval_s, deadline.remaining_s))
 
 

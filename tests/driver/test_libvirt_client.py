@@ -698,7 +698,7 @@ def test_a_vm_that_will_not_run_on_ends_the_wait_for_its_agent(
 
 
 def test_the_wait_for_an_agent_ends_with_its_deadline_or_when_told(client: LibvirtClient) -> None:
-    with pytest.raises(DeadlineError, match="did not come in time"):
+    with pytest.raises(DeadlineError, match="timed out waiting for the agent"):
         client.wait_for_agent(COMPUTE, Deadline.after(0.1))
     stop = threading.Event()
     stop.set()
@@ -726,10 +726,10 @@ def test_an_agents_answer_is_returned_and_its_time_is_bounded() -> None:
         (97, AgentUnresponsiveError, "does not answer"),
         (112, AgentUnresponsiveError, "does not answer"),
         (68, AgentUnresponsiveError, "does not answer"),
-        (1, GuestError, "did not do it"),
-        (55, GuestError, "did not do it"),
-        (74, GuestError, "did not do it"),
-        (113, GuestError, "did not do it"),
+        (1, GuestError, "did not run the command"),
+        (55, GuestError, "did not run the command"),
+        (74, GuestError, "did not run the command"),
+        (113, GuestError, "did not run the command"),
         (3, LibvirtError, "asking the agent"),
         (5, ConnectionLostError, "asking the agent"),
     ],

@@ -193,7 +193,7 @@ HOSTS = (
         "dangling",
         "a resolver that is not started yet",
         partial(resolv_conf, link="../run/systemd/resolve/stub-resolv.conf", text=None),
-        names="127.0.0.1, as there is no /etc/resolv.conf",
+        names="127.0.0.1 (there is no /etc/resolv.conf)",
     ),
     StockHost(
         "farm",
@@ -237,7 +237,7 @@ HOSTS = (
         "absent",
         "no resolv.conf at all",
         partial(resolv_conf, text=None),
-        names="127.0.0.1, as there is no /etc/resolv.conf",
+        names="127.0.0.1 (there is no /etc/resolv.conf)",
         who=("root",),
     ),
 )

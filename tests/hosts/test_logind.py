@@ -52,7 +52,7 @@ def test_doctor_says_whether_a_cluster_outlives_a_logout(
     assert (check.status is Status.OK) is HOSTS[name].outlives, check
     if not HOSTS[name].outlives:
         assert check.advice == f"sudo loginctl enable-linger {ME}"
-        assert "a cluster loses its power" in check.found
+        assert "clusters are powered off" in check.found
 
 
 @pytest.mark.fault("H03", "logind's files and cgroups of stock hosts, as files")

@@ -234,7 +234,7 @@ def test_an_ordinary_user_recovers_a_cluster_that_runs(
     shutil.rmtree(alice.paths("hpc").backups)
     alice.paths("hpc").state.unlink()
     assert "what was remembered of it is lost" in call(alice, "hpc", "status", code=3)
-    assert "hpc is remembered again" in call(alice, "hpc", "recover")
+    assert "the state of hpc was restored" in call(alice, "hpc", "recover")
     found = json.loads(alice.paths("hpc").state.read_text())["nodes"]
     assert [one | {"stages_s": {}} for one in known] == found
     assert running(host) == before
@@ -259,7 +259,7 @@ def test_another_state_directory_of_the_same_user_is_another_owner(
         uid = pwd.getpwnam(ALICE).pw_uid
         assert f"hpc recover --cluster hpc --from-user {uid}" in said
         taking = ("hpc", "recover", "--from-user", ALICE)
-        assert "there is no terminal to ask on" in call(other, *taking, code=2)
+        assert "there is no terminal" in call(other, *taking, code=2)
         assert "is not yours" in call(
             other, "hpc", "recover", "--from-user", BOB, "--force", code=3
         )
@@ -342,7 +342,7 @@ def test_a_start_and_doctor_say_why_nothing_is_restored_for_an_ordinary_user(
     host: SystemLibvirt, alice: SystemHome, root: SystemHome
 ) -> None:
     give_storage(alice)
-    why = "qemu:///system saves memory for root alone"
+    why = "only root can read the memory that qemu:///system saves"
     cold, warm = (f"start: {{warm: {word}}}" for word in ("false", "true"))
     alice.file("hpc").write_text(alice.file("hpc").read_text().replace(cold, warm))
     told = alice.call("hpc", "start")

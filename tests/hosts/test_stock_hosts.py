@@ -53,7 +53,7 @@ def checks_of(text: str) -> list[dict[str, str]]:
 def names_on(host: StockHost, who: str) -> str:
     """What must be said of names: nobody listens here at an address that is on loopback."""
     if who == "root":
-        return "have no names: pasta is for ordinary users"
+        return "have no uplink and no DNS: pasta is not used for root"
     if host.names == SERVER:
-        return f"those of this host, which asks {SERVER}"
-    return f"none: this host asks {host.names}"
+        return f"the name servers of this host: {SERVER}"
+    return f"none: this host uses {host.names}"

@@ -137,7 +137,7 @@ def test_what_stands_where_ours_would_be_is_refused_and_left(home: TinyHome, wha
     elif what == "file":
         top.mkdir(mode=0o711)
         (top / "controller.qcow2").write_text("theirs")
-        refused(home, code=3, told="bears no mark of ours, and is not empty")
+        refused(home, code=3, told="has no mark of ai-how, and is not empty")
         assert (top / "controller.qcow2").read_text() == "theirs"
         (top / "controller.qcow2").unlink()
         top.rmdir()
@@ -310,7 +310,7 @@ def test_a_foreign_file_among_our_disks_stays_and_is_named(home: TinyHome) -> No
     theirs.write_text("theirs")
     left = home.call("hpc", "destroy", "--force")
     assert left.code in (4, 5), left.said
-    assert "holds files that are not ours" in left.err
+    assert "contains files that ai-how did not create" in left.err
     assert "theirs.qcow2" in left.err
     assert theirs.read_text() == "theirs"
     theirs.unlink()

@@ -253,7 +253,7 @@ def test_a_host_without_namespaces_is_quoted(
         patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         with pytest.raises(HostError) as caught:
             own_host.up(with_kvm=False)
-    assert caught.value.brief == "The embedded host could not make its namespaces"
+    assert caught.value.brief == "The embedded host could not create its namespaces"
     assert caught.value.details == "unshare: Operation not permitted"
     assert caught.value.hint == "ai-how doctor"
     own_host.up(with_kvm=False)
@@ -272,7 +272,7 @@ def test_a_libvirtd_that_cannot_start_is_quoted_at_once(
         with pytest.raises(HostError) as caught:
             own_host.up(with_kvm=False)
     assert time.monotonic() - began < 60
-    assert caught.value.brief == "The embedded host ended while it started"
+    assert caught.value.brief == "The embedded host ended during its start"
     assert caught.value.details
     assert "libvirtd: no room left" in caught.value.details
     assert f"libvirtd cannot start (exit code {code})" in caught.value.details

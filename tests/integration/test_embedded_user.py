@@ -37,7 +37,7 @@ def test_without_subordinate_ids_doctor_and_host_say_so(user: str) -> None:
     assert f"/etc/subuid gives {name} 0 ids of the 65536 needed" in said
     assert f"sudo usermod --add-subuids 100000-165535 {name}" in said
     assert f"/etc/subgid gives {name} 0 ids of the 65536 needed" in said
-    assert "HostError\tThe embedded host could not make its namespaces" in said
+    assert "HostError\tThe embedded host could not create its namespaces" in said
     assert f'no line matching user "{name}" in /etc/subuid' in said
 
 

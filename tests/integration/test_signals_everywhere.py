@@ -84,7 +84,7 @@ def test_ctrl_c_is_acknowledged_while_a_step_still_runs(
     os.kill(told[0], signal.SIGINT)
     (out,) = watched.home.root.glob(".order-*.out")
     wait_until(
-        lambda: "interrupted: what runs" in out.read_text(errors="replace"),
+        lambda: "interrupted: running steps" in out.read_text(errors="replace"),
         Deadline.after(HANGING_S - 1),
         "the acknowledgement",
         interval_s=0.01,

@@ -217,7 +217,7 @@ def open_bases(top: Path) -> None:
 REFUSALS = {
     move_away: "the disks of hpc are gone",
     empty_mount_point: "the disks of hpc are gone",
-    link: "is a link that another user could turn",
+    link: "is a link that another user could change",
     open_to_all: "other users can write to",
     open_disks: "other users can write to",
     open_bases: "other users can write to",

@@ -137,7 +137,7 @@ def test_nothing_is_said_to_be_gone_while_a_host_whose_directory_was_removed_run
             for words in (("start",), ("destroy", "--force")):
                 refused = home.call("hpc", *words)
                 assert refused.code == 3, refused.said
-                assert "runs, and its files were removed" in refused.err
+                assert "is running, but its files were removed" in refused.err
                 assert " host down --force" in refused.err
             assert json.loads(home.call("--json", "host", "status").out)["pid"] == supervisor
             assert home.call("host", "down", "--force").code == 0

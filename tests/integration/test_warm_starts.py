@@ -361,7 +361,7 @@ def test_single_nodes_are_not_suspended(watched: Watched) -> None:
     watched.have("on")
     ended = watched.home.call("hpc", "stop", "--suspend", "compute-01")
     check_told(ended, {2})
-    assert "as a whole" in ended.err
+    assert "only a whole cluster" in ended.err
     watched.settled("on")
 
 

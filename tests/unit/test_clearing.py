@@ -26,9 +26,9 @@ def roots(tmp_path, monkeypatch):
 @pytest.mark.fault("S02", "paths for names of clusters")
 @pytest.mark.parametrize("name", ["/etc", "..", ".", ".embedded", "a/b", "", "A", "x" * 41, "-a"])
 def test_a_path_is_no_cluster(roots, name):
-    with pytest.raises(SpecError, match="is no name of a cluster"):
+    with pytest.raises(SpecError, match="is not a valid name of a cluster"):
         roots.cluster(name)
-    with pytest.raises(SpecError, match="is no name of a cluster"):
+    with pytest.raises(SpecError, match="is not a valid name of a cluster"):
         HpcManager(roots=roots, name=name).destroy()
 
 

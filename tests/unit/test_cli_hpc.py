@@ -122,7 +122,7 @@ def test_destroy_demands_force_where_nobody_can_be_asked(cli):
     ended = cli("hpc", "destroy", "--cluster", "demo")
     assert ended.code == 2
     assert ended.err == (
-        "error: destroy asks before it removes anything, and there is no terminal to ask on\n"
+        "error: destroy asks before it removes anything, but there is no terminal\n"
         "hint: ai-how hpc destroy --cluster demo --force\n"
     )
     assert paths.state.exists()
@@ -135,7 +135,7 @@ def test_destroy_of_what_is_gone_is_success_and_forgets_it(cli):
     paths = remember(cli)
     ended = cli("hpc", "destroy", "--force", "--cluster", "demo")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.endswith("demo is gone\n")
+    assert ended.out.endswith("demo is destroyed\n")
     assert not paths.root.exists()
     assert cli("hpc", "destroy", "--force", "--cluster", "demo", "--connect", TEST_HOST).out == (
         "there was no cluster demo\n"
@@ -146,7 +146,7 @@ def test_destroy_of_what_is_gone_is_success_and_forgets_it(cli):
 def test_a_wait_that_has_no_meaning_is_refused(cli, words):
     ended = cli("hpc", "stop", *words, "--cluster", "demo")
     assert ended.code == 2
-    assert "--timeout goes with --wait, and --wait not with --suspend" in ended.err
+    assert "--timeout needs --wait, and --wait cannot be used with --suspend" in ended.err
 
 
 def test_stop_of_an_unknown_node_is_refused_before_anything_is_stopped(cli):
@@ -304,7 +304,7 @@ def test_a_file_without_a_slurm_cluster_has_no_verbs(cli):
 @pytest.mark.parametrize(
     ("uri", "code", "message"),
     [
-        ("qemu:///session", 3, "qemu:///session cannot give a cluster a network of its own"),
+        ("qemu:///session", 3, "qemu:///session cannot give a cluster its own network"),
         ("qemu+ssh://me@there/system", 3, "a remote host is not supported yet"),
         ("xen:///", 2, "this libvirt URI is not allowed: 'xen:///'"),
     ],

@@ -133,7 +133,7 @@ def test_validate_shows_what_the_cluster_costs_beside_what_the_host_has(cli):
     assert rows["memory"][:2] == ["3072", "MiB"]
     assert rows["disk, worst case"][:2] == ["30.0", "GiB"]
     assert "ai-how image build" in ended.out
-    assert ended.out.endswith("this host can\n")
+    assert ended.out.endswith("this host can run the cluster\n")
 
 
 def test_validate_ends_with_3_where_the_host_cannot(cli):
@@ -227,7 +227,7 @@ def test_verify_finds_every_damage_and_goes_on(cli):
     assert ended.code == 3
     assert f"ok       {good.digest[:12]}" in ended.out
     assert f"damaged  {bad.digest[:12]}" in ended.out
-    assert "is not what it was" in ended.err
+    assert "has changed" in ended.err
     assert cli("image", "verify", "debian").code == 0
     told = json.loads(cli("image", "verify", "--json").out)
     assert [one["damage"] is None for one in told] == [one["name"] == "debian" for one in told]
@@ -268,7 +268,7 @@ def test_a_host_with_vms_that_run_is_stopped_only_by_force(cli, monkeypatch):
     monkeypatch.setattr("ai_how.cli.host._embedded", lambda _roots: host)
     ended = cli("host", "down")
     assert ended.code == 3
-    assert ended.err.splitlines()[:2] == ["error: a VM runs on the embedded host", "  test"]
+    assert ended.err.splitlines()[:2] == ["error: a VM is running on the embedded host", "  test"]
     assert "ai-how host down --force" in ended.err
     assert not host.ended
     ended = cli("host", "down", "--force")

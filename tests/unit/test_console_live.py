@@ -73,7 +73,7 @@ def test_a_log_gets_one_line_for_each_step_that_is_over(capsys):
         "demo: network 1.2 s",
         "demo: base 1.2 s",
         "controller: booting 1.2 s",
-        "controller: disk (was there) 12 s",
+        "controller: disk (existed already) 12 s",
         "demo: idle 1.2 s",
     ]
 
@@ -93,7 +93,7 @@ def test_a_failure_and_its_undo_are_told(capsys):
     assert [re.sub(r" 0\.\d s", "", line) for line in lines] == [
         "compute-01: disk 1.2 s",
         r"compute-01: booting failed: ValueError: no\x1b[31m memory",
-        "interrupted: what runs is ended, a start undone; Ctrl-C again leaves at once",
+        "interrupted: running steps end, and a start is undone; Ctrl-C again exits at once",
         "compute-01: booting undone",
         "compute-01: disk remains: OSError: busy",
     ]

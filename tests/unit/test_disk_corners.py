@@ -161,7 +161,7 @@ def test_what_is_removed_must_be_marked_or_empty(disks):
     assert not directory.exists()
     disks.claim_directory("demo", ID)
     (directory / "thesis.tex").touch()
-    with pytest.raises(OwnershipError, match="holds files that are not ours"):
+    with pytest.raises(OwnershipError, match="contains files that ai-how did not create"):
         disks.remove_cluster_directory("demo", ID)
     assert (directory / ".ai-how").exists()
 

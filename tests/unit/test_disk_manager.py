@@ -317,7 +317,7 @@ def test_a_directory_that_is_not_ours_is_left_alone(
         lambda: disks.remove_disk("demo", ID, "controller"),
         lambda: disks.remove_cluster_directory("demo", ID),
     ):
-        with pytest.raises(OwnershipError, match="bears no mark of ours"):
+        with pytest.raises(OwnershipError, match="has no mark of ai-how"):
             change()
     assert (directory / "controller.qcow2").read_text() == "mine"
 
@@ -356,7 +356,7 @@ def test_a_directory_that_others_can_write_to_is_none_of_ours(
 ) -> None:
     path = overlay(disks, base)
     path.parent.chmod(0o777)
-    with pytest.raises(OwnershipError, match="is not ours alone"):
+    with pytest.raises(OwnershipError, match="or others can write to it"):
         disks.remove_disk("demo", ID, "controller")
     path.parent.chmod(0o711)
     disks.storage.root.chmod(0o777)
@@ -427,7 +427,7 @@ def test_removing_is_repeatable_and_leaves_nothing(disks: DiskManager, base: Pat
         disks.remove_disk("demo", ID, "controller")
         assert not path.exists()
     assert neighbour.exists()
-    with pytest.raises(OwnershipError, match="holds files that are not ours") as caught:
+    with pytest.raises(OwnershipError, match="contains files that ai-how did not create") as caught:
         disks.remove_cluster_directory("demo", ID)
     assert caught.value.details == "controller2.qcow2"
     assert disks.storage.marker("demo").exists()
@@ -494,7 +494,7 @@ def test_a_backup_that_does_not_hold_what_its_disk_does_is_none(
             os.truncate(target, target.stat().st_size - 65536)
 
     monkeypatch.setattr(qemu_img, "convert", convert)
-    with pytest.raises(ImageError, match=r"does not hold what|is damaged|cut short"):
+    with pytest.raises(ImageError, match=r"have different content|is damaged|truncated"):
         disks.back_up(path, tmp_path / "backup.qcow2")
     assert not (tmp_path / "backup.qcow2").exists()
     assert not list(tmp_path.glob(".part-*"))
@@ -525,7 +525,7 @@ def test_what_is_wrong_with_a_disk_is_said(disks: DiskManager, base: Path) -> No
     path.unlink()
     overlay(disks, base)
     os.truncate(path, 4096)
-    assert "is it cut short?" in disks.find_problems(path, base)[0]
+    assert "is it truncated?" in disks.find_problems(path, base)[0]
     base.unlink()
     assert disks.find_problems(path, base)[1] == f"image missing ({base})"
 

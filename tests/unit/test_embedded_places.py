@@ -41,7 +41,7 @@ def test_a_host_that_holds_its_lock_is_found_by_its_record(host, us):
     held = hold(host.paths.root)
     try:
         assert host.find_supervisor() == us
-        with pytest.raises(HostError, match="is held by an embedded host that runs"):
+        with pytest.raises(HostError, match="is in use by a running embedded host"):
             hold(host.paths.root)
     finally:
         os.close(held)
@@ -85,10 +85,10 @@ def test_a_host_that_cannot_be_seen_is_never_taken_for_none(host, monkeypatch):
     monkeypatch.setattr(running, "COMING_UP_S", 0.1)
     held = hold(host.paths.root)
     try:
-        with pytest.raises(HostError, match="runs where it cannot be seen from here") as refused:
+        with pytest.raises(HostError, match="but it is not visible from here") as refused:
             host.find_supervisor()
         assert refused.value.hint == f"sudo fuser -v {host.paths.root}"
-        with pytest.raises(HostError, match="runs where it cannot be seen from here"):
+        with pytest.raises(HostError, match="but it is not visible from here"):
             host.up(with_kvm=False)
     finally:
         os.close(held)
@@ -102,7 +102,7 @@ def test_a_process_of_another_users_is_never_our_host(host, us, monkeypatch):
     try:
         monkeypatch.setattr(running, "COMING_UP_S", 0.1)
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
-        with pytest.raises(HostError, match="cannot be seen"):
+        with pytest.raises(HostError, match="is not visible"):
             host.find_supervisor()
     finally:
         os.close(held)

@@ -156,7 +156,7 @@ def test_a_program_outlives_an_agent_that_is_silent_until_the_deadline_ends_it()
 @pytest.mark.parametrize("answer", GARBAGE, ids=repr)
 def test_garbage_instead_of_a_pid_is_the_guests_failure(answer):
     agent, _ = agent_of(guest_exec=answer)
-    with pytest.raises(GuestError, match="gave no proper answer"):
+    with pytest.raises(GuestError, match="gave an invalid answer"):
         agent.run(["/bin/ls"], soon())
 
 
@@ -175,7 +175,7 @@ def test_garbage_instead_of_a_pid_is_the_guests_failure(answer):
 )
 def test_garbage_instead_of_an_end_is_the_guests_failure(answer):
     agent, _ = agent_of(guest_exec_status=answer)
-    with pytest.raises(GuestError, match="gave no proper answer"):
+    with pytest.raises(GuestError, match="gave an invalid answer"):
         agent.run(["/bin/ls"], soon())
 
 
@@ -193,7 +193,7 @@ def test_the_clock_is_a_number_or_a_failure():
     assert agent.read_clock_ns() == 1_700_000_000_000_000_000
     for answer in ("1700000000", None, 1.5, True, {}, -1, 2**63, 10**400):
         agent, _ = agent_of(guest_get_time=answer)
-        with pytest.raises(GuestError, match="compute-01 does not say what time it is"):
+        with pytest.raises(GuestError, match="compute-01 does not report its time"):
             agent.read_clock_ns()
 
 

@@ -316,17 +316,17 @@ def test_a_good_host_has_nothing_to_complain_of() -> None:
 @pytest.mark.parametrize(
     ("ksm", "status", "found"),
     [
-        (None, Status.OK, "not known to this kernel: nodes share no pages"),
-        (Ksm(is_on=True, saved_mib=640), Status.OK, "equal pages are shared: 640 MiB"),
+        (None, Status.OK, "this kernel has no KSM: nodes share no pages"),
+        (Ksm(is_on=True, saved_mib=640), Status.OK, "identical pages are shared: 640 MiB"),
         (
             Ksm(is_on=False, saved_mib=0),
             Status.HINT,
-            "KSM is off: nodes that are alike do not share their equal pages",
+            "KSM is off: similar nodes do not share identical pages",
         ),
         (
             Ksm(is_on=False, saved_mib=7),
             Status.HINT,
-            "KSM is off: nodes that are alike do not share their equal pages beyond 7 MiB",
+            "KSM is off: similar nodes do not share identical pages beyond 7 MiB",
         ),
     ],
 )
@@ -341,7 +341,7 @@ def test_memory_that_is_not_shared_is_a_hint_with_the_line_that_shares_it(
 @pytest.mark.parametrize(
     ("change", "found", "advice"),
     [
-        ({"tun": None}, "/dev/net/tun is not there", "sudo modprobe tun"),
+        ({"tun": None}, "/dev/net/tun does not exist", "sudo modprobe tun"),
         (
             {"tun": DeviceNode(0o600, is_usable=False)},
             "/dev/net/tun has mode 0600",
@@ -359,7 +359,7 @@ def test_memory_that_is_not_shared_is_a_hint_with_the_line_that_shares_it(
         ),
         (
             {"user_namespace_remedy": "kernel.apparmor_restrict_unprivileged_userns=0"},
-            "user namespaces are not allowed to users",
+            "users are not allowed to create user namespaces",
             "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
         ),
         (
@@ -409,7 +409,7 @@ def test_a_libvirt_socket_for_every_user_is_as_bad_as_what_it_asks_for(
 
 @pytest.mark.fault("S24", "a member of group libvirt")
 def test_the_libvirt_group_is_said_to_be_root() -> None:
-    assert "as good as root" in check_system_libvirt(GOOD).found
+    assert "equivalent to root" in check_system_libvirt(GOOD).found
 
 
 @pytest.mark.fault("F57", "a firewall that drops what is forwarded")

@@ -109,16 +109,14 @@ def test_a_whole_group_that_nobody_uses_may_be_given_away(machine: Machine) -> N
 def test_the_bridge_of_a_group_need_not_be_listed_and_the_sound_function_must(
     machine: Machine,
 ) -> None:
-    assert machine.refusals(GPU) == [
-        f"pci {GPU}: IOMMU group 1 holds {SOUND} too: list all or none"
-    ]
+    assert machine.refusals(GPU) == [f"pci {GPU}: IOMMU group 1 also has {SOUND}: list all or none"]
 
 
 @pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_bridge_whose_driver_does_more_than_bridging_blocks_its_group(machine: Machine) -> None:
     machine.bind(PORT, "lpc_ich")
     assert machine.refusals(GPU, SOUND) == [
-        f"pci {device}: IOMMU group 1 holds {PORT} too: list all or none" for device in (GPU, SOUND)
+        f"pci {device}: IOMMU group 1 also has {PORT}: list all or none" for device in (GPU, SOUND)
     ]
 
 
@@ -152,7 +150,7 @@ def test_the_boot_display_stays_with_the_host(machine: Machine, flag: str) -> No
 @pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_the_card_of_the_default_route_stays_with_the_host(machine: Machine) -> None:
     assert machine.refusals(NIC, uplink="eth0") == [
-        f"pci {NIC}: the host's default route is by eth0"
+        f"pci {NIC}: the host's default route uses eth0"
     ]
 
 
@@ -160,7 +158,7 @@ def test_the_card_of_the_default_route_stays_with_the_host(machine: Machine) -> 
 def test_a_card_under_the_bridge_of_the_default_route_stays_too(machine: Machine) -> None:
     machine.stack("eth0", "bond0")
     machine.stack("bond0", "br0")
-    assert machine.refusals(NIC, uplink="br0") == [f"pci {NIC}: the host's default route is by br0"]
+    assert machine.refusals(NIC, uplink="br0") == [f"pci {NIC}: the host's default route uses br0"]
 
 
 MOUNT = "36 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
@@ -239,7 +237,7 @@ def test_a_driver_that_is_only_bound_is_a_warning(machine: Machine, users: int |
     assert check == Check(
         f"pci {NIC}",
         Status.WARNING,
-        "it is taken from its driver igb while the VM runs",
+        "it is detached from its driver igb while the VM runs",
         "sudo virsh nodedev-detach pci_0000_02_00_0",
     )
 

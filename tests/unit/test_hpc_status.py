@@ -112,7 +112,7 @@ def test_status_has_a_line_for_each_node_and_no_word_is_cut(columns, monkeypatch
     told = "\n".join(lines)
     assert "Not responding [slurm@2026-11-28T21:00:00]" in told
     assert len(lines) <= len(table) + 4
-    assert ("its guest agent is not there" in told) == ("agent" not in table[0].split())
+    assert ("its guest agent is not connected" in told) == ("agent" not in table[0].split())
 
 
 def test_a_pipe_gets_every_column(capsys) -> None:

@@ -87,7 +87,7 @@ def test_a_guest_that_hangs_disproves_kvm_within_the_deadline(
     verdict = kvm_verdict(kernel=kernel, cache=tmp_path / "c/kvm.json", deadline_s=3, device=device)
     assert time.monotonic() - before < 20
     assert not verdict.works
-    assert verdict.why == f"{device} opens, but a guest under it hangs"
+    assert verdict.why == f"{device} can be opened, but a guest hangs under it"
     assert verdict.remedy == f"rm {tmp_path}/c/kvm.json  # to try again"
     assert has_ended(int(boots(tmp_path)[0].split()[0]))
 
@@ -113,7 +113,7 @@ def test_a_qemu_that_crashes_is_not_made_to_crash_again(
     cache = tmp_path / "c/kvm.json"
     verdicts = [kvm_verdict(kernel=kernel, cache=cache, device=device) for _ in range(2)]
     assert verdicts[0] == verdicts[1]
-    assert verdicts[0].why == f"{device} opens, but QEMU crashes: Assertion failed"
+    assert verdicts[0].why == f"{device} can be opened, but QEMU crashes: Assertion failed"
     assert len(boots(tmp_path)) == 1
 
 
@@ -199,7 +199,7 @@ def test_without_the_device_nothing_is_booted(tmp_path: Path, fake_qemu: FakeQem
     absent = tmp_path / "absent"
     verdict = kvm_verdict(kernel=None, cache=tmp_path / "c/kvm.json", device=absent)
     assert not verdict.works
-    assert verdict.why.startswith(f"{absent} is not there: ")
+    assert verdict.why.startswith(f"{absent} does not exist: ")
     assert verdict.remedy
     assert not boots(tmp_path)
 
@@ -207,7 +207,7 @@ def test_without_the_device_nothing_is_booted(tmp_path: Path, fake_qemu: FakeQem
 @pytest.mark.fault("F38", "/dev/kvm denied")
 def test_a_device_that_we_may_not_use_names_the_group() -> None:
     verdict = explain_refusal(PermissionError(errno.EACCES, "no"), Path("/dev/kvm"))
-    assert verdict.why.endswith("may not use /dev/kvm")
+    assert verdict.why.endswith("has no access to /dev/kvm")
     assert verdict.remedy is not None
     assert verdict.remedy.startswith("sudo usermod -aG kvm ")
 
@@ -215,7 +215,7 @@ def test_a_device_that_we_may_not_use_names_the_group() -> None:
 @pytest.mark.fault("F38", "a directory for /dev/kvm")
 def test_a_device_that_does_not_open_for_another_reason_says_which(tmp_path: Path) -> None:
     verdict = kvm_verdict(kernel=None, cache=tmp_path / "c/kvm.json", device=tmp_path)
-    assert verdict.why == f"{tmp_path} does not open: Is a directory"
+    assert verdict.why == f"{tmp_path} cannot be opened: Is a directory"
 
 
 @pytest.mark.fault("F39", "no QEMU on PATH")

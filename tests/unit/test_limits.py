@@ -44,7 +44,8 @@ os.setuid({uid})
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 HARD = str(resource.getrlimit(resource.RLIMIT_NPROC)[1]).replace("-1", "unlimited")
-SAID = f"the user {NOBODY_ELSE} may have 1 (ulimit -u)|ulimit -u {HARD}  # and the same again"
+REMEDY = f"ulimit -u {HARD}  # then repeat the command"
+SAID = f"the limit of user {NOBODY_ELSE} is 1 (ulimit -u)|{REMEDY}"
 
 
 @needs_root
@@ -115,7 +116,7 @@ def test_memory_that_is_limited_is_named(beginning: str) -> None:
         uid=os.getuid(),
     )
     assert said.startswith("LimitError|"), said
-    assert "(ulimit -v)|ulimit -v unlimited  # and the same again" in said
+    assert "(ulimit -v)|ulimit -v unlimited  # then repeat the command" in said
 
 
 @pytest.mark.fault("H08", "ulimit -f: a write of ours, and a program of others")
@@ -169,7 +170,7 @@ def test_the_limits_of_cgroups_are_read_up_to_the_root(tmp_path: Path) -> None:
         (directory / "pids.current").write_text("39\n")
     found = list(limits_of_cgroups(told, root))
     assert [one.room for one in found] == [1, 51]
-    assert found[0].words == f"the cgroup {own.parent} may have 40 (pids.max)"
+    assert found[0].words == f"the limit of cgroup {own.parent} is 40 (pids.max)"
     assert found[0].remedy == "sudo systemctl set-property user-7.slice TasksMax=infinity"
     assert list(limits_of_cgroups(tmp_path / "none", root)) == []
 

@@ -45,7 +45,7 @@ class Host:
 @pytest.mark.parametrize(
     ("trouble", "why", "restarts"),
     [
-        (RULES_GONE, "the firewall rules of the network hpc did not come in time", 1),
+        (RULES_GONE, "timed out waiting for the firewall rules of the network hpc", 1),
         (FORWARDING_OFF, FORWARDING_OFF, 0),
     ],
 )

@@ -68,19 +68,19 @@ def test_without_a_server_it_is_the_machine_itself(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "status", "found"),
     [
-        ({}, Status.OK, "guests have those of this host, which asks 10.0.0.1"),
-        ({"no_uplink": NO_PASTA}, Status.HINT, "have no names: pasta is not installed"),
-        ({"no_uplink": NOT_FOR_ROOT}, Status.HINT, "have no names: pasta is for ordinary users"),
+        ({}, Status.OK, "guests use the name servers of this host: 10.0.0.1"),
+        ({"no_uplink": NO_PASTA}, Status.HINT, "no DNS: pasta is not installed"),
+        ({"no_uplink": NOT_FOR_ROOT}, Status.HINT, "no DNS: pasta is not used for root"),
         ({"resolver": None}, Status.WARNING, "not known"),
         (
             {"resolver": Resolver(("127.0.0.53",), ("127.0.0.53",))},
             Status.WARNING,
-            "none: this host asks 127.0.0.53, where nobody listens",
+            "none: this host uses 127.0.0.53, where no name server listens",
         ),
         (
             {"resolver": Resolver(("127.0.0.53", "10.0.0.1"), ("127.0.0.53",))},
             Status.OK,
-            "guests have those of this host, which asks 127.0.0.53, 10.0.0.1",
+            "guests use the name servers of this host: 127.0.0.53, 10.0.0.1",
         ),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_link_to_a_marked_directory_is_refused(marker, tmp_path):
 def test_a_directory_of_another_user_is_refused(marker, monkeypatch):
     claim(marker, ID)
     monkeypatch.setattr(os, "geteuid", lambda: marker.stat().st_uid + 1)
-    with pytest.raises(OwnershipError, match="is not ours alone") as caught:
+    with pytest.raises(OwnershipError, match="or others can write to it") as caught:
         is_ours(marker, ID)
     assert caught.value.hint == f"ls -ld {marker.parent}"
 
@@ -154,7 +154,7 @@ def test_a_directory_of_another_user_is_refused(marker, monkeypatch):
 def test_a_directory_that_others_can_write_is_refused(marker):
     claim(marker, ID)
     marker.parent.chmod(0o713)
-    with pytest.raises(OwnershipError, match="is not ours alone"):
+    with pytest.raises(OwnershipError, match="or others can write to it"):
         is_ours(marker, ID)
 
 
@@ -166,7 +166,7 @@ def test_files_without_a_true_mark_are_not_ours(marker, tmp_path, kind):
         marker.symlink_to(tmp_path / "mark")
     elif kind == "directory":
         marker.mkdir()
-    with pytest.raises(OwnershipError, match="bears no mark of ours, and is not empty") as caught:
+    with pytest.raises(OwnershipError, match="has no mark of ai-how, and is not empty") as caught:
         is_ours(marker, ID)
     assert caught.value.hint == f"ls -la {marker.parent}"
 
@@ -192,7 +192,7 @@ def test_a_directory_with_more_in_it_is_not_removed(marker):
     claim(marker, ID)
     for name in ("b", "a", ".x.part"):
         marker.with_name(name).touch()
-    with pytest.raises(OwnershipError, match="holds files that are not ours") as caught:
+    with pytest.raises(OwnershipError, match="contains files that ai-how did not create") as caught:
         remove_marked(marker)
     assert caught.value.details == "a\nb"
     assert marker.exists()
@@ -249,10 +249,10 @@ def test_what_was_there_and_is_gone_or_leads_nowhere_is_refused(tmp_path):
     gone, link = tmp_path / "gone", tmp_path / "link"
     link.symlink_to(gone)
     for path, is_made in ((gone, True), (link, True), (link, False), (link / "a", False)):
-        with pytest.raises(HostError, match="leads nowhere") as caught:
+        with pytest.raises(HostError, match="does not exist, or is a broken link") as caught:
             check_chain(path, is_made=is_made)
         assert caught.value.hint.startswith("ls -ld ")
-    with pytest.raises(HostError, match="leads nowhere"):
+    with pytest.raises(HostError, match="does not exist, or is a broken link"):
         check_chain(gone)
 
 
@@ -340,7 +340,7 @@ def test_a_group_is_private_where_it_is_ours_alone(marker, monkeypatch, found, i
     if is_private:
         assert is_ours(marker, ID) is False
         return
-    with pytest.raises(OwnershipError, match="is not ours alone"):
+    with pytest.raises(OwnershipError, match="or others can write to it"):
         is_ours(marker, ID)
 
 
@@ -355,5 +355,5 @@ def test_a_group_of_our_name_that_is_not_our_first_is_not_private(marker, monkey
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: other)
     monkeypatch.setattr(grp, "getgrgid", lambda gid: group(ME.pw_name))
     marker.parent.chmod(0o770)
-    with pytest.raises(OwnershipError, match="is not ours alone"):
+    with pytest.raises(OwnershipError, match="or others can write to it"):
         is_ours(marker, ID)

@@ -168,10 +168,10 @@ def claim(code: int | None, xml: str, *there: DomainInfo) -> None:
 
 def test_who_holds_a_name_or_a_uuid_that_was_refused_is_told():
     mine, uuid = ours(COMPUTE), COMPUTE.uuid
-    with pytest.raises(OwnershipError, match="its name or UUID is taken") as caught:
+    with pytest.raises(OwnershipError, match="its name or UUID is in use") as caught:
         claim(TAKEN, xml_of(mine.name, uuid), replace(mine, uuid=OTHER))
     assert caught.value.brief.startswith(f"{mine.name} cannot be defined")
-    assert caught.value.details == f"another one is called {mine.name}"
+    assert caught.value.details == f"another one has the name {mine.name}"
     assert isinstance(caught.value.__cause__, LibvirtError)
     with pytest.raises(OwnershipError) as caught:
         claim(TAKEN, xml_of(mine.name, uuid), replace(mine, name="theirs"))

@@ -99,11 +99,11 @@ def test_a_cluster_that_was_stopped_by_its_name_is_started_by_it(cli, elsewhere,
     kept.write_text(GOOD.replace("demo", "${WHOSE}"))
     monkeypatch.setenv("WHOSE", "other")
     ended = cli(*where, "hpc", "start", "--cluster", "demo")
-    assert ended.err == f"error: {kept} is the file of demo, and names other now\n"
+    assert ended.err == f"error: {kept} is the file of demo, but now names other\n"
     ended = cli(*where, "hpc", "start", "--cluster", "nope")
     assert (ended.code, ended.err.splitlines()[0]) == (
         3,
-        "error: the file of the cluster nope is not kept here",
+        "error: the file of the cluster nope is not stored here",
     )
 
 

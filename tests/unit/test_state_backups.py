@@ -138,7 +138,7 @@ def test_the_way_back_leads_past_backups_that_are_not_sound_or_not_ours(paths):
         (paths.backups / f"{serial}.json").unlink()
     with pytest.raises(StateError, match="is damaged") as caught:
         read_state(paths)
-    assert caught.value.hint.endswith("# there is no sound backup")
+    assert caught.value.hint.endswith("# there is no intact backup")
 
 
 @pytest.mark.fault("F17", "a file in the place of the backups")

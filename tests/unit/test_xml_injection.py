@@ -141,5 +141,5 @@ def test_a_template_that_forgets_to_escape_is_caught(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "plain", "<a>", "<a/><b/>", "\0", "<a>\ud800</a>"])
 def test_what_is_not_xml_is_refused_in_words(text):
-    with pytest.raises(HostError, match="not XML that we can read"):
+    with pytest.raises(HostError, match="this XML cannot be read"):
         read_xml(text)

@@ -55,7 +55,9 @@ def _refused_by_system(error: BaseException) -> HostError | None:
     if error.errno == errno.EFBIG:
         return no_larger_file()
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return HostError("too many files are open at once", hint="ulimit -n 1024  # and again")
+        return HostError(
+            "too many files are open at once", hint="ulimit -n 1024  # then repeat the command"
+        )
     if error.filename is None:
         return None
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

@@ -31,7 +31,7 @@ def up(ctx: typer.Context) -> None:
         try:
             client.version()
         except ConnectionLostError as error:
-            console.show_warning(f"{error.brief}; starting it again, and guests run on")
+            console.show_warning(f"{error.brief}; restarting libvirtd; guests keep running")
             host.restart_daemon()
             client.close()
             client.version()
@@ -89,7 +89,7 @@ def _refuse_while_vms_run(host: "EmbeddedHost") -> None:
         on = sorted(one.name for one in client.list_domains() if one.state.is_on)
     if on:
         raise HostError(
-            f"{'a VM runs' if len(on) == 1 else f'{len(on)} VMs run'} on the embedded host",
+            f"{'a VM is' if len(on) == 1 else f'{len(on)} VMs are'} running on the embedded host",
             details="\n".join(on),
             hint="ai-how hpc stop  # or: ai-how host down --force",
         )

@@ -118,11 +118,11 @@ def stop(
     name = name_of(context, cluster, file)
     if nodes and suspend:
         raise SpecError(
-            "a cluster is suspended as a whole: SLURM would miss single nodes",
+            "only a whole cluster can be suspended: SLURM would miss single nodes",
             hint="ai-how hpc stop --suspend",
         )
     if (suspend and wait) or (timeout is not None and not wait):
-        raise SpecError("--timeout goes with --wait, and --wait not with --suspend")
+        raise SpecError("--timeout needs --wait, and --wait cannot be used with --suspend")
     waits_s = (FOREVER_S if timeout is None else timeout) if wait else None
     if nodes:
         known = manager_of(context, name).get_state().nodes
@@ -135,10 +135,10 @@ def stop(
     elif not plan.steps:
         console.show_line(f"{name} is off: nothing to do")
     elif suspend:
-        console.show_line(f"{name} is suspended; to let it go on: ai-how hpc start")
+        console.show_line(f"{name} is suspended; to resume it: ai-how hpc start")
     else:
         console.show_line(
-            f"{name} is off; to bring it back: ai-how hpc start" if not nodes else "done"
+            f"{name} is off; to start it again: ai-how hpc start" if not nodes else "done"
         )
 
 
@@ -198,7 +198,7 @@ def destroy(
         )
         for line in _what_goes(manager):
             console.show_line(line)
-        if state and not console.confirm(f"Remove all of this, and {name} with it?"):
+        if state and not console.confirm(f"Remove all of this and destroy {name}?"):
             console.show_line("nothing was removed")
             return
     with LiveNodes(name, is_silent=context.is_json) as observer:
@@ -208,7 +208,7 @@ def destroy(
     if context.is_json:
         console.show_json({"cluster": name, "removed": [step.key for step in plan.steps]})
     else:
-        console.show_line(f"{name} is gone" if was_there else f"there was no cluster {name}")
+        console.show_line(f"{name} is destroyed" if was_there else f"there was no cluster {name}")
 
 
 @app.command()
@@ -237,8 +237,8 @@ def recover(
         nodes = [node.name for node in state.nodes]
         console.show_json({"cluster": name, "from": source, "nodes": nodes})
     else:
-        console.show_line(f"{name} is remembered again, from {source}")
-        console.show_line("to set right what has changed since: ai-how hpc start")
+        console.show_line(f"the state of {name} was restored from {source}")
+        console.show_line("to repair what has changed since then: ai-how hpc start")
 
 
 def _is_typed(ctx: typer.Context, option: str) -> bool:
@@ -254,11 +254,11 @@ def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | Non
     name_of(context, cluster)
     if not (path := context.roots.cluster(cluster).spec).is_file():
         raise StateError(
-            f"the file of the cluster {cluster} is not kept here", hint="ai-how hpc start FILE"
+            f"the file of the cluster {cluster} is not stored here", hint="ai-how hpc start FILE"
         )
     spec, _ = context.load_spec(path)
     if (name := get_hpc(spec).name) != cluster:
-        raise SpecError(f"{path} is the file of {cluster}, and names {name} now")
+        raise SpecError(f"{path} is the file of {cluster}, but now names {name}")
     return spec, path
 
 

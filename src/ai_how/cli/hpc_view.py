@@ -75,9 +75,9 @@ def show_status(seen: "ClusterStatus") -> None:
 def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:
     """Raises SpecError, with the command that asks nothing, where there is nobody to ask."""
     if not console.is_terminal():
-        raise SpecError(f"{what}, and there is no terminal to ask on", hint=hint)
+        raise SpecError(f"{what}, but there is no terminal", hint=hint)
     if is_json:
-        raise SpecError(f"{what}, and with --json nobody is asked", hint=hint)
+        raise SpecError(f"{what}, but cannot ask with --json", hint=hint)
 
 
 def confirm_taking(name: str, user: str, *, is_json: bool) -> None:
@@ -150,7 +150,7 @@ def _left_out(node: "NodeStatus", table: "Table") -> "Iterator[str]":
     if "reason" not in table and node.slurm_reason:
         yield f"SLURM says: {node.slurm_reason}"
     if "agent" not in table and node.state == "running" and not node.agent:
-        yield "its guest agent is not there"
+        yield "its guest agent is not connected"
 
 
 def _state(node: "NodeStatus", *, is_short: bool = False) -> str:

@@ -57,7 +57,7 @@ def warm(
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
     place = resolve_host(context.host_uri(spec), context.roots)
-    with console.ProgressBar("saving a machine", is_silent=context.is_json) as bar:
+    with console.ProgressBar("saving a VM", is_silent=context.is_json) as bar:
         warmed = warm_up(SLURM, spec, context.roots, place, watch=bar.watch)
     if context.is_json:
         console.show_json(warmed)
@@ -67,9 +67,9 @@ def warm(
         word = "saved" if machine in warmed.saved else "there already"
         console.show_line(f"{size}: {word}, {machine.used_bytes / 2**20:.0f} MiB on disk")
     for name, reason in warmed.cold.items():
-        console.show_line(f"{name}: will boot, as {reason}")
+        console.show_line(f"{name}: will boot, because {reason}")
     for machine in warmed.removed:
-        console.show_line(f"removed one of {machine.manifest.host}")
+        console.show_line(f"removed a saved VM of {machine.manifest.host}")
 
 
 @app.command("list")
@@ -86,7 +86,7 @@ def list_images(ctx: typer.Context) -> None:
         return
     _warn_of_damage(states)
     if not images:
-        console.show_line("no images yet; to make the default one: ai-how image build")
+        console.show_line("no images yet; to build the default image: ai-how image build")
         return
     console.show_table(
         ("NAME", "DIGEST", "CREATED", "SIZE", "USED BY"),

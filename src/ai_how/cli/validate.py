@@ -118,9 +118,9 @@ def _show_estimate(found: "Estimate") -> None:
         console.show_line(f"running already: {', '.join(found.running)}")
     console.show_checks(found.checks)
     if found.is_possible:
-        console.show_line("this host can", console.Style.GOOD)
+        console.show_line("this host can run the cluster", console.Style.GOOD)
     else:
-        console.show_error(HostError("this host cannot"))
+        console.show_error(HostError("this host cannot run the cluster"))
 
 
 def _mib(count: int | None) -> str | None:

@@ -66,7 +66,7 @@ class LiveNodes(Observer):
         self._enter(step, step.stage)
 
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
-        shown = step.stage if applied is Applied.MADE else f"{step.stage} (was there)"
+        shown = step.stage if applied is Applied.MADE else f"{step.stage} (existed already)"
         self._close(step, shown, Style.GOOD, elapsed_s)
 
     def failed(self, step: Step, error: BaseException) -> None:
@@ -82,7 +82,7 @@ class LiveNodes(Observer):
         self._close(step, f"{step.stage} remains: {brief_of(error)}", Style.BAD)
 
     def interrupted(self) -> None:
-        text = "interrupted: what runs is ended, a start undone; Ctrl-C again leaves at once"
+        text = "interrupted: running steps end, and a start is undone; Ctrl-C again exits at once"
         if self._live is not None:
             from rich.text import Text
 

@@ -128,7 +128,7 @@ class GuestAgent:
             or isinstance(answer, bool)
             or not 0 <= answer < MOST_CLOCK_NS
         ):
-            raise GuestError(f"{self.name} does not say what time it is")
+            raise GuestError(f"{self.name} does not report its time")
         return answer
 
     def file_systems(self) -> object:
@@ -174,14 +174,14 @@ class GuestAgent:
             self.uuid, {"execute": command, "arguments": arguments}, timeout_s
         )
         if not isinstance(answer, dict):
-            raise GuestError(f"the agent of {self.name} gave no proper answer to {command}")
+            raise GuestError(f"the agent of {self.name} gave an invalid answer to {command}")
         return answer
 
 
 def _field(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
     value = answer.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
-        raise GuestError(f"the agent gave no proper answer: {name} is {value!r:.80}")
+        raise GuestError(f"the agent gave an invalid answer: {name} is {value!r:.80}")
     return value
 
 
@@ -190,4 +190,4 @@ def _text(answer: Mapping[str, object], name: str) -> str:
     with suppress(ValueError):
         if isinstance(value, str):
             return base64.b64decode(value, validate=True).decode("utf-8", "replace")
-    raise GuestError(f"the agent gave no proper answer: {name} is not base64")
+    raise GuestError(f"the agent gave an invalid answer: {name} is not base64")

@@ -40,7 +40,7 @@ def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str
     if len(text.encode()) < JOURNAL_BYTES:
         return text
     say(
-        f"only the last {JOURNAL_BYTES // 1024} KiB are shown; all of it: "
+        f"only the last {JOURNAL_BYTES // 1024} KiB are shown; to see all: "
         f"ai-how hpc ssh {agent.name} -- sudo journalctl -b {which}"
     )
     _torn, _, whole = text.partition("\n")

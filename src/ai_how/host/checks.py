@@ -113,10 +113,10 @@ def check_ksm(facts: HostFacts) -> Check:
     """Whether nodes that are alike share their memory; libvirt lets them, save for huge pages."""
     ksm = facts.ksm
     if ksm is None:
-        return Check("shared memory", Status.OK, "not known to this kernel: nodes share no pages")
+        return Check("shared memory", Status.OK, "this kernel has no KSM: nodes share no pages")
     if ksm.is_on:
-        return Check("shared memory", Status.OK, f"equal pages are shared: {ksm.saved_mib} MiB")
-    found = "KSM is off: nodes that are alike do not share their equal pages"
+        return Check("shared memory", Status.OK, f"identical pages are shared: {ksm.saved_mib} MiB")
+    found = "KSM is off: similar nodes do not share identical pages"
     if ksm.saved_mib:
         found += f" beyond {ksm.saved_mib} MiB"
     return Check("shared memory", Status.HINT, found, f"echo 1 | sudo tee {KSM_SWITCH}")
@@ -138,7 +138,7 @@ def check_tools(facts: HostFacts) -> list[Check]:
     for name in (*TOOLS_OF_EVERY_HOST, *TOOLS_OF_IMAGES):
         tool = facts.tools.get(name)
         if tool and name in VERSIONED and tool.version is None:
-            found = f"{tool.path} does not tell its version"
+            found = f"{tool.path} does not print its version"
             checks.append(Check(name, Status.FAILURE, found, f"{tool.path} --version"))
         elif tool:
             checks.append(Check(name, Status.OK, f"{tool.path} {tool.version or ''}".rstrip()))
@@ -166,23 +166,24 @@ def check_system_libvirt(facts: HostFacts) -> Check:
     """Whether qemu:///system can be used, and who else can."""
     libvirt = facts.libvirt
     if libvirt.socket_mode is None:
-        return Check("system libvirt", Status.OK, "not there: the embedded host is used")
+        return Check("system libvirt", Status.OK, "not available: the embedded host is used")
     if not libvirt.is_socket_usable:
         return Check(
             "system libvirt",
             Status.WARNING,
-            f"{facts.user} may not manage it: the embedded host is used",
+            f"{facts.user} has no access to it: the embedded host is used",
             f"sudo usermod -aG libvirt {facts.user}  # then log in again",
         )
     if libvirt.socket_mode & WORLD_WRITABLE and libvirt.auth in (None, "none"):
-        asked = "asks for nothing" if libvirt.auth == "none" else "may ask for nothing"
+        requires = "requires" if libvirt.auth == "none" else "may require"
         return Check(
             "system libvirt",
             Status.FAILURE if libvirt.auth == "none" else Status.WARNING,
-            f"every user may write to its socket, and it {asked}: whoever manages libvirt is root",
+            f"every user can write to its socket, and it {requires} no authentication: "
+            "access to libvirt is root access",
             "grep -H auth_unix_rw /etc/libvirt/*.conf",
         )
-    note = "; members of group libvirt are as good as root" if libvirt.is_in_group else ""
+    note = "; members of the group libvirt are equivalent to root" if libvirt.is_in_group else ""
     return Check("system libvirt", Status.OK, f"can be managed by {facts.user}{note}")
 
 
@@ -194,7 +195,7 @@ def check_embedded(facts: HostFacts) -> list[Check]:
         if facts.tools.get(name) is None
     ]
     if facts.tun is None:
-        problems.append(("/dev/net/tun is not there", "sudo modprobe tun"))
+        problems.append(("/dev/net/tun does not exist", "sudo modprobe tun"))
     elif not facts.tun.is_usable:
         problems.append(
             (f"/dev/net/tun has mode {facts.tun.mode:04o}", "sudo chmod 0666 /dev/net/tun")
@@ -217,7 +218,7 @@ def check_firewall(facts: HostFacts) -> list[Check]:
             Check(
                 "forwarding",
                 Status.WARNING,
-                "IPv4 forwarding is off: guests reach no other network",
+                "IPv4 forwarding is off: guests cannot reach other networks",
                 "sudo sysctl -w net.ipv4.ip_forward=1",
             )
         )
@@ -228,8 +229,8 @@ def check_firewall(facts: HostFacts) -> list[Check]:
         )
         return checks
     for chain in firewall.dropping_chains:
-        by = " (Docker sets it so)" if firewall.has_docker and chain.tool != "nft" else ""
-        found = f"{chain.tool} chain {chain.chain} drops what is forwarded{by}"
+        by = " (set by Docker)" if firewall.has_docker and chain.tool != "nft" else ""
+        found = f"{chain.tool} chain {chain.chain} drops forwarded packets{by}"
         advice = opening(chain, has_docker=firewall.has_docker)
         checks.append(Check("firewall", Status.WARNING, found, advice))
     return checks or [Check("firewall", Status.OK, "forwards packets of guests")]
@@ -244,7 +245,7 @@ def check_mandatory_access(facts: HostFacts) -> Check:
     found = "no MAC driver: DAC only"
     if not has_system:
         if drivers:
-            found = f"{drivers[0]} does not reach the embedded host: DAC only"
+            found = f"{drivers[0]} does not apply to the embedded host: DAC only"
         found += f", its guests' QEMU runs as {facts.user}"
     # Whoever breaks out of a guest is an ordinary user then, or all that root is.
     is_mild = not has_system and not facts.is_root
@@ -330,7 +331,7 @@ def _user_namespace_problems(facts: HostFacts) -> list[tuple[str, str]]:
             problems.append((found, f"sudo usermod {option} 100000-165535 {facts.user}"))
     if facts.user_namespace_remedy:
         remedy = f"sudo sysctl -w {facts.user_namespace_remedy}"
-        problems.append(("user namespaces are not allowed to users", remedy))
+        problems.append(("users are not allowed to create user namespaces", remedy))
     return problems
 
 

@@ -34,7 +34,7 @@ def check_choice(choice: Choice) -> Iterator[Check]:
     status = Status.HINT if choice.advice else Status.OK
     yield Check("host", status, f"auto is {choice.asked}: {choice.why}", choice.advice)
     if why := saves_for_root(choice.asked):
-        found = f"{why}, and keeps QEMU's logs so: nodes always boot"
+        found = f"{why}, and QEMU's logs as well: nodes always boot"
         yield Check("saved memory", Status.HINT, found, "ai-how --connect embedded hpc start")
 
 
@@ -48,7 +48,7 @@ def check_logout(root: Path, *, supervisor: int | None = None) -> Check:
     """Whether a cluster on the embedded host lives on; of a host that runs, this very one."""
     why = find_end(root, pid=supervisor)
     if why is None:
-        return Check("logout", Status.OK, "a cluster on the embedded host runs on after it")
+        return Check("logout", Status.OK, "clusters on the embedded host keep running")
     advice = f"sudo loginctl enable-linger {user_name()}"
     if supervisor:
         advice = f"{advice} && ai-how hpc stop && ai-how host down && ai-how hpc start"

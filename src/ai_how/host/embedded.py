@@ -144,7 +144,7 @@ class EmbeddedHost:
         except DeadlineError as error:
             raise self._failure(error.brief) from None
         if not supervisor.is_alive:
-            raise self._failure("The embedded host ended while it started")
+            raise self._failure("The embedded host ended during its start")
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -210,9 +210,9 @@ class EmbeddedHost:
         if supervisor.has_files(self.paths):
             return
         raise HostError(
-            "The embedded host runs, and its files were removed",
-            details=f"{self.paths.root} is not what it was. Disks of VMs that run are gone from "
-            "there, and end with these.",
+            "The embedded host is running, but its files were removed",
+            details=f"{self.paths.root} has changed. The disks of running VMs were removed from "
+            "it, and are lost when these VMs end.",
             hint="ai-how host down --force",
         )
 
@@ -273,7 +273,7 @@ class EmbeddedHost:
             pid = _read_sender(ours)
             supervisor = Supervisor.find(pid, has_kvm=with_kvm) if pid else None
             if supervisor is None:
-                raise self._failure("The embedded host could not make its namespaces")
+                raise self._failure("The embedded host could not create its namespaces")
             with replaced_atomically(self.paths.record) as draft:
                 draft.write_text(json.dumps(asdict(supervisor)))
             try:

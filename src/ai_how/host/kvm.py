@@ -141,17 +141,17 @@ def explain_refusal(error: OSError, device: Path) -> KvmVerdict:
     """Why a device that does not open does not, and what would change that."""
     cpu = read_cpu(Path("/"))
     if error.errno == errno.ENOENT and not (cpu and cpu.virtualization):
-        why = f"{device} is not there: the processor does not offer virtualization"
+        why = f"{device} does not exist: the processor does not offer virtualization"
         remedy = "enable it in the firmware, or nested virtualization in the outer host"
     elif error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        why = f"{device} is not there: the kernel's module is not loaded"
+        why = f"{device} does not exist: the kernel module is not loaded"
         remedy = f"sudo modprobe {cpu.kvm_module if cpu else 'kvm'}"
     elif error.errno in (errno.EACCES, errno.EPERM):
         user = read_user_name()
-        why = f"{user} may not use {device}"
+        why = f"{user} has no access to {device}"
         remedy = f"sudo usermod -aG kvm {user}  # then log in again"
     else:
-        why = f"{device} does not open: {os.strerror(error.errno or 0)}"
+        why = f"{device} cannot be opened: {os.strerror(error.errno or 0)}"
         remedy = f"ls -l {shlex.quote(str(device))}"
     return _no(why, str(device), remedy)
 
@@ -165,15 +165,15 @@ def _try_device(device: Path) -> KvmVerdict | None:
 
 
 def _judge(trial: Trial, decided_by: str, device: Path, cache: Path) -> KvmVerdict:
-    said = trial.last_line or "it said nothing"
+    said = trial.last_line or "it printed nothing"
     again = f"rm {shlex.quote(str(cache))}  # to try again"
     match trial.outcome:
         case Outcome.RAN:
             return KvmVerdict(works=True, why="a guest ran under it", decided_by=decided_by)
         case Outcome.HUNG:
-            return _no(f"{device} opens, but a guest under it hangs", decided_by, again)
+            return _no(f"{device} can be opened, but a guest hangs under it", decided_by, again)
         case Outcome.CRASHED:
-            return _no(f"{device} opens, but QEMU crashes: {said}", decided_by, again)
+            return _no(f"{device} can be opened, but QEMU crashes: {said}", decided_by, again)
         case Outcome.REFUSED:
             return _no(f"QEMU refuses: {said}", decided_by, f"ls -l {shlex.quote(str(device))}")
 

@@ -30,11 +30,9 @@ def find_end(root: Path, *, pid: int | None = None) -> str | None:
     if "/user@" in group:
         if _lingers(root):
             return None
-        return (
-            f"{user_name()}'s processes end with the last session: a cluster loses its power then"
-        )
+        return f"{user_name()}'s processes end with the last session: clusters are powered off then"
     if "/session-" in group and _kills(root):
-        return "logind ends a session's processes: a cluster loses its power at logout"
+        return "logind ends a session's processes at logout: clusters are powered off"
     return None
 
 

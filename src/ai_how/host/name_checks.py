@@ -12,14 +12,14 @@ def check_names(facts: HostFacts) -> Check:
     """Guests ask by way of this host, so they have the names that it has."""
     if facts.no_uplink:
         advice = install("pasta") if facts.no_uplink == NO_PASTA else None
-        found = f"guests on the embedded host reach no outside and have no names: {facts.no_uplink}"
+        found = f"guests on the embedded host have no uplink and no DNS: {facts.no_uplink}"
         return Check(CHECK, Status.HINT, found, advice)
     resolver = facts.resolver
     if resolver is None:
         return Check(CHECK, Status.WARNING, "not known", LOOK)
     servers = ", ".join(resolver.servers)
     if not set(resolver.servers) - set(resolver.silent):
-        why = "" if resolver.has_file else ", as there is no /etc/resolv.conf"
-        found = f"none: this host asks {servers}{why}, where nobody listens"
+        why = "" if resolver.has_file else " (there is no /etc/resolv.conf)"
+        found = f"none: this host uses {servers}{why}, where no name server listens"
         return Check(CHECK, Status.WARNING, found, LOOK)
-    return Check(CHECK, Status.OK, f"guests have those of this host, which asks {servers}")
+    return Check(CHECK, Status.OK, f"guests use the name servers of this host: {servers}")

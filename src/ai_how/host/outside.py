@@ -122,7 +122,7 @@ def watch_addresses(pid: int, changes: socket.socket) -> None:
         try:
             shut_addresses(pid)
         except (AiHowError, ValueError) as error:
-            say(f"the addresses of this host could not be kept from guests: {error}")
+            say(f"the addresses of this host could not be blocked for guests: {error}")
 
 
 def _user_namespace(pid: int | str = "self") -> Path:

@@ -104,7 +104,7 @@ def _needs_of_the_host(seen: PciDevice, uplinks: Collection[str]) -> list[tuple[
     if seen.is_boot_display:
         reasons.append(("it is the display that the host booted with", None))
     if lost := sorted(seen.interfaces.intersection(uplinks)):
-        reasons.append((f"the host's default route is by {', '.join(lost)}", "ip route"))
+        reasons.append((f"the host's default route uses {', '.join(lost)}", "ip route"))
     if seen.blocks_in_use:
         reasons.append((f"the host uses {', '.join(seen.blocks_in_use)}", "lsblk"))
     return reasons
@@ -114,7 +114,8 @@ def _group_refusals(
     seen: PciDevice, wanted: Collection[str], devices: Mapping[str, PciDevice]
 ) -> list[tuple[str, str | None]]:
     if seen.iommu_group is None:
-        return [("the IOMMU is off", "add intel_iommu=on or amd_iommu=on to the kernel's line")]
+        remedy = "add intel_iommu=on or amd_iommu=on to the kernel command line"
+        return [("the IOMMU is off", remedy)]
     missing = sorted(
         other.address
         for other in devices.values()
@@ -124,7 +125,7 @@ def _group_refusals(
     )
     if not missing:
         return []
-    shared = f"IOMMU group {seen.iommu_group} holds {', '.join(missing)} too: list all or none"
+    shared = f"IOMMU group {seen.iommu_group} also has {', '.join(missing)}: list all or none"
     return [(shared, f"ls /sys/kernel/iommu_groups/{seen.iommu_group}/devices")]
 
 
@@ -134,7 +135,7 @@ def _driver_checks(name: str, seen: PciDevice, *, force: bool) -> list[Check]:
     advice = f"sudo virsh nodedev-detach pci_{seen.address.replace(':', '_').replace('.', '_')}"
     if seen.driver_users and not force:
         return [Check(name, Status.FAILURE, f"its driver {seen.driver} is in use", advice)]
-    found = f"it is taken from its driver {seen.driver} while the VM runs"
+    found = f"it is detached from its driver {seen.driver} while the VM runs"
     return [Check(name, Status.WARNING, found, advice)]
 
 

@@ -68,9 +68,9 @@ class HypervisorHost:
             return verdict
         # Its guests have what it had when it came up, whatever is true by now.
         why = (
-            "the embedded host came up with it"
+            "the embedded host was started with KVM"
             if supervisor.has_kvm
-            else ("the embedded host came up without it")
+            else ("the embedded host was started without KVM")
         )
         return KvmVerdict(supervisor.has_kvm, why, "embedded host", "ai-how host down")
 
@@ -174,9 +174,9 @@ def resolve_host(asked: str, roots: Roots, *, kept: StoragePaths | None = None) 
         return HypervisorHost(asked, SYSTEM, "system", kept or system_storage())
     if asked == SESSION:
         raise HostError(
-            f"{SESSION} cannot give a cluster a network of its own",
-            details="Without root, libvirt's session daemon makes no bridge. The embedded host "
-            "needs no root either, and does.",
+            f"{SESSION} cannot give a cluster its own network",
+            details="Without root, libvirt's session daemon cannot create a bridge. The embedded "
+            "host can, also without root.",
             hint="ai-how --connect embedded …",
         )
     if asked.startswith("test:///"):
@@ -184,10 +184,10 @@ def resolve_host(asked: str, roots: Roots, *, kept: StoragePaths | None = None) 
     if asked.startswith("qemu+ssh://"):
         raise HostError(
             f"{asked}: a remote host is not supported yet",
-            details="Disks are made as files, which only the host itself can do.",
+            details="Disks are files, and only the host itself can create them.",
             hint="run ai-how on that host",
         )
-    raise SpecError(f"{asked} is not a host that ai-how knows", hint="ai-how --connect embedded …")
+    raise SpecError(f"{asked} is not a known host", hint="ai-how --connect embedded …")
 
 
 def decide_kvm(roots: Roots) -> KvmVerdict:
@@ -213,9 +213,9 @@ def choose_host() -> Choice:
     """The system's libvirt where it answers, may be managed, and QEMU's user can read our disks."""
     access = read_libvirt_access(Path("/"))
     if access.socket_mode is None:
-        return Choice("embedded", "the system has no libvirt that runs")
+        return Choice("embedded", "the system's libvirt is not running")
     if not access.is_socket_usable:
-        return Choice("embedded", "you may not manage the system's libvirt")
+        return Choice("embedded", "you have no access to the system's libvirt")
     storage = system_storage()
     # The client is heavy to import, and most hosts are decided by now.
     from ai_how.libvirt_client.client import LibvirtClient  # noqa: PLC0415
@@ -226,14 +226,14 @@ def choose_host() -> Choice:
             client.version()
     except AiHowError as error:
         return Choice("embedded", error.brief, error.hint)
-    return Choice(SYSTEM, f"it may be managed, and its disks are in {storage.root}")
+    return Choice(SYSTEM, f"you have access to it, and its disks are in {storage.root}")
 
 
 def saves_for_root(asked: str) -> str | None:
     """What an ordinary user misses on the system's libvirt; None for root, and elsewhere."""
     if asked != SYSTEM or os.geteuid() == 0:
         return None
-    return f"{SYSTEM} saves memory for root alone"
+    return f"only root can read the memory that {SYSTEM} saves"
 
 
 def system_storage() -> StoragePaths:
@@ -274,7 +274,7 @@ def _require_usable(storage: StoragePaths) -> None:
     root = storage.root
     if not root.is_dir() and (os.geteuid() != 0 or not root.parent.is_dir()):
         raise HostError(
-            f"{root} is not there",
+            f"{root} does not exist",
             details="The system's QEMU reads disks from there, not from your home directory.",
             hint=f'sudo install -d -o "$(id -u)" -m 0711 {root}',
         )

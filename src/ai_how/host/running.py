@@ -103,7 +103,7 @@ def find_supervisor(paths: EmbeddedPaths) -> Supervisor | None:
         )[0]
     except DeadlineError:
         raise HostError(
-            "The embedded host runs where it cannot be seen from here",
+            "The embedded host is running, but it is not visible from here",
             details=f"A process holds {paths.root}; it may be in another container.",
             hint=f"sudo fuser -v {shlex.quote(str(paths.root))}",
         ) from None
@@ -123,7 +123,7 @@ def hold(directory: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         raise HostError(
-            f"{directory} is held by an embedded host that runs: {error.strerror}",
+            f"{directory} is in use by a running embedded host: {error.strerror}",
             hint=f"sudo fuser -v {shlex.quote(str(directory))}",
         ) from error
     return descriptor

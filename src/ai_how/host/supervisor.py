@@ -128,7 +128,7 @@ def sweep_networks() -> None:
         bridge = re.search(r"<bridge name='([^'/]+)'", definition.read_text())
         link = Path("/sys/class/net", bridge[1]) if bridge else None
         if link and (link / "bridge").is_dir() and not any((link / "brif").iterdir()):
-            say(f"removing the bridge {link.name}, which was left by a libvirtd that was killed")
+            say(f"removing the bridge {link.name}, left by a libvirtd that was killed")
             run([get_tool("ip", package="iproute2"), "link", "delete", link.name], check=False)
         pid_file = NETWORKS_UP / f"{definition.stem}.pid"
         with suppress(OSError, ValueError):
@@ -153,7 +153,7 @@ def sweep_vms() -> None:
         for directory in top.glob("domain-*"):
             number = re.match(r"domain-\d+-", directory.name)
             if number and number[0] not in used:
-                say(f"removing {directory.name}, which was left by a libvirtd that ended")
+                say(f"removing {directory.name}, left by a libvirtd that ended")
                 shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -222,7 +222,7 @@ def report() -> int:
     with socket.socket(fileno=os.dup(0)) as way:
         said, held, *_ = socket.recv_fds(way, 1, 1)
     if not said:
-        sys.exit("whoever started this host is gone")
+        sys.exit("the process that started this host has ended")
     for descriptor in held:
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # for no daemon of ours
     link = os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end

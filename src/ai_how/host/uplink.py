@@ -37,7 +37,7 @@ COMMIT
 """
 NO_NAMES = "# no uplink, so no names from outside\n"
 NO_PASTA = "pasta is not installed"
-NOT_FOR_ROOT = "pasta is for ordinary users"
+NOT_FOR_ROOT = "pasta is not used for root"
 
 
 def why_no_uplink() -> str | None:

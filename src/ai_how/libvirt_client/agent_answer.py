@@ -23,7 +23,8 @@ def read_agent_answer(text: str) -> object:
         ) from error
     if isinstance(answer, dict) and isinstance(problem := answer.get("error"), dict):
         raise GuestError(
-            "the guest's agent refused", details=ascii(str(problem.get("desc", problem))[:2000])
+            "the guest's agent refused the command",
+            details=ascii(str(problem.get("desc", problem))[:2000]),
         )
     if not isinstance(answer, dict) or "return" not in answer:
         raise GuestError("the guest's agent sent no return value", details=f"{text[:200]!a}")
@@ -39,6 +40,6 @@ def _unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
     seen: dict[str, object] = {}
     for key, value in pairs:
         if key in seen:
-            raise ValueError(f"the key {key[:40]!a} is there twice")
+            raise ValueError(f"the key {key[:40]!a} occurs twice")
         seen[key] = value
     return seen

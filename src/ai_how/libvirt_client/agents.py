@@ -99,12 +99,12 @@ class Agents(Domains):
 def _is_agent_up(seen: DomainInfo | None, name: str) -> bool:
     """Raises GuestError where the agent cannot come any more."""
     if seen is None:
-        raise GuestError(f"VM {name} is gone", "its agent was waited for")
+        raise GuestError(f"VM {name} is gone", "This happened while waiting for its agent.")
     stuck = seen.state is VmState.PAUSED and seen.reason in {PAUSED_BY_IOERROR, PAUSED_BY_CRASH}
     if stuck or seen.state is VmState.CRASHED or not seen.state.is_on:
         raise GuestError(
             f"{seen.name} is {seen.state.value.replace('_', ' ')} ({seen.reason_text})",
-            "its agent was waited for",
+            "This happened while waiting for its agent.",
         )
     return seen.is_agent_connected
 
@@ -128,7 +128,7 @@ def _wait_for_news(
         if event.uuid == uuid:
             return
     if deadline.has_passed:
-        raise DeadlineError(f"the agent of VM {name} did not come in time")
+        raise DeadlineError(f"timed out waiting for the agent of VM {name}")
 
 
 def _guest_failure(error: LibvirtError, name: str) -> Exception:
@@ -137,5 +137,5 @@ def _guest_failure(error: LibvirtError, name: str) -> Exception:
     if kind in {Kind.AGENT, Kind.BUSY}:
         return AgentUnresponsiveError(f"the agent of VM {name} does not answer", error.details)
     if error.code in GUEST_CODES:
-        return GuestError(f"the agent of VM {name} did not do it", error.details)
+        return GuestError(f"the agent of VM {name} did not run the command", error.details)
     return error

@@ -112,7 +112,7 @@ class LibvirtClient(Agents, NetworkUpdates):
     def domain_capabilities_xml(self, virt_type: str, machine: str, arch: str) -> str:
         """What a VM of this type may have. Slow at first where libvirt has yet to probe QEMU."""
         return self._link.change(
-            "asking what VMs can have",
+            "asking for the capabilities of VMs",
             lambda raw: raw.getDomainCapabilities(None, arch, machine, virt_type, 0),
         )
 

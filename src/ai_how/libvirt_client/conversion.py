@@ -133,6 +133,6 @@ def check_claim(
     if other and (other.name, other.uuid) != (name, uuid):
         is_name = other.name == name
         raise OwnershipError(
-            f"{name} cannot be defined: its name or UUID is taken",
-            details=f"another one is called {name}" if is_name else f"by {other.name}",
+            f"{name} cannot be defined: its name or UUID is in use",
+            details=f"another one has the name {name}" if is_name else f"by {other.name}",
         ) from error

@@ -111,7 +111,7 @@ class Domains:
             )
             return {UUID(domain.UUIDString()): read_stats(record) for domain, record in records}
 
-        return self._link.read("reading figures of VMs", ask, timeout_s=STATS_S)
+        return self._link.read("reading statistics of VMs", ask, timeout_s=STATS_S)
 
     def define_domain(self, xml: str) -> DomainInfo:
         """Define a VM, checked against libvirt's schema; the same UUID and name define it anew.

@@ -87,7 +87,7 @@ class NetworkUpdates(Networks):
                 xml = with_first_known(network.XMLDesc, inactive, 0)
                 _update(network, find(read_network_facts(xml)), scope)
 
-        self._link.change(f"telling network {uuid} of its hosts", ask)
+        self._link.change(f"updating the hosts of network {uuid}", ask)
 
 
 def _update(network: libvirt.virNetwork, changes: HostChanges, scope: int) -> None:

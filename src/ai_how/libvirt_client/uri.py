@@ -68,7 +68,7 @@ def read_uri(text: str) -> LibvirtUri:
         )
     if found := _SSH.fullmatch(text):
         return _ssh(text, found)
-    raise _refused(text, "it has none of the forms that are allowed")
+    raise _refused(text, "it has none of the allowed forms")
 
 
 def _local(text: str, mode: str) -> LibvirtUri:

@@ -15,9 +15,9 @@ def read_xml(text: str) -> ET.Element:
         parser.feed(text)
         root = parser.close()
     except (ET.ParseError, ValueError) as error:
-        raise HostError("this is not XML that we can read", details=str(error)) from error
+        raise HostError("this XML cannot be read", details=str(error)) from error
     if not isinstance(root, ET.Element):
-        raise HostError("this is not XML that we can read", details="it has no root element")
+        raise HostError("this XML cannot be read", details="it has no root element")
     return root
 
 

@@ -67,8 +67,8 @@ def write_state(paths: ClusterPaths, state: ClusterState) -> ClusterState:
         ensure_lineage(current, state.lineage)
         if current.serial != state.serial:
             raise StateError(
-                f"{paths.state} was changed in between",
-                details=f"its serial is {current.serial}, ours came from {state.serial}",
+                f"{paths.state} was changed after it was read",
+                details=f"its serial is {current.serial}; this run read {state.serial}",
             )
     return _write(paths, state)
 
@@ -152,7 +152,7 @@ def parse_state(text: bytes) -> ClusterState:
     schema_version = body.get("schema_version")
     if isinstance(schema_version, int) and schema_version > SCHEMA_VERSION:
         raise StateError(
-            f"the cluster's state was written by ai-how {written_by}, which is newer than this one",
+            f"the cluster's state was written by ai-how {written_by}, a newer version",
             details=f"its schema is {schema_version}, this version knows {SCHEMA_VERSION}",
             hint=f"use ai-how {written_by} or later",
         )
@@ -161,7 +161,7 @@ def parse_state(text: bytes) -> ClusterState:
     except ValidationError as error:
         raise DamagedError(str(error)) from error
     if state.schema_version < OLDEST_SCHEMA:
-        raise DamagedError(f"there never was a schema {state.schema_version}")
+        raise DamagedError(f"there is no schema {state.schema_version}")
     return state.model_copy(update={"schema_version": SCHEMA_VERSION})
 
 
@@ -240,7 +240,7 @@ def _way_back(paths: ClusterPaths) -> str:
                 continue
             return shlex.join(["install", "-m", "600", str(backup), str(paths.state)])
     move = shlex.join(["mv", str(paths.state), f"{paths.state}.damaged"])
-    return f"{move}  # there is no sound backup"
+    return f"{move}  # there is no intact backup"
 
 
 def _checksum(body: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ def resolve_links(path: Path) -> Path:
         _check_link(there)
         links += 1
         if links > MOST_LINKS:
-            raise HostError(f"{path} leads in a circle", hint=f"namei -l {shlex.quote(str(path))}")
+            raise HostError(f"{path} is a loop of links", hint=f"namei -l {shlex.quote(str(path))}")
         if target.is_absolute():
             seen = Path("/")
         wanted = [*[part for part in target.parts if part != "/"], *wanted]
@@ -60,8 +60,8 @@ def _check_link(link: Path) -> None:
     if itself.st_uid in ours and above.st_uid in ours and not is_open:
         return
     raise HostError(
-        f"{link} is a link that another user could turn",
-        details="What lies behind it is not used.",
+        f"{link} is a link that another user could change",
+        details="Its target is not used.",
         hint=f"namei -l {shlex.quote(str(link))}",
     )
 

@@ -43,7 +43,8 @@ def check_chain(directory: Path, *, is_made: bool = True) -> None:
         except FileNotFoundError:
             if is_made or path.is_symlink():
                 raise HostError(
-                    f"{path} leads nowhere", hint=f"ls -ld {shlex.quote(str(path))}"
+                    f"{path} does not exist, or is a broken link",
+                    hint=f"ls -ld {shlex.quote(str(path))}",
                 ) from None
             continue
         if path == directory and not stat.S_ISDIR(itself.st_mode):
@@ -112,12 +113,13 @@ def is_ours(marker: Path, cluster_id: UUID) -> bool:
         )
     if seen.st_uid != os.geteuid() or others_may_write(seen):
         raise OwnershipError(
-            f"{directory} is not ours alone", hint=f"ls -ld {shlex.quote(str(directory))}"
+            f"{directory} belongs to another user, or others can write to it",
+            hint=f"ls -ld {shlex.quote(str(directory))}",
         )
     if marker.is_symlink() or not marker.is_file():
         if strangers(marker):
             raise OwnershipError(
-                f"{directory} bears no mark of ours, and is not empty",
+                f"{directory} has no mark of ai-how, and is not empty",
                 hint=f"ls -la {shlex.quote(str(directory))}",
             )
         return False
@@ -141,7 +143,7 @@ def remove_marked(marker: Path) -> None:
     directory = marker.parent
     if left := strangers(marker):
         raise OwnershipError(
-            f"{directory} holds files that are not ours",
+            f"{directory} contains files that ai-how did not create",
             details="\n".join(left),
             hint=f"ls -la {shlex.quote(str(directory))}",
         )

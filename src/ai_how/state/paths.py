@@ -241,8 +241,8 @@ class Roots:
         """Raises SpecError for what is no name of a cluster: it might lead anywhere."""
         if not _CLUSTER_NAME.fullmatch(name):
             raise SpecError(
-                f"{name!r} is no name of a cluster",
-                details="A name has a-z, 0-9 and -, begins and ends with a letter or digit, "
+                f"{name!r} is not a valid name of a cluster",
+                details="A name has a-z, 0-9 and -, starts and ends with a letter or digit, "
                 "and has 40 characters at most.",
             )
         return ClusterPaths(self.state / name)
@@ -322,7 +322,7 @@ def ensure_private_directory(path: Path) -> Path:
             path.chmod(0o700)
     except OSError as error:
         raise HostError(
-            f"{path} cannot be made ours: {error.strerror}",
+            f"{path} cannot be set up: {error.strerror}",
             hint=f"ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}",
         ) from error
     return path
