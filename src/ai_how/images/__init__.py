@@ -1,1 +1,1 @@
-"""What the nodes boot: recipe, build, store."""
+"""The images that the nodes boot: recipe, build, store."""

@@ -16,7 +16,8 @@ from ai_how.images.recipe import ROOT, Recipe, default_recipe
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run, run_lines
 
-# Where a build is when mmdebstrap says one of these, as a share of the whole (measured, two cores).
+# The progress of a build, as a share of the whole, when mmdebstrap prints one of these lines
+# (measured on two cores).
 MARKS = (
     (re.compile(r"I: running apt-get update"), 0.02, "reading the package lists"),
     (re.compile(r"I: downloading packages with apt"), 0.10, "downloading"),
@@ -41,17 +42,17 @@ Watcher = Callable[[float, str], None]
 
 
 def find_default_image(store: ImageStore) -> Image | None:
-    """The image of today's recipe, None where it is not built yet."""
+    """The image of the current recipe, None if it is not built yet."""
     return store.find(default_recipe().digest)
 
 
 def build_default_image(
     store: ImageStore, *, watch: Watcher = lambda _share, _what: None, mirror: str | None = None
 ) -> Image:
-    """Build the image of today's recipe, or return it where it is there. Takes about a minute.
+    """Build the image of the current recipe, or return it if it exists. Takes about a minute.
 
-    Raises ToolError with mmdebstrap's last lines where it failed. `mirror` is a Debian mirror's
-    URL, None for mmdebstrap's own choice.
+    Raises ToolError with the last lines of mmdebstrap if it fails. `mirror` is the URL of a Debian
+    mirror, None for mmdebstrap's default.
     """
     recipe = default_recipe()
     if image := store.find(recipe.digest):
@@ -95,7 +96,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
         "TREE": str(ROOT / "rootfs"),
         "INIT": str(ROOT / "initrd-init"),
         "IMAGE_BYTES": str(recipe.image_bytes),
-        # A user's umask must not reach the image.
+        # The image must not depend on the user's umask.
         "SOURCE_DATE_EPOCH": "0",
     }
     conf, setting = "/etc/initramfs-tools/update-initramfs.conf", "update_initramfs=no"
@@ -110,7 +111,8 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
             '--aptopt=Apt::Install-Recommends "false"',
             "--dpkgopt=force-confold",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
-            # The initrd is ours; the package's would take ten seconds and be thrown away.
+            # The image has its own initrd; building the package's would take ten seconds for
+            # nothing.
             f'--essential-hook=install -D /dev/null "$1{conf}"; echo {setting} > "$1{conf}"',
             f'--customize-hook=sh {shlex.quote(str(ROOT / "customize.sh"))} "$1"',
             f"--include={','.join(recipe.packages)}",
@@ -124,7 +126,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
 
 
 def _as_root() -> list[str]:
-    """Become root of a user namespace where we are not root: mmdebstrap's files then are ours."""
+    """Become root of a user namespace unless we are root: we then own mmdebstrap's files."""
     if os.geteuid() == 0:
         return []
     unshare = str(get_tool("unshare", package="util-linux"))

@@ -1,4 +1,4 @@
-"""Bytes from one place to another: sparse copies, digests, drafts, and what a full disk says."""
+"""Copying: sparse copies, digests, drafts, and the errors of a full disk."""
 
 import errno
 import hashlib
@@ -14,7 +14,7 @@ from typing import IO
 
 from ai_how.errors import HostError, ImageError
 
-# Called with the part that is done, 0.0 to 1.0.
+# Called with the share that is done, 0.0 to 1.0.
 Progress = Callable[[float], None]
 
 _CHUNK_BYTES = 1 << 20
@@ -25,7 +25,7 @@ _CANNOT_COPY_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP
 
 @contextmanager
 def disk_errors(directory: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turn an OSError about `directory` into a HostError; a full disk says what was needed."""
+    """Turn an OSError about `directory` into a HostError; a full disk says what is needed."""
     try:
         yield
     except OSError as error:
@@ -51,9 +51,9 @@ def full_disk(directory: Path, needed_bytes: int | None) -> HostError:
 
 @contextmanager
 def draft_directory(parent: Path) -> Iterator[Path]:
-    """A 0700 directory in `parent` to write in and rename from; gone afterwards, come what may.
+    """A 0700 directory in `parent` to write in and rename from; always removed afterwards.
 
-    Its name holds our pid: what a killed run leaves behind is found by `sweep_drafts`.
+    Its name has our pid, so `sweep_drafts` finds what a killed run leaves behind.
     """
     draft = parent / f"{_DRAFT}{os.getpid()}-{secrets.token_hex(4)}"
     draft.mkdir(mode=0o700)
@@ -64,13 +64,13 @@ def draft_directory(parent: Path) -> Iterator[Path]:
 
 
 def sweep_drafts(parent: Path) -> None:
-    """Remove the drafts of processes that are no more."""
+    """Remove the drafts of processes that no longer run."""
     for draft in find_dead_drafts(parent):
         remove_tree(draft)
 
 
 def find_dead_drafts(parent: Path) -> tuple[Path, ...]:
-    """The drafts of processes that are no more."""
+    """The drafts of processes that no longer run."""
     pids = {
         path: path.name.removeprefix(_DRAFT).split("-")[0] for path in parent.glob(f"{_DRAFT}*")
     }
@@ -80,14 +80,14 @@ def find_dead_drafts(parent: Path) -> tuple[Path, ...]:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory of ours, also a read-only one; absent is fine."""
+    """Remove a directory, also a read-only one; an absent one is not an error."""
     if directory.is_dir() and not directory.is_symlink():
         directory.chmod(0o700)
         shutil.rmtree(directory)
 
 
 def sync(path: Path) -> None:
-    """Bring a file or directory to the disk."""
+    """Flush a file or directory to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -96,7 +96,7 @@ def sync(path: Path) -> None:
 
 
 def forget_cached(path: Path) -> None:
-    """Have what is on disk of a file read from there, not from what was kept of its writing."""
+    """Drop the page cache of a file, so that the next read comes from the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -111,9 +111,9 @@ def sha256_of(path: Path) -> str:
 
 
 def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = None) -> None:
-    """Copy a file to a new one (0600, on disk), with its holes, in the kernel where possible.
+    """Copy a file to a new one (0600, on disk), with its holes, in the kernel if possible.
 
-    Raises ImageError when `source` is no regular file that we may read, or shrinks meanwhile.
+    Raises ImageError if `source` is not a readable regular file, or shrinks meanwhile.
     """
     try:
         # Closed by the `with` below; pathlib's open() takes no opener.
@@ -142,9 +142,9 @@ def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = No
 def copy_range(
     source: IO[bytes], target: IO[bytes], begin: int, end: int, *, target_at: int
 ) -> None:
-    """Copy these bytes of an open file to that place in another, in the kernel where possible.
+    """Copy a range of an open file to a place in another one, in the kernel if possible.
 
-    Raises ImageError where there are fewer.
+    Raises ImageError if the file has fewer bytes.
     """
     for _ in _copied(source, target, begin, end, target_at=target_at):
         pass
@@ -152,7 +152,7 @@ def copy_range(
 
 @contextmanager
 def created_file(target: Path, *, is_lasting: bool = True) -> Iterator[IO[bytes]]:
-    """A new file (0600) to write to, on disk when the block ends well if it `is_lasting`."""
+    """A new file (0600) to write to; flushed to disk after a successful block if `is_lasting`."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as file:
         yield file
@@ -161,12 +161,12 @@ def created_file(target: Path, *, is_lasting: bool = True) -> Iterator[IO[bytes]
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe would be waited for until somebody writes to it."""
+    """Open a file without blocking: opening a pipe would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file holds data; the rest are holes."""
+    """The ranges of a file that hold data; the rest are holes."""
     at = 0
     while at < size:
         try:
@@ -182,7 +182,7 @@ def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
 def _copied(
     source: IO[bytes], target: IO[bytes], begin: int, end: int, *, target_at: int
 ) -> Iterator[int]:
-    """Copy bytes, and tell after each piece up to where."""
+    """Copy bytes; yield the position after each piece."""
     at = begin
     while at < end:
         to = target_at + at - begin

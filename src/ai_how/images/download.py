@@ -1,4 +1,4 @@
-"""Images from elsewhere: https from the first address to the last, or not at all."""
+"""Download images: https from the first address to the last redirect, or not at all."""
 
 import http.client
 import ssl
@@ -20,7 +20,7 @@ _STALLED_S = 60
 def download(
     url: str, target: Path, *, max_bytes: int, on_progress: Progress | None = None
 ) -> None:
-    """Fetch an https address to a new file (0600, on disk). Whoever calls compares the digest."""
+    """Download an https address to a new file (0600, on disk). The caller compares the digest."""
     if urlsplit(url).scheme != "https":
         raise ImageError(
             f"{url} is refused: images are downloaded only over https",
@@ -45,7 +45,7 @@ def download(
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only where it leads to https again."""
+    """Follows a redirect only to another https address."""
 
     def redirect_request(
         self,

@@ -1,4 +1,4 @@
-"""What an image is: a read-only directory, and the manifest in it that says what must be there."""
+"""An image is a read-only directory with a manifest of what it must contain."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,10 +27,10 @@ ImageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-
 
 
 class Manifest(BaseModel):
-    """Everything that is known about an image besides its bytes.
+    """The metadata of an image.
 
-    `digest` names what it was made from (a recipe, or the file that was imported) and is the name
-    of its directory. `identity` is how a guest of this image learns who it is.
+    `digest` is the digest of its source (a recipe, or the imported file) and the name of its
+    directory. `identity` is how a guest of this image gets its identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,14 +55,14 @@ class Manifest(BaseModel):
 
     @property
     def sha256_by_file(self) -> dict[str, str]:
-        """The files that make up the image, by name, and what they must hash to."""
+        """The files of the image by name, and the expected SHA-256 of each."""
         wanted = {DISK: self.disk_sha256, KERNEL: self.kernel_sha256, INITRD: self.initrd_sha256}
         return {name: sha256 for name, sha256 in wanted.items() if sha256 is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the store, with its files where they lie."""
+    """An image in the store, and the paths of its files."""
 
     directory: Path
     manifest: Manifest
@@ -90,7 +90,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class BrokenImage:
-    """A directory of the store that holds no image that we would boot, and why."""
+    """A directory of the store that is not a bootable image, and the reason."""
 
     directory: Path
     reason: str

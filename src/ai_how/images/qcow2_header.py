@@ -1,8 +1,8 @@
-"""Read a qcow2 header without QEMU, and refuse whatever could make QEMU open a second file.
+"""Read a qcow2 header without QEMU; refuse whatever could make QEMU open a second file.
 
 A qcow2 file can name other files: a backing file, an external data file. QEMU would open them with
-our rights and show them to the guest (CVE-2024-32498, CVE-2023-32684), so we read a foreign image
-here first.
+our rights and show them to the guest (CVE-2024-32498, CVE-2023-32684). Therefore a foreign image is
+read here first.
 """
 
 import os
@@ -74,7 +74,7 @@ _VMDK_TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Header:
-    """What a header that we accept says; the backing file only where it was allowed."""
+    """The content of an accepted header; the backing file only if it was allowed."""
 
     version: int
     virtual_size_bytes: int
@@ -111,7 +111,7 @@ class _Fields:
 
 
 class _RefusedError(Exception):
-    """Why a header is refused, without the name of the file."""
+    """The reason for a refusal, without the name of the file."""
 
 
 def read_header(
@@ -159,10 +159,10 @@ def parse_header(
 
 
 def find_format(path: Path) -> str | None:
-    """The format that the content announces, or None for what can only be a raw disk.
+    """The format that the content indicates, or None if it can only be a raw disk.
 
-    QEMU must never be left to guess: a "raw" disk that begins with another format's magic is that
-    format to the next program that probes it. Raises ImageError when the file cannot be read.
+    QEMU must never guess: a "raw" disk that starts with another format's magic is that format for
+    the next program that probes it. Raises ImageError if the file cannot be read.
     """
     head, _, tail = _read_ends(path)
     for offset, magic, name in _MAGICS:
@@ -264,7 +264,7 @@ def _check_features(fields: _Fields, head: bytes, *, allow_backing: bool) -> Non
         raise _RefusedError(f"it is encrypted (method {fields.crypt_method})")
     if fields.snapshots:
         raise _RefusedError(f"it contains {fields.snapshots} snapshot(s)")
-    # The byte after the fixed ones and the feature bit must say the same; QEMU wants that too.
+    # The byte after the fixed fields and the feature bit must agree; QEMU requires that too.
     at = _FIXED.size + _VERSION_3.size
     compression = head[at] if fields.header_bytes > at and len(head) > at else 0
     if compression != (1 if fields.incompatible & _COMPRESSION_TYPE else 0):

@@ -1,6 +1,6 @@
-"""The only caller of qemu-img: absolute paths, every format named, limits on time and memory.
+"""The only caller of qemu-img: absolute paths, explicit formats, limits on time and memory.
 
-Nothing here is handed a file that `qcow2_header` has not accepted, or that we have not written.
+Every file here was accepted by `qcow2_header` or written by ai-how.
 """
 
 import json
@@ -18,16 +18,16 @@ _MEMORY_BYTES = 2 << 30
 _QUICK_S = 30
 _CHECK_S = 300
 _CONVERT_S = 3600
-# Wall time against CPU time: a slow disk is no attack.
+# The ratio of wall time to CPU time: a slow disk is not an attack.
 _PATIENCE = 10
 _LEAKED_CLUSTERS = 3
 _PERCENT = re.compile(r"\((\d+\.\d+)/100%\)")
 
 
 def check_image(path: Path, header: Qcow2Header) -> None:
-    """Let QEMU look at a disk whose header we accepted. Raises ImageError where it finds damage.
+    """Check a disk with an accepted header by QEMU. Raises ImageError if QEMU finds damage.
 
-    Clusters that are merely lost to the image do no harm to a guest, and pass.
+    Leaked clusters do not harm a guest, and are accepted.
     """
     seen = _qemu_img("info", "-f", "qcow2", "--output=json", path, cpu_s=_QUICK_S)
     if seen.returncode:
@@ -55,7 +55,7 @@ def make_overlay(path: Path, *, base: Path, virtual_bytes: int) -> None:
 
 
 def grow(path: Path, *, virtual_bytes: int) -> None:
-    """Give a disk that no guest is using more virtual size; qemu-img itself refuses less."""
+    """Increase the virtual size of an unused disk; qemu-img itself refuses to shrink it."""
     done = _qemu_img("resize", "-q", "-f", "qcow2", path, str(virtual_bytes), cpu_s=_QUICK_S)
     if done.returncode:
         raise _failure(f"{path} cannot be resized", path.parent, done.stderr)
@@ -88,7 +88,7 @@ def convert(
 
 
 def check_same(source: Path, copy: Path) -> None:
-    """Raises ImageError where two qcow2 do not show a guest the same bytes, read to their end."""
+    """Read two qcow2 files to their end. Raises ImageError if a guest would see other bytes."""
     words = ("compare", "-f", "qcow2", "-F", "qcow2", source, copy)
     seen = run(_limited(words, cpu_s=None), check=False)
     if seen.returncode:

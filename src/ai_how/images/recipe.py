@@ -1,4 +1,4 @@
-"""What the default image is made of; its digest names the image, so one recipe is built once."""
+"""The recipe of the default image. Its digest names the image, so a recipe is built once."""
 
 import hashlib
 import json
@@ -42,14 +42,14 @@ LEFT_OUT = (
     "/usr/share/info/*",
     "/usr/share/locale/*",
 )
-# `quiet`: each character on an emulated serial line is an exit to QEMU. Panics still show.
+# `quiet`: each character on an emulated serial line is a VM exit. Panics are still printed.
 CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet audit=0 rcupdate.rcu_expedited=1"
 ROOT = Path(str(files("ai_how.images")))
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides what a built image holds; `files` maps each of our own to its SHA-256."""
+    """Everything that determines the built image; `files` maps our own files to their SHA-256."""
 
     name: str
     suite: str

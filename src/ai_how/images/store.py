@@ -1,6 +1,6 @@
-"""The image store: one read-only directory per image, named by digest, that appears whole or not.
+"""The image store: one read-only directory per image, named by digest and created atomically.
 
-What comes from outside is copied in first; only the private copy is checked, and only that is used.
+Foreign files are copied into the store first; only the private copy is checked and used.
 """
 
 import re
@@ -44,7 +44,7 @@ class ImageStore:
         self.max_virtual_bytes = max_virtual_bytes
 
     def list(self) -> tuple[Image | BrokenImage, ...]:
-        """Everything in the store, the newest first; what is broken comes last, with its reason."""
+        """Everything in the store, the newest first; broken images come last, with the reason."""
         if not self.paths.root.is_dir():
             return ()
         seen = [
@@ -57,9 +57,9 @@ class ImageStore:
         return *images, *(one for one in seen if isinstance(one, BrokenImage))
 
     def find(self, wanted: str) -> Image | None:
-        """The image with this digest, the newest with this name, or the one whose digest begins so.
+        """Find an image by its digest, by its name (the newest), or by the start of its digest.
 
-        Raises ImageError where a beginning fits several, or the image is there but broken.
+        Raises ImageError if a start fits several images, or if the image is broken.
         """
         everything = self.list()
         images = [one for one in everything if isinstance(one, Image)]
@@ -85,7 +85,7 @@ class ImageStore:
         return None
 
     def get(self, wanted: str) -> Image:
-        """`find`, and ImageError naming what there is."""
+        """Like `find`. Raises ImageError with the existing names if there is none."""
         if image := self.find(wanted):
             return image
         names = sorted({one.name for one in self.list() if isinstance(one, Image)})
@@ -97,7 +97,7 @@ class ImageStore:
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """A private directory inside the store to build an image in; `add` takes it from there."""
+        """A private directory in the store to build an image in; `add` takes it from there."""
         doing = "open a draft"
         with (
             disk_errors(self.paths.root),
@@ -108,10 +108,10 @@ class ImageStore:
             yield draft
 
     def add(self, draft: Path, manifest: Manifest) -> Image:
-        """Make the files of a draft, and a manifest, into an image: there whole or not at all.
+        """Turn the files of a draft and a manifest into an image, atomically.
 
-        The image that already has this digest is kept. Raises ImageError when the draft holds other
-        files than the manifest names, or a disk that we would not boot.
+        An existing image with this digest is kept. Raises ImageError if the draft has other files
+        than the manifest names, or a disk that ai-how would not boot.
         """
         found = {path.name for path in draft.iterdir()} - {MANIFEST}
         if draft.parent != self.paths.root or found != set(manifest.sha256_by_file):
@@ -129,7 +129,7 @@ class ImageStore:
             return self._publish(draft, manifest)
 
     def verify(self, image: Image) -> None:
-        """Raises ImageError unless every byte is as the manifest says and QEMU finds no damage."""
+        """Raises ImageError unless every byte matches the manifest and QEMU finds no damage."""
         for name, wanted in image.manifest.sha256_by_file.items():
             path = image.directory / name
             with disk_errors(path.parent):
@@ -144,7 +144,7 @@ class ImageStore:
         check_image(image.disk, read_header(image.disk, max_virtual_bytes=self.max_virtual_bytes))
 
     def remove(self, image: Image | BrokenImage, *, used_by: Sequence[str]) -> None:
-        """Take an image out of the store. Raises HostError naming the clusters that use it."""
+        """Remove an image from the store. Raises HostError naming the clusters that use it."""
         if used_by:
             raise HostError(
                 f"image {image.digest[:12]} is used by {', '.join(used_by)}",
@@ -165,10 +165,10 @@ class ImageStore:
         sha256: str | None = None,
         on_progress: Progress | None = None,
     ) -> Image:
-        """Bring in a disk by path or https address; it boots by its own firmware and boot loader.
+        """Import a disk by path or https address; it boots with firmware and its own boot loader.
 
-        Its digest is that of the file as it came. Raises ImageError on anything that we would not
-        boot; nothing remains of it then.
+        Its digest is that of the original file. Raises ImageError for anything that ai-how would
+        not boot; nothing of it remains then.
         """
         is_address = isinstance(source, str) and "://" in source
         if sha256 is not None and not _SHA256.fullmatch(sha256):
@@ -189,7 +189,7 @@ class ImageStore:
                 download(str(source), copy, max_bytes=limit, on_progress=on_progress)
             else:
                 copy_sparse(Path(source), copy, on_progress=on_progress)
-            # Before all that takes as long as a file claims to be long.
+            # This comes first: the later steps take as long as a file claims to be.
             kind = self._look_at(copy, source=str(source))
             digest = sha256_of(copy)
             if sha256 is not None and digest != sha256.lower():
@@ -204,9 +204,9 @@ class ImageStore:
             return self.add(draft, manifest)
 
     def _look_at(self, copy: Path, *, source: str) -> str | None:
-        """The format of a file that we would take: "qcow2", or None for a raw disk.
+        """The format of an acceptable file: "qcow2", or None for a raw disk.
 
-        Raises ImageError for every other.
+        Raises ImageError for any other file.
         """
         size, kind = copy.stat().st_size, find_format(copy)
         if size > self.max_virtual_bytes:
@@ -226,7 +226,7 @@ class ImageStore:
         return kind
 
     def _take_in(self, copy: Path, disk: Path, kind: str | None, *, source: str) -> Qcow2Header:
-        """Turn the private copy, which we looked at, into a qcow2 that QEMU looked at as well."""
+        """Turn the checked private copy into a qcow2 that QEMU has checked as well."""
         if kind is None:
             convert(copy, disk, source_format="raw")
             copy.unlink()
@@ -238,7 +238,7 @@ class ImageStore:
         return header
 
     def _known(self, digest: str | None, name: str | None) -> Image | None:
-        """The image that these bytes were imported as before; an image has one name."""
+        """The image of an earlier import of these bytes; an image has one name."""
         image = self._read(self.paths.image((digest or "").lower()))
         if isinstance(image, BrokenImage):
             return None
@@ -283,7 +283,7 @@ class ImageStore:
         return Image(target, manifest)
 
     def _discard(self, path: Path) -> None:
-        """Make `path` vanish in one rename, then at leisure; what a killed run leaves is swept."""
+        """Remove `path` by one rename, then delete it; a sweep removes what a killed run left."""
         if path.is_dir() and not path.is_symlink():
             with draft_directory(self.paths.root) as grave:
                 path.rename(grave)
@@ -294,7 +294,7 @@ class ImageStore:
 
 @contextmanager
 def _told_of(source: str, copy: Path) -> Iterator[None]:
-    """What is said of our copy is said of the file that the user named."""
+    """Errors about the copy name the file that the user gave."""
     try:
         yield
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""What must hold between the fields of a cluster file. What the host can do is not asked here."""
+"""Checks between the fields of a cluster file. The host is not looked at."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_file(file: ClusterFile) -> Iterator[Finding]:
-    """Every contradiction, and every field that is not acted on."""
+    """Yield every contradiction, and every field that has no effect."""
     clusters = clusters_of(file)
     if not clusters:
         yield error_at("at least one of `hpc` and `cloud` is required", ("clusters",))
@@ -99,7 +99,7 @@ def check_storage(hpc: HpcSpec) -> Iterator[Finding]:
 
 
 def check_neighbours(one: LocatedCluster, other: LocatedCluster) -> Iterator[Finding]:
-    """Clusters of one file may run at the same time."""
+    """The clusters of one file may run at the same time."""
     if one.spec.name == other.spec.name:
         names = ((*other.loc, "name"), (*one.loc, "name"))
         yield error_at(f"'{one.spec.name}' is also {render_path(names[1])}", *names)

@@ -15,7 +15,7 @@ _LONGEST_VALUE = 65_536
 def expand_variables(
     tree: yaml_tree.Mapping, environment: Mapping[str, str]
 ) -> tuple[yaml_tree.Mapping, list[Finding]]:
-    """The tree with every variable put in, and what could not be put in. The given tree is kept."""
+    """Return the tree with every variable expanded, and the errors. `tree` is not changed."""
     findings: list[Finding] = []
     return _expanded_mapping(tree, (), environment, findings), findings
 
@@ -49,7 +49,7 @@ def _expanded_mapping(
 
 
 def expand_text(text: str, environment: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The text with its variables put in once (values are not looked through again), and faults."""
+    """Return the text with its variables expanded, not recursively, and the errors."""
     faults: list[str] = []
     pieces = list(_pieces(text, environment, faults))
     if sum(map(len, pieces)) > _LONGEST_VALUE:

@@ -1,4 +1,4 @@
-"""The kinds of value that a cluster file holds: what each accepts, and the words for it."""
+"""The types of the values in a cluster file: what each accepts, and the words for it."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ def not_allowed(allowed: str) -> PydanticCustomError:
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Text that matches a pattern as a whole; `allowed` says the same in words."""
+    """Text that matches a pattern completely; `allowed` describes the pattern in words."""
 
     pattern: str
     allowed: str
@@ -80,7 +80,7 @@ def _boot_limit(value: object) -> object:
 
 
 def _public_key(value: str) -> str:
-    """Keys are put into authorized_keys, so options before the type and line breaks are refused."""
+    """Keys go to authorized_keys, so options before the type and line breaks are refused."""
     words = value.split(maxsplit=2)
     try:
         blob = base64.b64decode(words[1], validate=True)

@@ -1,4 +1,4 @@
-"""What must hold between a cluster's hardware, its nodes and the devices that they get."""
+"""Checks between a cluster's hardware, its nodes and their devices."""
 
 from collections.abc import Iterator
 
@@ -44,7 +44,7 @@ def _check_kvm(asked: AccelerationSpec, loc: Loc) -> Iterator[Finding]:
 def _check_topologies(
     cluster: LocatedCluster, asked: AccelerationSpec, loc: Loc
 ) -> Iterator[Finding]:
-    """Hardware is cluster-wide, nodes are not: what fits no node is an error, else a warning."""
+    """Hardware is set for the cluster: an error if it fits no node, a warning if it fits some."""
     if cpu := asked.cpu_topology:
         fitting = [bool(cpu_topology_for(cpu, n.spec.cpu_cores)) for n in cluster.nodes]
         text = f"{cpu.sockets} x {cpu.cores} x {cpu.threads} is {cpu.cpus} vCPUs, not the cpu_cores"
@@ -96,7 +96,7 @@ def _check_hugepages(
 
 
 def check_devices(cluster: LocatedCluster) -> Iterator[Finding]:
-    """A device belongs to one node; one written down but not passed through is named."""
+    """A device belongs to one node; a device that is listed but not passed through is reported."""
     owners: dict[str, Loc] = {}
     for node in cluster.nodes:
         if not isinstance(node.spec, ComputeNodeSpec):

@@ -1,4 +1,4 @@
-"""Who is who: every UUID, MAC address and bridge name is derived from the cluster's random id."""
+"""Identities: every UUID, MAC address and bridge name is derived from the cluster's random id."""
 
 import hashlib
 from uuid import UUID, uuid4, uuid5

@@ -1,4 +1,4 @@
-"""Shapes that people may write in more than one way: one thing or a list, a node or a group."""
+"""Fields that can be written in several ways: one item or a list, a node or a group."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-# Tags of unions; they occur in pydantic's places and are taken out again by `without_tags`.
+# Tags of unions. They appear in pydantic's locations; `without_tags` removes them.
 NODE, GROUP, LIST, POOLS = "<node>", "<group>", "<list>", "<pools>"
 _TAGS = frozenset((NODE, GROUP, LIST, POOLS))
 

@@ -1,4 +1,4 @@
-"""The cluster file as types: every key that it may have, with its description.
+"""The types of the cluster file: every key, with its description.
 
 The descriptions are the text of the file that `ai-how init` writes and of the JSON Schema.
 """

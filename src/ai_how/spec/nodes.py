@@ -1,4 +1,4 @@
-"""The nodes that a spec asks for: groups written out, named, given addresses, and added up."""
+"""The nodes of a spec: expanded groups, names, addresses and total cost."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One VM that is asked for. `name` is its hostname inside the cluster."""
+    """One requested VM. `name` is its hostname inside the cluster."""
 
     name: str
     role: Role
@@ -119,7 +119,7 @@ def count_of(entry: ComputeNodeSpec) -> int:
 
 
 def devices_of(entry: ComputeNodeSpec) -> tuple[PcieDevice, ...]:
-    """The devices that are really passed through."""
+    """The devices that are passed through."""
     passthrough = entry.pcie_passthrough
     return passthrough.devices if passthrough and passthrough.enabled else ()
 
@@ -134,14 +134,14 @@ def cost_of(hpc: HpcSpec) -> ClusterSize:
 
 
 def cpu_topology_for(asked: CpuTopologySpec | None, cpu_cores: int) -> CpuTopologySpec | None:
-    """The asked topology where it multiplies out to the node's processors, else None."""
+    """The requested topology if it gives the node's number of processors, else None."""
     return asked if asked and asked.cpus == cpu_cores else None
 
 
 def numa_topology_for(
     asked: NumaTopologySpec | None, cpu_cores: int, memory_mib: int
 ) -> NumaTopologySpec | None:
-    """The asked NUMA nodes where each gets a processor and its share of memory, else None."""
+    """The requested NUMA nodes if each gets a processor and its share of memory, else None."""
     if asked is None or asked.nodes > cpu_cores:
         return None
     if asked.memory_per_node is None:
@@ -150,12 +150,12 @@ def numa_topology_for(
 
 
 def room_in(subnet: IPv4Network) -> int:
-    """How many nodes it has addresses for."""
+    """The number of nodes for which the subnet has addresses."""
     return subnet.num_addresses - _NO_NODES
 
 
 def longest_prefix_for(node_count: int) -> int:
-    """The prefix of the smallest subnet with room for so many nodes."""
+    """The prefix of the smallest subnet with room for this number of nodes."""
     return 32 - (node_count + _NO_NODES - 1).bit_length()
 
 
@@ -164,11 +164,11 @@ def gateway_of(subnet: IPv4Network) -> IPv4Address:
 
 
 def assign_addresses(subnet: IPv4Network, nodes: Iterable[Node]) -> dict[str, IPv4Address]:
-    """Each node's address: the asked one, else .10 for the controller and on from .11.
+    """Each node's address: the requested one, else .10 for the controller, then .11 and so on.
 
-    What does not fit above wraps round to .2, so that nodes keep their addresses when others are
-    added after them; subnets of less than 32 addresses are filled from .2. The order of `nodes`
-    decides. Raises SpecError where they do not fit, or two want the same.
+    Addresses above the subnet wrap around to .2, so nodes keep their addresses when others are
+    added after them. Subnets with fewer than 32 addresses are filled from .2. The order of `nodes`
+    decides. Raises SpecError if they do not fit, or if two nodes want the same address.
     """
     nodes = tuple(nodes)
     asked = {node.name: node.ip for node in nodes if node.ip is not None}
@@ -187,7 +187,7 @@ def assign_addresses(subnet: IPv4Network, nodes: Iterable[Node]) -> dict[str, IP
 
 
 def _check_distinct(asked: Mapping[str, IPv4Address]) -> None:
-    """A file has no two alike, but one that it asks for may be that of a node that is there."""
+    """The addresses in a file differ, but one of them can belong to an existing node."""
     holders: dict[IPv4Address, str] = {}
     for name, address in asked.items():
         if (other := holders.setdefault(address, name)) != name:

@@ -1,4 +1,4 @@
-"""One thing that is wrong with a cluster file, with its place; and how places are written."""
+"""A problem in a cluster file and its place; how places are written."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _LONGEST_VALUE = 60
 
 
 class Severity(StrEnum):
-    """An error stops every verb; a warning says what happens instead of what was written."""
+    """An error stops every verb; a warning says what happens instead of what the file says."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -35,10 +35,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem before it has a line: reported at the first place of `about`.
+    """A problem without a line yet: reported at the first place of `about`.
 
-    It is left out where any place of `about` is already known to be wrong, since it would then
-    only be a consequence.
+    It is dropped if any place of `about` is known to be wrong: it would only be a consequence.
     """
 
     about: tuple[Loc, ...]
@@ -73,7 +72,7 @@ def render_path(loc: Sequence[str | int]) -> str:
 
 
 def render_value(value: object) -> str:
-    """What was found, short and safe to print."""
+    """The value that was found, short and safe to print."""
     if isinstance(value, dict):
         return "a section"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""From a cluster file to a spec, or to every problem that it has, each with its line."""
+"""Read a cluster file: the result is a spec, or every problem, each with its line."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -88,7 +88,7 @@ def _places(findings: Iterable[Finding]) -> list[Loc]:
 
 
 def _with_lines(findings: Iterable[Finding], tree: yaml_tree.Mapping, name: str) -> list[Problem]:
-    """Sorted by line; what an alias repeats is said once."""
+    """Sort by line; a problem that an alias repeats is reported once."""
     problems: dict[tuple[int, str], Problem] = {}
     for finding in findings:
         line, loc = yaml_tree.find_place(tree, finding.about[0])

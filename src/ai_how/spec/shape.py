@@ -1,4 +1,4 @@
-"""Which keys the cluster file has where: read off the models, for messages and for documents."""
+"""The keys of the cluster file by place, read from the models for messages and documents."""
 
 from typing import Any, get_args
 

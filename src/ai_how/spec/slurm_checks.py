@@ -1,4 +1,4 @@
-"""What must hold between partitions and nodes."""
+"""Checks between partitions and nodes."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""pydantic's errors, said in the words of the cluster file; and a stand-in for what is wrong,
+"""pydantic's errors in the words of the cluster file, and placeholders for wrong values.
 
-so that the rest of the file can still be checked and every problem is reported at once.
+With the placeholders the rest of the file can be checked, so every problem is reported at once.
 """
 
 import copy
@@ -50,7 +50,7 @@ _STAND_INS: dict[str, Any] = {
 
 
 def read_model(data: dict[str, Any]) -> tuple[ClusterFile | None, list[Finding]]:
-    """The spec, or one with stand-ins together with what is wrong; None where none can be made."""
+    """The spec, or a spec with placeholders and its errors; None if no spec can be built."""
     try:
         return ClusterFile.model_validate(data), []
     except ValidationError as error:
@@ -63,7 +63,7 @@ def read_model(data: dict[str, Any]) -> tuple[ClusterFile | None, list[Finding]]
 
 
 def _findings(details: Sequence[ErrorDetails]) -> list[Finding]:
-    """A required key that is missing because it is misspelt is reported once, as misspelt."""
+    """A required key that is missing because it is misspelt is reported only as misspelt."""
     findings, misspelt = [], set()
     for detail in details:
         if detail["type"] == "extra_forbidden":
@@ -108,7 +108,7 @@ def _text(detail: ErrorDetails) -> str:
 
 
 def _repaired(data: dict[str, Any], details: Iterable[ErrorDetails]) -> dict[str, Any]:
-    """A copy in which what is wrong is left out, or replaced where it is required."""
+    """A copy without the wrong values; required ones are replaced by placeholders."""
     repaired = copy.deepcopy(data)
     doomed: list[tuple[list[Any], int]] = []
     for detail in details:
@@ -128,7 +128,7 @@ def _repaired(data: dict[str, Any], details: Iterable[ErrorDetails]) -> dict[str
 
 
 def _find_spot(data: dict[str, Any], loc: Loc) -> tuple[Any, Any, bool]:
-    """Where the wrong thing hangs: its container, its key there, and whether it is a node."""
+    """The place of a wrong value: its container, its key there, and whether it is a node."""
     spot: tuple[Any, Any, bool] = (data, loc[0] if loc else "", False)
     here: Any = data
     for depth, part in enumerate(loc):
@@ -148,7 +148,7 @@ def _find_spot(data: dict[str, Any], loc: Loc) -> tuple[Any, Any, bool]:
 
 
 def without_consequences(findings: Iterable[Finding], wrong: Iterable[Loc]) -> list[Finding]:
-    """The findings that do not touch a place which is already known to be wrong."""
+    """The findings that are not about a place that is already known to be wrong."""
     wrong = tuple(wrong)
     return [
         finding

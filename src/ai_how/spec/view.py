@@ -1,4 +1,4 @@
-"""Both kinds of cluster seen alike, each part with its place in the file."""
+"""A common view of both kinds of cluster, with the place of each part in the file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ai_how.spec.problems import Loc
 
 @dataclass(frozen=True)
 class LocatedNode:
-    """A node, or a group of nodes alike."""
+    """A node, or a group of equal nodes."""
 
     loc: Loc
     spec: NodeResources

@@ -1,4 +1,4 @@
-"""YAML text to a tree that knows its lines. What could hurt us is refused before it is built:
+"""Parse YAML text to a tree with line numbers. Dangerous input is refused before it is built:
 
 size, depth, aliases that multiply, duplicate keys, tags, several documents.
 """
@@ -35,7 +35,7 @@ _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 
 
 class YamlRefusedError(Exception):
-    """The text is not YAML that we take; `line` counts from 1."""
+    """The YAML text is not accepted; `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -45,7 +45,7 @@ class YamlRefusedError(Exception):
 
 @dataclass(slots=True)
 class Scalar:
-    """`text` is as written, None for null: what type it has is decided by who reads it."""
+    """`text` is as written, None for null. The reader of the tree decides about the type."""
 
     line: int
     text: str | None
@@ -93,9 +93,9 @@ def read_tree(text: str) -> Mapping:
 
 
 def find_place(tree: Mapping, loc: Loc) -> tuple[int, Loc]:
-    """The line of a place (or of the nearest thing around it), and the place as it is written.
+    """The line of a place (or of the nearest enclosing one), and the place as it is written.
 
-    One thing that stands for a list of one has no index in the file.
+    A single item that stands for a list of one has no index in the file.
     """
     node: Node | None = tree
     line = tree.line
