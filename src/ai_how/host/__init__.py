@@ -1,1 +1,1 @@
-"""Where it runs: facts, checks, KVM's truth, the embedded host."""
+"""The host: facts, checks, whether KVM works, the embedded host."""

@@ -1,6 +1,6 @@
-"""A guest in one boot sector: enters 64-bit mode, fills memory, says one line on COM1, halts.
+"""A guest in one boot sector: enters 64-bit mode, fills memory, prints a line on COM1, halts.
 
-Real mode alone proves nothing: there are hosts whose KVM runs that, and hangs in what Linux needs.
+Real mode alone proves nothing: on some hosts KVM runs it, and hangs in what Linux needs.
 """
 
 MESSAGE = "ai-how: a guest ran"
@@ -79,7 +79,7 @@ _PROGRAM = bytes.fromhex(
 
 
 def render_boot_disk() -> bytes:
-    """A raw disk that boots it; no kernel is needed."""
+    """A raw disk with this boot sector; no kernel is needed."""
     body = _PROGRAM + MESSAGE.encode("ascii") + b"\r\n\0"
     sector = body.ljust(_SECTOR_BYTES - len(_SIGNATURE), b"\0") + _SIGNATURE
     return sector.ljust(_DISK_BYTES, b"\0")

@@ -1,4 +1,4 @@
-"""What the facts mean for us: pure functions from facts to checks, each with a remedy to paste."""
+"""The meaning of the facts: pure functions from facts to checks, each with a remedy to paste."""
 
 import shlex
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from ai_how.host.network_facts import DroppingChain
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
-# What QEMU takes besides the guest's memory, seen under TCG; its translated code, which is bounded,
-# is most of it.
+# QEMU's own memory besides the guest's, measured under TCG. Most of it is translated code, which is
+# bounded.
 QEMU_OVERHEAD_MIB = 300
 # The built-in cluster: three nodes of 1 GiB.
 COMFORTABLE_MEMORY_MIB = 3 * (1024 + QEMU_OVERHEAD_MIB)
@@ -32,9 +32,9 @@ GUEST_BRIDGES = "ah"  # every bridge of ours begins so
 
 
 class Status(StrEnum):
-    """A failure is what keeps clusters from starting; a warning is what the user should know.
+    """A failure keeps clusters from starting; a warning is what the user should know.
 
-    A hint is what could be better, and need not be.
+    A hint is an optional improvement.
     """
 
     OK = "ok"
@@ -45,7 +45,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `advice` is a command to paste."""
+    """The result of one check; `advice` is a command to paste."""
 
     name: str
     status: Status
@@ -55,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CapacityRequest:
-    """What is about to be started takes, beyond what runs already; disks at their full size."""
+    """What the next start needs in addition to what is running; disks at their full size."""
 
     vms: int
     vcpus: int
@@ -66,7 +66,7 @@ class CapacityRequest:
 
 
 def check_host(facts: HostFacts) -> list[Check]:
-    """Every check that needs nothing but the facts, in the order in which to read them."""
+    """Every check that needs only the facts, in reading order."""
     return [
         check_cpu(facts),
         check_memory(facts),
@@ -83,7 +83,7 @@ def check_host(facts: HostFacts) -> list[Check]:
 
 
 def check_cpu(facts: HostFacts) -> Check:
-    """Processors and whether they can virtualise."""
+    """The processors, and whether they support virtualization."""
     cpu = facts.cpu
     if cpu is None:
         return Check("processor", Status.WARNING, "not known", "cat /proc/cpuinfo")
@@ -98,7 +98,7 @@ def check_cpu(facts: HostFacts) -> Check:
 
 
 def check_memory(facts: HostFacts) -> Check:
-    """Whether the built-in cluster would fit."""
+    """Whether the built-in cluster fits."""
     memory = facts.memory
     if memory is None:
         return Check("memory", Status.WARNING, "not known", "free -m")
@@ -110,7 +110,7 @@ def check_memory(facts: HostFacts) -> Check:
 
 
 def check_ksm(facts: HostFacts) -> Check:
-    """Whether nodes that are alike share their memory; libvirt lets them, save for huge pages."""
+    """Whether similar nodes share memory; libvirt allows it, except for huge pages."""
     ksm = facts.ksm
     if ksm is None:
         return Check("shared memory", Status.OK, "this kernel has no KSM: nodes share no pages")
@@ -123,7 +123,7 @@ def check_ksm(facts: HostFacts) -> Check:
 
 
 def check_disks(facts: HostFacts) -> list[Check]:
-    """Whether images and disks of a small cluster would fit, once per file system."""
+    """Whether the images and disks of a small cluster fit, once per file system."""
     checks = []
     for disk in {disk.device: disk for disk in reversed(facts.disks)}.values():
         status = Status.OK if disk.free_bytes >= COMFORTABLE_DISK_BYTES else Status.WARNING
@@ -133,7 +133,7 @@ def check_disks(facts: HostFacts) -> list[Check]:
 
 
 def check_tools(facts: HostFacts) -> list[Check]:
-    """The programs without which no host, or no image, can be made."""
+    """The programs that a host or an image build requires."""
     checks = []
     for name in (*TOOLS_OF_EVERY_HOST, *TOOLS_OF_IMAGES):
         tool = facts.tools.get(name)
@@ -149,7 +149,7 @@ def check_tools(facts: HostFacts) -> list[Check]:
 
 
 def check_tool_places(facts: HostFacts) -> list[Check]:
-    """Programs that another user could replace by their own before we run them."""
+    """Programs that another user could replace before they run."""
     return [
         Check(
             name,
@@ -188,7 +188,7 @@ def check_system_libvirt(facts: HostFacts) -> Check:
 
 
 def check_embedded(facts: HostFacts) -> list[Check]:
-    """What keeps the embedded host from working: failures where there is no other host."""
+    """What the embedded host lacks; a failure if there is no other host."""
     problems = [
         (f"{name} is not installed", install(name))
         for name in TOOLS_OF_EMBEDDED
@@ -209,7 +209,7 @@ def check_embedded(facts: HostFacts) -> list[Check]:
 
 
 def check_firewall(facts: HostFacts) -> list[Check]:
-    """What would keep packets of guests on the system's libvirt from being forwarded."""
+    """What prevents forwarding for guests on the system's libvirt."""
     if not facts.is_system_used:
         return []
     checks = []
@@ -237,7 +237,7 @@ def check_firewall(facts: HostFacts) -> list[Check]:
 
 
 def check_mandatory_access(facts: HostFacts) -> Check:
-    """What separates guests from each other besides user ids."""
+    """What isolates guests from each other besides user ids."""
     drivers = [name for name in facts.security_modules or () if name in ("apparmor", "selinux")]
     has_system = facts.is_system_used
     if drivers and has_system:
@@ -247,22 +247,22 @@ def check_mandatory_access(facts: HostFacts) -> Check:
         if drivers:
             found = f"{drivers[0]} does not apply to the embedded host: DAC only"
         found += f", its guests' QEMU runs as {facts.user}"
-    # Whoever breaks out of a guest is an ordinary user then, or all that root is.
+    # A process that escapes from a guest is then an ordinary user, or root with all its rights.
     is_mild = not has_system and not facts.is_root
     return Check("confinement", Status.OK if is_mild else Status.WARNING, found)
 
 
 def check_iommu(facts: HostFacts) -> Check:
-    """Whether PCI devices could be given to guests; no cluster needs it unless it asks."""
+    """Whether PCI passthrough is possible; a cluster needs it only if its file asks for it."""
     if facts.iommu_groups:
         return Check("iommu", Status.OK, f"{facts.iommu_groups} groups")
     return Check("iommu", Status.OK, "off: no PCI passthrough")
 
 
 def check_capacity(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
-    """What does not fit: too little memory is a failure, thin vCPUs and disks are a warning.
+    """What does not fit: too little memory is a failure; few CPUs or a small disk are warnings.
 
-    Nothing is said of what fits.
+    There is no check for what fits.
     """
     return [
         *_check_hugepages(cost, facts),
@@ -279,10 +279,10 @@ def check_subnet_collisions(
     taken: Mapping[str, IPv4Network] = MappingProxyType({}),
     own_bridge: str | None = None,
 ) -> list[Check]:
-    """Everything of the host's network that a cluster's subnet would hide: each a failure.
+    """Everything on the host's network that a cluster's subnet would hide: each is a failure.
 
-    `taken` are subnets by what holds them, such as libvirt's other networks; `own_bridge` is the
-    bridge that this cluster has already.
+    `taken` maps the owner of a subnet, such as another network of libvirt, to it; `own_bridge` is
+    the existing bridge of this cluster.
     """
     routes = [route for route in facts.routes or () if not route.is_default]
     found = {
@@ -305,7 +305,7 @@ def install(tool: str) -> str:
 
 
 def opening(chain: DroppingChain, *, has_docker: bool) -> str:
-    """The commands that let packets of our bridges through a chain."""
+    """The commands that let packets of our bridges pass a chain."""
     if chain.tool == "nft":
         return " && ".join(
             f"sudo nft insert rule {chain.chain} {side} '\"{GUEST_BRIDGES}*\"' accept"

@@ -1,4 +1,4 @@
-"""Everything that one can know of the host before a cluster is started, in one list."""
+"""Everything that can be found out about the host before a start, in one list."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,9 +15,9 @@ from ai_how.state.paths import Roots
 
 
 def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]:
-    """Look at the host and say what it means; the first time per boot a trial guest is booted.
+    """Check the host; the first time after a boot of the host this boots a test guest.
 
-    `kernel` is an image's, whose guests are what KVM is wanted for.
+    `kernel` is the kernel of an image: KVM must run guests of that image.
     """
     choice = choose_host()
     facts = read_facts(directories=(roots.state, roots.data, roots.cache))
@@ -30,7 +30,7 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
 
 
 def check_choice(choice: Choice) -> Iterator[Check]:
-    """Where clusters are made unless a file or --connect says else, and what is missing there."""
+    """Where new clusters run by default, and what is missing there."""
     status = Status.HINT if choice.advice else Status.OK
     yield Check("host", status, f"auto is {choice.asked}: {choice.why}", choice.advice)
     if why := saves_for_root(choice.asked):
@@ -39,13 +39,13 @@ def check_choice(choice: Choice) -> Iterator[Check]:
 
 
 def check_kvm(verdict: KvmVerdict) -> Check:
-    """KVM is a matter of speed: without it guests are emulated."""
+    """KVM only affects speed: guests are emulated without it."""
     status = Status.OK if verdict.works else Status.WARNING
     return Check("kvm", status, f"{verdict.why} ({verdict.decided_by})", verdict.remedy)
 
 
 def check_logout(root: Path, *, supervisor: int | None = None) -> Check:
-    """Whether a cluster on the embedded host lives on; of a host that runs, this very one."""
+    """Whether clusters on the embedded host survive a logout; `supervisor` is a running host's."""
     why = find_end(root, pid=supervisor)
     if why is None:
         return Check("logout", Status.OK, "clusters on the embedded host keep running")

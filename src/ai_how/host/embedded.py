@@ -1,7 +1,7 @@
-"""The embedded host: our own libvirtd in namespaces of its own, started on demand, without root.
+"""The embedded host: a private libvirtd in its own namespaces, started on demand, without root.
 
-Everything that libvirt makes (bridges, firewall rules, dnsmasq, guests) lives in private network,
-mount and PID namespaces, whose PID 1 is supervisor.py: the real host is left as it was.
+Everything that libvirt creates (bridges, firewall rules, dnsmasq, guests) is in private network,
+mount and PID namespaces. Their PID 1 is supervisor.py. The real host is not changed.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ PROGRAMS_OF_USERS = (("newuidmap", "uidmap"), ("newgidmap", "uidmap"))
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedStatus:
-    """What there is of the embedded host."""
+    """The status of the embedded host."""
 
     is_up: bool
     pid: int | None
@@ -75,7 +75,7 @@ class EmbeddedHost:
 
     @property
     def uri(self) -> str:
-        """Where its libvirtd listens. Raises HostError where it is not up."""
+        """The URI of its libvirtd. Raises HostError if it is not up."""
         supervisor = self._get_supervisor()
         wait_until(
             lambda: supervisor.has_own_run or not supervisor.is_alive,
@@ -104,10 +104,10 @@ class EmbeddedHost:
         )
 
     def up(self, *, with_kvm: bool) -> bool:
-        """Start it where it is not up, and return when its libvirtd takes connections.
+        """Start it if it is not up, and return when its libvirtd accepts connections.
 
-        Whether it was not up before. One that is up stays as it is, with or without KVM. Raises
-        HostError with what is missing, or with the supervisor's own words where it failed.
+        Returns whether it was not up before. A running one stays as it is, with or without KVM.
+        Raises HostError with what is missing, or with the supervisor's output if the start failed.
         """
         supervisor = self.find_supervisor()
         if supervisor and accepts(supervisor):
@@ -148,7 +148,7 @@ class EmbeddedHost:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """A time in which nobody ends the host for having nothing on it."""
+        """While the block runs, no other run stops the host for being empty."""
         ensure_private_directory(self.paths.root)
         descriptor = os.open(self.paths.users, OPENED, 0o600)
         try:
@@ -159,7 +159,7 @@ class EmbeddedHost:
 
     @contextmanager
     def if_unused(self) -> Iterator[bool]:
-        """Whether no run has it `in_use`; none begins to while the block runs."""
+        """Whether no run has it `in_use`; no run can begin to use it while the block runs."""
         ensure_private_directory(self.paths.root)
         descriptor = os.open(self.paths.users, OPENED, 0o600)
         try:
@@ -173,7 +173,7 @@ class EmbeddedHost:
             os.close(descriptor)
 
     def restart_daemon(self) -> None:
-        """End its libvirtd, for one that hangs, and return when there is another; guests run on."""
+        """Restart its libvirtd if it hangs, and wait for the new one. Guests keep running."""
         supervisor = self.find_supervisor()
         if supervisor is None:
             return
@@ -188,7 +188,7 @@ class EmbeddedHost:
         )
 
     def down(self) -> None:
-        """End everything in it. What persists (definitions, disks) is named by status()."""
+        """Stop everything in it. status() names what persists (definitions, disks)."""
         if not self.paths.root.is_dir() and self.find_supervisor() is None:
             return
         with held_lock(self.paths.lock, doing="stopping the embedded host", wait_s=PATIENCE_S):
@@ -199,14 +199,14 @@ class EmbeddedHost:
             self._remove_former_run()
 
     def enter(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` in the host's network, where the guests can be reached."""
+        """The command that runs `argv` in the host's network, from which guests can be reached."""
         supervisor = self._get_supervisor()
         user = ["-U", "--preserve-credentials"] if self.needs_user_namespace else []
         nsenter = str(get_tool("nsenter", package="util-linux"))
         return [nsenter, "-t", str(supervisor.pid), *user, "-n", "--", *argv]
 
     def check_files(self, supervisor: Supervisor) -> None:
-        """Raises HostError where its directory was removed, or another put there, while it runs."""
+        """Raises HostError if its directory was removed or replaced while it is running."""
         if supervisor.has_files(self.paths):
             return
         raise HostError(
@@ -222,12 +222,12 @@ class EmbeddedHost:
         return supervisor
 
     def _mend_socket(self, supervisor: Supervisor) -> None:
-        """Have the libvirtd of a host that runs listen again where its socket was removed.
+        """Make the libvirtd of a running host listen again after its socket was removed.
 
-        That is one of an earlier version, whose sockets lie in a directory of the real host.
+        This affects hosts of an earlier version, whose sockets are in a directory of the real host.
         """
         with suppress(DeadlineError):
-            # One that ended by itself took its socket along, and is started again.
+            # A libvirtd that ended removed its socket, and is restarted.
             wait_until(supervisor.socket.exists, Deadline.after(MENDING_S), "the socket")
             return
         settings = supervisor.root / SETTINGS
@@ -277,7 +277,7 @@ class EmbeddedHost:
             with replaced_atomically(self.paths.record) as draft:
                 draft.write_text(json.dumps(asdict(supervisor)))
             try:
-                # Were we to die before this, it would end too: no host runs that nobody knows of.
+                # If we died before this, it would end too: there is never an unknown running host.
                 with suppress(BrokenPipeError):
                     socket.send_fds(ours, [b"\n"], [held])
                 give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log, scope=scope)
@@ -290,8 +290,8 @@ class EmbeddedHost:
         cache = self.paths.root / "cache"
         for directory in (self.paths.etc, self.paths.lib, self.paths.log, cache):
             ensure_private_directory(directory)
-        # dnsmasq reads names and leases again as nobody, and forgets all of them where it may not.
-        # Above it, nobody but its user may pass.
+        # dnsmasq rereads names and leases as nobody, and forgets them all if it cannot. The
+        # directory above is accessible only to its user.
         self.paths.lib.chmod(0o711)
         self._remove_former_run()
         order = Order(
@@ -306,7 +306,7 @@ class EmbeddedHost:
         return self.paths.order
 
     def _remove_former_run(self) -> None:
-        """Remove what a host of an earlier version had outside of its directory."""
+        """Remove what a host of an earlier version left outside its directory."""
         with suppress(OSError):
             run = self.paths.former_run.readlink()
             self.paths.former_run.unlink()
@@ -315,7 +315,7 @@ class EmbeddedHost:
                 run.parent.rmdir()  # unless another host of this user has its directory there
 
     def _end(self, supervisor: Supervisor) -> None:
-        """End PID 1, and so all in it; then `unshare`, which ignores SIGTERM, ends too."""
+        """End PID 1, and so everything in it; then `unshare` ends too, which ignores SIGTERM."""
         if supervisor.is_alive:
             _kill(supervisor.pid)
         wait_until(
@@ -345,7 +345,7 @@ def _is_ours_alone(directory: Path) -> bool:
 
 
 def _read_sender(receiver: socket.socket) -> int | None:
-    """The pid of whoever writes to us first; None where all who could have ended, or are silent."""
+    """The pid of the first process that writes to us; None if all writers ended or none writes."""
     receiver.settimeout(PATIENCE_S)
     credentials = struct.Struct("3i")  # pid, uid, gid: unix(7), SCM_CREDENTIALS
     try:

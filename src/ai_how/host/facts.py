@@ -1,6 +1,6 @@
-"""What the workstation has and allows, read once; a fact that cannot be had is None.
+"""The facts about the workstation, read once; an unknown fact is None.
 
-Nothing here raises and nothing here judges: that is checks.py.
+Nothing here raises or judges: that is done by checks.py.
 """
 
 import grp
@@ -60,7 +60,7 @@ VERSION_TIMEOUT_S = 5
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """The processors that we may use."""
+    """The processors that we can use."""
 
     count: int
     vendor: str | None = None  # as in /proc/cpuinfo: GenuineIntel, AuthenticAMD
@@ -73,7 +73,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNode:
-    """A device file, and whether it opens for us."""
+    """A device file, and whether we can open it."""
 
     mode: int
     is_usable: bool
@@ -81,7 +81,7 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """An installed program; `is_replaceable`: others than root and we can write where it lies."""
+    """An installed program; `is_replaceable`: users other than root and us can replace it."""
 
     path: Path
     version: str | None = None
@@ -90,7 +90,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The room where a directory is, or would be made."""
+    """The free space where a directory is, or would be created."""
 
     directory: Path
     free_bytes: int
@@ -110,7 +110,7 @@ class LibvirtAccess:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Everything that the checks look at; made by hand in tests."""
+    """The input of all checks; tests build it by hand."""
 
     user: str
     is_root: bool
@@ -139,14 +139,14 @@ class HostFacts:
 
     @property
     def is_system_used(self) -> bool:
-        """Whether clusters would be on the system's libvirt; where it was not asked, could be."""
+        """Whether new clusters run on the system's libvirt; if unknown, whether they can."""
         if self.host is not None:
             return self.host.startswith("qemu:")
         return self.libvirt.is_socket_usable
 
 
 def read_facts(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> HostFacts:
-    """Look at the workstation; `root` is where /proc, /sys, /dev, /etc and /run are."""
+    """Read the facts; `root` contains /proc, /sys, /dev, /etc and /run."""
     user = read_user_name()
     return HostFacts(
         user=user,
@@ -176,7 +176,7 @@ def read_facts(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> H
 
 
 def read_cpu(root: Path) -> Cpu | None:
-    """The processors, counted as far as our affinity and cpuset allow them."""
+    """The processors, limited by our affinity and cpuset."""
     text = read_text(root / "proc/cpuinfo")
     if not text:
         return None
@@ -192,9 +192,7 @@ def read_cpu(root: Path) -> Cpu | None:
 
 
 def read_cpu_identity(root: Path) -> str:
-    """Which CPU a guest of KVM sees, in words: the model, and a digest of what it and the kernel
-    can do.
-    """
+    """The CPU of a KVM guest in words: the model, and a digest of its features."""
     text = read_text(root / "proc/cpuinfo") or ""
     first = text.split("\n\n", 1)[0].splitlines()
     values = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in first)}
@@ -205,7 +203,7 @@ def read_cpu_identity(root: Path) -> str:
 
 
 def read_device(path: Path) -> DeviceNode | None:
-    """A device file; it is opened for reading and writing, as only that proves that one may."""
+    """A device file. It is opened for reading and writing: only that proves the permission."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -218,7 +216,7 @@ def read_device(path: Path) -> DeviceNode | None:
 
 
 def read_tool(name: str) -> Tool | None:
-    """Where a program is, and (for the few whose version matters) its version."""
+    """The path of a program and (for the few whose version matters) its version."""
     path = find_tool(name)
     if path is None:
         return None
@@ -227,7 +225,7 @@ def read_tool(name: str) -> Tool | None:
 
 
 def read_version(path: Path) -> str | None:
-    """The first thing like a version that `--version` prints."""
+    """The first version number that `--version` prints."""
     try:
         text = run([path, "--version"], timeout_s=VERSION_TIMEOUT_S).stdout
     except (ToolError, OSError):
@@ -237,7 +235,7 @@ def read_version(path: Path) -> str | None:
 
 
 def read_disk(directory: Path) -> Disk | None:
-    """The free room of a directory, or of the nearest one above it that exists."""
+    """The free space of a directory, or of the nearest existing one above it."""
     for existing in (directory, *directory.parents):
         try:
             usage, device = shutil.disk_usage(existing), existing.stat().st_dev
@@ -250,7 +248,7 @@ def read_disk(directory: Path) -> Disk | None:
 
 
 def read_libvirt_access(root: Path) -> LibvirtAccess:
-    """Whether this session may manage the system's libvirt, without connecting to it."""
+    """Whether this session can manage the system's libvirt, without connecting to it."""
     for name in ("libvirt-sock", "virtqemud-sock"):
         socket = root / "run/libvirt" / name
         try:
@@ -264,7 +262,7 @@ def read_libvirt_access(root: Path) -> LibvirtAccess:
 
 
 def read_user_name() -> str:
-    """The name that we act under, or the number of a user who has none."""
+    """The name of our user, or its number if it has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -272,7 +270,7 @@ def read_user_name() -> str:
 
 
 def _allowed_cpus(status: str) -> int | None:
-    """How many processors `Cpus_allowed_list: 0-3,8` names."""
+    """The number of processors in `Cpus_allowed_list: 0-3,8`."""
     found = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)", status, re.MULTILINE)
     if not found:
         return None
@@ -291,7 +289,7 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def _subordinate_count(path: Path, user: str) -> int | None:
-    """How many ids a file like /etc/subuid gives to a user, named or by number."""
+    """The number of ids that a file like /etc/subuid gives to a user, by name or number."""
     text = read_text(path)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""Does KVM really work? On some hosts /dev/kvm opens and guests hang, so a guest decides."""
+"""Test KVM by booting a guest: on some hosts /dev/kvm opens, but guests hang."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ KILL_S = 5
 
 @dataclass(frozen=True, slots=True)
 class KvmVerdict:
-    """Whether guests run under KVM, why we say so, and what was looked at."""
+    """Whether guests run under KVM, the reason, and what the decision is based on."""
 
     works: bool
     why: str
@@ -41,7 +41,7 @@ class KvmVerdict:
 
 
 class Outcome(Enum):
-    """What became of a trial guest; only one that wrote what it should has run."""
+    """The outcome of a test guest; RAN only if it printed the expected text."""
 
     RAN = auto()
     HUNG = auto()
@@ -51,7 +51,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A trial guest's outcome, and the last line that was read."""
+    """The outcome of a test guest, and the last line that it printed."""
 
     outcome: Outcome
     last_line: str
@@ -65,11 +65,11 @@ def kvm_verdict(
     device: Path = KVM_DEVICE,
     boot: Path = Path("/boot"),
 ) -> KvmVerdict:
-    """Whether a guest runs under KVM: decided by booting one, remembered until the next reboot.
+    """Decide whether KVM works by booting a guest; remembered until the next reboot.
 
-    The guest is `kernel`, else the newest one of `boot`, else (also where they may not be read) a
-    boot sector. What was decided without a guest, or by a QEMU that refused, is not remembered: it
-    is soon found again, and may change (another hypervisor may hold the processor).
+    The guest is `kernel`, else the newest readable kernel of `boot`, else a boot sector. A verdict
+    without a guest, or from a QEMU that refused, is not remembered: it is quickly found again, and
+    can change (another hypervisor may hold the processor).
     """
     if refusal := _try_device(device):
         return refusal
@@ -90,9 +90,9 @@ def kvm_verdict(
 def choose_accelerator(
     *, enable_kvm: bool | None, verdict: KvmVerdict | None
 ) -> tuple[Accelerator, str | None]:
-    """What guests run under, and one line of warning where it is not KVM and could have been asked.
+    """The accelerator, and one line of warning if it is not KVM although KVM could be used.
 
-    `verdict` may be None only where KVM is not wanted.
+    `verdict` may be None only if KVM is not wanted.
     """
     if enable_kvm is False or verdict is None:
         return "tcg", None
@@ -107,7 +107,7 @@ def boot_trial(
 ) -> Trial:
     """Boot a guest without a disk, or the boot sector, until it writes to its serial line.
 
-    QEMU is gone afterwards; it also dies with us, so that a killed run leaves none behind.
+    QEMU is ended afterwards. It also dies with us, so a killed run leaves none behind.
     """
     with tempfile.TemporaryDirectory(prefix="ai-how-kvm-") as folder:
         disk, serial = Path(folder, "boot.img"), Path(folder, "serial.log")
@@ -131,14 +131,14 @@ def boot_trial(
             outcome = Outcome.HUNG
         finally:
             child.kill()
-            # A process that KVM keeps in the kernel does not even die of SIGKILL.
+            # A process that is stuck in KVM in the kernel does not even die of SIGKILL.
             with suppress(DeadlineError):
                 wait_until(lambda: child.poll() is not None, Deadline.after(KILL_S), "QEMU's end")
         return Trial(outcome, _last_line(serial.read_text(errors="replace")))
 
 
 def explain_refusal(error: OSError, device: Path) -> KvmVerdict:
-    """Why a device that does not open does not, and what would change that."""
+    """Why a device cannot be opened, and the remedy."""
     cpu = read_cpu(Path("/"))
     if error.errno == errno.ENOENT and not (cpu and cpu.virtualization):
         why = f"{device} does not exist: the processor does not offer virtualization"
@@ -183,7 +183,7 @@ def _no(why: str, decided_by: str, remedy: str) -> KvmVerdict:
 
 
 def _find_kernel(candidates: Iterable[Path]) -> Path | None:
-    """The newest kernel that we may read; some systems keep theirs for root."""
+    """The newest readable kernel; some systems let only root read theirs."""
     readable = [path for path in candidates if os.access(path, os.R_OK)]
     return max(readable, key=lambda path: path.stat().st_mtime_ns, default=None)
 
@@ -208,13 +208,13 @@ def _disk_arguments(disk: Path) -> Sequence[str | Path]:
 
 
 def _last_line(text: str) -> str:
-    """The last line with something to read, without what a terminal would obey."""
+    """The last line that is not empty, without terminal control characters."""
     lines = ["".join(filter(str.isprintable, line)).strip() for line in text.splitlines()]
     return next((line[:200] for line in reversed(lines) if line), "")
 
 
 def _cache_key(qemu: Path, guest: Path | None, device: Path) -> dict[str, str]:
-    """All that a verdict depends on; a new boot, QEMU or kernel makes the old one void."""
+    """Everything that a verdict depends on: another boot, QEMU or kernel invalidates it."""
     return {
         "boot_id": read_text(Path("/proc/sys/kernel/random/boot_id")) or "",
         "release": os.uname().release,
@@ -230,7 +230,7 @@ def _stamp(path: Path) -> str:
 
 
 def _read_cache(cache: Path, key: dict[str, str]) -> KvmVerdict | None:
-    """The verdict that was remembered for exactly this key; a damaged file holds none."""
+    """The cached verdict for exactly this key; a damaged file has none."""
     try:
         seen = json.loads(cache.read_text())
         if seen["key"] != key:
@@ -241,7 +241,7 @@ def _read_cache(cache: Path, key: dict[str, str]) -> KvmVerdict | None:
 
 
 def _write_cache(cache: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
-    """Remember a verdict, for our eyes only; a cache that cannot be written is done without."""
+    """Cache a verdict in a private file; a failure to write is ignored."""
     with suppress(OSError, HostError):
         ensure_private_directory(cache.parent)
         with replaced_atomically(cache) as draft:

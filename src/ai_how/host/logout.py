@@ -1,6 +1,6 @@
-"""Whether what a user starts lives on when they log out, and how to start it so that it does.
+"""Whether a user's processes survive a logout, and how to start them so that they do.
 
-logind ends what is in a session's scope where KillUserProcesses= says so, and a user's own manager
+logind ends the processes in a session's scope if KillUserProcesses= says so. A user's own manager
 ends with the last session, unless the user lingers: logind.conf(5), loginctl(1).
 """
 
@@ -21,7 +21,7 @@ TRUE = {"1", "yes", "y", "true", "t", "on"}
 
 
 def find_end(root: Path, *, pid: int | None = None) -> str | None:
-    """What ends a process at logout; of no process, one that is to be started. None: nothing."""
+    """What ends a process at logout, None if nothing does. Without `pid`: a process started now."""
     if not (root / "run/systemd/system").is_dir():
         return None
     if pid is None and _scope_of_its_own(root):
@@ -37,9 +37,9 @@ def find_end(root: Path, *, pid: int | None = None) -> str | None:
 
 
 def outliving(root: Path = Path("/")) -> list[str]:
-    """What to put before a command that is to run on after logout; empty where nothing helps."""
+    """The prefix of a command that is to survive a logout; empty if nothing helps."""
     words = _scope_of_its_own(root)
-    # A manager that hangs, or refuses, is no reason not to start.
+    # A manager that hangs or refuses must not prevent the start.
     with suppress(ToolError):
         if words:
             run([*words, "true"], timeout_s=PROBE_S)
@@ -48,13 +48,13 @@ def outliving(root: Path = Path("/")) -> list[str]:
 
 
 def _scope_of_its_own(root: Path) -> list[str]:
-    """The command that begins a program in a scope that no session's end reaches."""
+    """The command that starts a program in a scope that survives the end of the session."""
     systemd_run = find_tool("systemd-run")
     if systemd_run is None or not (root / "run/systemd/system").is_dir():
         return []
     scope = ["--scope", "--quiet", "--collect", "--"]
     if os.geteuid() == 0:
-        # By sudo, root is in the session of another user, who may log out.
+        # With sudo, root is in the session of another user, who may log out.
         is_in_session = "/user.slice/" in (read_text(root / "proc/self/cgroup") or "")
         return [str(systemd_run), *scope] if is_in_session else []
     if not _lingers(root):
@@ -87,7 +87,7 @@ def _kills(root: Path) -> bool:
 
 
 def _config_files(root: Path) -> Iterator[Path]:
-    """logind's files, the one that counts last: the main file, and drop-ins by their names."""
+    """logind's files in the order of their priority: the main file, then drop-ins by name."""
     places = [root / place for place in CONFIG_DIRECTORIES]
     yield from [path for place in places if (path := place / "logind.conf").exists()][:1]
     named = dict[str, Path]()
@@ -97,7 +97,7 @@ def _config_files(root: Path) -> Iterator[Path]:
 
 
 def user_name() -> str:
-    """Our name, or our number where we have none."""
+    """The name of our user, or its number if it has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

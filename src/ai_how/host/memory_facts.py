@@ -1,4 +1,4 @@
-"""How much memory the host can still give: the kernel's own estimate, bounded by our cgroups."""
+"""The memory that the host can still give: the kernel's estimate, limited by our cgroups."""
 
 import os
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ NO_LIMIT = 1 << 60  # cgroup v1 says "no limit" by a number near 2**63
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`available_mib` is MemAvailable: what can be had without swapping, reclaimable cache counted.
+    """`available_mib` is MemAvailable: free without swapping, including reclaimable cache.
 
-    `cgroup_headroom_mib` is what the tightest cgroup above us still lets us take; None: no limit.
+    `cgroup_headroom_mib` is what the tightest cgroup above us still allows; None: no limit.
     """
 
     total_mib: int
@@ -24,7 +24,7 @@ class Memory:
 
     @property
     def usable_mib(self) -> int:
-        """What new guests may take in all."""
+        """What new guests can use in total."""
         if self.cgroup_headroom_mib is None:
             return self.available_mib
         return min(self.available_mib, self.cgroup_headroom_mib)
@@ -32,7 +32,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Hugepages:
-    """One pool of reserved pages; MemAvailable does not count them."""
+    """One pool of reserved pages; MemAvailable does not include it."""
 
     size_kib: int
     total: int
@@ -41,14 +41,14 @@ class Hugepages:
 
 @dataclass(frozen=True, slots=True)
 class Ksm:
-    """The kernel's search for equal pages, of which it then keeps one (kernel samepage merging)."""
+    """Kernel samepage merging: the kernel keeps one copy of identical pages."""
 
     is_on: bool
     saved_mib: int
 
 
 def read_memory(root: Path) -> Memory | None:
-    """The memory of the host, or None where /proc does not tell."""
+    """The memory of the host, or None if /proc does not have it."""
     fields = _meminfo_kib(read_text(root / "proc/meminfo") or "")
     if "MemTotal" not in fields or "MemAvailable" not in fields:
         return None
@@ -60,7 +60,7 @@ def read_memory(root: Path) -> Memory | None:
 
 
 def read_hugepages(root: Path) -> tuple[Hugepages, ...]:
-    """Every pool that the kernel knows, smallest pages first."""
+    """Every pool of the kernel, smallest pages first."""
     pools = []
     for directory in (root / "sys/kernel/mm/hugepages").glob("hugepages-*kB"):
         size = directory.name.removeprefix("hugepages-").removesuffix("kB")
@@ -72,12 +72,12 @@ def read_hugepages(root: Path) -> tuple[Hugepages, ...]:
 
 
 def read_ksm(root: Path) -> Ksm | None:
-    """Whether equal pages are shared, or None where the kernel cannot."""
+    """Whether identical pages are shared, or None if the kernel has no KSM."""
     directory = root / "sys/kernel/mm/ksm"
     mode = read_number(directory / "run")
     if mode is None:
         return None
-    # 1 searches; 0 only stops the search, and 2 gives each its own page again.
+    # 1 merges; 0 only stops merging; 2 also unmerges all pages.
     pages = read_number(directory / "pages_sharing") or 0
     return Ksm(mode == 1, pages * os.sysconf("SC_PAGE_SIZE") // MIB)
 
@@ -93,7 +93,7 @@ def _meminfo_kib(text: str) -> dict[str, int]:
 
 
 def _cgroup_headroom_mib(root: Path) -> int | None:
-    """The least that any cgroup from ours up to the root leaves; None where none has a limit."""
+    """The smallest headroom of our cgroup and those above it; None without a limit."""
     rooms = [room for group in _own_cgroups(root) if (room := _headroom_bytes(group)) is not None]
     return min(rooms) // MIB if rooms else None
 
@@ -115,7 +115,7 @@ def _own_cgroups(root: Path) -> Iterator[Path]:
 
 
 def _headroom_bytes(group: Path) -> int | None:
-    """What a cgroup may still take; page cache that is not in use can be reclaimed."""
+    """What a cgroup can still use; page cache that is not in use can be reclaimed."""
     limit = read_number(group / "memory.max") or read_number(group / "memory.limit_in_bytes")
     if not limit or limit >= NO_LIMIT:
         return None

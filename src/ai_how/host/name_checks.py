@@ -1,4 +1,4 @@
-"""What guests on the embedded host will use for names, or why they will have none."""
+"""The name servers of guests on the embedded host, or why they have none."""
 
 from ai_how.host.checks import Check, Status, install
 from ai_how.host.facts import HostFacts
@@ -9,7 +9,7 @@ LOOK = "cat /etc/resolv.conf"
 
 
 def check_names(facts: HostFacts) -> Check:
-    """Guests ask by way of this host, so they have the names that it has."""
+    """Guests use this host as their resolver, so they get the names that it gets."""
     if facts.no_uplink:
         advice = install("pasta") if facts.no_uplink == NO_PASTA else None
         found = f"guests on the embedded host have no uplink and no DNS: {facts.no_uplink}"

@@ -1,4 +1,4 @@
-"""The host's IPv4 network as `ip`, nft and iptables tell it; what they do not tell is None."""
+"""The host's IPv4 network as `ip`, nft and iptables report it; unknown facts are None."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ IPTABLES_CHAIN = "ip filter FORWARD"  # how nft shows the chain that iptables ed
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where packets for a subnet go, or an address that an interface has in it."""
+    """The interface for packets to a subnet, or of an address in that subnet."""
 
     subnet: IPv4Network
     device: str | None = None
@@ -30,7 +30,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class DroppingChain:
-    """A chain on the way of forwarded packets whose policy is drop, and the tool that edits it."""
+    """A chain for forwarded packets with the policy drop, and the tool that edits it."""
 
     tool: str  # nft, iptables, iptables-legacy
     chain: str  # for nft: "FAMILY TABLE CHAIN"
@@ -38,7 +38,7 @@ class DroppingChain:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """What stands in the way of forwarded packets."""
+    """What blocks forwarded packets."""
 
     dropping_chains: tuple[DroppingChain, ...] = ()
     has_docker: bool = False
@@ -59,7 +59,7 @@ def read_routes() -> tuple[Route, ...] | None:
 
 
 def read_addresses() -> tuple[Route, ...] | None:
-    """The subnets in which interfaces have an IPv4 address, loopback left out."""
+    """The subnets of the interfaces' IPv4 addresses, without loopback."""
     items = _ask_json("ip", "-j", "-4", "addr")
     if items is None:
         return None
@@ -73,7 +73,7 @@ def read_addresses() -> tuple[Route, ...] | None:
 
 
 def read_own_addresses() -> tuple[str, ...]:
-    """Every IPv4 address of this host but those of loopback. Raises ToolError where `ip` fails."""
+    """Every IPv4 address of this host, without loopback. Raises ToolError if `ip` fails."""
     told = run([get_tool("ip", package="iproute2"), "-j", "-4", "addr"], timeout_s=ASK_TIMEOUT_S)
     found = [
         str(address.get("local"))
@@ -96,7 +96,7 @@ def read_nameservers(root: Path) -> tuple[IPv4Address, ...]:
 
 
 def read_firewall(root: Path) -> Firewall | None:
-    """The chains that forwarded packets must pass; None where we may not see them (not root).
+    """The chains that forwarded packets must pass; None if we cannot read them (not root).
 
     A packet must pass every table of both backends, so one accept elsewhere does not help.
     """
@@ -144,7 +144,7 @@ def _firewall_of_iptables(tool: str) -> Firewall | None:
 
 
 def _ask(tool: str, *arguments: str) -> str | None:
-    """What a program prints when it exits 0."""
+    """The output of a program that exits with 0, else None."""
     path = find_tool(tool)
     if path is None:
         return None

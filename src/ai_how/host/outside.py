@@ -1,7 +1,7 @@
-"""What an embedded host has outside of itself: pasta, and whoever answers names for its guests.
+"""The part of an embedded host that runs outside: pasta, and the DNS proxy for its guests.
 
-Run as `python -m ai_how.host.outside LOG PID` by uplink.py, where the user is. Standard input leads
-to the supervisor, which sends the sockets at which names are asked for; we end when it does.
+uplink.py runs it as `python -m ai_how.host.outside LOG PID` in the user's namespaces. Standard
+input is connected to the supervisor, which sends the sockets for DNS; we end when it does.
 """
 
 import os
@@ -28,9 +28,9 @@ REFRESH_S = 60.0
 
 
 def ask(question: bytes) -> bytes:
-    """The answer of the first of the host's name servers that gives one; else that it failed.
+    """The answer of the host's first name server that gives one, else SERVFAIL.
 
-    They are read each time: the host may be somewhere else by now.
+    The servers are read each time: the host may have moved to another network.
     """
     for server in _servers():
         with suppress(OSError), _socket_to(server, socket.SOCK_DGRAM) as way:
@@ -43,7 +43,7 @@ def ask(question: bytes) -> bytes:
 
 
 def failure(question: bytes) -> bytes:
-    """SERVFAIL to a question, so that nobody waits."""
+    """The answer SERVFAIL to a question, so that nobody waits."""
     end = HEADER
     while end < len(question) and question[end]:
         end += question[end] + 1
@@ -52,7 +52,7 @@ def failure(question: bytes) -> bytes:
 
 
 def answer_datagrams(line: socket.socket) -> None:
-    """Answer what comes by UDP, so many questions at a time."""
+    """Answer questions by UDP, a limited number at a time."""
     free = BoundedSemaphore(AT_ONCE)
 
     def answer(question: bytes, whom: tuple[str, int]) -> None:
@@ -70,7 +70,7 @@ def answer_datagrams(line: socket.socket) -> None:
 
 
 def answer_streams(listener: socket.socket) -> None:
-    """Answer what comes by TCP: names with more to say than a datagram takes."""
+    """Answer questions by TCP: answers that are too large for a datagram."""
     free = BoundedSemaphore(AT_ONCE)
 
     def answer(line: socket.socket) -> None:
@@ -89,7 +89,7 @@ def answer_streams(listener: socket.socket) -> None:
 
 
 def ask_by_stream(question: bytes) -> bytes:
-    """The same as `ask` for a question with its length before it, as its answer has."""
+    """Like `ask`, but question and answer are prefixed with their length."""
     for server in _servers():
         with suppress(OSError), _socket_to(server, socket.SOCK_STREAM) as way:
             way.sendall(question)
@@ -100,7 +100,7 @@ def ask_by_stream(question: bytes) -> bytes:
 
 
 def shut_addresses(pid: int) -> None:
-    """Have guests reach none of this host's addresses; pasta would connect them as ourselves."""
+    """Block guests' access to this host's addresses: pasta would connect to them as our user."""
     rules = "".join(f"-A {HOST_CHAIN} -d {address} -j DROP\n" for address in read_own_addresses())
     # Root, also that of a container, has no user namespace of its own for its host.
     user = ["-U", "--preserve-credentials"] if _user_namespace(pid) != _user_namespace() else []
@@ -115,7 +115,7 @@ def shut_addresses(pid: int) -> None:
 
 
 def watch_addresses(pid: int, changes: socket.socket) -> None:
-    """Shut also those that come later."""
+    """Block addresses that are added later."""
     while True:
         with suppress(OSError):  # none in time, or more than there was room for
             changes.recv(LONGEST)
@@ -180,7 +180,7 @@ def _socket_to(server: str, kind: socket.SocketKind) -> socket.socket:
 
 
 def _begin(answer: Callable[..., None], *what: object, free: BoundedSemaphore) -> None:
-    """Answer on a thread; where the system has none left, whoever asks has to ask again."""
+    """Answer on a thread; if no thread can be started, the client has to repeat the question."""
     try:
         Thread(target=answer, args=what, daemon=True).start()
     except RuntimeError:
@@ -188,13 +188,13 @@ def _begin(answer: Callable[..., None], *what: object, free: BoundedSemaphore) -
 
 
 def _read_message(line: socket.socket) -> bytes:
-    """A message with its length before it; empty at the end of the line."""
+    """A message with its length prefix; empty at the end of the stream."""
     length = _read(line, 2)
     return length + _read(line, int.from_bytes(length))
 
 
 def _read(line: socket.socket, count: int) -> bytes:
-    """So many bytes; fewer where the line ends before."""
+    """`count` bytes; fewer if the stream ends before."""
     got = b""
     while len(got) < count and (more := line.recv(count - len(got))):
         got += more

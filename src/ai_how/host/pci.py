@@ -1,4 +1,4 @@
-"""PCI devices that are asked for: what they are, and whether the host can live without them."""
+"""Requested PCI devices: what they are, and whether the host can do without them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from ai_how.host.checks import Check, Status
 from ai_how.host.reading import link_name, read_number, read_text
 
 BRIDGE_CLASS = 0x06
-# A bridge with no driver but these does not keep VFIO from taking the rest of its group.
+# A bridge with one of these drivers does not keep VFIO from using the rest of its group.
 BRIDGE_DRIVERS = (None, "pcieport")
 VFIO = "vfio-pci"
 
 
 class AskedDevice(Protocol):
-    """An entry of `pcie_passthrough.devices`; what is None is not compared."""
+    """An entry of `pcie_passthrough.devices`; None is not compared."""
 
     @property
     def pci_address(self) -> str: ...
@@ -44,7 +44,7 @@ class PciDevice:
 
 
 def read_pci_devices(root: Path = Path("/")) -> dict[str, PciDevice]:
-    """Every PCI function by address; `root` is where /sys and /proc are."""
+    """Every PCI function by address; `root` contains /sys and /proc."""
     busy = _busy_blocks(root)
     directory = root / "sys/bus/pci/devices"
     if not directory.is_dir():
@@ -59,10 +59,10 @@ def check_passthrough(
     uplinks: Collection[str],
     force: bool = False,
 ) -> list[Check]:
-    """Why devices must not be given away; `uplinks` are the interfaces with a default route.
+    """Why devices must not be passed through; `uplinks` are the interfaces with a default route.
 
-    A driver that is in use is a failure unless `force`; one that is merely bound is a warning.
-    Nothing is said of a device that can be given away.
+    A driver that is in use is a failure unless `force`; one that is only bound is a warning. A
+    device without problems has no check.
     """
     wanted = {device.pci_address.lower() for device in asked}
     checks = []
@@ -193,7 +193,7 @@ def _busy_blocks(root: Path) -> dict[str, str]:
 
 
 def _mounts(root: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Mount points by device number and by device file; btrfs has numbers of its own."""
+    """Mount points by device number and by device file; btrfs has its own device numbers."""
     numbers: dict[str, str] = {}
     sources: dict[str, str] = {}
     for line in _lines(root / "proc/self/mountinfo"):

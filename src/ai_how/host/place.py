@@ -1,4 +1,4 @@
-"""Where a cluster's VMs run: which libvirt, which storage QEMU can read, how guests are reached."""
+"""The host of a cluster's VMs: its libvirt, the storage for QEMU, the way to the guests."""
 
 import os
 import shlex
@@ -26,9 +26,10 @@ Kind = Literal["embedded", "system", "test"]
 
 @dataclass(frozen=True, slots=True)
 class HypervisorHost:
-    """One libvirt and what belongs to it. `asked` is what state remembers and users write.
+    """One libvirt and what belongs to it.
 
-    `address` is its URI; the embedded host has one only while it is up.
+    `asked` is the form that users write and the state stores. `address` is its URI; the embedded
+    host has one only while it is up.
     """
 
     asked: str
@@ -39,14 +40,14 @@ class HypervisorHost:
 
     @property
     def uri(self) -> str:
-        """Where libvirt answers. Raises HostError for an embedded host that is down."""
+        """The URI of libvirt. Raises HostError if the embedded host is down."""
         return self.embedded.uri if self.embedded else self.address
 
     def ensure_up(self, roots: Roots) -> bool:
-        """Have a libvirt that answers at `uri`, and say whether it was started for that.
+        """Make sure that a libvirt answers at `uri`; return whether it was started for that.
 
-        Only the embedded one is ours to start. Its guests get /dev/kvm only where KVM was seen to
-        work, which takes seconds the first time.
+        Only the embedded one is started. Its guests get /dev/kvm only if KVM works, which takes
+        seconds to find out the first time.
         """
         if self.embedded is None:
             return False
@@ -66,7 +67,7 @@ class HypervisorHost:
         verdict = decide_kvm(roots)
         if verdict.works == supervisor.has_kvm:
             return verdict
-        # Its guests have what it had when it came up, whatever is true by now.
+        # Its guests have what it had when it was started, even if that has changed.
         why = (
             "the embedded host was started with KVM"
             if supervisor.has_kvm
@@ -76,7 +77,7 @@ class HypervisorHost:
 
     @property
     def is_up(self) -> bool:
-        """Whether asking it makes sense: an embedded host that is down runs nothing."""
+        """Whether it can be queried: an embedded host that is down has no VMs."""
         return self.embedded is None or self.embedded.find_supervisor() is not None
 
     @property
@@ -109,48 +110,49 @@ class HypervisorHost:
 
     @property
     def root(self) -> Path | None:
-        """Where the files that an embedded host sees are found from here, while it is up."""
+        """The root directory of a running embedded host, as seen from here."""
         supervisor = self.embedded.find_supervisor() if self.embedded else None
         return Path(f"/proc/{supervisor.pid}/root") if supervisor else None
 
     @property
     def is_kept(self) -> bool:
-        """Whether its libvirtd is started again when it ends, as the embedded host's is."""
+        """Whether its libvirtd is restarted when it ends, as on the embedded host."""
         return self.embedded is not None and self.is_up
 
     @property
     def max_calls(self) -> int:
-        """How many calls its libvirtd takes at once on one connection; the embedded one has room.
+        """The number of concurrent calls per connection to its libvirtd.
 
-        A guest that hangs keeps a call for ten seconds, and nobody is to wait behind it.
+        It is higher on the embedded host: a guest that hangs blocks a call for ten seconds, and no
+        other call should wait for it.
         """
         return MAX_CALLS if self.embedded else 4
 
     @property
     def qemu_logs(self) -> Path | None:
-        """Where libvirt keeps what each QEMU says; the system's may be read by root alone."""
+        """The directory of libvirt's QEMU logs; on the system's libvirt only root may read them."""
         if self.embedded:
             return self.embedded.paths.log / "qemu"
         return SYSTEM_QEMU_LOGS if self.kind == "system" else None
 
     @property
     def saved_memory(self) -> Path:
-        """A directory on the file system where libvirt keeps the memory of suspended VMs."""
+        """A directory on the file system of the memory of suspended VMs."""
         if self.embedded:
             return self.embedded.paths.lib
         return SYSTEM_LIBVIRT if self.kind == "system" else Path("/")
 
     def enter(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` where the guests' network is."""
+        """The command that runs `argv` in the network of the guests."""
         return self.embedded.enter(argv) if self.embedded else list(argv)
 
     def restart_libvirtd(self) -> None:
-        """End the embedded host's libvirtd, for another to begin; the system's is not ours."""
+        """Restart the embedded host's libvirtd; the system's libvirtd is not touched."""
         if self.embedded:
             self.embedded.restart_daemon()
 
     def ssh_proxy(self, roots: Roots) -> list[str]:
-        """What ssh's ProxyCommand must be; empty where the guests can be reached directly."""
+        """The ProxyCommand for ssh; empty if guests can be reached directly."""
         if self.embedded is None:
             return []
         program = [sys.executable, "-m", "ai_how"]
@@ -158,10 +160,10 @@ class HypervisorHost:
 
 
 def resolve_host(asked: str, roots: Roots, *, kept: StoragePaths | None = None) -> HypervisorHost:
-    """The place that a host URI means; `auto` is what `choose_host` says.
+    """The host of a URI; `auto` is resolved by `choose_host`.
 
-    `kept` is where a cluster that is there has its disks. Raises HostError where what was asked for
-    cannot be used.
+    `kept` is the storage of an existing cluster. Raises HostError if the requested host cannot be
+    used.
     """
     if asked == "auto":
         return resolve_host(choose_host().asked, roots)
@@ -191,7 +193,7 @@ def resolve_host(asked: str, roots: Roots, *, kept: StoragePaths | None = None) 
 
 
 def decide_kvm(roots: Roots) -> KvmVerdict:
-    """Whether KVM really works here; decided by booting, and remembered until the next reboot."""
+    """Whether KVM works here; decided by booting, and remembered until the next reboot."""
     # Only asked when a host comes up, or a start is planned.
     from ai_how.images.build import find_default_image  # noqa: PLC0415
     from ai_how.images.store import ImageStore  # noqa: PLC0415
@@ -202,7 +204,7 @@ def decide_kvm(roots: Roots) -> KvmVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What `auto` means here and why; `advice` is what would make it the system's libvirt."""
+    """What `auto` means here and why; `advice` would make it the system's libvirt."""
 
     asked: str
     why: str
@@ -210,7 +212,7 @@ class Choice:
 
 
 def choose_host() -> Choice:
-    """The system's libvirt where it answers, may be managed, and QEMU's user can read our disks."""
+    """The system's libvirt if it answers, we can manage it, and QEMU's user can read our disks."""
     access = read_libvirt_access(Path("/"))
     if access.socket_mode is None:
         return Choice("embedded", "the system's libvirt is not running")
@@ -230,16 +232,16 @@ def choose_host() -> Choice:
 
 
 def saves_for_root(asked: str) -> str | None:
-    """What an ordinary user misses on the system's libvirt; None for root, and elsewhere."""
+    """What an ordinary user cannot use on the system's libvirt; None for root and other hosts."""
     if asked != SYSTEM or os.geteuid() == 0:
         return None
     return f"only root can read the memory that {SYSTEM} saves"
 
 
 def system_storage() -> StoragePaths:
-    """Our own directory for disks on the system's libvirt.
+    """Our user's directory for disks on the system's libvirt.
 
-    Once all users had the same; whoever has that one goes on with it.
+    Earlier all users shared one; a user who has disks there keeps using it.
     """
     own = SYSTEM_IMAGES / f"ai-how-{os.geteuid()}"
     if own.is_dir() or not _is_ours_alone(FORMER_STORAGE):
@@ -248,27 +250,27 @@ def system_storage() -> StoragePaths:
 
 
 def system_storages() -> tuple[StoragePaths, ...]:
-    """Wherever disks and machines of ours may be on the system's libvirt."""
+    """All places where our disks and saved VMs can be on the system's libvirt."""
     roots = (FORMER_STORAGE, SYSTEM_IMAGES / f"ai-how-{os.geteuid()}")
     return tuple(StoragePaths(root) for root in roots if _is_ours_alone(root))
 
 
 def storage_of(disk: Path) -> StoragePaths | None:
-    """The storage that a node's disk is in: where it was made, whatever new ones would be in."""
+    """The storage of a node's existing disk, which may differ from that of new disks."""
     root = disk.parent.parent.parent
     return StoragePaths(root) if disk.parent.parent == StoragePaths(root).disks else None
 
 
 def _is_ours_alone(root: Path) -> bool:
-    """Whether a directory and what we keep in it are there, and no other user's."""
+    """Whether a directory and our files in it exist and belong to our user."""
     storage = StoragePaths(root)
     owners = [path.stat().st_uid for path in (root, storage.bases, storage.disks) if path.is_dir()]
     return root.is_dir() and set(owners) == {os.geteuid()}
 
 
 def _require_usable(storage: StoragePaths) -> None:
-    """Raises HostError where we could not have disks there, or others could replace them."""
-    # It is the same look that every step takes before it makes a disk.
+    """Raises HostError if we cannot have disks there, or if others could replace them."""
+    # Every step does the same check before it creates a disk.
     from ai_how.state.owned_directory import check_chain  # noqa: PLC0415
 
     root = storage.root

@@ -1,8 +1,8 @@
-"""The embedded host's private mounts: what is covered, and what of it stays to be seen.
+"""The private mounts of the embedded host: what is hidden, and what stays visible.
 
-libvirtd would take the real host's sockets below /run for its own, so they are hidden. But people
-also keep programs, disks and home directories there, or reach them by links that lead through it:
-what the host was told to use is bound back, and nothing else.
+libvirtd would use the real host's sockets below /run, so they are hidden. But programs, disks and
+home directories can also be there, or be reached by links through it: what the host needs is
+bind-mounted back, and nothing else.
 """
 
 import os
@@ -73,7 +73,7 @@ def prepare_mounts(
 
 
 def follow(path: Path) -> Iterator[Path]:
-    """Every link that a path leads by, and at last where it ends, whether that is there or not."""
+    """Every link on a path, and finally its target, whether it exists or not."""
     here, ahead = Path("/"), list(path.parts[1:])
     links = 0
     while ahead:
@@ -91,7 +91,7 @@ def follow(path: Path) -> Iterator[Path]:
 
 
 def _read_link(path: Path) -> Path | None:
-    """Where a link leads; None for what is none, or where its user may not look."""
+    """The target of a link; None if it is not a link, or cannot be read."""
     try:
         return path.readlink()
     except OSError:
@@ -99,7 +99,7 @@ def _read_link(path: Path) -> Path | None:
 
 
 def _find_kept(libvirts: Sequence[Path], needed: Iterable[str]) -> tuple[Path, ...]:
-    """What stays visible of the places that are covered; none is inside of another."""
+    """The visible parts of the hidden places; none is inside another."""
     places = search_path()
     programs = [path for name in PROGRAMS if (path := shutil.which(name, path=places))]
     ours = (sys.executable, sys.prefix, sys.base_prefix, *sys.path)
@@ -118,7 +118,7 @@ def _find_kept(libvirts: Sequence[Path], needed: Iterable[str]) -> tuple[Path, .
 
 
 def _unit(path: Path, libvirts: Sequence[Path]) -> Path | None:
-    """What is kept for the sake of a path: as little as works; None for what is not covered."""
+    """What must stay visible for a path: as little as possible; None if it is not hidden."""
     for top in (*libvirts, DEV / "shm"):
         if path.is_relative_to(top):
             return path if path != top else None
@@ -132,7 +132,7 @@ def _unit(path: Path, libvirts: Sequence[Path]) -> Path | None:
 
 
 def _mounted_disks() -> Iterator[Path]:
-    """Where disks and shares of the network are mounted below /run."""
+    """The mount points of disks and network shares below /run."""
     known = Path("/proc/filesystems").read_text().splitlines()
     on_disks = {line.strip() for line in known if not line.startswith("nodev")} | OTHER_DISKS
     # A name may be of any bytes but those that are written as octal numbers.
@@ -144,12 +144,12 @@ def _mounted_disks() -> Iterator[Path]:
 
 
 def _is_made_anew(path: Path, kept: Sequence[Path]) -> bool:
-    """Whether a path leads to our own, private /run."""
+    """Whether a path is in our private /run."""
     return path.is_relative_to(RUN) and not any(path.is_relative_to(one) for one in kept)
 
 
 def _fill(target: Path, kept: Sequence[Path]) -> None:
-    """Have on the stage what is to be kept of that target."""
+    """Bind what is to be kept of that target to the stage."""
     for source in kept:
         if not source.is_relative_to(target):
             continue
@@ -167,7 +167,7 @@ def _fill(target: Path, kept: Sequence[Path]) -> None:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a file is there that its user may see."""
+    """Whether the file exists and its user can see it."""
     return os.path.isfile(path)  # noqa: PTH113  Path's own raises where it may not be seen
 
 
@@ -187,7 +187,7 @@ def _cover_etc(resolv_conf: str, names: Path) -> Path:
 
 
 def _cover_run(kept: Sequence[Path], resolv_conf: str, names: Path) -> None:
-    """Cover /run, where the real host's sockets and pid files are, save what is kept."""
+    """Hide /run, with the real host's sockets and pid files, except what is kept."""
     mount("-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", STAGE)
     for name in ("lock", "libvirt"):
         (STAGE / name).mkdir()
@@ -202,7 +202,7 @@ def _cover_run(kept: Sequence[Path], resolv_conf: str, names: Path) -> None:
 
 
 def _cover_dev(kept: Sequence[Path], *, with_kvm: bool) -> None:
-    """A /dev of our own, with /dev/kvm only where KVM works: libvirt would probe it for minutes."""
+    """A private /dev, with /dev/kvm only if KVM works: libvirt would probe it for minutes."""
     mount("-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", STAGE)
     wanted = [*OPTIONAL_DEVICES, *(["kvm"] if with_kvm else [])]
     for name in (*DEVICES, *(name for name in wanted if Path("/dev", name).exists())):

@@ -1,4 +1,4 @@
-"""Reading files of a kernel that may not have them: what is not there is None."""
+"""Read kernel files that may not exist: a missing one is None."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Joins standard input and output to a guest's TCP port: what ssh's ProxyCommand becomes.
+"""Connects standard input and output to a guest's TCP port, as ssh's ProxyCommand.
 
 Run as `python -m ai_how.host.relay ADDRESS PORT` inside the embedded host's network. It ends when
-the guest closes the connection; nc(1) would wait for its standard input to end, and ssh for it.
+the guest closes the connection; nc(1) would wait for the end of its standard input, and ssh for nc.
 """
 
 import os
@@ -15,7 +15,7 @@ CHUNK_BYTES = 65536
 
 
 def connect(address: str, port: int) -> socket.socket:
-    """A connection, once the port takes one. Raises OSError where it does not in time."""
+    """Connect as soon as the port accepts. Raises OSError if it does not in time."""
     give_up = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -27,7 +27,7 @@ def connect(address: str, port: int) -> socket.socket:
 
 
 def send_input(line: socket.socket) -> None:
-    """Pass standard input on, and its end."""
+    """Forward standard input, and its end."""
     while data := os.read(0, CHUNK_BYTES):
         line.sendall(data)
     line.shutdown(socket.SHUT_WR)

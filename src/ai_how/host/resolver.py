@@ -1,4 +1,4 @@
-"""Which name servers this host asks, and whether those of its own are there."""
+"""The name servers of this host, and whether the local ones are running."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PORT_HEX = "0035"
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """`silent` are servers on this very host at whose addresses nobody listens."""
+    """`silent` are servers on this host at whose addresses no process listens."""
 
     servers: tuple[str, ...]
     silent: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Resolver:
 
 
 def read_resolver(root: Path) -> Resolver:
-    """What resolv.conf says now, wherever it leads."""
+    """The current content of resolv.conf, through any link."""
     text = read_text(root / "etc/resolv.conf")
     servers = tuple(find_servers(text or "")) or (DEFAULT,)
     listening = _listeners(root)
@@ -51,7 +51,7 @@ def _is_served(server: str, listening: frozenset[str] | None) -> bool:
 
 
 def _listeners(root: Path) -> frozenset[str] | None:
-    """The addresses at which somebody takes questions; None where that is not known."""
+    """The addresses at which a process listens; None if unknown."""
     tables = [read_text(root / "proc/net" / name) for name in ("udp", "udp6")]
     if tables == [None, None]:
         return None

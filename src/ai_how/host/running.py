@@ -1,7 +1,7 @@
-"""Which embedded host runs: what the kernel knows decides, and our files only make it quick.
+"""Find the running embedded host. The kernel decides; our files only make it faster.
 
-A supervisor holds a lock on the directory of its host for as long as it lives, and its sockets lie
-in its own mount namespace, where no logout and no cleaner of the real host reaches them.
+A supervisor locks the directory of its host for its whole life. Its sockets are in its own mount
+namespace, which no logout and no cleaner of the real host reaches.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ class Supervisor:
 
     @classmethod
     def find(cls, pid: int, *, has_kvm: bool) -> "Supervisor | None":
-        """The one that has this pid now, None where it has ended."""
+        """The supervisor with this pid, None if it has ended."""
         fields = stat_fields(pid)
         if fields is None:
             return None
@@ -49,17 +49,17 @@ class Supervisor:
 
     @property
     def is_alive(self) -> bool:
-        """Whether this very process (not a later one with its number) is there and no zombie."""
+        """Whether this process (not a later one with its pid) exists and is not a zombie."""
         return self.boot_id in {"", _boot_id()} and start_ticks(self.pid) == self.start_ticks
 
     @property
     def root(self) -> Path:
-        """The root directory that it and its daemons see, for us to pass through."""
+        """The root directory of the supervisor and its daemons, as a path for us."""
         return Path(f"/proc/{self.pid}/root")
 
     @property
     def socket(self) -> Path:
-        """Where its libvirtd listens; one of an earlier version in a directory of the host's."""
+        """The socket of its libvirtd; for an earlier version in a directory of the host."""
         told = re.search(
             r'^unix_sock_dir = "/([^"]+)"', read_text(self.root / SETTINGS) or "", re.M
         )
@@ -67,9 +67,9 @@ class Supervisor:
 
     @property
     def has_own_run(self) -> bool:
-        """Whether its /run is its own by now: until then the real host's libvirt is seen in it.
+        """Whether its /run is private yet: before that, the real host's libvirt is visible in it.
 
-        True of one that ends, of which nothing can be seen any more.
+        Also true for a supervisor that is ending, of which nothing is visible.
         """
         try:
             return not (self.root / "run").samefile("/run")
@@ -77,7 +77,7 @@ class Supervisor:
             return True
 
     def has_files(self, paths: EmbeddedPaths) -> bool:
-        """Whether what libvirt defines is kept there: the directory was not removed under it."""
+        """Whether libvirt's definitions are still stored there, in a directory not removed."""
         try:
             return (self.root / "etc/libvirt").samefile(paths.etc)
         except OSError:
@@ -89,13 +89,13 @@ class Supervisor:
 
 
 def find_supervisor(paths: EmbeddedPaths) -> Supervisor | None:
-    """The supervisor of the host that has its files there, None where there is none.
+    """The supervisor of the host with its files there, None if there is none.
 
-    Raises HostError where one holds the host's lock and is not to be seen from here.
+    Raises HostError if a supervisor holds the host's lock but is not visible from here.
     """
     try:
         return wait_until(
-            # Whoever starts one holds the lock before there is something to be seen.
+            # A process that starts a supervisor holds the lock before anything is visible.
             lambda: (found,) if (found := _look(paths)) or not is_held(paths.root) else None,
             Deadline.after(COMING_UP_S),
             "the embedded host",
@@ -110,10 +110,10 @@ def find_supervisor(paths: EmbeddedPaths) -> Supervisor | None:
 
 
 def hold(directory: Path) -> int:
-    """Take the lock of the host that has its files there: a descriptor that holds it while open.
+    """Take the lock of the host with its files there; the open descriptor holds it.
 
-    It is the directory itself that is locked, as a file in it could be removed. Raises HostError
-    where a supervisor has it.
+    The directory itself is locked, as a file in it could be removed. Raises HostError if a
+    supervisor has the lock.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -130,7 +130,7 @@ def hold(directory: Path) -> int:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a supervisor, or whoever starts one, holds the lock of that host."""
+    """Whether a supervisor, or a process that starts one, holds the lock of that host."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -146,7 +146,7 @@ def is_held(directory: Path) -> bool:
 
 
 def accepts(supervisor: Supervisor) -> bool:
-    """Whether its libvirtd takes connections."""
+    """Whether its libvirtd accepts connections."""
     if not supervisor.has_own_run:
         return False
     with socket.socket(socket.AF_UNIX) as client:
@@ -158,13 +158,13 @@ def accepts(supervisor: Supervisor) -> bool:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None for no process."""
+    """The start time of a process in clock ticks since boot; None if there is no process."""
     fields = stat_fields(pid)
     return int(fields[19]) if fields else None
 
 
 def stat_fields(pid: int) -> list[str] | None:
-    """proc(5)'s stat from its third field on; None for no process and for a zombie."""
+    """The fields of /proc/PID/stat from the third on; None for no process and for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -173,7 +173,7 @@ def stat_fields(pid: int) -> list[str] | None:
 
 
 def children(parent: int, name: str) -> list[int]:
-    """The processes of that name that a process has started and not yet reaped."""
+    """The child processes with that name, not yet reaped."""
     found = []
     for pid in _pids():
         fields = stat_fields(pid)
@@ -185,7 +185,7 @@ def children(parent: int, name: str) -> list[int]:
 
 
 def _look(paths: EmbeddedPaths) -> Supervisor | None:
-    """The supervisor of the record; where that is gone or stale, any that is this host's."""
+    """The supervisor of the record; if that is missing or stale, any supervisor of this host."""
     if found := _read_record(paths):
         return found
     for pid in _pids():
@@ -197,7 +197,7 @@ def _look(paths: EmbeddedPaths) -> Supervisor | None:
 
 
 def _read_record(paths: EmbeddedPaths) -> Supervisor | None:
-    """The supervisor that is written down, where it is ours, and this directory's: no copy's."""
+    """The recorded supervisor, if it is ours and belongs to this directory, not to a copy."""
     try:
         found = Supervisor(**json.loads(read_file(paths.record)))
         if not found.is_alive or Path(f"/proc/{found.pid}").stat().st_uid != os.geteuid():
@@ -209,7 +209,7 @@ def _read_record(paths: EmbeddedPaths) -> Supervisor | None:
 
 
 def _is_supervisor(pid: int, paths: EmbeddedPaths) -> bool:
-    """Whether a process is the PID 1 of this very host: by its files, or by those it had."""
+    """Whether a process is the PID 1 of this host: by its files, or by its former ones."""
     process = Path(f"/proc/{pid}")
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")

@@ -1,8 +1,8 @@
-"""PID 1 of the embedded host: mounts its private world, keeps its daemons, reaps children.
+"""PID 1 of the embedded host: sets up its private mounts, keeps its daemons, reaps children.
 
-Run as `python -m ai_how.host.supervisor ORDER.json` inside fresh namespaces by embedded.py. When
-it dies, the kernel ends everything in its PID namespace, so nothing can be left behind. It stays
-for as long as the host is up, so it imports little.
+embedded.py runs it as `python -m ai_how.host.supervisor ORDER.json` in new namespaces. When it
+dies, the kernel ends everything in its PID namespace, so nothing is left behind. It runs as long as
+the host is up, so it imports little.
 """
 
 import fcntl
@@ -25,21 +25,21 @@ from ai_how.host.uplink import resolv_conf_inside, take_uplink
 from ai_how.process import get_tool, run
 from ai_how.waiting import Deadline
 
-# A daemon that ends by itself so soon after the start of the host is one that cannot start.
+# A daemon that ends this soon after the start of the host cannot start.
 STARTING_S = 5.0
 NETWORKS = Path("/etc/libvirt/qemu/networks")
 NETWORKS_UP = Path("/run/libvirt/network")
 VMS = Path("/var/lib/libvirt/qemu")
 VMS_UP = Path("/run/libvirt/qemu")
-# Clients come in by /proc/PID/root: outside there is nothing that could be removed.
+# Clients connect through /proc/PID/root: there is nothing outside that could be removed.
 SOCKETS = Path("/run/libvirt")
-# So many calls a client may have under way at once.
+# The number of concurrent calls of a client.
 MAX_CALLS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What embedded.py asks of the supervisor; paths as seen from outside and from inside."""
+    """The parameters of the supervisor; paths as seen from outside and from inside."""
 
     etc: str
     lib: str
@@ -56,9 +56,9 @@ class Order:
 
 
 def prepare_world(order: Order) -> None:
-    """Mount everything private, and have what guests ask names of.
+    """Set up all private mounts, and the resolver for guests.
 
-    Nothing of this is seen outside our namespaces.
+    Nothing of this is visible outside our namespaces.
     """
     libvirt = (
         (order.etc, "/etc/libvirt"),
@@ -77,9 +77,9 @@ def prepare_world(order: Order) -> None:
 
 
 def write_settings() -> None:
-    """The settings of the daemons of this host; ours to overwrite at every start."""
+    """Write the settings of the daemons; they are overwritten at every start."""
     etc = Path("/etc/libvirt")
-    # Made by libvirtd as well, but by two of its drivers at once, of which one may lose the race.
+    # libvirtd also creates them, but two of its drivers do it at once, and one may lose the race.
     for name in ("qemu/networks/autostart", "qemu/autostart"):
         (etc / name).mkdir(parents=True, exist_ok=True)
     (etc / "libvirtd.conf").write_text(
@@ -108,7 +108,7 @@ def start_child(argv: list[str]) -> int:
 
 
 def restart_child(argv: list[str]) -> int:
-    """The same, waiting while there can be no more processes: our end would be the guests' too."""
+    """The same, but wait while no process can be started: our end would end the guests too."""
     while True:
         try:
             return start_child(argv)
@@ -118,9 +118,9 @@ def restart_child(argv: list[str]) -> int:
 
 
 def sweep_networks() -> None:
-    """Remove what a libvirtd that was killed while it started a network left of it.
+    """Remove what is left of a network whose start ended with a killed libvirtd.
 
-    The next one knows nothing of such a bridge and its dnsmasq, and would trip over both.
+    The next libvirtd does not know such a bridge and its dnsmasq, and would fail on both.
     """
     for definition in NETWORKS.glob("*.xml"):
         if (NETWORKS_UP / definition.name).exists():
@@ -142,9 +142,9 @@ def sweep_networks() -> None:
 
 
 def sweep_vms() -> None:
-    """Remove what a libvirtd that ended while it stopped a VM left of it.
+    """Remove what is left of a VM whose stop ended with its libvirtd.
 
-    The next one looks after those VMs alone whose status it finds, with their directories in it.
+    The next libvirtd only cares for VMs with a status file, which names their directories.
     """
     status = b"".join(note.read_bytes() for note in VMS_UP.glob("*.xml"))
     # By the number before its name, which may be written otherwise in XML.
@@ -158,9 +158,9 @@ def sweep_vms() -> None:
 
 
 def keep(children: dict[str, list[str]]) -> None:
-    """Start the daemons, start again whichever dies, and reap all else, until SIGTERM.
+    """Start the daemons, restart those that end, and reap all other children, until SIGTERM.
 
-    Returns only where a daemon gives up while the host starts.
+    Returns only if a daemon cannot start while the host starts.
     """
     sweep_vms()  # all VMs of a host that was killed died with it
     starting = Deadline.after(STARTING_S)
@@ -184,9 +184,9 @@ def keep(children: dict[str, list[str]]) -> None:
 
 
 def wait_for_end() -> tuple[int, str | None]:
-    """A child that has ended and is not reaped yet; whose QEMU it was, where a signal killed it.
+    """Wait for a child that ended, not reaped yet; and the domain if it was a killed QEMU.
 
-    Asked before it is reaped, as libvirt waits for that with clearing its own note.
+    Done before it is reaped: libvirt waits for that before it removes its own note.
     """
     ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
     if ended is None:  # with WNOHANG alone
@@ -196,7 +196,7 @@ def wait_for_end() -> tuple[int, str | None]:
 
 
 def find_domain(pid: int) -> str | None:
-    """Whose QEMU has this pid."""
+    """The domain whose QEMU has this pid."""
     for note in VMS_UP.glob("*.pid"):
         try:
             if note.read_text().strip() == str(pid):
@@ -207,15 +207,15 @@ def find_domain(pid: int) -> str | None:
 
 
 def say(line: str) -> None:
-    """A line for the log, which embedded.py shows where the host does not come up."""
+    """Write a line to the log, which embedded.py shows if the host does not start."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 def report() -> int:
-    """Show embedded.py who we are and wait until it has written that down; the way to it.
+    """Report our pid to embedded.py, and wait until it is recorded; return the connection.
 
-    Ends here where it died before that, as nobody would know of this host. With its word comes the
+    Exits if embedded.py died before that, as nobody would know this host. The answer carries the
     lock of the host, which is held while we live.
     """
     os.write(0, b"\n")  # the kernel adds our pid, as it is outside
@@ -236,7 +236,7 @@ def main() -> None:
     # PID 1 ignores every signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.umask(0o022)
-    # Guests write disks larger than the shell that happened to start us may want its files.
+    # Guests' disks may be larger than the file size limit of the shell that started us.
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     link = report()

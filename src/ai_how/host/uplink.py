@@ -1,4 +1,4 @@
-"""The way from the embedded host's network to the outside: pasta, where it is installed."""
+"""The uplink of the embedded host: pasta, if it is installed."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ai_how.process import find_tool, get_tool, run, start_detached
 
-# The interface of the embedded host that leads outside; outside.py shuts what must not be reached.
+# The embedded host's uplink interface; outside.py blocks what must not be reached.
 LINK = "uplink"
 # Where names are asked for inside. The first is where most hosts' /etc/resolv.conf points, too: one
 # of theirs that takes the place of ours is as good.
@@ -18,17 +18,17 @@ NAMES_PORT = 53
 KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 MANY_SOCKETS = len(NAME_SERVERS) * len(KINDS)
 HOST_CHAIN = "AI_HOW_HOST"
-# The libvirtd that starts meanwhile may hold the lock of older iptables.
+# A libvirtd that starts at the same time may hold the lock of older iptables.
 RESTORING = ("--noflush", "-w", "5")
-# What a guest sends is for outside, for its own network, or for that network's own DHCP and DNS:
-# not for the gateway of another network, nor for any other address in here.
+# A guest may send to the outside, to its own network, and to that network's DHCP and DNS: not to
+# the gateway of another network, nor to any other address in here.
 OWN_GATEWAY_ONLY = """\
 *mangle
 -A PREROUTING ! -i lo -m addrtype --dst-type LOCAL \
 -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP
 COMMIT
 """
-# The host's own addresses, which outside.py writes into the chain as they come and go.
+# The host's own addresses; outside.py updates the chain when they change.
 NOT_THE_HOST = f"""\
 *mangle
 :{HOST_CHAIN} - [0:0]
@@ -41,9 +41,9 @@ NOT_FOR_ROOT = "pasta is not used for root"
 
 
 def why_no_uplink() -> str | None:
-    """Why guests reach nothing outside; None where they do.
+    """Why guests have no uplink; None if they have one.
 
-    Also true as seen from inside, where a user's host has a user namespace and seems to be root's.
+    Also correct inside, where a user's host has a user namespace and looks like root's.
     """
     if find_tool("pasta") is None:
         return NO_PASTA
@@ -51,25 +51,25 @@ def why_no_uplink() -> str | None:
 
 
 def resolv_conf_inside() -> str:
-    """What /etc/resolv.conf says inside of the host: who asks there is answered by outside.py.
+    """The /etc/resolv.conf inside the host: outside.py answers the questions.
 
-    Without an uplink nobody is named, as a question without an answer takes 20 seconds.
+    Without an uplink it names no server, as a question without an answer takes 20 seconds.
     """
     return NO_NAMES if why_no_uplink() else f"nameserver {NAME_SERVERS[0]}\n"
 
 
 def pasta_argv(pid: int) -> list[str | Path]:
-    """pasta for the network of that process; nothing can come in by it."""
+    """The command line of pasta for the network of that process; nothing can come in by it."""
     closed = [word for way in ("-t", "-u", "-T", "-U") for word in (way, "none")]
     quiet = ("--foreground", "--config-net", "--quiet")
     return ["pasta", *quiet, "--no-map-gw", "--ns-ifname", LINK, *closed, str(pid)]
 
 
 def give_uplink(pid: int, link: socket.socket, *, log: Path, scope: Sequence[str] = ()) -> None:
-    """Let guests of the host with that PID 1 reach the outside; they work without.
+    """Give the guests of the host with that PID 1 an uplink; they also work without.
 
-    The supervisor holds the other end of `link` until it ends, and outside.py ends with it; `scope`
-    is what the host was started by, so as to outlive a logout.
+    The supervisor holds the other end of `link` until it ends, and outside.py ends with it. `scope`
+    is the prefix with which the host was started, to survive a logout.
     """
     if why_no_uplink():
         return
@@ -83,9 +83,9 @@ def give_uplink(pid: int, link: socket.socket, *, log: Path, scope: Sequence[str
 
 
 def take_uplink(link: int) -> None:
-    """Inside, as PID 1: shut what guests must not reach, then have outside.py answer and begin.
+    """Inside, as PID 1: block what guests must not reach, then let outside.py start.
 
-    Raises AiHowError where the rules cannot be made; then there is no uplink.
+    Raises AiHowError if the rules cannot be set; then there is no uplink.
     """
     restore = get_tool("iptables-restore", package="iptables")
     run([restore, *RESTORING], stdin=OWN_GATEWAY_ONLY)
