@@ -1,1 +1,1 @@
-"""What runs inside a node: identity, SLURM, ssh."""
+"""The software inside a node: identity, SLURM, ssh."""

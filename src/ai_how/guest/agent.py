@@ -1,7 +1,7 @@
-"""The QEMU guest agent as a control channel: run a program in a guest, push bytes, ask its clock.
+"""The QEMU guest agent as a control channel: run programs, push bytes, set the clock.
 
-What a guest returns is never trusted: sizes are capped (libvirt_client), types are checked, and the
-output is only shown or matched. Commands are those of QEMU's docs/interop/qemu-ga-ref.
+The answers of a guest are never trusted: sizes are limited (libvirt_client), types are checked, and
+the output is only shown or matched. Commands are those of QEMU's docs/interop/qemu-ga-ref.
 """
 
 import base64
@@ -21,13 +21,13 @@ from ai_how.errors import (
 from ai_how.waiting import Deadline, wait_until
 
 ASK_TIMEOUT_S = 20.0  # under emulation, with every core busy, an answer can take seconds
-LOOK_S = 2.0  # for what is asked in passing
+LOOK_S = 2.0  # for optional questions
 POLL_S = 0.1
 MOST_CLOCK_NS = 2**63
 
 
 class Channel(Protocol):
-    """What is needed of the libvirt client."""
+    """The part of the libvirt client that the agent needs."""
 
     def agent_command(
         self, uuid: UUID, command: Mapping[str, object], timeout_s: float
@@ -45,7 +45,7 @@ class GuestResult:
 
 @dataclass(frozen=True, slots=True)
 class GuestAgent:
-    """The agent of one VM. Every method raises GuestError where the guest does not do it."""
+    """The agent of one VM. Every method raises GuestError if the guest does not comply."""
 
     channel: Channel
     uuid: UUID
@@ -61,10 +61,11 @@ class GuestAgent:
         on_wait: Callable[[], None] | None = None,
         poll_s: float = POLL_S,
     ) -> GuestResult:
-        """Run a program to its end. Raises DeadlineError where that does not come in time,
-        ConnectionLostError where libvirtd went away with the answer: it may have run.
+        """Run a program to its end.
 
-        `on_wait` is called at each look, for what must fail earlier than the deadline.
+        Raises DeadlineError if it does not end in time, and ConnectionLostError if libvirtd ended
+        with the answer: then the program may have run. `on_wait` is called at each poll, for
+        failures before the deadline.
         """
         arguments: dict[str, object] = {
             "path": argv[0],
@@ -111,7 +112,7 @@ class GuestAgent:
         stdin: bytes | None = None,
         stop: threading.Event | None = None,
     ) -> str:
-        """As `run`, and return what it printed. Raises GuestError where it exits other than 0."""
+        """Like `run`, but return the output. Raises GuestError if the exit code is not 0."""
         done = self.run(argv, deadline, stdin=stdin, stop=stop)
         if done.exit_code != 0:
             raise GuestError(
@@ -121,7 +122,7 @@ class GuestAgent:
         return done.output
 
     def read_clock_ns(self, timeout_s: float = ASK_TIMEOUT_S) -> int:
-        """The guest's time of day in nanoseconds since 1970: what an agent can be told, too."""
+        """The guest's time in nanoseconds since 1970, as `set_clock` takes it."""
         answer = self.channel.agent_command(self.uuid, {"execute": "guest-get-time"}, timeout_s)
         if (
             not isinstance(answer, int)
@@ -132,14 +133,14 @@ class GuestAgent:
         return answer
 
     def file_systems(self) -> object:
-        """What the guest says of its file systems, unread."""
+        """The guest's answer about its file systems, not parsed."""
         return self.channel.agent_command(self.uuid, {"execute": "guest-get-fsinfo"}, LOOK_S)
 
     def set_clock(self, time_ns: int) -> None:
         """Set the guest's time of day.
 
-        The agent also wants to write the hardware clock, with a program that our image has not got,
-        and says that this failed when the time is set already: what counts is the clock afterwards.
+        The agent also tries to write the hardware clock, with a program that our image lacks, and
+        reports a failure although the time is set. Only the clock afterwards counts.
         """
         command = {"execute": "guest-set-time", "arguments": {"time": time_ns}}
         try:
@@ -161,7 +162,7 @@ class GuestAgent:
         )
 
     def _end(self, pid: int) -> None:
-        """Tell a program that nobody waits for any more to end, if the guest still listens."""
+        """End a program that is no longer waited for, if the guest still answers."""
         with suppress(GuestError, ConnectionLostError):
             kill = {"path": "/bin/busybox", "arg": ["kill", "-TERM", str(pid)]}
             self._ask("guest-exec", kill, Deadline.after(ASK_TIMEOUT_S))

@@ -1,6 +1,7 @@
-"""Who a node is, as one tar archive that its guest agent unpacks (pure): what every kind has.
+"""The identity of a node as a tar archive for its guest agent (pure): what all kinds share.
 
-The guest side is `become` in the image. Files are owned by name, since the image gives the numbers.
+The guest's part is `become` in the image. Files are owned by name, since the image assigns the
+numbers.
 """
 
 import io
@@ -19,7 +20,7 @@ LOGIN_ID = 1000
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A node of the cluster as /etc/hosts shall name it."""
+    """A node of the cluster, for /etc/hosts."""
 
     name: str
     address: IPv4Address
@@ -37,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseIdentity:
-    """What a node of any cluster is told. Secrets are not shown by repr()."""
+    """The identity of a node of any cluster. Secrets are not shown by repr()."""
 
     cluster: str
     name: str
@@ -58,12 +59,12 @@ class BaseIdentity:
     host_key_public: str
 
     def services(self) -> tuple[str, ...]:
-        """The units to start, in the image's own words.
+        """The units to start, in the image's order.
 
-        Each is asked for by itself, so that one waits for what comes before it here, and not for
-        what comes after it, whatever its unit says.
+        Each is started separately: a unit waits for those before it in this list, and not for those
+        after it, whatever its own dependencies say.
         """
-        # With KVM nothing is so slow that it would keep a node from joining.
+        # With KVM nothing is slow enough to delay a node's join.
         clock = (
             ("modprobe@ptp_kvm.service", "ai-how-after.service")
             if self.has_host_clock
@@ -73,7 +74,7 @@ class BaseIdentity:
         return (*clock, *shares, "ssh.socket", "ai-how-grow.service")
 
     def settings(self) -> dict[str, str]:
-        """What the scripts of the image read."""
+        """The settings that the scripts of the image read."""
         return {
             "NODE_NAME": self.name,
             "ROLE": self.role.value,
@@ -128,7 +129,7 @@ def _hosts(node: BaseIdentity) -> str:
 
 
 def _known_hosts(node: BaseIdentity) -> str:
-    """By name for whoever logs in to a node, by address for a node that is logged in to."""
+    """By name for a login to a node, by address for the node that is logged in to."""
     lines = []
     for one, line in zip(node.neighbours, node.host_keys, strict=False):
         kind, key = line.split()[:2]
@@ -142,7 +143,7 @@ def _quoted(settings: dict[str, str]) -> str:
 
 
 def _chrony(node: BaseIdentity) -> str:
-    """Every node follows the host's clock where KVM gives it, else the controller's."""
+    """Every node follows the host's clock if KVM provides it, else the controller's."""
     lines = ["driftfile /var/lib/chrony/drift", "makestep 0.5 3"]
     if node.has_host_clock:
         lines.append("refclock PHC /dev/ptp0 poll 2")

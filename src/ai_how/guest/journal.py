@@ -1,4 +1,4 @@
-"""A node's journal, of which an agent's answer holds the end."""
+"""The journal of a node; the answer of an agent has room for its end."""
 
 import json
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from ai_how.guest.agent import GuestAgent
 from ai_how.waiting import Deadline
 
 LOG_S = 60.0
-# In base64, and with all that is around it, this fits into one answer of a guest's agent.
+# This fits into one answer of a guest agent, in base64 and with the rest of the answer.
 JOURNAL_BYTES = 512 * 1024
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _CUT = 'set -o pipefail; limit=$1; shift; journalctl "$@" | tail -c "$limit"'
 
 
 def journal_words(*options: str) -> tuple[str, ...]:
-    """What prints the end of a journal, however long that and its lines are."""
+    """The command that prints the end of a journal, limited in bytes."""
     shell = ("/bin/busybox", "sh", "-c", _CUT, "journal")
     return (*shell, str(JOURNAL_BYTES), "--no-pager", *options)
 
 
 def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str], None]) -> str:
-    """The last lines of a node's journal of one boot: 0 is this one, -1 the one before.
+    """The last lines of a node's journal of one boot: 0 is current, -1 the previous.
 
-    Where they are too many bytes, those at the end, which `say` is told.
-    Raises GuestError where the journal has no such boot.
+    If they are too large, the end of them; `say` is told. Raises GuestError if the journal has no
+    such boot.
     """
     deadline = Deadline.after(LOG_S)
     which = _find_boot(agent, boot, deadline) if boot else "0"
@@ -48,14 +48,14 @@ def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str
 
 
 def _find_boot(agent: GuestAgent, boot: int, deadline: Deadline) -> str:
-    """The boot that many before this one, as journalctl's `-b` takes it.
+    """The boot at that offset from the current one, as journalctl's `-b` takes it.
 
-    By when each began: journalctl itself counts by when each ended, which takes another boot where
-    a clock has been set back (seen with systemd 257).
+    Ordered by the start of each boot. journalctl itself orders by the end, which selects another
+    boot after a clock was set back (seen with systemd 257).
     """
     running = agent.run(("/bin/cat", _BOOT_ID), deadline).output.strip().replace("-", "")
     listed = agent.run(("/usr/bin/journalctl", "--list-boots", "-o", "json"), deadline).output
-    # Where there are no such boots, or it does not write JSON, journalctl has the last word.
+    # If there is no such boot, or no JSON output, journalctl decides.
     with suppress(ValueError, KeyError, TypeError, IndexError):
         boots = sorted(json.loads(listed), key=lambda one: int(one["first_entry"]))
         ids = [str(one["boot_id"]) for one in boots]

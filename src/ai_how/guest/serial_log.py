@@ -1,4 +1,4 @@
-"""What nodes write to their serial lines, from where a run began: the logs keep every boot."""
+"""The serial output of nodes since a run began: the logs keep every boot."""
 
 import os
 import re
@@ -14,7 +14,7 @@ TAIL_BYTES = 256 * 1024
 
 
 def mark_consoles(paths: ClusterPaths, state: ClusterState) -> Mapping[str, int]:
-    """Where each node's log ends now: what is before that, other runs have written."""
+    """The current end of each node's log: everything before it is from other runs."""
     ends = {}
     for node in state.nodes:
         try:
@@ -25,9 +25,10 @@ def mark_consoles(paths: ClusterPaths, state: ClusterState) -> Mapping[str, int]
 
 
 def prepare_log(paths: ClusterPaths, node: str) -> None:
-    """Have a file of ours for the serial line of a node that is off: virtlogd takes what is there.
+    """Create the serial log of a node that is off, so that virtlogd uses our file.
 
-    One that it made itself is root's on the system's libvirt, and is kept beside it.
+    A file that virtlogd itself created belongs to root on the system's libvirt; it is kept beside
+    it.
     """
     log = paths.console_log(node)
     ensure_private_directory(log.parent)
@@ -40,15 +41,15 @@ def prepare_log(paths: ClusterPaths, node: str) -> None:
 
 
 def turned_over(log: Path) -> Path:
-    """Where virtlogd keeps what was in a log that grew too long."""
+    """The file to which virtlogd rotates a log that grew too large."""
     return log.with_name(f"{log.name}.0")
 
 
 def read_console(log: Path, begin: int) -> str:
-    """The end of what a node wrote from `begin` on. Raises OSError where it cannot be read."""
+    """The end of a node's output from `begin` on. Raises OSError if it cannot be read."""
     with log.open("rb") as file:
         size = file.seek(0, 2)
-        # A log that is shorter now was turned over by virtlogd.
+        # A log that is shorter now was rotated by virtlogd.
         begin = 0 if begin > size else begin
         file.seek(max(begin, size - TAIL_BYTES))
         return file.read(TAIL_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
@@ -66,7 +67,7 @@ _ESCAPES = re.compile(
 
 
 def find_console_cause(text: str) -> str | None:
-    """Why a guest with this on its serial line will never come up; None where it still may."""
+    """Why a guest with this serial output will never come up; None if it still may."""
     for look in (_deadlocked, _panicked, _without_root, _in_emergency):
         if found := look(text):
             return found
@@ -74,7 +75,7 @@ def find_console_cause(text: str) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """A line of a guest's as it may be shown."""
+    """A line of a guest, safe to show."""
     plain = " ".join(_ESCAPES.sub("", text).split())
     return plain if len(plain) <= LINE_LENGTH else f"{plain[: LINE_LENGTH - 1]}…"
 

@@ -1,4 +1,4 @@
-"""Logging in: the cluster's own keys, made here, and checked strictly."""
+"""ssh to the nodes: with the cluster's own keys, and strict host key checking."""
 
 import os
 import shlex
@@ -12,10 +12,10 @@ from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 
 def ensure_key(path: Path, comment: str) -> str:
-    """Have an ed25519 key pair without a passphrase at `path`; return the public key's line.
+    """Ensure an ed25519 key pair without a passphrase at `path`; return the public key's line.
 
-    The private key is 0600 in a directory that only we may enter; a node is given its own. One that
-    is whole is never replaced: a public key that was lost is made from it.
+    The private key is 0600 in a private directory; each node gets its own host key. A complete key
+    is never replaced: a lost public key is derived from it.
     """
     ensure_private_directory(path.parent)
     public = path.with_name(f"{path.name}.pub")
@@ -29,7 +29,7 @@ def ensure_key(path: Path, comment: str) -> str:
 
 
 def _is_whole(public: Path) -> bool:
-    """Whether a public key was written to its end: the last thing that ssh-keygen does."""
+    """Whether a public key is complete: ssh-keygen writes it last."""
     try:
         return public.read_text().endswith("\n")
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def _is_whole(public: Path) -> bool:
 
 
 def _restore(public: Path, private: Path, keygen: Path, comment: str) -> bool:
-    """Write the public key of a private key, unless that was cut short."""
+    """Derive the public key of a private key, unless that key is incomplete."""
     asked = run([keygen, "-y", "-P", "", "-f", private], check=False)
     if asked.returncode != 0:
         return False
@@ -48,7 +48,7 @@ def _restore(public: Path, private: Path, keygen: Path, comment: str) -> bool:
 
 
 def ensure_munge_key(path: Path) -> bytes:
-    """Have 1024 random bytes at `path`, 0600; return them."""
+    """Ensure 1024 random bytes at `path`, 0600; return them."""
     ensure_private_directory(path.parent)
     if not path.exists():
         with replaced_atomically(path) as draft:
@@ -69,7 +69,7 @@ def read_user_keys(home: Path) -> tuple[str, ...]:
 
 
 def render_known_hosts(host_keys: Mapping[str, str]) -> str:
-    """The nodes' public keys under the aliases that our configuration asks for."""
+    """The nodes' host keys, under the aliases of our ssh configuration."""
     lines = []
     for alias, line in host_keys.items():
         kind, key = line.split()[:2]
@@ -122,8 +122,8 @@ def ssh_argv(
 ) -> list[str]:
     """The command that logs in to a node, or runs a command there.
 
-    ssh joins its words by spaces and hands that to a shell: several words are quoted, so that they
-    arrive as they are. One word is a line for that shell.
+    ssh joins its words with spaces for a shell: several words are quoted, so that they arrive
+    unchanged. One word is a command line for that shell.
     """
     ssh = str(get_tool("ssh", package="openssh-client"))
     line = [shlex.join(command)] if len(command) > 1 else command

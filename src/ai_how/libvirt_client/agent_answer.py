@@ -1,4 +1,4 @@
-"""What a guest's agent answers, read without trust: the guest may send anything."""
+"""Parse the answers of guest agents without trust: a guest may send anything."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The guests' agents: commands to them, and waiting for them. Part of LibvirtClient."""
+"""The guest agents: send commands and wait for them. Part of LibvirtClient."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from ai_how.waiting import Deadline
 
 AskAgent = Callable[[libvirt.virDomain, str, int, int], str]
 
-# Events are lost while a daemon restarts, so a wait looks for itself this often.
+# Events are lost while a daemon restarts, so a wait also polls at this interval.
 LOST_EVENT_S = 2.0
 SLICE_S = 0.2
 
@@ -40,7 +40,7 @@ GUEST_CODES = {1, 113, 55, 74}
 
 
 class Agents(Domains):
-    """The part of a client that deals with the guests' agents."""
+    """The part of a client for guest agents."""
 
     _agent_link: Session
     _ask_agent: AskAgent
@@ -48,13 +48,13 @@ class Agents(Domains):
     def agent_command(
         self, uuid: UUID, command: Mapping[str, object], timeout_s: float = 5
     ) -> object:
-        """What a guest's agent returns for one command; sent once, since commands act.
+        """The answer of a guest agent to one command; sent once, since commands have effects.
 
-        Raises AgentUnresponsiveError where it does not answer within `timeout_s`, GuestError where
-        it refuses or its answer is not to be trusted, ConnectionLostError where that was lost.
+        Raises AgentUnresponsiveError if it does not answer within `timeout_s`, GuestError if it
+        refuses or its answer is invalid, ConnectionLostError if the answer was lost.
         """
         text = json.dumps(command)
-        # Never libvirt's -2, which waits for ever, nor 0, which does not wait.
+        # Never libvirt's -2, which waits forever, nor 0, which does not wait.
         seconds = max(1, math.ceil(timeout_s))
         try:
             answer = self._agent_link.once(
@@ -76,10 +76,10 @@ class Agents(Domains):
     def wait_for_agent(
         self, uuid: UUID, deadline: Deadline, stop: threading.Event | None = None
     ) -> None:
-        """Return once the guest's agent is connected; woken by libvirt's events, not by polling.
+        """Return when the guest agent is connected; woken by libvirt's events, not by polling.
 
-        Raises GuestError, naming state and reason, as soon as the VM is off, crashed or stuck;
-        DeadlineError where the deadline passes or `stop` is set first.
+        Raises GuestError, with state and reason, as soon as the VM is off, crashed or stuck;
+        DeadlineError if the deadline passes or `stop` is set first.
         """
         news: queue.SimpleQueue[DomainEvent] = queue.SimpleQueue()
         # Listening begins before looking, so that nothing falls in between.
@@ -88,16 +88,16 @@ class Agents(Domains):
                 _wait_for_news(news, uuid, deadline, stop, self._names.of(uuid))
 
     def subscribe(self, on_event: OnEvent) -> Subscription:
-        """Hand each event of any VM to `on_event`, until the subscription is closed.
+        """Pass each event of any VM to `on_event`, until the subscription is closed.
 
-        It runs in libvirt's event loop: it must be quick, not raise, and not call libvirt (the
-        `put` of a queue is meant). Events are lost while there is no connection.
+        `on_event` runs in libvirt's event loop: it must be quick, not raise, and not call libvirt
+        (a queue's `put` is intended). Events are lost while there is no connection.
         """
         return self._link.subscribe(on_event)
 
 
 def _is_agent_up(seen: DomainInfo | None, name: str) -> bool:
-    """Raises GuestError where the agent cannot come any more."""
+    """Whether the agent is connected. Raises GuestError if it can no longer connect."""
     if seen is None:
         raise GuestError(f"VM {name} is gone", "This happened while waiting for its agent.")
     stuck = seen.state is VmState.PAUSED and seen.reason in {PAUSED_BY_IOERROR, PAUSED_BY_CRASH}
@@ -116,7 +116,7 @@ def _wait_for_news(
     stop: threading.Event | None,
     name: str,
 ) -> None:
-    """Until something happens to this VM, or something may have happened unseen."""
+    """Wait for an event of this VM, or until an event may have been lost."""
     look_again = deadline.sooner_of(LOST_EVENT_S)
     while not look_again.has_passed:
         if stop and stop.is_set():

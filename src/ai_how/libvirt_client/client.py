@@ -1,8 +1,8 @@
-"""What may be asked of libvirt, in our words: the host, VMs, networks, guests' agents, consoles.
+"""The client of libvirt: the host, VMs, networks, guest agents, consoles.
 
-Look-ups know three outcomes: the thing, None (libvirt said that there is none), or
-ConnectionLostError (not known). Only this and its libvirt_*.py neighbours load libvirt, which
-takes a while: import it where it is used.
+A look-up has three outcomes: the object, None (libvirt said that there is none), or
+ConnectionLostError (unknown). Only the modules here load libvirt, which takes a while: import this
+where it is used.
 """
 
 import shlex
@@ -23,17 +23,17 @@ from ai_how.libvirt_client.network_updates import NetworkUpdates
 from ai_how.libvirt_client.session import Session
 from ai_how.libvirt_client.uri import read_uri
 
-# How long libvirt may be silent.
+# How long libvirt may take to answer.
 PATIENCE_S = 30.0
 
 
 class LibvirtClient(Agents, NetworkUpdates):
     """One libvirt, reached by URI; several threads may use it. Connects at the first call.
 
-    Every call ends: where libvirt is silent for `patience_s` (and the 30 s more that a change may
-    wait for a guest's job lock), ConnectionLostError is raised. A connection that broke is made
-    anew within that time, and what is safe to repeat is repeated. Once libvirt was silent for so
-    long, what is called next fails within seconds, until it answers again.
+    Every call ends: if libvirt does not answer for `patience_s` (and the 30 s more that a change
+    may wait for a guest's job lock), ConnectionLostError is raised. Within that time a broken
+    connection is reopened, and calls that are safe to repeat are repeated. After such a silence the
+    next calls fail within seconds, until libvirt answers again.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class LibvirtClient(Agents, NetworkUpdates):
     ) -> None:
         """Raises SpecError for a URI that is not allowed.
 
-        `max_calls` may be under way at once. libvirtd takes 5 per connection where it is as it
-        comes, and then does not even read the sign of life that it is asked for. Where somebody
-        starts it again when it ends (`is_kept`), the first connection is waited for as well.
+        `max_calls` is the number of concurrent calls. With default settings libvirtd accepts 5 per
+        connection, and at the limit does not even read our keepalive. If the daemon is restarted
+        when it ends (`is_kept`), the first connection is waited for as well.
         """
         self._uri = read_uri(uri)
         self._ask_agent = ask_agent
@@ -67,7 +67,7 @@ class LibvirtClient(Agents, NetworkUpdates):
                 names=self._names,
             )
 
-        # Agents take their time: they have a connection of their own, so that nobody queues behind.
+        # Agents are slow: they have their own connection, so that no other call waits for them.
         self._link, self._agent_link = link(), link()
 
     def __enter__(self) -> Self:
@@ -82,16 +82,16 @@ class LibvirtClient(Agents, NetworkUpdates):
         self.close()
 
     def learn(self, uuid: UUID, name: str) -> None:
-        """What an error calls a VM or network that was not seen yet."""
+        """Record the name of a VM or network, for errors before it is first seen."""
         self._names.learn(uuid, name)
 
     def close(self) -> None:
-        """Let the connections go. Safe to repeat; a later call opens them anew."""
+        """Close the connections. Safe to repeat; a later call opens them again."""
         self._agent_link.close()
         self._link.close()
 
     def version(self) -> HypervisorVersion:
-        """Whom we speak to, and through what."""
+        """The versions of libvirt, the hypervisor and the client library."""
         daemon, hypervisor = self._link.read(
             "asking for versions", lambda raw: (raw.getLibVersion(), raw.getVersion())
         )
@@ -102,22 +102,22 @@ class LibvirtClient(Agents, NetworkUpdates):
         )
 
     def virsh(self, *words: str) -> str:
-        """A command of virsh for the user to paste: left to itself it asks another libvirt."""
+        """A virsh command for the user to paste: without the URI it would use another libvirt."""
         return shlex.join(["virsh", "--connect", self._uri.for_libvirt, *words])
 
     def is_alive(self) -> bool:
-        """Whether the daemon answers now: within seconds, and without waiting for a lost one."""
+        """Whether the daemon answers now; returns in seconds, and waits for no lost daemon."""
         return self._link.is_alive()
 
     def domain_capabilities_xml(self, virt_type: str, machine: str, arch: str) -> str:
-        """What a VM of this type may have. Slow at first where libvirt has yet to probe QEMU."""
+        """The capabilities of VMs of this type. Slow at first if libvirt has yet to probe QEMU."""
         return self._link.change(
             "asking for the capabilities of VMs",
             lambda raw: raw.getDomainCapabilities(None, arch, machine, virt_type, 0),
         )
 
     def open_console(self, uuid: UUID) -> Console:
-        """The serial line of a VM; whoever else had it open loses it."""
+        """Open the serial line of a VM; another reader of it is disconnected."""
 
         def ask(raw: libvirt.virConnect) -> libvirt.virStream:
             domain = find_raw_domain(raw, uuid)

@@ -1,6 +1,6 @@
-"""One connection to libvirt: opened without a prompt, each call bounded, closed aside.
+"""One connection to libvirt: no prompt, a time limit per call, closed in the background.
 
-What libvirt raises becomes ours here, in the thread that it was raised in, and nowhere else.
+libvirt's exceptions are translated here, in the thread in which they were raised, and nowhere else.
 """
 
 import logging
@@ -17,7 +17,7 @@ from ai_how.libvirt_client.uri import LibvirtUri
 from ai_how.limits import find_told_limit, start_thread
 from ai_how.waiting import Deadline, call_with_timeout
 
-# The daemon is asked for a sign of life every 5 s; after 3 without an answer the connection is cut.
+# A keepalive is sent every 5 s; after 3 without an answer the connection is closed.
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
 
@@ -30,22 +30,22 @@ T = TypeVar("T")
 _preparing = threading.Lock()
 
 
-# How often a call that waits for its turn looks whether the connection is still worth waiting for.
+# How often a waiting call checks whether the connection is still usable.
 SLICE_S = 0.2
 
 
 class NotSentError(ConnectionLostError):
-    """The connection was gone before the call: nothing was asked for yet."""
+    """The connection was lost before the call: nothing was sent."""
 
 
 class BusyError(LibvirtError):
-    """libvirt did nothing, because something else is under way; the same call may succeed later."""
+    """libvirt did nothing, because another operation is running; a later call may succeed."""
 
 
 def open_connection(uri: LibvirtUri) -> libvirt.virConnect:
-    """A new connection. Whoever asks for a password is refused. Raises libvirtError."""
+    """Open a connection. Password prompts are refused. Raises libvirtError."""
     prepare_process()
-    # The test driver knows no flags. Aliases do not apply to our URIs: this is a second bolt.
+    # The test driver knows no flags. Aliases do not apply to our URIs; this makes it sure.
     flags = 0 if uri.is_test else libvirt.VIR_CONNECT_NO_ALIASES
     credentials = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
     raw = libvirt.openAuth(uri.for_libvirt, [credentials, _refuse_credentials, None], flags)
@@ -58,16 +58,16 @@ def open_connection(uri: LibvirtUri) -> libvirt.virConnect:
 
 
 def prepare_process() -> None:
-    """Silence libvirt and start its event loop; both are global, and must precede any connection.
+    """Silence libvirt and start its event loop; both are global, and precede any connection.
 
-    The loop runs until the process ends: without it nobody answers the keepalive. Safe to repeat.
+    The loop runs until the process ends: without it keepalives are not answered. Safe to repeat.
     """
     with _preparing:
         _prepare_once()
 
 
 class Connection:
-    """A connection, with the calls that are on it."""
+    """A connection, and the calls that use it."""
 
     def __init__(self, raw: libvirt.virConnect, uri: LibvirtUri, max_calls: int) -> None:
         self._raw = raw
@@ -80,7 +80,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether the socket is open, as far as is known here: no sign that anyone listens."""
+        """Whether the socket is open as far as known here; the daemon may still not answer."""
         try:
             return self._closing is None and self._raw.isAlive() == 1
         except libvirt.libvirtError:
@@ -94,10 +94,10 @@ class Connection:
         timeout_s: float,
         slot_timeout_s: float,
     ) -> T:
-        """What `ask` returns; it runs in a thread of its own, so that it may hang without us.
+        """The result of `ask`, which runs in its own thread, so that it may hang without us.
 
-        Raises ConnectionLostError with code None where no answer came in time: what was asked for
-        may still happen.
+        Raises ConnectionLostError with code None if no answer came in time: the operation may still
+        happen.
         """
         turn = Deadline.after(slot_timeout_s)
         while not self._slots.acquire(timeout=SLICE_S):
@@ -111,11 +111,11 @@ class Connection:
         except TimeoutError:
             raise silent(what, timeout_s, self._uri) from None
         except LimitError:
-            self._slots.release()  # nobody began to ask
+            self._slots.release()  # the call never began
             raise
 
     def answers(self, within_s: float) -> bool:
-        """Whether anyone listens. Waits for no turn: libvirtd takes one call more than we send."""
+        """Whether the daemon answers. Needs no turn: libvirtd accepts a call more than we send."""
         try:
             call_with_timeout(self._raw.getLibVersion, within_s)
         except (TimeoutError, LimitError, libvirt.libvirtError):
@@ -123,7 +123,7 @@ class Connection:
         return True
 
     def watch(self, on_lifecycle: EventHook, on_agent: EventHook) -> None:
-        """Have the event loop call these at each event of any domain; they call no libvirt."""
+        """Register callbacks for the events of all domains; they must not call libvirt."""
         for event_id, hook in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, on_agent),
@@ -133,7 +133,7 @@ class Connection:
             )
 
     def close(self) -> threading.Thread:
-        """Take no more calls; close once the last is back, in a thread that need not be awaited.
+        """Accept no more calls; close after the last one, in a thread that need not be joined.
 
         Safe to repeat.
         """
@@ -151,8 +151,8 @@ class Connection:
             failure = translate(error, what, self._uri)
         finally:
             self._slots.release()
-        # Out here, so that no context or traceback of it keeps libvirt's objects alive: giving up
-        # the last reference is a call to the daemon, which a caller's thread must not hang in.
+        # Raised here, so that no context or traceback keeps libvirt's objects alive: dropping the
+        # last reference is a call to the daemon, and must not hang a caller's thread.
         raise failure
 
     def _not_sent(self, what: str) -> NotSentError:
@@ -177,7 +177,7 @@ class Connection:
 
 
 def translate(error: libvirt.libvirtError, what: str, uri: LibvirtUri) -> LibvirtError:
-    """Our error for one of libvirt's; `what` is what was being done."""
+    """Translate an error of libvirt; `what` is the operation that failed."""
     code = error.get_error_code()
     kind = classify(code, error.get_error_domain(), error.get_int1())
     details = error.get_error_message() or str(error)
@@ -197,7 +197,7 @@ def translate(error: libvirt.libvirtError, what: str, uri: LibvirtUri) -> Libvir
 
 
 def silent(what: str, waited_s: float, uri: LibvirtUri) -> ConnectionLostError:
-    """libvirt is there, and says nothing."""
+    """The error of a libvirt that does not answer."""
     return ConnectionLostError(
         f"libvirt did not answer within {waited_s:g} s: {what}", uri.for_libvirt, hint=uri.remedy
     )
@@ -211,7 +211,7 @@ def _prepare_once() -> None:
 
 
 def _begin_closing(close: Callable[[], None]) -> threading.Thread:
-    """The thread that closes; one that does not run where there can be none: we end anyway."""
+    """The closing thread; a dummy if no thread can be started: we end anyway."""
     try:
         return start_thread(close, name="libvirt-close", patience_s=0)
     except LimitError:

@@ -1,4 +1,4 @@
-"""A VM's serial line, both ways, for a loop that runs in a thread of its own."""
+"""A VM's serial line in both directions, for a loop in its own thread."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -23,7 +23,7 @@ class Console:
         self._is_closed = False
 
     def recv(self, size: int) -> bytes:
-        """At most `size` bytes, as soon as there are any; none once the line has ended."""
+        """Up to `size` bytes, as soon as there are any; none at the end of the line."""
         try:
             return self._stream.recv(size)
         except libvirt.libvirtError as error:
@@ -40,14 +40,14 @@ class Console:
                 raise self._translate(error, "writing to the console") from None
 
     def close(self) -> None:
-        """Let go of the line; a waiting `recv` then returns. Safe to repeat, and never hangs."""
+        """Close the line; a waiting `recv` then returns. Safe to repeat, and never hangs."""
         if self._is_closed:
             return
         self._is_closed = True
         try:
             call_with_timeout(self._stream.abort, CLOSE_WITHIN_S)
         except (TimeoutError, libvirt.libvirtError):
-            return  # the daemon is gone or deaf, and the line with it
+            return  # the daemon is gone or hangs, and the line with it
 
     def __enter__(self) -> Self:
         return self

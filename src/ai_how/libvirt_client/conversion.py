@@ -1,4 +1,4 @@
-"""From libvirt's objects to our types, and the small habits that all its rooms share."""
+"""Convert libvirt's objects to our types; helpers that all modules here share."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -18,7 +18,7 @@ Seen = TypeVar("Seen", DomainInfo, NetworkInfo)
 
 
 def observe_domain(domain: libvirt.virDomain) -> DomainInfo:
-    """All that we want to know of a VM. Raises libvirtError."""
+    """The facts about a VM. Raises libvirtError."""
     state_number, reason = domain.state()
     _state, maximum_kib, _current_kib, vcpus, _cpu_time = domain.info()
     domid = domain.ID()
@@ -50,7 +50,7 @@ def has_managed_save(domain: libvirt.virDomain) -> bool:
 
 
 def observe_network(network: libvirt.virNetwork) -> NetworkInfo:
-    """All that we want to know of a network. Raises libvirtError."""
+    """The facts about a network. Raises libvirtError."""
     xml, is_active = network.XMLDesc(0), bool(network.isActive())
     as_defined = libvirt.VIR_NETWORK_XML_INACTIVE
     return NetworkInfo(
@@ -66,7 +66,7 @@ def observe_network(network: libvirt.virNetwork) -> NetworkInfo:
 
 
 def observe_each(raws: Iterable[Raw], observe: Callable[[Raw], Seen]) -> tuple[Seen, ...]:
-    """Each of a list that was just read, by name, without those that went away since."""
+    """The objects of a new list, by name, without those that have disappeared since."""
     seen = []
     for raw in raws:
         try:
@@ -78,7 +78,7 @@ def observe_each(raws: Iterable[Raw], observe: Callable[[Raw], Seen]) -> tuple[S
 
 
 def with_first_known(call: Callable[[int], T], *flags: int) -> T:
-    """`call` with the first flags that this driver and version know."""
+    """Call with the first flags that this driver and version support."""
     for some in flags[:-1]:
         try:
             return call(some)
@@ -89,7 +89,7 @@ def with_first_known(call: Callable[[int], T], *flags: int) -> T:
 
 
 def ensure(act: Callable[[], object], is_done: Callable[[], bool]) -> None:
-    """Act, unless that is done; "wrong state" is an error only if it is not done after all."""
+    """Act unless it is done; "wrong state" is an error only if it is still not done."""
     if is_done():
         return
     try:
@@ -100,7 +100,7 @@ def ensure(act: Callable[[], object], is_done: Callable[[], bool]) -> None:
 
 
 def unless_gone(ask: Callable[[], T]) -> T | None:
-    """What `ask` returns, or None where libvirt says that there is no such thing."""
+    """The result of `ask`, or None if libvirt says that there is no such object."""
     try:
         return ask()
     except LibvirtError as error:
@@ -110,7 +110,7 @@ def unless_gone(ask: Callable[[], T]) -> T | None:
 
 
 def read_identity(xml: str) -> tuple[str, UUID | None]:
-    """The name and UUID that a define would claim."""
+    """The name and UUID that a definition claims."""
     root = read_xml(xml)
     uuid = root.findtext("./uuid")
     return root.findtext("./name", ""), UUID(uuid) if uuid else None
@@ -123,7 +123,7 @@ def check_claim(
     find: Callable[[UUID], Seen | None],
     find_by_name: Callable[[str], Seen | None],
 ) -> None:
-    """After a define failed: raises OwnershipError where another has the name, or the UUID."""
+    """After a failed definition: raises OwnershipError if another object has the name or UUID."""
     if error.code is None or classify(error.code) is not Kind.EXISTS:
         return
     name, uuid = read_identity(xml)

@@ -1,4 +1,4 @@
-"""VMs: what is there, and the changes that may be made to them. Part of LibvirtClient."""
+"""VMs: look-ups and changes. Part of LibvirtClient."""
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,14 +32,14 @@ STATS = (
     | libvirt.VIR_DOMAIN_STATS_INTERFACE
 )
 
-# A QEMU that is well tells its figures in milliseconds.
+# A healthy QEMU answers for its statistics in milliseconds.
 STATS_S = 5.0
-# So long may a VM take to start before its power is cut in the middle of that.
+# How long a VM may take to start before it is powered off during its start.
 STARTING_S = 30.0
 
 
 class Domains:
-    """The part of a client that deals with VMs."""
+    """The part of a client for VMs."""
 
     _link: Session
     _names: Names
@@ -55,7 +55,7 @@ class Domains:
         )
 
     def find_domain_by_name(self, name: str) -> DomainInfo | None:
-        """The VM of that exact name, whoever made it."""
+        """The VM of that exact name, whoever created it."""
         return unless_gone(
             lambda: self._link.read(
                 f"looking for VM {name}", lambda raw: observe_domain(raw.lookupByName(name))
@@ -63,33 +63,33 @@ class Domains:
         )
 
     def list_domains(self) -> tuple[DomainInfo, ...]:
-        """Every VM of this libvirt, others' too; by name."""
+        """Every VM of this libvirt by name, including other users' VMs."""
         return self._link.read(
             "listing VMs",
             lambda raw: observe_each(raw.listAllDomains(0), observe_domain),
         )
 
     def domain_xml(self, uuid: UUID) -> str:
-        """A VM as it runs, or as defined where it is off."""
+        """The XML of a VM: as it runs, or as defined if it is off."""
         return self._link.read(
             f"reading the XML of VM {uuid}", lambda raw: find_raw_domain(raw, uuid).XMLDesc(0)
         )
 
     def snapshot_names(self, uuid: UUID) -> tuple[str, ...]:
-        """The snapshots that a VM has: someone's data."""
+        """The names of a VM's snapshots; they are a person's data."""
         return self._link.read(
             f"listing snapshots of VM {uuid}",
             lambda raw: tuple(find_raw_domain(raw, uuid).snapshotListNames(0)),
         )
 
     def stats(self, uuids: Collection[UUID]) -> Mapping[UUID, DomainStats]:
-        """Figures of those VMs that are there; none of one whose QEMU does not answer at once."""
+        """Statistics of the existing VMs; none for a VM whose QEMU does not answer at once."""
         asked = frozenset(uuids)
         if not asked:
             return {}
         with suppress(ConnectionLostError):
             return self._stats(asked)
-        # A guest that hangs: each by itself then, so that it hides no other's figures.
+        # One guest hangs: ask for each separately, so that it does not hide the others' statistics.
         found: dict[UUID, DomainStats] = {}
         with ThreadPoolExecutor(len(asked)) as crew:
             for answer in [crew.submit(self._stats, frozenset({uuid})) for uuid in asked]:
@@ -114,9 +114,9 @@ class Domains:
         return self._link.read("reading statistics of VMs", ask, timeout_s=STATS_S)
 
     def define_domain(self, xml: str) -> DomainInfo:
-        """Define a VM, checked against libvirt's schema; the same UUID and name define it anew.
+        """Define a VM, validated against libvirt's schema; the same UUID and name redefine it.
 
-        Raises OwnershipError where the name or the UUID belongs to another VM.
+        Raises OwnershipError if the name or the UUID belongs to another VM.
         """
 
         def ask(raw: libvirt.virConnect) -> DomainInfo:
@@ -144,10 +144,10 @@ class Domains:
         is_anew: bool = False,
         timeout_s: float | None = None,
     ) -> None:
-        """Start a VM that is defined; one that is on stays so, and runs unless `paused`.
+        """Start a defined VM; a running one stays so. It runs unless `paused`.
 
-        One that is suspended goes on from its saved memory, which then is gone; `is_anew` throws
-        that away and boots.
+        A suspended VM continues from its managed save, which is then removed; `is_anew` discards
+        that and boots.
         """
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if is_anew else 0
@@ -166,8 +166,8 @@ class Domains:
     def managed_save(self, uuid: UUID, *, timeout_s: float) -> None:
         """Save a VM's memory where libvirt keeps it, which ends it; safe to repeat.
 
-        It will run when it goes on, though it was paused. One that is off stays as it is. One that
-        is being saved, for whoever asked before, is let end: a second save would fail behind it.
+        It will run when it is resumed, even if it was paused. A VM that is off stays so. If another
+        caller is already saving it, that is waited for: a second save would fail behind it.
         """
         self._wait_while(is_being_saved, uuid, timeout_s)
         self._ensure(
@@ -179,9 +179,9 @@ class Domains:
         )
 
     def boot_transient(self, xml: str) -> DomainInfo:
-        """Boot a VM that is never defined, and that libvirt ends when our connection does.
+        """Boot a transient VM, which libvirt ends when our connection ends.
 
-        Not repeated when the answer is lost.
+        Not repeated if the answer is lost.
         """
         name, uuid = read_identity(xml)
         self._names.learn(uuid, name)
@@ -191,7 +191,7 @@ class Domains:
         )
 
     def save_transient(self, uuid: UUID, target: Path, *, timeout_s: float) -> None:
-        """Write a VM's memory to a file, which ends it. Not repeated when the answer is lost."""
+        """Save a VM's memory to a file, which ends the VM. Not repeated if the answer is lost."""
         self._link.once(
             f"saving VM {uuid}",
             lambda raw: find_raw_domain(raw, uuid).saveFlags(
@@ -201,9 +201,9 @@ class Domains:
         )
 
     def restore_domain(self, uuid: UUID, source: Path, *, timeout_s: float) -> None:
-        """Have a VM that is defined run on from a save file that bears its name and UUID.
+        """Restore a defined VM from a save file with its name and UUID.
 
-        One that is on stays so, and runs.
+        A running one stays so.
         """
 
         def ask(raw: libvirt.virConnect) -> None:
@@ -219,8 +219,9 @@ class Domains:
     def shutdown_domain(self, uuid: UUID, *, timeout_s: float | None = None) -> None:
         """Press the power button (ACPI) of a VM, resumed first if paused. Off already is success.
 
-        This asks the guest, no more: wait for SHUT_OFF, ask again, and destroy it in the end. Of a
-        QEMU that hangs there is no answer: ConnectionLostError, or LibvirtError, after `timeout_s`.
+        This is only a request to the guest: wait for SHUT_OFF, ask again, and destroy it in the
+        end. A QEMU that hangs does not answer: ConnectionLostError, or LibvirtError, after
+        `timeout_s`.
         """
 
         def press(domain: libvirt.virDomain) -> None:
@@ -240,7 +241,7 @@ class Domains:
         )
 
     def resume_domain(self, uuid: UUID) -> None:
-        """Let a paused VM run on; safe to repeat."""
+        """Resume a paused VM; safe to repeat."""
         self._ensure(
             f"resuming VM {uuid}",
             uuid,
@@ -249,11 +250,11 @@ class Domains:
         )
 
     def destroy_domain(self, uuid: UUID) -> None:
-        """Cut the power of a VM. Absent, or off already, is success.
+        """Power off a VM at once. Absent, or off already, is success.
 
-        One that is being started is let begin first, though not for ever: libvirtd 9.0 crashes
-        where a VM is destroyed while its restore comes to its end (qemuSaveImageStartVM then uses
-        a monitor that is gone; seen in 7 of 250 tries at that moment).
+        A VM that is starting is waited for, but not forever: libvirtd 9.0 crashes if a VM is
+        destroyed while its restore ends (qemuSaveImageStartVM then uses a freed monitor; seen in 7
+        of 250 tries at that moment).
         """
 
         def cut() -> None:
@@ -268,10 +269,10 @@ class Domains:
         unless_gone(cut)
 
     def undefine_domain(self, uuid: UUID, *, snapshots_too: bool) -> None:
-        """Forget a VM's definition, managed save and NVRAM. Absent is success.
+        """Remove a VM's definition, managed save and NVRAM. Absent is success.
 
-        Destroy it first: one that runs would run on, without a definition. Raises LibvirtError for
-        one that has snapshots, unless `snapshots_too`; their data then stays in the disk.
+        Destroy it first: a running VM would keep running without a definition. Raises LibvirtError
+        for a VM with snapshots, unless `snapshots_too`; their data then stays in the disk.
         """
         unless_gone(
             lambda: self._link.change(
@@ -285,7 +286,7 @@ class Domains:
     def _wait_while(
         self, is_busy: Callable[[libvirt.virDomain], bool], uuid: UUID, within_s: float
     ) -> None:
-        """Until it is not busy so any more, or the time is over."""
+        """Wait until it is no longer busy in this way, or the time is over."""
 
         def is_free() -> bool:
             return self._link.read(
@@ -312,36 +313,35 @@ class Domains:
 
 
 def find_raw_domain(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virDomain:
-    """libvirt's own object. Raises libvirtError where there is none."""
+    """libvirt's object. Raises libvirtError if there is none."""
     return raw.lookupByUUIDString(str(uuid))
 
 
 def read_state(domain: libvirt.virDomain) -> VmState:
-    """The state that it is in now."""
+    """The current state."""
     return VmState.from_libvirt(domain.state()[0])
 
 
 def runs(domain: libvirt.virDomain) -> bool:
-    """Whether its CPUs go: not paused, nor on its way there or out."""
+    """Whether its CPUs run: not paused, nor about to pause or resume."""
     return read_state(domain) in {VmState.RUNNING, VmState.BLOCKED}
 
 
 def is_starting(domain: libvirt.virDomain) -> bool:
-    """Whether libvirt is about to boot or to restore it: its QEMU may be there."""
+    """Whether libvirt is booting or restoring it: its QEMU may exist."""
     return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
 
 
 def is_being_saved(domain: libvirt.virDomain) -> bool:
-    """Whether libvirt writes its memory to a file, after which it ends it."""
+    """Whether libvirt is saving its memory to a file, after which the VM ends."""
     return domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE]
 
 
 def let_run_on(domain: libvirt.virDomain) -> None:
-    """Set right what a libvirtd that died in the last moments of a restore has left.
+    """Repair what a libvirtd left that died at the end of a restore.
 
-    The VM may be paused with its memory in place, and nobody would resume it. Or it runs, and the
-    memory that it went on from is there yet: once off, its next start would go back to that, with
-    disks of later.
+    The VM may be paused with its memory restored, and nobody would resume it. Or it runs, and its
+    managed save still exists: its next start would go back to that memory, with newer disks.
     """
     if read_state(domain) is VmState.PAUSED and not is_starting(domain):
         ensure(domain.resume, lambda: runs(domain))
@@ -350,12 +350,12 @@ def let_run_on(domain: libvirt.virDomain) -> None:
 
 
 def is_off(domain: libvirt.virDomain) -> bool:
-    """Whether there is no QEMU behind it: one that crashed or shuts down may still have one."""
+    """Whether it has no QEMU: a VM that crashed or shuts down may still have one."""
     return domain.isActive() == 0
 
 
 def _undefine_flags(snapshots_too: bool) -> tuple[int, ...]:  # noqa: FBT001  private, one caller
-    """What to name in an undefine, the most first: what is not named makes libvirt refuse."""
+    """Flags for an undefine, the most first: libvirt refuses if something is not named."""
     least = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     if snapshots_too:
         least |= libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA

@@ -1,4 +1,4 @@
-"""What libvirt's error numbers mean for us. Pure: plain numbers, so that no libvirt is loaded.
+"""The meaning of libvirt's error numbers. Pure: plain numbers, so libvirt is not loaded.
 
 The numbers are libvirt's ABI (virErrorNumber and virErrorDomain in libvirt/virterror.h).
 """
@@ -8,17 +8,17 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What may be concluded from an error, and so what to do about it."""
+    """The meaning of an error, and so what to do about it."""
 
-    GONE = "gone"  # there is no such thing: the only kind that says so
-    LOST = "lost"  # the connection broke: what is there now is not known
+    GONE = "gone"  # there is no such object: the only kind that says so
+    LOST = "lost"  # the connection broke: the state is unknown
     BUSY = "busy"  # nothing was done; worth trying again after a pause
     AGENT = "agent"  # the guest's agent did not answer
     EXISTS = "exists"  # perhaps there already: look it up by UUID
     WRONG_STATE = "wrong state"  # read the state again and decide
     UNSUPPORTED = "unsupported"  # this driver does not know the call or its flags
-    DENIED = "denied"  # the user may not
-    FATAL = "fatal"  # trying again changes nothing
+    DENIED = "denied"  # the user is not allowed to
+    FATAL = "fatal"  # a repetition would fail as well
 
 
 INTERNAL_ERROR = 1
@@ -42,7 +42,7 @@ _KINDS = {
         39,  # RPC
     },
     Kind.BUSY: {
-        68,  # OPERATION_TIMEOUT: the job lock was not had within libvirt's own 30 s
+        68,  # OPERATION_TIMEOUT: the job lock was not available within libvirt's own 30 s
         87,  # RESOURCE_BUSY
     },
     Kind.AGENT: {
@@ -51,15 +51,15 @@ _KINDS = {
         112,  # AGENT_COMMAND_TIMEOUT, which newer libvirt says in place of 86
     },
     Kind.EXISTS: {
-        9,  # OPERATION_FAILED: what a define of a taken name or UUID says (and other failures too)
+        9,  # OPERATION_FAILED: a definition with a used name or UUID (and other failures)
         28,  # DOM_EXIST
         37,  # NETWORK_EXIST
         90,  # STORAGE_VOL_EXIST
     },
-    Kind.WRONG_STATE: {55},  # OPERATION_INVALID: also said of a paused guest, so never "it is off"
+    Kind.WRONG_STATE: {55},  # OPERATION_INVALID: also for a paused guest, so never "it is off"
     Kind.UNSUPPORTED: {
         NO_SUPPORT,
-        8,  # INVALID_ARG: what an unknown flag earns
+        8,  # INVALID_ARG: the error for an unknown flag
         74,  # ARGUMENT_UNSUPPORTED
         84,  # OPERATION_UNSUPPORTED
     },
@@ -75,10 +75,10 @@ _KIND_OF = {code: kind for kind, codes in _KINDS.items() for code in codes}
 
 
 def classify(code: int | None, domain: int | None = None, error_number: int | None = None) -> Kind:
-    """What an error means, by its number, the part of libvirt it is from, and the system's errno.
+    """The kind of an error, by its number, libvirt's error domain, and the errno.
 
-    Everything that is in no table is FATAL: 27 XML_ERROR, 67 CONFIG_UNSUPPORTED,
-    80 NO_DOMAIN_METADATA (the domain is there), 92 XML_INVALID_SCHEMA, 99 DEVICE_MISSING, …
+    Every other number is FATAL: 27 XML_ERROR, 67 CONFIG_UNSUPPORTED, 80 NO_DOMAIN_METADATA (the
+    domain exists), 92 XML_INVALID_SCHEMA, 99 DEVICE_MISSING, …
     """
     if code is None:
         return Kind.LOST

@@ -1,6 +1,6 @@
-"""What libvirt shows, as our types: VMs, networks, figures and events. Knows no libvirt.
+"""Facts from libvirt as our types: VMs, networks, statistics, events. Does not load libvirt.
 
-Names and XML in here may come from others' VMs: they are data, never to be trusted or run.
+Names and XML here may come from other users' VMs: they are data, never trusted or run.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class HypervisorVersion:
-    """The daemon's libvirt, the hypervisor that it runs, and the library that we speak through."""
+    """The versions of the daemon, of the hypervisor, and of the client library."""
 
     libvirt: Version
     hypervisor: Version
@@ -31,30 +31,30 @@ class HypervisorVersion:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose a cluster is: a user's, and of theirs the one in that state directory."""
+    """The owner of a cluster: a user, and one of that user's state directories."""
 
     uid: int | None
-    """None where that is not known: it was not in the mark once."""
+    """None if unknown: older marks do not have it."""
     state: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Our sign in an object's metadata. What is ours has it, but anyone can copy it."""
+    """Our mark in an object's metadata. Our objects have it, but anyone can copy it."""
 
     cluster: str
     id: UUID
     node: str
     """Empty on a network."""
     owner: Owner | None = None
-    """None in what was made before owners were noted."""
+    """None in objects from before owners were recorded."""
     kind: str | None = None
-    """The kind of the cluster; None for SLURM's, as there was no other when marks had none."""
+    """The kind of the cluster; None for SLURM, which was the only kind at first."""
 
 
 @dataclass(frozen=True, slots=True)
 class DomainInfo:
-    """One VM as libvirt had it a moment ago."""
+    """The facts about a VM when it was read."""
 
     uuid: UUID
     name: str
@@ -72,17 +72,17 @@ class DomainInfo:
 
     @property
     def reason_text(self) -> str:
-        """Why it is in its state, in words."""
+        """The reason of its state, in words."""
         return reason_text(self.state_number, self.reason)
 
     @property
     def was_booted(self) -> bool:
-        """Whether it began from nothing, though its memory may have been saved."""
+        """Whether it was booted, though its memory may have been saved."""
         return self.state is VmState.RUNNING and self.reason == ON_BY_BOOT
 
     @property
     def was_ended_by_daemon(self) -> bool:
-        """Whether libvirtd ended it: one that was killed while it started a VM does, when back."""
+        """Whether libvirtd ended it: a libvirtd killed during its start does so when it is back."""
         return self.state is VmState.SHUT_OFF and self.reason == OFF_BY_DAEMON
 
     @property
@@ -97,7 +97,7 @@ class DomainInfo:
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """One network as libvirt had it a moment ago."""
+    """The facts about a network when it was read."""
 
     uuid: UUID
     name: str
@@ -106,15 +106,15 @@ class NetworkInfo:
     mark: Mark | None
     xml: str
     defined_xml: str = ""
-    """What it will be when it is next brought up; empty where that is `xml`."""
+    """Its XML after the next start; empty if that is `xml`."""
     is_persistent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class GuestMemory:
-    """What a guest's own kernel said of its memory, by the balloon's driver; `told_at` is Unix's.
+    """The guest kernel's memory statistics, from the balloon driver; `told_at` is Unix time.
 
-    There is none before that driver is loaded, which takes minutes where guests are emulated.
+    There are none before that driver is loaded, which takes minutes in emulated guests.
     """
 
     total_mib: int
@@ -123,19 +123,19 @@ class GuestMemory:
 
     @property
     def used_mib(self) -> int:
-        """What its programs and its kernel hold; caches that it would give up are not."""
+        """The memory of its programs and kernel, without caches that it would release."""
         return max(0, self.total_mib - self.usable_mib)
 
 
 @dataclass(frozen=True, slots=True)
 class DomainStats:
-    """Running figures of one VM; None where the hypervisor does not tell (of one that is off)."""
+    """Statistics of one VM; None if the hypervisor has none (it is off)."""
 
     cpu_time_ns: int | None
     memory_current_mib: int | None
     memory_max_mib: int | None
     memory_rss_mib: int | None
-    """What its QEMU takes of the host, which is more than the guest has asked for by far."""
+    """The memory of its QEMU on the host, far more than the guest requested."""
     guest_memory: GuestMemory | None
     disk_allocation_bytes: int | None
     disk_capacity_bytes: int | None
@@ -145,7 +145,7 @@ class DomainStats:
 
 
 class EventKind(StrEnum):
-    """What happened to a VM, in libvirt's words."""
+    """The kind of an event, in libvirt's words."""
 
     DEFINED = "defined"
     UNDEFINED = "undefined"
@@ -162,7 +162,7 @@ class EventKind(StrEnum):
 
     @classmethod
     def of_lifecycle(cls, number: int) -> "EventKind":
-        """The kind of a virDomainEventType; OTHER for one that is newer than we are."""
+        """The kind of a virDomainEventType; OTHER for an unknown, newer one."""
         return _LIFECYCLE[number] if 0 <= number < len(_LIFECYCLE) else cls.OTHER
 
     @classmethod
@@ -176,7 +176,7 @@ _LIFECYCLE = tuple(EventKind)[: tuple(EventKind).index(EventKind.AGENT_CONNECTED
 
 @dataclass(frozen=True, slots=True)
 class DomainEvent:
-    """Something happened to a VM; `detail` is libvirt's number for why."""
+    """An event of a VM; `detail` is libvirt's number for the reason."""
 
     uuid: UUID
     kind: EventKind
@@ -189,7 +189,7 @@ def read_version(number: int) -> Version:
 
 
 def read_mark(xml: str) -> Mark | None:
-    """Our mark in a domain's or network's XML; None where there is none that we can read."""
+    """Our mark in a domain's or network's XML; None if there is none, or it is invalid."""
     try:
         element = read_xml(xml).find(f"./metadata/{{{MARK_NAMESPACE}}}node")
         if element is None:
@@ -202,7 +202,7 @@ def read_mark(xml: str) -> Mark | None:
             element.get("kind"),
         )
     except (HostError, TypeError, ValueError, AttributeError):
-        return None  # another's XML, however broken, must not break a list of all VMs
+        return None  # broken XML of another user must not break a list of all VMs
 
 
 def _read_owner(uid: str | None, state: str | None) -> Owner | None:
@@ -221,7 +221,7 @@ def read_bridge(xml: str) -> str | None:
 
 
 def read_stats(record: Mapping[str, int | str | bool]) -> DomainStats:
-    """The figures of one domain from virDomainListGetStats' typed parameters."""
+    """The statistics of one domain, from virDomainListGetStats' typed parameters."""
 
     def mib(name: str) -> int | None:
         kib = record.get(f"balloon.{name}")

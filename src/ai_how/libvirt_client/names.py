@@ -1,4 +1,4 @@
-"""What VMs and networks are called, so that errors name them and not their UUIDs."""
+"""The names of VMs and networks, so that errors have names instead of UUIDs."""
 
 import re
 from uuid import UUID
@@ -13,7 +13,7 @@ _WRITTEN = re.compile(rf"(?:\buuid )?(?:'({_UUID})'|\b({_UUID})\b)(?: \(([^()]*)
 
 
 class Names:
-    """The names of those that were seen, by their UUIDs. Any thread may ask."""
+    """The names of the objects seen so far, by UUID. Thread-safe."""
 
     def __init__(self) -> None:
         self._known: dict[UUID, str] = {}
@@ -23,17 +23,17 @@ class Names:
             self._known[uuid] = name
 
     def learn_from(self, answer: object) -> None:
-        """Learn from what a call to libvirt returned."""
+        """Record the names in the result of a call to libvirt."""
         for one in answer if isinstance(answer, tuple) else (answer,):
             if isinstance(one, DomainInfo | NetworkInfo):
                 self._known[one.uuid] = one.name
 
     def of(self, uuid: UUID) -> str:
-        """Its name; the UUID where nothing else is known of it."""
+        """Its name; the UUID if the name is unknown."""
         return self._known.get(uuid, str(uuid))
 
     def told(self, text: str) -> str:
-        """The text with names in place of the UUIDs of those that are known."""
+        """The text with known UUIDs replaced by names."""
 
         def name(found: re.Match[str]) -> str:
             known = self._known.get(UUID(found[1] or found[2]))
@@ -45,7 +45,7 @@ class Names:
         return _WRITTEN.sub(name, text)
 
     def tell(self, error: AiHowError) -> None:
-        """Have an error name what it is about."""
+        """Put names into an error."""
         error.brief = self.told(error.brief)
         error.details = self.told(error.details) if error.details else error.details
         error.hint = self.told(error.hint) if error.hint else error.hint

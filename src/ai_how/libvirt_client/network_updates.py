@@ -1,6 +1,6 @@
-"""What a network knows of its hosts, and which guests are plugged into it. Part of LibvirtClient.
+"""Updates of a running network: its hosts, and the guests on it. Part of LibvirtClient.
 
-All of it is done to a network and guests that run, and cuts nobody off.
+All changes apply to running networks and guests, and disconnect nobody.
 """
 
 from collections.abc import Callable, Collection
@@ -28,29 +28,29 @@ ADD = libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST
 DELETE = libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE
 DHCP = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
 DNS = libvirt.VIR_NETWORK_SECTION_DNS_HOST
-ANY_ADDRESS = -1  # the first <ip> that has a DHCP
+ANY_ADDRESS = -1  # the first <ip> with DHCP
 
 
 class NetworkUpdates(Networks):
-    """The part of a client that changes a network while it is in use."""
+    """The part of a client that changes networks in use."""
 
     def ensure_network_hosts(self, uuid: UUID, hosts: Collection[NetworkHost]) -> None:
-        """Have the network's DHCP and DNS know these hosts, now and after it was down."""
+        """Add these hosts to the network's DHCP and DNS, now and in its definition."""
         self._change_hosts(uuid, lambda facts: find_host_changes(hosts, facts))
 
     def forget_network_hosts(self, uuid: UUID, hosts: Collection[NetworkHost]) -> None:
-        """Have the network not know these hosts. An absent network is success."""
+        """Remove these hosts from the network. An absent network is success."""
         unless_gone(
             lambda: self._change_hosts(uuid, lambda facts: find_host_removals(hosts, facts))
         )
 
     def renew_dhcp(self, uuid: UUID) -> None:
-        """Have a network's DHCP server run where it has died; one that runs reads its file anew."""
+        """Restart a network's DHCP server if it died; a running one rereads its file."""
 
         def ask(raw: libvirt.virConnect) -> None:
             network = find_raw_network(raw, uuid)
             known = read_xml(network.XMLDesc(0)).find("./ip/dhcp/host")
-            # libvirt looks after the server when a host changes, also into the same one.
+            # libvirt checks the server when a host is changed, even to the same values.
             if known is not None:
                 network.update(
                     libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY,
@@ -63,7 +63,7 @@ class NetworkUpdates(Networks):
         self._link.change(f"renewing the DHCP server of network {uuid}", ask)
 
     def plug_in(self, uuid: UUID, network_uuid: UUID) -> None:
-        """Have the guest's interfaces on that network be ports of its bridge; safe to repeat."""
+        """Reattach the guest's interfaces on that network to its bridge; safe to repeat."""
 
         def ask(raw: libvirt.virConnect) -> None:
             domain, network = find_raw_domain(raw, uuid), find_raw_network(raw, network_uuid)
@@ -91,7 +91,7 @@ class NetworkUpdates(Networks):
 
 
 def _update(network: libvirt.virNetwork, changes: HostChanges, scope: int) -> None:
-    # What is in the way goes first: libvirt refuses a second entry of one address.
+    # Conflicting entries go first: libvirt refuses a second entry with the same address.
     for dhcp in changes.dhcp_out:
         network.update(DELETE, DHCP, ANY_ADDRESS, _dhcp_xml(dhcp), scope)
     for dns in changes.dns_out:
@@ -110,7 +110,7 @@ def _plug(
     name: str,
     bridge: str,
 ) -> None:
-    """Twice another kind of source: of what stays the same libvirt takes no notice."""
+    """Change the kind of source and back: libvirt ignores an update without a change."""
     for kind, value in (("bridge", bridge), ("network", name)):
         interface.set("type", kind)
         source.attrib.clear()

@@ -1,4 +1,4 @@
-"""What a network is, as libvirt says in its XML."""
+"""The facts in a network's XML."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ai_how.libvirt_client.xml import read_xml
 
 @dataclass(frozen=True, slots=True)
 class NetworkHost:
-    """A node's fixed place in the network."""
+    """A node's fixed name, MAC address and IP address in the network."""
 
     mac: str
     name: str
@@ -22,7 +22,7 @@ class NetworkHost:
 
 @dataclass(frozen=True, slots=True)
 class DhcpEntry:
-    """A fixed lease; libvirt takes ones with less than all three."""
+    """A fixed lease; libvirt also accepts ones with fewer than all three."""
 
     mac: str
     name: str
@@ -30,14 +30,14 @@ class DhcpEntry:
 
     @property
     def claims(self) -> frozenset[tuple[str, str]]:
-        """What no other entry of the network may have."""
+        """The values that no other entry of the network may have."""
         every = (("mac", self.mac), ("name", self.name), ("ip", self.ip))
         return frozenset(claim for claim in every if claim[1])
 
 
 @dataclass(frozen=True, slots=True)
 class DnsEntry:
-    """A name that the network's DNS knows."""
+    """A name in the network's DNS."""
 
     ip: str
     name: str
@@ -52,7 +52,7 @@ Entry = TypeVar("Entry", DhcpEntry, DnsEntry)
 
 @dataclass(frozen=True, slots=True)
 class NetworkFacts:
-    """What a network is made of, as far as we asked for it."""
+    """The parts of a network that we set."""
 
     bridge: str
     mode: str
@@ -65,7 +65,7 @@ class NetworkFacts:
 
 @dataclass(frozen=True, slots=True)
 class HostChanges:
-    """Entries to take out of a network and to put into it."""
+    """Entries to remove from a network and to add to it."""
 
     dhcp_out: tuple[DhcpEntry, ...]
     dhcp_in: tuple[DhcpEntry, ...]
@@ -77,7 +77,7 @@ class HostChanges:
 
 
 def read_network_facts(xml: str) -> NetworkFacts:
-    """The facts of a network's XML. Raises HostError for what is not XML."""
+    """The facts in a network's XML. Raises HostError for invalid XML."""
     root = read_xml(xml)
     address = root.find("./ip")
     found = {} if address is None else address.attrib
@@ -111,7 +111,7 @@ def dns_entries(hosts: Collection[NetworkHost]) -> tuple[DnsEntry, ...]:
 
 
 def find_host_changes(hosts: Collection[NetworkHost], facts: NetworkFacts) -> HostChanges:
-    """What makes a network know these hosts; what it knows besides them is left alone."""
+    """The changes that add these hosts to a network; its other entries are not changed."""
     dhcp, dns = dhcp_entries(hosts), dns_entries(hosts)
     return HostChanges(
         dhcp_out=_in_the_way(facts.dhcp, dhcp),
@@ -122,7 +122,7 @@ def find_host_changes(hosts: Collection[NetworkHost], facts: NetworkFacts) -> Ho
 
 
 def find_host_removals(hosts: Collection[NetworkHost], facts: NetworkFacts) -> HostChanges:
-    """What makes a network forget these very hosts."""
+    """The changes that remove exactly these hosts from a network."""
     return HostChanges(
         dhcp_out=tuple(one for one in dhcp_entries(hosts) if one in facts.dhcp),
         dhcp_in=(),
@@ -132,12 +132,12 @@ def find_host_removals(hosts: Collection[NetworkHost], facts: NetworkFacts) -> H
 
 
 def uses_network(domain_xml: str, network: NetworkInfo | None) -> bool:
-    """Whether a VM has an interface on that network, by its name or straight on its bridge."""
+    """Whether a VM has an interface on that network, by its name or by its bridge."""
     return network is not None and any(_interfaces_on(domain_xml, network))
 
 
 def find_taps(domain_xml: str, network: NetworkInfo) -> tuple[str, ...]:
-    """The host's ends of a running VM's interfaces on that network."""
+    """The host-side devices of a running VM's interfaces on that network."""
     targets = [one.find("./target") for one in _interfaces_on(domain_xml, network)]
     names = [one.get("dev") for one in targets if one is not None]
     return tuple(name for name in names if name)
@@ -147,7 +147,7 @@ def _interfaces_on(domain_xml: str, network: NetworkInfo) -> list[ET.Element]:
     try:
         interfaces = read_xml(domain_xml).findall("./devices/interface")
     except HostError:
-        return []  # another's XML, however broken, is in nobody's way
+        return []  # broken XML of another user does not matter
     return [
         one
         for one in interfaces
@@ -160,7 +160,7 @@ def _interfaces_on(domain_xml: str, network: NetworkInfo) -> list[ET.Element]:
 
 
 def _in_the_way(there: Collection[Entry], ours: Collection[Entry]) -> tuple[Entry, ...]:
-    """The entries that are not ours and claim what is."""
+    """The foreign entries that claim our values."""
     own, claimed = frozenset(ours), _claims_of(ours)
     return tuple(one for one in there if one not in own and one.claims & claimed)
 

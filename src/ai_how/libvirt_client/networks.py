@@ -1,4 +1,4 @@
-"""Networks: what is there, and the changes that may be made to them. Part of LibvirtClient."""
+"""Networks: look-ups and changes. Part of LibvirtClient."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -21,7 +21,7 @@ from ai_how.libvirt_client.session import Session
 
 
 class Networks:
-    """The part of a client that deals with networks."""
+    """The part of a client for networks."""
 
     _link: Session
     _names: Names
@@ -36,7 +36,7 @@ class Networks:
         )
 
     def find_network_by_name(self, name: str) -> NetworkInfo | None:
-        """The network of that exact name, whoever made it."""
+        """The network of that exact name, whoever created it."""
         return unless_gone(
             lambda: self._link.read(
                 f"looking for network {name}",
@@ -45,24 +45,24 @@ class Networks:
         )
 
     def list_networks(self) -> tuple[NetworkInfo, ...]:
-        """Every network of this libvirt, others' too; by name."""
+        """Every network of this libvirt by name, including other users' networks."""
         return self._link.read(
             "listing networks",
             lambda raw: observe_each(raw.listAllNetworks(0), observe_network),
         )
 
     def network_xml(self, uuid: UUID) -> str:
-        """A network as it is, or as defined where it is down."""
+        """The XML of a network: as it is, or as defined if it is down."""
         return self._link.read(
             f"reading the XML of network {uuid}",
             lambda raw: find_raw_network(raw, uuid).XMLDesc(0),
         )
 
     def define_network(self, xml: str) -> NetworkInfo:
-        """Define a network; with the same UUID and name, define it anew.
+        """Define a network; the same UUID and name redefine it.
 
-        A subnet that is in use fails only when it is started. Raises OwnershipError where the name
-        or the UUID belongs to another network.
+        A subnet in use only fails at the start. Raises OwnershipError if the name or the UUID
+        belongs to another network.
         """
 
         def define(raw: libvirt.virConnect, flags: int) -> libvirt.virNetwork:
@@ -82,7 +82,7 @@ class Networks:
             raise
 
     def start_network(self, uuid: UUID) -> None:
-        """Bring a network up; one that is up stays as it is."""
+        """Start a network; one that is up stays as it is."""
         self._ensure_network(
             f"starting network {uuid}",
             uuid,
@@ -91,7 +91,7 @@ class Networks:
         )
 
     def destroy_network(self, uuid: UUID) -> None:
-        """Take a network down, guests or not. Absent, or down already, is success."""
+        """Stop a network, even with guests. Absent, or down already, is success."""
         unless_gone(
             lambda: self._ensure_network(
                 f"taking down network {uuid}",
@@ -102,7 +102,7 @@ class Networks:
         )
 
     def undefine_network(self, uuid: UUID) -> None:
-        """Forget a network's definition. Absent is success. Destroy it first."""
+        """Remove a network's definition. Absent is success. Destroy it first."""
         unless_gone(
             lambda: self._link.change(
                 f"undefining network {uuid}",
@@ -125,5 +125,5 @@ class Networks:
 
 
 def find_raw_network(raw: libvirt.virConnect, uuid: UUID) -> libvirt.virNetwork:
-    """libvirt's own object. Raises libvirtError where there is none."""
+    """libvirt's object. Raises libvirtError if there is none."""
     return raw.networkLookupByUUIDString(str(uuid))

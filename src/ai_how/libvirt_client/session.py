@@ -1,4 +1,4 @@
-"""The way to one libvirt, over connections that may break: made anew, and reads asked again."""
+"""A session with one libvirt: reopens broken connections, and repeats reads."""
 
 import threading
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from ai_how.waiting import Deadline, call_with_timeout
 # libvirt waits this long for a guest's job lock before it says OPERATION_TIMEOUT.
 JOB_LOCK_S = 30
 
-# How often a call is sent again over a new connection, after one that broke under it.
+# How often a call is repeated over a new connection, after its connection broke.
 REPEATS = 3
 
-# A daemon that is well answers in milliseconds. One that let a whole patience go by gets no more
-# than this, and within as much after that it is not asked again.
+# A healthy daemon answers in milliseconds. After one that did not answer for the whole patience, a
+# new connection gets only this time, and after a failure there is a pause of the same length.
 ALIVE_WITHIN_S = 5
 
-# How long a call may wait for its turn behind others that are answered, however slowly.
+# How long a call may wait for other calls that are answered, however slowly.
 TURN_S = 300
 
 FIRST_PAUSE_S = 0.1
@@ -43,14 +43,14 @@ T = TypeVar("T")
 
 
 class Subscription:
-    """Events come until it is closed."""
+    """Delivers events until it is closed."""
 
     def __init__(self, on_event: OnEvent, forget: Callable[["Subscription"], None]) -> None:
         self.on_event = on_event
         self._forget = forget
 
     def close(self) -> None:
-        """No further event after this, save one that is on its way. Safe to repeat."""
+        """No event after this, except one already on its way. Safe to repeat."""
         self._forget(self)
 
     def __enter__(self) -> Self:
@@ -66,10 +66,10 @@ class Subscription:
 
 
 class Session:
-    """Calls to one libvirt. Connects at the first call, and again whenever that has broken.
+    """Calls to one libvirt. Connects at the first call, and again after the connection broke.
 
-    A call ends within its time, once it has its turn: connecting anew and asking again are part of
-    that. `is_kept`: somebody starts the daemon again when it ends, so it is waited for.
+    Once a call has its turn it ends within its time, which includes reconnecting and repeating.
+    `is_kept`: the daemon is restarted when it ends, so it is waited for.
     """
 
     def __init__(
@@ -90,9 +90,10 @@ class Session:
         self._opening = threading.Lock()
         self._wire: Connection | None = None
         self._is_kept = is_kept
-        # Worth waiting for: the daemon was there, and has not since let a whole patience go by.
+        # Whether to wait for the daemon: it was there, and has not been silent for the whole
+        # patience since.
         self._is_coming_back = is_kept
-        # Until when nobody tries to connect: it was silent a moment ago.
+        # No attempt to connect until then: the daemon was silent a moment ago.
         self._silence: Deadline | None = None
         self._subscriptions: tuple[Subscription, ...] = ()
         self._subscribing = threading.Lock()
@@ -101,24 +102,24 @@ class Session:
     def read(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
     ) -> T:
-        """What `ask` returns; safe to repeat, as it is repeated when the connection breaks."""
+        """The result of `ask`, which is repeated if the connection breaks."""
         return self._call(what, ask, timeout_s=timeout_s or self._patience_s, repeats=REPEATS)
 
     def change(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
     ) -> T:
-        """Like `read`, with the time that a change may wait for a guest's job lock."""
+        """Like `read`, with the extra time that a change may wait for a guest's job lock."""
         return self.read(what, ask, timeout_s=timeout_s or self._patience_s + JOB_LOCK_S)
 
     def once(
         self, what: str, ask: Callable[[libvirt.virConnect], T], *, timeout_s: float | None = None
     ) -> T:
-        """What `ask` returns, never asked twice: ConnectionLostError where its answer was lost."""
+        """The result of `ask`, called once: ConnectionLostError if the answer is lost."""
         allowed_s = timeout_s or self._patience_s + JOB_LOCK_S
         return self._call(what, ask, timeout_s=allowed_s, repeats=0)
 
     def is_alive(self) -> bool:
-        """Whether the daemon answers now. Does not wait for one that is gone to come back."""
+        """Whether the daemon answers now. Does not wait for a lost one."""
         within_s = min(self._patience_s, ALIVE_WITHIN_S)
         try:
             wire = self._connected(Deadline.after(within_s), is_patient=False)
@@ -127,10 +128,10 @@ class Session:
             return False
 
     def subscribe(self, on_event: OnEvent) -> Subscription:
-        """Hand each event of any VM to `on_event`, over this connection and those that follow it.
+        """Pass each event of any VM to `on_event`, over this connection and later ones.
 
-        It runs in libvirt's event loop: it must be quick, not raise, and not call libvirt (the
-        `put` of a queue is meant). Events are lost while there is no connection.
+        `on_event` runs in libvirt's event loop: it must be quick, not raise, and not call libvirt
+        (a queue's `put` is intended). Events are lost while there is no connection.
         """
         subscription = Subscription(on_event, self._forget)
         with self._subscribing:
@@ -143,7 +144,7 @@ class Session:
         return subscription
 
     def close(self, *, within_s: float = 2.0) -> None:
-        """Let the connection go, waiting a little for its end. A later call opens it anew."""
+        """Close the connection, waiting a little for its end. A later call reopens it."""
         with self._opening:
             wire, self._wire = self._wire, None
             self._is_coming_back = self._is_kept
@@ -169,7 +170,7 @@ class Session:
         pauses_s = FIRST_PAUSE_S
         turns = REPEATS
         while True:
-            # A turn may have been long in coming: what is left is never too little to be tried.
+            # The wait for a turn may have been long: enough time for one attempt is left.
             left_s = min(timeout_s, max(over.remaining_s, ALIVE_WITHIN_S))
             wire = self._connected(Deadline.after(left_s).sooner_of(self._patience_s))
             try:
@@ -181,7 +182,7 @@ class Session:
             except ConnectionLostError as error:
                 wire.close()
                 repeats -= 1
-                # Without a code the daemon was silent: asked again it would be so again.
+                # Without a code the daemon was silent: it would be silent again.
                 if error.code is None or repeats < 0:
                     raise
             except BusyError:
@@ -191,7 +192,7 @@ class Session:
             pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)
 
     def _connected(self, deadline: Deadline, *, is_patient: bool = True) -> Connection:
-        """The connection that there is, or a new one; one caller opens, the others wait for it."""
+        """The existing connection, or a new one; one caller opens it, the others wait."""
         if not self._opening.acquire(timeout=deadline.remaining_s):
             raise silent("opening a connection", self._patience_s, self._uri)
         try:
@@ -218,10 +219,10 @@ class Session:
                     refusal = error
                 elif is_patient and refusal is None:
                     self._silence = Deadline.after(min(self._patience_s, ALIVE_WITHIN_S))
-                # None is begun that would have no time to be answered in.
+                # No attempt is made without time for an answer.
                 if not (is_patient and self._is_coming_back) or deadline.remaining_s <= pauses_s:
                     self._is_coming_back = self._is_coming_back and not is_patient
-                    # The last one may have had too little to be refused in.
+                    # The last attempt may have been too short for a refusal.
                     raise (refusal or error) from None
                 self._pause.wait(pauses_s)
                 pauses_s = min(2 * pauses_s, LONGEST_PAUSE_S)

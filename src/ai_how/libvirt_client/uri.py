@@ -1,7 +1,7 @@
-"""Which hypervisor: the few forms of libvirt URI that are allowed, and what to do when one is deaf.
+"""The allowed forms of a libvirt URI, and the remedies for a libvirt that does not answer.
 
-A libvirt URI can name a program to run (`qemu+ext`, `command=`, `netcat=`), so nothing is passed on
-as it came: a URI is taken apart, and what libvirt gets is put together from the checked parts.
+A libvirt URI can name a program to run (`qemu+ext`, `command=`, `netcat=`), so it is never passed
+on unchanged: it is parsed, and a new URI is built from the checked parts.
 """
 
 import os
@@ -36,23 +36,23 @@ _SSH = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LibvirtUri:
-    """A URI that was checked: what libvirt is given, and what a user is told."""
+    """A checked URI: the form for libvirt, and the remedies for the user."""
 
     for_libvirt: str
     is_test: bool = False
     remedy: str | None = None
-    """The command that helps where no daemon answers."""
+    """The remedy if no daemon answers."""
     denied_remedy: str | None = None
-    """The command that helps where a daemon answers, and refuses."""
+    """The remedy if a daemon answers, and refuses."""
 
 
 def unix_uri(socket: Path) -> str:
-    """The URI of a libvirtd that listens at a socket of our choice."""
+    """The URI of a libvirtd with this socket."""
     return f"qemu+unix:///system?socket={quote(os.fspath(socket), safe='/')}"
 
 
 def read_uri(text: str) -> LibvirtUri:
-    """The URI in `text`. Raises SpecError for all that is not on the list."""
+    """Parse a URI. Raises SpecError for any form that is not in ALLOWED."""
     if found := _LOCAL.fullmatch(text):
         return _local(text, found[1])
     if _TEST.fullmatch(text):
@@ -83,7 +83,7 @@ def _local(text: str, mode: str) -> LibvirtUri:
 
 def _ssh(text: str, found: re.Match[str]) -> LibvirtUri:
     key = _only_path(text, found["query"], "keyfile") if found["query"] else None
-    # With no_tty ssh is run in batch mode: it fails where it would have asked for a password.
+    # With no_tty ssh runs in batch mode: it fails instead of asking for a password.
     query = "no_tty=1" + (f"&keyfile={quote(os.fspath(key), safe='/')}" if key else "")
     words = ["ssh", *(["-p", found["port"]] if found["port"] else [])]
     words += ["-i", os.fspath(key)] if key else []
@@ -97,7 +97,7 @@ def _ssh(text: str, found: re.Match[str]) -> LibvirtUri:
 
 
 def _only_path(text: str, query: str, name: str) -> Path:
-    """The absolute path that is the query's one parameter."""
+    """The absolute path in the query's only parameter."""
     key, _, escaped = query.partition("=")
     if key != name or set(escaped) & set("&;=?#"):
         raise _refused(text, f"its only parameter may be {name}=")

@@ -1,11 +1,11 @@
-"""In what state a VM is, in libvirt's words."""
+"""The state of a VM, in libvirt's words."""
 
 from enum import StrEnum
 from typing import Self
 
 
 class VmState(StrEnum):
-    """What a VM is doing: asked from libvirt each time, never remembered."""
+    """The state of a VM: queried from libvirt each time, never stored."""
 
     RUNNING = "running"
     BLOCKED = "blocked"
@@ -21,22 +21,22 @@ class VmState(StrEnum):
 
     @classmethod
     def from_libvirt(cls, number: int) -> Self:
-        """The state of a virDomainState number; UNKNOWN for one from a later libvirt."""
+        """The state for a virDomainState number; UNKNOWN for one from a newer libvirt."""
         state, _ = _STATES.get(number, (VmState.UNKNOWN, ()))
         return cls(state)
 
     @property
     def is_on(self) -> bool:
-        """Whether a QEMU stands for it: only shut off is off, not paused and not shutting down."""
+        """Whether it has a QEMU: paused and shutting down are on, only shut off is off."""
         return self not in (VmState.SHUT_OFF, VmState.ABSENT, VmState.UNKNOWN)
 
     @property
     def is_running(self) -> bool:
-        """Whether it is on, and may still do something: a crashed one has a QEMU, and no guest."""
+        """Whether it is on and can do something: a crashed one has a QEMU, but no running guest."""
         return self.is_on and self is not VmState.CRASHED
 
 
-# virDomainState, each with its reasons from 0 on: libvirt-domain.h, in the words of virsh.
+# virDomainState, each with its reasons from 0 on: libvirt-domain.h, worded as in virsh.
 _STATES: dict[int, tuple[VmState, tuple[str, ...]]] = {
     0: (VmState.UNKNOWN, ("unknown",)),
     1: (
@@ -97,7 +97,7 @@ _STATES: dict[int, tuple[VmState, tuple[str, ...]]] = {
 
 
 def reason_text(state_number: int, reason_number: int) -> str:
-    """Why a VM is in that state, as `virsh domstate --reason` says it."""
+    """The reason of a state, as `virsh domstate --reason` prints it."""
     _, reasons = _STATES.get(state_number, (VmState.UNKNOWN, ()))
     if 0 <= reason_number < len(reasons):
         return reasons[reason_number]

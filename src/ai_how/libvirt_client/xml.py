@@ -1,4 +1,4 @@
-"""XML from outside: one parser that takes no DOCTYPE, and a count of what is in a document."""
+"""Foreign XML: a parser that refuses a DOCTYPE, and a census of a document's elements."""
 
 from collections import Counter
 from xml.etree import ElementTree as ET
@@ -9,7 +9,7 @@ MARK_NAMESPACE = "urn:ai-how:cluster:1"
 
 
 def read_xml(text: str) -> ET.Element:
-    """The root element of a document. Raises HostError for a DOCTYPE and for what is not XML."""
+    """The root element of a document. Raises HostError for a DOCTYPE and for invalid XML."""
     parser = ET.XMLParser(target=_WithoutDoctype())  # noqa: S314  no DOCTYPE, so no entities
     try:
         parser.feed(text)
@@ -22,7 +22,7 @@ def read_xml(text: str) -> ET.Element:
 
 
 def census(root: ET.Element) -> Counter[tuple[str, tuple[str, ...]]]:
-    """How many elements there are of each name and set of attribute names."""
+    """The number of elements by name and set of attribute names."""
     return Counter((element.tag, tuple(sorted(element.attrib))) for element in root.iter())
 
 

@@ -1,1 +1,1 @@
-"""What is remembered on disk about a cluster between two commands."""
+"""The state of clusters on disk, between two commands."""

@@ -1,4 +1,4 @@
-"""The state file: read whole and checked, or refused; written atomically, the last ten kept."""
+"""The state file: read completely and checked, or refused; written atomically, ten backups."""
 
 import hashlib
 import json
@@ -21,22 +21,22 @@ KEPT_BACKUPS = 10
 
 OLDEST_SCHEMA = 1
 
-# Among the backups: what stood in the state's place when one of them was restored.
+# Among the backups: the state file that a restored backup replaced.
 DAMAGED = "damaged.json"
 
-# A thousand nodes take half a megabyte; what is larger is not ours.
+# A thousand nodes need half a megabyte; a larger file is not ours.
 LARGEST_BYTES = 16 * 1024 * 1024
 
 
 class DamagedError(ValueError):
-    """A state file that is not as it was written; its text says how."""
+    """A damaged state file; the text says how."""
 
 
 def read_state(paths: ClusterPaths) -> ClusterState | None:
-    """What is remembered; None where nothing is.
+    """The state; None if there is none.
 
-    StateError for a file that is not sound, or another cluster's: it is left as it is, and the hint
-    names the newest sound backup.
+    Raises StateError for a file that is damaged or belongs to another cluster: it is not changed,
+    and the hint names the newest intact backup.
     """
     try:
         state = _read(paths.state)
@@ -46,7 +46,7 @@ def read_state(paths: ClusterPaths) -> ClusterState | None:
         raise StateError(
             f"{paths.state} is damaged", details=str(error), hint=_way_back(paths)
         ) from error
-    # One that was copied from its neighbour would make us change, or destroy, the neighbour.
+    # A state copied from another cluster would make us change, or destroy, that cluster.
     if state.name != paths.name:
         raise StateError(
             f"{paths.state} belongs to another cluster",
@@ -57,10 +57,10 @@ def read_state(paths: ClusterPaths) -> ClusterState | None:
 
 
 def write_state(paths: ClusterPaths, state: ClusterState) -> ClusterState:
-    """Replace what is remembered by `state`, and return it with the serial it was given.
+    """Replace the state by `state`; return it with its new serial.
 
-    `state` must follow from what is on disk, which becomes the newest backup. Raises StateError
-    where it does not follow, or the disk refuses.
+    `state` must be based on the state on disk, which becomes the newest backup. Raises StateError
+    if it is not, or if the disk fails.
     """
     current = read_state(paths)
     if current is not None:
@@ -96,9 +96,9 @@ def restore_state(paths: ClusterPaths, serial: int, *, kind: str = HPC) -> Clust
 
 
 def remove_state(paths: ClusterPaths) -> None:
-    """Remember nothing of the cluster any more, not in backups either; safe to repeat."""
+    """Remove the state of the cluster, with its backups; safe to repeat."""
     try:
-        # The state last: while it is there, the cluster is, and this is done again.
+        # The state goes last: the cluster exists as long as it, and this is repeated.
         for name in (*(f"{serial}.json" for serial in backup_serials(paths)), DAMAGED):
             (paths.backups / name).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
@@ -111,12 +111,12 @@ def remove_state(paths: ClusterPaths) -> None:
 
 
 def backup_serials(paths: ClusterPaths) -> tuple[int, ...]:
-    """The serials of the backups, the oldest first. StateError where they cannot be listed."""
+    """The serials of the backups, the oldest first. StateError if they cannot be listed."""
     try:
         entries = list(paths.backups.iterdir())
     except FileNotFoundError:
         return ()
-    # One that is overlooked might be written over, or outlive its cluster.
+    # A backup that is overlooked could be overwritten, or outlive its cluster.
     except OSError as error:
         raise StateError(
             f"{paths.backups} cannot be read: {error.strerror}",
@@ -136,16 +136,16 @@ def ensure_lineage(state: ClusterState, lineage: UUID) -> None:
 
 
 def render_state(state: ClusterState) -> str:
-    """The file's text: the state, who wrote it, and a checksum over both."""
+    """The text of the file: the state, the version that wrote it, and a checksum of both."""
     body = {**state.as_record(), "written_by": __version__}
     return json.dumps({**body, "checksum": _checksum(body)}, indent=2, allow_nan=False) + "\n"
 
 
 def parse_state(text: bytes) -> ClusterState:
-    """Raises DamagedError for anything but a sound state, StateError for one from a newer ai-how.
+    """Raises DamagedError for a damaged state, StateError for one of a newer ai-how.
 
-    A newer version may add what it likes, but keeps `schema_version`, `written_by` and `checksum`.
-    What an older one wrote becomes ours: a field that came later has a default.
+    A newer version may add anything, but keeps `schema_version`, `written_by` and `checksum`. The
+    state of an older version is accepted: a newer field has a default.
     """
     body = _load(text)
     written_by = body.pop("written_by", None)
@@ -166,7 +166,7 @@ def parse_state(text: bytes) -> ClusterState:
 
 
 def _load(text: bytes) -> dict[str, Any]:
-    """What the checksum stands for."""
+    """The text that the checksum covers."""
     try:
         body = json.loads(
             text.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_refuse_constant
@@ -184,7 +184,7 @@ def _load(text: bytes) -> dict[str, Any]:
 
 
 def _read(path: Path) -> ClusterState:
-    """FileNotFoundError, DamagedError, or StateError where the file system refuses."""
+    """Raises FileNotFoundError, DamagedError, or StateError if the file system fails."""
     try:
         text = read_file(path, largest=LARGEST_BYTES + 1)
     except FileNotFoundError:
@@ -199,8 +199,8 @@ def _read(path: Path) -> ClusterState:
 
 
 def _write(paths: ClusterPaths, state: ClusterState) -> ClusterState:
-    # The newest backup was followed by a state of the next serial, which may be damaged by now, or
-    # have had a backup copied over it: no serial is used for two contents.
+    # The state after the newest backup had the next serial. It may be damaged by now, or
+    # overwritten by a copy of a backup. No serial is used for two contents.
     serial = 1 + max((state.serial, *(serial + 1 for serial in backup_serials(paths))))
     written = state.model_copy(update={"serial": serial, "updated_at": datetime.now(UTC)})
     with replaced_atomically(paths.state) as draft:
@@ -210,7 +210,7 @@ def _write(paths: ClusterPaths, state: ClusterState) -> ClusterState:
 
 
 def _keep_backup(paths: ClusterPaths) -> None:
-    """The current state, under a second name before its first one is taken away."""
+    """Link the current state to a second name before its first one is replaced."""
     ensure_private_directory(paths.backups)
     try:
         name = f"{_read(paths.state).serial}.json"
@@ -219,7 +219,7 @@ def _keep_backup(paths: ClusterPaths) -> None:
     except DamagedError:
         name = DAMAGED
         (paths.backups / name).unlink(missing_ok=True)
-    # There already when a run died right here: it is then the very same file.
+    # It exists if a run died here, and is then the same file.
     with suppress(FileExistsError):
         (paths.backups / name).hardlink_to(paths.state)
     fsync_directory(paths.backups)
@@ -228,7 +228,7 @@ def _keep_backup(paths: ClusterPaths) -> None:
 
 
 def _way_back(paths: ClusterPaths) -> str:
-    """The newest backup that is sound, and how to have it."""
+    """The newest intact backup, and how to restore it."""
     try:
         serials = backup_serials(paths)
     except StateError as error:

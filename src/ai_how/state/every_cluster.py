@@ -1,4 +1,4 @@
-"""All clusters of a user at once: one whose state is damaged must not hide the others."""
+"""All clusters of a user: a damaged state of one does not hide the others."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from ai_how.state.paths import Roots
 
 
 def read_every_state(roots: Roots) -> dict[str, ClusterState | StateError]:
-    """What is remembered of each cluster by its name, or why that cannot be read."""
+    """The state of each cluster by name, or why it cannot be read."""
     found: dict[str, ClusterState | StateError] = {}
     for name in roots.cluster_names():
         try:
@@ -23,7 +23,7 @@ def read_every_state(roots: Roots) -> dict[str, ClusterState | StateError]:
 
 
 def users_of_image(states: Mapping[str, ClusterState | StateError], digest: str) -> list[str]:
-    """The clusters that have a node of this image, as far as their states can be read."""
+    """The clusters with a node of this image, as far as their states can be read."""
     return [
         name
         for name, state in states.items()

@@ -1,4 +1,4 @@
-"""How a file of ours is written: whole or not at all, for us alone, and durable."""
+"""How ai-how writes a file: completely or not at all, private, and durable."""
 
 import os
 import secrets
@@ -14,7 +14,7 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable (fsync)."""
     _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -26,8 +26,8 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def read_file(path: Path, *, largest: int | None = None) -> bytes:
-    """All that a file holds, or the `largest` first bytes. OSError for a link in its place."""
-    # Not to wait for a writer where a pipe is in its place.
+    """The content of a file, or its first `largest` bytes. Raises OSError for a link."""
+    # Do not wait for a writer if a pipe is in its place.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         return file.read(-1 if largest is None else largest)
@@ -35,11 +35,11 @@ def read_file(path: Path, *, largest: int | None = None) -> bytes:
 
 @contextmanager
 def replaced_atomically(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
-    """A draft beside `path` to be written into; takes its place when the block ends well.
+    """A draft beside `path` to write to; it replaces `path` when the block succeeds.
 
-    Whatever happens there is the old content or the new, and drafts that a killed run left are
-    swept. The writers of one path hold one lock. Raises StateError where the file system refuses; a
-    failed fsync is not tried again, as the kernel may call the lost pages clean.
+    `path` always has the old or the new content, and drafts of killed runs are removed. The writers
+    of one path hold one lock. Raises StateError if the file system fails; a failed fsync is not
+    repeated, as the kernel may mark the lost pages clean.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
     try:
@@ -60,7 +60,7 @@ def replaced_atomically(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
 
 
 def sweep_drafts(path: Path) -> None:
-    """Remove the drafts of `path` that killed runs left."""
+    """Remove the drafts of `path` from killed runs."""
     for entry in os.scandir(path.parent):
         if entry.name.startswith(f".{path.name}.") and entry.name.endswith(DRAFT_SUFFIX):
             Path(entry.path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Links on the way to our files: followed where nobody else could turn them, and never else."""
+"""Links on the path to our files: followed only if no other user can change them."""
 
 import errno
 import grp
@@ -14,10 +14,10 @@ MOST_LINKS = 40  # as the kernel's own limit
 
 
 def resolve_links(path: Path) -> Path:
-    """The same place by its one spelling: absolute, and without links on the way.
+    """The canonical path: absolute, and without links.
 
     So a home that was moved to a larger disk, with a link in its old place, is the same home.
-    Raises HostError for a link that another user could turn.
+    Raises HostError for a link that another user could change.
     """
     wanted = [*Path(os.path.abspath(path)).parts[1:]]  # noqa: PTH100  which follows no link
     seen, links = Path("/"), 0
@@ -33,7 +33,7 @@ def resolve_links(path: Path) -> Path:
             if error.errno in {errno.EINVAL, errno.ENOENT}:  # no link, or nothing yet
                 seen = there
                 continue
-            # Whoever uses it is told why it cannot be.
+            # The user of the path gets the error.
             return there.joinpath(*wanted)
         _check_link(there)
         links += 1
@@ -46,7 +46,7 @@ def resolve_links(path: Path) -> Path:
 
 
 def others_may_write(seen: os.stat_result) -> bool:
-    """Whether a mode lets anybody write but its owner and the owner's private group."""
+    """Whether a mode lets others than the owner and the owner's private group write."""
     if seen.st_mode & stat.S_IWOTH:
         return True
     return bool(seen.st_mode & stat.S_IWGRP) and not _is_private_group(seen.st_gid)
@@ -67,7 +67,7 @@ def _check_link(link: Path) -> None:
 
 
 def _is_private_group(gid: int) -> bool:
-    """Whether it is the group that bears our own name: distributions with umask 002 have those."""
+    """Whether it is the group with our user's name: distributions with umask 002 have those."""
     try:
         me, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
     except KeyError:

@@ -1,4 +1,4 @@
-"""One run at a time: flock on a file never unlinked, so that a dead holder holds nothing."""
+"""One run at a time: flock on a file that is never unlinked; a dead holder holds nothing."""
 
 import fcntl
 import json
@@ -18,11 +18,11 @@ OPENED = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextmanager
 def held_lock(path: Path, *, doing: str, wait_s: float = 0) -> Iterator[None]:
-    """Hold the lock while the block runs; `doing` is what a loser is told.
+    """Hold the lock while the block runs; a run that waits in vain is told `doing`.
 
-    The kernel decides who holds it and frees it when the holder dies; the pid that the file names
-    is for people. Raises LockedError where it is not free within `wait_s`, HostError where the file
-    system has no locks.
+    The kernel decides who holds the lock, and frees it when the holder dies; the pid in the file is
+    for people. Raises LockedError if it is not free within `wait_s`, HostError if the file system
+    has no locks.
     """
     try:
         ensure_private_directory(path.parent)
@@ -42,13 +42,13 @@ def held_lock(path: Path, *, doing: str, wait_s: float = 0) -> Iterator[None]:
         yield
     finally:
         _name_holder(descriptor, None)
-        # Whatever the file system says, the lock is given back.
+        # The lock is released whatever the file system says.
         with suppress(OSError):
             os.close(descriptor)
 
 
 def _try_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock, or None where another run does."""
+    """A descriptor that holds the lock, or None if another run holds it."""
     while True:
         descriptor = os.open(path, OPENED, 0o600)
         try:
@@ -60,7 +60,7 @@ def _try_lock(path: Path) -> int | None:
             raise
         if _is_at(path, descriptor):
             return descriptor
-        # Somebody removed the file while we waited: what we hold is a lock that nobody sees.
+        # The file was removed while we waited: nobody else sees the lock that we hold.
         os.close(descriptor)
 
 
@@ -72,7 +72,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _name_holder(descriptor: int, holder: dict[str, object] | None) -> None:
-    """Only a courtesy to losers: on a full disk the lock holds all the same."""
+    """Only information for others: on a full disk the lock holds without it."""
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         if holder:
@@ -83,7 +83,7 @@ def _locked(path: Path) -> LockedError:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         pid, since, doing = int(holder["pid"]), str(holder["since"]), str(holder["doing"])
-    # Just taken or just given back: the holder's name is not there at this moment.
+    # The lock was just taken or released: the holder's name is missing at this moment.
     except (OSError, ValueError, KeyError, TypeError):
         return LockedError(f"another run holds {path}", hint=f"fuser -v {shlex.quote(str(path))}")
     return LockedError(

@@ -31,7 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9]
 
 
 def _no_number(value: object) -> object:
-    """An address is written as text; a number, or `true`, is none, though ipaddress takes it."""
+    """An address is written as text; a number, or `true`, is refused, though ipaddress takes it."""
     if isinstance(value, int):
         raise ValueError("not an address")  # noqa: TRY004  pydantic takes no TypeError
     return value
@@ -42,13 +42,13 @@ Subnet = Annotated[IPv4Network, BeforeValidator(_no_number)]
 
 
 class Remembered(BaseModel):
-    """Frozen, and refuses what it does not know."""
+    """Frozen; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NodeState(Remembered):
-    """A node that we made, or were about to make."""
+    """A node that ai-how created, or was about to create."""
 
     name: Name
     role: Role
@@ -63,7 +63,7 @@ class NodeState(Remembered):
     image_digest: str
     auto_start: bool
     stages_s: dict[str, FiniteFloat] = {}
-    """How long each stage of its last bring-up took."""
+    """The seconds of each stage of its last bring-up."""
 
 
 class NetworkState(Remembered):
@@ -81,21 +81,21 @@ class ClusterState(Remembered):
 
     schema_version: int = SCHEMA_VERSION
     serial: NonNegativeInt = 0
-    """0 until it was first written."""
+    """0 before the first write."""
     lineage: UUID
     kind: str = HPC
-    """What runs on its nodes; not written down where that is SLURM, as before there were others."""
+    """The kind of the cluster; not written for SLURM, which was the only kind at first."""
     name: Name
     created_at: AwareDatetime
     updated_at: AwareDatetime
     host_uri: str
     user: str
     home: str = ""
-    """What /home is: `nfs` or `none`; empty where that was not written down."""
+    """`nfs` or `none`; empty if it was not recorded."""
     network: NetworkState
     nodes: tuple[NodeState, ...] = ()
     config_digest: str = ""
-    """SHA-256 of what all nodes were last told of the cluster: its hosts and SLURM's settings."""
+    """SHA-256 of what all nodes were last told about the cluster: hosts and SLURM settings."""
 
     @property
     def marked_kind(self) -> str | None:
@@ -103,14 +103,14 @@ class ClusterState(Remembered):
         return None if self.kind == HPC else self.kind
 
     def as_record(self) -> dict[str, object]:
-        """As JSON has it: without a kind where that is SLURM, so that older versions read it."""
+        """The JSON form: without a kind for SLURM, so that older versions read it."""
         return self.model_dump(mode="json", exclude={"kind"} if self.kind == HPC else None)
 
     def find_node(self, name: str) -> NodeState | None:
         return next((node for node in self.nodes if node.name == name), None)
 
     def get_node(self, name: str) -> NodeState:
-        """Raises StateError with the names that there are."""
+        """The node. Raises StateError with the existing names if there is none."""
         if node := self.find_node(name):
             return node
         raise StateError(

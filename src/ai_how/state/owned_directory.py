@@ -1,7 +1,7 @@
-"""Directories that hold disks: where nobody else can swap a file, and only ones that we marked.
+"""Directories of disks: no other user can swap a file there, and ai-how marked them.
 
-A disk is opened by QEMU with more rights than a passer-by has; a link in its place would lead those
-rights elsewhere.
+QEMU opens a disk with more rights than another user has; a link in its place would misuse those
+rights.
 """
 
 import os
@@ -20,7 +20,7 @@ DRAFT_SUFFIX = ".part"
 
 
 def ensure_traversable(directory: Path, *, below: Path) -> None:
-    """Make a directory, and all from `below` down to it, such that QEMU's own user may pass."""
+    """Create a directory and its parents from `below` on, accessible to QEMU's user."""
     missing = [path for path in (directory, *directory.parents) if path.is_relative_to(below)]
     for path in reversed(missing):
         ensure_parents(path)
@@ -32,13 +32,13 @@ def ensure_traversable(directory: Path, *, below: Path) -> None:
 
 
 def check_chain(directory: Path, *, is_made: bool = True) -> None:
-    """Raises HostError where another user could put a file or a link of theirs in our way.
+    """Raises HostError if another user could put a file or link in our path.
 
-    `is_made`: it was seen to be there, so whoever has taken it away may put a link in its place.
+    `is_made`: the directory existed before; whoever removed it may put a link in its place.
     """
     for path in (directory, *directory.parents):
         try:
-            # Whoever owns a link can turn it; what it leads to is looked at as well.
+            # The owner of a link can change it; its target is checked as well.
             itself, target = path.lstat(), path.stat()
         except FileNotFoundError:
             if is_made or path.is_symlink():
@@ -64,9 +64,9 @@ def check_chain(directory: Path, *, is_made: bool = True) -> None:
 
 
 def is_same_file(path: Path, ours: Path) -> bool:
-    """Whether a path leads to that file of ours: as it is written, or by a way that is safe.
+    """Whether a path leads to our file: literally, or through links that are safe.
 
-    A storage that was moved, with a link in its old place, has disks that name the old one.
+    After a storage was moved, with a link in its old place, disks name the old path.
     """
     if path == ours or not path.is_absolute():
         return path == ours
@@ -81,9 +81,9 @@ def is_same_file(path: Path, ours: Path) -> bool:
 
 
 def claim(marker: Path, cluster_id: UUID) -> None:
-    """Put a cluster's mark into a directory that is free. Safe to repeat, and to cut short.
+    """Mark an unused directory for a cluster. Safe to repeat and to interrupt.
 
-    Raises OwnershipError where something that is not ours stands there.
+    Raises OwnershipError if the directory is not ours.
     """
     if is_ours(marker, cluster_id):
         return
@@ -98,9 +98,9 @@ def claim(marker: Path, cluster_id: UUID) -> None:
 
 
 def is_ours(marker: Path, cluster_id: UUID) -> bool:
-    """Whether a directory bears this cluster's mark; False where it is absent, or empty and free.
+    """Whether a directory has this cluster's mark; False if it is absent, or empty and unused.
 
-    Raises OwnershipError where it is somebody else's.
+    Raises OwnershipError if it is not ours.
     """
     directory = marker.parent
     try:
@@ -133,13 +133,13 @@ def is_ours(marker: Path, cluster_id: UUID) -> bool:
 
 
 def strangers(marker: Path) -> list[str]:
-    """What a directory holds besides our mark and drafts that a killed run left."""
+    """The entries of a directory besides our mark and drafts of killed runs."""
     names = sorted(path.name for path in marker.parent.iterdir())
     return [name for name in names if name != marker.name and not name.endswith(DRAFT_SUFFIX)]
 
 
 def remove_marked(marker: Path) -> None:
-    """Remove a directory that `is_ours` let pass. Raises OwnershipError where more is in it."""
+    """Remove a directory that `is_ours` accepted. Raises OwnershipError if it has other files."""
     directory = marker.parent
     if left := strangers(marker):
         raise OwnershipError(
@@ -149,7 +149,7 @@ def remove_marked(marker: Path) -> None:
         )
     for draft in directory.glob(f"*{DRAFT_SUFFIX}"):
         draft.unlink(missing_ok=True)
-    # The mark goes last: without it nobody would know that the rest is ours.
+    # The mark goes last: without it the rest could not be recognized as ours.
     marker.unlink(missing_ok=True)
     directory.rmdir()
     fsync_directory(directory.parent)

@@ -1,4 +1,4 @@
-"""Every name that may exist on disk, in one place; whoever adds a file adds it here."""
+"""Every path that ai-how uses on disk, in one place; a new file is added here."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class ClusterPaths:
-    """The directory of one cluster: 0700, everything in it is ours."""
+    """The directory of one cluster: 0700, everything in it belongs to ai-how."""
 
     root: Path
 
@@ -30,7 +30,7 @@ class ClusterPaths:
 
     @property
     def spec(self) -> Path:
-        """The cluster file as it was given."""
+        """A copy of the cluster file."""
         return self.root / "cluster.yaml"
 
     @property
@@ -44,7 +44,7 @@ class ClusterPaths:
 
     @property
     def journal(self) -> Path:
-        """There only while a plan is being carried out, or after one was cut short."""
+        """Exists only while a plan runs, or after a plan was interrupted."""
         return self.root / "journal.jsonl"
 
     @property
@@ -71,7 +71,7 @@ class ClusterPaths:
 
     @property
     def ssh_key(self) -> Path:
-        """The key by which we log in; made once per cluster."""
+        """The key for our logins; created once per cluster."""
         return self.ssh / "id_ed25519"
 
     @property
@@ -84,7 +84,7 @@ class ClusterPaths:
 
     @property
     def xml(self) -> Path:
-        """What was sent to libvirt, one file per object."""
+        """The XML that was sent to libvirt, one file per object."""
         return self.root / "xml"
 
     @property
@@ -92,12 +92,12 @@ class ClusterPaths:
         return self.root / "console"
 
     def console_log(self, node: str) -> Path:
-        """All that a node wrote to its serial line; written by QEMU through virtlogd."""
+        """The serial output of a node; written by QEMU through virtlogd."""
         return self.console / f"{node}.log"
 
     @property
     def is_used(self) -> bool:
-        """Whether something of a cluster is here: a directory with that name alone is not ours."""
+        """Whether files of a cluster are here: a directory with that name is not enough."""
         signs = (self.state, self.journal, self.secrets, self.evidence)
         return any(sign.exists() for sign in signs)
 
@@ -109,7 +109,7 @@ class ClusterPaths:
 
 @dataclass(frozen=True, slots=True)
 class StoragePaths:
-    """Where a host's QEMU can read and write disks: our own tree, or one below libvirt's."""
+    """The storage that a host's QEMU can access: our own tree, or one below libvirt's."""
 
     root: Path
 
@@ -128,22 +128,22 @@ class StoragePaths:
         return self.bases / f"{digest}.initrd"
 
     def verified(self, base: Path) -> Path:
-        """What a base looked like when its digest was last computed."""
+        """The file attributes of a base image when its digest was last computed."""
         return base.with_name(f".{base.name}.verified")
 
     @property
     def lock(self) -> Path:
-        """Held while bases are placed or removed; its directory is 0700, the others are not."""
+        """Held while base images are placed or removed; its directory is 0700, others are not."""
         return self.root / ".locks" / "bases"
 
     @property
     def saved(self) -> Path:
-        """Saved machines, a directory each, and drafts (`.part-<pid>-…`)."""
+        """Saved VMs, a directory each, and drafts (`.part-<pid>-…`)."""
         return self.root / "saved"
 
     @property
     def saved_lock(self) -> Path:
-        """Held while a machine is saved, or saved ones are removed."""
+        """Held while a VM is saved, or saved VMs are removed."""
         return self.root / ".locks" / "saved"
 
     @property
@@ -154,14 +154,14 @@ class StoragePaths:
         return self.disks / name
 
     def marker(self, name: str) -> Path:
-        """Holds the cluster's id: the sign that the directory is ours."""
+        """Holds the cluster's id: it marks the directory as ours."""
         return self.cluster(name) / ".ai-how"
 
     def disk(self, name: str, node: str) -> Path:
         return self.cluster(name) / f"{node}.qcow2"
 
     def memory_copy(self, name: str, node: str) -> Path:
-        """There only while a node is restored: its own copy of a saved machine's memory."""
+        """Exists only while a node is restored: its own copy of a saved VM's memory."""
         return self.cluster(name) / f".{node}.save.part"
 
 
@@ -210,35 +210,35 @@ class EmbeddedPaths:
 
     @property
     def order(self) -> Path:
-        """What the supervisor was asked for; its command line names it."""
+        """The parameters of the supervisor; its command line names this file."""
         return self.root / "order.json"
 
     @property
     def record(self) -> Path:
-        """Who the supervisor is (pid, start time, boot): only to find it quickly."""
+        """Identifies the supervisor (pid, start time, boot); only to find it quickly."""
         return self.root / "supervisor.json"
 
     @property
     def users(self) -> Path:
-        """Locked, with others, by each run that works on the host."""
+        """Locked (shared) by each run that uses the host."""
         return self.root / "users"
 
     @property
     def former_run(self) -> Path:
-        """A link to where earlier versions had their sockets."""
+        """A link to the socket directory of earlier versions."""
         return self.root / "run"
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """The three places: clusters, images, facts that can be found again."""
+    """The three places: clusters, images, and cached facts."""
 
     state: Path
     data: Path
     cache: Path
 
     def cluster(self, name: str) -> ClusterPaths:
-        """Raises SpecError for what is no name of a cluster: it might lead anywhere."""
+        """The paths of a cluster. Raises SpecError for an invalid name: it might lead anywhere."""
         if not _CLUSTER_NAME.fullmatch(name):
             raise SpecError(
                 f"{name!r} is not a valid name of a cluster",
@@ -248,7 +248,7 @@ class Roots:
         return ClusterPaths(self.state / name)
 
     def cluster_names(self) -> tuple[str, ...]:
-        """Names that have a directory here; ones beginning with a dot are not clusters."""
+        """Names with a directory here; names that start with a dot are not clusters."""
         if not self.state.is_dir():
             return ()
         return tuple(
@@ -265,12 +265,12 @@ class Roots:
 
     @property
     def host_lock(self) -> Path:
-        """Host-wide: subnets, bridges and bases are chosen under it."""
+        """Host-wide: subnets, bridges and base images are chosen under it."""
         return self.state / ".host.lock"
 
     @property
     def warm_log(self) -> Path:
-        """What saving machines in the background had to say."""
+        """The log of saving VMs in the background."""
         return self.state / ".warm.log"
 
     @property
@@ -291,10 +291,10 @@ class Roots:
 
 
 def default_roots(state_dir: Path | None = None) -> Roots:
-    """The places of this user; `state_dir` moves all but images and cached facts.
+    """The places of this user; `state_dir` moves everything but images and cached facts.
 
-    Each by its one spelling, as disks, XML and locks name it. Raises HostError for a link on the
-    way that another user could turn.
+    Each is a canonical path, as disks, XML and locks use it. Raises HostError for a link on the
+    path that another user could change.
     """
     return Roots(
         state=resolve_links(state_dir or platformdirs.user_state_path(APPLICATION)),
@@ -304,9 +304,9 @@ def default_roots(state_dir: Path | None = None) -> Roots:
 
 
 def ensure_private_directory(path: Path) -> Path:
-    """Make a directory that only we may enter, durably.
+    """Create a private directory durably.
 
-    Raises HostError where another's or a link is there, or the file system refuses.
+    Raises HostError if another user's directory or a link is there, or if the file system refuses.
     """
     try:
         ensure_parents(path)
@@ -329,14 +329,14 @@ def ensure_private_directory(path: Path) -> Path:
 
 
 def ensure_parents(path: Path) -> None:
-    """Make what is missing above `path`, durably; nobody else may write there under any umask."""
+    """Create the missing parents of `path` durably; nobody else may write there under any umask."""
     if not os.path.lexists(path.parent):
         ensure_parents(path.parent)
         _make_durably(path.parent, 0o755)
 
 
 def _make_durably(path: Path, mode: int) -> None:
-    """Make a directory, its name synced; one that is there is left alone."""
+    """Create a directory and sync its name; an existing one is not changed."""
     with suppress(FileExistsError):
         path.mkdir(mode=mode)
         # What is written into it would last, and be found under no name after a loss of power.
