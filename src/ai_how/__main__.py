@@ -1,4 +1,4 @@
-"""`python -m ai_how`, for where the script is not on PATH (as ssh's ProxyCommand)."""
+"""`python -m ai_how`, for use without the script on PATH (as in ssh's ProxyCommand)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How it fails: the whole tree of errors; each has a brief, details, a hint and an exit code."""
+"""All errors of ai-how; each has a brief, details, a hint and an exit code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class HostError(AiHowError):
 
 
 class LimitError(HostError):
-    """The system gives no more threads, processes, memory or room in a file."""
+    """A limit on threads, processes, memory or file size was reached."""
 
 
 class ToolError(HostError):
@@ -42,37 +42,37 @@ class ToolError(HostError):
 
 
 class ImageError(HostError):
-    """An image is missing, damaged, or not one that we would boot."""
+    """An image is missing, damaged, or not bootable for ai-how."""
 
 
 class OwnershipError(HostError):
-    """Something that is not ours stands where ours would go."""
+    """Something that is not ours is in the place of one of our objects."""
 
 
 class LibvirtError(HostError):
-    """libvirt said no; `code` is its VIR_ERR_* number, None where the answer was lost."""
+    """libvirt refused; `code` is its VIR_ERR_* number, None if the answer was lost."""
 
     code: int | None = None
 
 
 class ConnectionLostError(LibvirtError):
-    """The daemon went away, or does not answer: what is there now is not known."""
+    """The daemon ended, or does not answer: the current state is unknown."""
 
 
 class StateError(HostError):
-    """What we remember on disk cannot be read, or is from a newer version."""
+    """The state on disk cannot be read, or is from a newer version."""
 
 
 class GuestError(HostError):
-    """A guest did not do what it was told."""
+    """A guest did not carry out a command."""
 
 
 class AgentUnresponsiveError(GuestError):
-    """A guest's agent did not answer in time; what it was told may have happened."""
+    """A guest agent did not answer in time; the command may have been executed."""
 
 
 class DeadlineError(HostError):
-    """Something that was awaited did not come in time."""
+    """A wait ended by its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ class StepFailure:
 
 @dataclass(eq=False)
 class PlanError(AiHowError):
-    """A run that did not come to its end, and all that is known of why.
+    """A run that failed, and everything that is known about the cause.
 
-    `failures` are in the order in which they happened. `cause_id` is one of those that
-    docs/troubleshooting.md lists, and None where the cause is not known. `node` is the node that
-    the cause is about, and `evidence` the directory that was saved before anything was undone.
+    `failures` are in the order of the events. `cause_id` is one of the ids in
+    docs/troubleshooting.md, None if the cause is not known. `node` is the node of the cause, and
+    `evidence` the directory that was saved before the undo.
     """
 
     failures: tuple[StepFailure, ...] = ()
@@ -111,7 +111,7 @@ class PlanError(AiHowError):
 
 
 class PlanFailedError(PlanError):
-    """A plan failed; everything that it had made was undone."""
+    """A plan failed, and everything that it made was undone."""
 
     exit_code = 4
 

@@ -1,6 +1,6 @@
-"""What the system gives no more of: tried again, then said with the limit and its remedy.
+"""Limits of the system: retry, then report the limit and its remedy.
 
-A thread or process that cannot be begun comes as an error that does not say which limit it was.
+A thread or process that cannot be started causes an error that does not name the limit.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ai_how.errors import LimitError
 
-# Threads and programs of ours are short: another may end in this time.
+# Our threads and programs are short-lived: another one may end in this time.
 PATIENCE_S = 3.0
 PAUSE_S = 0.05
 STACK_BYTES = 8 << 20
@@ -27,7 +27,7 @@ REFUSED = "Resource temporarily unavailable"
 _NO_THREAD = "can't start new thread"
 _BEGINNING = re.compile(r"fork|thread|clone|process", re.I)
 
-# The second is qemu-img's word for the same.
+# The second is qemu-img's message for the same.
 _TOO_LARGE = re.compile("File too large|size is too large for file format")
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """One that holds for us: how much is left, and what raises it."""
+    """A limit that applies to us: how much is left, and the remedy."""
 
     room: int
     words: str
@@ -43,7 +43,7 @@ class _Limit:
 
 
 def begin(call: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
-    """What `call` returns, which begins a thread or a process; repeated while that is refused.
+    """The result of `call`, which starts a thread or process; repeated while that is refused.
 
     Raises LimitError with the limit that was reached.
     """
@@ -62,7 +62,7 @@ def begin(call: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
 def start_thread(
     target: Callable[[], object], *, name: str, patience_s: float = PATIENCE_S
 ) -> threading.Thread:
-    """A daemon thread that runs. Raises LimitError where there can be no more."""
+    """Start a daemon thread. Raises LimitError if no more are allowed."""
 
     def started() -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -73,13 +73,13 @@ def start_thread(
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an error says that no thread or process can be begun."""
+    """Whether an error means that no thread or process can be started."""
     is_thread = isinstance(error, RuntimeError) and _NO_THREAD in str(error)
     return isinstance(error, BlockingIOError) or is_thread
 
 
 def find_told_limit(text: str) -> LimitError | None:
-    """The error of a limit that another program met, by its own words; None where it met none."""
+    """The limit that another program reached, by its output; None if it reached none."""
     if any(REFUSED in line and _BEGINNING.search(line) for line in text.splitlines()):
         return no_more_tasks()
     is_finite = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
@@ -87,7 +87,7 @@ def find_told_limit(text: str) -> LimitError | None:
 
 
 def no_more_tasks() -> LimitError:
-    """The error that names the limit of which the least is left."""
+    """The error of the limit with the least room left."""
     nearest = min(_limits(), key=lambda one: one.room, default=None)
     brief = "no more processes or threads can be started"
     if nearest is None:
@@ -96,7 +96,7 @@ def no_more_tasks() -> LimitError:
 
 
 def require_tasks(needed: int, what: str) -> None:
-    """Raises LimitError where so many processes and threads cannot be had."""
+    """Raises LimitError if this number of processes and threads is not available."""
     nearest = min(_limits(), key=lambda one: one.room, default=None)
     if nearest is not None and nearest.room < needed:
         raise LimitError(
@@ -107,14 +107,14 @@ def require_tasks(needed: int, what: str) -> None:
 
 
 def no_larger_file() -> LimitError:
-    """The error of a write that RLIMIT_FSIZE refused."""
+    """The error for a write that RLIMIT_FSIZE refused."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     what = f"no file may be larger than {most} bytes (ulimit -f)"
     return LimitError(what, hint="ulimit -f unlimited  # then repeat the command")
 
 
 def find_memory_limit() -> LimitError | None:
-    """The error of a memory that RLIMIT_AS refused; None where there is no such limit."""
+    """The error for memory that RLIMIT_AS refused; None if there is no such limit."""
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most == resource.RLIM_INFINITY:
         return None
@@ -159,7 +159,7 @@ def _count_tasks(uid: int) -> int:
 
 
 def limits_of_cgroups(told: Path, root: Path) -> Iterator[_Limit]:
-    """The limits of our cgroup, which `told` names, and of those above it below `root`."""
+    """The limits of our cgroup, named in `told`, and of its ancestors below `root`."""
     for directory in _cgroups(told, root):
         with suppress(OSError, ValueError):
             most = int((directory / "pids.max").read_text())  # or `max`
@@ -169,7 +169,7 @@ def limits_of_cgroups(told: Path, root: Path) -> Iterator[_Limit]:
 
 
 def _cgroups(told: Path, root: Path) -> Iterator[Path]:
-    """The directories of our cgroup and of those above it, of either version."""
+    """The directories of our cgroup and its ancestors, cgroup v1 or v2."""
     try:
         lines = told.read_text().splitlines()
     except OSError:

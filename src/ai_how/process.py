@@ -1,4 +1,4 @@
-"""The only room that starts programs: run one to its end, start a daemon, or become one."""
+"""Only this module starts programs: run one to its end, start a daemon, or exec one."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ Argument = str | Path
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What a program left behind."""
+    """The result of a program."""
 
     returncode: int
     stdout: str
@@ -34,9 +34,9 @@ class Completed:
 
 
 def search_path() -> str:
-    """The PATH under which our programs are looked up: the user's own, then sbin.
+    """The PATH for our programs: the user's own, then sbin.
 
-    Without what is relative, which is another directory wherever we stand; for root also without
+    Without relative entries, whose meaning depends on the current directory; for root also without
     directories in which another user could put a program.
     """
     asked = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -60,19 +60,19 @@ def get_tool(name: str, *, package: str | None = None) -> Path:
 
 
 def dying_with_us(argv: Sequence[Argument]) -> list[Argument]:
-    """The command that runs `argv` and is killed as soon as we end, however that comes about.
+    """The command that runs `argv` and is killed as soon as we end, in whatever way.
 
-    What a killed run had begun would else go on writing while the next one removes it. To be
-    started by a thread that waits for its end: the kernel kills it when that thread is gone.
+    Otherwise a program of a killed run would keep writing while the next run removes its files. It
+    must be started by a thread that waits for its end: the kernel kills it when that thread ends.
     """
     setpriv = get_tool("setpriv", package="util-linux")
-    # Whoever is gone before the wish is known can no longer fulfil it: then it does not begin.
+    # If we have ended before the kernel knows, it cannot kill the program: then it is not started.
     begin = '[ "$PPID" = "$0" ] && exec "$@"'
     return [setpriv, "--pdeathsig", "KILL", "sh", "-c", begin, str(os.getpid()), *argv]
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of our children: nothing that would have them load or ask something else."""
+    """The environment of our children: without variables that change what they load or ask."""
     dropped = ("LIBVIRT_", "VIRSH_", "PYTHON", "LD_PRELOAD", "LD_AUDIT")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     return kept | {"PATH": search_path(), "LC_ALL": "C.UTF-8"} | dict(extra or {})
@@ -88,10 +88,10 @@ def run(
     cwd: Path | None = None,
     preexec: Callable[[], None] | None = None,
 ) -> Completed:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return its output.
 
-    Raises ToolError when it is not there, does not end within `timeout_s`, or (with `check`) exits
-    other than 0; the details then hold the end of what it wrote to stderr.
+    Raises ToolError if it is not installed, does not end within `timeout_s`, or (with `check`) does
+    not exit with 0; the details then have the end of its stderr.
     """
     words = [os.fspath(word) for word in argv]
     logger.debug("$ %s", shlex.join(words))
@@ -134,9 +134,9 @@ def run_lines(
     env: Mapping[str, str] | None = None,
     on_line: Callable[[str], None],
 ) -> None:
-    """Run a program to its end, handing over each line of its output as it comes.
+    """Run a program to its end; pass each line of its output to `on_line` as it comes.
 
-    Raises ToolError with the last lines when it exits other than 0.
+    Raises ToolError with the last lines if it does not exit with 0.
     """
     words = [os.fspath(word) for word in argv]
     logger.debug("$ %s", shlex.join(words))
@@ -169,7 +169,7 @@ def run_lines(
 def start_daemon(
     argv: Sequence[Argument], *, log: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us: its own session, nothing on stdin, its output in `log`."""
+    """Start a program that outlives us: in its own session, without stdin, output to `log`."""
     words = [os.fspath(word) for word in argv]
     with _opened_log(log) as out:
         return begin(
@@ -185,9 +185,9 @@ def start_daemon(
 
 
 def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
-    """Start a program as nobody's child, in `/` and in a session of its own, its output in `log`.
+    """Start a program detached, in `/` and in its own session, output to `log`.
 
-    `stdin` is a descriptor of ours that it gets as its standard input.
+    `stdin` is a descriptor that becomes its standard input.
     """
     setsid = get_tool("setsid", package="util-linux")
     words = [os.fspath(word) for word in (setsid, "--fork", *argv)]
@@ -207,7 +207,7 @@ def become(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) ->
 
 
 def _refuse_limited(returncode: int, said: str) -> None:
-    """Raises LimitError where a program failed by a limit that it got from us."""
+    """Raises LimitError if a program failed by a limit that it inherited from us."""
     if returncode == -signal.SIGXFSZ:
         raise no_larger_file()
     if limit := find_told_limit(said):
@@ -215,19 +215,19 @@ def _refuse_limited(returncode: int, said: str) -> None:
 
 
 def _opened_log(path: Path) -> IO[bytes]:
-    """A file to append to, for our eyes only whatever the umask."""
+    """A private file to append to, whatever the umask."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
 def _is_real_root() -> bool:
-    """In a user namespace `/` is nobody's, and root is no more than the user who made it."""
+    """Whether we are root outside user namespaces: in one, `/` belongs to nobody."""
     return os.geteuid() == 0 and Path("/").stat().st_uid == 0
 
 
 def _roots_alone(entry: str) -> bool:
-    """Whether an absolute directory, and all above it, are such that only root can change them."""
+    """Whether only root can change an absolute directory and those above it."""
     if not Path(entry).is_absolute():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Waiting: a deadline made once at the top and handed down, and the only loop that polls."""
+"""Waiting: a deadline is set once at the top and passed down; the only polling loop."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on the monotonic clock, so that a changed wall clock moves nothing."""
+    """A time on the monotonic clock, so that a change of the wall clock has no effect."""
 
     at: float
 
@@ -33,7 +33,7 @@ class Deadline:
         return time.monotonic() >= self.at
 
     def sooner_of(self, seconds: float) -> "Deadline":
-        """This deadline, or `seconds` from now where that is sooner."""
+        """This deadline, or `seconds` from now if that is earlier."""
         return Deadline(min(self.at, time.monotonic() + seconds))
 
 
@@ -45,9 +45,9 @@ def wait_until(
     interval_s: float = 0.2,
     stop: threading.Event | None = None,
 ) -> T:
-    """Ask until the answer is neither None nor False, and return it.
+    """Poll `ask` until the answer is neither None nor False, and return it.
 
-    What `ask` raises passes through. Raises DeadlineError, naming `what`, when the deadline passes
+    Exceptions of `ask` pass through. Raises DeadlineError, naming `what`, when the deadline passes
     or `stop` is set first.
     """
     pause = stop or threading.Event()
@@ -63,9 +63,9 @@ def wait_until(
 
 
 def call_with_timeout(function: Callable[[], T], timeout_s: float) -> T:
-    """What `function` returns or raises; TimeoutError, leaving its thread behind, when late.
+    """The result of `function`; TimeoutError if it is late, and its thread is left behind.
 
-    A daemon thread: a C call that never returns must not keep the interpreter from ending.
+    It is a daemon thread: a C call that never returns must not keep the interpreter from ending.
     """
     future: Future[T] = Future()
 

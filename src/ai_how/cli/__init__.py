@@ -1,4 +1,4 @@
-"""The door: one try around everything, and an exit code for every way in which a verb can end."""
+"""The entry point: one try around everything, and an exit code for every way to end."""
 
 import gc
 import signal
@@ -12,13 +12,13 @@ from ai_how import console
 from ai_how.cli.arguments import CommandLine, read_command_line
 from ai_how.errors import HostError, InterruptedRunError
 
-# Loading makes many objects that all stay: looking for garbage among them takes its time.
+# Imports create many permanent objects; collecting garbage among them is slow.
 _GC_THRESHOLD = 50_000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Stopped(BaseException):
-    """A signal came; unlike KeyboardInterrupt, Typer lets it pass."""
+    """A signal arrived; unlike KeyboardInterrupt, Typer lets this pass."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def _open(command: CommandLine) -> int:
 
 
 def _tell(error: Exception, command: CommandLine) -> int:
-    """Say what failed in the form that was asked for, and return its exit code."""
+    """Report the failure in the requested form, and return its exit code."""
     import logging
 
     from ai_how.cli.failures import as_known  # help needs none of it
@@ -64,7 +64,7 @@ def _tell(error: Exception, command: CommandLine) -> int:
 
 @contextmanager
 def _signals_heard() -> Iterator[None]:
-    """End as by Ctrl-C on every signal that asks us to end: what was opened gets closed."""
+    """Treat every signal that asks us to end like Ctrl-C: everything is closed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,7 +81,7 @@ def _signals_heard() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """The first one lets things be closed; one more ends us on the spot."""
+    """The first signal closes everything; the next one ends the process at once."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     raise _Stopped

@@ -1,7 +1,7 @@
-"""The command line before it is parsed: global options may stand anywhere before a command's own.
+"""The command line before parsing: global options may be anywhere before a command's own.
 
-Nothing after `--` is ours, and of `hpc ssh` and `hpc exec` nothing after the first word of the
-command that they run.
+Nothing after `--` belongs to ai-how, and in `hpc ssh` and `hpc exec` nothing after the first word
+of the command that they run.
 """
 
 import os
@@ -19,15 +19,15 @@ _CONFIG, _CONNECT, _STATE_DIR = ("--config", "-c"), ("--connect",), ("--state-di
 
 _RUNNING = (["hpc", "ssh"], ["hpc", "exec"])
 _VALUED_OF_RUNNING = ("--cluster", "--timeout")
-# ssh(1); `c` is our --config there as everywhere, and -v our --verbose.
+# ssh(1), except `c`, which is our --config everywhere, and -v, our --verbose.
 _FLAGS_OF_SSH, _VALUED_OF_SSH = set("1246AaCfGgKkMNnqsTtvVXxYy"), set("BbcDEeFIiJLlmOoPpQRSWw")
 PASSED = "--pass"
-"""The hidden option of `hpc ssh` by which a word goes on to ssh."""
+"""The hidden option of `hpc ssh` that passes a word to ssh."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """The words with global options first, and what must be known even where they do not parse."""
+    """The words with global options first, and what is needed even if they cannot be parsed."""
 
     words: tuple[str, ...]
     is_json: bool
@@ -36,10 +36,10 @@ class CommandLine:
     config: Path | None = None
     connect: str | None = None
     again: tuple[str, ...] = ()
-    """As they were given, without `--connect`."""
+    """As given, without `--connect`."""
 
     def as_call(self, program: str | None) -> Call:
-        """What a command that we print must repeat. sudo keeps no environment."""
+        """What printed commands must repeat. sudo drops the environment."""
         kept = os.environ if is_by_sudo() else {}
         config = self.config or (Path(kept["AI_HOW_CONFIG"]) if "AI_HOW_CONFIG" in kept else None)
         return Call(
@@ -57,7 +57,7 @@ def looks_like_file(word: str) -> bool:
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
-    """Put global options before the verb, where the parser wants them; the rest stays in order."""
+    """Move global options before the verb, as the parser needs; the rest keeps its order."""
     return _Reader(list(argv)).read()
 
 
@@ -87,7 +87,7 @@ class _Reader:
         )
 
     def _read_running(self, *, is_ssh: bool) -> None:
-        """Options until the command begins; then all words as they are, behind a `--`."""
+        """Read options up to the command; then all words unchanged, after a `--`."""
         named: list[str] = []
         while self.left and self.left[0] != "--":
             word = self.left[0]
@@ -106,7 +106,7 @@ class _Reader:
         self.rest += ["--", *named]
 
     def _hoist(self) -> bool:
-        """Take a global option from what is left."""
+        """Move a global option out of the remaining words."""
         word = self.left[0]
         if word in _VALUED and self.left[1:]:
             self._move(self.hoisted, 2)
@@ -123,7 +123,7 @@ class _Reader:
             self.again += words
 
     def _find(self, names: Sequence[str]) -> str | None:
-        """The value of an option where it was given; of several the last, as the parser has it."""
+        """The value of an option if given; the last one wins, as in the parser."""
         found, words = None, iter(self.hoisted)
         for word in words:
             name, joined, value = word.partition("=")
@@ -137,7 +137,7 @@ class _Reader:
 
 
 def _count_of_ssh(word: str) -> int:
-    """How many words an option of ssh takes; 0 for what is none."""
+    """The number of words of an ssh option; 0 if it is none."""
     if not word.startswith("-") or word.startswith("--"):
         return 0
     for end, letter in enumerate(word[1:], 2):

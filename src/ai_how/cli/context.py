@@ -1,4 +1,4 @@
-"""What the global options say, for every verb."""
+"""The global options, for every verb."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import typer
 
 from ai_how import console
 
-if TYPE_CHECKING:  # verbs that need no spec and no roots do not load them
+if TYPE_CHECKING:  # verbs without spec and roots do not load them
     from ai_how.spec.models import ClusterFile
     from ai_how.state.paths import Roots
 
@@ -34,9 +34,9 @@ class Context:
         return default_roots(self.state_dir)
 
     def find_spec_path(self, argument: Path | None) -> Path | None:
-        """The argument, else --config, else ./cluster.yaml where it is; None: the built-in default.
+        """The argument, else --config, else an existing ./cluster.yaml; None: the built-in default.
 
-        A file that was named is not looked for: reading it will say that it is not there.
+        A file that was named is not checked here: reading it reports that it is missing.
         """
         if argument:
             console.note_file(argument)
@@ -45,7 +45,7 @@ class Context:
         return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
 
     def load_spec(self, argument: Path | None = None) -> "tuple[ClusterFile, Path | None]":
-        """The spec and where it was read. Raises SpecError with every problem that it has."""
+        """The spec and its path. Raises SpecError with every problem that it has."""
         from ai_how.spec.reader import default_spec, read_spec
 
         path = self.find_spec_path(argument)

@@ -1,4 +1,4 @@
-"""Every way in which a verb can fail, as one error and one exit code; a bug leaves a report."""
+"""Turn every failure of a verb into one error with an exit code; a bug saves a report."""
 
 import errno
 import os
@@ -22,11 +22,11 @@ from ai_how.state.paths import default_roots, ensure_private_directory
 
 
 class BugError(AiHowError):
-    """Something that we did not think of."""
+    """An unexpected error."""
 
 
 def as_known(error: BaseException, command: CommandLine) -> BaseException:
-    """The same failure in our own words; of a bug, the words that say where its report is."""
+    """The same failure as one of our errors; for a bug, with the path of its report."""
     if isinstance(error, AiHowError):
         return error
     if isinstance(error, typer.Abort):
@@ -47,7 +47,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _refused_by_system(error: BaseException) -> HostError | None:
-    """What the system has no more of, or would not do with a file; None for anything else."""
+    """The error for a system limit or a failed file operation; None for anything else."""
     if is_refusal(error):
         return no_more_tasks()
     if not isinstance(error, OSError):
@@ -78,7 +78,7 @@ def _bug(error: BaseException, command: CommandLine) -> BugError:
         directory = ensure_private_directory(default_roots(command.state_dir).crash_reports)
         path = _write_private(directory, report)
     except (OSError, HostError):
-        # A state directory that cannot be written may be the very reason.
+        # A state directory that cannot be written may be the cause itself.
         path = _write_private(Path(tempfile.gettempdir()), report)
     return BugError(
         f"this is a bug in ai-how ({kind})",

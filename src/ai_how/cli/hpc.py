@@ -242,7 +242,7 @@ def recover(
 
 
 def _is_typed(ctx: typer.Context, option: str) -> bool:
-    """Whether it is on the command line: a default from the environment must lose no jobs."""
+    """Whether it is on the command line: an environment variable must not lose jobs."""
     origin = ctx.get_parameter_source(option)
     return origin is not None and origin.name == "COMMANDLINE"
 

@@ -143,6 +143,6 @@ def _node(manager: "HpcManager", name: str) -> "NodeState":
 def _argv(command: list[str]) -> list[str]:
     """The argv for the agent: a program, or a shell for a command line in one word."""
     is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
-    # As a login would have it: the agent, which systemd starts, has no home.
+    # As in a login: the agent, which systemd starts, has no HOME.
     home = ["/usr/bin/env", "HOME=/root"]
     return [*home, "/bin/sh", "-c", command[0]] if is_line else [*home, *command]

@@ -1,4 +1,4 @@
-"""How a cluster's status is laid out for people."""
+"""The layout of a cluster's status."""
 
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,11 @@ GAP = 2  # between two columns
 Table = dict[str, list[str]]
 """A table by its columns."""
 ORDINARY = ("booted", "restored")
-"""How a VM came to run, which says nothing where there is little room."""
+"""How a VM was started; omitted if there is little room."""
 
 
 def show_start(cluster: str, plan: "Plan", took_s: float, *, is_json: bool, dry_run: bool) -> None:
-    """What a start did, or would do."""
+    """Print what a start did, or would do."""
     if is_json:
         steps = [{"key": step.key, "what": step.describe()} for step in plan.steps]
         console.show_json(
@@ -52,7 +52,7 @@ def _show_plan(plan: "Plan") -> None:
 
 
 def show_status(seen: "ClusterStatus") -> None:
-    """A headline, a line for each node, and what SLURM could not be asked."""
+    """Print a headline, a line for each node, and what could not be asked of SLURM."""
     from ai_how.clusters.status import describe_impostor
 
     word = "ready" if seen.is_ready else "not ready"
@@ -73,7 +73,7 @@ def show_status(seen: "ClusterStatus") -> None:
 
 
 def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:
-    """Raises SpecError, with the command that asks nothing, where there is nobody to ask."""
+    """Raises SpecError, with a command that does not ask, if nobody can be asked."""
     if not console.is_terminal():
         raise SpecError(f"{what}, but there is no terminal", hint=hint)
     if is_json:
@@ -81,7 +81,7 @@ def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:
 
 
 def confirm_taking(name: str, user: str, *, is_json: bool) -> None:
-    """Ask before a cluster becomes another's. Raises SpecError where there is nobody to ask."""
+    """Ask before a cluster is taken over. Raises SpecError if nobody can be asked."""
     check_can_ask(
         f"recover asks before it takes {name} over",
         is_json=is_json,
@@ -101,13 +101,13 @@ def stages_line(node: "NodeStatus") -> str:
 
 
 def _fit(nodes: "Sequence[NodeStatus]", width: int) -> "Table":
-    """The columns that find room, a line for each node; the last resort is cut."""
+    """The columns that fit, with a value per node; the last layout is cut."""
     tables = list(_tables(nodes))
     return next((table for table in tables if _width(table) <= width), tables[-1])
 
 
 def _tables(nodes: "Sequence[NodeStatus]") -> "Iterator[Table]":
-    """The same in ever less room: shorter figures, then fewer columns."""
+    """Ever narrower layouts: shorter figures, then fewer columns."""
     yield _table(nodes, _figure)
     table = _table(nodes, _short_figure)
     yield table
@@ -146,7 +146,7 @@ def _width(table: "Table") -> int:
 
 
 def _left_out(node: "NodeStatus", table: "Table") -> "Iterator[str]":
-    """What has no column of its own in a narrow table, where it says something."""
+    """The values that lost their column in a narrow table, if they matter."""
     if "reason" not in table and node.slurm_reason:
         yield f"SLURM says: {node.slurm_reason}"
     if "agent" not in table and node.state == "running" and not node.agent:

@@ -1,4 +1,4 @@
-"""The voice: the only room that writes to the user's terminal. Rich is loaded where it is used."""
+"""Output: only this package writes to the user's terminal. Rich is loaded where it is used."""
 
 from ai_how.console.commands import (
     Call,

@@ -1,4 +1,4 @@
-"""Commands of ours in what is said: completed, so that they work where the user pastes them."""
+"""Complete the ai-how commands in messages, so that they work when the user pastes them."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# The program, an option that the text has already, and a verb; `…` is the same command once more.
+# The program, an option in the text, and a verb; `…` repeats the whole command of this run.
 _COMMAND = re.compile(
     r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
     r"(?P<verb>…|(?:hpc|image|host)(?: [a-z-]+)?|init|validate|doctor|schema|--help)(?![\w-])"
@@ -21,27 +21,27 @@ _NEED_NO_STATE = ("init", "schema", "--help")
 
 @dataclass(slots=True)
 class Call:
-    """How this run was called: what the commands that it prints have to repeat."""
+    """How this run was called, which the printed commands must repeat."""
 
     program: str | None = None
-    """For a shell; None until it is asked for."""
+    """Quoted for a shell; None until it is first needed."""
     file: Path | None = None
     cluster: str | None = None
     state_dir: Path | None = None
     connect: str | None = None
     again: tuple[str, ...] = ()
-    """The whole command line, without the host that it named."""
+    """The whole command line without --connect."""
 
 
 class _Current:
-    """The call of this process; there is one, as there is one standard output."""
+    """The call of this process; global, like its standard output."""
 
     call = Call("ai-how")
 
 
 @contextmanager
 def called_as(call: Call) -> Iterator[Call]:
-    """Complete what is said from here on for a run that was called like this."""
+    """Complete all messages in the block for a run that was called like this."""
     former, _Current.call = _Current.call, call
     try:
         yield call
@@ -50,17 +50,17 @@ def called_as(call: Call) -> Iterator[Call]:
 
 
 def note_file(file: Path) -> None:
-    """The verb is about this cluster file, which was named on the command line."""
+    """Record the cluster file of the verb, which the command line named."""
     _Current.call.file = file
 
 
 def note_cluster(name: str) -> None:
-    """The verb is about this cluster, which was named on the command line."""
+    """Record the cluster of the verb, which the command line named."""
     _Current.call.cluster = name
 
 
 def completed(text: str) -> str:
-    """The text, with what this run was told in each of its commands."""
+    """The text, with this run's options in each of its commands."""
     if "ai-how " not in text:
         return text
     call = _Current.call
@@ -68,7 +68,7 @@ def completed(text: str) -> str:
 
 
 def find_program() -> str:
-    """How the user called us, for a shell: by name where that finds us, else by the same path."""
+    """Our command for a shell: the name if PATH finds us by it, else the path as it was called."""
     import shutil  # slow to import, and few runs print a command
 
     words = [sys.argv[0]]
@@ -82,7 +82,7 @@ def find_program() -> str:
 
 
 def is_by_sudo() -> bool:
-    """Whether sudo ran us for this one command, and not a shell in which it was typed."""
+    """Whether sudo ran us directly, not a shell in which the command was typed."""
     ran = os.environ.get("SUDO_COMMAND", "").partition(" ")[0]
     return bool(ran) and os.geteuid() == 0 and Path(ran).name not in _SHELLS
 

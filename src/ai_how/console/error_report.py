@@ -1,4 +1,4 @@
-"""What is told of a failure, to people and to programs: both views are of this one value."""
+"""The report of a failure; the text and the JSON both come from it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +28,12 @@ class ErrorReport:
     evidence: Path | None
     exit_code: int
     errors: tuple["ErrorReport", ...]
-    """Those of a plan's steps, or of a group; the details of a plan's error tell them already."""
+    """The errors of a plan's steps, or of a group; a plan's details contain them already."""
     because: "ErrorReport | None"
 
 
 def report_of(error: BaseException) -> ErrorReport:
-    """All that is told of an error, in the order in which it happened."""
+    """The report of an error, with its causes in the order of the events."""
     ours = error if isinstance(error, AiHowError) else None
     plan = error if isinstance(error, PlanError) else None
     cause = error.__cause__
@@ -54,14 +54,14 @@ def report_of(error: BaseException) -> ErrorReport:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """A group's is the highest of its errors'; that of what we do not know is a bug's."""
+    """The exit code; a group has its highest one, an unknown error that of a bug."""
     if isinstance(error, BaseExceptionGroup):
         return max(map(exit_code_of, error.exceptions))
     return error.exit_code if isinstance(error, AiHowError) else AiHowError.exit_code
 
 
 def brief_of(error: BaseException) -> str:
-    """One line: our own words, or the kind of a foreign error before its own."""
+    """One line: our own text, or the class of a foreign error before its text."""
     if isinstance(error, AiHowError):
         return error.brief
     if isinstance(error, BaseExceptionGroup):

@@ -1,4 +1,4 @@
-"""How a plan goes, one live line per node: the stages that it has passed and how long each took."""
+"""The progress of a plan, a live line per node: its stages and how long each took."""
 
 import sys
 import threading
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Steps of these kinds are over only when all nodes are: they stand in every node's line.
 OF_ALL_NODES = ("ready",)
-# The line of what the nodes share: a cluster may have the name of a node.
+# The line of the shared steps: a cluster may have the name of a node.
 _SHARED = ""
 _FRAMES_PER_S = 4
 
@@ -46,10 +46,11 @@ class Stage:
 
 
 class LiveNodes(Observer):
-    """Entered around the execution of a plan.
+    """Shows the execution of a plan in its block.
 
-    On a terminal there is a line for what the cluster shares and one for each node, redrawn as the
-    plan goes: where it is, then what it has passed. Else each event is a line, once it is over.
+    On a terminal there is a line for the shared steps and one for each node, redrawn as the plan
+    proceeds: the current stage, then the past ones. Otherwise each event is a line, printed when it
+    is over.
     """
 
     def __init__(self, cluster: str, nodes: Iterable[str] = (), *, is_silent: bool = False) -> None:
@@ -59,7 +60,7 @@ class LiveNodes(Observer):
         self._is_silent = is_silent
         self._live: Live | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
-        # Rich draws on a thread of its own.
+        # Rich draws in its own thread.
         self._lock = threading.RLock()
 
     def begun(self, step: Step) -> None:
@@ -154,7 +155,7 @@ class LiveNodes(Observer):
 
 
 def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
-    """Where it is comes first: a narrow terminal cuts off the past."""
+    """The current stage comes first: a narrow terminal cuts off the past."""
     from rich.text import Text
 
     row = Text(f"{clean(name):<{width}}")

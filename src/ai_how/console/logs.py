@@ -1,4 +1,4 @@
-"""The log: to stderr as far as -v asks for it, to a file in full."""
+"""The log: to stderr as -v requests, to a file completely."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s"
 
 
 def start_logging(verbosity: int, file: Path | None) -> None:
-    """Log to stderr from warnings on (-v: info, -vv: all), and all to `file`, which is ours alone.
+    """Log warnings to stderr (-v: info, -vv: all), and everything to `file`, which is private.
 
-    Raises SpecError where the file cannot be opened.
+    Raises SpecError if the file cannot be opened.
     """
     level = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
     handlers: list[logging.Handler] = [_Stderr(level, has_traces=level == logging.DEBUG)]
@@ -28,7 +28,7 @@ def start_logging(verbosity: int, file: Path | None) -> None:
 
 
 class _Clean(logging.Formatter):
-    """Lines with nothing in them that a terminal would obey; traces only where they are wanted."""
+    """Lines without terminal control characters; tracebacks only if requested."""
 
     def __init__(self, fmt: str, *, has_traces: bool) -> None:
         super().__init__(fmt)
@@ -41,7 +41,7 @@ class _Clean(logging.Formatter):
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever stderr is at that moment: a live display takes its place for a while."""
+    """Writes to the current stderr: a live display replaces it for a while."""
 
     def __init__(self, level: int, *, has_traces: bool) -> None:
         logging.Handler.__init__(self, level)
@@ -53,7 +53,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 class _PrivateFile(logging.FileHandler):
-    """Appends to a file that nobody else may read."""
+    """Appends to a file that only we may read."""
 
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

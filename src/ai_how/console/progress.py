@@ -1,4 +1,4 @@
-"""A bar for one long task: drawn on a terminal, lines in a log, nothing under --json."""
+"""A progress bar for one task: drawn on a terminal, lines in a log, nothing with --json."""
 
 import sys
 from types import TracebackType
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """Entered around the task, which calls `watch` as it goes on."""
+    """Used around the task, which calls `watch` to report progress."""
 
     def __init__(self, what: str, *, is_silent: bool = False) -> None:
         self.what = what

@@ -1,4 +1,4 @@
-"""What is said: texts, tables, checks, problems, errors, JSON; and what is asked."""
+"""Print texts, tables, checks, problems, errors and JSON; ask questions."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ _STYLE_OF_STATUS = {
 
 
 class CheckLike(Protocol):
-    """host.checks.Check, which need not be loaded to be shown."""
+    """The interface of host.checks.Check, which need not be loaded to show it."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +38,7 @@ class CheckLike(Protocol):
 
 
 class ProblemLike(Protocol):
-    """spec.problems.Problem; its text is `file:line: path: problem`."""
+    """The interface of spec.problems.Problem; its text is `file:line: path: problem`."""
 
     @property
     def severity(self) -> str: ...
@@ -53,35 +53,35 @@ class Cell:
 
 
 def show_text(text: str, *, to_stderr: bool = False) -> None:
-    """Text as it is; where a terminal reads it, without what a terminal would obey."""
+    """Print text unchanged; on a terminal without control characters."""
     stream = sys.stderr if to_stderr else sys.stdout
     _write_line(clean(text, keep_lines=True) if stream.isatty() else text, stream)
 
 
 def show_line(text: str, style: Style | None = None) -> None:
-    """One line of ours; what is in it from outside is made harmless."""
+    """Print one line of a message; foreign text in it is made harmless."""
     _write_line(paint(clean(completed(text)), style, sys.stdout), sys.stdout)
 
 
 def clear_screen() -> None:
-    """Begin again at the top of the terminal; nothing where the output is not one."""
+    """Clear the terminal; does nothing if the output is not one."""
     if sys.stdout.isatty():
         sys.stdout.write("\x1b[H\x1b[2J")
 
 
 def show_warning(text: str) -> None:
-    """Something that the user should know and that stops nothing, on stderr."""
+    """Print a warning on stderr: it stops nothing."""
     said = f"warning: {clean(completed(text))}"
     _write_line(paint(said, Style.WARN, sys.stderr), sys.stderr)
 
 
 def show_json(value: object) -> None:
-    """One JSON document on stdout, in ASCII: no terminal obeys it."""
+    """Print one JSON document on stdout, in ASCII: it has no control characters."""
     _write_line(json.dumps(to_jsonable(value), indent=2, allow_nan=False), sys.stdout)
 
 
 def width_for_tables() -> int:
-    """How many characters a row may have."""
+    """The maximum width of a row in characters."""
     if not sys.stdout.isatty():
         return _WIDTH_OF_PIPE
     from rich.console import Console  # as below
@@ -92,7 +92,7 @@ def width_for_tables() -> int:
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, is_cut: bool = False
 ) -> None:
-    """Rows under headings; None is shown as `-`. What finds no room is folded, or cut."""
+    """Print a table; None is shown as `-`. Cells that are too wide are folded, or cut."""
     from rich.console import Console  # slow to import
     from rich.table import Table
     from rich.text import Text
@@ -115,7 +115,7 @@ def show_table(
 
 
 def show_fields(values: Mapping[str, object]) -> None:
-    """One thing's properties, aligned; a list takes a line for each of its entries."""
+    """Print the properties of an object, aligned; a list takes a line per entry."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         entries = value if isinstance(value, list | tuple) else [value]
@@ -125,7 +125,7 @@ def show_fields(values: Mapping[str, object]) -> None:
 
 
 def show_checks(checks: Sequence[CheckLike]) -> None:
-    """Each check with what was found; below each that is not ok, what to paste."""
+    """Print each check with its finding; below each that is not ok, the command to paste."""
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         status = str(check.status)
@@ -136,7 +136,7 @@ def show_checks(checks: Sequence[CheckLike]) -> None:
 
 
 def show_problems(problems: Iterable[ProblemLike]) -> None:
-    """What is wrong with a cluster file, a line each, on stderr; editors find `file:line:`."""
+    """Print the problems of a cluster file on stderr, a line each; editors find `file:line:`."""
     for problem in problems:
         if str(problem.severity) == "error":
             _write_line(paint(clean(problem), Style.BAD, sys.stderr), sys.stderr)
@@ -145,7 +145,7 @@ def show_problems(problems: Iterable[ProblemLike]) -> None:
 
 
 def show_error(error: BaseException | ErrorReport, *, verbose: bool = False) -> None:
-    """What failed, on stderr: the brief in red, the details indented, then what to do about it.
+    """Print an error on stderr: the brief in red, the details indented, then the hint.
 
     `verbose` adds the causes.
     """
@@ -158,7 +158,7 @@ def show_error(error: BaseException | ErrorReport, *, verbose: bool = False) -> 
 
 
 def show_error_json(report: ErrorReport) -> None:
-    """An error as the one document on stdout: `{"error": {…}}`, which docs/json.md describes."""
+    """Print an error as the only document on stdout: `{"error": {…}}`, see docs/json.md."""
     show_json({"error": _data_of(report)})
 
 
@@ -170,7 +170,7 @@ def confirm(question: str) -> bool:
 
 
 def completed_checks(checks: Iterable["Check"]) -> "tuple[Check, ...]":
-    """Checks for JSON: their advice can be pasted as that of `show_checks` can."""
+    """The checks for JSON, with completed commands as in `show_checks`."""
     return tuple(replace(check, advice=_completed(check.advice)) for check in checks)
 
 
@@ -179,7 +179,7 @@ def _completed(text: str | None) -> str | None:
 
 
 def _data_of(report: ErrorReport) -> dict[str, object]:
-    """An error without what it was raised from, which is for people who debug."""
+    """The lines of an error without its Python causes, which are for debugging."""
     told = {one.name: getattr(report, one.name) for one in fields(report) if one.name != "because"}
     return told | {"errors": [_data_of(one) for one in report.errors]}
 
@@ -189,7 +189,7 @@ def _details_of(report: ErrorReport, *, verbose: bool) -> Iterator[str]:
     yield from report.notes
     if report.cause:
         yield f"cause: {report.cause}"
-    # The details of a plan's error tell those of its steps already; a group has no details.
+    # The details of a plan's error contain those of its steps already; a group has no details.
     for one in report.errors if report.details is None else ():
         yield one.brief
         yield from (f"  {line}" for line in _details_of(one, verbose=verbose))

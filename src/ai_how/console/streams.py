@@ -1,4 +1,4 @@
-"""stdout and stderr that outlive their readers, and what is known of them."""
+"""stdout and stderr that survive the end of their readers, and facts about them."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 
 class Style(StrEnum):
-    """What a colour means; the value is what ANSI calls it."""
+    """The meaning of a colour; the value is its ANSI name."""
 
     GOOD = "32"
     WARN = "33"
@@ -25,9 +25,9 @@ class Style(StrEnum):
 
 
 class Outlet:
-    """A stream that goes on when it can no longer be written: the work does not end with it.
+    """A stream that accepts output even if it cannot be written: the work continues.
 
-    A reader that went away (`| head`, a terminal) is no failure; `lost` holds any other one.
+    A reader that ended (`| head`, a terminal) is not a failure; `lost` has any other error.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -53,7 +53,7 @@ class Outlet:
         return getattr(self._stream, name)
 
     def _give_up(self, error: OSError) -> None:
-        """What is still buffered, and all that comes, goes nowhere."""
+        """Discard the buffered output and all later output."""
         self.has_reader = False
         if error.errno not in self._gone:
             self.lost = self.lost or error
@@ -64,7 +64,7 @@ class Outlet:
 
 @contextmanager
 def guarded_output() -> Iterator[Outlet]:
-    """stdout and stderr as Outlets; yields stdout's, flushed at the end."""
+    """Replace stdout and stderr by Outlets; yields stdout's, flushed at the end."""
     _occupy_standard_descriptors()
     former = sys.stdout, sys.stderr
     out, err = (Outlet(stream) for stream in former)
@@ -78,21 +78,21 @@ def guarded_output() -> Iterator[Outlet]:
 
 
 def pause(seconds: float) -> bool:
-    """Wait, but no longer than stdout has a reader; False where it has none any more.
+    """Wait while stdout has a reader; False if it no longer has one.
 
-    A pipe tells its writer nothing while that sleeps, save to one who asks.
+    A pipe does not tell a sleeping writer about that, so it is polled.
     """
-    import select  # only what repeats itself needs it
+    import select  # only repeated output needs it
 
     if not getattr(sys.stdout, "has_reader", True):
         return False
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # errors and a hang-up are told in any case
+    poll.register(sys.stdout.fileno(), 0)  # errors and a hang-up are always reported
     return not poll.poll(seconds * 1000)
 
 
 def is_terminal() -> bool:
-    """Whether someone sits there who can be asked."""
+    """Whether a person can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -104,14 +104,14 @@ def paint(text: str, style: Style | None, stream: TextIO) -> str:
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """A terminal does, unless its user said otherwise (no-color.org)."""
+    """Whether to use colours: on a terminal, unless its user disabled them (no-color.org)."""
     return (
         stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
     )
 
 
 def _occupy_standard_descriptors() -> None:
-    """Where one of 0 to 2 is closed, the next file that is opened would get its number."""
+    """Open closed descriptors of 0 to 2: the next opened file would get their number."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004
         os.set_inheritable(number, True)  # noqa: FBT003
     os.close(number)
@@ -119,6 +119,6 @@ def _occupy_standard_descriptors() -> None:
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks must not end a run.
+        # A character that the terminal's encoding lacks must not end a run.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The user's own terminal joined to a guest's serial line, until Ctrl-]."""
+"""The user's terminal connected to a guest's serial line, until Ctrl-]."""
 
 import os
 import select
@@ -17,7 +17,7 @@ CHUNK_BYTES = 4096
 
 
 class Line(Protocol):
-    """A serial line: `recv` waits, and gives b"" at its end."""
+    """A serial line: `recv` blocks, and returns b"" at its end."""
 
     def recv(self, size: int) -> bytes: ...
 
@@ -25,9 +25,9 @@ class Line(Protocol):
 
 
 def attach(line: Line, node: str) -> None:
-    """Pass bytes both ways until the user types Ctrl-] or the line ends.
+    """Pass bytes in both directions until the user types Ctrl-] or the line ends.
 
-    What the guest writes reaches the terminal as it is: that is what a console is for.
+    The guest's output reaches the terminal unchanged, as on any console.
     """
     if not sys.stdin.isatty():
         raise SpecError("a console needs a terminal", hint=f"ai-how hpc logs {node}")
@@ -38,7 +38,7 @@ def attach(line: Line, node: str) -> None:
             while data := line.recv(CHUNK_BYTES):
                 os.write(1, data)
         except OSError:
-            pass  # the terminal, or whoever reads in its place, is gone
+            pass  # the terminal, or the reader in its place, is gone
         finally:
             os.close(ended_w)
 

@@ -14,10 +14,10 @@ _AS_TEXT = (PurePath, UUID, IPv4Address, IPv4Network)
 
 
 def clean(value: object, *, keep_lines: bool = False) -> str:
-    """The text of a value with nothing in it that a terminal would obey, or hide.
+    """The text of a value without terminal control or invisible characters.
 
-    Names and messages come from others' VMs and from guests: an escape sequence in one of them
-    must be seen, not carried out.
+    Names and messages come from other users' VMs and from guests: an escape sequence in them must
+    be shown, not executed.
     """
     kept = "\n\t" if keep_lines else ""
     return "".join(
@@ -26,7 +26,7 @@ def clean(value: object, *, keep_lines: bool = False) -> str:
 
 
 def to_jsonable(value: Any) -> Any:  # noqa: ANN401, PLR0911  JSON; a return per kind
-    """What `json.dumps` takes. TypeError for what we have never shown as JSON."""
+    """Convert an object for `json.dumps`. Raises TypeError for an unsupported type."""
     if isinstance(value, Enum):
         return to_jsonable(value.value)
     if value is None or isinstance(value, bool | int | str):
