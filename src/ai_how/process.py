@@ -236,7 +236,7 @@ def _roots_alone(entry: str) -> bool:
             _is_roots(above, may_be_sticky=True) for place in places for above in place.parents
         )
     except (OSError, RuntimeError):
-        return False  # nothing can be started from there either
+        return False  # no program can be started from there either
 
 
 def _is_roots(directory: Path, *, may_be_sticky: bool) -> bool:

@@ -118,7 +118,7 @@ class LiveNodes(Observer):
         with self._lock:
             for line in self._lines_of(step):
                 stages = self._lines.setdefault(line, {})
-                stages.pop(step.key, None)  # what is undone becomes the last
+                stages.pop(step.key, None)  # an undone step becomes the last
                 stages[step.key] = Stage(name, style)
 
     def _close(self, step: Step, name: str, style: Style, elapsed_s: float | None = None) -> None:

@@ -85,11 +85,11 @@ class GuestAgent:
                 seen = self._ask("guest-exec-status", {"pid": pid}, deadline)
             except ConnectionLostError as error:
                 lost = error
-                return None  # the program goes on without us; the deadline decides
+                return None  # the program continues without us; the deadline decides
             except AgentUnresponsiveError:
                 return None
             except GuestError:
-                if lost:  # the agent says once how a program ended, and that was the lost answer
+                if lost:  # the agent reports the end of a program once, and that answer was lost
                     raise lost from None
                 raise
             return seen if _field(seen, "exited", bool) else None
@@ -100,7 +100,7 @@ class GuestAgent:
         except DeadlineError:
             self._end(pid)
             raise
-        # Absent where a signal ended it.
+        # Absent if a signal ended it.
         code = _field(seen, "exitcode", int) if "exitcode" in seen else -1
         return GuestResult(code, _text(seen, "out-data"), _text(seen, "err-data"))
 

@@ -52,7 +52,7 @@ class BaseIdentity:
     login: str
     authorized_keys: tuple[str, ...]
     has_host_clock: bool
-    wait_s: int  # how long what is not urgent waits for the other nodes to join, besides its timer
+    wait_s: int  # how long non-urgent units wait for the other nodes to join, besides their timer
     host_keys: tuple[str, ...] = ()  # the public ones of all nodes, in the order of `neighbours`
     shares: tuple[VirtioFsMount, ...] = ()
     host_key: bytes = field(repr=False)
@@ -163,7 +163,7 @@ def _mounts(shares: Iterable[VirtioFsMount]) -> str:
         lines.append(f"mkdir -p {point}")
         lines.append(f"mountpoint -q {point} || mount -t virtiofs {options}{tag} {point}")
         if share.is_read_only:
-            continue  # its owner and mode are the host's
+            continue  # its owner and mode are those of the host
         owner = f"{share.owner or ''}:{share.group or ''}" if share.owner or share.group else ""
         if owner:
             lines.append(f"chown {shlex.quote(owner)} {point}")

@@ -20,7 +20,7 @@ QEMU_OVERHEAD_MIB = 300
 # The built-in cluster: three nodes of 1 GiB.
 COMFORTABLE_MEMORY_MIB = 3 * (1024 + QEMU_OVERHEAD_MIB)
 COMFORTABLE_DISK_BYTES = 5 * GIB
-FIRST_BOOT_BYTES = 256 * MIB  # what a node writes to its disk until it is ready
+FIRST_BOOT_BYTES = 256 * MIB  # what a node writes to its disk before it is ready
 ID_RANGE = 65536
 WORLD_WRITABLE = 0o002
 
@@ -28,7 +28,7 @@ TOOLS_OF_EVERY_HOST = ("qemu-system-x86_64", "qemu-img", "ssh")
 TOOLS_OF_EMBEDDED = ("libvirtd", "virtlogd", "dnsmasq", "ip", "iptables", "unshare", "nsenter")
 TOOLS_OF_IMAGES = ("mmdebstrap", "mke2fs")
 KSM_SWITCH = "/sys/kernel/mm/ksm/run"
-GUEST_BRIDGES = "ah"  # every bridge of ours begins so
+GUEST_BRIDGES = "ah"  # the prefix of all our bridges
 
 
 class Status(StrEnum):

@@ -42,7 +42,7 @@ from ai_how.waiting import Deadline, wait_until
 PATIENCE_S = 60.0
 MENDING_S = 5.0
 TASKS = 60  # its daemons' threads, and what they start, before any guest
-PROGRAMS = (  # what must be installed, and the Debian package that has it
+PROGRAMS = (  # the required programs, and their Debian packages
     ("libvirtd", "libvirt-daemon-system"),
     ("virtlogd", "libvirt-daemon-system"),
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -248,7 +248,7 @@ class EmbeddedHost:
         try:
             return self._launch_holding(held, order, scope, with_kvm=with_kvm)
         finally:
-            os.close(held)  # the supervisor has it now, or nobody
+            os.close(held)  # the supervisor has it now, or no process
 
     def _launch_holding(
         self, held: int, order: Path, scope: Sequence[str], *, with_kvm: bool

@@ -37,7 +37,7 @@ from ai_how.host.resolver import Resolver, read_resolver
 from ai_how.host.uplink import why_no_uplink
 from ai_how.process import find_tool, run
 
-# Each program that we run, and the Debian package that has it.
+# Each program that we run, and its Debian package.
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
@@ -105,7 +105,7 @@ class LibvirtAccess:
     socket_mode: int | None = None  # None: there is no socket
     is_socket_usable: bool = False
     is_in_group: bool = False
-    auth: str | None = None  # auth_unix_rw of libvirtd.conf where it is set and readable
+    auth: str | None = None  # auth_unix_rw of libvirtd.conf if it is set and readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class HostFacts:
     is_forwarding: bool | None = None
     iommu_groups: int | None = None
     security_modules: tuple[str, ...] | None = None
-    host: str | None = None  # where clusters would be; None: it was not asked
+    host: str | None = None  # where new clusters run; None: it was not asked
 
     @property
     def is_system_used(self) -> bool:

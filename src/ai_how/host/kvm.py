@@ -117,7 +117,7 @@ def boot_trial(
         child = start_daemon([*_dying_with_us(), *_machine(qemu, accelerator), *guest], log=serial)
 
         def look() -> Outcome | None:
-            code = child.poll()  # asked first: what an ended QEMU wrote is then all there
+            code = child.poll()  # polled first: the output of an ended QEMU is then complete
             if expected in serial.read_text(errors="replace"):
                 return Outcome.RAN
             if code is None:

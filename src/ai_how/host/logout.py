@@ -58,7 +58,7 @@ def _scope_of_its_own(root: Path) -> list[str]:
         is_in_session = "/user.slice/" in (read_text(root / "proc/self/cgroup") or "")
         return [str(systemd_run), *scope] if is_in_session else []
     if not _lingers(root):
-        return []  # their manager would end with the session, and all in it
+        return []  # the user's manager would end with the session, and everything in it
     way = f"XDG_RUNTIME_DIR=/run/user/{os.geteuid()}"
     return ["env", way, str(systemd_run), "--user", *scope]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ai_how.host.reading import read_number, read_text
 
 MIB = 1024 * 1024
-NO_LIMIT = 1 << 60  # cgroup v1 says "no limit" by a number near 2**63
+NO_LIMIT = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from ai_how.host.resolver import DEFAULT, find_servers
 from ai_how.host.uplink import HOST_CHAIN, MANY_SOCKETS, NAMES_PORT, RESTORING, pasta_argv
 from ai_how.process import get_tool, run, start_daemon
 
-PATIENCE_S = 4.0  # for one server; whoever asks gives up after 5
+PATIENCE_S = 4.0  # per server; clients give up after 5 s
 RESOLV_CONF = Path("/etc/resolv.conf")
 LONGEST = 65535
 AT_ONCE = 64
 HEADER = 12  # bytes before the question; RFC 1035
-RTMGRP_IPV4_IFADDR = 0x10  # rtnetlink(7): told whenever an address comes or goes
+RTMGRP_IPV4_IFADDR = 0x10  # rtnetlink(7): a message whenever an address changes
 REFRESH_S = 60.0
 
 
@@ -102,7 +102,7 @@ def ask_by_stream(question: bytes) -> bytes:
 def shut_addresses(pid: int) -> None:
     """Block guests' access to this host's addresses: pasta would connect to them as our user."""
     rules = "".join(f"-A {HOST_CHAIN} -d {address} -j DROP\n" for address in read_own_addresses())
-    # Root, also that of a container, has no user namespace of its own for its host.
+    # A root user's host, also in a container, has no user namespace of its own.
     user = ["-U", "--preserve-credentials"] if _user_namespace(pid) != _user_namespace() else []
     run(
         [
@@ -117,7 +117,7 @@ def shut_addresses(pid: int) -> None:
 def watch_addresses(pid: int, changes: socket.socket) -> None:
     """Block addresses that are added later."""
     while True:
-        with suppress(OSError):  # none in time, or more than there was room for
+        with suppress(OSError):  # timeout, or more messages than the buffer holds
             changes.recv(LONGEST)
         try:
             shut_addresses(pid)

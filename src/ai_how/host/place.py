@@ -219,7 +219,7 @@ def choose_host() -> Choice:
     if not access.is_socket_usable:
         return Choice("embedded", "you have no access to the system's libvirt")
     storage = system_storage()
-    # The client is heavy to import, and most hosts are decided by now.
+    # The client is slow to import, and for most hosts the choice is made by now.
     from ai_how.libvirt_client.client import LibvirtClient  # noqa: PLC0415
 
     try:

@@ -16,20 +16,20 @@ from pathlib import Path
 from ai_how.errors import AiHowError
 from ai_how.process import get_tool, run, search_path
 
-# Where mounts are put together before they cover what they cover: nobody needs anything in it, as
-# it is mounted anew at the end. /mnt would hide what is there meanwhile.
+# The place where mounts are prepared before they hide their targets. It is mounted anew at the end,
+# so nothing in it is needed; /mnt would be hidden meanwhile.
 STAGE = Path("/sys")
 RUN, DEV, ETC = Path("/run"), Path("/dev"), Path("/etc")
 RESOLV_CONF = ETC / "resolv.conf"
 OUR_RESOLV_CONF = RUN / "ai-how.resolv.conf"  # a name that no link of the real host has
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
-# What is run in there by others than us, each found on PATH; they may be links out of it.
+# Programs that others than us run in there, each found on PATH; they may be links.
 PROGRAMS = (
     *("libvirtd", "virtlogd", "qemu-system-x86_64", "qemu-img", "dnsmasq", "virtiofsd"),
     *("ip", "tc", "iptables", "ip6tables", "ebtables", "iptables-restore", "nft", "mount", "sh"),
 )
-# Directories of the system's own daemons: of those only what is needed itself is shown.
+# Directories of the system's own daemons: only what is needed itself stays visible.
 OF_DAEMONS = (
     *("libvirt", "lock", "dbus", "systemd", "udev"),
     *("NetworkManager", "docker", "containerd", "ai-how"),
@@ -69,7 +69,7 @@ def prepare_mounts(
             mount("--move", STAGE, target)
     _cover_dev(kept, with_kvm=with_kvm)
     _cover_run(kept, resolv_conf, names)
-    mount("-t", "sysfs", "sysfs", STAGE)  # else the bridges of the real host are seen
+    mount("-t", "sysfs", "sysfs", STAGE)  # else the bridges of the real host are visible
 
 
 def follow(path: Path) -> Iterator[Path]:
@@ -127,7 +127,7 @@ def _unit(path: Path, libvirts: Sequence[Path]) -> Path | None:
     parts = path.relative_to(RUN).parts
     if parts[0] in OF_DAEMONS:
         return path
-    # A runtime directory has its user's D-Bus in it.
+    # A runtime directory contains its user's D-Bus.
     return RUN.joinpath(*parts[: 3 if parts[0] == "user" else 1])
 
 
@@ -135,7 +135,7 @@ def _mounted_disks() -> Iterator[Path]:
     """The mount points of disks and network shares below /run."""
     known = Path("/proc/filesystems").read_text().splitlines()
     on_disks = {line.strip() for line in known if not line.startswith("nodev")} | OTHER_DISKS
-    # A name may be of any bytes but those that are written as octal numbers.
+    # A name may have any bytes except those that are written as octal numbers.
     for line in Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
         place, kind = line.split(b" ")[4], line.rpartition(b" - ")[2].split(b" ")[0]
         if os.fsdecode(kind) in on_disks and place.startswith(bytes(RUN) + b"/"):

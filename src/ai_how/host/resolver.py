@@ -42,10 +42,10 @@ def find_servers(resolv_conf: str) -> list[str]:
 
 def _is_served(server: str, listening: frozenset[str] | None) -> bool:
     address = _address(server)
-    # Whether an address elsewhere is served, only a question would tell.
+    # Only a question would tell whether a remote address is served.
     if listening is None or address is None or not address.is_loopback:
         return True
-    # Whoever listens at every address of IPv6 mostly takes what comes by IPv4, too.
+    # A process that listens at all IPv6 addresses mostly accepts IPv4, too.
     every = {"::"} if isinstance(address, IPv6Address) else {"::", "0.0.0.0"}  # noqa: S104
     return bool(listening & {str(address), *every})
 

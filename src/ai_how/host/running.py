@@ -118,7 +118,7 @@ def hold(directory: Path) -> int:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # flock can only be asked about by taking it; this one says that the other is held.
+        # The state of flock can only be queried by taking it; this error means that it is held.
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, 0, 0, 0, 0))
     except OSError as error:
         os.close(descriptor)
@@ -139,7 +139,7 @@ def is_held(directory: Path) -> bool:
         asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
         told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
     except OSError:
-        return False  # a file system without such locks: what is seen has to do
+        return False  # a file system without such locks: rely on what is visible
     finally:
         os.close(descriptor)
     return bool(told[0] != fcntl.F_UNLCK)
@@ -204,7 +204,7 @@ def _read_record(paths: EmbeddedPaths) -> Supervisor | None:
             return None
     except (OSError, ValueError, TypeError):
         return None
-    # One that ends has let go of the lock and of its root, and its guests may still be there.
+    # A supervisor that ends has released the lock and its root; its guests may still exist.
     return found if is_held(paths.root) or not os.path.lexists(found.root / ".") else None
 
 
@@ -216,13 +216,13 @@ def _is_supervisor(pid: int, paths: EmbeddedPaths) -> bool:
         if MODULE not in words or process.stat().st_uid != os.geteuid():
             return False
         fields = stat_fields(pid)
-        # `unshare`, which has these words too, is not it; nor is one that a container brought.
+        # `unshare` has the same words, but is not it; nor is a container's copy of it.
         if not fields or not Path(f"/proc/{fields[1]}/root").samefile("/"):
             return False
         its_files = process / "root/etc/libvirt"
         if paths.etc.exists() and its_files.samefile(paths.etc):
             return True
-        # Whoever removed the directory of a host that runs has not ended the host.
+        # Removing the directory of a running host does not end the host.
         return _is_removed(process) and os.fsencode(paths.order) in words
     except OSError:
         return False

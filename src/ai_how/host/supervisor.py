@@ -86,8 +86,8 @@ def write_settings() -> None:
         f'unix_sock_dir = "{SOCKETS}"\n'
         'unix_sock_ro_perms = "0700"\nunix_sock_rw_perms = "0700"\nunix_sock_admin_perms = "0700"\n'
         'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
-        # One more than a client sends, for whoever asks whether anybody is there. The cutting of a
-        # guest's power is done by the prio_workers, once the other workers are busy.
+        # A client sends up to MAX_CALLS calls; the others are for liveness checks.
+        # The prio_workers power guests off when the other workers are busy.
         f"max_client_requests = {MAX_CALLS + 8}\n"
         f"max_workers = {2 * MAX_CALLS}\nprio_workers = {MAX_CALLS}\n"
         'log_outputs = "2:file:/var/log/libvirt/libvirtd.log"\n'
@@ -96,7 +96,7 @@ def write_settings() -> None:
         'user = "root"\ngroup = "root"\ndynamic_ownership = 0\nremember_owner = 0\n'
         'cgroup_controllers = []\nnamespaces = []\nsecurity_driver = "none"\n'
     )
-    # Some builds of newer libvirt prefer nftables, and need a kernel with act_csum then.
+    # Some builds of newer libvirt prefer nftables, which requires a kernel with act_csum.
     (etc / "network.conf").write_text('firewall_backend = "iptables"\n')
     (etc / "virtlogd.conf").write_text("max_size = 33554432\nmax_backups = 1\n")
 
@@ -147,7 +147,7 @@ def sweep_vms() -> None:
     The next libvirtd only cares for VMs with a status file, which names their directories.
     """
     status = b"".join(note.read_bytes() for note in VMS_UP.glob("*.xml"))
-    # By the number before its name, which may be written otherwise in XML.
+    # By the number before the name: the name may be escaped in XML.
     used = {number.decode() for number in re.findall(rb"/(domain-\d+-)", status)}
     for top in (VMS, VMS / "channel/target"):
         for directory in top.glob("domain-*"):
@@ -162,7 +162,7 @@ def keep(children: dict[str, list[str]]) -> None:
 
     Returns only if a daemon cannot start while the host starts.
     """
-    sweep_vms()  # all VMs of a host that was killed died with it
+    sweep_vms()  # all VMs of a killed host died with it
     starting = Deadline.after(STARTING_S)
     pids = {start_child(argv): name for name, argv in children.items()}
     while True:
@@ -172,7 +172,7 @@ def keep(children: dict[str, list[str]]) -> None:
             if domain:
                 say(f"QEMU of {domain} was killed by signal {-code}")
             continue
-        # Newer ones end with 0 where a driver does not come up.
+        # Newer versions exit with 0 if a driver fails.
         if code >= 0 and not starting.has_passed:
             return say(f"{name} cannot start (exit code {code})")
         say(f"{name} ended ({code}); starting it again")
@@ -224,7 +224,7 @@ def report() -> int:
     if not said:
         sys.exit("the process that started this host has ended")
     for descriptor in held:
-        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # for no daemon of ours
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # not for our daemons
     link = os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end
     with Path("/dev/null").open() as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -233,7 +233,7 @@ def report() -> int:
 
 def main() -> None:
     """Become the embedded host."""
-    # PID 1 ignores every signal that it has no handler for.
+    # PID 1 ignores every signal without a handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.umask(0o022)
     # Guests' disks may be larger than the file size limit of the shell that started us.

@@ -11,8 +11,8 @@ from ai_how.process import find_tool, get_tool, run, start_detached
 
 # The embedded host's uplink interface; outside.py blocks what must not be reached.
 LINK = "uplink"
-# Where names are asked for inside. The first is where most hosts' /etc/resolv.conf points, too: one
-# of theirs that takes the place of ours is as good.
+# The addresses of DNS inside. Most hosts' /etc/resolv.conf also has the first one, so a host's file
+# in place of ours works as well.
 NAME_SERVERS = ("127.0.0.53", "127.0.0.1")
 NAMES_PORT = 53
 KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
@@ -74,7 +74,7 @@ def give_uplink(pid: int, link: socket.socket, *, log: Path, scope: Sequence[str
     if why_no_uplink():
         return
     link.settimeout(None)
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)  # only sockets come by it now
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)  # only sockets are sent over it now
     start_detached(
         [*scope, sys.executable, "-I", "-m", "ai_how.host.outside", log, str(pid)],
         log=log,

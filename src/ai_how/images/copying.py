@@ -172,7 +172,7 @@ def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
         try:
             begin = os.lseek(fd, at, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+            if error.errno == errno.ENXIO:  # only a hole up to the end
                 return
             raise
         at = min(os.lseek(fd, begin, os.SEEK_HOLE), size)

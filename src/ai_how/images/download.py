@@ -31,7 +31,7 @@ def download(
         disk_errors(target.parent, needed_bytes=response.length),
         created_file(target) as copy,
     ):
-        # `length` counts down while we read; now it is what the server announced.
+        # `length` counts down during the reads; at first it is what the server announced.
         size, done = response.length, 0
         while chunk := _read_chunk(response, url):
             done += len(chunk)

@@ -103,7 +103,7 @@ class Domains:
             wanted = [domain for domain in every if UUID(domain.UUIDString()) in asked]
             if not wanted:
                 return {}
-            # This does not wait for what another call asks of a QEMU, but for what itself asks.
+            # This does not wait for another call's job in a QEMU, only for its own.
             records = with_first_known(
                 lambda flags: raw.domainListGetStats(wanted, STATS, flags),
                 libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
@@ -203,7 +203,7 @@ class Domains:
     def restore_domain(self, uuid: UUID, source: Path, *, timeout_s: float) -> None:
         """Restore a defined VM from a save file with its name and UUID.
 
-        A running one stays so.
+        A VM that is on stays on, and runs.
         """
 
         def ask(raw: libvirt.virConnect) -> None:
@@ -362,7 +362,7 @@ def _undefine_flags(snapshots_too: bool) -> tuple[int, ...]:  # noqa: FBT001  pr
     common = least | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     checkpoints = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA if snapshots_too else 0
     return (
-        common | checkpoints | libvirt.VIR_DOMAIN_UNDEFINE_TPM,  # TPM: from libvirt 8.9 on
+        common | checkpoints | libvirt.VIR_DOMAIN_UNDEFINE_TPM,  # TPM: since libvirt 8.9
         common | checkpoints,
         common,
         least,

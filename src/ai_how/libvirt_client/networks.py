@@ -66,7 +66,7 @@ class Networks:
         """
 
         def define(raw: libvirt.virConnect, flags: int) -> libvirt.virNetwork:
-            # The call with flags is from libvirt 7.7 on.
+            # The call with flags exists since libvirt 7.7.
             return raw.networkDefineXMLFlags(xml, flags) if flags else raw.networkDefineXML(xml)
 
         def ask(raw: libvirt.virConnect) -> NetworkInfo:

@@ -18,15 +18,15 @@ from pydantic import (
 from ai_how.errors import StateError
 from ai_how.spec.nodes import Role
 
-# A version that does not know a field refuses the file, so whoever adds one counts on: then it says
-# which version is needed, not that the file is damaged.
+# A version refuses a file with an unknown field. Every new field therefore raises this number: then
+# an older version says which version is needed, not that the file is damaged.
 SCHEMA_VERSION = 1
 
-# The kind of every cluster whose state, journal or mark names none.
+# The kind of a cluster whose state, journal or mark names none.
 HPC = "hpc"
 
 
-# Names of files and directories are made of these: none may lead out of its own.
+# File and directory names contain these: no value may lead to another directory.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
 
 

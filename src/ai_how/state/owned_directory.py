@@ -28,7 +28,7 @@ def ensure_traversable(directory: Path, *, below: Path) -> None:
             path.mkdir(mode=0o711)
         except FileExistsError:
             continue
-        path.chmod(0o711)  # mkdir's mode is less the umask
+        path.chmod(0o711)  # mkdir applies the umask to the mode
 
 
 def check_chain(directory: Path, *, is_made: bool = True) -> None:

@@ -339,7 +339,7 @@ def _make_durably(path: Path, mode: int) -> None:
     """Create a directory and sync its name; an existing one is not changed."""
     with suppress(FileExistsError):
         path.mkdir(mode=mode)
-        # What is written into it would last, and be found under no name after a loss of power.
-        # A directory in which we may make names but not list them cannot be opened to be synced.
+        # Otherwise its content would persist, but under no name after a power loss. A directory in
+        # which we may create names but not list them cannot be opened to be synced.
         if os.access(path.parent, os.R_OK):
             fsync_directory(path.parent)
