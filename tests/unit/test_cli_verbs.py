@@ -141,7 +141,7 @@ def test_validate_ends_with_3_where_the_host_cannot(cli):
     ended = cli("validate", "demo.yaml", "--connect", "test:///default")
     assert ended.code == 3
     assert "failure  memory" in ended.out
-    assert ended.err == "error: this host cannot\n"
+    assert ended.err == "error: this host cannot run the cluster\n"
     told = json.loads(cli("validate", "demo.yaml", "--connect", "test:///default", "--json").out)
     assert (told["is_valid"], told["is_possible"]) == (True, False)
     assert told["spec"]["clusters"]["hpc"]["name"] == "demo"

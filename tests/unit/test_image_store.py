@@ -110,7 +110,7 @@ def test_the_beginning_of_a_digest_finds_the_one_image_that_it_fits(store: Image
     assert store.find(image.digest[:3]) is None
     twin = store.paths.image(image.digest[:8] + "0" * 56)
     twin.mkdir()
-    with pytest.raises(ImageError, match="beginning of 2 images") as caught:
+    with pytest.raises(ImageError, match="start of 2 image digests") as caught:
         store.find(image.digest[:8])
     assert twin.name in (caught.value.details or "")
 

@@ -77,14 +77,14 @@ def test_a_hint_repeats_the_file_the_state_directory_and_the_host(cli, elsewhere
     told = json.loads(cli(*where, *words, "--json").out)["error"]["hint"]
     assert shlex.split(told) == hint_of(ended)
     pasted = cli(*hint_of(ended)[1:])
-    assert (pasted.code, pasted.out.splitlines()[-1]) == (0, "demo is gone")
+    assert (pasted.code, pasted.out.splitlines()[-1]) == (0, "demo is destroyed")
 
 
 def test_a_hint_repeats_the_name_of_the_cluster(cli, elsewhere):
     ended = cli("hpc", "destroy", "--cluster", "demo", f"--state-dir={elsewhere}")
     words = ["--state-dir", str(elsewhere), "hpc", "destroy", "--cluster", "demo", "--force"]
     assert hint_of(ended) == ["ai-how", *words]
-    assert cli(*words).out.splitlines()[-1] == "demo is gone"
+    assert cli(*words).out.splitlines()[-1] == "demo is destroyed"
 
 
 def test_a_cluster_that_was_stopped_by_its_name_is_started_by_it(cli, elsewhere, monkeypatch):

@@ -307,6 +307,6 @@ def test_what_is_no_ipv4_address_is_refused(address: str) -> None:
     assert controller(f"ip_address: '{address}'") == [
         (
             f"f:5: clusters.hpc.controller.ip_address: found '{address}'; "
-            "allowed: an IPv4 address, or DHCP to have one chosen"
+            "allowed: an IPv4 address, or DHCP to let ai-how choose one"
         )
     ]

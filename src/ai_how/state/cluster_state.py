@@ -152,7 +152,7 @@ def parse_state(text: bytes) -> ClusterState:
     schema_version = body.get("schema_version")
     if isinstance(schema_version, int) and schema_version > SCHEMA_VERSION:
         raise StateError(
-            f"the cluster's state was written by ai-how {written_by}, a newer version",
+            f"the cluster's state was written by ai-how {written_by}, which is newer",
             details=f"its schema is {schema_version}, this version knows {SCHEMA_VERSION}",
             hint=f"use ai-how {written_by} or later",
         )
