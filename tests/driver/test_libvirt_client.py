@@ -224,7 +224,7 @@ def test_undefine_names_less_to_an_older_driver(script: Script, faulty: LibvirtC
 )
 def test_a_define_never_takes_anothers_name_or_uuid(client: LibvirtClient, taken: str) -> None:
     client.define_domain(DOMAIN_XML)
-    with pytest.raises(OwnershipError, match=r"by new|is called new"):
+    with pytest.raises(OwnershipError, match=r"by new|has the name new"):
         client.define_domain(taken)
 
 

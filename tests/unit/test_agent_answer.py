@@ -41,7 +41,10 @@ def test_no_answer_brings_the_reader_down(text: str) -> None:
         ('{"return": 1, "return": 2}', "the key 'return' occurs twice"),
         ('{"return": ' + "[" * 100_000, "did not answer in JSON"),
         ('{"return": ' + "9" * 5_000 + "}", "did not answer in JSON"),
-        ('{"error": {"class": "GenericError", "desc": "no \\u001b]0;x"}}', r"refused the command\n'no \\x1b"),
+        (
+            '{"error": {"class": "GenericError", "desc": "no \\u001b]0;x"}}',
+            r"refused the command\n'no \\x1b",
+        ),
     ],
     ids=["empty", "list", "nothing", "nan", "twice", "deep", "long number", "refusal"],
 )

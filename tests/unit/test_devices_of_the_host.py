@@ -89,25 +89,25 @@ CASES: dict[str, tuple[Change, tuple[str, ...], str, str]] = {
         lambda machine: machine.write_proc("swaps", "Filename\n/dev/nvme0n1 partition 1 0 -2\n"),
         *((NVME,), "", "nvme0n1 (swap)"),
     ),
-    "a VLAN on the card": (stacked(("eth0", "eth0.7")), (NIC,), "eth0.7", "route is by eth0.7"),
-    "a bond on the card": (stacked(("eth0", "bond0")), (NIC,), "bond0", "route is by bond0"),
+    "a VLAN on the card": (stacked(("eth0", "eth0.7")), (NIC,), "eth0.7", "route uses eth0.7"),
+    "a bond on the card": (stacked(("eth0", "bond0")), (NIC,), "bond0", "route uses bond0"),
     "a bridge on a bond": (
-        *(stacked(("eth0", "bond0"), ("bond0", "br0")), (NIC,), "br0", "route is by br0"),
+        *(stacked(("eth0", "bond0"), ("bond0", "br0")), (NIC,), "br0", "route uses br0"),
     ),
     "a VLAN on a bridge on a bond": (
         stacked(("eth0", "bond0"), ("bond0", "br0"), ("br0", "br0.9")),
-        *((NIC,), "br0.9", "route is by br0.9"),
+        *((NIC,), "br0.9", "route uses br0.9"),
     ),
     "a ring of links": (
-        *(stacked(("eth0", "br0"), ("br0", "eth0")), (NIC,), "br0", "route is by br0"),
+        *(stacked(("eth0", "br0"), ("br0", "eth0")), (NIC,), "br0", "route uses br0"),
     ),
-    "the card beside a GPU": (joined(NIC, 1), (GPU, SOUND), "", f"holds {NIC} too"),
-    "a disk beside the card": (joined(NVME, 2), (NIC,), "", f"holds {NVME} too"),
+    "the card beside a GPU": (joined(NIC, 1), (GPU, SOUND), "", f"also has {NIC}"),
+    "a disk beside the card": (joined(NVME, 2), (NIC,), "", f"also has {NVME}"),
     "a used disk in a whole group": (
         lambda machine: (joined(NVME, 2)(machine), mounts(mount("259:1", "x", "/"))(machine)),
         *((NIC, NVME), "", "nvme0n1p1 (mounted on /)"),
     ),
-    "only the sound of a GPU": (lambda _: None, (SOUND,), "", f"holds {GPU} too"),
+    "only the sound of a GPU": (lambda _: None, (SOUND,), "", f"also has {GPU}"),
     "the boot display, whole group": (
         lambda machine: machine.write(f"devices/{GPU}/boot_vga", "1\n"),
         *((GPU, SOUND), "", "the display that the host booted with"),

@@ -101,7 +101,7 @@ def test_check_gives_the_output_or_the_end_of_what_went_wrong():
 @pytest.mark.fault("S22", "a program that hangs")
 def test_a_program_that_hangs_is_given_up_at_the_deadline():
     agent, _ = agent_of(guest_exec_status={"exited": False})
-    with pytest.raises(DeadlineError, match="timed out waiting for the end of /bin/sleep in compute-01"):
+    with pytest.raises(DeadlineError, match="timed out waiting for the end of /bin/sleep"):
         agent.run(["/bin/sleep"], Deadline.after(0.05), poll_s=0.001)
 
 
