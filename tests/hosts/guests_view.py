@@ -125,8 +125,12 @@ def give_later_address(host: EmbeddedHost) -> None:
 
     wait_until(lambda: is_shut(HOST), Deadline.after(60), "the rules")
     with socket.socket(type=socket.SOCK_DGRAM) as way:
-        way.sendto(b"", (HOST, WISHES))
-    wait_until(lambda: is_shut(LATER), Deadline.after(60), "one more rule")
+
+        def is_given_and_shut() -> bool:
+            way.sendto(b"", (HOST, WISHES))  # a datagram may be lost
+            return is_shut(LATER)
+
+        wait_until(is_given_and_shut, Deadline.after(120), "one more rule", interval_s=0.5)
 
 
 def main() -> None:

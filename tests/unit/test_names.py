@@ -1,12 +1,14 @@
 """Which name servers a host asks, what is said of them, and what a host keeps to be seen inside."""
 
 import socket
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ai_how.errors import ToolError
 from ai_how.host import outside
 from ai_how.host.checks import Status
 from ai_how.host.facts import HostFacts
@@ -14,6 +16,7 @@ from ai_how.host.name_checks import check_names
 from ai_how.host.private_world import follow
 from ai_how.host.resolver import Resolver, find_servers, read_resolver
 from ai_how.host.uplink import NO_PASTA, NOT_FOR_ROOT
+from ai_how.waiting import Deadline, wait_until
 
 STUB = "   1: 3500007F:0035 00000000:0000 07 00000000:00000000 00:00000000\n"
 EVERY = "  22: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000\n"
@@ -146,3 +149,28 @@ def test_every_link_on_the_way_is_followed(tmp_path):
     assert list(follow(top / "bin")) == [top / "bin", top / "system", top / "store/bin"]
     assert list(follow(top / "up"))[-1] == top / "store/bin/nothing"
     assert list(follow(top / "loop"))[-1] == top / "loop"
+
+
+@pytest.mark.fault("S33", "an address of the host that could not be blocked at once")
+def test_what_could_not_be_blocked_is_blocked_soon_after(monkeypatch, capfd):
+    paces = []
+
+    def shut(_pid: int) -> None:
+        paces.append(changes.gettimeout())
+        if len(paces) == 1:
+            raise ToolError("iptables-restore failed")
+        if len(paces) == 3:
+            sys.exit()  # its thread alone
+
+    monkeypatch.setattr(outside, "shut_addresses", shut)
+    monkeypatch.setattr(outside, "AGAIN_S", 0.05)
+    changes, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with changes, kernel:
+        watcher = threading.Thread(target=outside.watch_addresses, args=(1, changes))
+        watcher.start()
+        kernel.send(b"an address was added")
+        wait_until(lambda: len(paces) == 2, Deadline.after(60), "the second try")
+        kernel.send(b"another one was")
+        watcher.join()
+    assert paces == [None, 0.05, outside.REFRESH_S]
+    assert "could not be blocked for guests: iptables-restore failed" in capfd.readouterr().err

@@ -25,6 +25,7 @@ AT_ONCE = 64
 HEADER = 12  # bytes before the question; RFC 1035
 RTMGRP_IPV4_IFADDR = 0x10  # rtnetlink(7): a message whenever an address changes
 REFRESH_S = 60.0
+AGAIN_S = 2.0
 
 
 def ask(question: bytes) -> bytes:
@@ -121,7 +122,10 @@ def watch_addresses(pid: int, changes: socket.socket) -> None:
             changes.recv(LONGEST)
         try:
             shut_addresses(pid)
+            changes.settimeout(REFRESH_S)
         except (AiHowError, ValueError) as error:
+            # Until then guests reach what was added.
+            changes.settimeout(AGAIN_S)
             say(f"the addresses of this host could not be blocked for guests: {error}")
 
 
