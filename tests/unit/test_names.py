@@ -1,8 +1,8 @@
 """Which name servers a host asks, what is said of them, and what a host keeps to be seen inside."""
 
 import socket
-import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +151,10 @@ def test_every_link_on_the_way_is_followed(tmp_path):
     assert list(follow(top / "loop"))[-1] == top / "loop"
 
 
+class Enough(Exception):
+    """The watch has no end of its own."""
+
+
 @pytest.mark.fault("S33", "an address of the host that could not be blocked at once")
 def test_what_could_not_be_blocked_is_blocked_soon_after(monkeypatch, capfd):
     paces = []
@@ -160,13 +164,18 @@ def test_what_could_not_be_blocked_is_blocked_soon_after(monkeypatch, capfd):
         if len(paces) == 1:
             raise ToolError("iptables-restore failed")
         if len(paces) == 3:
-            sys.exit()  # its thread alone
+            raise Enough
 
     monkeypatch.setattr(outside, "shut_addresses", shut)
     monkeypatch.setattr(outside, "AGAIN_S", 0.05)
     changes, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with changes, kernel:
-        watcher = threading.Thread(target=outside.watch_addresses, args=(1, changes))
+
+        def watch() -> None:
+            with suppress(Enough):
+                outside.watch_addresses(1, changes)
+
+        watcher = threading.Thread(target=watch)
         watcher.start()
         kernel.send(b"an address was added")
         wait_until(lambda: len(paces) == 2, Deadline.after(60), "the second try")
