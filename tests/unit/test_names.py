@@ -151,7 +151,7 @@ def test_every_link_on_the_way_is_followed(tmp_path):
     assert list(follow(top / "loop"))[-1] == top / "loop"
 
 
-class Enough(Exception):
+class EnoughError(Exception):
     """The watch has no end of its own."""
 
 
@@ -164,7 +164,7 @@ def test_what_could_not_be_blocked_is_blocked_soon_after(monkeypatch, capfd):
         if len(paces) == 1:
             raise ToolError("iptables-restore failed")
         if len(paces) == 3:
-            raise Enough
+            raise EnoughError
 
     monkeypatch.setattr(outside, "shut_addresses", shut)
     monkeypatch.setattr(outside, "AGAIN_S", 0.05)
@@ -172,7 +172,7 @@ def test_what_could_not_be_blocked_is_blocked_soon_after(monkeypatch, capfd):
     with changes, kernel:
 
         def watch() -> None:
-            with suppress(Enough):
+            with suppress(EnoughError):
                 outside.watch_addresses(1, changes)
 
         watcher = threading.Thread(target=watch)
