@@ -108,7 +108,7 @@ def test_every_verb_finds_the_host_that_runs_whatever_was_removed(
     assert json.loads(home.call("--json", "host", "status").out)["pid"] == supervisor
     refused = home.call("host", "down")
     assert refused.code == 3
-    assert "2 VMs run on the embedded host" in refused.err
+    assert "2 VMs are running on the embedded host" in refused.err
     # What `host connect`, and so ssh, goes through.
     assert "ah" in run(home.host.enter(["ip", "-br", "link"])).stdout
     assert hosts_of(home) == {supervisor}
