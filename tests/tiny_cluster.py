@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO, NoReturn
 from uuid import UUID
 
-from ai_how import process
 from ai_how.cli import main as ai_how
 from ai_how.clusters import cleanup, manager, save_machines
 from ai_how.host.embedded import EmbeddedHost
@@ -358,7 +357,7 @@ def _obey(order: Order, scratch: Path) -> None:
     client = partial(client, patience_s=order.get("patience_s", PATIENCE_S))
     manager.LibvirtClient = cleanup.LibvirtClient = save_machines.LibvirtClient = client
     # What is saved in the background would speak to agents that are not there.
-    process.start_detached = lambda *_words, **_streams: None
+    save_machines.start_detached = lambda *_words, **_streams: None
     _kill_in(order.get("kill_in"))
     if "shutdown_s" in order:
         patience = Timeouts(shutdown_s=order["shutdown_s"])

@@ -49,7 +49,7 @@ def test_a_cluster_whose_state_is_lost_is_recovered_from_libvirt(home: TinyHome)
     with home.client() as client:
         assert len(client.list_domains()) == 4  # ours, and the decoy
     told = call(home, "hpc", "recover")
-    assert "the state of hpc was restored, from what libvirt has of it" in told
+    assert "the state of hpc was restored from what libvirt has of it" in told
     after = read_state(paths)
     same = ("lineage", "name", "host_uri", "user", "network")
     assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
