@@ -1,32 +1,27 @@
 """The SLURM cluster, as `clusters/` asks for it."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.kind import ClusterSection, Workload
-from ai_how.clusters.observation import Observed
-from ai_how.clusters.plans.rendering import PlanInputs
-from ai_how.hpc.causes import SlurmDiagnosis
-from ai_how.hpc.identities import (
-    build_archives,
-    config_digest,
-    ensure_secrets,
-    find_lost_secrets,
-    hpc_of,
-)
-from ai_how.hpc.plan import STEP_TYPES, plan_start
-from ai_how.hpc.steps import wait_for_jobs
-from ai_how.hpc.stop_plan import find_drained, plan_stop, plan_suspend
 from ai_how.hpc.workload import observe_workload
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
-from ai_how.plan.step import Plan, Step
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.nodes import Node, get_hpc, nodes_of
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
-from ai_how.vm_management.context import PlanContext
+
+# What only looks (status, ssh, logs) is quicker without what plans and makes clusters.
+# ruff: noqa: PLC0415
+if TYPE_CHECKING:
+    from ai_how.clusters.desired_cluster import DesiredCluster
+    from ai_how.clusters.observation import Observed
+    from ai_how.clusters.plans.rendering import PlanInputs
+    from ai_how.hpc.causes import SlurmDiagnosis
+    from ai_how.plan.step import Plan, Step
+    from ai_how.vm_management.context import PlanContext
 
 
 class SlurmCluster:
@@ -35,33 +30,43 @@ class SlurmCluster:
     name = "hpc"
 
     @property
-    def step_types(self) -> Mapping[str, type[Step]]:
+    def step_types(self) -> "Mapping[str, type[Step]]":
+        from ai_how.hpc.plan import STEP_TYPES
+
         return STEP_TYPES
 
     @property
-    def diagnosis(self) -> SlurmDiagnosis:
+    def diagnosis(self) -> "SlurmDiagnosis":
+        from ai_how.hpc.causes import SlurmDiagnosis
+
         return SlurmDiagnosis()
 
     def section_of(self, file: ClusterFile) -> HpcSpec:
         return get_hpc(file)
 
     def nodes_of(self, section: ClusterSection) -> tuple[Node, ...]:
+        from ai_how.hpc.identities import hpc_of
+
         return nodes_of(hpc_of(section))
 
     def home_of(self, section: ClusterSection) -> str:
+        from ai_how.hpc.identities import hpc_of
+
         return hpc_of(section).storage.home
 
     def plan_start(
         self,
-        desired: DesiredCluster,
-        seen: Observed,
-        inputs: PlanInputs,
+        desired: "DesiredCluster",
+        seen: "Observed",
+        inputs: "PlanInputs",
         *,
         only: Collection[str],
         tell_all: bool,
         stale: Collection[str],
         boot_limit: int | None,
-    ) -> Plan:
+    ) -> "Plan":
+        from ai_how.hpc.plan import plan_start
+
         return plan_start(
             desired,
             seen,
@@ -72,26 +77,40 @@ class SlurmCluster:
             boot_limit=boot_limit,
         )
 
-    def plan_stop(self, state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
+    def plan_stop(
+        self, state: ClusterState, seen: "Observed", *, only: Collection[str] = ()
+    ) -> "Plan":
+        from ai_how.hpc.stop_plan import plan_stop
+
         return plan_stop(state, seen, only=only)
 
-    def plan_suspend(self, state: ClusterState, seen: Observed) -> Plan:
+    def plan_suspend(self, state: ClusterState, seen: "Observed") -> "Plan":
+        from ai_how.hpc.stop_plan import plan_suspend
+
         return plan_suspend(state, seen)
 
     def build_archives(
-        self, desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
+        self, desired: "DesiredCluster", paths: ClusterPaths, *, has_host_clock: bool
     ) -> Mapping[str, Callable[[], bytes]]:
+        from ai_how.hpc.identities import build_archives
+
         return build_archives(desired, paths, has_host_clock=has_host_clock)
 
-    def config_digest(self, desired: DesiredCluster) -> str:
+    def config_digest(self, desired: "DesiredCluster") -> str:
+        from ai_how.hpc.identities import config_digest
+
         return config_digest(desired)
 
     def ensure_secrets(self, state: ClusterState, paths: ClusterPaths) -> None:
+        from ai_how.hpc.identities import ensure_secrets
+
         ensure_secrets(state, paths)
 
     def find_lost_secrets(
         self, previous: ClusterState | None, paths: ClusterPaths
     ) -> tuple[str, ...]:
+        from ai_how.hpc.identities import find_lost_secrets
+
         return find_lost_secrets(previous, paths)
 
     def observe_workload(
@@ -101,12 +120,15 @@ class SlurmCluster:
 
     def wait_for_jobs(
         self,
-        context: PlanContext,
+        context: "PlanContext",
         state: ClusterState,
-        seen: Observed,
+        seen: "Observed",
         only: Collection[str],
         limit_s: float,
     ) -> None:
+        from ai_how.hpc.steps import wait_for_jobs
+        from ai_how.hpc.stop_plan import find_drained
+
         controller = state.find_controller()
         nodes = [
             one.name

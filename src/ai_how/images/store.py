@@ -23,7 +23,6 @@ from ai_how.images.copying import (
     sweep_drafts,
     sync,
 )
-from ai_how.images.download import download
 from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image, Manifest, read_manifest
 from ai_how.images.qcow2_header import MAX_VIRTUAL_BYTES, Qcow2Header, find_format, read_header
 from ai_how.images.qemu_img import check_image, convert
@@ -186,6 +185,9 @@ class ImageStore:
             copy = draft / "incoming"
             if is_address:
                 limit = self.max_virtual_bytes
+                # With it comes TLS, which nearly no run needs.
+                from ai_how.images.download import download  # noqa: PLC0415
+
                 download(str(source), copy, max_bytes=limit, on_progress=on_progress)
             else:
                 copy_sparse(Path(source), copy, on_progress=on_progress)
