@@ -16,7 +16,7 @@ from uuid import UUID
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
-from ai_how.clusters.kind import ClusterSection, Workload
+from ai_how.clusters.kind import ClusterSection
 from ai_how.clusters.manager import ClusterManager
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.network import plan_network
@@ -24,7 +24,7 @@ from ai_how.clusters.plans.nodes import NodeChain, NodePlanner, limit_boots
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.clusters.plans.step_types import step_types
 from ai_how.clusters.secrets import ensure_ssh_keys, find_lost_ssh_keys
-from ai_how.clusters.workload import NodeReadiness
+from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import GuestError
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo

@@ -75,6 +75,13 @@ class DeadlineError(HostError):
     """A wait ended by its deadline."""
 
 
+def brief_of(error: BaseException) -> str:
+    """One line: our own text, or the class of a foreign error before its text."""
+    if isinstance(error, AiHowError):
+        return error.brief
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
 @dataclass(frozen=True, slots=True)
 class StepFailure:
     """An error of a plan, and the step that raised it.

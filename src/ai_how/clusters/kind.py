@@ -1,7 +1,6 @@
 """What makes a cluster one of a kind: what runs on its nodes, and what that asks of its plans."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
     from ai_how.clusters.diagnosis.kind import Diagnosis
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
-    from ai_how.clusters.workload import NodeReadiness
+    from ai_how.clusters.workload import Workload
     from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.libvirt_client.facts import DomainInfo
     from ai_how.plan.step import Plan, Step
@@ -34,16 +33,6 @@ class ClusterSection(Protocol):
     def access(self) -> "AccessSpec": ...
     @property
     def start(self) -> "StartSpec": ...
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What the software of a cluster says of its nodes."""
-
-    nodes: Mapping[str, "NodeReadiness"] | None
-    """By name; None where it could not be asked."""
-    trouble: str | None = None
-    """Why it could not be asked."""
 
 
 class ClusterKind(Protocol):
@@ -115,7 +104,7 @@ class ClusterKind(Protocol):
 
     def observe_workload(
         self, client: "LibvirtClient", state: "ClusterState", domains: Mapping[UUID, "DomainInfo"]
-    ) -> Workload:
+    ) -> "Workload":
         """Ask the cluster's software; takes half a minute at most, and raises nothing."""
 
     def wait_for_jobs(

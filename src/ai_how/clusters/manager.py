@@ -1,4 +1,4 @@
-"""The conductor: a cluster's start, stop, status and destroy, and the ways into its nodes."""
+"""A cluster's start, stop, status and destroy, and the ways into its nodes."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -152,7 +152,7 @@ class ClusterManager:
 
         text = source.read_text("utf-8") if source else render_default_file()
         place = self.place(spec.host.uri)
-        with self._locked("start", place) as carrier:
+        with self._locked("start", place) as runner:
             # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
             with held_lock(self.roots.host_lock, doing=f"hpc start of {self.name}", wait_s=60):
                 start = prepare_start(
@@ -161,7 +161,7 @@ class ClusterManager:
                         section=self.kind.section_of(spec),
                         roots=self.roots,
                         place=place,
-                        client=carrier.client,
+                        client=runner.client,
                         warn=self.say,
                         only=only,
                         is_warm=is_warm,
@@ -173,8 +173,8 @@ class ClusterManager:
                     keep_source(text, self.paths)  # a run that was killed at its end did not
                 if dry_run or not start.plan.steps:
                     return start.plan
-                journal = carrier.journal(start.plan, start.desired.state)
-            carrier.bring_up(start, journal, keep_on_failure=keep_on_failure)
+                journal = runner.journal(start.plan, start.desired.state)
+            runner.bring_up(start, journal, keep_on_failure=keep_on_failure)
             keep_source(text, self.paths)
             return start.plan
 
@@ -207,11 +207,11 @@ class ClusterManager:
             self.get_state()
             if not place.is_up:
                 return Plan("stop", ())
-        with self._locked("stop", place) as carrier:
+        with self._locked("stop", place) as runner:
             state = self.find_state()
             if state is None:  # what a dead run had left was set right, and that was all of it
                 return Plan("stop", ())
-            return carrier.stop(state, only=only, suspends=suspends, waits_s=waits_s)
+            return runner.stop(state, only=only, suspends=suspends, waits_s=waits_s)
 
     def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
         """Leave nothing of the cluster: VMs, disks, network, keys, state.
@@ -229,18 +229,18 @@ class ClusterManager:
                     clear_lock(self.paths)
                 release_host(place, self.roots)
             return plan
-        with self._locked("destroy", place) as carrier:
+        with self._locked("destroy", place) as runner:
             if state := self.find_state():
-                seen = observe(carrier.client, state, self.kind, asks_workload=backups is not None)
+                seen = observe(runner.client, state, self.kind, asks_workload=backups is not None)
                 for name in seen.impostors:
                     self.say(describe_impostor(name))
-                check_snapshots(carrier.client, state, seen, may_go=snapshots_too)
+                check_snapshots(runner.client, state, seen, may_go=snapshots_too)
                 stop = self.kind.plan_stop(state, seen)
                 plan = plan_destroy(state, stop, backups=backups)
                 if backups:
                     check_backups(state, seen)
                     prepare_backups(backups, plan)
-                carrier.destroy(plan, state, backups)
+                runner.destroy(plan, state, backups)
                 remove_state(self.paths)
             clear_directory(self.paths)
         release_host(place, self.roots)
@@ -262,10 +262,9 @@ class ClusterManager:
             host_up(place, self.roots, self.say),
             LibvirtClient(place.uri) as client,
         ):
-            state, source = recover_state(
+            return recover_state(
                 self.paths, place, client, kind=self.kind.name, user=user, from_user=from_user
             )
-            return state, source
 
     def status(self) -> ClusterStatus:
         """Ask libvirt and SLURM; takes no lock and changes nothing."""
@@ -373,7 +372,7 @@ class ClusterManager:
             host_up(place, self.roots, self.say),
             _client_of(place) as client,
         ):
-            carrier = PlanRunner(
+            runner = PlanRunner(
                 roots=self.roots,
                 paths=self.paths,
                 kind=self.kind,
@@ -385,8 +384,8 @@ class ClusterManager:
                 on_boundary=self.on_boundary,
             )
             if left := self._read_journal():
-                carrier.recover(left)
-            yield carrier
+                runner.recover(left)
+            yield runner
 
 
 def _client_of(place: HypervisorHost) -> LibvirtClient:

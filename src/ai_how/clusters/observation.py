@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ai_how.clusters.kind import ClusterKind, Workload
-from ai_how.clusters.workload import NodeReadiness
+from ai_how.clusters.kind import ClusterKind
+from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import AiHowError, OwnershipError
 from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient

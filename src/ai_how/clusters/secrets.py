@@ -24,16 +24,11 @@ def ensure_ssh_keys(state: ClusterState, paths: ClusterPaths) -> None:
 
 def find_lost_ssh_keys(previous: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
     """Which of these keys of a cluster that was up are gone."""
-    if previous is None or not was_up(previous):
+    if previous is None or not previous.was_up:
         return ()
     keys = {"the ssh key of the user": paths.ssh_key}
     keys |= {f"the host key of {one.name}": paths.host_key(one.name) for one in previous.nodes}
     return tuple(what for what, path in keys.items() if not path.exists())
-
-
-def was_up(state: ClusterState) -> bool:
-    """Whether its nodes were ever told their keys."""
-    return any(one.stages_s for one in state.nodes)
 
 
 def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:

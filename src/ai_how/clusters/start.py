@@ -9,11 +9,7 @@ from uuid import UUID
 from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.observation import Observed, observe, observe_wiring
-from ai_how.clusters.plans.rendering import (
-    PlanInputs,
-    build_domain_definitions,
-    build_plan_inputs,
-)
+from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Say, check_host, require_hypervisor
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,

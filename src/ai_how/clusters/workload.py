@@ -1,5 +1,6 @@
 """What runs on a cluster's nodes, as every kind of cluster tells it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -17,6 +18,16 @@ class NodeReadiness:
     """Whether a stop of ours keeps jobs from it, and did not come to its end."""
     is_drained: bool = False
     """Whether its user keeps jobs from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the software of a cluster says of its nodes."""
+
+    nodes: Mapping[str, NodeReadiness] | None
+    """By name; None where it could not be asked."""
+    trouble: str | None = None
+    """Why it could not be asked."""
 
 
 def describe_drained(node: NodeReadiness) -> str:

@@ -8,7 +8,7 @@ from ai_how.console.commands import (
     note_cluster,
     note_file,
 )
-from ai_how.console.error_report import ErrorReport, brief_of, report_of
+from ai_how.console.error_report import ErrorReport, report_of
 from ai_how.console.progress import ProgressBar
 from ai_how.console.show import (
     Cell,
@@ -35,7 +35,6 @@ __all__ = [
     "ErrorReport",
     "ProgressBar",
     "Style",
-    "brief_of",
     "called_as",
     "clear_screen",
     "completed",

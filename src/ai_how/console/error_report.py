@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.console.commands import completed
-from ai_how.errors import AiHowError, PlanError
+from ai_how.errors import AiHowError, PlanError, brief_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def report_of(error: BaseException) -> ErrorReport:
     cause = error.__cause__
     return ErrorReport(
         kind=type(error).__name__,
-        brief=brief_of(error),
+        brief=error.message if isinstance(error, BaseExceptionGroup) else brief_of(error),
         details=_completed(ours.details if ours else None),
         hint=_completed(ours.hint if ours else None),
         notes=tuple(completed(note) for note in getattr(error, "__notes__", [])),
@@ -58,15 +58,6 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, BaseExceptionGroup):
         return max(map(exit_code_of, error.exceptions))
     return error.exit_code if isinstance(error, AiHowError) else AiHowError.exit_code
-
-
-def brief_of(error: BaseException) -> str:
-    """One line: our own text, or the class of a foreign error before its text."""
-    if isinstance(error, AiHowError):
-        return error.brief
-    if isinstance(error, BaseExceptionGroup):
-        return error.message
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _errors_of(error: BaseException) -> tuple[ErrorReport, ...]:

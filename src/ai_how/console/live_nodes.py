@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ai_how.console.error_report import brief_of
 from ai_how.console.show import show_line
 from ai_how.console.streams import Style
 from ai_how.console.text import clean
+from ai_how.errors import brief_of
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step, node_of
 

@@ -68,7 +68,7 @@ _ESCAPES = re.compile(
 
 def find_console_cause(text: str) -> str | None:
     """Why a guest with this serial output will never come up; None if it still may."""
-    for look in (_deadlocked, _panicked, _without_root, _in_emergency):
+    for look in (find_deadlock, find_panic, find_lost_root, find_emergency):
         if found := look(text):
             return found
     return None
@@ -80,22 +80,26 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= LINE_LENGTH else f"{plain[: LINE_LENGTH - 1]}…"
 
 
-def _panicked(console: str) -> str | None:
+def find_panic(console: str) -> str | None:
+    """The panic of the guest's kernel. None where there is no such line."""
     found = _PANIC.search(console)
     return f"kernel panic: {one_line(found[1].removesuffix(' ]---'))}" if found else None
 
 
-def _deadlocked(console: str) -> str | None:
+def find_deadlock(console: str) -> str | None:
+    """A panic for want of memory. None where there is no such line."""
     found = _PANIC.search(console)
     is_memory = found and re.search(r"memory|out of mem", found[1], re.IGNORECASE)
     return f"it ran out of memory: {one_line(found[1])}" if found and is_memory else None
 
 
-def _without_root(console: str) -> str | None:
+def find_lost_root(console: str) -> str | None:
+    """That the initrd found no root disk. None where there is no such line."""
     found = _NO_ROOT.search(console)
     return f"its root disk was not found ({one_line(found[1])})" if found else None
 
 
-def _in_emergency(console: str) -> str | None:
+def find_emergency(console: str) -> str | None:
+    """That systemd gave up. None where there is no such line."""
     found = _EMERGENCY.search(console)
     return f"its systemd gave up and is in {found[1]} mode" if found else None

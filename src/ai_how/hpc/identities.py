@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from ai_how.clusters.desired_cluster import DesiredCluster
-from ai_how.clusters.kind import ClusterSection
 from ai_how.clusters.secrets import (
     ensure_ssh_keys,
     find_lost_ssh_keys,
     host_keys,
     own_keys,
     public_key,
-    was_up,
 )
 from ai_how.guest.base_identity import Neighbour, render_archive
 from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.node_identity import NodeIdentity
+from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
 from ai_how.state.models import ClusterState, NodeState
-from ai_how.state.paths import ClusterPaths, ensure_private_directory
+from ai_how.state.paths import ClusterPaths
 
 # An emulated node that boots has come to its first job with this much of a processor; one that is
 # restored needs half of it.
@@ -32,24 +31,16 @@ JOIN_CPU_S = 12
 TIMER_S = 30
 
 
-def hpc_of(section: ClusterSection) -> HpcSpec:
-    """The section as that of a SLURM cluster, which it is: TypeError for another."""
-    if not isinstance(section, HpcSpec):
-        raise TypeError(f"{section.name} is no SLURM cluster")
-    return section
-
-
 def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
     """Have the keys of the cluster and of every node; ones that are there are kept."""
-    ensure_private_directory(paths.root)
-    ensure_munge_key(paths.munge_key)
     ensure_ssh_keys(state, paths)
+    ensure_munge_key(paths.munge_key)
 
 
 def find_lost_secrets(previous: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
     """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
-    is_lost = previous and was_up(previous) and not paths.munge_key.exists()
-    return (*(("the munge key",) if is_lost else ()), *find_lost_ssh_keys(previous, paths))
+    is_lost = previous is not None and previous.was_up and not paths.munge_key.exists()
+    return (*(["the munge key"] if is_lost else []), *find_lost_ssh_keys(previous, paths))
 
 
 def build_archives(

@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from ai_how.clusters.kind import ClusterSection, Workload
+from ai_how.clusters.kind import ClusterSection
+from ai_how.clusters.workload import Workload
+from ai_how.hpc.section import hpc_of
 from ai_how.hpc.workload import observe_workload
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
@@ -45,13 +47,9 @@ class SlurmCluster:
         return get_hpc(file)
 
     def nodes_of(self, section: ClusterSection) -> tuple[Node, ...]:
-        from ai_how.hpc.identities import hpc_of
-
         return nodes_of(hpc_of(section))
 
     def home_of(self, section: ClusterSection) -> str:
-        from ai_how.hpc.identities import hpc_of
-
         return hpc_of(section).storage.home
 
     def plan_start(
@@ -133,8 +131,7 @@ class SlurmCluster:
         nodes = [
             one.name
             for one in state.nodes
-            if seen.readiness is not None
-            and one.name in seen.readiness
+            if one.name in (seen.readiness or {})
             and seen.is_on(one)
             and (not only or one.name in only)
         ]

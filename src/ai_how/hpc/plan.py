@@ -10,8 +10,8 @@ from ai_how.clusters.plans.nodes import NodeChain, NodePlanner, limit_boots, wit
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.clusters.plans.step_types import step_types
 from ai_how.hpc import steps as slurm_steps
-from ai_how.hpc.identities import hpc_of
 from ai_how.hpc.lost_nodes import with_lost_told
+from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import idle_partition
 from ai_how.plan.step import Plan, Step
 from ai_how.spec.nodes import Role

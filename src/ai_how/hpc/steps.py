@@ -36,11 +36,7 @@ from ai_how.vm_management.steps.subjects import ClusterStep, DomainStep
 from ai_how.waiting import Deadline
 
 SLURM_S = 60.0
-
-
 JOBS_END_S = 120.0
-
-
 LOOK_S = 5.0
 
 

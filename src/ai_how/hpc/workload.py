@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from uuid import UUID
 
-from ai_how.clusters.kind import Workload
-from ai_how.clusters.workload import NodeReadiness
+from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import AiHowError
 from ai_how.guest.agent import GuestAgent
 from ai_how.hpc.jobs import OUR_REASON
@@ -13,6 +12,9 @@ from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.state.models import ClusterState
 from ai_how.waiting import Deadline
 
+# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
+WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
+SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
 SINFO_S = 30.0
 
 
@@ -36,11 +38,6 @@ def observe_workload(
         said = answer.errors.strip().splitlines()
         return Workload(None, said[-1][:200] if said else "no answer")
     return Workload(read_sinfo(answer.output))
-
-
-# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
-WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
-SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
 
 
 def read_sinfo(text: str) -> dict[str, NodeReadiness]:

@@ -15,11 +15,11 @@ from ai_how.errors import (
     StateError,
     StepFailure,
     UndoIncompleteError,
+    brief_of,
 )
 from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
 from ai_how.plan.failures import (
     SavedEvidence,
-    brief_of,
     failure_of,
     render_errors,
     render_remaining,

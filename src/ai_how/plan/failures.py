@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_how.errors import AiHowError, StepFailure
+from ai_how.errors import AiHowError, StepFailure, brief_of
 from ai_how.plan.step import Step, node_of
 
 
@@ -38,13 +38,6 @@ class SavedEvidence:
 def failure_of(step: Step, error: BaseException, cluster: str) -> StepFailure:
     """What a step of a plan of that cluster failed with."""
     return StepFailure(step.key, error, node_of(step.subject, cluster), step.kind)
-
-
-def brief_of(error: BaseException) -> str:
-    """One line: our own words, or the kind of a foreign error before its own."""
-    if isinstance(error, AiHowError):
-        return error.brief
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def render_errors(failures: Iterable[StepFailure]) -> str:

@@ -98,6 +98,11 @@ class ClusterState(Remembered):
     """SHA-256 of what all nodes were last told about the cluster: hosts and SLURM settings."""
 
     @property
+    def was_up(self) -> bool:
+        """Whether some start of it came to its end."""
+        return any(node.stages_s for node in self.nodes)
+
+    @property
     def marked_kind(self) -> str | None:
         """The kind as marks in libvirt have it."""
         return None if self.kind == HPC else self.kind

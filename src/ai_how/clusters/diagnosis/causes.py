@@ -10,7 +10,13 @@ from enum import StrEnum
 from ai_how.clusters.diagnosis.kind import Cause, Rank, WorkloadEvidence
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.errors import AiHowError, StepFailure
-from ai_how.guest.serial_log import _deadlocked, _in_emergency, _panicked, _without_root, one_line
+from ai_how.guest.serial_log import (
+    find_deadlock,
+    find_emergency,
+    find_lost_root,
+    find_panic,
+    one_line,
+)
 from ai_how.libvirt_client.vm_state import VmState
 
 FULL_BYTES = 16 * 2**20
@@ -143,9 +149,9 @@ def _without_qemu(node: NodeEvidence) -> Cause | None:
 
 
 _ON_CONSOLE: tuple[tuple[MachineCause, Callable[[str], str | None]], ...] = (
-    (MachineCause.OUT_OF_MEMORY, _deadlocked),
+    (MachineCause.OUT_OF_MEMORY, find_deadlock),
     (MachineCause.OUT_OF_MEMORY, _out_of_memory),
-    (MachineCause.KERNEL_PANIC, _panicked),
-    (MachineCause.NO_ROOT_DISK, _without_root),
-    (MachineCause.EMERGENCY_MODE, _in_emergency),
+    (MachineCause.KERNEL_PANIC, find_panic),
+    (MachineCause.NO_ROOT_DISK, find_lost_root),
+    (MachineCause.EMERGENCY_MODE, find_emergency),
 )

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
-from ai_how.clusters.preflight.existing_cluster import (
-    check_resumable,
-)
+from ai_how.clusters.preflight.existing_cluster import check_resumable
 from ai_how.errors import (
     ConnectionLostError,
     HostError,
@@ -32,11 +30,7 @@ from ai_how.vm_management.steps.disks import PlaceBase
 from ai_how.vm_management.steps.domains import RestoreDomain, StartDomain
 
 STATE_RESERVE_BYTES = 256 * 2**20
-
-
 MACHINE, ARCHITECTURE = "q35", "x86_64"  # as in the template of every VM
-
-
 Say = Callable[[str], None]
 
 

@@ -33,7 +33,7 @@ def find_disk_directory(
     disks = DiskManager(storage)
     disks.check_storage()
     is_there = disks.is_claimed(cluster, cluster_id)
-    if former and not is_there and any(one.stages_s for one in former.nodes):
+    if former and not is_there and former.was_up:
         raise HostError(
             f"the disks of {cluster} are gone",
             details=f"{storage.cluster(cluster)} is not there. Is its file system mounted?",

@@ -3,9 +3,7 @@
 import shlex
 from collections.abc import Iterable
 
-from ai_how.errors import (
-    HostError,
-)
+from ai_how.errors import HostError
 from ai_how.host.kvm import choose_accelerator
 from ai_how.host.place import HypervisorHost
 from ai_how.images.build import find_default_image

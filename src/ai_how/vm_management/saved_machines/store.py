@@ -32,9 +32,7 @@ from ai_how.state.owned_directory import check_chain, ensure_traversable
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.base_images import check_unchanged, note_hashed
-from ai_how.vm_management.saved_machines.save_file import (
-    read_save_image,
-)
+from ai_how.vm_management.saved_machines.save_file import read_save_image
 
 DISK, MEMORY, MANIFEST = "disk.qcow2", "memory.save", "manifest.json"
 KEPT = 8
