@@ -197,3 +197,21 @@ def test_threads_that_there_are_take_the_calls_of_those_that_cannot_be_had() -> 
         while len(ended) < len("abcd"):
             ended += crew.wait(60)
     assert all(one.error is None for one in ended)
+
+
+WITH_A_CPU_LIMIT = """\
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_CPU, (40, 40))
+from ai_how.images.qcow2_header import read_header
+from ai_how.images.qemu_img import check_image
+disk = Path(sys.argv[1])
+check_image(disk, read_header(disk))
+"""
+
+
+def test_a_limit_of_the_user_below_ours_damages_no_image(tmp_path: Path) -> None:
+    # prlimit(1) may not raise a hard limit, and its error was taken for damage.
+    disk = tmp_path / "disk.qcow2"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"])
+    run([sys.executable, "-c", WITH_A_CPU_LIMIT, disk])

@@ -5,6 +5,7 @@ Every file here was accepted by `qcow2_header` or written by ai-how.
 
 import json
 import re
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,10 +104,18 @@ def _qemu_img(*words: Argument, cpu_s: int) -> Completed:
 def _limited(words: Sequence[Argument], *, cpu_s: int | None) -> list[Argument]:
     # prlimit(1) rather than preexec: Python code between fork and exec can deadlock in a process
     # that has threads, and plans run in threads.
-    limits = [f"--as={_MEMORY_BYTES}", *([f"--cpu={cpu_s}"] if cpu_s else [])]
+    limits = [f"--as={_at_most(_MEMORY_BYTES, resource.RLIMIT_AS)}"]
+    if cpu_s:
+        limits.append(f"--cpu={_at_most(cpu_s, resource.RLIMIT_CPU)}")
     tools = get_tool("prlimit", package="util-linux"), get_tool("qemu-img", package="qemu-utils")
     absolute = [word.absolute() if isinstance(word, Path) else word for word in words]
     return dying_with_us([tools[0], *limits, tools[1], *absolute])
+
+
+def _at_most(wanted: int, limit: int) -> int:
+    """`wanted`, or the hard limit that is set already: only root may raise that."""
+    hard = resource.getrlimit(limit)[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _failure(brief: str, directory: Path, stderr: str) -> HostError:
