@@ -147,6 +147,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H14": "a guest measures its TSC wrong on a busy host",
         "H15": "a bridge, a tap or what serves a network is taken away under running guests",
         "H16": "a guest's journal is larger than an agent's answer, or of a boot before",
+        "H17": "the programs of the embedded host's uplink are killed",
         "H21": "a guest whose file systems are full",
         "H22": "what users look for in a node is missing, or complains",
     },

@@ -120,13 +120,24 @@ def kept_namespace(pid: int) -> Iterator[str]:
         os.close(held)
 
 
-def command_lines() -> list[list[bytes]]:
-    """The words of every process that is still there when it is read."""
-    found = []
+def command_lines() -> dict[int, list[bytes]]:
+    """The words of every process that is still there when it is read, by its pid."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            found.append(path.read_bytes().split(b"\0"))
+            found[int(path.parent.name)] = path.read_bytes().split(b"\0")
     return found
+
+
+def uplink_of(pid: int) -> list[int]:
+    """The process that gives the host with that PID 1 its uplink, and its children: pasta."""
+    lines = command_lines()
+    keepers = [
+        one
+        for one, words in lines.items()
+        if b"ai_how.host.outside" in words and str(pid).encode() in words
+    ]
+    return keepers + [one for one in lines if parent_of(one) in keepers]
 
 
 def processes_in(namespace: str) -> dict[int, str]:

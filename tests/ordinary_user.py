@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from pathlib import Path
 
 from ai_how.errors import AiHowError
 from ai_how.host.checks import Status, check_embedded
@@ -14,7 +13,7 @@ from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
 from ai_how.vm_management.networks.definition import render_network
 from ai_how.waiting import Deadline, wait_until
-from leaks import command_lines, look_at_machine, pids_inside, private_host
+from leaks import look_at_machine, pids_inside, private_host, uplink_of
 from shapes import NETWORK
 from tiny_guest import TINY, render_tiny_guest, start_tiny_guest
 
@@ -70,12 +69,6 @@ def kill_supervisor(host: EmbeddedHost) -> None:
     supervisor = host.find_supervisor()
     assert supervisor
     os.kill(supervisor.pid, signal.SIGKILL)
-
-
-def uplink_of(pid: int) -> list[str]:
-    """The programs by which the host with that PID 1 has its uplink."""
-    lines = [line[:-1] for line in command_lines() if line[-2:-1] == [str(pid).encode()]]
-    return sorted(Path(os.fsdecode(line[0])).name for line in lines)
 
 
 def await_uplink(pid: int, count: int) -> None:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 Argument = str | Path
+Daemon = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +167,45 @@ def run_lines(
         )
 
 
+def start_piped(argv: Sequence[Argument]) -> subprocess.Popen[bytes]:
+    """Start a program that answers on its standard output, by pipes; errors are not kept.
+
+    Its pipes are closed, and it is waited for, by its `with` block.
+    """
+    words = [os.fspath(word) for word in argv]
+    return begin(
+        lambda: subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=child_environment(),
+        )
+    )
+
+
 def start_daemon(
-    argv: Sequence[Argument], *, log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[Argument],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us: in its own session, without stdin, output to `log`."""
+    """Start a program that outlives us: in its own session, output to `log`.
+
+    `stdin` is a descriptor that becomes its standard input; it also inherits `pass_fds`.
+    """
     words = [os.fspath(word) for word in argv]
     with _opened_log(log) as out:
         return begin(
             lambda: subprocess.Popen(
                 words,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                pass_fds=pass_fds,
                 env=child_environment(env),
             )
         )

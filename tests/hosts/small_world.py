@@ -2,8 +2,9 @@
 
 Run as root in fresh network, mount and PID namespaces: `small_world.py RESOLVER PROGRAM…`. The host
 has 192.0.2.2, a second address beside it and one on another link, as of a container bridge; outside
-is 192.0.2.1. On each of these somebody answers at port 8080 by TCP. RESOLVER is the name server
-that the host asks: on its own loopback, or outside.
+is 192.0.2.1. On each of these somebody answers at port 8080 by TCP, and on the host's loopback
+alone at port 8081. A web server outside has a name. RESOLVER is the name server that the host asks:
+on its own loopback, or outside.
 """
 
 import os
@@ -22,7 +23,19 @@ NAME, ADDRESS = "www.example.org", "203.0.113.7"
 LONG, MANY = "long.example.org", 60  # a name with more addresses than a datagram takes
 MANY_RECORDS = [f"--host-record={LONG},203.0.113.{number}" for number in range(100, 100 + MANY)]
 LATER, WISHES = "198.18.5.1", 9999  # an address that the host gets when this UDP port is told
-PORT = 8080
+PORT, LOOPBACK_PORT = 8080, 8081
+FILE, BLOCKS, BLOCK_BYTES = "/large", 200, 1_000_000  # of the web server
+WEB = f"""
+import hashlib, http.server
+class Large(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", {BLOCKS * BLOCK_BYTES})
+        self.end_headers()
+        for number in range({BLOCKS}):
+            self.wfile.write(bytes([number]) * {BLOCK_BYTES})
+http.server.ThreadingHTTPServer(("{ADDRESS}", 80), Large).serve_forever()
+"""
 ECHO = f"""
 import socketserver
 class Answer(socketserver.BaseRequestHandler):
@@ -31,6 +44,7 @@ class Answer(socketserver.BaseRequestHandler):
 socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer(("", {PORT}), Answer).serve_forever()
 """
+LOOPBACK_ECHO = ECHO.replace(f'("", {PORT})', f'("127.0.0.1", {LOOPBACK_PORT})')
 
 GIVE_LATER = f"""
 import socket, sys, subprocess
@@ -73,6 +87,8 @@ def make_outside() -> None:
         run([*enter, get_tool("ip"), *words])
     run([*enter, get_tool("ip"), "link", "set", "lo", "up"])
     run([*enter, get_tool("ip"), "addr", "add", SERVER, "dev", "eth0"])
+    run([*enter, get_tool("ip"), "addr", "add", f"{ADDRESS}/32", "dev", "lo"])
+    start_daemon([*enter, sys.executable, "-c", WEB], log=log)
     for address in (OUTSIDE, SERVER):
         answer_names(address, f"--address=/{NAME}/{ADDRESS}", *MANY_RECORDS, prefix=enter)
     start_daemon([*enter, sys.executable, "-c", ECHO], log=log)
@@ -87,7 +103,8 @@ def main(resolver: str, *program: str) -> None:
         ip("addr", "add", f"{address}/24", "dev", link)
         ip("link", "set", link, "up")
     ip("route", "add", "default", "via", OUTSIDE)
-    start_daemon([sys.executable, "-c", ECHO], log=Path("/mnt/host.log"))
+    for code in (ECHO, LOOPBACK_ECHO):
+        start_daemon([sys.executable, "-c", code], log=Path("/mnt/host.log"))
     words = [sys.executable, "-c", GIVE_LATER, get_tool("ip")]
     start_daemon(words, log=Path("/mnt/later.log"))
     if ip_address(resolver).is_loopback:

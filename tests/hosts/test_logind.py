@@ -102,15 +102,13 @@ def test_a_host_that_comes_up_in_a_scope_is_a_whole_one(
 ) -> None:
     root = LogindHost(SESSION, outlives=False, files=(KILLS,)).make(tmp_path / "host")
     monkeypatch.setattr("ai_how.host.embedded.outliving", lambda: outliving(root))
-    # Root's guests have no uplink; what would give them one is started all the same.
-    monkeypatch.setattr("ai_how.host.uplink.why_no_uplink", lambda: None)
     monkeypatch.setattr("ai_how.host.logout.os.geteuid", lambda: 0)
     with private_host() as host:
         host.up(with_kvm=False)
         assert host.status().is_up
         assert EmbeddedHost(host.paths).find_supervisor() == host.find_supervisor()
         host.down()
-    [probe, launch, uplink] = (tools / "log").read_text().splitlines()
-    assert probe == "--scope --quiet --collect -- true"
+    [probe, launch, probe_again, uplink] = (tools / "log").read_text().splitlines()
+    assert probe == probe_again == "--scope --quiet --collect -- true"
     assert "unshare" in launch
     assert "ai_how.host.outside" in uplink

@@ -116,7 +116,7 @@ def test_several_ups_at_once_make_one_host(own_host: EmbeddedHost) -> None:
     assert names_inside(own_host).count("libvirtd (1)") == 1
     order = str(own_host.paths.order).encode()
     # `unshare` and the PID 1 that it made.
-    assert sum(order in words for words in command_lines()) == 2
+    assert sum(order in words for words in command_lines().values()) == 2
 
 
 def test_sessions_with_other_runtime_directories_share_the_host(
@@ -308,7 +308,7 @@ embedded.EmbeddedHost(default_roots(Path({str(own_host.paths.root.parent)!r})).e
     order = str(own_host.paths.order).encode()
 
     wait_until(
-        lambda: not any(order in words for words in command_lines()),
+        lambda: not any(order in words for words in command_lines().values()),
         Deadline.after(60),
         "the end of a host that nobody knows of",
     )

@@ -256,7 +256,12 @@ class UpOnTestDriver(EmbeddedHost):
 
     def status(self) -> EmbeddedStatus:
         return EmbeddedStatus(
-            is_up=not self.ended, pid=1, uri=self.uri, has_kvm=False, persistent=(Path("/keep"),)
+            is_up=not self.ended,
+            pid=1,
+            uri=self.uri,
+            has_kvm=False,
+            uplink_trouble=None,
+            persistent=(Path("/keep"),),
         )
 
     def down(self) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from ai_how.errors import ToolError
-from ai_how.host import outside
+from ai_how.host import name_proxy, outside
 from ai_how.host.checks import Status
 from ai_how.host.facts import HostFacts
+from ai_how.host.guest_rules import NO_PASTA, NO_USER_NAMESPACES
 from ai_how.host.name_checks import check_names
 from ai_how.host.private_world import follow
 from ai_how.host.resolver import Resolver, find_servers, read_resolver
-from ai_how.host.uplink import NO_PASTA, NOT_FOR_ROOT
+from ai_how.host.uplink import NOT_RUNNING
 from ai_how.waiting import Deadline, wait_until
 
 STUB = "   1: 3500007F:0035 00000000:0000 07 00000000:00000000 00:00000000\n"
@@ -73,7 +74,8 @@ def test_without_a_server_it_is_the_machine_itself(tmp_path):
     [
         ({}, Status.OK, "guests use the name servers of this host: 10.0.0.1"),
         ({"no_uplink": NO_PASTA}, Status.HINT, "no DNS: pasta is not installed"),
-        ({"no_uplink": NOT_FOR_ROOT}, Status.HINT, "no DNS: pasta is not used for root"),
+        ({"no_uplink": NO_USER_NAMESPACES}, Status.HINT, NO_USER_NAMESPACES),
+        ({"no_uplink": NOT_RUNNING}, Status.HINT, "the process of the uplink is not running"),
         ({"resolver": None}, Status.WARNING, "not known"),
         (
             {"resolver": Resolver(("127.0.0.53",), ("127.0.0.53",))},
@@ -96,13 +98,13 @@ def test_doctor_says_what_guests_use_for_names(changed, status, found):
 def test_a_question_that_nobody_answers_is_said_to_have_failed_at_once(tmp_path, monkeypatch):
     resolv = tmp_path / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\n")
-    monkeypatch.setattr(outside, "RESOLV_CONF", resolv)
+    monkeypatch.setattr(name_proxy, "RESOLV_CONF", resolv)
     with socket.socket(type=socket.SOCK_DGRAM) as unused:
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(outside, "NAMES_PORT", unused.getsockname()[1])
-    answer = outside.ask(QUESTION)
+        monkeypatch.setattr(name_proxy, "NAMES_PORT", unused.getsockname()[1])
+    answer = name_proxy.ask(QUESTION)
     framed = len(QUESTION).to_bytes(2) + QUESTION
-    assert outside.ask_by_stream(framed) == len(answer).to_bytes(2) + answer
+    assert name_proxy.ask_by_stream(framed) == len(answer).to_bytes(2) + answer
     assert answer[:2] == QUESTION[:2]
     assert answer[2] & 0x80
     assert answer[3] & 15 == 2
@@ -112,15 +114,15 @@ def test_a_question_that_nobody_answers_is_said_to_have_failed_at_once(tmp_path,
 def test_the_next_server_is_asked_where_one_is_silent(tmp_path, monkeypatch):
     resolv = tmp_path / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.2\nnameserver 127.0.0.3\n")
-    monkeypatch.setattr(outside, "RESOLV_CONF", resolv)
-    monkeypatch.setattr(outside, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(name_proxy, "RESOLV_CONF", resolv)
+    monkeypatch.setattr(name_proxy, "PATIENCE_S", 0.2)
     with (
         socket.socket(type=socket.SOCK_DGRAM) as silent,
         socket.socket(type=socket.SOCK_DGRAM) as one,
     ):
         silent.bind(("127.0.0.2", 0))
         one.bind(("127.0.0.3", silent.getsockname()[1]))
-        monkeypatch.setattr(outside, "NAMES_PORT", silent.getsockname()[1])
+        monkeypatch.setattr(name_proxy, "NAMES_PORT", silent.getsockname()[1])
 
         def answer() -> None:
             question, whom = one.recvfrom(512)
@@ -128,7 +130,7 @@ def test_the_next_server_is_asked_where_one_is_silent(tmp_path, monkeypatch):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert outside.ask(QUESTION) == QUESTION[:2] + b"other"
+        assert name_proxy.ask(QUESTION) == QUESTION[:2] + b"other"
         thread.join(60)
 
 
@@ -136,7 +138,7 @@ def test_the_next_server_is_asked_where_one_is_silent(tmp_path, monkeypatch):
     "question", [b"\x12\x34", bytes(12), QUESTION[:20], b"\x12\x34\x01\x00" + b"\xff" * 60]
 )
 def test_no_question_is_too_odd_to_be_refused(question):
-    assert outside.failure(question.ljust(13, b"\0"))[:2] == question[:2]
+    assert name_proxy.failure(question.ljust(13, b"\0"))[:2] == question[:2]
 
 
 def test_every_link_on_the_way_is_followed(tmp_path):

@@ -105,6 +105,7 @@ def _show(seen: "EmbeddedStatus", *, is_json: bool) -> None:
             "pid": seen.pid,
             "uri": seen.uri if seen.is_up else None,
             "kvm": ("yes" if seen.has_kvm else "no") if seen.is_up else None,
+            "uplink": (seen.uplink_trouble or "yes") if seen.is_up else None,
             "persists": seen.persistent or None,
         }
     )

@@ -58,6 +58,7 @@ def show_status(seen: "ClusterStatus") -> None:
     word = "ready" if seen.is_ready else "not ready"
     console.show_line(
         f"{seen.name}: {word}, on {seen.host}, network {seen.subnet} ({seen.network})"
+        f"{'' if seen.has_uplink or not seen.network_is_active else ', no uplink'}"
     )
     table = _fit(seen.nodes, console.width_for_tables())
     console.show_table(list(table), list(zip(*table.values(), strict=True)), is_cut=True)

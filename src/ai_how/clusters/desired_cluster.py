@@ -51,7 +51,7 @@ def plan_desired_cluster(
     Raises SpecError for what cannot be changed in a cluster that is there, with both values.
     """
     nodes, home = kind.nodes_of(section), kind.home_of(section)
-    network = previous.network if previous else _network(section, cluster_id, choices.subnet())
+    network = _network(section, cluster_id, choices, previous)
     if previous:
         _check_kept(section, home, len(nodes), previous)
     known = {node.name: node for node in previous.nodes} if previous else {}
@@ -123,13 +123,20 @@ def _remembered(
     )
 
 
-def _network(section: ClusterSection, cluster_id: UUID, subnet: IPv4Network) -> NetworkState:
+def _network(
+    section: ClusterSection, cluster_id: UUID, choices: HostChoices, previous: ClusterState | None
+) -> NetworkState:
+    """That of before, but for the uplink, which may be given and taken at any time."""
+    if previous:
+        return previous.network.model_copy(update={"uplink": section.network.uplink})
+    subnet = choices.subnet()
     return NetworkState(
         uuid=object_uuid(cluster_id, "network"),
         name=section.name,
         bridge=section.network.bridge or bridge_name(cluster_id),
         subnet=subnet,
         gateway=gateway_of(subnet),
+        uplink=section.network.uplink,
     )
 
 

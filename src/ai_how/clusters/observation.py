@@ -39,6 +39,8 @@ class Wiring:
     """Why guests reach nothing outside, where that is known."""
     uplink_is_ours: bool = False
     """Whether the settings of that host are ours to mend."""
+    outside_trouble: str | None = None
+    """Why the embedded host itself has no uplink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -
             links, bridge, read_network_facts(network.xml).address
         )
         is_served = networks.is_dns_served(state.network.gateway)
-        trouble = networks.find_uplink_trouble(state.network.subnet)
+        wants_uplink = state.network.uplink
+        trouble = networks.find_uplink_trouble(state.network.subnet) if wants_uplink else None
     except AiHowError:
         return None
     taps = _taps_of_nodes(seen, state, network)
@@ -175,6 +178,7 @@ def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -
         dhcp_is_gone=not is_served,
         uplink_trouble=trouble,
         uplink_is_ours=networks.is_private,
+        outside_trouble=place.uplink_trouble if wants_uplink else None,
     )
 
 

@@ -15,6 +15,7 @@ from ai_how.host.place import HypervisorHost
 from ai_how.images.qcow2_header import read_header
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, Mark
+from ai_how.libvirt_client.network_xml import read_network_facts
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Role
@@ -22,6 +23,7 @@ from ai_how.state.cluster_state import backup_serials, read_state, restore_state
 from ai_how.state.models import HPC, ClusterState, NetworkState, NodeState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.disks.space import GIB
+from ai_how.vm_management.networks.definition import ForwardMode
 from ai_how.vm_management.owners import (
     caller_of,
     describe_owner,
@@ -190,6 +192,7 @@ def _network(
         bridge=seen.bridge or bridge_name(cluster_id),
         subnet=gateway.network,
         gateway=gateway.ip,
+        uplink=read_network_facts(seen.xml).mode != ForwardMode.ISOLATED,
     )
     hosts = root.iterfind("./ip/dhcp/host")
     return network, {str(one.get("mac")): IPv4Address(one.get("ip", "")) for one in hosts}

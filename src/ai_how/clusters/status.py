@@ -13,6 +13,7 @@ from uuid import UUID
 from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import NodeReadiness
+from ai_how.host.uplink import uplink_remedy
 from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
@@ -99,6 +100,8 @@ class ClusterStatus:
     subnet: str
     network_is_active: bool
     network_problems: tuple[str, ...]
+    has_uplink: bool
+    """Whether nodes reach the outside, as far as that is known."""
     slurm_trouble: str | None
     impostors: tuple[str, ...]
     is_ready: bool
@@ -131,6 +134,7 @@ def status_of(
         subnet=str(state.network.subnet),
         network_is_active=bool(seen.network and seen.network.is_active),
         network_problems=tuple(_network_problems(state, seen)),
+        has_uplink=_has_uplink(state, seen),
         slurm_trouble=seen.workload_trouble,
         impostors=seen.impostors,
         is_ready=_is_ready(state, seen),
@@ -170,6 +174,15 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
         yield "its DHCP and DNS server is gone"
     if faults.uplink_trouble and not drift.live:
         yield faults.uplink_trouble
+    if faults.outside_trouble:
+        remedy = uplink_remedy(faults.outside_trouble) or "ai-how doctor"
+        yield f"nodes have no uplink: {faults.outside_trouble}; for more: {remedy}"
+
+
+def _has_uplink(state: ClusterState, seen: Observed) -> bool:
+    faults = seen.known_faults
+    is_up = bool(seen.network and seen.network.is_active)
+    return is_up and state.network.uplink and not (faults.uplink_trouble or faults.outside_trouble)
 
 
 def _is_ready(state: ClusterState, seen: Observed) -> bool:

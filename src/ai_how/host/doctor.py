@@ -11,6 +11,7 @@ from ai_how.host.logout import find_end, user_name
 from ai_how.host.name_checks import check_names
 from ai_how.host.place import Choice, choose_host, saves_for_root
 from ai_how.host.running import find_supervisor
+from ai_how.host.uplink import read_uplink
 from ai_how.state.paths import Roots
 
 
@@ -24,6 +25,8 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
     facts = replace(facts, host=choice.asked)
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
     host = find_supervisor(roots.embedded)
+    if host:
+        facts = replace(facts, no_uplink=read_uplink(roots.embedded, host))
     logout = check_logout(Path("/"), supervisor=host.pid if host else None)
     about = (check_names(facts), *check_choice(choice), logout)
     return (check_kvm(verdict), *check_host(facts), *about)

@@ -15,12 +15,13 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ai_how.errors import DeadlineError, HostError
 from ai_how.host.logout import outliving
+from ai_how.host.root_network import root_network
 from ai_how.host.running import (
     SETTINGS,
     Supervisor,
@@ -31,9 +32,9 @@ from ai_how.host.running import (
     start_ticks,
 )
 from ai_how.host.supervisor import SOCKETS, Order
-from ai_how.host.uplink import give_uplink
+from ai_how.host.uplink import NOT_RUNNING, ensure_uplink, read_uplink
 from ai_how.limits import find_told_limit, require_tasks
-from ai_how.process import get_tool, start_detached
+from ai_how.process import Argument, get_tool, start_detached
 from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import OPENED, held_lock
 from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
@@ -64,6 +65,8 @@ class EmbeddedStatus:
     pid: int | None
     uri: str | None
     has_kvm: bool
+    uplink_trouble: str | None
+    """Why guests have no uplink; None if they have one, or the host is down."""
     persistent: tuple[Path, ...]
 
 
@@ -100,6 +103,7 @@ class EmbeddedHost:
             pid=supervisor.pid if supervisor else None,
             uri=supervisor.uri if supervisor else None,
             has_kvm=supervisor.has_kvm if supervisor else False,
+            uplink_trouble=read_uplink(self.paths, supervisor) if supervisor else None,
             persistent=tuple(path for path in (self.paths.root,) if path.exists()),
         )
 
@@ -111,6 +115,7 @@ class EmbeddedHost:
         """
         supervisor = self.find_supervisor()
         if supervisor and accepts(supervisor):
+            self.ensure_uplink()
             return False
         for program, package in (
             *PROGRAMS,
@@ -123,6 +128,7 @@ class EmbeddedHost:
                 self.check_files(supervisor)
                 self._mend_socket(supervisor)
                 self._await_daemon(supervisor)
+                self.ensure_uplink()
                 return False
             require_tasks(TASKS, "the embedded host")
             supervisor = self._launch(with_kvm=with_kvm)
@@ -131,7 +137,20 @@ class EmbeddedHost:
             except BaseException:
                 self._end(supervisor)
                 raise
+            ensure_uplink(self.paths, supervisor, outliving())
             return True
+
+    def ensure_uplink(self) -> None:
+        """Start the uplink of a running host again if its process has ended."""
+        supervisor = self.find_supervisor()
+        if supervisor and self.uplink_trouble == NOT_RUNNING:
+            ensure_uplink(self.paths, supervisor, outliving())
+
+    @property
+    def uplink_trouble(self) -> str | None:
+        """Why the guests of a running host have no uplink; None if they have one, or it is down."""
+        supervisor = self.find_supervisor()
+        return read_uplink(self.paths, supervisor) if supervisor else None
 
     def _await_daemon(self, supervisor: Supervisor) -> None:
         try:
@@ -253,24 +272,24 @@ class EmbeddedHost:
     def _launch_holding(
         self, held: int, order: Path, scope: Sequence[str], *, with_kvm: bool
     ) -> Supervisor:
-        user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow"]
+        user = ["--user", "--map-root-user", "--map-auto", "--setgroups", "allow", "--net"]
         ours, theirs = socket.socketpair()
         with ours:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            with theirs:
+            with theirs, self._network() as net:
                 start_detached(
                     [
-                        *scope,
-                        get_tool("unshare", package="util-linux"),
-                        *(user if self.needs_user_namespace else []),
-                        *("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child"),
+                        *(*scope, *net, get_tool("unshare", package="util-linux")),
+                        *(user if self.needs_user_namespace else [] if net else ["--net"]),
+                        *("--mount", "--pid", "--ipc", "--fork", "--kill-child"),
                         *("--mount-proc", sys.executable, "-I", "-m", "ai_how.host.supervisor"),
                         order,
                     ],
                     log=self.paths.supervisor_log,
                     stdin=theirs.fileno(),
                 )
-            pid = _read_sender(ours)
+                theirs.close()
+                pid = _read_sender(ours)
             supervisor = Supervisor.find(pid, has_kvm=with_kvm) if pid else None
             if supervisor is None:
                 raise self._failure("The embedded host could not create its namespaces")
@@ -280,11 +299,13 @@ class EmbeddedHost:
                 # If we died before this, it would end too: there is never an unknown running host.
                 with suppress(BrokenPipeError):
                     socket.send_fds(ours, [b"\n"], [held])
-                give_uplink(supervisor.pid, ours, log=self.paths.supervisor_log, scope=scope)
             except BaseException:
                 self._end(supervisor)
                 raise
         return supervisor
+
+    def _network(self) -> AbstractContextManager[list[Argument]]:
+        return nullcontext([]) if self.needs_user_namespace else root_network()
 
     def _write_order(self, *, with_kvm: bool) -> Path:
         cache = self.paths.root / "cache"

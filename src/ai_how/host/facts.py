@@ -16,6 +16,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ai_how.errors import ToolError
+from ai_how.host.guest_rules import why_no_uplink
 from ai_how.host.memory_facts import (
     Hugepages,
     Ksm,
@@ -34,7 +35,6 @@ from ai_how.host.network_facts import (
 )
 from ai_how.host.reading import read_number, read_text
 from ai_how.host.resolver import Resolver, read_resolver
-from ai_how.host.uplink import why_no_uplink
 from ai_how.process import find_tool, run
 
 # Each program that we run, and its Debian package.

@@ -2,7 +2,8 @@
 
 from ai_how.host.checks import Check, Status, install
 from ai_how.host.facts import HostFacts
-from ai_how.host.uplink import NO_PASTA
+from ai_how.host.guest_rules import NO_PASTA
+from ai_how.host.uplink import uplink_remedy
 
 CHECK = "names"
 LOOK = "cat /etc/resolv.conf"
@@ -11,7 +12,8 @@ LOOK = "cat /etc/resolv.conf"
 def check_names(facts: HostFacts) -> Check:
     """Guests use this host as their resolver, so they get the names that it gets."""
     if facts.no_uplink:
-        advice = install("pasta") if facts.no_uplink == NO_PASTA else None
+        is_missing = facts.no_uplink == NO_PASTA
+        advice = install("pasta") if is_missing else uplink_remedy(facts.no_uplink)
         found = f"guests on the embedded host have no uplink and no DNS: {facts.no_uplink}"
         return Check(CHECK, Status.HINT, found, advice)
     resolver = facts.resolver

@@ -57,6 +57,7 @@ class HypervisorHost:
         if not (supervisor.has_own_run and supervisor.socket.exists()):
             self.embedded.up(with_kvm=supervisor.has_kvm)
         self.embedded.check_files(supervisor)
+        self.embedded.ensure_uplink()
         return False
 
     def kvm(self, roots: Roots) -> KvmVerdict:
@@ -97,6 +98,11 @@ class HypervisorHost:
     def has_private_network(self) -> bool:
         """Whether its guests are in a network namespace apart from the host's own interfaces."""
         return self.kind == "embedded"
+
+    @property
+    def uplink_trouble(self) -> str | None:
+        """Why its guests reach nothing outside, where that is known without looking at rules."""
+        return self.embedded.uplink_trouble if self.embedded else None
 
     @property
     def saves_memory(self) -> bool:

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ai_how.errors import AiHowError
+from ai_how.host.guest_rules import OWN_GATEWAY_ONLY, ensure_rule, resolv_conf_inside
 from ai_how.host.private_world import prepare_mounts
-from ai_how.host.uplink import resolv_conf_inside, take_uplink
 from ai_how.process import get_tool, run
 from ai_how.waiting import Deadline
 
@@ -212,8 +212,8 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def report() -> int:
-    """Report our pid to embedded.py, and wait until it is recorded; return the connection.
+def report() -> None:
+    """Report our pid to embedded.py, and wait until it is recorded.
 
     Exits if embedded.py died before that, as nobody would know this host. The answer carries the
     lock of the host, which is held while we live.
@@ -225,10 +225,8 @@ def report() -> int:
         sys.exit("the process that started this host has ended")
     for descriptor in held:
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # not for our daemons
-    link = os.dup(0)  # held open, by us alone: whoever has the other end sees by it when we end
     with Path("/dev/null").open() as nothing:
         os.dup2(nothing.fileno(), 0)
-    return link
 
 
 def main() -> None:
@@ -239,14 +237,14 @@ def main() -> None:
     # Guests' disks may be larger than the file size limit of the shell that started us.
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    link = report()
+    report()
     try:
         order = Order.read(Path(sys.argv[1]))
         prepare_world(order)
         try:
-            take_uplink(link)
-        except (AiHowError, OSError) as error:
-            say(f"guests have no uplink: {error}")
+            ensure_rule(OWN_GATEWAY_ONLY)
+        except AiHowError as error:
+            say(f"guests reach the gateways of other networks: {error}")
         write_settings()
         keep(
             {

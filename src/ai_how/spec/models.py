@@ -103,6 +103,14 @@ class NetworkSpec(Spec):
             examples=["hpcbr0"],
         ),
     ] = None
+    uplink: Annotated[
+        bool,
+        Field(
+            description="Whether nodes reach what the host reaches, and resolve the names that it "
+            "resolves. false: they reach each other alone.",
+            examples=[True],
+        ),
+    ] = True
 
 
 class BeegfsSpec(Spec):

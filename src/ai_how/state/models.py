@@ -74,6 +74,8 @@ class NetworkState(Remembered):
     bridge: str
     subnet: Subnet
     gateway: Address
+    uplink: bool = True
+    """Whether nodes reach the outside; not written where they do, as they always did at first."""
 
 
 class ClusterState(Remembered):
@@ -108,8 +110,13 @@ class ClusterState(Remembered):
         return None if self.kind == HPC else self.kind
 
     def as_record(self) -> dict[str, object]:
-        """The JSON form: without a kind for SLURM, so that older versions read it."""
-        return self.model_dump(mode="json", exclude={"kind"} if self.kind == HPC else None)
+        """The JSON form, without what older versions do not know where it is as it always was."""
+        record = self.model_dump(mode="json")
+        if self.kind == HPC:
+            del record["kind"]
+        if self.network.uplink:
+            del record["network"]["uplink"]
+        return record
 
     def find_node(self, name: str) -> NodeState | None:
         return next((node for node in self.nodes if node.name == name), None)

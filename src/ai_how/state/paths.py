@@ -219,6 +219,16 @@ class EmbeddedPaths:
         return self.root / "supervisor.json"
 
     @property
+    def uplink(self) -> Path:
+        """Locked by the process of the uplink, with what it says (host/uplink.py)."""
+        return self.root / "uplink.json"
+
+    @property
+    def uplink_log(self) -> Path:
+        """The output of pasta since it was last started."""
+        return self.root / "uplink.log"
+
+    @property
     def users(self) -> Path:
         """Locked (shared) by each run that uses the host."""
         return self.root / "users"

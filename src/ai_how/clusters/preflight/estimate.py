@@ -86,6 +86,9 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
         for name, other in states.items()
         if isinstance(other, ClusterState)
     }
+    wants_uplink = section.network.uplink
+    if place.is_up:
+        facts = replace(facts, no_uplink=place.uplink_trouble)
     own_bridge = state.network.bridge if state else None
     return Estimate(
         host=place.asked,
@@ -97,7 +100,7 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
             *_owner_checks(section.name, state, place, roots),
             *check_capacity(_cost_of(section, nodes, running, place), facts),
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
-            *([check_names(facts)] if place.has_private_network else []),
+            *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *check_devices(nodes, facts),
             *check_shares(nodes, place),
             *_image_checks(nodes, ImageStore(roots.images)),

@@ -70,6 +70,7 @@ def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDe
         gateway=network.gateway,
         domain=state.name,
         hosts=tuple(NetworkHost(one.mac, one.name, one.ip) for one in state.nodes),
+        mode=ForwardMode.NAT if network.uplink else ForwardMode.ISOLATED,
     )
 
 

@@ -1,0 +1,87 @@
+"""What guests reach outside: names by whatever resolver the host has, and nothing of the host."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ai_how.host.uplink import NOT_RUNNING
+from small_world import (
+    BLOCK_BYTES,
+    BLOCKS,
+    HOST,
+    LATER,
+    MANY,
+    OF_CONTAINERS,
+    OUTSIDE,
+    SECOND,
+)
+from stock_hosts import BY_NAME, HERE, on_host
+from users import made_user
+
+pytestmark = pytest.mark.libvirt
+
+VIEW_S = 300
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[str]:
+    with made_user(f"aihow{os.getpid()}n") as name:
+        yield name
+
+
+def digest_of_file() -> str:
+    blocks = (bytes([number]) * BLOCK_BYTES for number in range(BLOCKS))
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+@pytest.mark.fault("H02", "a resolver that listens on loopback alone")
+@pytest.mark.fault("H17", "pasta, and the process that starts it again, are killed")
+@pytest.mark.fault("S33", "another cluster's gateway, and the host's other addresses")
+@pytest.mark.parametrize(
+    ("name", "who", "more"),
+    [
+        ("plain", "user", ["lose-uplink"]),
+        ("plain", "root", ["lose-uplink"]),
+        ("resolved", "root", []),
+        ("networkmanager", "user", []),
+        ("unbound", "user", []),
+    ],
+)
+def test_guests_reach_what_the_host_reaches_and_nothing_of_the_host(
+    name: str, who: str, more: list[str], user: str
+) -> None:
+    done = on_host(
+        BY_NAME[name],
+        user if who == "user" else "root",
+        HERE / "guests_view.py",
+        *more,
+        timeout_s=VIEW_S,
+        check=False,
+        has_network=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(done.stdout)
+    killed = [seen.pop(word) for word in ("pasta was killed", "its process was killed") if more]
+    assert killed == (["pasta ended: signal 9", NOT_RUNNING] if more else [])
+    assert seen == {
+        "a name": 1,
+        "a long name": MANY,
+        "a node": 1,
+        "a name by the other gateway": -2,
+        "the other gateway": False,
+        OUTSIDE: True,
+        HOST: False,
+        SECOND: False,
+        OF_CONTAINERS: False,
+        LATER: False,
+        "the host's loopback": [False] * 4,
+        "a file": {"bytes": BLOCKS * BLOCK_BYTES, "sha256": digest_of_file()},
+        "without an uplink": {"a name": -1, "a node": 1, OUTSIDE: False, HOST: False},
+        **dict.fromkeys(["fetched after pasta", "fetched after its process"] if more else [], True),
+    }
