@@ -225,7 +225,7 @@ def live(bench: Bench, client: LibvirtClient) -> None:
         place=place,
         client=client,
         observer=LiveNodes("hpc", [f"compute-{n:02}" for n in range(1, figures.nodes)]),
-        say=lambda _line: None,
+        warn=lambda _line: None,
         patience=Timeouts(),
         on_boundary=lambda moment, _key: weigh(moment),
     )

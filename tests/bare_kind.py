@@ -122,7 +122,7 @@ class BareCluster:
         last = frozenset[str]()
         for node, one in desired.nodes:
             is_wanted = one.auto_start if not only else one.name in only
-            if inputs.resumes and seen.is_suspended(one):
+            if inputs.resumes and seen.has_managed_save(one):
                 chain = planner.resume(one) if is_wanted else NodeChain()
             else:
                 chain = planner.boot(

@@ -47,7 +47,7 @@ def read_hpc(*lines: str, name: str = "hpc", nodes: str = TWO_NODES, memory_gb: 
 
 def draft_of(
     hpc: HpcSpec,
-    former: ClusterState | None = None,
+    previous: ClusterState | None = None,
     *,
     cluster_id: UUID = CLUSTER_ID,
     subnet: IPv4Network = SUBNET,
@@ -56,7 +56,7 @@ def draft_of(
     """What `hpc start` would make of it, on a host whose storage is there."""
     return plan_desired_cluster(
         hpc,
-        former,
+        previous,
         kind=SLURM,
         cluster_id=cluster_id,
         host_uri="embedded",

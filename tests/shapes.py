@@ -10,9 +10,9 @@ from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.vm_management.networks.definition import ForwardMode, NetworkDefinition
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
+    CpuDefinition,
     CpuFeature,
     CpuMode,
-    CpuShape,
     CpuTopology,
     DirectKernel,
     DiskCache,
@@ -37,7 +37,7 @@ CONTROLLER = DomainDefinition(
     memory_mib=1024,
     vcpus=1,
     accel=Accel.TCG,
-    cpu=CpuShape(CpuMode.MAXIMUM, CpuTopology(1, 1, 1)),
+    cpu=CpuDefinition(CpuMode.MAXIMUM, CpuTopology(1, 1, 1)),
     disk=STORAGE / "disks/demo/controller.qcow2",
     backing_chain=(STORAGE / "bases/0011223344.qcow2",),
     network="demo",
@@ -67,7 +67,7 @@ COMPUTE_KVM = replace(
     accel=Accel.KVM,
     vcpus=4,
     memory_mib=4096,
-    cpu=CpuShape(
+    cpu=CpuDefinition(
         CpuMode.HOST_PASSTHROUGH,
         CpuTopology(1, 2, 2),
         features=(CpuFeature("vmx", is_required=True), CpuFeature("avx512f", is_required=False)),
@@ -89,7 +89,7 @@ COMPUTE_GPU = replace(
 COMPUTE_FIRMWARE = replace(
     COMPUTE,
     boot=None,
-    cpu=CpuShape(CpuMode.CUSTOM, CpuTopology(1, 1, 1), model="qemu64"),
+    cpu=CpuDefinition(CpuMode.CUSTOM, CpuTopology(1, 1, 1), model="qemu64"),
     disk_cache=DiskCache.WRITEBACK,
     backing_chain=(STORAGE / "bases/warm.qcow2", STORAGE / "bases/0011223344.qcow2"),
 )

@@ -45,7 +45,7 @@ class World:
         assert domain == STEP.domain
         return STEP.node
 
-    def say(self, line: str) -> None:
+    def warn(self, line: str) -> None:
         self.said.append(line)
 
     def sent_xml(self, name: str) -> str:

@@ -103,8 +103,8 @@ class Bench:
     def save_of(self, plan: Plan, failure: StepFailure) -> SavedEvidence:
         place = HypervisorHost("embedded", "test:///default", "test", self.world.disks.storage)
         kind = SlurmDiagnosis()
-        state, say = DRAFT.state, self.said.append
-        return save_evidence(self.world, state, plan, place, say, [failure], kind=kind)
+        state, warn = DRAFT.state, self.said.append
+        return save_evidence(self.world, state, plan, place, warn, [failure], kind=kind)
 
 
 DRAFT = draft_of(read_hpc())

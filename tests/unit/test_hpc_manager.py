@@ -56,7 +56,7 @@ def leave_journal(paths: ClusterPaths, state: ClusterState, verb: str, **note: o
 
 
 def manager_of(roots: Roots, said: list[str] | None = None) -> HpcManager:
-    return HpcManager(roots=roots, name="hpc", say=(said if said is not None else []).append)
+    return HpcManager(roots=roots, name="hpc", warn=(said if said is not None else []).append)
 
 
 def test_destroy_leaves_a_directory_that_is_no_clusters(roots):
@@ -164,7 +164,7 @@ def test_what_a_failed_start_keeps_is_remembered_from_its_beginning(roots, state
             place=resolve_host(TEST_HOST, roots),
             client=client,
             observer=Observer(),
-            say=lambda _line: None,
+            warn=lambda _line: None,
             patience=Timeouts(),
             on_boundary=look,
         )

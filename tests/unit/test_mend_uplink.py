@@ -26,7 +26,7 @@ class Host:
 
     def __post_init__(self) -> None:
         self.client = self.networks = self
-        self.say = self.said.append
+        self.warn = self.said.append
 
     def find_uplink_trouble(self, _subnet: IPv4Network) -> str:
         return self.trouble

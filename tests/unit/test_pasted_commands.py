@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 VERB = re.compile(r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|image|host|doctor|schema|…)")
 # What shows a text completes it: `console` does so for these, and for the hint of every error.
-SPOKEN_BY = ("show_line", "show_warning", "say", "warn", "Check", "KvmVerdict", "_compare")
+SPOKEN_BY = ("show_line", "show_warning", "warn", "Check", "KvmVerdict", "_compare")
 SPOKEN_AS = ("hint", "advice", "remedy", "denied_remedy")
 # Help and the commented file say how commands look like, for any cluster.
 EXPLAINING = ("app.py", "document.py", "commands.py")

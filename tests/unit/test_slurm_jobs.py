@@ -41,7 +41,7 @@ class Slurm:
     patience: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
-        self.stop, self.say = self.interrupts.stop, self.said.append
+        self.stop, self.warn = self.interrupts.stop, self.said.append
 
     def agent(self, _uuid: UUID, _name: str) -> "Slurm":
         return self

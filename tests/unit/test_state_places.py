@@ -121,8 +121,8 @@ def roots(tmp_path, monkeypatch) -> Roots:
 
 
 def manager_of(roots: Roots, said: list[str] | None = None) -> HpcManager:
-    say = (said if said is not None else []).append
-    return HpcManager(roots=roots, name="demo", connect=TEST_HOST, say=say)
+    warn = (said if said is not None else []).append
+    return HpcManager(roots=roots, name="demo", connect=TEST_HOST, warn=warn)
 
 
 HERE = STATE.model_copy(update={"host_uri": TEST_HOST})

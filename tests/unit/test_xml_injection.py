@@ -126,7 +126,7 @@ def test_a_character_that_xml_cannot_hold_is_refused_with_its_place(before, ille
 
 @pytest.mark.fault("S01", "a template without escapes")
 def test_a_template_that_forgets_to_escape_is_caught(tmp_path, monkeypatch):
-    (tmp_path / "careless.j2").write_text("<a>{{ shape.title|safe }}</a>")
+    (tmp_path / "careless.j2").write_text("<a>{{ definition.title|safe }}</a>")
     loader = render._environment().overlay(loader=render.FileSystemLoader(tmp_path))
     monkeypatch.setattr(render, "_environment", lambda: loader)
 

@@ -68,7 +68,7 @@ def _signals_heard() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {
+    previous = {
         number: signal.signal(number, _stop)
         for number in _SIGNALS
         if signal.getsignal(number) is not signal.SIG_IGN
@@ -76,7 +76,7 @@ def _signals_heard() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

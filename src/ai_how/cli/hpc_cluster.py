@@ -69,5 +69,5 @@ def manager_of(context: Context, name: str, observer: "Observer | None" = None) 
         name=name,
         connect=context.connect,
         observer=observer or Observer(),
-        say=console.show_warning,
+        warn=console.show_warning,
     )

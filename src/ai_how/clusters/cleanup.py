@@ -104,7 +104,7 @@ def prepare_backups(directory: Path, plan: Plan) -> None:
 
 def check_backups(state: ClusterState, seen: Observed) -> None:
     """Raises HostError where the disk of a node is not whole without its memory."""
-    if names := [one.name for one in state.nodes if seen.is_suspended(one)]:
+    if names := [one.name for one in state.nodes if seen.has_managed_save(one)]:
         raise HostError(
             f"{state.name} is suspended: its disks are not whole without the memory of its nodes",
             details=f"suspended: {', '.join(names)}",
@@ -164,7 +164,7 @@ def release_host(place: HypervisorHost, roots: Roots) -> None:
 
 
 @contextmanager
-def host_up(place: HypervisorHost, roots: Roots, say: Callable[[str], None]) -> Iterator[None]:
+def host_up(place: HypervisorHost, roots: Roots, warn: Callable[[str], None]) -> Iterator[None]:
     """Have the host up while the block runs; one that came up for it and has nothing on it goes.
 
     So it is after a dry run, and after a first start that failed or was interrupted.
@@ -174,7 +174,7 @@ def host_up(place: HypervisorHost, roots: Roots, say: Callable[[str], None]) -> 
         with place.embedded.in_use() if place.embedded else nullcontext():
             was_started = place.ensure_up(roots)
             if was_started and (why := find_end(Path("/"))):
-                say(f"{why}; how it runs on: ai-how doctor")
+                warn(f"{why}; how it runs on: ai-how doctor")
             yield
     finally:
         if was_started:

@@ -58,8 +58,8 @@ def read_file_systems(answer: object) -> tuple[FileSystem, ...]:
         used, size = _count(entry.get("used-bytes")), _count(entry.get("total-bytes"))
         if isinstance(place, str) and used is not None and size is not None and used <= size:
             one = FileSystem(place[:200], used // MIB, size // MIB)
-            former = found.get(entry.get("name"))
-            if former is None or len(one.mount_point) < len(former.mount_point):
+            previous = found.get(entry.get("name"))
+            if previous is None or len(one.mount_point) < len(previous.mount_point):
                 found[str(entry.get("name"))] = one
     return tuple(sorted(found.values(), key=lambda one: one.mount_point))
 

@@ -62,7 +62,7 @@ class ClusterManager:
     name: str
     connect: str | None = None
     observer: Observer = field(default_factory=Observer)
-    say: Callable[[str], None] = lambda _line: None
+    warn: Callable[[str], None] = lambda _line: None
     patience: Timeouts = field(default_factory=Timeouts)
     on_boundary: OnBoundary | None = None
 
@@ -162,7 +162,7 @@ class ClusterManager:
                         roots=self.roots,
                         place=place,
                         client=runner.client,
-                        warn=self.say,
+                        warn=self.warn,
                         only=only,
                         is_warm=is_warm,
                         resumes=resumes,
@@ -233,7 +233,7 @@ class ClusterManager:
             if state := self.find_state():
                 seen = observe(runner.client, state, self.kind, asks_workload=backups is not None)
                 for name in seen.impostors:
-                    self.say(describe_impostor(name))
+                    self.warn(describe_impostor(name))
                 check_snapshots(runner.client, state, seen, may_go=snapshots_too)
                 stop = self.kind.plan_stop(state, seen)
                 plan = plan_destroy(state, stop, backups=backups)
@@ -259,7 +259,7 @@ class ClusterManager:
             ensure_private_directory(directory)
         with (
             held_lock(self.paths.lock, doing="hpc recover"),
-            host_up(place, self.roots, self.say),
+            host_up(place, self.roots, self.warn),
             LibvirtClient(place.uri) as client,
         ):
             return recover_state(
@@ -292,9 +292,9 @@ class ClusterManager:
             with self._asking(node) as client:
                 if client.is_agent_connected(node.uuid):
                     agent = GuestAgent(client, node.uuid, node.name)
-                    return read_journal(agent, lines=lines, boot=boot, say=self.say)
+                    return read_journal(agent, lines=lines, boot=boot, warn=self.warn)
         if not serial:
-            self.say(f"the agent of {node.name} does not answer: this is its serial line")
+            self.warn(f"the agent of {node.name} does not answer: this is its serial line")
         return read_tail(self.paths.console_log(node.name), lines)
 
     @contextmanager
@@ -369,7 +369,7 @@ class ClusterManager:
         ensure_private_directory(self.paths.root)
         with (
             held_lock(self.paths.lock, doing=f"hpc {verb}"),
-            host_up(place, self.roots, self.say),
+            host_up(place, self.roots, self.warn),
             _client_of(place) as client,
         ):
             runner = PlanRunner(
@@ -379,7 +379,7 @@ class ClusterManager:
                 place=place,
                 client=client,
                 observer=self.observer,
-                say=self.say,
+                warn=self.warn,
                 patience=self.patience,
                 on_boundary=self.on_boundary,
             )

@@ -76,7 +76,7 @@ class Observed:
         domain = self.find_domain(node.uuid)
         return domain is not None and domain.state.is_on
 
-    def is_suspended(self, node: NodeState) -> bool:
+    def has_managed_save(self, node: NodeState) -> bool:
         """Whether the node's VM is off with its memory saved."""
         domain = self.find_domain(node.uuid)
         return domain is not None and domain.has_managed_save

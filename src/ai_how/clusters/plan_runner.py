@@ -47,7 +47,7 @@ class PlanRunner:
     place: HypervisorHost
     client: LibvirtClient
     observer: Observer
-    say: Callable[[str], None]
+    warn: Callable[[str], None]
     patience: Timeouts
     on_boundary: OnBoundary | None = None
 
@@ -63,7 +63,7 @@ class PlanRunner:
             journal.close()
         if state is None or left.verb == "start":
             return
-        self.say(f"carrying on the {left.verb} that was cut short (process {left.pid})")
+        self.warn(f"carrying on the {left.verb} that was cut short (process {left.pid})")
         if left.verb == "stop":
             only, suspends = left.note["only"], left.note.get("suspends", False)
             self.stop(state, only=only, suspends=suspends, is_begun=True)
@@ -79,12 +79,12 @@ class PlanRunner:
         """Remember a cluster that was brought up, else undo what there is of it."""
         planned = left.note.get("plan")
         if planned and left.done.issuperset(planned):
-            self.say(f"remembering the start that was cut short when all was up ({left.pid})")
+            self.warn(f"remembering the start that was cut short when all was up ({left.pid})")
             write_state(self.paths, ClusterState.model_validate(left.note["state"]))
             with Journal.reopen(left) as journal:
                 journal.close()
             return
-        self.say(f"undoing the start that was cut short (process {left.pid})")
+        self.warn(f"undoing the start that was cut short (process {left.pid})")
         with Interrupts() as interrupts:
             world = self._world(UUID(left.note["cluster_id"]), interrupts)
             if noted := left.note.get("state"):
@@ -95,7 +95,7 @@ class PlanRunner:
 
     def bring_up(self, start: PreparedStart, journal: Journal, *, keep_on_failure: bool) -> None:
         """Carry a start out and remember it, or undo it and leave the evidence."""
-        state, former = start.desired.state, read_state(self.paths)
+        state, previous = start.desired.state, read_state(self.paths)
         times = StageTimes(self.observer)
         with journal, Interrupts() as interrupts:
             world = replace(
@@ -106,8 +106,8 @@ class PlanRunner:
             )
             if keep_on_failure:
                 # Before anything is made: what stands after a failure must be remembered. Nobody
-                # was told of the new configuration yet, so the former one is.
-                told = former.config_digest if former else ""
+                # was told of the new configuration yet, so the previous one is.
+                told = previous.config_digest if previous else ""
                 kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
                 state = state.model_copy(update={"serial": kept.serial})
             try:
@@ -126,12 +126,12 @@ class PlanRunner:
                         state,
                         start.plan,
                         self.place,
-                        self.say,
+                        self.warn,
                         kind=self.kind.diagnosis,
                     ),
                 )
             except AiHowError:
-                if former is None and not keep_on_failure and not self.paths.journal.exists():
+                if previous is None and not keep_on_failure and not self.paths.journal.exists():
                     forget(self.paths)
                 raise
             write_state(self.paths, times.remembered(state))
@@ -223,7 +223,7 @@ class PlanRunner:
             disks=DiskManager(self.place.storage),
             stop=wishes.stop,
             patience=self.patience,
-            say=self.say,
+            warn=self.warn,
             networks=HostNetworks(tuple(self.place.enter([]))),
             restart_libvirtd=self.place.restart_libvirtd,
         )

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 
-# A draft of a cluster must lie somewhere; no saved machine knows where.
+# A desired cluster has a subnet; no saved machine depends on it.
 _ANYWHERE = IPv4Network("10.0.0.0/16")
 
 
@@ -111,14 +111,14 @@ def _save_missing(
 
 def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
     """Raises HostError where the VM would take from the host what clusters on it need."""
-    shape = missing.shape
+    definition = missing.definition
     cost = CapacityRequest(
         vms=1,
-        vcpus=shape.vcpus,
-        memory_mib=shape.memory_mib,
-        disk_bytes=shape.memory_mib * MIB,
+        vcpus=definition.vcpus,
+        memory_mib=definition.memory_mib,
+        disk_bytes=definition.memory_mib * MIB,
         disk_directory=place.storage.root,
-        hugepage_kib=shape.memory_backing.hugepage_kib,
+        hugepage_kib=definition.memory_backing.hugepage_kib,
     )
     for check in check_capacity(cost, read_facts(directories=(place.storage.root,))):
         if check.status is Status.FAILURE:
@@ -141,7 +141,7 @@ def _find_wanted(
         images[image.digest] = image
         return image.digest
 
-    draft = plan_desired_cluster(
+    desired = plan_desired_cluster(
         section,
         None,
         kind=kind,
@@ -154,16 +154,22 @@ def _find_wanted(
         ),
         now=datetime.now(UTC),
     )
-    shapes = build_domain_definitions(draft, place, roots.cluster(section.name), images, accel)
+    definition_of = build_domain_definitions(
+        desired, place, roots.cluster(section.name), images, accel
+    )
     wanted: dict[MachineKey, MachineToSave] = {}
     cold: dict[str, str] = {}
-    for node, one in draft.nodes:
-        shape = shapes(node, one)
-        if reason := why_cold(shape):
+    for node, one in desired.nodes:
+        definition = definition_of(node, one)
+        if reason := why_cold(definition):
             cold[one.name] = reason
             continue
-        fit = machine_key_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
-        wanted.setdefault(fit, MachineToSave(fit, shape, images[one.image_digest], one.disk_gib))
+        fit = machine_key_of(
+            definition, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host
+        )
+        wanted.setdefault(
+            fit, MachineToSave(fit, definition, images[one.image_digest], one.disk_gib)
+        )
     return wanted, cold
 
 

@@ -43,12 +43,12 @@ def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) 
             draft.write_text(text)
 
 
-def host_keys(draft: DesiredCluster, paths: ClusterPaths) -> tuple[str, ...]:
-    return tuple(public_key(paths.host_key(one.name)) for one in draft.state.nodes)
+def host_keys(desired: DesiredCluster, paths: ClusterPaths) -> tuple[str, ...]:
+    return tuple(public_key(paths.host_key(one.name)) for one in desired.state.nodes)
 
 
-def own_keys(draft: DesiredCluster) -> tuple[str, ...]:
-    asked = draft.section.access.ssh_public_keys
+def own_keys(desired: DesiredCluster) -> tuple[str, ...]:
+    asked = desired.section.access.ssh_public_keys
     return asked if asked is not None else read_user_keys(Path.home())
 
 

@@ -44,7 +44,7 @@ class StageTimes(Observer):
         self._inner.interrupted()
 
     def remembered(self, state: ClusterState) -> ClusterState:
-        """The state with this run's stages; a node that was left alone keeps its former ones."""
+        """The state with this run's stages; a node that was left alone keeps its previous ones."""
         whole = self._stages.get(state.name, {})
         nodes = (
             node.model_copy(update={"stages_s": {**own, **whole}})

@@ -10,7 +10,7 @@ from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_de
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.observation import Observed, observe, observe_wiring
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
-from ai_how.clusters.preflight.capacity import Say, check_host, require_hypervisor
+from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,
     find_disk_directory,
@@ -55,7 +55,7 @@ class StartContext:
     roots: Roots
     place: HypervisorHost
     client: LibvirtClient
-    warn: Say
+    warn: Warn
     only: Collection[str] = ()
     is_warm: bool = True
     resumes: bool = True
@@ -265,7 +265,7 @@ def _stale_nodes(
 def _warn_of_waiting(context: StartContext, looked: _Looked, decided: _Decided) -> None:
     for name in decided.stale:
         one = decided.desired.state.get_node(name)
-        goes_on = context.resumes and looked.seen.is_suspended(one)
+        goes_on = context.resumes and looked.seen.has_managed_save(one)
         if looked.seen.is_on(one) or goes_on:
             context.warn(
                 f"{name} runs as it was defined before; for what has changed: "
@@ -273,7 +273,7 @@ def _warn_of_waiting(context: StartContext, looked: _Looked, decided: _Decided) 
             )
 
 
-def _warn_of_drained(desired: DesiredCluster, seen: Observed, plan: Plan, warn: Say) -> None:
+def _warn_of_drained(desired: DesiredCluster, seen: Observed, plan: Plan, warn: Warn) -> None:
     """Of the nodes that the plan brings up, it is said when they are."""
     brought_up = {one.domain for one in plan.steps if isinstance(one, AwaitAgent | GiveIdentity)}
     for one in desired.state.nodes:

@@ -42,11 +42,11 @@ class _Current:
 @contextmanager
 def called_as(call: Call) -> Iterator[Call]:
     """Complete all messages in the block for a run that was called like this."""
-    former, _Current.call = _Current.call, call
+    previous, _Current.call = _Current.call, call
     try:
         yield call
     finally:
-        _Current.call = former
+        _Current.call = previous
 
 
 def note_file(file: Path) -> None:

@@ -66,15 +66,15 @@ class Outlet:
 def guarded_output() -> Iterator[Outlet]:
     """Replace stdout and stderr by Outlets; yields stdout's, flushed at the end."""
     _occupy_standard_descriptors()
-    former = sys.stdout, sys.stderr
-    out, err = (Outlet(stream) for stream in former)
+    previous = sys.stdout, sys.stderr
+    out, err = (Outlet(stream) for stream in previous)
     sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
     try:
         yield out
     finally:
         out.flush()
         err.flush()
-        sys.stdout, sys.stderr = former
+        sys.stdout, sys.stderr = previous
 
 
 def pause(seconds: float) -> bool:

@@ -58,10 +58,10 @@ def attach(line: Line, node: str) -> None:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
-    former = termios.tcgetattr(0)
+    previous = termios.tcgetattr(0)
     tty.setraw(0)
     try:
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, former)
+        termios.tcsetattr(0, termios.TCSADRAIN, previous)
         os.write(1, b"\r\n")

@@ -21,10 +21,10 @@ def journal_words(*options: str) -> tuple[str, ...]:
     return (*shell, str(JOURNAL_BYTES), "--no-pager", *options)
 
 
-def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str], None]) -> str:
+def read_journal(agent: GuestAgent, *, lines: int, boot: int, warn: Callable[[str], None]) -> str:
     """The last lines of a node's journal of one boot: 0 is current, -1 the previous.
 
-    If they are too large, the end of them; `say` is told. Raises GuestError if the journal has no
+    If they are too large, the end of them; `warn` is told. Raises GuestError if the journal has no
     such boot.
     """
     deadline = Deadline.after(LOG_S)
@@ -39,7 +39,7 @@ def read_journal(agent: GuestAgent, *, lines: int, boot: int, say: Callable[[str
     text = done.output
     if len(text.encode()) < JOURNAL_BYTES:
         return text
-    say(
+    warn(
         f"only the last {JOURNAL_BYTES // 1024} KiB are shown; to see all: "
         f"ai-how hpc ssh {agent.name} -- sudo journalctl -b {which}"
     )

@@ -44,10 +44,10 @@ def find_lost_secrets(previous: ClusterState | None, paths: ClusterPaths) -> tup
 
 
 def build_archives(
-    draft: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
+    desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], bytes]]:
     """For each node a call that makes the archive of its identity, dated at that moment."""
-    identities = build_identities(draft, paths, has_host_clock=has_host_clock)
+    identities = build_identities(desired, paths, has_host_clock=has_host_clock)
     return {name: partial(_archive, identity) for name, identity in identities.items()}
 
 
@@ -56,19 +56,20 @@ def _archive(identity: Callable[[], NodeIdentity]) -> bytes:
 
 
 def build_identities(
-    draft: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
+    desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], NodeIdentity]]:
     """For each node a call that makes its identity; secrets are made and read only then."""
     common = _Common(
-        neighbours=tuple(Neighbour(other.name, other.ip) for other in draft.state.nodes),
-        own_keys=own_keys(draft),
-        slurm_conf=_slurm_conf(draft),
-        host_keys=cache(lambda: host_keys(draft, paths)),
+        neighbours=tuple(Neighbour(other.name, other.ip) for other in desired.state.nodes),
+        own_keys=own_keys(desired),
+        slurm_conf=_slurm_conf(desired),
+        host_keys=cache(lambda: host_keys(desired, paths)),
         has_host_clock=has_host_clock,
-        wait_s=0 if has_host_clock else choose_wait_s(len(draft.nodes), os.cpu_count() or 1),
+        wait_s=0 if has_host_clock else choose_wait_s(len(desired.nodes), os.cpu_count() or 1),
     )
     return {
-        node.name: partial(_identity, draft, paths, node, one, common) for node, one in draft.nodes
+        node.name: partial(_identity, desired, paths, node, one, common)
+        for node, one in desired.nodes
     }
 
 
@@ -92,26 +93,26 @@ def choose_wait_s(nodes: int, cpus: int) -> int:
     return max(0, JOIN_CPU_S * nodes // cpus - TIMER_S)
 
 
-def config_digest(draft: DesiredCluster) -> str:
+def config_digest(desired: DesiredCluster) -> str:
     """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
-    hpc = hpc_of(draft.section)
+    hpc = hpc_of(desired.section)
     told = (
-        [(one.name, one.ip) for one in draft.state.nodes],
-        [(node.name, node.virtio_fs_mounts) for node, _ in draft.nodes],
-        draft.section.access,
+        [(one.name, one.ip) for one in desired.state.nodes],
+        [(node.name, node.virtio_fs_mounts) for node, _ in desired.nodes],
+        desired.section.access,
         hpc.storage.home,
-        own_keys(draft),
+        own_keys(desired),
     )
-    text = _slurm_conf(draft) + repr(told)
+    text = _slurm_conf(desired) + repr(told)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def slurm_nodes(draft: DesiredCluster) -> tuple[SlurmNode, ...]:
+def slurm_nodes(desired: DesiredCluster) -> tuple[SlurmNode, ...]:
     """The compute nodes as SLURM shall see them, those no longer asked for among them."""
-    hpc, asked = hpc_of(draft.section), {one.name: node for node, one in draft.nodes}
+    hpc, asked = hpc_of(desired.section), {one.name: node for node, one in desired.nodes}
     return tuple(
         _slurm_node(hpc, asked.get(one.name), one)
-        for one in draft.state.nodes
+        for one in desired.state.nodes
         if one.role is Role.COMPUTE
     )
 
@@ -130,9 +131,9 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
 
 
 def _identity(
-    draft: DesiredCluster, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
+    desired: DesiredCluster, paths: ClusterPaths, node: Node, one: NodeState, common: _Common
 ) -> NodeIdentity:
-    state, hpc = draft.state, hpc_of(draft.section)
+    state, hpc = desired.state, hpc_of(desired.section)
     host_key = paths.host_key(one.name)
     return NodeIdentity(
         cluster=state.name,
@@ -158,8 +159,8 @@ def _identity(
     )
 
 
-def _slurm_conf(draft: DesiredCluster) -> str:
-    state = draft.state
+def _slurm_conf(desired: DesiredCluster) -> str:
+    state = desired.state
     controller = state.get_controller()
-    nodes = slurm_nodes(draft)
-    return render_slurm_conf(state.name, controller.ip, nodes, hpc_of(draft.section).slurm_config)
+    nodes = slurm_nodes(desired)
+    return render_slurm_conf(state.name, controller.ip, nodes, hpc_of(desired.section).slurm_config)

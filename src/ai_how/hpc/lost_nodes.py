@@ -12,20 +12,20 @@ from ai_how.vm_management.steps import guest as guest_steps
 from ai_how.vm_management.steps import suspend as suspend_steps
 
 
-def with_lost_told(draft: DesiredCluster, seen: Observed, made: list[Step]) -> list[Step]:
+def with_lost_told(desired: DesiredCluster, seen: Observed, made: list[Step]) -> list[Step]:
     """The same steps, and one by which SLURM hears that nodes had ended, where it may not know.
 
     Before they boot, where SLURM runs: it would take their jobs for running there for ten minutes.
     Where the controller boots with what it remembers, as soon as SLURM is back.
     """
-    controller = draft.state.get_controller()
+    controller = desired.state.get_controller()
     booted = {
         step.uuid
         for step in made
         if isinstance(step, domain_steps.StartDomain)
         and not (step.was_on or isinstance(step, suspend_steps.StartFromManagedSave))
     }
-    nodes = [one for _, one in draft.nodes if one.uuid in booted and one.role is Role.COMPUTE]
+    nodes = [one for _, one in desired.nodes if one.uuid in booted and one.role is Role.COMPUTE]
     if not nodes:
         return made
     if controller.uuid in booted and controller.name in seen.disks:
@@ -34,7 +34,7 @@ def with_lost_told(draft: DesiredCluster, seen: Observed, made: list[Step]) -> l
         )
         names = tuple(one.name for one in nodes)
         needs = frozenset({services.key})
-        name, uuid = draft.state.name, controller.uuid
+        name, uuid = desired.state.name, controller.uuid
         told = slurm_steps.TellLost(name, uuid, names, is_restarted=True, needs=needs)
         return [*made, told]
     slurm = seen.readiness or {}
@@ -48,7 +48,7 @@ def with_lost_told(draft: DesiredCluster, seen: Observed, made: list[Step]) -> l
     names = tuple(one.name for one in believed)
     draining = tuple(name for name in names if slurm[name].is_drained)
     closed = tuple(name for name in names if slurm[name].is_closed_by_us)
-    told = slurm_steps.TellLost(draft.state.name, controller.uuid, names, draining, closed=closed)
+    told = slurm_steps.TellLost(desired.state.name, controller.uuid, names, draining, closed=closed)
     lost = {one.uuid for one in believed}
     return [
         told,

@@ -29,7 +29,7 @@ STEP_TYPES = step_types(
 
 
 def plan_start(
-    draft: DesiredCluster,
+    desired: DesiredCluster,
     seen: Observed,
     inputs: PlanInputs,
     *,
@@ -47,13 +47,13 @@ def plan_start(
     `stale` nodes are defined in another way than they would be now; they change while they are off.
     Raises SpecError or HostError where what is there cannot become what is asked for.
     """
-    network = plan_network(draft.state, seen, inputs.network_xml)
-    planner = NodePlanner(desired=draft, seen=seen, inputs=inputs, network=network)
+    network = plan_network(desired.state, seen, inputs.network_xml)
+    planner = NodePlanner(desired=desired, seen=seen, inputs=inputs, network=network)
     made: list[Step] = [*network.steps, *network.plugs.values()]
     brought_up: dict[str, NodeState] = {}
-    for node, one in draft.nodes:
+    for node, one in desired.nodes:
         is_wanted = _wants_on(one, only)
-        if inputs.resumes and seen.is_suspended(one):
+        if inputs.resumes and seen.has_managed_save(one):
             chain = _resume(planner, one, tell_all=tell_all) if is_wanted else NodeChain()
         else:
             chain = planner.boot(
@@ -76,14 +76,14 @@ def plan_start(
             if is_off(seen.skews_s.get(one.uuid, 0.0))
             else chain.steps
         )
-    made = with_lost_told(draft, seen, made)
+    made = with_lost_told(desired, seen, made)
     limit = limit_boots(made, boot_limit)
     if limit:
-        made = with_first_boot(made, draft.state.get_controller().uuid)
+        made = with_first_boot(made, desired.state.get_controller().uuid)
     made = [*planner.shared.values(), *made]
     if brought_up:
         told = frozenset(step.key for step in made if isinstance(step, slurm_steps.TellLost))
-        made += _ready_steps(draft, brought_up.values(), frozenset(brought_up), told)
+        made += _ready_steps(desired, brought_up.values(), frozenset(brought_up), told)
     return Plan("start", tuple(made), limit)
 
 
@@ -92,7 +92,7 @@ def _resume(planner: NodePlanner, one: NodeState, *, tell_all: bool) -> NodeChai
     controller = planner.desired.state.get_controller()
     is_controller = one == controller
     needs = frozenset[str]()
-    if not is_controller and planner.seen.is_suspended(controller):
+    if not is_controller and planner.seen.has_managed_save(controller):
         needs = frozenset({_step_clock(controller, frozenset(), is_controller=True).key})
     chain = planner.resume(one, needs)
     chain.add(guest_steps.AwaitAgent(one.domain_name, one.uuid, chain.last))
@@ -146,13 +146,13 @@ def _is_working(seen: Observed, one: NodeState) -> bool:
 
 
 def _ready_steps(
-    draft: DesiredCluster, up: Collection[NodeState], needs: frozenset[str], told: frozenset[str]
+    desired: DesiredCluster, up: Collection[NodeState], needs: frozenset[str], told: frozenset[str]
 ) -> list[Step]:
     """Clocks, then SLURM: one wait and one job for each partition that some node is tested in."""
-    cluster = draft.state.name
-    controller = draft.state.get_controller()
+    cluster = desired.state.name
+    controller = desired.state.get_controller()
     clocks = guest_steps.CheckClocks(cluster, tuple((one.name, one.uuid) for one in up), needs)
-    hpc = hpc_of(draft.section)
+    hpc = hpc_of(desired.section)
     partitions = hpc.slurm_config.partitions
     tested: dict[str, list[str]] = {}
     for one in up:

@@ -120,7 +120,7 @@ class TellLost(ClusterStep):
                 ]
             )
         for line in describe_jobs(lost, "the node that it ran on had ended"):
-            world.say(line)
+            world.warn(line)
         if words:
             _run(agent, words)
 
@@ -169,7 +169,7 @@ def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
         done = None
     if done is None or done.exit_code != 0:
         remedy = f"ai-how hpc exec controller -- {shlex.join(words)}"
-        world.say(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {remedy}")
+        world.warn(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {remedy}")
         return False
     return True
 
@@ -182,9 +182,9 @@ def _wait_until_free(
     while (jobs := _jobs_of(agent, nodes)) != []:
         if jobs and len(jobs) != told:
             told = len(jobs)
-            world.say(f"waiting for {', '.join(map(str, jobs))}")
+            world.warn(f"waiting for {', '.join(map(str, jobs))}")
         if deadline.has_passed:
-            world.say("the time to wait is over")
+            world.warn("the time to wait is over")
             return True
         if world.stop.wait(deadline.sooner_of(LOOK_S).remaining_s):
             return False
@@ -245,7 +245,7 @@ class CloseSlurm(ForwardStep, ClusterStep):
             answer = agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
             if jobs := read_jobs(answer.output):
                 for line in describe_jobs(jobs, "its node is stopped"):
-                    world.say(line)
+                    world.warn(line)
                 script = end_script(jobs, self.nodes)
                 agent.run(["/bin/sh", "-c", script], Deadline.after(JOBS_END_S))
         except AiHowError:
@@ -348,7 +348,7 @@ class AwaitReady(ClusterStep):
         seen = read_sinfo(again_if_lost(lambda: agent.run(asked, deadline)).output)
         for name in silent:
             if name in seen and seen[name].is_drained:
-                world.say(describe_drained(seen[name]))
+                world.warn(describe_drained(seen[name]))
         if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
             agent.check(open_words(closed), deadline)
             if nodes == self.nodes:

@@ -43,7 +43,7 @@ class PlanContext:
     """For each node a call that makes what its guest agent unpacks; secrets are read only then."""
     stop: threading.Event = field(default_factory=threading.Event)
     patience: Timeouts = Timeouts()
-    say: Callable[[str], None] = lambda _line: None
+    warn: Callable[[str], None] = lambda _line: None
     """A line for the user, from any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)
     restart_libvirtd: Callable[[], None] = lambda: None

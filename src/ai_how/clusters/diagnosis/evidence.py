@@ -76,7 +76,7 @@ def save_evidence(
     state: ClusterState,
     plan: Plan,
     place: HypervisorHost,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
     failures: Sequence[StepFailure],
     *,
     kind: Diagnosis,
@@ -86,7 +86,7 @@ def save_evidence(
     directory = world.paths.evidence / moment
     ensure_private_directory(world.paths.evidence)
     ensure_private_directory(directory)
-    say(f"saving the evidence of the failure in {directory}")
+    warn(f"saving the evidence of the failure in {directory}")
     _keep(directory / "errors.txt", render_errors(failures))
     looks = [_begin_look(node) for node in _nodes_of(plan, state)]
     given = _ask_controller(world, looks, kind)

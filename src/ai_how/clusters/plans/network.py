@@ -64,8 +64,8 @@ def _mending_steps(
     state: ClusterState, seen: Observed, there: NetworkInfo, network_xml: Callable[[], str]
 ) -> list[Step]:
     """One after the other: as it is defined, as it runs, whom it knows, and whether it answers."""
-    name, uuid, shape = state.network.name, state.network.uuid, define_network(state)
-    drift, faults = find_drift(shape, there), seen.known_faults
+    name, uuid, definition = state.network.name, state.network.uuid, define_network(state)
+    drift, faults = find_drift(definition, there), seen.known_faults
     is_anew = bool(drift.live or faults.bridge_trouble)
     made: list[Step] = []
 
@@ -73,8 +73,8 @@ def _mending_steps(
         return frozenset(step.key for step in made[-1:])
 
     if drift.defined or drift.live:
-        former = there.defined_xml or there.xml
-        made.append(DefineNetwork(name, uuid, network_xml(), former))
+        previous = there.defined_xml or there.xml
+        made.append(DefineNetwork(name, uuid, network_xml(), previous))
     if faults.uplink_trouble and faults.uplink_is_ours and not drift.live:
         made.append(MendUplink(name, uuid, str(state.network.subnet), last()))
     if not there.is_active:
@@ -84,8 +84,8 @@ def _mending_steps(
         own, is_cut = frozenset(one.uuid for one in state.nodes), bool(faults.bridge_trouble)
         made.append(RestartNetwork(name, uuid, own, last(), is_cut))
     if drift.hosts:
-        new = find_new_hosts(shape, there)
-        hosts = tuple(one for one in shape.hosts if one.name in drift.hosts)
+        new = find_new_hosts(definition, there)
+        hosts = tuple(one for one in definition.hosts if one.name in drift.hosts)
         made.append(TellNetwork(name, uuid, hosts, new, last()))
     if faults.dhcp_is_gone and not is_anew:
         made.append(RenewDhcp(name, uuid, last()))

@@ -185,7 +185,7 @@ class NodePlanner:
             needs,
             was_on=domain is not None and domain.state.is_running,
             keeps_disk=one.name in self.seen.disks,
-            is_anew=self.seen.is_suspended(one),
+            is_anew=self.seen.has_managed_save(one),
         )
 
 

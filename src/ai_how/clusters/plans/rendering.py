@@ -1,4 +1,4 @@
-"""The XML of a cluster's network and VMs, from its draft and its host."""
+"""The XML of a cluster's network and VMs on its host."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ class PlanInputs:
 
 
 def build_plan_inputs(
-    draft: DesiredCluster,
+    desired: DesiredCluster,
     place: HypervisorHost,
     paths: ClusterPaths,
     images: Mapping[str, Image],
@@ -66,11 +66,11 @@ def build_plan_inputs(
     # What only looks at a cluster is quicker without the templates.
     from ai_how.vm_management.xml.render import render_domain  # noqa: PLC0415
 
-    state, shape = draft.state, build_domain_definitions(draft, place, paths, images, accel)
-    saved = saved or {}
+    state, saved = desired.state, saved or {}
+    definition_of = build_domain_definitions(desired, place, paths, images, accel)
     return PlanInputs(
         network_xml=lambda: render_network(define_network(state, caller_of(paths))),
-        domain_xml=lambda node, one: render_domain(shape(node, one)),
+        domain_xml=lambda node, one: render_domain(definition_of(node, one)),
         base_of=place.storage.base,
         saved_of=saved.get,
         resumes=resumes,
@@ -78,21 +78,23 @@ def build_plan_inputs(
 
 
 def build_domain_definitions(
-    draft: DesiredCluster,
+    desired: DesiredCluster,
     place: HypervisorHost,
     paths: ClusterPaths,
     images: Mapping[str, Image],
     accel: Accel,
 ) -> Callable[[Node, NodeState], DomainDefinition]:
     """What each node's VM is on this host."""
-    state = draft.state
+    state = desired.state
     cpu = read_cpu(Path("/"))
     fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
     pins = pin_nodes(
-        draft.section.hardware, (node for node, _ in draft.nodes), sorted(os.sched_getaffinity(0))
+        desired.section.hardware,
+        (node for node, _ in desired.nodes),
+        sorted(os.sched_getaffinity(0)),
     )
 
-    def shape(node: Node, one: NodeState) -> DomainDefinition:
+    def define(node: Node, one: NodeState) -> DomainDefinition:
         image = images[one.image_digest]
         placed = NodePlacement(
             network=state.network.name,
@@ -107,13 +109,13 @@ def build_domain_definitions(
         return define_domain(
             node,
             state.name,
-            draft.section.hardware,
+            desired.section.hardware,
             cluster_id=state.lineage,
             place=placed,
             host=fit,
         )
 
-    return shape
+    return define
 
 
 def _kernel(

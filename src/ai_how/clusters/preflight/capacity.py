@@ -31,7 +31,7 @@ from ai_how.vm_management.steps.domains import RestoreDomain, StartDomain
 
 STATE_RESERVE_BYTES = 256 * 2**20
 MACHINE, ARCHITECTURE = "q35", "x86_64"  # as in the template of every VM
-Say = Callable[[str], None]
+Warn = Callable[[str], None]
 
 
 def require_hypervisor(client: LibvirtClient, accel: Accel) -> None:
@@ -49,18 +49,18 @@ def require_hypervisor(client: LibvirtClient, accel: Accel) -> None:
 
 
 def check_host(
-    draft: DesiredCluster,
+    desired: DesiredCluster,
     plan: Plan,
     seen: Observed,
     place: HypervisorHost,
     images: Mapping[str, Image],
-    say: Say,
+    warn: Warn,
 ) -> None:
     """Raises HostError for what this host cannot give; says what it can give only just."""
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
-    off = [one for _, one in draft.nodes if one.domain_name in booted and not seen.is_on(one)]
-    asked = draft.section.hardware.acceleration.performance
-    nodes = [node for node, _ in draft.nodes]
+    off = [one for _, one in desired.nodes if one.domain_name in booted and not seen.is_on(one)]
+    asked = desired.section.hardware.acceleration.performance
+    nodes = [node for node, _ in desired.nodes]
     facts = read_facts(directories=(place.storage.root,))
     checks = [*check_devices(nodes, facts), *check_shares(nodes, place)]
     cost = CapacityRequest(
@@ -82,8 +82,8 @@ def check_host(
         )
     for check in checks:
         if check.status is Status.WARNING:
-            say(f"{check.name}: {check.found}")
-    _check_disks(draft, plan, seen, place, images, say)
+            warn(f"{check.name}: {check.found}")
+    _check_disks(desired, plan, seen, place, images, warn)
 
 
 def _memory_needs(plan: Plan, machines: SavedMachines) -> list[DiskNeed]:
@@ -97,21 +97,21 @@ def _memory_needs(plan: Plan, machines: SavedMachines) -> list[DiskNeed]:
 
 
 def _check_disks(
-    draft: DesiredCluster,
+    desired: DesiredCluster,
     plan: Plan,
     seen: Observed,
     place: HypervisorHost,
     images: Mapping[str, Image],
-    say: Say,
+    warn: Warn,
 ) -> None:
     """Raises HostError where there is no room for what is to be made, or to be resumed."""
     disks = DiskManager(place.storage)
-    check_resumable(draft.state, seen, disks)
+    check_resumable(desired.state, seen, disks)
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
-    for one in draft.state.nodes:
+    for one in desired.state.nodes:
         if one.domain_name in booted and one.name in seen.disks and not seen.is_on(one):
             disks.check_disk(one.disk, place.storage.base(one.image_digest))
-    new = [one for _, one in draft.nodes if one.name not in seen.disks]
+    new = [one for _, one in desired.nodes if one.name not in seen.disks]
     for one in new:
         smallest_gib = -(-images[one.image_digest].manifest.virtual_size_bytes // GIB)
         if one.disk_gib < smallest_gib:
@@ -128,7 +128,7 @@ def _check_disks(
     if any(need.thin_bytes for need in needs):
         found = check_space(needs, free_bytes=disks.free_bytes(), reserve_bytes=STATE_RESERVE_BYTES)
         if found.warning:
-            say(found.warning)
+            warn(found.warning)
 
 
 def check_memory_fits(

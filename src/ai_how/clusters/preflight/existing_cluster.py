@@ -23,7 +23,7 @@ RESUMABLE_BYTES = 64 * MIB  # for one guest to go on for a while
 
 
 def find_disk_directory(
-    storage: StoragePaths, cluster: str, cluster_id: UUID, former: ClusterState | None
+    storage: StoragePaths, cluster: str, cluster_id: UUID, previous: ClusterState | None
 ) -> bool:
     """Whether the cluster has its directory, in a storage that is safe to use.
 
@@ -33,7 +33,7 @@ def find_disk_directory(
     disks = DiskManager(storage)
     disks.check_storage()
     is_there = disks.is_claimed(cluster, cluster_id)
-    if former and not is_there and former.was_up:
+    if previous and not is_there and previous.was_up:
         raise HostError(
             f"the disks of {cluster} are gone",
             details=f"{storage.cluster(cluster)} is not there. Is its file system mounted?",
@@ -69,15 +69,15 @@ def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
 
 
 def check_images(
-    draft: DesiredCluster, former: ClusterState | None, store: ImageStore
+    desired: DesiredCluster, previous: ClusterState | None, store: ImageStore
 ) -> Iterator[str]:
     """Which nodes keep an older image of the name that is asked for, in a line each image.
 
     Raises SpecError for a node that is there and whose file asks for another image.
     """
-    known = {one.name for one in former.nodes} if former else set[str]()
+    known = {one.name for one in previous.nodes} if previous else set[str]()
     kept: dict[tuple[str, str], list[str]] = {}
-    for node, one in draft.nodes:
+    for node, one in desired.nodes:
         if one.name not in known:
             continue
         asked, there = node.base_image or default_recipe().name, store.get(one.image_digest)
@@ -115,19 +115,19 @@ def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> 
 
 
 def find_losses(
-    draft: DesiredCluster, former: ClusterState | None, seen: Observed
+    desired: DesiredCluster, previous: ClusterState | None, seen: Observed
 ) -> Iterator[str]:
     """What is not as the last start left it, in a line each."""
-    for name in draft.forgotten:
+    for name in desired.forgotten:
         yield f"{name} is no longer in the file; it is left as it is until the cluster is destroyed"
-    for one in former.nodes if former else ():
-        if one.stages_s and one.name not in seen.disks and one.name not in draft.forgotten:
+    for one in previous.nodes if previous else ():
+        if one.stages_s and one.name not in seen.disks and one.name not in desired.forgotten:
             yield f"the disk of {one.name} is gone, and what was on it: it gets a new one"
-    if former and seen.network:
-        drift, faults = find_drift(define_network(former), seen.network), seen.known_faults
+    if previous and seen.network:
+        drift, faults = find_drift(define_network(previous), seen.network), seen.known_faults
         for difference in drift.told:
-            yield f"the network {former.network.name} was changed: {difference}"
+            yield f"the network {previous.network.name} was changed: {difference}"
         if faults.bridge_trouble:
-            yield f"the network {former.network.name}: {faults.bridge_trouble}"
+            yield f"the network {previous.network.name}: {faults.bridge_trouble}"
         if faults.uplink_trouble and not drift.live:
-            yield f"the network {former.network.name}: {faults.uplink_trouble}"
+            yield f"the network {previous.network.name}: {faults.uplink_trouble}"

@@ -74,9 +74,9 @@ def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDe
     )
 
 
-def render_network(shape: NetworkDefinition) -> str:
+def render_network(definition: NetworkDefinition) -> str:
     """The XML to define. Raises SpecError for a value that XML cannot hold."""
-    # Whoever only compares a network with its shape is quicker without the templates.
+    # Whoever only compares a network with its definition is quicker without the templates.
     from ai_how.vm_management.xml.render import render_definition  # noqa: PLC0415
 
-    return render_definition(shape)
+    return render_definition(definition)

@@ -34,48 +34,50 @@ class Drift:
     @property
     def told(self) -> tuple[str, ...]:
         """All of it in words."""
-        shape = dict.fromkeys((*self.live, *self.defined))
+        differences = dict.fromkeys((*self.live, *self.defined))
         hosts = ", ".join(self.hosts)
-        return *shape, *([f"DHCP and DNS do not know {hosts} as they should"] if hosts else [])
+        return *differences, *(
+            [f"DHCP and DNS do not know {hosts} as they should"] if hosts else []
+        )
 
 
-def facts_of(shape: NetworkDefinition) -> NetworkFacts:
+def facts_of(definition: NetworkDefinition) -> NetworkFacts:
     """The facts of a network that we ask for."""
     return NetworkFacts(
-        bridge=shape.bridge,
-        mode=shape.mode,
-        address=f"{shape.gateway}/{shape.subnet.prefixlen}",
-        domain=shape.domain,
+        bridge=definition.bridge,
+        mode=definition.mode,
+        address=f"{definition.gateway}/{definition.subnet.prefixlen}",
+        domain=definition.domain,
         ranges=frozenset(),
-        dhcp=frozenset(dhcp_entries(shape.hosts)),
-        dns=frozenset(dns_entries(shape.hosts)),
+        dhcp=frozenset(dhcp_entries(definition.hosts)),
+        dns=frozenset(dns_entries(definition.hosts)),
     )
 
 
-def find_drift(shape: NetworkDefinition, seen: NetworkInfo) -> Drift:
+def find_drift(definition: NetworkDefinition, seen: NetworkInfo) -> Drift:
     """How the network that is there differs from what was asked for."""
-    wanted = facts_of(shape)
+    wanted = facts_of(definition)
     live = read_network_facts(seen.xml)
     defined = read_network_facts(seen.defined_xml) if seen.defined_xml else live
     is_lost = seen.is_active and not seen.is_persistent
-    changed = _changed_hosts(shape.hosts, live) | _changed_hosts(shape.hosts, defined)
+    changed = _changed_hosts(definition.hosts, live) | _changed_hosts(definition.hosts, defined)
     return Drift(
-        live=tuple(_shape_differences(wanted, live)),
+        live=tuple(_find_differences(wanted, live)),
         defined=(
             *(["it is defined no more"] if is_lost else []),
-            *_shape_differences(wanted, defined),
+            *_find_differences(wanted, defined),
         ),
-        hosts=tuple(one.name for one in shape.hosts if one.name in changed),
+        hosts=tuple(one.name for one in definition.hosts if one.name in changed),
     )
 
 
-def find_new_hosts(shape: NetworkDefinition, seen: NetworkInfo) -> tuple[NetworkHost, ...]:
+def find_new_hosts(definition: NetworkDefinition, seen: NetworkInfo) -> tuple[NetworkHost, ...]:
     """The hosts of which the network knows nothing at all yet."""
     every = [read_network_facts(xml) for xml in (seen.xml, seen.defined_xml) if xml]
     macs = {one.mac for facts in every for one in facts.dhcp}
     names = {one.name for facts in every for one in facts.dns}
     return tuple(
-        one for one in shape.hosts if one.mac.lower() not in macs and one.name not in names
+        one for one in definition.hosts if one.mac.lower() not in macs and one.name not in names
     )
 
 
@@ -94,7 +96,7 @@ def _changed_hosts(hosts: Collection[NetworkHost], facts: NetworkFacts) -> froze
     )
 
 
-def _shape_differences(wanted: NetworkFacts, found: NetworkFacts) -> Iterator[str]:
+def _find_differences(wanted: NetworkFacts, found: NetworkFacts) -> Iterator[str]:
     for what, ours, theirs in (
         ("bridge", wanted.bridge, found.bridge),
         ("forward mode", wanted.mode, found.mode),

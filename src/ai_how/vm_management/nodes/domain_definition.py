@@ -82,7 +82,7 @@ class CpuFeature:
 
 
 @dataclass(frozen=True, slots=True)
-class CpuShape:
+class CpuDefinition:
     """The guest's CPU; `model` is there for mode custom only."""
 
     mode: CpuMode
@@ -162,7 +162,7 @@ class DomainDefinition:
     memory_mib: int
     vcpus: int
     accel: Accel
-    cpu: CpuShape
+    cpu: CpuDefinition
     disk: Path
     backing_chain: tuple[Path, ...]  # the nearest first; qcow2, as the disk is
     network: str | None  # None: a link that leads nowhere

@@ -14,9 +14,9 @@ from ai_how.spec.models import HardwareSpec
 from ai_how.spec.nodes import Node, cpu_topology_for, numa_topology_for
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
+    CpuDefinition,
     CpuFeature,
     CpuMode,
-    CpuShape,
     CpuTopology,
     DirectKernel,
     DiskCache,
@@ -143,10 +143,12 @@ def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, 
     }
 
 
-def _cpu(node: Node, asked: AccelerationSpec, accel: Accel, virtualization: str | None) -> CpuShape:
+def _cpu(
+    node: Node, asked: AccelerationSpec, accel: Accel, virtualization: str | None
+) -> CpuDefinition:
     mode, model = _cpu_mode(asked.cpu_model, accel)
     topology = cpu_topology_for(asked.cpu_topology, node.cpu_cores)
-    return CpuShape(
+    return CpuDefinition(
         mode=mode,
         model=model,
         topology=(

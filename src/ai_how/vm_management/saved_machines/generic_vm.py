@@ -16,25 +16,25 @@ _MAC = "52:54:00:00:00:01"
 _NOWHERE = Path("/nowhere")
 
 
-def why_cold(shape: DomainDefinition) -> str | None:
+def why_cold(definition: DomainDefinition) -> str | None:
     """Why such a VM cannot be restored from a saved one; None where it can."""
-    if shape.pci_devices or shape.mdevs:
+    if definition.pci_devices or definition.mdevs:
         return "it has a device of the host"
-    if shape.shares:
+    if definition.shares:
         return "it has virtiofs mounts"
     return None
 
 
 def generic_definition(
-    shape: DomainDefinition, *, disk: Path = _NOWHERE, console_log: Path = _NOWHERE
+    definition: DomainDefinition, *, disk: Path = _NOWHERE, console_log: Path = _NOWHERE
 ) -> DomainDefinition:
     """The same VM without all that makes it one of a cluster.
 
     It is on no network, so that nothing which it sends while it boots reaches anybody.
     """
-    boot = shape.boot
+    boot = definition.boot
     return replace(
-        shape,
+        definition,
         mark=Mark("", GENERIC_ID, ""),
         name=f"ai-how-nameless-{generic_uuid(disk).hex[:8]}",
         uuid=generic_uuid(disk),
@@ -78,11 +78,11 @@ class MachineKey:
 
 
 def machine_key_of(
-    shape: DomainDefinition, *, image_digest: str, disk_gib: int, host: str
+    definition: DomainDefinition, *, image_digest: str, disk_gib: int, host: str
 ) -> MachineKey:
     """What a saved machine must be for this VM."""
     return MachineKey(
-        _digest(render_domain(generic_definition(shape)), image_digest, str(disk_gib)), host
+        _digest(render_domain(generic_definition(definition)), image_digest, str(disk_gib)), host
     )
 
 

@@ -12,7 +12,7 @@ from ai_how.vm_management.nodes.domain_definition import Accel, DomainDefinition
 from ai_how.vm_management.saved_machines.generic_vm import MachineKey, machine_key_of, why_cold
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachineRef, SavedMachines
 
-Shapes = Callable[[Node, NodeState], DomainDefinition]
+Definitions = Callable[[Node, NodeState], DomainDefinition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,23 @@ NONE_SAVED = SavedMachineMatches({}, ())
 
 
 def find_matches(
-    nodes: Iterable[tuple[Node, NodeState]], shapes: Shapes, machines: SavedMachines, host: str
+    nodes: Iterable[tuple[Node, NodeState]],
+    definitions: Definitions,
+    machines: SavedMachines,
+    host: str,
 ) -> SavedMachineMatches:
     """Look for the machine that each of these nodes, which are new, can be restored from."""
     found: dict[str, SavedMachine] = {}
     looked: dict[MachineKey, SavedMachine | str | None] = {}
     notes: dict[str, list[str]] = {}
     for node, one in nodes:
-        shape = shapes(node, one)
-        if reason := why_cold(shape):
+        definition = definitions(node, one)
+        if reason := why_cold(definition):
             notes.setdefault(reason, []).append(one.name)
             continue
-        fit = machine_key_of(shape, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host)
+        fit = machine_key_of(
+            definition, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host
+        )
         if fit not in looked:
             looked[fit] = _look(machines, fit)
         answer = looked[fit]

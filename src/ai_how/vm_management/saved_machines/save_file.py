@@ -149,13 +149,15 @@ def _read_front(file: IO[bytes]) -> SaveImage:
         raise HostError("the saved memory has an XML that is no text") from None
 
 
-def _render_front(xml: str, former: SaveImage) -> bytes:
+def _render_front(xml: str, previous: SaveImage) -> bytes:
     """All that comes before the memory: it begins at the same place in its block as it did."""
     text = xml.encode() + b"\0"
-    cookie_at = len(text) if former.cookie else 0
-    if former.cookie:
-        text += former.cookie.encode() + b"\0"
-    spare = (former.memory_at - _HEADER.size - len(text)) % _ALIGN_BYTES
+    cookie_at = len(text) if previous.cookie else 0
+    if previous.cookie:
+        text += previous.cookie.encode() + b"\0"
+    spare = (previous.memory_at - _HEADER.size - len(text)) % _ALIGN_BYTES
     text += b"\0" * spare
-    head = _HEADER.pack(MAGIC, VERSION, len(text), int(former.was_running), UNCOMPRESSED, cookie_at)
+    head = _HEADER.pack(
+        MAGIC, VERSION, len(text), int(previous.was_running), UNCOMPRESSED, cookie_at
+    )
     return head + text

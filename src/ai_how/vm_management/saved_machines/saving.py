@@ -47,7 +47,7 @@ class MachineToSave:
     """A machine that nodes could be restored from, had it been saved."""
 
     fit: MachineKey
-    shape: DomainDefinition
+    definition: DomainDefinition
     image: Image
     disk_gib: int
 
@@ -80,19 +80,19 @@ def save_machine(
         base = disks.ensure_base(missing.image)
         disks.ensure_kernel(missing.image)
         qemu_img.make_overlay(draft / DISK, base=base, virtual_bytes=missing.disk_gib * GIB)
-        _boot_and_save(missing.shape, draft, client, stop=stop, watch=watch)
+        _boot_and_save(missing.definition, draft, client, stop=stop, watch=watch)
         return machines.add(draft, _manifest_of(missing, draft))
 
 
 def _boot_and_save(
-    shape: DomainDefinition,
+    definition: DomainDefinition,
     draft: Path,
     client: LibvirtClient,
     *,
     stop: threading.Event,
     watch: Watch,
 ) -> None:
-    machine = generic_definition(shape, disk=draft / DISK, console_log=draft / "console.log")
+    machine = generic_definition(definition, disk=draft / DISK, console_log=draft / "console.log")
     watch(0.0, "booting")
     client.boot_transient(render_domain(machine))
     try:
@@ -101,7 +101,7 @@ def _boot_and_save(
         agent = GuestAgent(client, machine.uuid, machine.name)
         agent.check(["/usr/lib/ai-how/settle"], Deadline.after(SETTLE_S), stop=stop)
         watch(0.8, "saving")
-        timeout_s = memory_timeout_s(shape.memory_mib)
+        timeout_s = memory_timeout_s(definition.memory_mib)
         client.save_transient(machine.uuid, draft / MEMORY, timeout_s=timeout_s)
     finally:
         client.destroy_domain(machine.uuid)  # one that was saved is gone
@@ -118,8 +118,8 @@ def _manifest_of(missing: MachineToSave, draft: Path) -> SavedManifest:
         id=uuid4(),
         made_at=datetime.now(UTC),
         image_digest=missing.image.digest,
-        vcpus=missing.shape.vcpus,
-        memory_mib=missing.shape.memory_mib,
+        vcpus=missing.definition.vcpus,
+        memory_mib=missing.definition.memory_mib,
         memory_bytes=memory.stat().st_size,
         disk_gib=missing.disk_gib,
         memory_sha256=sha256_of(memory),

@@ -44,8 +44,8 @@ Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class SavedManifest(BaseModel):
     """What a saved machine is; `id` is new with each, also where the key is that of an older one.
 
-    `shape` and `host` are those of the `Fit` that it was made for; `memory_mib` is what its guest
-    sees, `memory_bytes` what of it is in the file.
+    `shape` and `host` are those of the `MachineKey` that it was made for; `memory_mib` is what its
+    guest sees, `memory_bytes` what of it is in the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

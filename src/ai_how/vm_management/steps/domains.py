@@ -114,7 +114,7 @@ class RestoreDomain(StartDomain):
         except ConnectionLostError:
             raise
         except HostError as error:
-            world.say(f"{self.node} boots cold: {error.brief}")
+            world.warn(f"{self.node} boots cold: {error.brief}")
             return self._boot(world)
         return Applied.MADE
 

@@ -196,7 +196,7 @@ class MendUplink(NetworkStep):
         try:
             self._mend(world)
         except HostError as error:
-            world.say(f"the network {self.name} has no way out yet: {error.brief}")
+            world.warn(f"the network {self.name} has no way out yet: {error.brief}")
             return Applied.KEPT
         return Applied.MADE
 

@@ -46,7 +46,7 @@ def shut_down(world: PlanContext, domain: str, uuid: UUID) -> bool:
     if is_off():
         return True
     world.client.destroy_domain(uuid)
-    world.say(f"{domain} did not shut down by itself: its power was cut")
+    world.warn(f"{domain} did not shut down by itself: its power was cut")
     return False
 
 
@@ -77,7 +77,7 @@ class ShutDownGuest(ForwardStep, DomainStep):
 
     def apply(self, world: PlanContext) -> Applied:
         if not shut_down(world, self.domain, self.uuid) and self.is_backed_up:
-            world.say(f"the backup of {self.domain} may lack what it wrote in its last minute")
+            world.warn(f"the backup of {self.domain} may lack what it wrote in its last minute")
         return Applied.MADE
 
     def describe(self) -> str:

@@ -60,7 +60,7 @@ class StartFromManagedSave(StartDomain):
                 hint="ai-how hpc start --no-warm  # boots it anew: the jobs that it ran are lost",
             ) from error
         if world.client.get_domain(self.uuid).was_booted:
-            world.say(f"{self.node} boots: its saved memory was not whole, and its jobs are lost")
+            world.warn(f"{self.node} boots: its saved memory was not whole, and its jobs are lost")
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:

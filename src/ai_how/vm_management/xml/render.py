@@ -1,7 +1,7 @@
-"""From a shape to its XML, and the check that no value became markup.
+"""From a definition to its XML, and the check that no value became markup.
 
 Values reach a template only as context, are escaped there, and are compared with a twin of the
-same shape whose every string is plain: the two documents must have the same elements.
+same definition whose every string is plain: the two documents must have the same elements.
 """
 
 import re
@@ -34,19 +34,19 @@ class Definition(Protocol):
         """The template's file name."""
 
 
-def render_definition(shape: Definition) -> str:
-    """The XML document of a shape.
+def render_definition(definition: Definition) -> str:
+    """The XML document of a definition.
 
     Raises SpecError for a value that XML cannot hold, AiHowError if a value became markup.
     """
-    for place, value in _strings(shape):
+    for place, value in _strings(definition):
         if found := _UNWRITABLE.search(value):
             raise SpecError(
                 f"{place} holds a character that XML cannot",
                 details=f"{found.group()!a} in {value!a}",
             )
-    text = _render(shape)
-    if census(read_xml(text)) != census(read_xml(_render(_plain_twin(shape)))):
+    text = _render(definition)
+    if census(read_xml(text)) != census(read_xml(_render(_plain_twin(definition)))):
         raise AiHowError("a value changed the structure of the XML; it was not used", details=text)
     return text
 
@@ -63,13 +63,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
 
 
-def _render(shape: Definition) -> str:
-    template = _environment().get_template(shape.template)
-    return template.render(shape=shape, mark_namespace=MARK_NAMESPACE)
+def _render(definition: Definition) -> str:
+    template = _environment().get_template(definition.template)
+    return template.render(definition=definition, mark_namespace=MARK_NAMESPACE)
 
 
 def _strings(value: object, place: str = "") -> list[tuple[str, str]]:
-    """Every string in a shape, each with its place in it."""
+    """Every string in a definition, each with its place in it."""
     parts: list[tuple[str, object]] = []
     if isinstance(value, str | PurePath):
         return [(place, str(value))]
@@ -81,7 +81,7 @@ def _strings(value: object, place: str = "") -> list[tuple[str, str]]:
 
 
 def _plain_twin(value: T) -> T:
-    """The same shape with a plain word for each string and path (enums are ours, and stay)."""
+    """The same definition with a plain word for each string and path (enums are ours, and stay)."""
     twin: object = value
     if is_dataclass(value) and not isinstance(value, type):
         twin = copy(value)  # not a new one: that would be checked, and plain words are not unique
