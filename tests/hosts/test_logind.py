@@ -48,7 +48,7 @@ def test_doctor_says_whether_a_cluster_outlives_a_logout(
 ) -> None:
     as_user(monkeypatch)
     root = HOSTS[name].make(tmp_path)
-    check = check_logout(root)
+    check = check_logout(root, kind="hpc")
     assert (check.status is Status.OK) is HOSTS[name].outlives, check
     if not HOSTS[name].outlives:
         assert check.advice == f"sudo loginctl enable-linger {ME}"
@@ -61,7 +61,7 @@ def test_a_host_that_runs_is_judged_by_where_it_runs(
 ) -> None:
     as_user(monkeypatch)
     root = LogindHost(TERMINAL, outlives=False).make(tmp_path, pid="4711")
-    check = check_logout(root, supervisor=4711)
+    check = check_logout(root, kind="hpc", supervisor=4711)
     assert check.status is Status.WARNING
     assert check.advice is not None
     assert check.advice.startswith(f"sudo loginctl enable-linger {ME} && ai-how hpc stop")

@@ -173,7 +173,7 @@ def test_the_state_that_was_lost_is_recovered(watched: Watched) -> None:
         path.unlink()
     refused = watched.home.call("hpc", "start")
     check_told(refused, {3})
-    assert "hpc recover" in refused.err
+    assert "ai-how bare recover --cluster hpc" in refused.err
     check_told(watched.home.call("hpc", "recover", "--cluster", "hpc"), {0})
     state = state_of(watched.home)
     assert (state.kind, state.lineage) == ("bare", lineage)

@@ -148,6 +148,7 @@ def stage_of(directory: Path, image, libvirt: FakeLibvirt) -> Stage:
     def world(interrupts: Interrupts) -> PlanContext:
         return PlanContext(
             cluster_id=CLUSTER_ID,
+            cluster_kind="hpc",
             paths=ClusterPaths(directory / "hpc"),
             client=libvirt,
             disks=DiskManager(storage),

@@ -46,13 +46,13 @@ def test_a_backup_replaces_nothing_and_leaves_its_directory_as_it_is(tmp_path):
     target.mkdir(mode=0o755)
     target.chmod(0o755)
     plan = plan_destroy(STATE, backups=target)
-    prepare_backups(target, plan)
+    prepare_backups(target, plan, kind="hpc")
     assert target.stat().st_mode & 0o777 == 0o755
     [first, *_] = [step for step in plan.steps if step.kind == "backup"]
     assert first.target.name == f"{first.domain}-{STATE.lineage.hex[:8]}.qcow2"
     first.target.touch()
     with pytest.raises(HostError, match="is there already, and a backup replaces nothing"):
-        prepare_backups(target, plan)
+        prepare_backups(target, plan, kind="hpc")
 
 
 def test_a_backup_of_a_disk_that_is_gone_outlives_a_destroy_that_failed(tmp_path):

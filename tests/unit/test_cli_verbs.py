@@ -284,7 +284,7 @@ def test_a_host_with_vms_that_run_is_stopped_only_by_force(cli, monkeypatch):
 
 def test_doctor_shows_every_check_and_fails_when_one_does(cli, monkeypatch):
     def looked(*checks: Check) -> None:
-        monkeypatch.setattr("ai_how.host.doctor.run_doctor", lambda _roots, kernel: checks)
+        monkeypatch.setattr("ai_how.host.doctor.run_doctor", lambda _roots, kind, kernel: checks)
 
     looked(Check("memory", Status.OK, "plenty"))
     ended = cli("doctor")
@@ -308,7 +308,7 @@ def test_doctor_shows_every_check_and_fails_when_one_does(cli, monkeypatch):
 
 
 def test_doctor_says_that_the_default_image_is_broken(cli, monkeypatch):
-    monkeypatch.setattr("ai_how.host.doctor.run_doctor", lambda _roots, kernel: ())
+    monkeypatch.setattr("ai_how.host.doctor.run_doctor", lambda _roots, kind, kernel: ())
     (cli.roots.images / default_recipe().digest).mkdir(parents=True)
     ended = cli("doctor")
     assert ended.code == 3

@@ -211,7 +211,7 @@ def test_validate_is_as_the_page_says(cli: Cli) -> None:
 
 
 def test_doctor_is_as_the_page_says(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ai_how.host.doctor.run_doctor", lambda _roots, kernel: CHECKS)
+    monkeypatch.setattr("ai_how.host.doctor.run_doctor", lambda _roots, kind, kernel: CHECKS)
     assert_documented("`doctor`", json.loads(cli("doctor", "--json").out))
 
 

@@ -122,6 +122,7 @@ def bench(tmp_path):
     yield Bench(
         PlanContext(
             cluster_id=CLUSTER_ID,
+            cluster_kind="hpc",
             paths=paths,
             client=guests,
             disks=DiskManager(StoragePaths(tmp_path)),

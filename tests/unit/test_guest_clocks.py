@@ -27,6 +27,7 @@ class Guest:
     stop: threading.Event = field(default_factory=threading.Event)
     offset_ns: int = 3600 * SECOND_NS
     told: int = 0
+    cluster_kind: str = "hpc"
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
         return GuestAgent(self, uuid, name)
@@ -59,5 +60,6 @@ def test_a_clock_that_is_right_is_left_alone():
 
 
 def test_a_clock_that_cannot_be_set_fails_the_start():
-    with pytest.raises(GuestError, match=r"the clock of compute-01 is .* s off"):
+    with pytest.raises(GuestError, match=r"the clock of compute-01 is .* s off") as caught:
         STEP.apply(Guest([60.0], patience=Timeouts(clock_s=0.3)))
+    assert caught.value.hint.startswith("ai-how hpc exec compute-01 -- journalctl -b -u ")

@@ -37,7 +37,7 @@ class Guest:
 def read(guest: Guest, boot: int = 0) -> tuple[str, list[str]]:
     said: list[str] = []
     agent = GuestAgent(guest, VM, "compute-01")
-    return read_journal(agent, lines=5, boot=boot, warn=said.append), said
+    return read_journal(agent, kind="hpc", lines=5, boot=boot, warn=said.append), said
 
 
 def test_a_short_journal_is_shown_whole_and_without_a_word():

@@ -338,7 +338,7 @@ def test_a_file_that_is_swapped_all_the_time_is_taken_whole_or_refused(tmp_path,
             else:
                 assert image.disk.read_bytes() == good
                 outcomes.add("taken")
-                store.remove(image, used_by=())
+                store.remove(image, used_by={})
     finally:
         stop.set()
         thread.join()

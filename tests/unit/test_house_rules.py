@@ -1,6 +1,7 @@
 """The rules of the house that no linter knows: sizes, who speaks to what, broad excepts."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -171,6 +172,21 @@ def test_diagnosis_knows_no_kind_of_cluster():
     diagnosis = {name: path for name, path in MODULES.items() if "/diagnosis/" in name}
     assert diagnosis
     assert not importers(diagnosis, "ai_how.hpc")
+
+
+def test_only_the_rooms_of_slurm_name_its_verbs():
+    """Elsewhere a hint has the kind of the cluster: `ai-how {kind} start`."""
+    verbs = re.compile(r"\bhpc (start|stop|status|destroy|recover|exec|ssh|logs|console)\b")
+    besides = ("hpc/", "cli/", "spec/")  # spec/ explains the section of SLURM clusters
+    found = [
+        f"{module}:{node.lineno}: {node.value}"
+        for module, path in MODULES.items()
+        if not module.startswith(besides)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if verbs.search(node.value)
+    ]
+    assert found == []
 
 
 def test_nothing_is_mocked():

@@ -116,7 +116,7 @@ def test_a_directory_for_backups_is_private_whatever_the_umask(tmp_path, state, 
     target = tmp_path / "kept"
     former = os.umask(umask)
     try:
-        prepare_backups(target, plan_destroy(state, backups=target))
+        prepare_backups(target, plan_destroy(state, backups=target), kind="hpc")
     finally:
         os.umask(former)
     assert target.stat().st_mode & 0o777 == 0o700
@@ -126,7 +126,7 @@ def test_backups_into_a_file_are_refused_with_its_name(tmp_path, state):
     target = tmp_path / "kept"
     target.touch()
     with pytest.raises(HostError, match="kept: File exists"):
-        prepare_backups(target, plan_destroy(state, backups=target))
+        prepare_backups(target, plan_destroy(state, backups=target), kind="hpc")
 
 
 def test_bases_stay_while_another_cluster_is_being_made(roots, state):

@@ -165,7 +165,7 @@ def test_a_directory_without_a_manifest_is_broken_not_fatal(
     assert all(isinstance(one, BrokenImage) for one in broken)
     assert any(isinstance(one, BrokenImage) and reason in one.reason for one in broken)
     for one in broken:
-        store.remove(one, used_by=())
+        store.remove(one, used_by={})
     assert store.list() == ()
 
 
@@ -249,12 +249,12 @@ def test_a_disk_that_qemu_reads_otherwise_than_we_is_refused(
 def test_an_image_in_use_is_not_removed(store: ImageStore) -> None:
     image = add(store, "default", "one")
     with pytest.raises(HostError, match="is used by demo, test") as caught:
-        store.remove(image, used_by=("demo", "test"))
+        store.remove(image, used_by={"demo": "hpc", "test": "hpc"})
     assert caught.value.hint == "ai-how hpc destroy --cluster demo"
-    store.remove(image, used_by=())
+    store.remove(image, used_by={})
     assert store.list() == ()
     assert left_over(store) == []
-    store.remove(image, used_by=())
+    store.remove(image, used_by={})
 
 
 def test_a_draft_of_a_dead_process_is_swept_and_a_living_one_is_not(store: ImageStore) -> None:

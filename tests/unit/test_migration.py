@@ -100,7 +100,11 @@ def _digest_in(xml: str) -> str:
 
 def world_of(paths: ClusterPaths, storage: StoragePaths, libvirt: FakeLibvirt) -> PlanContext:
     return PlanContext(
-        cluster_id=CLUSTER_ID, paths=paths, client=libvirt, disks=DiskManager(storage)
+        cluster_id=CLUSTER_ID,
+        cluster_kind="hpc",
+        paths=paths,
+        client=libvirt,
+        disks=DiskManager(storage),
     )
 
 

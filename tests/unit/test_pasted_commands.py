@@ -23,7 +23,11 @@ from cluster_bench import draft_of, read_hpc
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-VERB = re.compile(r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|image|host|doctor|schema|…)")
+# A value in the place of the group is the kind of a cluster.
+VERB = re.compile(
+    r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|image|host|doctor|schema|…"
+    r"|(?:x1|\{[^}]+\})(?= (?:start|stop|destroy|recover|exec|ssh)\b))"
+)
 # What shows a text completes it: `console` does so for these, and for the hint of every error.
 SPOKEN_BY = ("show_line", "show_warning", "warn", "Check", "KvmVerdict", "_compare")
 SPOKEN_AS = ("hint", "advice", "remedy", "denied_remedy")
@@ -218,6 +222,11 @@ def spoken(tree: ast.Module) -> set[int]:
     return found
 
 
+def with_kind(text: str) -> str:
+    """The text as it is of a SLURM cluster."""
+    return VERB.sub(lambda found: re.sub(r"x1$", "hpc", found[0]), text)
+
+
 def find_printed() -> Iterator[tuple[str, str, bool]]:
     """Where a command is written, the whole text, and whether it is completed before it is seen."""
     for path in SOURCES:
@@ -228,7 +237,7 @@ def find_printed() -> Iterator[tuple[str, str, bool]]:
         for node, text in strings(tree):
             if VERB.search(text):
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                yield where, text, id(node) in completed_ones
+                yield where, with_kind(text), id(node) in completed_ones
 
 
 PRINTED = list(find_printed())
@@ -248,7 +257,7 @@ def parse(words: list[str]) -> None:
 
 
 PATH_COMMAND = re.compile(r"(chmod|df|findmnt|fuser|less|ls|mkdir|mv|qemu-img|rm)\b")
-NO_PATHS = ("seen.iommu_group",)
+NO_PATHS = ("seen.iommu_group", "previous.kind")
 
 
 def test_a_path_in_a_command_to_paste_is_one_word():

@@ -73,6 +73,7 @@ class Bench:
     def world(self, interrupts: Interrupts) -> PlanContext:
         return PlanContext(
             cluster_id=CLUSTER_ID,
+            cluster_kind="hpc",
             paths=self.paths,
             client=self.libvirt,
             disks=self.disks,

@@ -28,7 +28,7 @@ def doctor(ctx: typer.Context) -> None:
 
     context = context_of(ctx)
     kernel, image = _check_image(context.roots)
-    checks = (*run_doctor(context.roots, kernel=kernel), image)
+    checks = (*run_doctor(context.roots, kind="hpc", kernel=kernel), image)
     is_able = not any(check.status == "failure" for check in checks)
     if context.is_json:
         console.show_json({"is_able": is_able, "checks": console.completed_checks(checks)})

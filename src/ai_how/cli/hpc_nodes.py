@@ -91,7 +91,7 @@ def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
     manager, node = _find(ctx, words, cluster)
     console.show_line("Ctrl-] leaves the console")
     with manager.console_of(node) as line:
-        join(line, node.name)
+        join(line, hint=f"ai-how hpc logs {node.name}")
 
 
 @app.command()

@@ -82,7 +82,7 @@ def list_images(ctx: typer.Context) -> None:
     states = _states(context)
     images = [(image, users_of_image(states, image.digest)) for image in _store(context).list()]
     if context.is_json:
-        console.show_json([_data(image) | {"used_by": users} for image, users in images])
+        console.show_json([_data(image) | {"used_by": list(users)} for image, users in images])
         return
     _warn_of_damage(states)
     if not images:
@@ -93,7 +93,7 @@ def list_images(ctx: typer.Context) -> None:
         [
             (console.Cell("broken", console.Style.BAD), one.digest[:12], None, one.reason, None)
             if isinstance(one, BrokenImage)
-            else _row(one, users)
+            else _row(one, list(users))
             for one, users in images
         ],
     )

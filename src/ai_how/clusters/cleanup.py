@@ -74,7 +74,7 @@ def check_snapshots(
         raise HostError(
             f"{state.name} has {len(found)} snapshot{'s' * (len(found) > 1)}, which would be lost",
             details="\n".join(found),
-            hint="ai-how hpc destroy --force  # removes them too",
+            hint=f"ai-how {state.kind} destroy --force  # removes them too",
         )
 
 
@@ -84,7 +84,7 @@ def clear_lock(paths: ClusterPaths) -> None:
         clear_directory(paths)
 
 
-def prepare_backups(directory: Path, plan: Plan) -> None:
+def prepare_backups(directory: Path, plan: Plan, *, kind: str) -> None:
     """Have the directory for the backups, ours alone where we make it.
 
     Raises HostError where a file would be in the way.
@@ -93,7 +93,7 @@ def prepare_backups(directory: Path, plan: Plan) -> None:
         if isinstance(step, BackUpDisk) and os.path.lexists(step.target):
             raise HostError(
                 f"{step.target} is there already, and a backup replaces nothing",
-                hint="ai-how hpc destroy --backup ANOTHER-DIRECTORY",
+                hint=f"ai-how {kind} destroy --backup ANOTHER-DIRECTORY",
             )
     if not directory.is_dir():
         with disk_errors(directory):
@@ -108,7 +108,7 @@ def check_backups(state: ClusterState, seen: Observed) -> None:
         raise HostError(
             f"{state.name} is suspended: its disks are not whole without the memory of its nodes",
             details=f"suspended: {', '.join(names)}",
-            hint="ai-how hpc start  # lets it go on; then destroy it",
+            hint=f"ai-how {state.kind} start  # lets it go on; then destroy it",
         )
 
 

@@ -55,7 +55,7 @@ def plan_desired_cluster(
     if previous:
         _check_kept(section, home, len(nodes), previous)
     known = {node.name: node for node in previous.nodes} if previous else {}
-    _check_addresses(nodes, known)
+    _check_addresses(nodes, known, kind.name)
     asked = tuple(
         replace(node, ip=known[node.name].ip) if node.name in known else node for node in nodes
     )
@@ -152,25 +152,25 @@ def _check_kept(section: ClusterSection, home: str, count: int, previous: Cluste
             raise SpecError(
                 f"the {what} of a cluster cannot be changed",
                 details=f"{section.name} has {there}, and {asked} is asked for",
-                hint=f"ai-how hpc destroy  # then start it anew, or set {what} back",
+                hint=f"ai-how {previous.kind} destroy  # then start it anew, or set {what} back",
             )
 
     subnet = previous.network.subnet
     if count > (room := room_in(subnet)):
         raise SpecError(
             f"{section.name} cannot have {count} nodes: its subnet {subnet} has room for {room}",
-            hint="ai-how hpc destroy  # then start it anew",
+            hint=f"ai-how {previous.kind} destroy  # then start it anew",
         )
 
 
-def _check_addresses(nodes: Iterable[Node], known: Mapping[str, NodeState]) -> None:
+def _check_addresses(nodes: Iterable[Node], known: Mapping[str, NodeState], kind: str) -> None:
     for node in nodes:
         was = known.get(node.name)
         if was and node.ip is not None and node.ip != was.ip:
             raise SpecError(
                 f"the address of {node.name} cannot be changed",
                 details=f"it has {was.ip}, and {node.ip} is asked for",
-                hint="ai-how hpc destroy  # then start it anew, or set the address back",
+                hint=f"ai-how {kind} destroy  # then start it anew, or set the address back",
             )
 
 

@@ -42,7 +42,10 @@ class ClusterKind(Protocol):
     """
 
     name: str
-    """As in states, journals and the marks of VMs, for ever."""
+    """In states, journals and the marks of VMs, so it never changes; the group of its verbs, too.
+
+    Hints say `ai-how NAME start`.
+    """
 
     @property
     def step_types(self) -> Mapping[str, type["Step"]]:

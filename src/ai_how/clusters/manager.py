@@ -90,14 +90,14 @@ class ClusterManager:
             raise StateError(
                 f"the first start of {self.name} was cut short",
                 details="What it had made is still there.",
-                hint=f"ai-how hpc destroy --cluster {self.name}  # or start it again",
+                hint=f"ai-how {self.kind.name} destroy --cluster {self.name}  # or start it again",
             )
         self._refuse_lost()
         there = ", ".join(read_every_state(self.roots)) or "none"
         raise StateError(
             f"there is no cluster {self.name}",
             details=f"clusters of this user: {there}",
-            hint="ai-how hpc start",
+            hint=f"ai-how {self.kind.name} start",
         )
 
     def place(self, asked: str | None = None) -> HypervisorHost:
@@ -154,7 +154,9 @@ class ClusterManager:
         place = self.place(spec.host.uri)
         with self._locked("start", place) as runner:
             # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
-            with held_lock(self.roots.host_lock, doing=f"hpc start of {self.name}", wait_s=60):
+            with held_lock(
+                self.roots.host_lock, doing=f"{self.kind.name} start of {self.name}", wait_s=60
+            ):
                 start = prepare_start(
                     StartContext(
                         kind=self.kind,
@@ -225,7 +227,7 @@ class ClusterManager:
         if not self.paths.is_used:
             # A first start that failed left its image, its lock, and the host up.
             if self.paths.lock.exists():
-                with held_lock(self.paths.lock, doing="hpc destroy"):
+                with held_lock(self.paths.lock, doing=f"{self.kind.name} destroy"):
                     clear_lock(self.paths)
                 release_host(place, self.roots)
             return plan
@@ -239,7 +241,7 @@ class ClusterManager:
                 plan = plan_destroy(state, stop, backups=backups)
                 if backups:
                     check_backups(state, seen)
-                    prepare_backups(backups, plan)
+                    prepare_backups(backups, plan, kind=self.kind.name)
                 runner.destroy(plan, state, backups)
                 remove_state(self.paths)
             clear_directory(self.paths)
@@ -258,7 +260,7 @@ class ClusterManager:
         for directory in (self.roots.state, self.paths.root):
             ensure_private_directory(directory)
         with (
-            held_lock(self.paths.lock, doing="hpc recover"),
+            held_lock(self.paths.lock, doing=f"{self.kind.name} recover"),
             host_up(place, self.roots, self.warn),
             LibvirtClient(place.uri) as client,
         ):
@@ -292,7 +294,9 @@ class ClusterManager:
             with self._asking(node) as client:
                 if client.is_agent_connected(node.uuid):
                     agent = GuestAgent(client, node.uuid, node.name)
-                    return read_journal(agent, lines=lines, boot=boot, warn=self.warn)
+                    return read_journal(
+                        agent, kind=self.kind.name, lines=lines, boot=boot, warn=self.warn
+                    )
         if not serial:
             self.warn(f"the agent of {node.name} does not answer: this is its serial line")
         return read_tail(self.paths.console_log(node.name), lines)
@@ -331,7 +335,7 @@ class ClusterManager:
         place = resolve_host(self.connect or "auto", self.roots)
         if place.is_up:
             with LibvirtClient(place.uri) as client:
-                refuse_lost(client, self.paths, place)
+                refuse_lost(client, self.paths, place, kind=self.kind.name)
 
     def _remembered_host(self) -> str | None:
         """Where the cluster is; a first start that was cut short wrote it into its journal."""
@@ -353,7 +357,7 @@ class ClusterManager:
         """A client without a lock, for what changes nothing of ours."""
         place = self.place()
         if not place.is_up:
-            raise HostError("the embedded host is down", hint="ai-how hpc start")
+            raise HostError("the embedded host is down", hint=f"ai-how {self.kind.name} start")
         with _client_of(place) as client:
             client.learn(node.uuid, node.domain_name)
             yield client
@@ -368,7 +372,7 @@ class ClusterManager:
         ensure_private_directory(self.roots.state)
         ensure_private_directory(self.paths.root)
         with (
-            held_lock(self.paths.lock, doing=f"hpc {verb}"),
+            held_lock(self.paths.lock, doing=f"{self.kind.name} {verb}"),
             host_up(place, self.roots, self.warn),
             _client_of(place) as client,
         ):

@@ -218,6 +218,7 @@ class PlanRunner:
     def _world(self, cluster_id: UUID, wishes: Interrupts) -> PlanContext:
         return PlanContext(
             cluster_id=cluster_id,
+            cluster_kind=self.kind.name,
             paths=self.paths,
             client=self.client,
             disks=DiskManager(self.place.storage),

@@ -49,7 +49,9 @@ def marked_vms(domains: Iterable[DomainInfo], cluster: str) -> tuple[tuple[Domai
     )
 
 
-def refuse_lost(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost) -> None:
+def refuse_lost(
+    client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost, *, kind: str
+) -> None:
     """Raises StateError where libvirt has VMs of a cluster of which nothing is remembered.
 
     Raises OwnershipError where the cluster of that name is another's.
@@ -59,10 +61,10 @@ def refuse_lost(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHos
         raise StateError(
             f"the cluster {paths.name} is there, but what was remembered of it is lost",
             details=_list_vms(mine),
-            hint=f"ai-how hpc recover --cluster {paths.name}",
+            hint=f"ai-how {kind} recover --cluster {paths.name}",
         )
     if others:
-        raise _not_callers(others, paths, place)
+        raise _not_callers(others, paths, place, kind=kind)
 
 
 def recover_state(
@@ -91,7 +93,7 @@ def recover_state(
         uid = find_uid(from_user)
         mine = [pair for pair in others if _uid(pair[0]) in (None, uid)]
     if others and not mine:
-        raise _not_callers(others, paths, place, is_to_recover=True)
+        raise _not_callers(others, paths, place, kind=kind, is_to_recover=True)
     for _, mark in mine:
         if (there := mark.kind or HPC) != kind:
             raise StateError(
@@ -115,19 +117,24 @@ def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost)
 
 
 def _not_callers(
-    others: Vms, paths: ClusterPaths, place: HypervisorHost, *, is_to_recover: bool = False
+    others: Vms,
+    paths: ClusterPaths,
+    place: HypervisorHost,
+    *,
+    kind: str,
+    is_to_recover: bool = False,
 ) -> OwnershipError:
     """What is said of a cluster of that name that is another's."""
     owners = [owner for seen, _ in others if (owner := owner_of(seen))]
     owner, name = owners[0], paths.name
     if is_to_recover:
         who = owner.uid if owner.uid is not None else "UID"
-        hint = f"ai-how hpc recover --cluster {name} --from-user {who}  # takes it over"
+        hint = f"ai-how {kind} recover --cluster {name} --from-user {who}  # takes it over"
     elif owner.uid == os.geteuid():
         state = shlex.quote(str(owner.state))
-        hint = f"ai-how --state-dir {state} hpc status --cluster {name}"
+        hint = f"ai-how --state-dir {state} {kind} status --cluster {name}"
     else:
-        hint = "ai-how --connect embedded hpc start  # or give your cluster another name"
+        hint = f"ai-how --connect embedded {kind} start  # or give your cluster another name"
     return OwnershipError(
         f"the cluster {name} on {place.asked} is not yours: it is of {describe_owner(owner)}",
         details=_list_vms(others),
@@ -155,7 +162,7 @@ def _rebuilt(
             if not ids
             else f"libvirt has VMs of several clusters {name}",
             details=f"their ids are {many}" if ids else None,
-            hint="ai-how hpc start" if not ids else client.virsh("list", "--all", "--title"),
+            hint=f"ai-how {kind} start" if not ids else client.virsh("list", "--all", "--title"),
         )
     [cluster_id] = ids
     network, addresses = _network(client, cluster_id, name)

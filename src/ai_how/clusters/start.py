@@ -129,7 +129,7 @@ def _look(context: StartContext) -> _Looked:
     paths, place, client = context.paths, context.place, context.client
     previous = read_state(paths)
     if previous is None:
-        refuse_lost(client, paths, place)
+        refuse_lost(client, paths, place, kind=context.kind.name)
     cluster_id = previous.lineage if previous else new_cluster_id()
     has_directory = find_disk_directory(place.storage, paths.name, cluster_id, previous)
     desired = _desire(context, previous, cluster_id)
@@ -263,13 +263,14 @@ def _stale_nodes(
 
 
 def _warn_of_waiting(context: StartContext, looked: _Looked, decided: _Decided) -> None:
+    kind = context.kind.name
     for name in decided.stale:
         one = decided.desired.state.get_node(name)
         goes_on = context.resumes and looked.seen.has_managed_save(one)
         if looked.seen.is_on(one) or goes_on:
             context.warn(
                 f"{name} runs as it was defined before; for what has changed: "
-                f"ai-how hpc stop {name} && ai-how hpc start {name}"
+                f"ai-how {kind} stop {name} && ai-how {kind} start {name}"
             )
 
 

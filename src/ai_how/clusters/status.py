@@ -124,6 +124,7 @@ def status_of(
             stats.get(one.uuid),
             disk_problems.get(one.name, ()),
             file_systems.get(one.uuid, ()),
+            state.kind,
         )
         for one in state.nodes
     )
@@ -168,7 +169,7 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
     drift, faults = find_drift(define_network(state), network), seen.known_faults
     yield from drift.told
     if faults.bridge_trouble:
-        remedy = "ai-how hpc start"
+        remedy = f"ai-how {state.kind} start"
         yield f"{faults.bridge_trouble}: nodes do not reach each other; to mend it: {remedy}"
     elif faults.dhcp_is_gone and not drift.live:
         yield "its DHCP and DNS server is gone"
@@ -198,6 +199,7 @@ def _node_status(
     stats: DomainStats | None,
     problems: tuple[str, ...],
     file_systems: tuple[FileSystem, ...],
+    kind: str,
 ) -> NodeStatus:
     domain = seen.find_domain(one.uuid)
     readiness = _readiness_of(one, seen)
@@ -225,17 +227,17 @@ def _node_status(
         file_systems=file_systems,
         problems=(
             *problems,
-            *_wiring_problems(one.name, seen),
+            *_wiring_problems(one.name, seen, kind),
             *_clock_problems(one, seen),
             *(str(each) for each in file_systems if each.is_full),
         ),
     )
 
 
-def _wiring_problems(node: str, seen: Observed) -> Iterator[str]:
+def _wiring_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
     faults = seen.known_faults
     if tap := faults.dead_taps.get(node):
-        remedy = f"ai-how hpc stop {node} && ai-how hpc start {node}"
+        remedy = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
         yield f"its network interface {tap} was deleted; for another: {remedy}"
     elif node in faults.unplugged:
         yield "not on the network"

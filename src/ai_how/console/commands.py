@@ -16,6 +16,8 @@ _COMMAND = re.compile(
 )
 _END = re.compile(r"  #|\n|`| && |; |$")
 _SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
+_CLUSTERS = ("hpc",)
+"""The groups of verbs for clusters, one for each kind of cluster."""
 _NEED_NO_STATE = ("init", "schema", "--help")
 
 
@@ -103,7 +105,7 @@ def _complete(found: re.Match[str], call: Call) -> str:
 
 def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
     words: list[str] = []
-    is_of_cluster = verb.startswith("hpc") or verb == "image warm"
+    is_of_cluster = verb.startswith(_CLUSTERS) or verb == "image warm"
     if is_of_cluster and call.file and not call.cluster and "--cluster" not in rest:
         words += ["-c", str(call.file)]
     if call.state_dir and verb not in _NEED_NO_STATE:
@@ -114,7 +116,8 @@ def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
 
 
 def _cluster(verb: str, rest: str, call: Call) -> str:
+    group, _, name = verb.partition(" ")
     is_named = "--cluster" in rest or "--help" in rest
-    if not call.cluster or not verb.startswith("hpc ") or is_named:
+    if not call.cluster or group not in _CLUSTERS or not name or is_named:
         return ""
     return f" --cluster {shlex.quote(call.cluster)}"

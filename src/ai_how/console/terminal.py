@@ -24,13 +24,14 @@ class Line(Protocol):
     def send(self, data: bytes) -> None: ...
 
 
-def attach(line: Line, node: str) -> None:
+def attach(line: Line, *, hint: str) -> None:
     """Pass bytes in both directions until the user types Ctrl-] or the line ends.
 
-    The guest's output reaches the terminal unchanged, as on any console.
+    The guest's output reaches the terminal unchanged, as on any console. Raises SpecError, with the
+    `hint`, if there is no terminal.
     """
     if not sys.stdin.isatty():
-        raise SpecError("a console needs a terminal", hint=f"ai-how hpc logs {node}")
+        raise SpecError("a console needs a terminal", hint=hint)
     ended_r, ended_w = os.pipe()
 
     def show() -> None:

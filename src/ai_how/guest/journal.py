@@ -21,11 +21,13 @@ def journal_words(*options: str) -> tuple[str, ...]:
     return (*shell, str(JOURNAL_BYTES), "--no-pager", *options)
 
 
-def read_journal(agent: GuestAgent, *, lines: int, boot: int, warn: Callable[[str], None]) -> str:
+def read_journal(
+    agent: GuestAgent, *, kind: str, lines: int, boot: int, warn: Callable[[str], None]
+) -> str:
     """The last lines of a node's journal of one boot: 0 is current, -1 the previous.
 
-    If they are too large, the end of them; `warn` is told. Raises GuestError if the journal has no
-    such boot.
+    If they are too large, the end of them; `warn` is told. `kind` is that of the cluster, for
+    hints. Raises GuestError if the journal has no such boot.
     """
     deadline = Deadline.after(LOG_S)
     which = _find_boot(agent, boot, deadline) if boot else "0"
@@ -34,14 +36,14 @@ def read_journal(agent: GuestAgent, *, lines: int, boot: int, warn: Callable[[st
         raise GuestError(
             f"the journal of {agent.name} cannot be read",
             details=done.errors.strip()[-2000:] or None,
-            hint=f"ai-how hpc exec {agent.name} -- journalctl --list-boots",
+            hint=f"ai-how {kind} exec {agent.name} -- journalctl --list-boots",
         )
     text = done.output
     if len(text.encode()) < JOURNAL_BYTES:
         return text
     warn(
         f"only the last {JOURNAL_BYTES // 1024} KiB are shown; to see all: "
-        f"ai-how hpc ssh {agent.name} -- sudo journalctl -b {which}"
+        f"ai-how {kind} ssh {agent.name} -- sudo journalctl -b {which}"
     )
     _torn, _, whole = text.partition("\n")
     return whole or text

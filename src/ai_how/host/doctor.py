@@ -15,10 +15,11 @@ from ai_how.host.uplink import read_uplink
 from ai_how.state.paths import Roots
 
 
-def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]:
+def run_doctor(roots: Roots, *, kind: str, kernel: Path | None = None) -> tuple[Check, ...]:
     """Check the host; the first time after a boot of the host this boots a test guest.
 
-    `kernel` is the kernel of an image: KVM must run guests of that image.
+    `kernel` is the kernel of an image: KVM must run guests of that image. The advice has the verbs
+    of this `kind` of clusters.
     """
     choice = choose_host()
     facts = read_facts(directories=(roots.state, roots.data, roots.cache))
@@ -27,18 +28,18 @@ def run_doctor(roots: Roots, *, kernel: Path | None = None) -> tuple[Check, ...]
     host = find_supervisor(roots.embedded)
     if host:
         facts = replace(facts, no_uplink=read_uplink(roots.embedded, host))
-    logout = check_logout(Path("/"), supervisor=host.pid if host else None)
-    about = (check_names(facts), *check_choice(choice), logout)
+    logout = check_logout(Path("/"), kind=kind, supervisor=host.pid if host else None)
+    about = (check_names(facts), *check_choice(choice, kind=kind), logout)
     return (check_kvm(verdict), *check_host(facts), *about)
 
 
-def check_choice(choice: Choice) -> Iterator[Check]:
+def check_choice(choice: Choice, *, kind: str) -> Iterator[Check]:
     """Where new clusters run by default, and what is missing there."""
     status = Status.HINT if choice.advice else Status.OK
     yield Check("host", status, f"auto is {choice.asked}: {choice.why}", choice.advice)
     if why := saves_for_root(choice.asked):
         found = f"{why}, and QEMU's logs as well: nodes always boot"
-        yield Check("saved memory", Status.HINT, found, "ai-how --connect embedded hpc start")
+        yield Check("saved memory", Status.HINT, found, f"ai-how --connect embedded {kind} start")
 
 
 def check_kvm(verdict: KvmVerdict) -> Check:
@@ -47,12 +48,12 @@ def check_kvm(verdict: KvmVerdict) -> Check:
     return Check("kvm", status, f"{verdict.why} ({verdict.decided_by})", verdict.remedy)
 
 
-def check_logout(root: Path, *, supervisor: int | None = None) -> Check:
+def check_logout(root: Path, *, kind: str, supervisor: int | None = None) -> Check:
     """Whether clusters on the embedded host survive a logout; `supervisor` is a running host's."""
     why = find_end(root, pid=supervisor)
     if why is None:
         return Check("logout", Status.OK, "clusters on the embedded host keep running")
     advice = f"sudo loginctl enable-linger {user_name()}"
     if supervisor:
-        advice = f"{advice} && ai-how hpc stop && ai-how host down && ai-how hpc start"
+        advice = f"{advice} && ai-how {kind} stop && ai-how host down && ai-how {kind} start"
     return Check("logout", Status.WARNING, why, advice)

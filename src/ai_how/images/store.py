@@ -5,7 +5,7 @@ Foreign files are copied into the store first; only the private copy is checked 
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -142,12 +142,17 @@ class ImageStore:
         self._check_disk(image.directory, image.manifest)
         check_image(image.disk, read_header(image.disk, max_virtual_bytes=self.max_virtual_bytes))
 
-    def remove(self, image: Image | BrokenImage, *, used_by: Sequence[str]) -> None:
-        """Remove an image from the store. Raises HostError naming the clusters that use it."""
+    def remove(self, image: Image | BrokenImage, *, used_by: Mapping[str, str]) -> None:
+        """Remove an image from the store.
+
+        `used_by` are the clusters that use it, by name, each with its kind. Raises HostError naming
+        them.
+        """
         if used_by:
+            name, kind = next(iter(used_by.items()))
             raise HostError(
                 f"image {image.digest[:12]} is used by {', '.join(used_by)}",
-                hint=f"ai-how hpc destroy --cluster {shlex.quote(used_by[0])}",
+                hint=f"ai-how {kind} destroy --cluster {shlex.quote(name)}",
             )
         doing = f"remove image {image.digest[:12]}"
         with (

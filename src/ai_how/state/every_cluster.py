@@ -22,11 +22,11 @@ def read_every_state(roots: Roots) -> dict[str, ClusterState | StateError]:
     return found
 
 
-def users_of_image(states: Mapping[str, ClusterState | StateError], digest: str) -> list[str]:
-    """The clusters with a node of this image, as far as their states can be read."""
-    return [
-        name
+def users_of_image(states: Mapping[str, ClusterState | StateError], digest: str) -> dict[str, str]:
+    """The clusters with a node of this image and the kind of each, as far as states can be read."""
+    return {
+        name: state.kind
         for name, state in states.items()
         if not isinstance(state, StateError)
         and any(node.image_digest == digest for node in state.nodes)
-    ]
+    }

@@ -35,6 +35,8 @@ class PlanContext:
     """One cluster's surroundings during one plan. Shared by all threads; nothing in it changes."""
 
     cluster_id: UUID
+    cluster_kind: str
+    """Also the group of its verbs, for hints."""
     paths: ClusterPaths
     client: LibvirtClient
     disks: DiskManager

@@ -64,18 +64,18 @@ class NodePlanner:
         `is_stale` says that its VM is defined in another way than it would be now; `holds` what is
         on its disk and nowhere else. Raises SpecError or HostError for what cannot be done.
         """
-        domain = self.seen.find_domain(one.uuid)
+        kind, domain = self.desired.state.kind, self.seen.find_domain(one.uuid)
         is_on = domain is not None and domain.state.is_running
         if is_on and one.name in (*self.desired.grown, *self.desired.changed):
             raise SpecError(
                 f"{one.name} is running, and its size is changed in the file",
-                hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         if is_wanted and is_on and (tap := self.seen.known_faults.dead_taps.get(one.name)):
             raise HostError(
                 f"{one.name} has lost its network interface: {tap} was deleted on the host",
                 details="A VM that runs cannot get it back.",
-                hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         chain, saved = NodeChain(), None
         if one.name not in self.seen.disks:
@@ -106,16 +106,18 @@ class NodePlanner:
 
         Raises SpecError or HostError where that memory and its disk no longer belong together.
         """
+        kind = self.desired.state.kind
         if one.name in (*self.desired.grown, *self.desired.changed):
             raise SpecError(
                 f"{one.name} is suspended, and its size is changed in the file",
-                hint="ai-how hpc start --no-warm  # boots it anew: the jobs that it ran are lost",
+                hint=f"ai-how {kind} start --no-warm"
+                "  # boots it anew: the jobs that it ran are lost",
             )
         if one.name not in self.seen.disks:
             raise HostError(
                 f"{one.name} is suspended, and its disk is gone",
                 details=str(one.disk),
-                hint="ai-how hpc destroy  # then start it anew",
+                hint=f"ai-how {kind} destroy  # then start it anew",
             )
         resume = StartFromManagedSave(
             domain=one.domain_name,
@@ -136,20 +138,20 @@ class NodePlanner:
     def _create_disk(
         self, one: NodeState, saved: SavedMachineRef | None, holds: str | None
     ) -> Step:
+        state, kind = self.desired.state, self.desired.state.kind
         if holds and self.seen.find_domain(one.uuid) is not None:
             raise HostError(
                 f"the disk of {one.name} is gone, and with it {holds}",
                 details=str(one.disk),
-                hint="ai-how hpc destroy  # then start it anew",
+                hint=f"ai-how {kind} destroy  # then start it anew",
             )
         if self.seen.is_on(one):
             raise HostError(
                 f"the disk of {one.name} is gone, and its VM still runs",
                 details=str(one.disk),
-                hint=f"ai-how hpc stop {one.name} && ai-how hpc start {one.name}",
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         needs = {self._place_base(one).key}
-        state = self.desired.state
         if not self.seen.has_disk_directory:
             claim = ClaimDirectory(state.name, state.lineage)
             needs.add(self.shared.setdefault(claim.key, claim).key)

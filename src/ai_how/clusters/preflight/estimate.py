@@ -97,7 +97,7 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
         running=tuple(sorted(running)),
         checks=(
             *(check for check in check_host(facts) if check.status is Status.FAILURE),
-            *_owner_checks(section.name, state, place, roots),
+            *_owner_checks(kind, section.name, state, place, roots),
             *check_capacity(_cost_of(section, nodes, running, place), facts),
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
@@ -109,14 +109,18 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
 
 
 def _owner_checks(
-    name: str, state: ClusterState | None, place: HypervisorHost, roots: Roots
+    kind: ClusterKind,
+    name: str,
+    state: ClusterState | None,
+    place: HypervisorHost,
+    roots: Roots,
 ) -> Iterator[Check]:
     """What a start would refuse: another's cluster of that name, or one that was forgotten."""
     if state is not None or not place.is_up:
         return
     try:
         with LibvirtClient(place.uri) as client:
-            refuse_lost(client, roots.cluster(name), place)
+            refuse_lost(client, roots.cluster(name), place, kind=kind.name)
     except (OwnershipError, StateError) as error:
         yield Check("name", Status.FAILURE, error.brief, error.hint)
     except AiHowError:

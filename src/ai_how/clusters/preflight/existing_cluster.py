@@ -37,7 +37,8 @@ def find_disk_directory(
         raise HostError(
             f"the disks of {cluster} are gone",
             details=f"{storage.cluster(cluster)} is not there. Is its file system mounted?",
-            hint=f"findmnt -T {shlex.quote(str(storage.root))}  # or, if lost: ai-how hpc destroy",
+            hint=f"findmnt -T {shlex.quote(str(storage.root))}"
+            f"  # or, if lost: ai-how {previous.kind} destroy",
         )
     return is_there
 
@@ -88,7 +89,8 @@ def check_images(
             raise SpecError(
                 f"the image of {one.name} cannot be changed",
                 details=f"its disk stands on {there.name}, and {asked} is asked for",
-                hint="ai-how hpc destroy  # then start it anew, or set base_image_path back",
+                hint=f"ai-how {desired.state.kind} destroy"
+                "  # then start it anew, or set base_image_path back",
             )
         kept.setdefault((asked, there.digest), []).append(one.name)
     for (name, digest), nodes in kept.items():

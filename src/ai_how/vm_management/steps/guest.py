@@ -109,7 +109,8 @@ class CheckClocks(ClusterStep):
                 if deadline.has_passed or world.stop.wait(0.2):
                     raise GuestError(
                         f"the clock of {name} is {skew_s:.1f} s off",
-                        hint=f"ai-how hpc exec {name} -- journalctl -b -u ai-how-clock -u chrony",
+                        hint=f"ai-how {world.cluster_kind} exec {name} --"
+                        " journalctl -b -u ai-how-clock -u chrony",
                     )
         return Applied.MADE
 

@@ -57,7 +57,8 @@ class StartFromManagedSave(StartDomain):
             raise HostError(
                 f"{self.node} cannot go on from its saved memory",
                 details=str(error),
-                hint="ai-how hpc start --no-warm  # boots it anew: the jobs that it ran are lost",
+                hint=f"ai-how {world.cluster_kind} start --no-warm"
+                "  # boots it anew: the jobs that it ran are lost",
             ) from error
         if world.client.get_domain(self.uuid).was_booted:
             world.warn(f"{self.node} boots: its saved memory was not whole, and its jobs are lost")

@@ -1,0 +1,83 @@
+"""A hint names the verbs of the cluster's own kind."""
+
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from ai_how.clusters.cleanup import check_backups
+from ai_how.clusters.manager import ClusterManager
+from ai_how.clusters.observation import Observed, Wiring
+from ai_how.clusters.plans.rendering import PlanInputs
+from ai_how.clusters.status import status_of
+from ai_how.errors import HostError, SpecError, StateError
+from ai_how.plan.journal import Journal
+from ai_how.state.paths import Roots, default_roots, ensure_private_directory
+from bare_kind import BARE
+from cluster_bench import draft_of, everything_seen, read_hpc
+
+TEST_HOST = f"test://{Path(__file__).resolve().parents[1] / 'driver' / 'test_node.xml'}"
+INPUTS = PlanInputs(
+    network_xml=lambda: "<network/>",
+    domain_xml=lambda node, _one: f"<domain>{node.name}</domain>",
+    base_of=lambda digest: Path(f"/srv/ai-how/bases/{digest}.qcow2"),
+)
+
+
+def bare(desired):
+    return replace(desired, state=desired.state.model_copy(update={"kind": "bare"}))
+
+
+CLUSTER = bare(draft_of(read_hpc()))
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch) -> ClusterManager:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    roots: Roots = default_roots(tmp_path / "state")
+    ensure_private_directory(roots.state)
+    ensure_private_directory(roots.cluster("hpc").root)
+    return ClusterManager(kind=BARE, roots=roots, name="hpc", connect=TEST_HOST)
+
+
+def plan(desired, seen: Observed) -> None:
+    BARE.plan_start(desired, seen, INPUTS, only=(), tell_all=False, stale=(), boot_limit=None)
+
+
+def test_a_manager_says_how_a_cluster_of_its_kind_is_started(manager):
+    with pytest.raises(StateError, match="there is no cluster hpc") as refused:
+        manager.status()
+    assert refused.value.hint == "ai-how bare start"
+
+
+def test_a_manager_says_how_a_first_start_of_its_kind_is_removed(manager):
+    note = {"kind": "bare", "cluster_id": str(uuid4()), "serial": 0, "host": TEST_HOST}
+    journal = manager.paths.journal
+    Journal.create(journal, verb="start", op_id=uuid4(), cluster="hpc", note=note).leave()
+    with pytest.raises(StateError, match="cut short") as refused:
+        manager.status()
+    assert refused.value.hint.startswith("ai-how bare destroy --cluster hpc")
+
+
+def test_what_cannot_be_changed_names_the_verbs_of_the_kind():
+    changed = bare(draft_of(read_hpc(memory_gb=2), CLUSTER.state))
+    with pytest.raises(SpecError) as refused:
+        plan(changed, everything_seen(changed))
+    assert refused.value.hint == "ai-how bare stop controller && ai-how bare start controller"
+    with pytest.raises(SpecError) as refused:
+        draft_of(read_hpc("network: {subnet: 10.9.0.0/24}"), CLUSTER.state)
+    assert refused.value.hint == "ai-how bare destroy  # then start it anew, or set subnet back"
+
+
+def test_what_is_found_of_a_cluster_names_the_verbs_of_its_kind():
+    seen = everything_seen(CLUSTER)
+    saved = replace(next(iter(seen.domains.values())), has_managed_save=True)
+    with pytest.raises(HostError) as refused:
+        check_backups(CLUSTER.state, replace(seen, domains={saved.uuid: saved}))
+    assert refused.value.hint.startswith("ai-how bare start ")
+    seen = replace(seen, wiring=Wiring(bridge_trouble="it is gone", dead_taps={"compute-01": "t"}))
+    status = status_of(CLUSTER.state, seen, {}, {})
+    assert status.network_problems[0].endswith("ai-how bare start")
+    [problem] = status.nodes[1].problems[-1:]
+    assert problem.endswith("ai-how bare stop compute-01 && ai-how bare start compute-01")
