@@ -224,7 +224,11 @@ def live(bench: Bench, client: LibvirtClient) -> None:
         kind=SLURM,
         place=place,
         client=client,
-        observer=LiveNodes("hpc", [f"compute-{n:02}" for n in range(1, figures.nodes)]),
+        observer=LiveNodes(
+            "hpc",
+            [f"compute-{n:02}" for n in range(1, figures.nodes)],
+            awaiting=SLURM.diagnosis.awaiting,
+        ),
         warn=lambda _line: None,
         patience=Timeouts(),
         on_boundary=lambda moment, _key: weigh(moment),
@@ -271,7 +275,7 @@ def status(bench: Bench, state: ClusterState, client: LibvirtClient) -> None:
     seen = observe(client, state, SLURM)
     problems = find_disk_problems(state, DiskManager(place.storage))
     with redirect_stdout(io.StringIO()) as shown:
-        show_status(status_of(state, seen, client.stats(seen.domains), problems))
+        show_status(status_of(SLURM, state, seen, client.stats(seen.domains), problems))
     bench.figures.status_bytes = len(shown.getvalue())
 
 

@@ -26,6 +26,7 @@ from ai_how.clusters.plans.step_types import step_types
 from ai_how.clusters.secrets import ensure_ssh_keys, find_lost_ssh_keys
 from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import GuestError
+from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
@@ -105,6 +106,9 @@ class BareCluster:
     def home_of(self, section: ClusterSection) -> str:
         return ""
 
+    def check_image(self, image: Image) -> None:
+        """Its nodes run no software of ours."""
+
     def plan_start(
         self,
         desired: DesiredCluster,
@@ -181,6 +185,9 @@ class BareCluster:
                 for name, seen in states.items()
             }
         )
+
+    def is_ready(self, state: ClusterState, readiness: Mapping[str, NodeReadiness]) -> bool:
+        return all(readiness[one.name].is_working for one in state.nodes if one.auto_start)
 
     def wait_for_jobs(
         self,

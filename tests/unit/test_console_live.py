@@ -120,7 +120,7 @@ def test_a_terminal_shows_a_line_per_node_with_where_it_is_and_what_it_has_passe
 
 def test_a_wait_for_all_nodes_stands_in_every_line(open_terminal):
     terminal = open_terminal()
-    with LiveNodes("demo") as live:
+    with LiveNodes("demo", awaiting={"ready"}) as live:
         carry_out(live, "agent/demo-controller", "agent/demo-compute-01", "ready/demo")
     assert [line.split("  ")[1].strip() for line in last_frame(terminal)] == ["idle 1.2 s"] * 2
 

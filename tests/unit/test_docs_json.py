@@ -27,6 +27,7 @@ from ai_how.console.text import to_jsonable
 from ai_how.errors import HostError, PlanFailedError
 from ai_how.host.checks import Check, Status
 from ai_how.hpc.causes import SlurmCause
+from ai_how.hpc.kind import SLURM
 from ai_how.plan.failures import SavedEvidence
 from ai_how.plan.step import Plan
 from cluster_bench import draft_of, read_hpc
@@ -172,7 +173,9 @@ def test_an_error_is_as_the_page_says(cli: Cli, capsys: pytest.CaptureFixture[st
 
 def test_status_is_as_the_page_says() -> None:
     state = draft_of(read_hpc()).state
-    poor = replace(status_of(state, Observed(), {}, {}), slurm_trouble="the controller is off")
+    poor = replace(
+        status_of(SLURM, state, Observed(), {}, {}), slurm_trouble="the controller is off"
+    )
     full = replace(
         poor,
         slurm_trouble=None,

@@ -9,6 +9,7 @@ import pytest
 from ai_how.clusters.file_systems import FileSystem, asked_file_systems, read_file_systems
 from ai_how.clusters.status import status_of
 from ai_how.errors import AgentUnresponsiveError
+from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.vm_state import VmState
 from cluster_bench import draft_of, everything_seen, read_hpc
 
@@ -54,7 +55,7 @@ def test_a_file_system_is_full_from_nine_tenths_on(used, size, is_full):
 @pytest.mark.fault("H21", "as guests tell it")
 def test_a_full_file_system_is_its_nodes_problem_and_what_is_not_full_is_told_too():
     disks = {NAMED["compute-01"]: (FileSystem("/", 100, 100), FileSystem("/scratch", 1, 100))}
-    nodes = {one.name: one for one in status_of(STATE, SEEN, {}, {}, disks).nodes}
+    nodes = {one.name: one for one in status_of(SLURM, STATE, SEEN, {}, {}, disks).nodes}
     assert "/ is 100% full (100 of 100 MiB)" in nodes["compute-01"].problems
     assert not any("/scratch" in problem for problem in nodes["compute-01"].problems)
     assert nodes["compute-01"].file_systems == disks[NAMED["compute-01"]]

@@ -12,6 +12,7 @@ import pytest
 from ai_how.cli.hpc_view import show_status
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.status import ClusterStatus, status_of
+from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.facts import read_stats
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
@@ -25,7 +26,7 @@ def test_a_disk_that_is_destroyed_after_it_was_seen_has_no_size(tmp_path: Path) 
         one.disk.write_bytes(b"\0" * 2**20)
     state = state.model_copy(update={"nodes": nodes})
     seen = Observed(disks=frozenset(one.name for one in nodes))
-    sizes = [one.disk_used_mib for one in status_of(state, seen, {}, {}).nodes]
+    sizes = [one.disk_used_mib for one in status_of(SLURM, state, seen, {}, {}).nodes]
     assert sizes == [None] + [1] * len(nodes[1:])
 
 
@@ -44,7 +45,7 @@ def test_what_a_guest_uses_is_not_what_its_qemu_takes(seconds_ago, told) -> None
     """Of a guest that hangs it is not known any more."""
     state = draft_of(read_hpc()).state
     stats = {state.nodes[1].uuid: read_stats(stats_told(seconds_ago))}
-    off, on, _ = status_of(state, Observed(), stats, {}).nodes
+    off, on, _ = status_of(SLURM, state, Observed(), stats, {}).nodes
     assert (on.guest_memory_mib, on.guest_memory_used_mib, on.memory_used_mib) == (*told, 472)
     assert (off.guest_memory_mib, off.guest_memory_used_mib, off.memory_used_mib) == (None,) * 3
 
@@ -63,7 +64,7 @@ def usual(count: int = 12) -> ClusterStatus:
             nodes=f"compute_nodes: {{count: {count}, cpu_cores: 4, memory_gb: 64, disk_gb: 200}}"
         )
     ).state
-    seen = status_of(state, Observed(), {}, {})
+    seen = status_of(SLURM, state, Observed(), {}, {})
     nodes = [
         replace(
             node,
@@ -145,5 +146,5 @@ def test_names_that_find_no_room_are_cut_and_take_no_second_line(columns, monkey
 def test_a_clock_that_is_off_is_its_own_nodes_problem(skew_s: float, said: str | None) -> None:
     state = draft_of(read_hpc()).state
     seen = Observed(skews_s={state.nodes[1].uuid: skew_s})
-    problems = [one.problems for one in status_of(state, seen, {}, {}).nodes]
+    problems = [one.problems for one in status_of(SLURM, state, seen, {}, {}).nodes]
     assert problems == [(), (said,) if said else (), *[()] * len(state.nodes[2:])]

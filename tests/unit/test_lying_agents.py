@@ -132,7 +132,7 @@ def test_status_says_that_slurm_was_not_asked_and_is_right_in_all_else(case, mon
     monkeypatch.setattr("ai_how.hpc.workload.SINFO_S", 0.2)
     state = DRAFT.state
     seen = observe(Libvirt(HOSTILE[case]), state, SLURM)
-    status = status_of(state, seen, {}, {})
+    status = status_of(SLURM, state, seen, {}, {})
     assert status.slurm_trouble
     assert len(status.slurm_trouble) < 500
     assert not status.is_ready
@@ -156,6 +156,6 @@ LIES = {
 def test_a_controller_that_lies_makes_no_cluster_ready(case):
     text = of_text(LIES[case]).replace('"exited"', '"pid": 1, "exited"')
     seen = observe(Libvirt(text), DRAFT.state, SLURM)
-    status = status_of(DRAFT.state, seen, {}, {})
+    status = status_of(SLURM, DRAFT.state, seen, {}, {})
     assert not status.is_ready
     assert {node.name for node in status.nodes} == {one.name for one in DRAFT.state.nodes}

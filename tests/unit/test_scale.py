@@ -16,6 +16,7 @@ from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.status import status_of
 from ai_how.console.live_nodes import LiveNodes
 from ai_how.hpc.identities import build_identities, config_digest
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.plan import plan_start
 from ai_how.hpc.stop_plan import plan_stop
 from ai_how.hpc.workload import read_sinfo
@@ -75,7 +76,9 @@ def works_of(draft: DesiredCluster, image) -> dict[str, Callable[[], object]]:
     moved = draft_of(draft.section, subnet=IPv4Network("10.99.0.0/16"))  # every host is another
 
     def watch() -> None:
-        seen = LiveNodes("hpc", [one.name for one in state.nodes], is_silent=True)
+        seen = LiveNodes(
+            "hpc", [one.name for one in state.nodes], awaiting={"ready"}, is_silent=True
+        )
         times = StageTimes(seen)
         for step in plan.steps:
             times.begun(step)
@@ -99,7 +102,7 @@ def works_of(draft: DesiredCluster, image) -> dict[str, Callable[[], object]]:
         "plan of what is off": lambda: plan_start(draft, off, rendering, boot_limit=4),
         "stop": lambda: plan_stop(state, on),
         "destroy": lambda: plan_destroy(state),
-        "status": lambda: status_of(state, replace(on, disks=frozenset()), {}, {}),
+        "status": lambda: status_of(SLURM, state, replace(on, disks=frozenset()), {}, {}),
         "SLURM": lambda: read_sinfo(sinfo),
         "hosts that all differ": lambda: find_drift(define_network(moved.state), on.network),
         "identities": lambda: build_identities(draft, paths, has_host_clock=False),

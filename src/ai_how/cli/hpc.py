@@ -74,7 +74,12 @@ def start(
         with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
             manager.build_image(bar.watch)
     begun = time.monotonic()
-    with LiveNodes(hpc.name, names, is_silent=context.is_json or dry_run) as observer:
+    with LiveNodes(
+        hpc.name,
+        names,
+        awaiting=manager.kind.diagnosis.awaiting,
+        is_silent=context.is_json or dry_run,
+    ) as observer:
         plan = manager_of(context, hpc.name, observer).start(
             spec,
             source=path,

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from ai_how.clusters.diagnosis.kind import Diagnosis
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
-    from ai_how.clusters.workload import Workload
+    from ai_how.clusters.workload import NodeReadiness, Workload
+    from ai_how.images.manifest import Image
     from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.libvirt_client.facts import DomainInfo
     from ai_how.plan.step import Plan, Step
@@ -64,6 +65,9 @@ class ClusterKind(Protocol):
     def home_of(self, section: ClusterSection) -> str:
         """What /home is, which no start changes later; empty where the kind has no such thing."""
 
+    def check_image(self, image: "Image") -> None:
+        """Raises HostError where nodes of this kind cannot boot the image."""
+
     def plan_start(
         self,
         desired: "DesiredCluster",
@@ -109,6 +113,12 @@ class ClusterKind(Protocol):
         self, client: "LibvirtClient", state: "ClusterState", domains: Mapping[UUID, "DomainInfo"]
     ) -> "Workload":
         """Ask the cluster's software; takes half a minute at most, and raises nothing."""
+
+    def is_ready(self, state: "ClusterState", readiness: Mapping[str, "NodeReadiness"]) -> bool:
+        """Whether every node that a start brings up does its work.
+
+        `readiness` is what the cluster's software says of its nodes, by name.
+        """
 
     def wait_for_jobs(
         self,

@@ -275,13 +275,13 @@ class ClusterManager:
         problems = find_disk_problems(state, DiskManager(place.storage))
         if not place.is_up:
             down = Observed(disks=existing_disks(state), host_is_down=True)
-            return status_of(state, down, {}, problems)
+            return status_of(self.kind, state, down, {}, problems)
         with _client_of(place) as client:
             seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
                 seen = replace(seen, wiring=observe_wiring(seen, state, place))
                 stats = client.stats(seen.domains)
-            return status_of(state, seen, stats, problems, file_systems)
+            return status_of(self.kind, state, seen, stats, problems, file_systems)
 
     def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
         """Run a program on a node by its guest agent."""

@@ -137,7 +137,7 @@ def _find_wanted(
     images: dict[str, Image] = {}
 
     def digest_of(node: Node) -> str:
-        image = get_image(node, store)
+        image = get_image(node, store, kind)
         images[image.digest] = image
         return image.digest
 

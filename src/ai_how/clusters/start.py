@@ -172,7 +172,7 @@ def _desire(
             context.client,
         ),
         disk_of=lambda node: place.storage.disk(section.name, node),
-        digest_of=lambda node: get_image(node, context.store).digest,
+        digest_of=lambda node: get_image(node, context.store, kind).digest,
     )
     return plan_desired_cluster(
         section,

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from ai_how.clusters.file_systems import FileSystem
+from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import NodeReadiness
 from ai_how.host.uplink import uplink_remedy
@@ -110,6 +111,7 @@ class ClusterStatus:
 
 
 def status_of(
+    kind: ClusterKind,
     state: ClusterState,
     seen: Observed,
     stats: Mapping[UUID, DomainStats],
@@ -138,7 +140,7 @@ def status_of(
         has_uplink=_has_uplink(state, seen),
         slurm_trouble=seen.workload_trouble,
         impostors=seen.impostors,
-        is_ready=_is_ready(state, seen),
+        is_ready=seen.readiness is not None and kind.is_ready(state, seen.readiness),
         nodes=nodes,
         report=report(state, {node.name: node.state for node in nodes}, datetime.now(UTC)),
     )
@@ -184,13 +186,6 @@ def _has_uplink(state: ClusterState, seen: Observed) -> bool:
     faults = seen.known_faults
     is_up = bool(seen.network and seen.network.is_active)
     return is_up and state.network.uplink and not (faults.uplink_trouble or faults.outside_trouble)
-
-
-def _is_ready(state: ClusterState, seen: Observed) -> bool:
-    if seen.readiness is None:
-        return False
-    wanted = [one for one in state.nodes if one.role is Role.COMPUTE and one.auto_start]
-    return all((node := seen.readiness.get(one.name)) and node.is_working for one in wanted)
 
 
 def _node_status(

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-# Steps of these kinds are over only when all nodes are: they stand in every node's line.
-OF_ALL_NODES = ("ready",)
 # The line of the shared steps: a cluster may have the name of a node.
 _SHARED = ""
 _FRAMES_PER_S = 4
@@ -50,11 +48,19 @@ class LiveNodes(Observer):
 
     On a terminal there is a line for the shared steps and one for each node, redrawn as the plan
     proceeds: the current stage, then the past ones. Otherwise each event is a line, printed when it
-    is over.
+    is over. Steps of the kinds `awaiting` end when all nodes are ready: each node's line has them.
     """
 
-    def __init__(self, cluster: str, nodes: Iterable[str] = (), *, is_silent: bool = False) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        nodes: Iterable[str] = (),
+        *,
+        awaiting: Collection[str] = (),
+        is_silent: bool = False,
+    ) -> None:
         self._cluster = cluster
+        self._awaiting = awaiting
         lines = (_SHARED, *nodes)
         self._nodes = frozenset(lines[1:])
         self._is_silent = is_silent
@@ -131,7 +137,7 @@ class LiveNodes(Observer):
             show_line(f"{self._line_of(step) or self._cluster}: {stage.render()}", _loud(style))
 
     def _lines_of(self, step: Step) -> tuple[str, ...]:
-        if step.kind in OF_ALL_NODES:
+        if step.kind in self._awaiting:
             nodes = tuple(line for line in self._lines if line != _SHARED)
             return nodes or (self._line_of(step),)
         return (self._line_of(step),)

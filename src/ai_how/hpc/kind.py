@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ai_how.clusters.kind import ClusterSection
-from ai_how.clusters.workload import Workload
+from ai_how.clusters.workload import NodeReadiness, Workload
+from ai_how.errors import HostError
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.workload import observe_workload
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.spec.models import ClusterFile, HpcSpec
-from ai_how.spec.nodes import Node, get_hpc, nodes_of
+from ai_how.spec.nodes import Node, Role, get_hpc, nodes_of
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
     from ai_how.hpc.causes import SlurmDiagnosis
+    from ai_how.images.manifest import Image
     from ai_how.plan.step import Plan, Step
     from ai_how.vm_management.context import PlanContext
 
@@ -51,6 +53,14 @@ class SlurmCluster:
 
     def home_of(self, section: ClusterSection) -> str:
         return hpc_of(section).storage.home
+
+    def check_image(self, image: "Image") -> None:
+        if image.manifest.identity != "agent":
+            raise HostError(
+                f"the image {image.name} cannot be the node of a cluster",
+                details="Its guest agent takes no identity, and it has no SLURM.",
+                hint="leave base_image_path out, for the built-in image",
+            )
 
     def plan_start(
         self,
@@ -115,6 +125,11 @@ class SlurmCluster:
         self, client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
     ) -> Workload:
         return observe_workload(client, state, domains)
+
+    def is_ready(self, state: ClusterState, readiness: Mapping[str, NodeReadiness]) -> bool:
+        """Whether SLURM can use all compute nodes but those with auto_start: false."""
+        wanted = [one for one in state.nodes if one.role is Role.COMPUTE and one.auto_start]
+        return all((node := readiness.get(one.name)) and node.is_working for one in wanted)
 
     def wait_for_jobs(
         self,

@@ -103,7 +103,7 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *check_devices(nodes, facts),
             *check_shares(nodes, place),
-            *_image_checks(nodes, ImageStore(roots.images)),
+            *_image_checks(nodes, ImageStore(roots.images), kind),
         ),
     )
 
@@ -200,10 +200,10 @@ def _subnet_checks(
             yield Check("subnet", Status.FAILURE, found, "subnet: auto")
 
 
-def _image_checks(nodes: Sequence[Node], store: ImageStore) -> Iterator[Check]:
+def _image_checks(nodes: Sequence[Node], store: ImageStore, kind: ClusterKind) -> Iterator[Check]:
     """What is not there yet is a warning: building or importing it is one command."""
     for node in {node.base_image: node for node in nodes}.values():
         try:
-            get_image(node, store)
+            get_image(node, store, kind)
         except AiHowError as error:
             yield Check("image", Status.WARNING, error.brief, error.hint)

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable
 
+from ai_how.clusters.kind import ClusterKind
 from ai_how.errors import HostError
 from ai_how.host.kvm import choose_accelerator
 from ai_how.host.place import HypervisorHost
@@ -21,8 +22,11 @@ def needs_default_image(nodes: Iterable[Node], store: ImageStore) -> bool:
     return any(_named_image(node) is None for node in nodes) and find_default_image(store) is None
 
 
-def get_image(node: Node, store: ImageStore) -> Image:
-    """The image that a node boots. Raises ImageError with the command that makes it available."""
+def get_image(node: Node, store: ImageStore, kind: ClusterKind) -> Image:
+    """The image that a node boots.
+
+    Raises HostError where the store has no such image, or nodes of this kind cannot boot it.
+    """
     name = _named_image(node)
     if name is None:
         image = find_default_image(store)
@@ -35,12 +39,7 @@ def get_image(node: Node, store: ImageStore) -> Image:
         )
     else:
         image = store.get(name)
-    if image.manifest.identity != "agent":
-        raise HostError(
-            f"the image {image.name} cannot be the node of a cluster",
-            details="Its guest agent takes no identity, and it has no SLURM.",
-            hint="leave base_image_path out, for the built-in image",
-        )
+    kind.check_image(image)
     return image
 
 

@@ -1,4 +1,4 @@
-"""A hint names the verbs of the cluster's own kind."""
+"""What depends on the kind of a cluster: the verbs in hints, its images, when it is ready."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,12 @@ from ai_how.clusters.observation import Observed, Wiring
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.clusters.status import status_of
 from ai_how.errors import HostError, SpecError, StateError
+from ai_how.hpc.kind import SLURM
+from ai_how.images.manifest import Image
 from ai_how.plan.journal import Journal
 from ai_how.state.paths import Roots, default_roots, ensure_private_directory
 from bare_kind import BARE
-from cluster_bench import draft_of, everything_seen, read_hpc
+from cluster_bench import draft_of, everything_seen, make_image, read_hpc
 
 TEST_HOST = f"test://{Path(__file__).resolve().parents[1] / 'driver' / 'test_node.xml'}"
 INPUTS = PlanInputs(
@@ -76,8 +78,34 @@ def test_what_is_found_of_a_cluster_names_the_verbs_of_its_kind():
     with pytest.raises(HostError) as refused:
         check_backups(CLUSTER.state, replace(seen, domains={saved.uuid: saved}))
     assert refused.value.hint.startswith("ai-how bare start ")
-    seen = replace(seen, wiring=Wiring(bridge_trouble="it is gone", dead_taps={"compute-01": "t"}))
-    status = status_of(CLUSTER.state, seen, {}, {})
+    wiring = Wiring(bridge_trouble="it is gone", dead_taps={"compute-01": "t"})
+    seen = replace(seen, wiring=wiring, readiness=None)
+    status = status_of(BARE, CLUSTER.state, seen, {}, {})
     assert status.network_problems[0].endswith("ai-how bare start")
     [problem] = status.nodes[1].problems[-1:]
     assert problem.endswith("ai-how bare stop compute-01 && ai-how bare start compute-01")
+
+
+def test_a_kind_says_which_images_its_nodes_boot(tmp_path):
+    ours = make_image(tmp_path / "image")
+    manifest = ours.manifest.model_copy(update={"identity": "nocloud", "name": "foreign"})
+    foreign = Image(ours.directory, manifest)
+    SLURM.check_image(ours)
+    for image in (ours, foreign):
+        BARE.check_image(image)
+    with pytest.raises(HostError, match="the image foreign cannot be the node of a") as refused:
+        SLURM.check_image(foreign)
+    assert refused.value.hint == "leave base_image_path out, for the built-in image"
+
+
+def test_a_kind_says_when_its_cluster_is_ready():
+    """SLURM says nothing of its controller."""
+    seen = everything_seen(CLUSTER)
+    assert status_of(SLURM, CLUSTER.state, seen, {}, {}).is_ready
+    closed = {"compute-01": replace(seen.readiness["compute-01"], is_working=False)}
+    less = replace(seen, readiness=seen.readiness | closed)
+    assert not status_of(SLURM, CLUSTER.state, less, {}, {}).is_ready
+    nodes = [one.model_copy(update={"auto_start": False}) for one in CLUSTER.state.nodes]
+    off = CLUSTER.state.model_copy(update={"nodes": tuple(nodes)})
+    assert status_of(SLURM, off, less, {}, {}).is_ready
+    assert not status_of(SLURM, CLUSTER.state, Observed(), {}, {}).is_ready
