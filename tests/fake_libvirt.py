@@ -272,7 +272,7 @@ def _claimed(xml: str, there: Mapping[UUID, str]) -> UUID:
     uuid = UUID(read_xml(xml).findtext("uuid"))
     for other, known in there.items():
         if (other == uuid) != (name_of(known) == name_of(xml)):
-            raise OwnershipError(f"{name_of(xml)} is there, and is not ours")
+            raise OwnershipError(f"{name_of(xml)} exists, but does not belong to this cluster")
     return uuid
 
 

@@ -282,7 +282,10 @@ def test_emergency_mode_is_named_at_once(bench):
 @pytest.mark.fault("F61", "a guest whose agent is never started")
 def test_an_agent_that_never_comes_is_named_with_the_last_line_of_the_console(bench):
     failed = bench.fail("silent", image="is-silent", patience=SHORT)
-    said = r"the guest agent of (controller|compute-01) never came: (its serial console|last line)"
+    said = (
+        r"the guest agent of (controller|compute-01) never connected: "
+        r"(its serial console|last line)"
+    )
     assert re.search(said, failed.first_line)
     assert "did not come in time" in (failed.error.details or "")
 
@@ -407,7 +410,7 @@ def test_what_keeps_nodes_from_slurm_is_named(bench, monkeypatch, points):
         until_said(bench, "strange", "compute-01", "Protocol authentication error")()
 
     failed = bench.fail("strange", count=2, patience=GOOD, observer=At("ready/strange", act))
-    said = "munge on compute-01 refuses the controller's credentials (other key or clock): "
+    said = "munge on compute-01 refuses the controller's credentials (different key or clock): "
     assert f"{said}unmunge: Error: Invalid credential" in failed.first_line
     assert (failed.error.cause_id, failed.error.node) == ("munge-refused", "compute-01")
     assert failed.error.step == "ready/strange"

@@ -314,11 +314,11 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
     assert cluster.nodes()["compute-03"]["slurm"] == "draining"
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(ASK_S) != 0
-    assert "open to jobs again: compute-03" in _text_of(log)
+    assert "accepting jobs again: compute-03" in _text_of(log)
     assert cluster.nodes()["compute-03"]["slurm"] in {"mixed", "allocated"}
     done = cluster.try_call("hpc", "stop", "compute-03", timeout_s=START_S)
     assert done.returncode == 0, done.stderr
-    assert f"job {job} (wrap, of hpc) is queued again: its node is stopped" in done.stderr
+    assert f"job {job} (wrap, of hpc) is requeued: its node is stopped" in done.stderr
     await_job(cluster, job, "Restarts=1")
     cluster.execute("controller", f"scancel {job}")
     node = cluster.nodes()["compute-03"]
@@ -410,7 +410,7 @@ def test_a_stopped_cluster_comes_back_as_it_was(cluster):
     cluster.execute("controller", f"{update}drain reason='bad | fan'")
     done = cluster.try_call("hpc", "stop", timeout_s=START_S)
     assert done.returncode == 0, done.stderr
-    assert f"job {again} (wrap, of hpc) is queued again" in done.stderr
+    assert f"job {again} (wrap, of hpc) is requeued" in done.stderr
     assert f"job {once} (wrap, of hpc) is ended" in done.stderr
     assert {node["state"] for node in cluster.nodes().values()} == {"shut_off"}
     assert "is off: nothing to do" in cluster.call("hpc", "stop")

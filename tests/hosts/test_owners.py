@@ -132,7 +132,7 @@ def test_no_verb_touches_another_owners_cluster_and_each_says_whose_it_is(
     for stranger, verbs in ((bob, (*harmless, *dangerous)), (root, dangerous)):
         for words in verbs:
             said = call(stranger, *words, code=3)
-            assert f"the cluster hpc on qemu:///system is not yours: it is of {whose}" in said
+            assert f"the cluster hpc on qemu:///system is not yours: it belongs to {whose}" in said
             assert "lost" not in said
         found = json.loads(stranger.call("--json", "validate").out)
         assert not found["is_possible"]
@@ -218,7 +218,7 @@ def test_a_cluster_without_an_owner_in_its_mark_stays_its_owners(
     alice.paths("hpc").state.unlink()
     for backup in alice.paths("hpc").backups.iterdir():
         backup.unlink()
-    assert "what was remembered of it is lost" in call(alice, "hpc", "status", code=3)
+    assert "its state is lost" in call(alice, "hpc", "status", code=3)
     call(alice, "hpc", "recover")
     call(alice, "hpc", "destroy", "--force")
 
@@ -233,7 +233,7 @@ def test_an_ordinary_user_recovers_a_cluster_that_runs(
     known = json.loads(alice.paths("hpc").state.read_text())["nodes"]
     shutil.rmtree(alice.paths("hpc").backups)
     alice.paths("hpc").state.unlink()
-    assert "what was remembered of it is lost" in call(alice, "hpc", "status", code=3)
+    assert "its state is lost" in call(alice, "hpc", "status", code=3)
     assert "the state of hpc was restored" in call(alice, "hpc", "recover")
     found = json.loads(alice.paths("hpc").state.read_text())["nodes"]
     assert [one | {"stages_s": {}} for one in known] == found
@@ -292,7 +292,7 @@ def test_an_ordinary_user_reads_the_serial_lines_of_their_nodes(
     # virtlogd turns a long log over, and what it makes anew is root's.
     os.chown(log, 0, 0)
     said = call(alice, *logs, code=3)
-    assert f"{log} may be read by root alone" in said
+    assert f"only root can read {log}" in said
     assert f"hint: sudo tail -n 200 {log}" in said
     call(alice, "hpc", "stop")
     call(alice, "hpc", "start")
@@ -331,7 +331,7 @@ def test_what_an_ordinary_user_cannot_read_is_said_with_the_command_that_reads_i
     done = ended()
     assert done.code == 4, done.said
     read = "sudo tail -n 50 /var/log/libvirt/qemu/hpc-controller.log"
-    assert "controller: QEMU was killed or crashed; its log may be read by root alone" in done.err
+    assert "controller: QEMU was killed or crashed; only root can read its log" in done.err
     [evidence] = alice.paths("hpc").evidence.iterdir()
     assert read in (evidence / "summary.txt").read_text()
     shutil.rmtree(alice.paths("hpc").root)

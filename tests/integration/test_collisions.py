@@ -98,7 +98,11 @@ def test_a_foreign_vm_of_our_name_is_refused_and_left(home: TinyHome, is_on: boo
         if not is_on:
             client.destroy_domain(TINY)
         before = client.get_domain(TINY)
-        refused(home, code=3, told="a VM named hpc-compute-01 is there, and is not ours")
+        refused(
+            home,
+            code=3,
+            told="a VM named hpc-compute-01 exists, but does not belong to this cluster",
+        )
         assert client.get_domain(TINY) == before
         remove_tiny_guest(client)
 
@@ -132,7 +136,9 @@ def test_what_stands_where_ours_would_be_is_refused_and_left(home: TinyHome, wha
         file = home.root / "theirs.xml"
         file.write_text(xml)
         virsh(home.host, "net-define", str(file))
-        refused(home, code=3, told="a network named hpc is there, and is not ours")
+        refused(
+            home, code=3, told="a network named hpc exists, but does not belong to this cluster"
+        )
         virsh(home.host, "net-undefine", "hpc")
     elif what == "file":
         top.mkdir(mode=0o711)
@@ -333,7 +339,9 @@ def test_our_uuid_under_another_name_is_refused_and_left(home: TinyHome) -> None
         for words in (["start"], ["destroy", "--force"]):
             ended = home.call("hpc", *words)
             assert ended.code == 3, ended.said
-            assert "the VM tiny has a UUID of ours, but not our mark" in ended.err
+            assert (
+                "the VM tiny has the UUID of a node, but not the mark of this cluster" in ended.err
+            )
             assert client.get_domain(uuid) == before
         client.undefine_domain(uuid, snapshots_too=False)
 

@@ -130,7 +130,7 @@ def test_a_guest_that_was_paused_for_want_of_room_goes_on_when_there_is_some(
         assert node(home, "compute-01")["reason"] == "I/O error"
         refused = home.call("hpc", "start")
         assert refused.code == 3, refused.said
-        assert "compute-01: paused, as the file system of the disks is full" in refused.err
+        assert "compute-01: paused because the file system of the disks is full" in refused.err
         assert "64 MiB needed" in refused.err
         assert node(home, "compute-01")["reason"] == "I/O error"
     used = disk.stat().st_blocks

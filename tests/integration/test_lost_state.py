@@ -11,7 +11,7 @@ from tiny_cluster import TinyHome
 
 pytestmark = pytest.mark.libvirt
 
-LOST = "the cluster hpc is there, but what was remembered of it is lost"
+LOST = "the cluster hpc exists, but its state is lost"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_cluster_whose_state_is_lost_is_recovered_from_libvirt(home: TinyHome)
     with home.client() as client:
         assert len(client.list_domains()) == 4  # ours, and the decoy
     told = call(home, "hpc", "recover")
-    assert "the state of hpc was restored from what libvirt has of it" in told
+    assert "the state of hpc was restored from libvirt" in told
     after = read_state(paths)
     same = ("lineage", "name", "host_uri", "user", "network")
     assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
@@ -78,7 +78,7 @@ def test_a_state_that_is_lost_or_damaged_comes_back_from_its_backup(
     assert call(home, "hpc", "start")
     refused = home.call("hpc", "recover")
     assert refused.code == 3
-    assert "what is remembered of hpc is sound: nothing to recover" in refused.err
+    assert "the state of hpc is sound: nothing to recover" in refused.err
 
 
 @pytest.mark.fault("S21", "a foreign VM and network with a copy of our mark")
@@ -87,7 +87,7 @@ def test_a_copied_mark_makes_nobody_ours(home: TinyHome) -> None:
     call(home, "hpc", "destroy", "--force")
     refused = home.call("hpc", "recover")
     assert refused.code == 3
-    assert "libvirt has nothing of a cluster hpc" in refused.err
+    assert "libvirt has no VM of a cluster hpc" in refused.err
     assert "there is no cluster hpc" in home.call("hpc", "status").err
 
 
@@ -106,7 +106,7 @@ def test_a_start_that_died_when_all_was_up_is_remembered_and_not_undone(home: Ti
         before = {(one.name, one.domid) for one in client.list_domains()}
     again = home.call("hpc", "start")
     assert again.code == 0, again.said
-    assert "remembering the start that was cut short when all was up" in again.err
+    assert "completing the start that was cut short after its last step" in again.err
     assert "nothing to do" in again.out
     with home.client() as client:
         assert {(one.name, one.domid) for one in client.list_domains()} == before

@@ -121,8 +121,8 @@ def test_guests_of_a_network_that_was_restarted_are_plugged_in_again(home: TinyH
 @pytest.mark.parametrize(
     ("undefined", "told", "made"),
     [
-        (False, "it is down, and VMs run", ["network-up/hpc"]),
-        (True, "it is gone, and VMs run", ["network/hpc", "network-up/hpc"]),
+        (False, "it is down, but VMs are running", ["network-up/hpc"]),
+        (True, "it does not exist, but VMs are running", ["network/hpc", "network-up/hpc"]),
     ],
 )
 def test_a_network_that_went_down_under_guests_comes_back_with_them(
@@ -207,7 +207,11 @@ CHANGES: dict[str, tuple[Callable[[TinyHome], None], str, list[str]]] = {
         "it is defined no more",
         ["network/hpc"],
     ),
-    "dnsmasq killed": (kill_dnsmasq, "its DHCP and DNS server is gone", ["network-dhcp/hpc"]),
+    "dnsmasq killed": (
+        kill_dnsmasq,
+        "its DHCP and DNS server is not running",
+        ["network-dhcp/hpc"],
+    ),
 }
 
 
@@ -328,7 +332,7 @@ def test_a_bridge_that_is_not_as_libvirt_says_is_named_and_made_anew(
     ip(home, *words, bridge)
     [problem], nodes = troubles(home)
     assert problem.startswith(f"its bridge {bridge} {told}")
-    assert problem.endswith("nodes do not reach each other; to mend it: ai-how hpc start")
+    assert problem.endswith("nodes cannot reach each other; to repair it: ai-how hpc start")
     assert nodes == off
     assert steps(home) == ["network-anew/hpc", *PLUGS]
     check_mended(home)
@@ -339,7 +343,7 @@ def test_a_bridge_that_is_not_as_libvirt_says_is_named_and_made_anew(
 def test_what_a_libvirtd_without_a_bridge_left_is_in_nobodys_way(home: TinyHome) -> None:
     ip(home, "link", "delete", state_of(home).network.bridge)
     home.host.restart_daemon()
-    assert troubles(home)[0] == ["it is down, and VMs run"]
+    assert troubles(home)[0] == ["it is down, but VMs are running"]
     assert steps(home) == ["network-up/hpc", *PLUGS]
     check_mended(home)
 
@@ -350,7 +354,7 @@ def test_a_bridge_that_a_network_left_is_removed_and_made_anew(home: TinyHome) -
     mac = networks(home).links()[bridge].mac
     virsh(home.host, "net-destroy", "hpc")
     ip(home, "link", "add", bridge, "address", mac, "type", "bridge")
-    assert troubles(home)[0] == ["it is down, and VMs run"]
+    assert troubles(home)[0] == ["it is down, but VMs are running"]
     assert steps(home) == ["network-up/hpc", *PLUGS]
     check_mended(home)
 
@@ -379,7 +383,7 @@ def test_an_interface_that_was_deleted_is_named_and_a_reboot_of_its_node_gives_a
     tap = tap_of(home, "compute-02")
     ip(home, "link", "delete", tap)
     again = "ai-how hpc stop compute-02 && ai-how hpc start compute-02"
-    told = f"its network interface {tap} was deleted; for another: {again}"
+    told = f"its network interface {tap} was deleted; to create a new one: {again}"
     assert troubles(home) == ([], {"compute-02": [told]})
     refused = home.call("hpc", "start")
     assert refused.code == 3, refused.said

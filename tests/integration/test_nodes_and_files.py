@@ -196,7 +196,7 @@ def test_what_changes_in_the_file_is_done_or_refused_and_nothing_is_lost(
         more = "count: 2, cpu_cores: 1, memory_gb: 1"
         rewrite(watched, compute_memory=more)
         refused = watched.call("start", codes={2})
-        assert "is running, and its size is changed" in refused.err, refused.said
+        assert "is running, so its size cannot change" in refused.err, refused.said
         check_untouched(watched, before)
         watched.call("stop", codes={0})
         watched.call("start", codes={0})

@@ -251,7 +251,7 @@ def test_a_suspended_node_is_not_backed_up_without_its_memory(
     virsh(tiny_home.host, "managedsave", "hpc-compute-01")
     refused = tiny_home.call("hpc", "destroy", "--force", "--backup", str(tmp_path / "kept"))
     assert refused.code == 3, refused.said
-    assert "its disks are not whole without the memory" in refused.err
+    assert "its disks are incomplete without the saved memory" in refused.err
     assert "suspended: compute-01" in refused.err
     assert "shut off (saved)" in rows(tiny_home.call("hpc", "status"))["compute-01"]
     start(tiny_home)

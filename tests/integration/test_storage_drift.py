@@ -76,7 +76,7 @@ def test_a_compute_node_without_its_disk_gets_a_new_one_and_that_is_said(stopped
     disk(stopped, "compute-02").unlink()
     assert problems(stopped)["compute-02"] == ["disk missing"]
     told = call(stopped, "start")
-    assert "the disk of compute-02 is gone, and what was on it: it gets a new one" in told
+    assert "the disk of compute-02 is gone with all its data: a new one is created" in told
     assert problems(stopped) == SOUND
     call(stopped, "stop")
     assert has_pattern(stopped)
@@ -88,7 +88,7 @@ def test_a_controller_without_its_disk_is_refused_and_nothing_is_booted(stopped:
     refused = stopped.call("hpc", "start")
     assert refused.code == 3, refused.said
     assert "the disk of controller is gone, and with it /home" in refused.err
-    assert " hpc destroy  # then start it anew" in refused.err
+    assert " hpc destroy  # then start it again" in refused.err
     assert states(stopped) == {VmState.SHUT_OFF}
     assert not disk(stopped, "controller").exists()
     assert has_pattern(stopped)
@@ -284,7 +284,7 @@ def test_a_key_that_is_lost_is_made_anew_for_every_node_and_that_is_said(
     path.unlink()
     done = home.call("hpc", "start")
     assert done.code == 0, done.said
-    assert f"{what} is gone: a new one is made, and told to every node" in done.err
+    assert f"{what} is gone: a new one is created and sent to every node" in done.err
     for node in NODES:
         assert f"{node}: services" in done.out
     after = whole(paths.ssh) | whole(paths.secrets)

@@ -267,7 +267,10 @@ def test_a_foreign_vm_of_our_name_is_refused_before_the_first_change(
     try:
         with pytest.raises(OwnershipError) as caught:
             stage.plan_start()
-        assert caught.value.brief == "a VM named hpc-compute-02 is there, and is not ours"
+        assert (
+            caught.value.brief
+            == "a VM named hpc-compute-02 exists, but does not belong to this cluster"
+        )
         assert caught.value.details == f"its UUID is {TINY}"
         assert bench.content == before
     finally:
@@ -298,7 +301,9 @@ def test_a_foreign_network_of_our_name_is_refused_before_the_first_change(
     try:
         with pytest.raises(OwnershipError) as caught:
             stage.plan_start()
-        assert caught.value.brief == "a network named hpc is there, and is not ours"
+        assert (
+            caught.value.brief == "a network named hpc exists, but does not belong to this cluster"
+        )
         assert caught.value.details.startswith(f"its UUID is {NETWORK.uuid}")
     finally:
         bench.client.undefine_network(NETWORK.uuid)

@@ -147,7 +147,9 @@ def test_a_name_that_is_taken_on_that_libvirt_is_refused_and_nothing_is_touched(
         for _ in range(2):
             refused = second.call(*START)
             check_told(refused, {3})
-            assert "the cluster hpc on embedded is not yours: it is of" in refused.err, refused.said
+            assert "the cluster hpc on embedded is not yours: it belongs to" in refused.err, (
+                refused.said
+            )
             assert refused.boundaries == ()
         check_told(second.call(*DESTROY), {3})
         check_told(second.call(*STATUS), {3})

@@ -206,8 +206,8 @@ def test_what_is_certain_of_a_machine_is_named(seen, cause_id, text):
             Rank.CREDENTIALS,
             SlurmCause.MUNGE_REFUSED,
             (
-                "munge on compute-01 refuses the controller's credentials (other key or clock): "
-                "unmunge: Error: Invalid credential"
+                "munge on compute-01 refuses the controller's credentials "
+                "(different key or clock): unmunge: Error: Invalid credential"
             ),
         ),
         (
@@ -216,8 +216,8 @@ def test_what_is_certain_of_a_machine_is_named(seen, cause_id, text):
             Rank.CREDENTIALS,
             SlurmCause.MUNGE_REFUSED,
             (
-                "munge on compute-01 refuses the controller's credentials (other key or clock): "
-                "unmunge: Error: Invalid credential"
+                "munge on compute-01 refuses the controller's credentials "
+                "(different key or clock): unmunge: Error: Invalid credential"
             ),
         ),
         (
@@ -269,7 +269,7 @@ def test_what_is_certain_of_a_machine_is_named(seen, cause_id, text):
             SlurmSigns(seen=ABSENT),
             Rank.NODE,
             SlurmCause.NODE_NOT_REGISTERED,
-            "slurmd on compute-01 did not register: SLURM has it as unknown*",
+            "slurmd on compute-01 did not register: SLURM reports it as unknown*",
         ),
         (
             NODE,
@@ -277,7 +277,7 @@ def test_what_is_certain_of_a_machine_is_named(seen, cause_id, text):
             Rank.NODE,
             SlurmCause.NODE_OUT_OF_SERVICE,
             (
-                "SLURM has compute-01 as inval: "
+                "SLURM reports compute-01 as inval: "
                 "Low RealMemory (reported:211 < 90.00% of configured:401)"
             ),
         ),
@@ -347,13 +347,13 @@ def test_an_agent_that_never_came_is_told_with_the_last_that_was_heard_of_its_gu
     assert first_cause(TIMED_OUT, CONTROLLER, replace(NODE, console=UP)) == (
         "compute-01",
         (
-            "the guest agent of compute-01 never came: last line on its serial console: "
+            "the guest agent of compute-01 never connected: last line on its serial console: "
             "[ 10.540447] ai-how: the guest agent starts"
         ),
     )
     assert first_cause(TIMED_OUT, replace(NODE, console=BANNER)) == (
         "compute-01",
-        "the guest agent of compute-01 never came: its serial console is empty",
+        "the guest agent of compute-01 never connected: its serial console is empty",
     )
 
 

@@ -51,7 +51,7 @@ def test_a_backup_replaces_nothing_and_leaves_its_directory_as_it_is(tmp_path):
     [first, *_] = [step for step in plan.steps if step.kind == "backup"]
     assert first.target.name == f"{first.domain}-{STATE.lineage.hex[:8]}.qcow2"
     first.target.touch()
-    with pytest.raises(HostError, match="is there already, and a backup replaces nothing"):
+    with pytest.raises(HostError, match="already exists, and a backup overwrites nothing"):
         prepare_backups(target, plan, kind="hpc")
 
 

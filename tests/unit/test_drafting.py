@@ -114,7 +114,7 @@ def test_a_larger_disk_is_grown_and_a_smaller_one_refused():
     with pytest.raises(SpecError) as caught:
         draft_of(read_hpc(), larger.state)
     assert caught.value.brief == "the disk of compute-02 would shrink"
-    assert caught.value.details == "it has 20 GiB, and 10 GiB are asked for"
+    assert caught.value.details == "it has 20 GiB; the file asks for 10 GiB"
     assert caught.value.hint == "disk_gb: 20"
 
 
@@ -136,7 +136,7 @@ def test_the_network_of_a_cluster_cannot_change(network, what, there, asked):
     with pytest.raises(SpecError) as caught:
         draft_of(read_hpc(f"network: {network}"), FIRST.state)
     assert caught.value.brief == f"the {what} of a cluster cannot be changed"
-    assert caught.value.details == f"hpc has {there}, and {asked} is asked for"
+    assert caught.value.details == f"hpc has {there}; the file asks for {asked}"
     assert "ai-how hpc destroy" in caught.value.hint
 
 
@@ -152,7 +152,7 @@ def test_whose_disks_these_are_cannot_change(line, what, there, asked):
     with pytest.raises(SpecError) as caught:
         draft_of(read_hpc(line), FIRST.state)
     assert caught.value.brief == f"the {what} of a cluster cannot be changed"
-    assert caught.value.details == f"hpc has {there}, and {asked} is asked for"
+    assert caught.value.details == f"hpc has {there}; the file asks for {asked}"
 
 
 def test_a_state_that_does_not_know_its_home_refuses_none():

@@ -151,7 +151,7 @@ def test_everything_is_in_one_private_directory_that_is_named(bench):
     assert bench.said == [f"saving the evidence of the failure in {saved.directory}"]
     assert saved.hint == f"less {saved.directory}/summary.txt"
     assert saved.cause == (
-        "slurmd on compute-02 did not register: SLURM has it as down*, Not responding"
+        "slurmd on compute-02 did not register: SLURM reports it as down*, Not responding"
     )
     assert (saved.cause_id, saved.node) == ("node-not-registered", "compute-02")
     assert files["summary.txt"].startswith(saved.cause)
@@ -248,10 +248,8 @@ def test_a_qemu_log_that_is_roots_is_named_with_how_to_read_it(bench, tmp_path, 
     bench.guests.domains[crashed.uuid] = crashed
     saved = bench.save(GuestError("late"), "agent/hpc-compute-01")
     assert (saved.cause_id, saved.node) == ("qemu-ended", "compute-01")
-    assert saved.cause == (
-        "compute-01: QEMU was killed or crashed; its log may be read by root alone"
-    )
-    remedy = f"  for root alone: sudo tail -n 50 {tmp_path}/hpc-compute-01.log\n"
+    assert saved.cause == ("compute-01: QEMU was killed or crashed; only root can read its log")
+    remedy = f"  only root can read it: sudo tail -n 50 {tmp_path}/hpc-compute-01.log\n"
     assert remedy in files_of(saved)["summary.txt"]
 
 

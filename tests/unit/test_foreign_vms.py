@@ -79,7 +79,7 @@ def vm(state: ClusterState, name: str, *, uuid: UUID = FOREIGN) -> str:
 def test_a_vm_that_carries_a_copy_of_our_mark_is_left_alone_and_named(cli, libvirt, state):
     libvirt.add(vm(state, "someone-elses"))
     before = libvirt.content
-    said = "the VM someone-elses carries this cluster's mark, but is none of its nodes"
+    said = "the VM someone-elses has this cluster's mark, but is not one of its nodes"
     assert said in cli("hpc", "status", "--cluster", "hpc").err
     seen = json.loads(cli("--json", "hpc", "status", "--cluster", "hpc").out)
     assert seen["impostors"] == ["someone-elses"]
@@ -117,7 +117,7 @@ def test_a_uuid_alone_makes_no_vm_ours(cli, libvirt, state, mark):
     before = libvirt.content
     ended = cli("hpc", "destroy", "--cluster", "hpc", "--force")
     assert ended.code == OwnershipError.exit_code
-    assert "has a UUID of ours, but not our mark" in ended.err
+    assert "has the UUID of a node, but not the mark of this cluster" in ended.err
     assert libvirt.content == before
 
 
@@ -143,7 +143,7 @@ def test_errors_and_json_with_such_a_name_are_harmless_too(cli, libvirt, state):
     libvirt.domains.clear()
     libvirt.add(vm(state, HOSTILE, uuid=ours).replace("urn:ai-how", "urn:other"), ours)
     ended = cli("hpc", "status", "--cluster", "hpc")
-    assert f"error: the VM {SEEN_AS} has a UUID of ours" in ended.err
+    assert f"error: the VM {SEEN_AS} has the UUID of a node" in ended.err
     assert cli("--json", "hpc", "status", "--cluster", "hpc").out.isascii()
 
 

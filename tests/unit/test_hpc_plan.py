@@ -183,7 +183,7 @@ def test_a_missing_disk_of_a_vm_that_is_off_is_made_anew():
 def test_a_disk_is_not_made_anew_below_a_vm_that_runs():
     with pytest.raises(HostError) as caught:
         start(seen=without_disk(everything_seen(DRAFT), "compute-01"))
-    assert caught.value.brief == "the disk of compute-01 is gone, and its VM still runs"
+    assert caught.value.brief == "the disk of compute-01 is gone, but its VM is running"
     assert caught.value.hint == "ai-how hpc stop compute-01 && ai-how hpc start compute-01"
 
 
@@ -413,7 +413,7 @@ def test_other_memory_is_defined_anew_and_undo_puts_the_former_back():
 def test_a_node_that_runs_cannot_change_its_size(nodes):
     with pytest.raises(SpecError) as caught:
         start(draft_of(read_hpc(nodes=nodes), DRAFT.state), everything_seen(DRAFT))
-    assert caught.value.brief == "compute-01 is running, and its size is changed in the file"
+    assert caught.value.brief == "compute-01 is running, so its size cannot change"
     assert caught.value.hint == "ai-how hpc stop compute-01 && ai-how hpc start compute-01"
 
 
@@ -554,13 +554,13 @@ def test_a_suspended_node_boots_anew_where_its_memory_is_to_be_thrown_away():
 
 
 def test_a_suspended_node_does_not_change_its_size():
-    with pytest.raises(SpecError, match="is suspended, and its size is changed"):
+    with pytest.raises(SpecError, match="is suspended, so its size cannot change"):
         start(draft_of(read_hpc(nodes=LARGER), DRAFT.state), suspended(DRAFT))
 
 
 def test_a_suspended_node_without_its_disk_is_refused():
     seen = replace(suspended(DRAFT), disks=frozenset({"controller", "compute-01"}))
-    with pytest.raises(HostError, match="compute-02 is suspended, and its disk is gone"):
+    with pytest.raises(HostError, match="compute-02 is suspended, but its disk is gone"):
         start(seen=seen)
 
 

@@ -69,7 +69,7 @@ def test_what_cannot_be_changed_names_the_verbs_of_the_kind():
     assert refused.value.hint == "ai-how bare stop controller && ai-how bare start controller"
     with pytest.raises(SpecError) as refused:
         draft_of(read_hpc("network: {subnet: 10.9.0.0/24}"), CLUSTER.state)
-    assert refused.value.hint == "ai-how bare destroy  # then start it anew, or set subnet back"
+    assert refused.value.hint == "ai-how bare destroy  # then start it again, or set subnet back"
 
 
 def test_what_is_found_of_a_cluster_names_the_verbs_of_its_kind():
@@ -93,9 +93,11 @@ def test_a_kind_says_which_images_its_nodes_boot(tmp_path):
     SLURM.check_image(ours)
     for image in (ours, foreign):
         BARE.check_image(image)
-    with pytest.raises(HostError, match="the image foreign cannot be the node of a") as refused:
+    with pytest.raises(
+        HostError, match="the image foreign cannot be used for the nodes"
+    ) as refused:
         SLURM.check_image(foreign)
-    assert refused.value.hint == "leave base_image_path out, for the built-in image"
+    assert refused.value.hint == "remove base_image_path to use the built-in image"
 
 
 def test_a_kind_says_when_its_cluster_is_ready():

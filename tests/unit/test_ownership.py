@@ -82,7 +82,10 @@ def test_a_vm_of_our_name_with_another_uuid_is_refused(one, has_mark):
     copied = Mark(STATE.name, LINEAGE, one.name) if has_mark else None
     with pytest.raises(OwnershipError) as caught:
         look(ours(one, uuid=OTHER, mark=copied))
-    assert caught.value.brief == f"a VM named {one.domain_name} is there, and is not ours"
+    assert (
+        caught.value.brief
+        == f"a VM named {one.domain_name} exists, but does not belong to this cluster"
+    )
     assert caught.value.details == f"its UUID is {OTHER}"
     assert "rename" in caught.value.hint
 
@@ -91,7 +94,7 @@ def test_a_vm_of_our_name_with_another_uuid_is_refused(one, has_mark):
 def test_whose_a_vm_or_network_of_our_name_is_is_told():
     owner = Owner(4_000_000, Path("/home/other/.local/state/ai-how"))
     mark = Mark("other", OTHER, COMPUTE.name, owner)
-    whose = f"its UUID is {OTHER}\nit is of uid 4000000, state directory {owner.state}"
+    whose = f"its UUID is {OTHER}\nit belongs to uid 4000000, state directory {owner.state}"
     with pytest.raises(OwnershipError) as caught:
         look(ours(COMPUTE, uuid=OTHER, mark=mark))
     assert caught.value.details == whose
@@ -103,7 +106,9 @@ def test_whose_a_vm_or_network_of_our_name_is_is_told():
 @pytest.mark.fault("F45", "our UUID with another's mark, or with none")
 @pytest.mark.parametrize("mark", [None, Mark("demo", OTHER, "compute-01")])
 def test_a_vm_of_our_uuid_without_our_mark_is_refused(mark):
-    with pytest.raises(OwnershipError, match="has a UUID of ours, but not our mark") as caught:
+    with pytest.raises(
+        OwnershipError, match="has the UUID of a node, but not the mark of this cluster"
+    ) as caught:
         look(ours(CONTROLLER), ours(COMPUTE, name="renamed", mark=mark))
     assert caught.value.brief.startswith("the VM renamed ")
     assert caught.value.hint == f"virsh --connect fake dumpxml {COMPUTE.uuid}"
@@ -127,7 +132,7 @@ def test_a_copied_mark_makes_nothing_ours():
 def test_a_network_of_our_name_with_another_uuid_is_refused():
     with pytest.raises(OwnershipError) as caught:
         look(network(uuid=OTHER))
-    assert caught.value.brief == "a network named demo is there, and is not ours"
+    assert caught.value.brief == "a network named demo exists, but does not belong to this cluster"
     assert caught.value.details == f"its UUID is {OTHER}"
     assert "rename" in caught.value.hint
     assert look(network(uuid=OTHER, name="demo2")).network is None

@@ -72,8 +72,8 @@ def test_jobs_are_read_from_what_squeue_prints_whatever_their_names():
 def test_of_many_jobs_the_first_are_named_and_the_others_counted():
     jobs = [replace(read_jobs(AGAIN)[0], shown_id=str(number)) for number in range(10)]
     lines = describe_jobs(jobs, "why")
-    assert lines[0] == "job 0 (a|b long, of ann) is queued again: why"
-    assert lines[-1] == "2 more are queued again, 0 ended: 8, 9"
+    assert lines[0] == "job 0 (a|b long, of ann) is requeued: why"
+    assert lines[-1] == "2 more are requeued, 0 ended: 8, 9"
     assert len(lines) == 9
 
 
@@ -89,7 +89,7 @@ def test_a_stop_queues_again_what_may_be_and_says_what_it_ends():
     assert ended.startswith("scontrol requeue 7; scancel --full --signal=TERM 8 9; ")
     assert ended.endswith("scancel 8 9")
     assert world.said == [
-        "job 7_2 (a|b long, of ann) is queued again: its node is stopped",
+        "job 7_2 (a|b long, of ann) is requeued: its node is stopped",
         "job 8 (once, of bob) is ended: its node is stopped",
         "job 9 (bash, of ann) is ended: its node is stopped",
     ]
@@ -179,7 +179,7 @@ def test_slurm_hears_that_a_node_ended_before_that_boots():
     world = slurm(f"{AGAIN}\n{ONCE}\n")
     told.apply(world)
     assert world.heard[1] == "scontrol update nodename=compute-01 state=down reason='its VM ended'"
-    assert world.said[1] == "job 8 (once, of bob) is ended: the node that it ran on had ended"
+    assert world.said[1] == "job 8 (once, of bob) is ended: the VM of its node ended"
     assert "slurm-lost/hpc" not in [step.key for step in dead("down*")]
     # A drain is its user's: only the jobs are dealt with.
     (told,) = [step for step in dead("draining") if step.kind == "slurm-lost"]
@@ -238,7 +238,7 @@ def test_a_wait_for_jobs_closes_the_nodes_and_opens_them_again_when_it_is_cut_sh
     world.interrupts.request()
     with pytest.raises(InterruptedRunError, match="waited for jobs") as caught:
         wait_for_jobs(world, ID, ("compute-01", "compute-02"), ("compute-02",), 60)
-    assert caught.value.details == "open to jobs again: compute-01"
+    assert caught.value.details == "accepting jobs again: compute-01"
     assert world.heard[0].startswith("scontrol update nodename=compute-01 state=drain")
     assert world.heard[-1] == "scontrol update nodename=compute-01 state=undrain"
     world = slurm(GuestError("SLURM is gone"))
@@ -249,7 +249,7 @@ def test_a_wait_for_jobs_closes_the_nodes_and_opens_them_again_when_it_is_cut_sh
         world = slurm("", answer)
         wait_for_jobs(world, ID, ("compute-01",), (), 0)
         assert len(world.heard) == 2
-    assert world.said[-1] == "the time to wait is over"
+    assert world.said[-1] == "the time limit of the wait has passed"
 
 
 LOST = [GuestError("squeue failed"), DeadlineError("late"), ConnectionLostError("libvirtd ended")]
@@ -268,6 +268,6 @@ def test_a_wait_for_jobs_outlives_a_silence_and_says_what_it_leaves_closed(monke
         wait_for_jobs(world, ID, ("compute-01",), (), 60)
     assert caught.value.details is None
     assert world.said[-1] == (
-        "compute-01 may still be closed to jobs; this opens them: "
+        "compute-01 may still be drained; to undrain them: "
         "ai-how hpc exec controller -- scontrol update nodename=compute-01 state=undrain"
     )

@@ -66,7 +66,7 @@ def check_snapshots(
                 "blockcommit", node.domain_name, "vda", "--active", "--shallow", "--pivot"
             )
             raise HostError(
-                f"{node.name} writes to {other[0]}, and that is not a disk of ours",
+                f"{node.name} writes to {other[0]}, which is not its own disk",
                 details=f"Its disk {node.disk} has an external snapshot.",
                 hint=f"{merge} && rm {shlex.quote(str(other[0]))}",
             )
@@ -92,7 +92,7 @@ def prepare_backups(directory: Path, plan: Plan, *, kind: str) -> None:
     for step in plan.steps:
         if isinstance(step, BackUpDisk) and os.path.lexists(step.target):
             raise HostError(
-                f"{step.target} is there already, and a backup replaces nothing",
+                f"{step.target} already exists, and a backup overwrites nothing",
                 hint=f"ai-how {kind} destroy --backup ANOTHER-DIRECTORY",
             )
     if not directory.is_dir():
@@ -106,9 +106,9 @@ def check_backups(state: ClusterState, seen: Observed) -> None:
     """Raises HostError where the disk of a node is not whole without its memory."""
     if names := [one.name for one in state.nodes if seen.has_managed_save(one)]:
         raise HostError(
-            f"{state.name} is suspended: its disks are not whole without the memory of its nodes",
+            f"{state.name} is suspended: its disks are incomplete without the saved memory",
             details=f"suspended: {', '.join(names)}",
-            hint=f"ai-how {state.kind} start  # lets it go on; then destroy it",
+            hint=f"ai-how {state.kind} start  # resumes it; then destroy it",
         )
 
 
@@ -144,7 +144,7 @@ def read_tail(path: Path, lines: int) -> str:
         return ""
     except PermissionError as error:
         raise HostError(
-            f"{path} may be read by root alone",
+            f"only root can read {path}",
             hint=f"sudo tail -n {lines} {shlex.quote(str(path))}",
         ) from error
     return "".join(text.splitlines(keepends=True)[-lines:])
@@ -174,7 +174,7 @@ def host_up(place: HypervisorHost, roots: Roots, warn: Callable[[str], None]) ->
         with place.embedded.in_use() if place.embedded else nullcontext():
             was_started = place.ensure_up(roots)
             if was_started and (why := find_end(Path("/"))):
-                warn(f"{why}; how it runs on: ai-how doctor")
+                warn(f"{why}; to keep it running: ai-how doctor")
             yield
     finally:
         if was_started:

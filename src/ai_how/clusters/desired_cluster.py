@@ -151,15 +151,15 @@ def _check_kept(section: ClusterSection, home: str, count: int, previous: Cluste
         if asked is not None and there and asked != there:
             raise SpecError(
                 f"the {what} of a cluster cannot be changed",
-                details=f"{section.name} has {there}, and {asked} is asked for",
-                hint=f"ai-how {previous.kind} destroy  # then start it anew, or set {what} back",
+                details=f"{section.name} has {there}; the file asks for {asked}",
+                hint=f"ai-how {previous.kind} destroy  # then start it again, or set {what} back",
             )
 
     subnet = previous.network.subnet
     if count > (room := room_in(subnet)):
         raise SpecError(
             f"{section.name} cannot have {count} nodes: its subnet {subnet} has room for {room}",
-            hint=f"ai-how {previous.kind} destroy  # then start it anew",
+            hint=f"ai-how {previous.kind} destroy  # then start it again",
         )
 
 
@@ -169,8 +169,8 @@ def _check_addresses(nodes: Iterable[Node], known: Mapping[str, NodeState], kind
         if was and node.ip is not None and node.ip != was.ip:
             raise SpecError(
                 f"the address of {node.name} cannot be changed",
-                details=f"it has {was.ip}, and {node.ip} is asked for",
-                hint=f"ai-how {kind} destroy  # then start it anew, or set the address back",
+                details=f"it has {was.ip}; the file asks for {node.ip}",
+                hint=f"ai-how {kind} destroy  # then start it again, or set the address back",
             )
 
 
@@ -180,6 +180,6 @@ def _check_disks(nodes: list[tuple[Node, NodeState]], known: dict[str, NodeState
         if was and one.disk_gib < was.disk_gib:
             raise SpecError(
                 f"the disk of {one.name} would shrink",
-                details=f"it has {was.disk_gib} GiB, and {one.disk_gib} GiB are asked for",
+                details=f"it has {was.disk_gib} GiB; the file asks for {one.disk_gib} GiB",
                 hint=f"disk_gb: {was.disk_gib}",
             )

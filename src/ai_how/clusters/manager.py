@@ -89,7 +89,7 @@ class ClusterManager:
                 pass
             raise StateError(
                 f"the first start of {self.name} was cut short",
-                details="What it had made is still there.",
+                details="What it created still exists.",
                 hint=f"ai-how {self.kind.name} destroy --cluster {self.name}  # or start it again",
             )
         self._refuse_lost()
@@ -298,7 +298,7 @@ class ClusterManager:
                         agent, kind=self.kind.name, lines=lines, boot=boot, warn=self.warn
                     )
         if not serial:
-            self.warn(f"the agent of {node.name} does not answer: this is its serial line")
+            self.warn(f"the guest agent of {node.name} does not answer; this is its serial log")
         return read_tail(self.paths.console_log(node.name), lines)
 
     @contextmanager

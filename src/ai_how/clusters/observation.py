@@ -97,7 +97,7 @@ def observe(
         other = by_name.get(node.domain_name)
         if other is not None and other.uuid != node.uuid:
             raise OwnershipError(
-                f"a VM named {node.domain_name} is there, and is not ours",
+                f"a VM named {node.domain_name} exists, but does not belong to this cluster",
                 details=_tell(other),
                 hint="give the cluster another name, or rename that VM",
             )
@@ -105,13 +105,13 @@ def observe(
     for one in domains.values():
         if one.mark is None or one.mark.id != state.lineage:
             raise OwnershipError(
-                f"the VM {one.name} has a UUID of ours, but not our mark",
+                f"the VM {one.name} has the UUID of a node, but not the mark of this cluster",
                 hint=client.virsh("dumpxml", str(one.uuid)),
             )
     network = client.find_network(state.network.uuid)
     if network is None and (other_net := client.find_network_by_name(state.network.name)):
         raise OwnershipError(
-            f"a network named {state.network.name} is there, and is not ours",
+            f"a network named {state.network.name} exists, but does not belong to this cluster",
             details=_tell(other_net),
             hint="give the cluster another name, or rename that network",
         )
@@ -138,7 +138,7 @@ def observe(
 def _tell(other: DomainInfo | NetworkInfo) -> str:
     """Which one it is, and whose where its mark says so."""
     which, owner = f"its UUID is {other.uuid}", owner_of(other)
-    return f"{which}\nit is of {describe_owner(owner)}" if owner else which
+    return f"{which}\nit belongs to {describe_owner(owner)}" if owner else which
 
 
 def learn_names(client: LibvirtClient, state: ClusterState) -> None:

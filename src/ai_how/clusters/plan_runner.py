@@ -63,7 +63,7 @@ class PlanRunner:
             journal.close()
         if state is None or left.verb == "start":
             return
-        self.warn(f"carrying on the {left.verb} that was cut short (process {left.pid})")
+        self.warn(f"continuing the {left.verb} that was cut short (process {left.pid})")
         if left.verb == "stop":
             only, suspends = left.note["only"], left.note.get("suspends", False)
             self.stop(state, only=only, suspends=suspends, is_begun=True)
@@ -79,7 +79,9 @@ class PlanRunner:
         """Remember a cluster that was brought up, else undo what there is of it."""
         planned = left.note.get("plan")
         if planned and left.done.issuperset(planned):
-            self.warn(f"remembering the start that was cut short when all was up ({left.pid})")
+            self.warn(
+                f"completing the start that was cut short after its last step (process {left.pid})"
+            )
             write_state(self.paths, ClusterState.model_validate(left.note["state"]))
             with Journal.reopen(left) as journal:
                 journal.close()

@@ -59,7 +59,7 @@ def refuse_lost(
     mine, others = _by_owner(client, paths, place)
     if mine:
         raise StateError(
-            f"the cluster {paths.name} is there, but what was remembered of it is lost",
+            f"the cluster {paths.name} exists, but its state is lost",
             details=_list_vms(mine),
             hint=f"ai-how {kind} recover --cluster {paths.name}",
         )
@@ -84,10 +84,10 @@ def recover_state(
     """
     with suppress(StateError):
         if read_state(paths):
-            raise HostError(f"what is remembered of {paths.name} is sound: nothing to recover")
+            raise HostError(f"the state of {paths.name} is sound: nothing to recover")
     for serial in reversed(backup_serials(paths)):
         with suppress(StateError):
-            return restore_state(paths, serial, kind=kind), f"its backup of serial {serial}"
+            return restore_state(paths, serial, kind=kind), f"its backup with serial {serial}"
     mine, others = _by_owner(client, paths, place)
     if from_user is not None:
         uid = find_uid(from_user)
@@ -103,7 +103,7 @@ def recover_state(
     found = _rebuilt(paths.name, mine, place, client, kind=kind, user=user)
     if paths.state.exists():
         paths.state.rename(paths.state.with_name(f"{paths.state.name}.damaged"))
-    return write_state(paths, found), "what libvirt has of it"
+    return write_state(paths, found), "libvirt"
 
 
 def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost) -> tuple[Vms, Vms]:
@@ -136,7 +136,7 @@ def _not_callers(
     else:
         hint = f"ai-how --connect embedded {kind} start  # or give your cluster another name"
     return OwnershipError(
-        f"the cluster {name} on {place.asked} is not yours: it is of {describe_owner(owner)}",
+        f"the cluster {name} on {place.asked} is not yours: it belongs to {describe_owner(owner)}",
         details=_list_vms(others),
         hint=hint,
     )
@@ -158,9 +158,9 @@ def _rebuilt(
     if len(ids) != 1:
         many = ", ".join(map(str, sorted(ids)))
         raise StateError(
-            f"libvirt has nothing of a cluster {name}"
+            f"libvirt has no VM of a cluster {name}"
             if not ids
-            else f"libvirt has VMs of several clusters {name}",
+            else f"libvirt has VMs of several clusters named {name}",
             details=f"their ids are {many}" if ids else None,
             hint=f"ai-how {kind} start" if not ids else client.virsh("list", "--all", "--title"),
         )
@@ -225,8 +225,8 @@ def _node(
     mac = mac_address(mark.id, mark.node)
     if mac not in addresses:
         raise StateError(
-            f"the address of {seen.name} is not in its network any more",
-            hint=f"{client.virsh('undefine', str(seen.uuid))}  # then start it anew",
+            f"the address of {seen.name} is no longer in its network",
+            hint=f"{client.virsh('undefine', str(seen.uuid))}  # then start it again",
         )
     disk, size, base = _look_at_disk(seen, capacity)
     return NodeState(

@@ -122,7 +122,7 @@ def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
     )
     for check in check_capacity(cost, read_facts(directories=(place.storage.root,))):
         if check.status is Status.FAILURE:
-            raise HostError(f"no machine is saved: {check.found}", hint=check.advice)
+            raise HostError(f"no VM was saved: {check.found}", hint=check.advice)
 
 
 def _find_wanted(

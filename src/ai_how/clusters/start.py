@@ -219,7 +219,7 @@ def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
     """Warn of what the plan leaves as it is, and refuse what this host has not got for it."""
     plan, seen, desired = decided.plan, looked.seen, decided.desired
     for what in decided.lost:
-        context.warn(f"{what} is gone: a new one is made, and told to every node")
+        context.warn(f"{what} is gone: a new one is created and sent to every node")
     _warn_of_waiting(context, looked, decided)
     _warn_of_drained(desired, seen, plan, context.warn)
     if not plan.steps:
@@ -240,7 +240,9 @@ def _match_saved(context: StartContext, looked: _Looked) -> SavedMachineMatches:
     if not wants_warm or not new or not place.saves_memory:
         return NONE_SAVED
     if why := why_unsaved(place):
-        return SavedMachineMatches({}, (f"new nodes boot, none is restored: {why} (start.warm)",))
+        return SavedMachineMatches(
+            {}, (f"new nodes boot instead of being restored: {why} (start.warm)",)
+        )
     definitions = build_domain_definitions(
         looked.desired, place, context.paths, looked.images, looked.accel
     )
@@ -269,7 +271,7 @@ def _warn_of_waiting(context: StartContext, looked: _Looked, decided: _Decided) 
         goes_on = context.resumes and looked.seen.has_managed_save(one)
         if looked.seen.is_on(one) or goes_on:
             context.warn(
-                f"{name} runs as it was defined before; for what has changed: "
+                f"{name} runs with its previous definition; to apply the changes: "
                 f"ai-how {kind} stop {name} && ai-how {kind} start {name}"
             )
 

@@ -148,7 +148,7 @@ def status_of(
 
 def describe_impostor(name: str) -> str:
     """What is said of a VM that carries a cluster's mark and is none of its nodes."""
-    return f"the VM {name} carries this cluster's mark, but is none of its nodes: it is left alone"
+    return f"the VM {name} has this cluster's mark, but is not one of its nodes: it is left alone"
 
 
 def find_disk_problems(state: ClusterState, disks: DiskManager) -> Mapping[str, tuple[str, ...]]:
@@ -164,17 +164,17 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
     network, is_in_use = seen.network, any(seen.is_on(one) for one in state.nodes)
     if network is None:
         if is_in_use:
-            yield "it is gone, and VMs run"
+            yield "it does not exist, but VMs are running"
         return
     if not network.is_active and is_in_use:
-        yield "it is down, and VMs run"
+        yield "it is down, but VMs are running"
     drift, faults = find_drift(define_network(state), network), seen.known_faults
     yield from drift.told
     if faults.bridge_trouble:
         remedy = f"ai-how {state.kind} start"
-        yield f"{faults.bridge_trouble}: nodes do not reach each other; to mend it: {remedy}"
+        yield f"{faults.bridge_trouble}: nodes cannot reach each other; to repair it: {remedy}"
     elif faults.dhcp_is_gone and not drift.live:
-        yield "its DHCP and DNS server is gone"
+        yield "its DHCP and DNS server is not running"
     if faults.uplink_trouble and not drift.live:
         yield faults.uplink_trouble
     if faults.outside_trouble:
@@ -233,7 +233,7 @@ def _wiring_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
     faults = seen.known_faults
     if tap := faults.dead_taps.get(node):
         remedy = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
-        yield f"its network interface {tap} was deleted; for another: {remedy}"
+        yield f"its network interface {tap} was deleted; to create a new one: {remedy}"
     elif node in faults.unplugged:
         yield "not on the network"
     elif tap := faults.down_taps.get(node):

@@ -118,7 +118,7 @@ def _refused_by_munge(node: NodeEvidence, signs: SlurmSigns) -> Cause | None:
     if not said or said == ACCEPTED:
         return None
     if _MUNGE_REFUSES.search(said) and not node.is_controller:
-        whose = "the controller's credentials (other key or clock)"
+        whose = "the controller's credentials (different key or clock)"
         text = f"munge on {node.name} refuses {whose}: {said}"
         return Cause(Rank.CREDENTIALS, SlurmCause.MUNGE_REFUSED, node.name, text)
     text = f"munge on {node.name} does not work: {said}"
@@ -138,10 +138,10 @@ def _not_registered(node: NodeEvidence, signs: SlurmSigns) -> Cause | None:
     if seen is None or seen.is_working:
         return None
     if seen.reason and not seen.state.endswith("*") and seen.state != "unknown":
-        text = f"SLURM has {node.name} as {seen.state}: {one_line(seen.reason)}"
+        text = f"SLURM reports {node.name} as {seen.state}: {one_line(seen.reason)}"
         return Cause(Rank.NODE, SlurmCause.NODE_OUT_OF_SERVICE, node.name, text)
     why = _service_error(node.journal) or _waits(signs.jobs)
-    why = why or f"SLURM has it as {seen.state}{f', {seen.reason}' if seen.reason else ''}"
+    why = why or f"SLURM reports it as {seen.state}{f', {seen.reason}' if seen.reason else ''}"
     text = f"slurmd on {node.name} did not register: {why}"
     return Cause(Rank.NODE, SlurmCause.NODE_NOT_REGISTERED, node.name, text)
 

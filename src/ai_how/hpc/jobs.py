@@ -108,13 +108,13 @@ def drop_script(jobs: Iterable[SlurmJob]) -> str:
 def describe_jobs(jobs: Sequence[SlurmJob], why: str, *, most: int = 8) -> list[str]:
     """A line for each of the first jobs: what becomes of it; and one for how many there are."""
     lines = [
-        f"{job} {'is queued again' if job.may_be_requeued else 'is ended'}: {why}"
+        f"{job} {'is requeued' if job.may_be_requeued else 'is ended'}: {why}"
         for job in jobs[:most]
     ]
     if more := jobs[most:]:
         again = sum(job.may_be_requeued for job in more)
         ids = ", ".join(job.shown_id for job in more)
-        lines.append(f"{again} more are queued again, {len(more) - again} ended: {ids}")
+        lines.append(f"{again} more are requeued, {len(more) - again} ended: {ids}")
     return lines
 
 

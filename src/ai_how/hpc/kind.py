@@ -57,9 +57,9 @@ class SlurmCluster:
     def check_image(self, image: "Image") -> None:
         if image.manifest.identity != "agent":
             raise HostError(
-                f"the image {image.name} cannot be the node of a cluster",
-                details="Its guest agent takes no identity, and it has no SLURM.",
-                hint="leave base_image_path out, for the built-in image",
+                f"the image {image.name} cannot be used for the nodes of a cluster",
+                details="It has no SLURM, and ai-how cannot configure it through its guest agent.",
+                hint="remove base_image_path to use the built-in image",
             )
 
     def plan_start(

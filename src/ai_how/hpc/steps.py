@@ -97,7 +97,7 @@ class TellLost(ClusterStep):
         """They had ended; a node is back when it registers."""
 
     def describe(self) -> str:
-        return f"tell SLURM that {', '.join(self.nodes)} had ended"
+        return f"tell SLURM that {', '.join(self.nodes)} ended"
 
     def _tell(self, world: PlanContext, agent: GuestAgent) -> None:
         listed = jobs_script(self.nodes)
@@ -119,7 +119,7 @@ class TellLost(ClusterStep):
                     *([drop_script(lost)] if self.draining and lost else []),
                 ]
             )
-        for line in describe_jobs(lost, "the node that it ran on had ended"):
+        for line in describe_jobs(lost, "the VM of its node ended"):
             world.warn(line)
         if words:
             _run(agent, words)
@@ -154,7 +154,7 @@ def wait_for_jobs(
         is_open = _open(world, agent, ours)
         raise InterruptedRunError(
             "stop was interrupted while it waited for jobs",
-            details=f"open to jobs again: {', '.join(ours)}" if is_open else None,
+            details=f"accepting jobs again: {', '.join(ours)}" if is_open else None,
         )
 
 
@@ -169,7 +169,7 @@ def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
         done = None
     if done is None or done.exit_code != 0:
         remedy = f"ai-how hpc exec controller -- {shlex.join(words)}"
-        world.warn(f"{', '.join(nodes)} may still be closed to jobs; this opens them: {remedy}")
+        world.warn(f"{', '.join(nodes)} may still be drained; to undrain them: {remedy}")
         return False
     return True
 
@@ -184,7 +184,7 @@ def _wait_until_free(
             told = len(jobs)
             world.warn(f"waiting for {', '.join(map(str, jobs))}")
         if deadline.has_passed:
-            world.warn("the time to wait is over")
+            world.warn("the time limit of the wait has passed")
             return True
         if world.stop.wait(deadline.sooner_of(LOOK_S).remaining_s):
             return False
@@ -205,13 +205,13 @@ def _read_boot_s(text: str) -> float:
         uptime, now, *_ = text.splitlines()
         return int(now) - float(uptime.split()[0])
     except (ValueError, IndexError) as error:
-        raise GuestError("the controller does not say since when it is up") from error
+        raise GuestError("the controller did not report its boot time") from error
 
 
 def _check(agent: GuestAgent, script: str) -> str:
     done = agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
     if done.exit_code != 0:
-        raise GuestError("SLURM did not do what it was asked", details=done.errors.strip() or None)
+        raise GuestError("SLURM rejected a command", details=done.errors.strip() or None)
     return done.output
 
 

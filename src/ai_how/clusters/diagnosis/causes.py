@@ -84,7 +84,7 @@ def _cause_of_step(failure: StepFailure, node: NodeEvidence) -> Cause | None:
     if failure.kind == "agent" and node.state is VmState.RUNNING:
         said = last_line(node.console)
         last = f"last line on its serial console: {said}" if said else "its serial console is empty"
-        text = f"the guest agent of {node.name} never came: {last}"
+        text = f"the guest agent of {node.name} never connected: {last}"
         return _of_machine(MachineCause.AGENT_NEVER_CAME, node, text)
     details = failure.error.details if isinstance(failure.error, AiHowError) else None
     if failure.kind == "services" and (said := last_line(details)):
@@ -142,8 +142,9 @@ def _without_qemu(node: NodeEvidence) -> Cause | None:
         text = f"{node.name}: the guest panicked, or its QEMU was killed"
         return _of_machine(MachineCause.QEMU_ENDED, node, text)
     said = _QEMU_SAID.findall(node.qemu_log or "")
-    silent = "may be read by root alone" if node.is_qemu_log_roots else "does not say why"
-    why = one_line(said[-1]) if said else f"its log {silent}"
+    roots = node.is_qemu_log_roots
+    silent = "only root can read its log" if roots else "its log does not say why"
+    why = one_line(said[-1]) if said else silent
     text = f"{node.name}: QEMU was killed or crashed; {why}"
     return _of_machine(MachineCause.QEMU_ENDED, node, text)
 

@@ -180,7 +180,7 @@ def _look_at(
     if agent := _find_agent(world, node):
         _ask_guest(look, agent, kind, given)
     else:
-        look.missing.append("its guest agent is not there")
+        look.missing.append("its guest agent is not connected")
 
 
 def _find_agent(world: PlanContext, node: NodeState) -> GuestAgent | None:
@@ -209,7 +209,7 @@ def _read(look: _Look, read: Callable[[], T]) -> T | None:
         return read()
     except PermissionError as error:
         file = shlex.quote(str(error.filename))
-        look.missing.append(f"for root alone: sudo tail -n {ROOT_LINES} {file}")
+        look.missing.append(f"only root can read it: sudo tail -n {ROOT_LINES} {file}")
     except OSError as error:
         look.missing.append(f"{error.filename}: {error.strerror}")
     return None

@@ -68,13 +68,13 @@ class NodePlanner:
         is_on = domain is not None and domain.state.is_running
         if is_on and one.name in (*self.desired.grown, *self.desired.changed):
             raise SpecError(
-                f"{one.name} is running, and its size is changed in the file",
+                f"{one.name} is running, so its size cannot change",
                 hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         if is_wanted and is_on and (tap := self.seen.known_faults.dead_taps.get(one.name)):
             raise HostError(
                 f"{one.name} has lost its network interface: {tap} was deleted on the host",
-                details="A VM that runs cannot get it back.",
+                details="A running VM cannot get a new one.",
                 hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         chain, saved = NodeChain(), None
@@ -109,15 +109,15 @@ class NodePlanner:
         kind = self.desired.state.kind
         if one.name in (*self.desired.grown, *self.desired.changed):
             raise SpecError(
-                f"{one.name} is suspended, and its size is changed in the file",
+                f"{one.name} is suspended, so its size cannot change",
                 hint=f"ai-how {kind} start --no-warm"
                 "  # boots it anew: the jobs that it ran are lost",
             )
         if one.name not in self.seen.disks:
             raise HostError(
-                f"{one.name} is suspended, and its disk is gone",
+                f"{one.name} is suspended, but its disk is gone",
                 details=str(one.disk),
-                hint=f"ai-how {kind} destroy  # then start it anew",
+                hint=f"ai-how {kind} destroy  # then start it again",
             )
         resume = StartFromManagedSave(
             domain=one.domain_name,
@@ -143,11 +143,11 @@ class NodePlanner:
             raise HostError(
                 f"the disk of {one.name} is gone, and with it {holds}",
                 details=str(one.disk),
-                hint=f"ai-how {kind} destroy  # then start it anew",
+                hint=f"ai-how {kind} destroy  # then start it again",
             )
         if self.seen.is_on(one):
             raise HostError(
-                f"the disk of {one.name} is gone, and its VM still runs",
+                f"the disk of {one.name} is gone, but its VM is running",
                 details=str(one.disk),
                 hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )

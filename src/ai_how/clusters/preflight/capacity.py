@@ -149,7 +149,7 @@ def check_memory_fits(
     needed_mib = sum(sizes.values())
     if needed_mib + RESERVE_MIB > free_mib:
         raise HostError(
-            f"the memory of {state.name} needs {needed_mib} MiB, and {free_mib} MiB are free",
+            f"the memory of {state.name} needs {needed_mib} MiB; {free_mib} MiB are free",
             details="\n".join(f"{name}: {mib} MiB" for name, mib in sizes.items()),
             hint=f"df -h {shlex.quote(str(there))}",
         )

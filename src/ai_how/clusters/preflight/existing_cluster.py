@@ -36,7 +36,7 @@ def find_disk_directory(
     if previous and not is_there and previous.was_up:
         raise HostError(
             f"the disks of {cluster} are gone",
-            details=f"{storage.cluster(cluster)} is not there. Is its file system mounted?",
+            details=f"{storage.cluster(cluster)} does not exist. Is its file system mounted?",
             hint=f"findmnt -T {shlex.quote(str(storage.root))}"
             f"  # or, if lost: ai-how {previous.kind} destroy",
         )
@@ -57,14 +57,14 @@ def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
             old, new = old.parent, new.parent
         if node.disk.exists():
             raise HostError(
-                f"{new} is a copy of {old}, which is there and has the cluster {state.name}",
+                f"{new} is a copy of {old}, which still has the cluster {state.name}",
                 details="Two clusters cannot have the same disks, addresses and keys.",
                 hint=f"ls -ld {shlex.quote(str(old))} {shlex.quote(str(new))}",
             )
         make = "" if old.parent.is_dir() else f"mkdir -p {shlex.quote(str(old.parent))} && "
         raise HostError(
             f"{state.name} was moved from {old} to {new}",
-            details="Its disks and VMs name their files in the old place.",
+            details="Its disks and VMs refer to files in the old directory.",
             hint=f"{make}ln -s {shlex.quote(str(new))} {shlex.quote(str(old))}",
         )
 
@@ -88,9 +88,9 @@ def check_images(
         if asked != there.name:
             raise SpecError(
                 f"the image of {one.name} cannot be changed",
-                details=f"its disk stands on {there.name}, and {asked} is asked for",
+                details=f"its disk is based on {there.name}; the file asks for {asked}",
                 hint=f"ai-how {desired.state.kind} destroy"
-                "  # then start it anew, or set base_image_path back",
+                "  # then start it again, or set base_image_path back",
             )
         kept.setdefault((asked, there.digest), []).append(one.name)
     for (name, digest), nodes in kept.items():
@@ -110,7 +110,7 @@ def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> 
     needed, free = len(stuck) * RESUMABLE_BYTES, disks.free_bytes()
     if free < needed:
         raise HostError(
-            f"{', '.join(stuck)}: paused, as the file system of the disks is full",
+            f"{', '.join(stuck)}: paused because the file system of the disks is full",
             details=f"{needed / MIB:.0f} MiB needed, {free / MIB:.1f} MiB free",
             hint=f"df -h {shlex.quote(str(disks.storage.root))}",
         )
@@ -121,10 +121,10 @@ def find_losses(
 ) -> Iterator[str]:
     """What is not as the last start left it, in a line each."""
     for name in desired.forgotten:
-        yield f"{name} is no longer in the file; it is left as it is until the cluster is destroyed"
+        yield f"{name} is no longer in the file; it is kept until the cluster is destroyed"
     for one in previous.nodes if previous else ():
         if one.stages_s and one.name not in seen.disks and one.name not in desired.forgotten:
-            yield f"the disk of {one.name} is gone, and what was on it: it gets a new one"
+            yield f"the disk of {one.name} is gone with all its data: a new one is created"
     if previous and seen.network:
         drift, faults = find_drift(define_network(previous), seen.network), seen.known_faults
         for difference in drift.told:

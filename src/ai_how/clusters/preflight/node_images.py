@@ -34,7 +34,7 @@ def get_image(node: Node, store: ImageStore, kind: ClusterKind) -> Image:
             raise HostError("the default image is not built yet", hint="ai-how image build")
     elif "/" in name:
         raise HostError(
-            f"{name} is a file, and nodes boot images of the store",
+            f"{name} is a file; nodes boot images from the store",
             hint=f"ai-how image import {shlex.quote(name)}  # then give its name",
         )
     else:
