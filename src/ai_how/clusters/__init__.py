@@ -1,1 +1,1 @@
-"""What every kind of cluster has, whatever runs on its nodes."""
+"""All that clusters of every kind have in common."""

@@ -1,4 +1,4 @@
-"""What is left to remove when a cluster is gone: its directory, unused bases, an idle host."""
+"""Removal of what a cluster leaves: its directory, unused base images, an idle host."""
 
 import os
 import shlex
@@ -25,15 +25,15 @@ from ai_how.vm_management.steps.disks import BackUpDisk
 
 
 def clear_directory(paths: ClusterPaths) -> None:
-    """Remove all that is remembered; whoever calls holds the lock, whose file goes with it.
+    """Remove the cluster's directory, with the lock file in it. The caller holds the lock.
 
-    A process that waits for the lock sees that its file is gone, and opens it anew.
+    A process that waits for the lock notices that the file is gone, and opens it again.
     """
     shutil.rmtree(paths.root, ignore_errors=True)
 
 
 def forget(paths: ClusterPaths) -> None:
-    """Remove what is remembered of a cluster that is no more, but for the evidence of why."""
+    """Remove all files of a cluster that no longer exists, except the evidence of a failure."""
     kept = {paths.lock.name, paths.evidence.name}
     for entry in paths.root.iterdir():
         if entry.name in kept:
@@ -47,10 +47,11 @@ def forget(paths: ClusterPaths) -> None:
 def check_snapshots(
     client: LibvirtClient, state: ClusterState, seen: Observed, *, may_go: bool
 ) -> None:
-    """Refuse to remove what somebody made of the nodes' disks, before anything is removed.
+    """Refuse to destroy snapshots, before anything is removed.
 
-    Raises HostError for snapshots, unless they `may_go`, and always for a node that writes to
-    another file beside its disk: that of an external snapshot, which would be worth nothing alone.
+    Raises HostError for snapshots unless they `may_go`, and always for a node that writes to a file
+    other than its disk. Such a file is the overlay of an external snapshot, and useless without the
+    disk.
     """
     found = []
     for node in state.nodes:
@@ -61,7 +62,7 @@ def check_snapshots(
         used = [Path(source.get("file", "/")) for source in sources]
         other = [file for file in used if file.parent == node.disk.parent and file != node.disk]
         if other:
-            # Shallow: anything deeper would be written into the image that all nodes share.
+            # Shallow: a deeper commit would write into the image that all nodes share.
             merge = client.virsh(
                 "blockcommit", node.domain_name, "vda", "--active", "--shallow", "--pivot"
             )
@@ -79,15 +80,15 @@ def check_snapshots(
 
 
 def clear_lock(paths: ClusterPaths) -> None:
-    """Remove the directory where only the lock is left in it; whoever calls holds that."""
+    """Remove the directory if only the lock is left in it. The caller holds the lock."""
     if {entry.name for entry in paths.root.iterdir()} == {paths.lock.name}:
         clear_directory(paths)
 
 
 def prepare_backups(directory: Path, plan: Plan, *, kind: str) -> None:
-    """Have the directory for the backups, ours alone where we make it.
+    """Create the directory for the backups with mode 0700, unless it exists.
 
-    Raises HostError where a file would be in the way.
+    Raises HostError if a backup file already exists. `kind` is that of the cluster, for the hint.
     """
     for step in plan.steps:
         if isinstance(step, BackUpDisk) and os.path.lexists(step.target):
@@ -99,11 +100,11 @@ def prepare_backups(directory: Path, plan: Plan, *, kind: str) -> None:
         with disk_errors(directory):
             ensure_parents(directory)
             directory.mkdir(mode=0o700)
-            directory.chmod(0o700)  # mkdir's mode is less the umask
+            directory.chmod(0o700)  # mkdir applies the umask
 
 
 def check_backups(state: ClusterState, seen: Observed) -> None:
-    """Raises HostError where the disk of a node is not whole without its memory."""
+    """Raises HostError if a node is suspended: its disk is incomplete without its memory."""
     if names := [one.name for one in state.nodes if seen.has_managed_save(one)]:
         raise HostError(
             f"{state.name} is suspended: its disks are incomplete without the saved memory",
@@ -113,10 +114,10 @@ def check_backups(state: ClusterState, seen: Observed) -> None:
 
 
 def drop_backups(plan: Plan) -> None:
-    """Remove the backups of a destroy that failed before all were made, and so removed nothing.
+    """Remove the backups of a destroy that failed before all were made.
 
-    Else the next one would find them in its way, and they hold less than it will. One whose disk
-    is gone, as where a destroy is carried on, is all that is left of it, and stays.
+    Such a destroy removed nothing, and its backups would block the next one. If a disk is gone, as
+    in a destroy that is continued, its backup is the only copy and is kept.
     """
     backups = [step for step in plan.steps if isinstance(step, BackUpDisk)]
     if all(step.target.exists() or not step.disk.exists() for step in backups):
@@ -128,7 +129,7 @@ def drop_backups(plan: Plan) -> None:
 
 
 def keep_source(text: str, paths: ClusterPaths) -> None:
-    """Keep the cluster file as it was given; one that is kept already is not written again."""
+    """Store a copy of the cluster file. An identical copy is not written again."""
     with suppress(OSError, UnicodeDecodeError):
         if paths.spec.read_text("utf-8") == text:
             return
@@ -137,7 +138,10 @@ def keep_source(text: str, paths: ClusterPaths) -> None:
 
 
 def read_tail(path: Path, lines: int) -> str:
-    """The last lines of a file; none where it is not there. Raises HostError where it is root's."""
+    """The last lines of a file, empty if it does not exist.
+
+    Raises HostError if only root can read it.
+    """
     try:
         text = path.read_text("utf-8", "replace")
     except FileNotFoundError:
@@ -151,23 +155,23 @@ def read_tail(path: Path, lines: int) -> str:
 
 
 def release_host(place: HypervisorHost, roots: Roots) -> None:
-    """Remove bases that no cluster uses, and end the embedded host when nothing is left on it."""
+    """Remove base images that no cluster uses; stop the embedded host if nothing is left on it."""
     with held_lock(roots.host_lock, doing="releasing the host", wait_s=60):
         if any(roots.cluster(name).journal.exists() for name in roots.cluster_names()):
-            return  # a cluster is being made: what it uses is not remembered yet
+            return  # a cluster is being created, and its images are not in its state yet
         try:
             used = {node.image_digest for state in _states(roots) for node in state.nodes}
         except StateError:
-            return  # what a damaged state uses is not known, so nothing is removed
+            return  # the images of a damaged state are unknown, so none is removed
         DiskManager(place.storage).remove_unused_bases(used)
         _end_idle(place)
 
 
 @contextmanager
 def host_up(place: HypervisorHost, roots: Roots, warn: Callable[[str], None]) -> Iterator[None]:
-    """Have the host up while the block runs; one that came up for it and has nothing on it goes.
+    """Keep the host running during the block; stop it afterwards if this started it and it is idle.
 
-    So it is after a dry run, and after a first start that failed or was interrupted.
+    It is idle after a dry run, or after a first start that failed or was interrupted.
     """
     was_started = False
     try:
@@ -178,7 +182,7 @@ def host_up(place: HypervisorHost, roots: Roots, warn: Callable[[str], None]) ->
             yield
     finally:
         if was_started:
-            # How the run ended is what is to be told.
+            # An error here must not hide how the run ended.
             with suppress(AiHowError):
                 _end_idle(place)
 

@@ -1,4 +1,4 @@
-"""What a cluster will be remembered as, from what is asked and what it was before (pure)."""
+"""The state that a start will leave, from the spec and the previous state (pure)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,11 @@ from ai_how.state.models import ClusterState, NetworkState, NodeState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredCluster:
-    """A cluster as it shall be: each asked node beside what will be remembered of it."""
+    """The cluster that is asked for: each node of the spec beside its new state.
+
+    `grown` nodes get a larger disk and `changed` ones other vCPUs or memory. `forgotten` ones are
+    no longer in the spec.
+    """
 
     section: ClusterSection
     state: ClusterState
@@ -28,12 +32,12 @@ class DesiredCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostChoices:
-    """What only the host can say of a cluster or a node that is new; asked where it is needed."""
+    """Values that depend on the host, for a new cluster or node. Each is asked for when needed."""
 
     subnet: Callable[[], IPv4Network]
     disk_of: Callable[[str], Path]
     digest_of: Callable[[Node], str]
-    """Of the node's image."""
+    """The digest of the node's image."""
 
 
 def plan_desired_cluster(
@@ -46,9 +50,10 @@ def plan_desired_cluster(
     choices: HostChoices,
     now: datetime,
 ) -> DesiredCluster:
-    """Lay the cluster out. What it was before decides addresses, images and identity for ever.
+    """Compute the state that a start will leave.
 
-    Raises SpecError for what cannot be changed in a cluster that is there, with both values.
+    Addresses, images and identity of an existing cluster are taken from its `previous` state.
+    Raises SpecError with both values if the spec changes what cannot change.
     """
     nodes, home = kind.nodes_of(section), kind.home_of(section)
     network = _network(section, cluster_id, choices, previous)
@@ -141,7 +146,7 @@ def _network(
 
 
 def _check_kept(section: ClusterSection, home: str, count: int, previous: ClusterState) -> None:
-    """What the nodes' disks and the network are made for is as it was, where that is known."""
+    """Raises SpecError if a fixed property of the cluster changes, as far as it is known."""
     for what, asked, there in (
         ("subnet", section.network.subnet, previous.network.subnet),
         ("bridge", section.network.bridge, previous.network.bridge),

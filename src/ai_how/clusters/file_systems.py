@@ -1,4 +1,4 @@
-"""How full the file systems of guests are, as they say themselves."""
+"""How full the file systems of guests are, as their agents report."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,14 +10,15 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.vm_management.nodes.polling import ask_guests
 
 FULL = 0.9
-# Whoever is asked has the time of the look, and this much more: a status is not to wait for guests.
+# The agents answer while status asks libvirt, and may take this much longer: a status does not wait
+# for guests.
 GRACE_S = 0.5
 MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """One that a guest has mounted from a disk of its own."""
+    """A file system that a guest mounted from one of its disks."""
 
     mount_point: str
     used_mib: int
@@ -36,7 +37,7 @@ class FileSystem:
 def asked_file_systems(
     client: LibvirtClient, seen: Observed
 ) -> Iterator[Mapping[UUID, tuple[FileSystem, ...]]]:
-    """Ask while the body runs; afterwards the answers that came in time are there, by VM."""
+    """Ask the agents while the block runs. Afterwards the yielded map has the answers, by VM."""
     told: dict[UUID, tuple[FileSystem, ...]] = {}
     with ask_guests(
         client, seen.domains.values(), lambda agent: agent.file_systems(), grace_s=GRACE_S
@@ -46,9 +47,9 @@ def asked_file_systems(
 
 
 def read_file_systems(answer: object) -> tuple[FileSystem, ...]:
-    """What is of use in an answer to guest-get-fsinfo, by mount point; the guest is not trusted.
+    """The file systems in an answer to guest-get-fsinfo, by mount point. The guest is untrusted.
 
-    One file system that is mounted in several places is shown once.
+    A file system with several mount points is listed once.
     """
     found: dict[object, FileSystem] = {}
     for entry in answer if isinstance(answer, list) else []:

@@ -1,4 +1,4 @@
-"""What makes a cluster one of a kind: what runs on its nodes, and what that asks of its plans."""
+"""The protocol of a kind of cluster: what runs on its nodes, and what its plans need for that."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ClusterSection(Protocol):
-    """The part of a cluster file that one cluster is made from."""
+    """The section of a cluster file that describes one cluster."""
 
     @property
     def name(self) -> str: ...
@@ -37,36 +37,36 @@ class ClusterSection(Protocol):
 
 
 class ClusterKind(Protocol):
-    """A kind of cluster: what `clusters/` asks of it, which knows no kind by name.
+    """A kind of cluster. `clusters/` uses this protocol, and knows no kind by name.
 
-    What plans is pure: it knows no libvirt. Its steps keep the promises of `plan.step.Step`.
+    The methods that plan are pure, and do not use libvirt. Steps fulfil `plan.step.Step`.
     """
 
     name: str
-    """In states, journals and the marks of VMs, so it never changes; the group of its verbs, too.
+    """The name in states, journals and marks of VMs; it never changes.
 
-    Hints say `ai-how NAME start`.
+    It is also the group of its verbs: hints say `ai-how NAME start`.
     """
 
     @property
     def step_types(self) -> Mapping[str, type["Step"]]:
-        """Every step that its journals may hold, by the word there."""
+        """Every step that its journals may contain, by its kind."""
 
     @property
     def diagnosis(self) -> "Diagnosis":
-        """How the nodes of a start that failed are asked, and what their answers mean."""
+        """How a failed start is diagnosed."""
 
     def section_of(self, file: "ClusterFile") -> ClusterSection:
-        """Raises SpecError where the file has no cluster of this kind."""
+        """The section of this kind. Raises SpecError if the file has none."""
 
     def nodes_of(self, section: ClusterSection) -> tuple["Node", ...]:
-        """The nodes that are asked for, in their order."""
+        """The nodes of the section, in order."""
 
     def home_of(self, section: ClusterSection) -> str:
-        """What /home is, which no start changes later; empty where the kind has no such thing."""
+        """The type of /home, which cannot change later; empty if this kind has none."""
 
     def check_image(self, image: "Image") -> None:
-        """Raises HostError where nodes of this kind cannot boot the image."""
+        """Raises HostError if nodes of this kind cannot boot the image."""
 
     def plan_start(
         self,
@@ -79,45 +79,49 @@ class ClusterKind(Protocol):
         stale: Collection[str],
         boot_limit: int | None,
     ) -> "Plan":
-        """What brings the cluster, or `only` these nodes, up; empty where it is.
+        """The steps that start the cluster, or `only` these nodes; empty if it is up.
 
-        With `tell_all` nodes that run are told anew who is in the cluster. `stale` nodes are
-        defined in another way than they would be now. At most `boot_limit` boot at once.
+        With `tell_all`, running nodes get the cluster's configuration again. `stale` nodes are
+        defined differently from what the spec asks for now. At most `boot_limit` nodes boot at the
+        same time.
         """
 
     def plan_stop(
         self, state: "ClusterState", seen: "Observed", *, only: Collection[str] = ()
     ) -> "Plan":
-        """What turns the cluster, or `only` these nodes, off."""
+        """The steps that stop the cluster, or `only` these nodes."""
 
     def plan_suspend(self, state: "ClusterState", seen: "Observed") -> "Plan":
-        """What saves the memory of all nodes. Raises HostError where one cannot be suspended."""
+        """The steps that save the memory of all nodes.
+
+        Raises HostError if one cannot be suspended.
+        """
 
     def build_archives(
         self, desired: "DesiredCluster", paths: "ClusterPaths", *, has_host_clock: bool
     ) -> Mapping[str, Callable[[], bytes]]:
-        """For each node a call that makes what its guest agent unpacks; secrets are read then."""
+        """For each node, a function that builds its identity archive; it reads the secrets."""
 
     def config_digest(self, desired: "DesiredCluster") -> str:
-        """SHA-256 of what all nodes are told of the cluster: another one is told to all again."""
+        """SHA-256 of the configuration that all nodes get. If it changes, all get it again."""
 
     def ensure_secrets(self, state: "ClusterState", paths: "ClusterPaths") -> None:
-        """Have the keys of the cluster; ones that are there are kept."""
+        """Create the keys of the cluster. Existing keys are kept."""
 
     def find_lost_secrets(
         self, previous: "ClusterState | None", paths: "ClusterPaths"
     ) -> tuple[str, ...]:
-        """Which keys of a cluster that was up are gone, in words."""
+        """Descriptions of the keys that are missing from a cluster that was up."""
 
     def observe_workload(
         self, client: "LibvirtClient", state: "ClusterState", domains: Mapping[UUID, "DomainInfo"]
     ) -> "Workload":
-        """Ask the cluster's software; takes half a minute at most, and raises nothing."""
+        """Ask the cluster's software. Takes at most half a minute, and raises nothing."""
 
     def is_ready(self, state: "ClusterState", readiness: Mapping[str, "NodeReadiness"]) -> bool:
-        """Whether every node that a start brings up does its work.
+        """Whether every node that a start brings up is working.
 
-        `readiness` is what the cluster's software says of its nodes, by name.
+        `readiness` is what the cluster's software reports of its nodes, by name.
         """
 
     def wait_for_jobs(
@@ -128,7 +132,7 @@ class ClusterKind(Protocol):
         only: Collection[str],
         limit_s: float,
     ) -> None:
-        """Take no new jobs on the nodes that will be stopped, and wait so long for those there.
+        """Keep new jobs from the nodes that will be stopped; wait up to `limit_s` for running jobs.
 
-        Raises InterruptedRunError on a wish to stop; then nodes take jobs again.
+        Raises InterruptedRunError if the run is interrupted; the nodes then accept jobs again.
         """

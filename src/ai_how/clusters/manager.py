@@ -1,4 +1,4 @@
-"""A cluster's start, stop, status and destroy, and the ways into its nodes."""
+"""The verbs of a cluster, and the access to its nodes."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterManager:
-    """One cluster by its name. Each verb raises an AiHowError whose exit code says how it ended."""
+    """A cluster, by its name. Each verb raises AiHowError, whose exit code says how it ended."""
 
     kind: ClusterKind
     roots: Roots
@@ -71,16 +71,16 @@ class ClusterManager:
         return self.roots.cluster(self.name)
 
     def find_state(self) -> ClusterState | None:
-        """What is remembered, if anything is. Raises StateError for a cluster of another kind."""
+        """The state, or None. Raises StateError if the cluster is of another kind."""
         state = read_state(self.paths)
         if state is not None:
             self._require_kind(state.kind)
         return state
 
     def get_state(self) -> ClusterState:
-        """What is remembered. Raises StateError with the clusters that there are.
+        """The state. Raises StateError, listing the existing clusters, if there is none.
 
-        Raises LockedError while the first start is under way.
+        Raises LockedError during the first start.
         """
         if state := self.find_state():
             return state
@@ -101,9 +101,9 @@ class ClusterManager:
         )
 
     def place(self, asked: str | None = None) -> HypervisorHost:
-        """Where the cluster is, or (before it is there) where it will be.
+        """The host of the cluster; before its first start, the host where it will be created.
 
-        Raises HostError where `connect` is another host than the one that has the cluster.
+        Raises HostError if `connect` names a host other than the cluster's.
         """
         there, kept = self._remembered_host(), self._remembered_storage()
         if there and self.connect not in (None, "auto", there):
@@ -114,8 +114,8 @@ class ClusterManager:
         return resolve_host(there or self.connect or asked or "auto", self.roots, kept=kept)
 
     def needs_image(self, spec: ClusterFile) -> bool:
-        """Whether `build_image` must come before the first start of this cluster."""
-        # All that changes something is imported late: what only looks (status, ssh) is quicker.
+        """Whether `build_image` must run before the first start of this cluster."""
+        # Imported late, to keep read-only verbs (status, ssh) fast.
         from ai_how.clusters.preflight.node_images import needs_default_image  # noqa: PLC0415
         from ai_how.images.store import ImageStore  # noqa: PLC0415
 
@@ -124,7 +124,7 @@ class ClusterManager:
         return not self.paths.state.exists() and needs_default_image(nodes, store)
 
     def build_image(self, watch: "Watcher") -> None:
-        """Build the default image; `watch` hears how far that is. Takes about a minute."""
+        """Build the default image, which takes about a minute. `watch` is told the progress."""
         from ai_how.images.build import build_default_image  # noqa: PLC0415
         from ai_how.images.store import ImageStore  # noqa: PLC0415
 
@@ -141,19 +141,20 @@ class ClusterManager:
         is_warm: bool = True,
         resumes: bool = True,
     ) -> Plan:
-        """Bring the cluster up, and return what that took: an empty plan where it was up.
+        """Start the cluster, and return the plan that was carried out: empty if the cluster was up.
 
-        `source` is the file that `spec` was read from; a copy of it is kept with the state.
-        With `dry_run` nothing is changed, but for what a dead run had left; an embedded host that
-        is down is up meanwhile, to be asked. Unless it `is_warm`, every new node boots; unless it
-        `resumes`, so does one that is suspended, and its memory is lost.
+        `source` is the file of `spec`; a copy is stored with the state. With `dry_run` only a
+        killed run is cleaned up, and an embedded host that is down is started for as long as it is
+        asked. Unless `is_warm`, every new node boots. Unless `resumes`, suspended nodes boot too,
+        and their saved memory is lost.
         """
         from ai_how.clusters.start import StartContext, prepare_start  # noqa: PLC0415  as below
 
         text = source.read_text("utf-8") if source else render_default_file()
         place = self.place(spec.host.uri)
         with self._locked("start", place) as runner:
-            # Whoever chooses a subnet next must see ours, which the journal holds until it is made.
+            # The next run to choose a subnet must see ours: until the network exists, it is in the
+            # journal.
             with held_lock(
                 self.roots.host_lock, doing=f"{self.kind.name} start of {self.name}", wait_s=60
             ):
@@ -181,9 +182,9 @@ class ClusterManager:
             return start.plan
 
     def save_for_next_start(self, spec: ClusterFile, plan: Plan, *, source: Path | None) -> None:
-        """Save, in the background, the VMs that a start with this `plan` missed.
+        """Save, in the background, the VMs that a start with this `plan` could not restore.
 
-        Does nothing where start.warm is off, or libvirt there saves nothing that we could read.
+        Does nothing if start.warm is off, or if we cannot read the memory that libvirt saves there.
         """
         from ai_how.clusters.save_machines import wants_warming, warm_in_background  # noqa: PLC0415
 
@@ -197,12 +198,12 @@ class ClusterManager:
         suspends: bool = False,
         waits_s: float | None = None,
     ) -> Plan:
-        """Turn the cluster, or these nodes of it, off. What is off already is left out.
+        """Power off the cluster, or `only` these nodes. Nodes that are off are skipped.
 
-        With `suspends` the memory of all nodes is saved, and the next start goes on with their
-        jobs. Raises HostError where that cannot be, before anything is done. With `waits_s` it
-        waits so long for jobs to end; what runs then is queued again where it may be, or ended.
-        A first start that was cut short is undone, which leaves nothing to turn off.
+        With `suspends` the memory of all nodes is saved, and the next start resumes their jobs;
+        raises HostError before any change if that is impossible. With `waits_s` it first waits so
+        long for running jobs. Jobs that still run are requeued if possible, and end otherwise. A
+        first start that was cut short is undone instead.
         """
         place = self.place()
         if not self._is_half_made():
@@ -211,21 +212,21 @@ class ClusterManager:
                 return Plan("stop", ())
         with self._locked("stop", place) as runner:
             state = self.find_state()
-            if state is None:  # what a dead run had left was set right, and that was all of it
+            if state is None:  # only a killed first start was left, and it is undone
                 return Plan("stop", ())
             return runner.stop(state, only=only, suspends=suspends, waits_s=waits_s)
 
     def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
-        """Leave nothing of the cluster: VMs, disks, network, keys, state.
+        """Remove the whole cluster: VMs, disks, network, keys and state.
 
-        Raises HostError where a node has snapshots, unless they may go too, and, with `backups`,
-        where one is suspended. Nothing is removed before every backup is whole.
+        Raises HostError if a node has snapshots, unless `snapshots_too`, and with `backups` if a
+        node is suspended. Nothing is removed before every backup is complete.
         """
         place, plan = self.place(), Plan("destroy", ())
         if self.find_state() is None and not self._is_half_made():
             self._refuse_lost()
         if not self.paths.is_used:
-            # A first start that failed left its image, its lock, and the host up.
+            # A first start that failed leaves its image, its lock, and the host running.
             if self.paths.lock.exists():
                 with held_lock(self.paths.lock, doing=f"{self.kind.name} destroy"):
                     clear_lock(self.paths)
@@ -249,10 +250,10 @@ class ClusterManager:
         return plan
 
     def recover(self, *, user: str, from_user: str | None = None) -> tuple[ClusterState, str]:
-        """Remember again a cluster whose state was lost or damaged, and say from where.
+        """Restore a state that was lost or damaged; return it, and the name of its source.
 
-        What libvirt has does not tell the account; it is `user` then. `from_user` has that user's
-        cluster taken over.
+        libvirt does not know the account, so a state that is rebuilt from it gets `user`. With
+        `from_user` that user's cluster is taken over.
         """
         from ai_how.clusters.recovery import recover_state  # noqa: PLC0415  as below
 
@@ -269,7 +270,7 @@ class ClusterManager:
             )
 
     def status(self) -> ClusterStatus:
-        """Ask libvirt and SLURM; takes no lock and changes nothing."""
+        """Ask libvirt and the cluster's software. Takes no lock, and changes nothing."""
         state, place = self.get_state(), self.place()
         self._refuse_moved(place)
         problems = find_disk_problems(state, DiskManager(place.storage))
@@ -284,12 +285,12 @@ class ClusterManager:
             return status_of(self.kind, state, seen, stats, problems, file_systems)
 
     def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
-        """Run a program on a node by its guest agent."""
+        """Run a program on a node through its guest agent."""
         with self._asking(node) as client:
             return GuestAgent(client, node.uuid, node.name).run(argv, Deadline.after(timeout_s))
 
     def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
-        """The end of a node's journal; of its serial line where that is asked, or all there is."""
+        """The last lines of a node's journal; of its serial log if asked, or without an agent."""
         if not serial and self.place().is_up:
             with self._asking(node) as client:
                 if client.is_agent_connected(node.uuid):
@@ -303,7 +304,7 @@ class ClusterManager:
 
     @contextmanager
     def console_of(self, node: NodeState) -> Iterator[Console]:
-        """A node's serial line."""
+        """The serial console of a node."""
         with self._asking(node) as client, client.open_console(node.uuid) as line:
             yield line
 
@@ -316,13 +317,13 @@ class ClusterManager:
             )
 
     def _read_journal(self) -> JournalRecord | None:
-        """What a run left. Raises StateError where that was of a cluster of another kind."""
+        """The journal of a killed run, or None. Raises StateError if it is of another kind."""
         if note := Journal.read_note(self.paths.journal):
             self._require_kind(note.get("kind", HPC))
         return Journal.read(self.paths.journal, self.kind.step_types)
 
     def _is_half_made(self) -> bool:
-        """Whether all that there is of the cluster is in the journal of its first start."""
+        """Whether the journal of its first start is all there is of the cluster."""
         return self.find_state() is None and self.paths.journal.exists()
 
     def _refuse_moved(self, place: HypervisorHost) -> None:
@@ -338,14 +339,14 @@ class ClusterManager:
                 refuse_lost(client, self.paths, place, kind=self.kind.name)
 
     def _remembered_host(self) -> str | None:
-        """Where the cluster is; a first start that was cut short wrote it into its journal."""
+        """The URI of the cluster's host; during a first start, from its journal."""
         if state := self.find_state():
             return state.host_uri
         left = self._read_journal()
         return str(left.note["host"]) if left else None
 
     def _remembered_storage(self) -> StoragePaths | None:
-        """Where the cluster has its disks, or is getting them."""
+        """The storage of the disks; during a first start, from its journal."""
         if state := self.find_state():
             return storage_of(state.nodes[0].disk) if state.nodes else None
         left = self._read_journal()
@@ -354,7 +355,7 @@ class ClusterManager:
 
     @contextmanager
     def _asking(self, node: NodeState) -> Iterator[LibvirtClient]:
-        """A client without a lock, for what changes nothing of ours."""
+        """A client without a lock, for reads."""
         place = self.place()
         if not place.is_up:
             raise HostError("the embedded host is down", hint=f"ai-how {self.kind.name} start")
@@ -364,8 +365,8 @@ class ClusterManager:
 
     @contextmanager
     def _locked(self, verb: str, place: HypervisorHost) -> "Iterator[PlanRunner]":
-        """Hold the cluster's lock, have the host up, and set right what a dead run left."""
-        # What only looks (status, ssh, logs) is quicker without all that changes something.
+        """Hold the cluster's lock, start the host, and recover what a killed run left."""
+        # Imported late, to keep read-only verbs (status, ssh, logs) fast.
         from ai_how.clusters.plan_runner import PlanRunner  # noqa: PLC0415
 
         self._refuse_moved(place)

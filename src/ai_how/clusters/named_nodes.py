@@ -1,4 +1,4 @@
-"""The nodes that a user names, or an error with the names that there are."""
+"""Looks up the nodes that a user names."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from ai_how.state.models import ClusterState, NodeState
 
 
 def check_nodes(cluster: str, there: Collection[str], asked: Collection[str]) -> None:
-    """Raises SpecError for the first node that is not there."""
+    """Raises SpecError for the first name that is not a node of the cluster."""
     for name in asked:
         if name not in there:
             raise SpecError(
@@ -17,7 +17,7 @@ def check_nodes(cluster: str, there: Collection[str], asked: Collection[str]) ->
 
 
 def get_named(state: ClusterState, name: str) -> NodeState:
-    """A node by its name in the cluster, else by the name of its VM. Raises SpecError."""
+    """A node by its name, or by the name of its VM. Raises SpecError if there is none."""
     named = {one.domain_name: one for one in state.nodes} | {one.name: one for one in state.nodes}
     if name not in named:
         check_nodes(state.name, [one.name for one in state.nodes], [name])

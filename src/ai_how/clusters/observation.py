@@ -1,4 +1,4 @@
-"""What is there of a cluster: as libvirt, the disks and its nodes say, not as a file remembers."""
+"""The cluster as libvirt, the disks and its nodes show it now."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,64 +20,64 @@ from ai_how.vm_management.owners import describe_owner, owner_of
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What is wrong with the network of a cluster, and with the links of its VMs, on their host.
+    """Faults in the cluster's network and in its VMs' interfaces, on the host.
 
-    Without arguments it says that nothing is.
+    The default has none.
     """
 
     unplugged: frozenset[str] = frozenset()
-    """The nodes whose VM runs and is no port of the network's bridge."""
+    """Nodes whose VM is running but is not a port of the network's bridge."""
     dead_taps: Mapping[str, str] = field(default_factory=dict)
-    """The host's end of the interface of a node that runs, where that was deleted."""
+    """By node: the tap of a running VM, if it was deleted."""
     down_taps: Mapping[str, str] = field(default_factory=dict)
-    """The same where it is there, and down."""
+    """By node: the tap of a running VM, if it is down."""
     bridge_trouble: str | None = None
-    """What is wrong with the bridge of a network that libvirt says is up."""
+    """The fault of the bridge, if libvirt reports the network as active."""
     dhcp_is_gone: bool = False
-    """Whether the network is up, and its DHCP and DNS server is not."""
+    """Whether the network is active but its DHCP and DNS server is not running."""
     uplink_trouble: str | None = None
-    """Why guests reach nothing outside, where that is known."""
+    """Why guests cannot reach other networks, if known."""
     uplink_is_ours: bool = False
-    """Whether the settings of that host are ours to mend."""
+    """Whether we may change that host's settings."""
     outside_trouble: str | None = None
-    """Why the embedded host itself has no uplink."""
+    """Why the embedded host itself has no uplink, if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One look at a cluster."""
+    """One observation of a cluster."""
 
     domains: Mapping[UUID, DomainInfo] = field(default_factory=dict)
     network: NetworkInfo | None = None
     disks: frozenset[str] = frozenset()
     has_disk_directory: bool = False
     readiness: Mapping[str, NodeReadiness] | None = None
-    """What the cluster's software says of its nodes, by name; None where it was not asked."""
+    """What the cluster's software reports of its nodes, by name; None if it was not asked."""
     workload_trouble: str | None = None
-    """Why that software could not be asked, where it was to be."""
+    """Why that software could not be asked, if it should have been."""
     skews_s: Mapping[UUID, float] = field(default_factory=dict)
-    """By how much each guest's clock is at least ahead of ours, where it was said in time."""
+    """By VM: seconds that the guest's clock is at least ahead of ours, if it answered in time."""
     host_is_down: bool = False
     wiring: Wiring | None = None
-    """What `observe_wiring` found; None where nobody looked, or could."""
+    """The result of `observe_wiring`; None if it was not called, or could not tell."""
     impostors: tuple[str, ...] = ()
-    """VMs that carry this cluster's mark, as anybody can copy it, and are none of its nodes."""
+    """VMs with this cluster's mark that are not its nodes: anybody can copy a mark."""
 
     @property
     def known_faults(self) -> Wiring:
-        """What is known to be wrong with the wiring: nothing, where nobody looked."""
+        """The known faults; none if nobody looked."""
         return self.wiring or Wiring()
 
     def find_domain(self, uuid: UUID) -> DomainInfo | None:
         return self.domains.get(uuid)
 
     def is_on(self, node: NodeState) -> bool:
-        """Whether the node's VM is there and not off."""
+        """Whether the node's VM exists and is not off."""
         domain = self.find_domain(node.uuid)
         return domain is not None and domain.state.is_on
 
     def has_managed_save(self, node: NodeState) -> bool:
-        """Whether the node's VM is off with its memory saved."""
+        """Whether the node's VM is off and its memory is saved."""
         domain = self.find_domain(node.uuid)
         return domain is not None and domain.has_managed_save
 
@@ -85,9 +85,9 @@ class Observed:
 def observe(
     client: LibvirtClient, state: ClusterState, kind: ClusterKind, *, asks_workload: bool = True
 ) -> Observed:
-    """Look at everything that the cluster should have, and refuse what stands there instead.
+    """Observe all objects of the cluster.
 
-    Raises OwnershipError where a VM or network has our name but not our UUID and mark.
+    Raises OwnershipError if a VM or network has the name of one of them, but not its UUID and mark.
     """
     learn_names(client, state)
     every = client.list_domains()
@@ -136,22 +136,22 @@ def observe(
 
 
 def _tell(other: DomainInfo | NetworkInfo) -> str:
-    """Which one it is, and whose where its mark says so."""
+    """The UUID of another's object, and its owner if the mark says so."""
     which, owner = f"its UUID is {other.uuid}", owner_of(other)
     return f"{which}\nit belongs to {describe_owner(owner)}" if owner else which
 
 
 def learn_names(client: LibvirtClient, state: ClusterState) -> None:
-    """Have errors name what is the cluster's, though it be not seen."""
+    """Tell the client the names of the cluster's objects, for its error messages."""
     client.learn(state.network.uuid, state.network.name)
     for node in state.nodes:
         client.learn(node.uuid, node.domain_name)
 
 
 def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -> Wiring | None:
-    """Look, from where the VMs run, whether they are on the network, and it is served.
+    """Check on the host whether the running VMs are on the network, and DHCP and DNS are served.
 
-    None where the network is down or only simulated, and where not all of this can be asked.
+    None if the network is down or simulated, or if one of the checks is impossible.
     """
     network = seen.network
     if network is None or not network.is_active or not place.has_network:
@@ -185,7 +185,7 @@ def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -
 def _taps_of_nodes(
     seen: Observed, state: ClusterState, network: NetworkInfo
 ) -> tuple[tuple[str, str], ...]:
-    """Of each node that runs, its name and the host's end of its interface."""
+    """For each running node, its name and its tap."""
     return tuple(
         (node.name, tap)
         for node in state.nodes
@@ -199,5 +199,5 @@ def _is_down(link: Link | None) -> bool:
 
 
 def existing_disks(state: ClusterState) -> frozenset[str]:
-    """The names of the nodes whose disk is there."""
+    """The names of the nodes whose disk exists."""
     return frozenset(node.name for node in state.nodes if node.disk.exists())

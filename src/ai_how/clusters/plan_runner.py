@@ -1,4 +1,4 @@
-"""Carries plans out for one cluster: with a journal, and with what a dead run left set right."""
+"""Executes the plans of one cluster with a journal, and recovers from killed runs."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -31,15 +31,15 @@ from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.networks.host_networks import HostNetworks
 
-MAX_WORKERS = 64  # nearly all of them only wait for a guest
+MAX_WORKERS = 64  # nearly all of them only wait for guests
 
-# libvirtd carries a call out to its end, though its caller was killed.
+# libvirtd finishes a call even if its caller was killed.
 SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRunner:
-    """One cluster on one host, during one command that holds the cluster's lock."""
+    """One cluster on one host, during a command that holds the cluster's lock."""
 
     roots: Roots
     paths: ClusterPaths
@@ -52,9 +52,9 @@ class PlanRunner:
     on_boundary: OnBoundary | None = None
 
     def recover(self, left: JournalRecord) -> None:
-        """Undo a start that was cut short; carry a stop or destroy that was on to its end."""
+        """Undo a start that was cut short; continue a stop or destroy."""
         state = read_state(self.paths)
-        # A lower serial is that of a backup, which knows nothing of this start either.
+        # A lower serial means that the state is a backup, which is older than this start.
         is_remembered = state is not None and state.serial > left.note["serial"]
         if left.verb == "start" and not is_remembered and not left.is_over:
             self._end_start(left, is_known=state is not None)
@@ -76,7 +76,7 @@ class PlanRunner:
             forget(self.paths)
 
     def _end_start(self, left: JournalRecord, *, is_known: bool) -> None:
-        """Remember a cluster that was brought up, else undo what there is of it."""
+        """Write the state of a start that was complete; undo any other."""
         planned = left.note.get("plan")
         if planned and left.done.issuperset(planned):
             self.warn(
@@ -96,7 +96,7 @@ class PlanRunner:
             forget(self.paths)
 
     def bring_up(self, start: PreparedStart, journal: Journal, *, keep_on_failure: bool) -> None:
-        """Carry a start out and remember it, or undo it and leave the evidence."""
+        """Execute a start and write its state; on failure save the evidence, and undo it."""
         state, previous = start.desired.state, read_state(self.paths)
         times = StageTimes(self.observer)
         with journal, Interrupts() as interrupts:
@@ -107,8 +107,8 @@ class PlanRunner:
                 console_ends=mark_consoles(self.paths, state),
             )
             if keep_on_failure:
-                # Before anything is made: what stands after a failure must be remembered. Nobody
-                # was told of the new configuration yet, so the previous one is.
+                # Before the first step, as objects that remain after a failure need a state. No
+                # node has the new configuration yet, so the digest stays the previous one.
                 told = previous.config_digest if previous else ""
                 kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
                 state = state.model_copy(update={"serial": kept.serial})
@@ -148,11 +148,11 @@ class PlanRunner:
         is_begun: bool = False,
         waits_s: float | None = None,
     ) -> Plan:
-        """Turn a cluster, or these nodes of it, off; with `suspends` memory and jobs are kept.
+        """Power off the cluster, or `only` these nodes; with `suspends` save all their memory.
 
-        With `waits_s` it first waits so long for the jobs there, and takes no new ones. That is
-        before there is a journal: a wait that is cut short is no stop to be carried on.
-        One that `is_begun` is refused for want of room no more: nobody could get past it.
+        With `waits_s` it first waits so long for running jobs, and no new ones start. There is no
+        journal yet during the wait, so a stop that is interrupted then is not continued later. A
+        stop that `is_begun` is not refused for lack of space: that would block the cluster.
         """
         seen = observe(self.client, state, self.kind, asks_workload=not suspends)
         if waits_s is not None:
@@ -170,7 +170,7 @@ class PlanRunner:
         return plan
 
     def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
-        """Carry a destroy out. One that failed before all backups were made leaves none."""
+        """Execute a destroy. If it fails before all backups are complete, they are removed."""
         try:
             self.carry_on(plan, state, backups=str(backups) if backups else None)
         except AiHowError:
@@ -178,7 +178,7 @@ class PlanRunner:
             raise
 
     def carry_on(self, plan: Plan, state: ClusterState, **note: object) -> None:
-        """Carry a stop or destroy out: a step that fails keeps only those that need it back."""
+        """Execute a stop or destroy. A step that fails blocks only the steps that need it."""
         if not plan.steps:
             return
         with self.journal(plan, state, **note) as journal, Interrupts() as interrupts:
@@ -194,9 +194,9 @@ class PlanRunner:
             journal.close()
 
     def journal(self, plan: Plan, state: ClusterState, **note: object) -> Journal:
-        """Begin the journal of a plan, with what another process needs to go on.
+        """Create the journal of a plan, with all that another process needs to continue it.
 
-        `state` is what a start will leave, to be remembered by whoever finds all of it done.
+        `state` is the one that a start leaves. A process that finds all steps done writes it.
         """
         return Journal.create(
             self.paths.journal,

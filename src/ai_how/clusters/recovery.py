@@ -1,4 +1,4 @@
-"""A cluster whose state was lost or damaged: remembered again from a backup, or from libvirt."""
+"""Restores a state that was lost or damaged, from a backup or from libvirt."""
 
 import os
 import shlex
@@ -36,9 +36,9 @@ Vms = Sequence[tuple[DomainInfo, Mark]]
 
 
 def marked_vms(domains: Iterable[DomainInfo], cluster: str) -> tuple[tuple[DomainInfo, Mark], ...]:
-    """The VMs that were made for a cluster of that name.
+    """The VMs that were created for a cluster of that name, with their marks.
 
-    A mark can be copied, a UUID that derives from it cannot be had twice: both must agree.
+    A mark can be copied, but the UUID that derives from it is unique, so both must match.
     """
     return tuple(
         (one, one.mark)
@@ -52,9 +52,10 @@ def marked_vms(domains: Iterable[DomainInfo], cluster: str) -> tuple[tuple[Domai
 def refuse_lost(
     client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost, *, kind: str
 ) -> None:
-    """Raises StateError where libvirt has VMs of a cluster of which nothing is remembered.
+    """Refuse a cluster that exists in libvirt and has no state.
 
-    Raises OwnershipError where the cluster of that name is another's.
+    Raises StateError if it is the caller's and OwnershipError if it is another's. `kind` is the one
+    that the caller asked for, for the hint.
     """
     mine, others = _by_owner(client, paths, place)
     if mine:
@@ -76,11 +77,11 @@ def recover_state(
     user: str,
     from_user: str | None = None,
 ) -> tuple[ClusterState, str]:
-    """Remember the cluster again, and say from where: the newest sound backup, else libvirt.
+    """Restore the state, and return it with the name of its source.
 
-    `from_user` has one of theirs, or of another state directory of theirs, taken over. Raises
-    StateError where it is remembered well, or nothing of it is found, and OwnershipError where only
-    another has a cluster of that name.
+    The source is the newest sound backup, else libvirt. With `from_user`, a cluster of that user or
+    of their other state directory is taken over. Raises HostError if the state is sound, StateError
+    if nothing is found, and OwnershipError if only another user has a cluster of that name.
     """
     with suppress(StateError):
         if read_state(paths):
@@ -124,7 +125,7 @@ def _not_callers(
     kind: str,
     is_to_recover: bool = False,
 ) -> OwnershipError:
-    """What is said of a cluster of that name that is another's."""
+    """The error for a cluster of that name that belongs to another."""
     owners = [owner for seen, _ in others if (owner := owner_of(seen))]
     owner, name = owners[0], paths.name
     if is_to_recover:
@@ -183,7 +184,7 @@ def _rebuilt(
 def _network(
     client: LibvirtClient, cluster_id: UUID, name: str
 ) -> tuple[NetworkState, dict[str, IPv4Address]]:
-    """The cluster's network, and the nodes' addresses by MAC."""
+    """The state of the cluster's network, and the addresses of the nodes by MAC address."""
     seen = client.find_network(object_uuid(cluster_id, "network"))
     root = read_xml(seen.xml) if seen else None
     ip = root.find("./ip") if root is not None else None
@@ -208,7 +209,7 @@ def _network(
 def _nodes(
     client: LibvirtClient, vms: Vms, addresses: dict[str, IPv4Address]
 ) -> tuple[NodeState, ...]:
-    """The controller first, then by name."""
+    """The states of the nodes: the controller first, then by name."""
     stats = client.stats([seen.uuid for seen, _ in vms])
     sizes = {uuid: one.disk_capacity_bytes for uuid, one in stats.items()}
     nodes = [_node(client, seen, mark, addresses, sizes.get(seen.uuid)) for seen, mark in vms]
@@ -246,9 +247,9 @@ def _node(
 
 
 def _look_at_disk(seen: DomainInfo, capacity: int | None) -> tuple[Path, int, str | None]:
-    """A node's disk, its size, and what it stands on: as its header says, or libvirt.
+    """The path, size in bytes and base of a node's disk, from its header or from libvirt.
 
-    The disk of a VM that runs belongs to QEMU's own user on the system's libvirt.
+    On the system's libvirt, the disk of a running VM belongs to QEMU's user and cannot be read.
     """
     root = read_xml(seen.xml)
     disk = Path(_file_of(root.find("./devices/disk/source")))

@@ -1,4 +1,4 @@
-"""The verb that saves machines for a cluster file's nodes, and removes the ones of no more use."""
+"""Saves the VMs that the nodes of a cluster file are restored from, and removes unusable ones."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ _ANYWHERE = IPv4Network("10.0.0.0/16")
 
 @dataclass(frozen=True, slots=True)
 class SaveResult:
-    """What saving machines came to; `cold` says of nodes why they will boot all the same."""
+    """The result of `warm_up`. `cold` has the reason for each node that will boot anyway."""
 
     saved: tuple[SavedMachine, ...]
     there: tuple[SavedMachine, ...]
@@ -70,16 +70,16 @@ def warm_up(
     *,
     watch: Watch,
 ) -> SaveResult:
-    """Have a saved machine for every node that can be restored from one.
+    """Save a machine for every node that can be restored from one, unless it exists.
 
-    Raises HostError where this host's libvirt saves nothing that we could read.
+    Raises HostError if we cannot read the memory that libvirt saves on this host.
     """
     if why := why_unsaved(place):
         raise HostError(why, hint="ai-how --connect embedded image warm")
     try:
         return _save_missing(kind, kind.section_of(spec), roots, place, watch=watch)
     finally:
-        # Who destroyed the last cluster meanwhile has left the host to us.
+        # If the last cluster was destroyed meanwhile, that run left the host to us.
         with suppress(AiHowError):
             release_host(place, roots)
 
@@ -110,7 +110,7 @@ def _save_missing(
 
 
 def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
-    """Raises HostError where the VM would take from the host what clusters on it need."""
+    """Raises HostError if the VM would not leave enough of the host for its clusters."""
     definition = missing.definition
     cost = CapacityRequest(
         vms=1,
@@ -174,17 +174,17 @@ def _find_wanted(
 
 
 def wants_warming(plan: Plan) -> bool:
-    """Whether a start made a node for which no machine was saved."""
+    """Whether a start created a node that was not restored from a saved machine."""
     return any(isinstance(step, CreateOverlay) and step.saved is None for step in plan.steps)
 
 
 def warm_in_background(
     place: HypervisorHost, roots: Roots, *, connect: str | None, file: Path | None
 ) -> None:
-    """Start what `warm_up` does as a process of its own, which goes on when this one has ended.
+    """Run `warm_up` in a process of its own that outlives this one.
 
-    Does nothing where libvirt there saves nothing that we could read. `connect` and `file` are what
-    the start got; the process finds its cluster's section by them.
+    Does nothing if we cannot read the memory that libvirt saves there. The process finds the
+    section of its cluster by `connect` and `file`, which are those of the start.
     """
     if why_unsaved(place):
         return

@@ -1,4 +1,4 @@
-"""The keys of a cluster, and the ssh configuration that uses them."""
+"""The ssh keys of a cluster, and the ssh configuration that uses them."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 
 def ensure_ssh_keys(state: ClusterState, paths: ClusterPaths) -> None:
-    """Have the user's key for the cluster and a host key for every node; what is there is kept."""
+    """Create the user's key for the cluster and a host key for each node, unless they exist."""
     ensure_private_directory(paths.root)
     ensure_key(paths.ssh_key, f"ai-how {state.name}")
     for node in state.nodes:
@@ -23,7 +23,7 @@ def ensure_ssh_keys(state: ClusterState, paths: ClusterPaths) -> None:
 
 
 def find_lost_ssh_keys(previous: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
-    """Which of these keys of a cluster that was up are gone."""
+    """Descriptions of the ssh keys that are missing from a cluster that was up."""
     if previous is None or not previous.was_up:
         return ()
     keys = {"the ssh key of the user": paths.ssh_key}
@@ -32,7 +32,7 @@ def find_lost_ssh_keys(previous: ClusterState | None, paths: ClusterPaths) -> tu
 
 
 def write_ssh_files(state: ClusterState, paths: ClusterPaths, proxy: list[str]) -> None:
-    """known_hosts and the ssh configuration, so that logging in is strict and quiet."""
+    """Write known_hosts and the ssh configuration: logins check host keys, and ask nothing."""
     ensure_private_directory(paths.ssh)
     keys = {node.domain_name: public_key(paths.host_key(node.name)) for node in state.nodes}
     for path, text in (

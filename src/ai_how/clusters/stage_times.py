@@ -1,10 +1,10 @@
-"""How long each stage of each node took, for the state and for whoever watches."""
+"""Measures how long each stage of each node takes."""
 
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step
 from ai_how.state.models import ClusterState
 
-# Kinds of steps, in the order in which a node passes them; it boots, is restored or resumes.
+# Kinds of steps, in the order of a node's life. It boots, is restored or is resumed.
 STAGES = (
     *("disk", "domain", "boot", "restore", "resume"),
     *("agent", "clock", "services", "ready"),
@@ -12,7 +12,7 @@ STAGES = (
 
 
 class StageTimes(Observer):
-    """Passes all on to another observer, and keeps the seconds of each stage."""
+    """Forwards all events to another observer, and records the seconds of each stage."""
 
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
@@ -24,7 +24,7 @@ class StageTimes(Observer):
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
         if step.kind in STAGES:
             stages = self._stages.setdefault(step.subject, {})
-            # Of several steps that are about the whole cluster, the last to end decides.
+            # If several steps are about the whole cluster, the longest counts.
             stages[step.kind] = max(stages.get(step.kind, 0.0), round(elapsed_s, 3))
         self._inner.done(step, applied, elapsed_s)
 
@@ -44,7 +44,7 @@ class StageTimes(Observer):
         self._inner.interrupted()
 
     def remembered(self, state: ClusterState) -> ClusterState:
-        """The state with this run's stages; a node that was left alone keeps its previous ones."""
+        """The state with the stages of this run. A node without steps keeps its previous ones."""
         whole = self._stages.get(state.name, {})
         nodes = (
             node.model_copy(update={"stages_s": {**own, **whole}})

@@ -1,4 +1,4 @@
-"""Everything that is decided before a start changes anything: look, decide, check."""
+"""All decisions of a start before its first change, in three phases: look, decide, check."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ from ai_how.vm_management.steps.guest import AwaitAgent, GiveIdentity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartContext:
-    """One start: what is asked for, of which cluster, on which host."""
+    """The inputs of one start: the spec, the cluster and the host."""
 
     kind: ClusterKind
     section: ClusterSection
@@ -71,7 +71,7 @@ class StartContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Looked:
-    """What a start found: what was, what is there, and what shall be."""
+    """The result of the first phase: previous state, observation, desired cluster."""
 
     previous: ClusterState | None
     desired: DesiredCluster
@@ -83,7 +83,7 @@ class _Looked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decided:
-    """What a start will do, and the nodes that wait for something else."""
+    """The result of the second phase: the plan, and what to warn of."""
 
     desired: DesiredCluster
     plan: Plan
@@ -94,7 +94,7 @@ class _Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedStart:
-    """A start that is decided: carrying out its plan is all that is left."""
+    """A start whose plan is ready to be executed."""
 
     kind: ClusterKind
     desired: DesiredCluster
@@ -103,13 +103,16 @@ class PreparedStart:
     archives: Mapping[str, Callable[[], bytes]]
 
     def prepare_files(self, paths: ClusterPaths, proxy: list[str]) -> None:
-        """Have the keys and the ssh configuration; both are kept where they are there."""
+        """Create the keys, unless they exist, and write the ssh configuration."""
         self.kind.ensure_secrets(self.desired.state, paths)
         write_ssh_files(self.desired.state, paths, proxy)
 
 
 def prepare_start(context: StartContext) -> PreparedStart:
-    """Look, decide, check; changes nothing. The host-wide lock is held, as a subnet is chosen."""
+    """Look, decide and check; changes nothing.
+
+    The caller holds the host-wide lock, as this may choose a subnet.
+    """
     looked = _look(context)
     decided = _decide(context, looked)
     _check(context, looked, decided)
@@ -125,7 +128,7 @@ def prepare_start(context: StartContext) -> PreparedStart:
 
 
 def _look(context: StartContext) -> _Looked:
-    """What was remembered, what is there, and what the file makes of it."""
+    """Read the state, observe the cluster, and compute the desired one."""
     paths, place, client = context.paths, context.place, context.client
     previous = read_state(paths)
     if previous is None:
@@ -186,7 +189,7 @@ def _desire(
 
 
 def _decide(context: StartContext, looked: _Looked) -> _Decided:
-    """The plan, from what was found."""
+    """Match saved machines, and make the plan."""
     kind, paths, previous, seen = context.kind, context.paths, looked.previous, looked.seen
     desired, matches = looked.desired, _match_saved(context, looked)
     inputs = build_plan_inputs(
@@ -216,7 +219,7 @@ def _decide(context: StartContext, looked: _Looked) -> _Decided:
 
 
 def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
-    """Warn of what the plan leaves as it is, and refuse what this host has not got for it."""
+    """Warn of what the plan does not change; raise if the host lacks something."""
     plan, seen, desired = decided.plan, looked.seen, decided.desired
     for what in decided.lost:
         context.warn(f"{what} is gone: a new one is created and sent to every node")
@@ -233,7 +236,7 @@ def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
 
 
 def _match_saved(context: StartContext, looked: _Looked) -> SavedMachineMatches:
-    """The saved machines of those nodes that get a new disk."""
+    """The saved machines for nodes that get a new disk."""
     place = context.place
     new = [pair for pair in looked.desired.nodes if pair[1].name not in looked.seen.disks]
     wants_warm = context.is_warm and context.section.start.warm
@@ -253,7 +256,7 @@ def _match_saved(context: StartContext, looked: _Looked) -> SavedMachineMatches:
 def _stale_nodes(
     desired: DesiredCluster, seen: Observed, inputs: PlanInputs, paths: ClusterPaths
 ) -> tuple[str, ...]:
-    """Nodes whose VM was defined from another file, or for another accelerator."""
+    """Nodes whose VM was defined from another spec or for another accelerator."""
     stale = []
     for node, one in desired.nodes:
         sent = paths.xml / f"{one.domain_name}.xml"
@@ -277,7 +280,7 @@ def _warn_of_waiting(context: StartContext, looked: _Looked, decided: _Decided) 
 
 
 def _warn_of_drained(desired: DesiredCluster, seen: Observed, plan: Plan, warn: Warn) -> None:
-    """Of the nodes that the plan brings up, it is said when they are."""
+    """Warn of drained nodes. For nodes that the plan starts, a step warns later."""
     brought_up = {one.domain for one in plan.steps if isinstance(one, AwaitAgent | GiveIdentity)}
     for one in desired.state.nodes:
         node = (seen.readiness or {}).get(one.name)

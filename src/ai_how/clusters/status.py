@@ -1,4 +1,4 @@
-"""What the status of a cluster is: asked of libvirt, the disks and its software."""
+"""The status of a cluster, from libvirt, the disks and the cluster's software."""
 
 import time
 from collections import Counter
@@ -25,13 +25,13 @@ from ai_how.vm_management.networks.drift import find_drift
 from ai_how.vm_management.nodes.clocks import describe_skew, is_off
 
 MIB = 2**20
-# A guest is asked every ten seconds (`stats` of its balloon); a busy one answers late.
+# The balloon asks the guest every ten seconds (`stats`); a busy guest answers late.
 MEMORY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node."""
+    """A node."""
 
     name: str
     role: Role
@@ -41,7 +41,7 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """A sum over nodes."""
+    """Resources, summed over nodes."""
 
     cpu_cores: int
     memory_mib: int
@@ -50,7 +50,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One cluster. `in_use` counts the vCPUs and memory of what is on, the disks of what exists."""
+    """A summary. `in_use` has the vCPUs and memory of VMs that are on, and all existing disks."""
 
     name: str
     nodes: tuple[NodeReport, ...]
@@ -59,12 +59,12 @@ class Report:
     total: Resources
     in_use: Resources
     age_s: float
-    """Since the cluster was made, or remembered again after its state was lost."""
+    """Since the cluster was created, or its state was recovered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """One node; figures that are not known are None."""
+    """One node. Unknown values are None."""
 
     name: str
     role: Role
@@ -75,9 +75,9 @@ class NodeStatus:
     vcpus: int
     memory_mib: int
     memory_used_mib: int | None
-    """What its QEMU takes of the host."""
+    """What its QEMU uses on the host."""
     guest_memory_mib: int | None
-    """What the guest's kernel has to give, a little less than `memory_mib`."""
+    """The total memory of the guest's kernel, a little less than `memory_mib`."""
     guest_memory_used_mib: int | None
     disk_gib: int
     disk_used_mib: int | None
@@ -86,14 +86,14 @@ class NodeStatus:
     slurm_reason: str | None
     stages_s: Mapping[str, float]
     file_systems: tuple[FileSystem, ...]
-    """What it says of its own; empty where it was not asked, or did not answer at once."""
+    """As its agent reports; empty if it was not asked, or did not answer in time."""
     problems: tuple[str, ...]
-    """What is wrong with its disk, image, clock and place in the network, in a few words each."""
+    """Faults of its disk, image, clock and network interface, in a few words each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """The whole cluster as it is now."""
+    """The whole cluster."""
 
     name: str
     host: str
@@ -118,7 +118,7 @@ def status_of(
     disk_problems: Mapping[str, tuple[str, ...]],
     file_systems: Mapping[UUID, tuple[FileSystem, ...]] = MappingProxyType({}),
 ) -> ClusterStatus:
-    """Put together what was seen (pure)."""
+    """Combine the observations (pure)."""
     nodes = tuple(
         _node_status(
             one,
@@ -147,12 +147,12 @@ def status_of(
 
 
 def describe_impostor(name: str) -> str:
-    """What is said of a VM that carries a cluster's mark and is none of its nodes."""
+    """The warning for a VM that has a cluster's mark but is not one of its nodes."""
     return f"the VM {name} has this cluster's mark, but is not one of its nodes: it is left alone"
 
 
 def find_disk_problems(state: ClusterState, disks: DiskManager) -> Mapping[str, tuple[str, ...]]:
-    """What is wrong with each node's disk and the image below it, where anything is."""
+    """The faults of each node's disk and image, for nodes that have any."""
     problems = {}
     for one in state.nodes:
         if found := disks.find_problems(one.disk, disks.storage.base(one.image_digest)):
@@ -241,7 +241,7 @@ def _wiring_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
 
 
 def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:
-    """What the guest said of its memory a moment ago: one that hangs says no more."""
+    """The guest's memory statistics, unless they are old: a guest that hangs sends no new ones."""
     memory = stats.guest_memory if stats else None
     return memory if memory and abs(time.time() - memory.told_at) < MEMORY_S else None
 
@@ -252,7 +252,7 @@ def _clock_problems(one: NodeState, seen: Observed) -> Iterator[str]:
 
 
 def _used_mib(disk: Path) -> int | None:
-    """None where it was destroyed since it was seen."""
+    """MiB allocated, or None if the disk was removed meanwhile."""
     try:
         return disk.stat().st_blocks * 512 // MIB
     except FileNotFoundError:
@@ -272,9 +272,9 @@ def _readiness_of(one: NodeState, seen: Observed) -> NodeReadiness | None:
 
 
 def report(state: ClusterState, seen: Mapping[str, VmState], now: datetime) -> Report:
-    """What the cluster holds; `seen` goes by node, and one that is not in it is unknown.
+    """Summarise a cluster. `seen` has the VM states by node; a node that is missing is unknown.
 
-    The age is never below zero: a wall clock may have been set back.
+    The age is never negative, even if the clock was set back.
     """
     states = {node.name: seen.get(node.name, VmState.UNKNOWN) for node in state.nodes}
     nodes = tuple(

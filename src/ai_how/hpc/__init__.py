@@ -1,1 +1,1 @@
-"""What makes a cluster a SLURM cluster."""
+"""The SLURM kind of cluster."""

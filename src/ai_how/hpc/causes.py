@@ -1,6 +1,6 @@
-"""Why nodes are not SLURM's: what a failed start asks about munge and SLURM, and what it means.
+"""Finds why nodes do not work in SLURM, from munge and SLURM's own reports.
 
-What a guest wrote is data: it is matched, cut to one line, and freed of control characters.
+Text from a guest is untrusted: it is matched, cut to one line, and stripped of control characters.
 """
 
 import re
@@ -17,14 +17,14 @@ from ai_how.hpc.workload import read_sinfo
 from ai_how.vm_management.nodes.clocks import describe_skew
 
 ACCEPTED = "accepted"
-"""What a node's look at munge ends with where it took the controller's credential."""
+"""The last line of a node's munge check if it accepted the controller's credential."""
 MUNGE_FORGIVES_S = 150.0
-"""Clocks that are further off make munge refuse: two of them may be off in opposite directions."""
+"""munge refuses larger clock errors. Two clocks may be off in opposite directions."""
 
 MUNGE = f"""\
 echo '== munge'; unmunge -n 2>&1 && echo {ACCEPTED}
 """
-# They wait a minute for a slurmctld that does not answer.
+# Without `timeout` they wait a minute for a slurmctld that does not answer.
 SLURM = """\
 echo '== sinfo'; timeout 8 sinfo -h -N -a -o '%N|%T|%E' 2>&1
 echo '== nodes'; timeout 8 scontrol show node 2>&1
@@ -36,7 +36,7 @@ _JOB = re.compile(r"^\s*\d+\s+(\S+)\s+\S+\s+(waiting|running)\s*$", re.MULTILINE
 
 
 class SlurmCause(StrEnum):
-    """The ids of what keeps a node from SLURM. An id is never changed or given anew."""
+    """The ids of what keeps a node from SLURM. An id is never changed or reused."""
 
     CLOCK_OFF = "clock-off"
     MUNGE_REFUSED = "munge-refused"
@@ -48,26 +48,26 @@ class SlurmCause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmSigns:
-    """What is known of SLURM on one node; None is what could not be had."""
+    """The evidence of SLURM on one node; None for what could not be read."""
 
     munge: str | None = None
-    """What the node's munge made of a credential of the controller's."""
+    """The output of the node's munge for a credential of the controller."""
     jobs: str | None = None
-    """What its systemd still has to start."""
+    """The pending jobs of its systemd."""
     seen: NodeReadiness | None = None
-    """What the controller's SLURM says of it."""
+    """What SLURM on the controller reports of it."""
     trouble: str | None = None
-    """Why SLURM could not be asked; of the controller."""
+    """On the controller: why SLURM could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlurmEvidence:
-    """What is known of SLURM on a cluster's nodes, by their names."""
+    """The evidence of SLURM on all nodes, by name."""
 
     nodes: Mapping[str, SlurmSigns] = field(default_factory=dict)
 
     def find_cause(self, node: NodeEvidence) -> Cause | None:
-        """What keeps a node from SLURM, where something that was seen says so."""
+        """What keeps a node from SLURM, or None if no evidence shows it."""
         signs = self.nodes.get(node.name, SlurmSigns())
         return (
             _off_in_time(node)
@@ -78,20 +78,20 @@ class SlurmEvidence:
 
 
 class SlurmDiagnosis:
-    """What a SLURM cluster adds to the look at a failure.
+    """The diagnosis of a SLURM cluster.
 
-    The controller's munge signs a credential, and each node is asked to check it.
+    The controller's munge signs a credential, and each node checks it.
     """
 
     awaiting = frozenset({"ready"})
     request = "exec munge -n"
 
     def script(self, *, is_controller: bool, has_input: bool) -> str:
-        """A node checks the credential, where there is one; the controller tells of all nodes."""
+        """A node checks the credential, if there is one; the controller reports all nodes."""
         return (MUNGE if has_input else "") + (SLURM if is_controller else "")
 
     def read(self, answers: Sequence[NodeAnswer]) -> SlurmEvidence:
-        """What each node showed, with what SLURM says of it."""
+        """Combine the answer of each node with what SLURM reports of it."""
         asked = next((one for one in answers if one.is_controller), None)
         sinfo = asked.sections.get("sinfo", "") if asked else ""
         seen = read_sinfo(sinfo)
@@ -147,7 +147,7 @@ def _not_registered(node: NodeEvidence, signs: SlurmSigns) -> Cause | None:
 
 
 def _waits(jobs: str | None) -> str | None:
-    """That slurmd is not started yet, and what is being started in its place."""
+    """Which unit slurmd.service waits for, if it has not started."""
     states = dict(_JOB.findall(jobs or ""))
     if (own := states.pop("slurmd.service", None)) is None:
         return None
@@ -158,6 +158,6 @@ def _waits(jobs: str | None) -> str | None:
 
 
 def _service_error(journal: str | None) -> str | None:
-    """The last error of SLURM's own; that it will try again is no reason."""
+    """The last error of slurmd or slurmctld, except for retries."""
     errors = [one for one in _SERVICE_ERROR.findall(journal or "") if "Retrying in" not in one]
     return one_line(errors[-1]) if errors else None

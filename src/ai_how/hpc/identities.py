@@ -1,4 +1,4 @@
-"""Gathers what makes a node itself: its place in the cluster, and the secrets made for it."""
+"""Collects the identity of each node: its place in the cluster, and its secrets."""
 
 import hashlib
 import os
@@ -25,20 +25,19 @@ from ai_how.spec.nodes import Node, Role, cpu_topology_for
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths
 
-# An emulated node that boots has come to its first job with this much of a processor; one that is
-# restored needs half of it.
+# CPU seconds that an emulated node needs from boot to its first job. A restored node needs half.
 JOIN_CPU_S = 12
 TIMER_S = 30
 
 
 def ensure_secrets(state: ClusterState, paths: ClusterPaths) -> None:
-    """Have the keys of the cluster and of every node; ones that are there are kept."""
+    """Create the keys of the cluster and its nodes. Existing keys are kept."""
     ensure_ssh_keys(state, paths)
     ensure_munge_key(paths.munge_key)
 
 
 def find_lost_secrets(previous: ClusterState | None, paths: ClusterPaths) -> tuple[str, ...]:
-    """Which keys of a cluster that was up are gone: new ones are to be told to every node."""
+    """Descriptions of the keys that are missing from a cluster that was up."""
     is_lost = previous is not None and previous.was_up and not paths.munge_key.exists()
     return (*(["the munge key"] if is_lost else []), *find_lost_ssh_keys(previous, paths))
 
@@ -46,7 +45,7 @@ def find_lost_secrets(previous: ClusterState | None, paths: ClusterPaths) -> tup
 def build_archives(
     desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], bytes]]:
-    """For each node a call that makes the archive of its identity, dated at that moment."""
+    """For each node, a function that builds its identity archive with the current time."""
     identities = build_identities(desired, paths, has_host_clock=has_host_clock)
     return {name: partial(_archive, identity) for name, identity in identities.items()}
 
@@ -58,7 +57,7 @@ def _archive(identity: Callable[[], NodeIdentity]) -> bytes:
 def build_identities(
     desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool
 ) -> Mapping[str, Callable[[], NodeIdentity]]:
-    """For each node a call that makes its identity; secrets are made and read only then."""
+    """For each node, a function that builds its identity; it reads the secrets."""
     common = _Common(
         neighbours=tuple(Neighbour(other.name, other.ip) for other in desired.state.nodes),
         own_keys=own_keys(desired),
@@ -75,7 +74,7 @@ def build_identities(
 
 @dataclass(frozen=True, slots=True)
 class _Common:
-    """What all nodes are told alike: made once, as it has a line for each of them."""
+    """The parts that all nodes share: built once, as they have a line for each node."""
 
     neighbours: tuple[Neighbour, ...]
     own_keys: tuple[str, ...]
@@ -86,15 +85,15 @@ class _Common:
 
 
 def choose_wait_s(nodes: int, cpus: int) -> int:
-    """Seconds that emulated nodes take on a host of so many processors until all have joined.
+    """Seconds beyond TIMER_S until all emulated nodes have joined, on a host with so many CPUs.
 
-    Beyond those that the timer in the image waits.
+    TIMER_S is what the timer in the image waits anyway.
     """
     return max(0, JOIN_CPU_S * nodes // cpus - TIMER_S)
 
 
 def config_digest(desired: DesiredCluster) -> str:
-    """What all nodes are told of the cluster: SLURM's settings, who is in it, who may log in."""
+    """SHA-256 of the configuration that all nodes get: SLURM's, members, accounts."""
     hpc = hpc_of(desired.section)
     told = (
         [(one.name, one.ip) for one in desired.state.nodes],
@@ -108,7 +107,7 @@ def config_digest(desired: DesiredCluster) -> str:
 
 
 def slurm_nodes(desired: DesiredCluster) -> tuple[SlurmNode, ...]:
-    """The compute nodes as SLURM shall see them, those no longer asked for among them."""
+    """The compute nodes for slurm.conf, including those that are no longer in the spec."""
     hpc, asked = hpc_of(desired.section), {one.name: node for node, one in desired.nodes}
     return tuple(
         _slurm_node(hpc, asked.get(one.name), one)

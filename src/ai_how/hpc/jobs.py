@@ -1,25 +1,25 @@
-"""SLURM's jobs, as a stop and a start deal with them: listed, queued again, ended, said (pure).
+"""SLURM's jobs: commands to list, requeue and cancel them, and lines about them (pure).
 
-What is returned to be run is for a shell on the controller; names in it are quoted.
+The scripts are for a shell on the controller. Names in them are quoted.
 """
 
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-# By it we tell the nodes that we closed from those that a user drained.
+# It distinguishes nodes that we drained from those that a user drained.
 OUR_REASON = "stopped by ai-how"
 LOST_REASON = "its VM ended"
 
 _FIELDS = "JobID:16|,JobArrayID:40|,UserName:40|,BatchFlag:4|,Requeue:4|,StartTime:24|,Name:80"
 _HELD = "running,suspended"
-# SLURM kills what does not end by itself after ten seconds (KillWait).
+# SLURM kills a job ten seconds (KillWait) after SIGTERM.
 _MOMENTS = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15"
 
 
 @dataclass(frozen=True, slots=True)
 class SlurmJob:
-    """A job that has nodes."""
+    """A job that has nodes allocated."""
 
     id: str
     shown_id: str
@@ -27,20 +27,20 @@ class SlurmJob:
     name: str
     may_be_requeued: bool
     started_s: int
-    """When it began, in seconds since 1970."""
+    """Start time, in seconds since 1970."""
 
     def __str__(self) -> str:
         return f"job {self.shown_id} ({self.name}, of {self.user})"
 
 
 def jobs_script(nodes: Collection[str]) -> str:
-    """What lists the jobs that have these nodes, for `read_jobs`."""
+    """A script that lists the jobs on these nodes, for `read_jobs`."""
     names = shlex.quote(",".join(nodes))
     return f"SLURM_TIME_FORMAT=%s squeue -h -t {_HELD} -w {names} -O '{_FIELDS}'"
 
 
 def read_jobs(text: str) -> list[SlurmJob]:
-    """The jobs in what `jobs_script` printed; lines that are not of that form are passed over."""
+    """Parse the output of `jobs_script`. Other lines are ignored."""
     found = []
     for line in text.splitlines():
         words = [word.strip() for word in line.split("|", _FIELDS.count("|"))]
@@ -54,20 +54,21 @@ def read_jobs(text: str) -> list[SlurmJob]:
 
 
 def close_script(nodes: Collection[str]) -> str:
-    """What keeps new jobs from these nodes."""
+    """A script that drains these nodes."""
     return _update(nodes, f"state=drain reason={shlex.quote(OUR_REASON)}")
 
 
 def open_words(nodes: Collection[str]) -> list[str]:
-    """What lets jobs on these nodes again, which are on: a program and its arguments."""
+    """The command that undrains these nodes, which are on."""
     return ["scontrol", "update", f"nodename={','.join(nodes)}", "state=undrain"]
 
 
 def off_script(nodes: Collection[str], drained: Iterable[tuple[str, str]]) -> str:
-    """What says of nodes that are off that they are down; `drained` are others, with the reason.
+    """A script that marks nodes that are off as down.
 
-    Resumed, a node that we closed gets no job before it answers, so it takes none between the two.
-    One that its user drained stays so: SLURM would in time write more behind the reason.
+    `nodes` were drained by us: after `resume` a node gets no job before it answers, so none starts
+    in between. `drained` were drained by a user, and keep their reason. SLURM would append to the
+    reason of a drained node that does not answer.
     """
     lines = [_update([name], f"state=down reason={shlex.quote(why)}") for name, why in drained]
     if nodes:
@@ -77,19 +78,19 @@ def off_script(nodes: Collection[str], drained: Iterable[tuple[str, str]]) -> st
 
 
 def lost_script(nodes: Collection[str]) -> str:
-    """What has SLURM end, or queue again, all that it takes to run on these nodes."""
+    """A script by which SLURM ends or requeues all jobs on these nodes."""
     return _update(nodes, f"state=down reason={shlex.quote(LOST_REASON)}")
 
 
 def end_script(jobs: Iterable[SlurmJob], nodes: Collection[str]) -> str:
-    """What queues the jobs again that may be, asks the others to end, and waits for both."""
+    """A script that requeues jobs if possible, cancels the others, and waits until all ended."""
     again, others = _sorted_out(jobs)
     names = shlex.quote(",".join(nodes))
     lines = [f"scontrol requeue {','.join(again)}"] if again else []
     if others:
         lines.append(f"scancel --full --signal=TERM {' '.join(others)}")
     still = f"squeue -h -t {_HELD},completing -w {names} -o %A"
-    # A squeue that fails says nothing of the jobs.
+    # If squeue fails, nothing is known about the jobs.
     is_over = f'left=$({still}) && [ -z "$left" ] && exit 0'
     lines.append(f"for moment in {_MOMENTS}; do {is_over}; sleep 1; done")
     if others:
@@ -98,7 +99,7 @@ def end_script(jobs: Iterable[SlurmJob], nodes: Collection[str]) -> str:
 
 
 def drop_script(jobs: Iterable[SlurmJob]) -> str:
-    """What queues jobs again that are no more, where they may be, and else ends them."""
+    """A script that requeues lost jobs if possible, and cancels the others."""
     again, others = _sorted_out(jobs)
     lines = [f"scontrol requeue {','.join(again)}"] if again else []
     lines += [f"scancel {' '.join(others)}"] if others else []
@@ -106,7 +107,7 @@ def drop_script(jobs: Iterable[SlurmJob]) -> str:
 
 
 def describe_jobs(jobs: Sequence[SlurmJob], why: str, *, most: int = 8) -> list[str]:
-    """A line for each of the first jobs: what becomes of it; and one for how many there are."""
+    """What happens to each of the first `most` jobs, a line each, and a line for the others."""
     lines = [
         f"{job} {'is requeued' if job.may_be_requeued else 'is ended'}: {why}"
         for job in jobs[:most]
@@ -119,7 +120,7 @@ def describe_jobs(jobs: Sequence[SlurmJob], why: str, *, most: int = 8) -> list[
 
 
 def _sorted_out(jobs: Iterable[SlurmJob]) -> tuple[list[str], list[str]]:
-    """The ids of those that may be requeued, and of the others."""
+    """The ids of the jobs that may be requeued, and of the others."""
     jobs = tuple(jobs)
     again = [job.id for job in jobs if job.may_be_requeued]
     return again, [job.id for job in jobs if not job.may_be_requeued]

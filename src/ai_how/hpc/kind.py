@@ -1,4 +1,4 @@
-"""The SLURM cluster, as `clusters/` asks for it."""
+"""The SLURM cluster as a `ClusterKind`."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from ai_how.spec.nodes import Node, Role, get_hpc, nodes_of
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
 
-# What only looks (status, ssh, logs) is quicker without what plans and makes clusters.
+# Imported late, to keep read-only verbs (status, ssh, logs) fast.
 # ruff: noqa: PLC0415
 if TYPE_CHECKING:
     from ai_how.clusters.desired_cluster import DesiredCluster
@@ -127,7 +127,7 @@ class SlurmCluster:
         return observe_workload(client, state, domains)
 
     def is_ready(self, state: ClusterState, readiness: Mapping[str, NodeReadiness]) -> bool:
-        """Whether SLURM can use all compute nodes but those with auto_start: false."""
+        """Whether SLURM can use all compute nodes except those with auto_start: false."""
         wanted = [one for one in state.nodes if one.role is Role.COMPUTE and one.auto_start]
         return all((node := readiness.get(one.name)) and node.is_working for one in wanted)
 

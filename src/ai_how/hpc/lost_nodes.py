@@ -1,4 +1,4 @@
-"""Which nodes ended without SLURM's knowledge, and when it hears of that (pure)."""
+"""Plans how SLURM learns of nodes that ended without its knowledge (pure)."""
 
 from dataclasses import replace
 
@@ -13,10 +13,10 @@ from ai_how.vm_management.steps import suspend as suspend_steps
 
 
 def with_lost_told(desired: DesiredCluster, seen: Observed, made: list[Step]) -> list[Step]:
-    """The same steps, and one by which SLURM hears that nodes had ended, where it may not know.
+    """Add a `TellLost` step to `made` if SLURM may believe that nodes run that had ended.
 
-    Before they boot, where SLURM runs: it would take their jobs for running there for ten minutes.
-    Where the controller boots with what it remembers, as soon as SLURM is back.
+    If SLURM is running, the step precedes their boot, as SLURM would keep their jobs for ten
+    minutes. If the controller boots with a saved state, the step follows as soon as SLURM is up.
     """
     controller = desired.state.get_controller()
     booted = {

@@ -1,4 +1,4 @@
-"""Who a node of a SLURM cluster is (pure): what every node has, and SLURM's files and services."""
+"""The identity of a SLURM node (pure): the base identity, SLURM's files and its services."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from ai_how.spec.nodes import Role
 
 @dataclass(frozen=True, kw_only=True)
 class NodeIdentity(BaseIdentity):
-    """All that makes a nameless node one of a SLURM cluster. Secrets are not shown by repr()."""
+    """All that turns a VM without an identity into a SLURM node. repr() hides the secrets."""
 
     home_is_nfs: bool
     slurm_conf: str

@@ -1,4 +1,4 @@
-"""From what is asked and what is there to the steps in between (pure; knows no libvirt)."""
+"""Plans the start of a SLURM cluster (pure; without libvirt)."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -38,14 +38,13 @@ def plan_start(
     stale: Collection[str] = (),
     boot_limit: int | None = None,
 ) -> Plan:
-    """What brings the cluster (or `only` these nodes, and the controller) up; empty where it is.
+    """The steps that start the cluster, or `only` these nodes; empty if it is up.
 
-    At most `boot_limit` nodes are at once between the start of their VM and their identity; where
-    some have to wait for others, the controller does not.
-
-    With `tell_all` nodes that run are given their identity anew, as something in it has changed.
-    `stale` nodes are defined in another way than they would be now; they change while they are off.
-    Raises SpecError or HostError where what is there cannot become what is asked for.
+    The controller is started with any node. At most `boot_limit` nodes are between VM start and
+    identity at the same time; the controller never waits for others. With `tell_all`, running nodes
+    get their identity again, as part of it changed. `stale` nodes are defined differently from what
+    the spec asks for now, and are redefined while they are off. Raises SpecError or HostError if
+    the cluster cannot become what is asked for.
     """
     network = plan_network(desired.state, seen, inputs.network_xml)
     planner = NodePlanner(desired=desired, seen=seen, inputs=inputs, network=network)
@@ -88,7 +87,7 @@ def plan_start(
 
 
 def _resume(planner: NodePlanner, one: NodeState, *, tell_all: bool) -> NodeChain:
-    """The steps of a node that is suspended: the controller goes on first, at the time of now."""
+    """The steps of a suspended node. The controller is resumed first, and its clock is set."""
     controller = planner.desired.state.get_controller()
     is_controller = one == controller
     needs = frozenset[str]()
@@ -103,9 +102,10 @@ def _resume(planner: NodePlanner, one: NodeState, *, tell_all: bool) -> NodeChai
 
 
 def _with_clock(one: NodeState, chain: Collection[Step]) -> list[Step]:
-    """The same steps, and one by which a node whose clock is off has the time of now.
+    """Add a step that sets a wrong clock.
 
-    Before its identity, which sets the clock too, and gives no job the minutes that it jumps.
+    It precedes `GiveIdentity`, which sets the clock too but does not extend the time limits of
+    jobs.
     """
     needs, made = frozenset[str](), list(chain)
     identities = (step for step in made if isinstance(step, guest_steps.GiveIdentity))
@@ -132,14 +132,14 @@ def _wants_on(one: NodeState, only: Collection[str]) -> bool:
 
 
 def _is_working(seen: Observed, one: NodeState) -> bool:
-    """Whether SLURM has this node, and its agent is there; the controller where SLURM answers."""
+    """Whether a node's agent and SLURM are there; of a compute node, whether SLURM can use it."""
     domain = seen.find_domain(one.uuid)
     if seen.readiness is None or domain is None or not domain.is_agent_connected:
         return False
     if one.role is Role.CONTROLLER:
         return True
     node = seen.readiness.get(one.name)
-    # A node that its user drained is as it should be, unless its slurmd does not answer.
+    # A node that a user drained is fine, unless its slurmd does not answer.
     return node is not None and (
         node.is_working or (node.is_drained and not node.state.endswith("*"))
     )
@@ -148,7 +148,7 @@ def _is_working(seen: Observed, one: NodeState) -> bool:
 def _ready_steps(
     desired: DesiredCluster, up: Collection[NodeState], needs: frozenset[str], told: frozenset[str]
 ) -> list[Step]:
-    """Clocks, then SLURM: one wait and one job for each partition that some node is tested in."""
+    """Check the clocks, then wait for SLURM and run a job in each partition with new nodes."""
     cluster = desired.state.name
     controller = desired.state.get_controller()
     clocks = guest_steps.CheckClocks(cluster, tuple((one.name, one.uuid) for one in up), needs)

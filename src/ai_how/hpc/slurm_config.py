@@ -1,4 +1,4 @@
-"""slurm.conf and cgroup.conf of a cluster (pure). Words and defaults are those of slurm.conf(5)."""
+"""Renders slurm.conf and cgroup.conf (pure), in the terms of slurm.conf(5)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ CONTROLLER_PORT = 6817
 
 @dataclass(frozen=True, slots=True)
 class SlurmNode:
-    """A compute node as SLURM shall see it."""
+    """A compute node in slurm.conf."""
 
     name: str
     address: IPv4Address
@@ -27,10 +27,10 @@ class SlurmNode:
 
     @property
     def real_memory_mib(self) -> int:
-        """What slurmd will find at least (`slurmd -C`).
+        """The memory that slurmd will find at least (`slurmd -C`).
 
-        A node that has less than its RealMemory is drained. The kernel keeps some for itself: 40
-        to 60 MiB and 1.6 % were seen with 6.12; the margin is about twice that.
+        SLURM drains a node that has less than its RealMemory. The kernel reserves 40 to 60 MiB and
+        1.6 % (measured with 6.12); the margin is about twice that.
         """
         return self.memory_mib - 96 - self.memory_mib * 3 // 100
 
@@ -41,7 +41,7 @@ def render_slurm_conf(
     nodes: Sequence[SlurmNode],
     slurm: SlurmConfigSpec,
 ) -> str:
-    """The whole slurm.conf; compute nodes fetch it from the controller (configless)."""
+    """The complete slurm.conf. Compute nodes fetch it from the controller (configless)."""
     settings = {
         "ClusterName": cluster,
         "SlurmctldHost": f"controller({controller})",
@@ -58,7 +58,7 @@ def render_slurm_conf(
         "SelectTypeParameters": "CR_Core_Memory",
         "SchedulerType": "sched/backfill",
         "MpiDefault": "pmix",
-        # A node that was off, whatever the reason, is back when it registers.
+        # A node returns to service when it registers, whatever the reason it was down.
         "ReturnToService": "2",
         # Emulated nodes answer in seconds, not milliseconds.
         "MessageTimeout": "60",
@@ -67,7 +67,8 @@ def render_slurm_conf(
         "KillWait": "10",
     }
     if nodes:
-        # Without it a job that names no memory takes all that its nodes have, and cores idle.
+        # Without it, a job that asks for no memory gets all memory of its nodes, and cores stay
+        # idle.
         settings["DefMemPerCPU"] = str(min(one.real_memory_mib // one.cpus for one in nodes))
     lines = [f"{key}={value}" for key, value in settings.items()]
     lines += [_node_line(node) for node in nodes]
@@ -79,10 +80,10 @@ def render_slurm_conf(
 
 
 def render_cgroup_conf() -> str:
-    """Jobs are held to the cores and the memory that they were given."""
+    """Jobs are limited to the cores and the memory that they were allocated."""
     return (
         "CgroupPlugin=cgroup/v2\n"
-        # slurmd makes its scope by itself: asking systemd for it over D-Bus starts three programs.
+        # slurmd creates its scope itself: to ask systemd over D-Bus starts three programs.
         "IgnoreSystemd=yes\n"
         "ConstrainCores=yes\n"
         "ConstrainRAMSpace=yes\n"
@@ -117,7 +118,7 @@ def _partition_line(partition: PartitionSpec, slurm: SlurmConfigSpec, *, is_defa
 
 
 def idle_partition(partitions: Iterable[PartitionSpec], node: str) -> str | None:
-    """A partition that a node is in."""
+    """The first partition that contains the node, or None."""
     return next(
         (p.name for p in partitions if p.has_all_nodes or node in (p.nodes or ())),
         None,

@@ -1,4 +1,4 @@
-"""The steps that tell SLURM of nodes that are off, and of nodes that ended without a word."""
+"""SLURM's steps, for nodes that start, stop, or ended unexpectedly."""
 
 import shlex
 import time
@@ -42,9 +42,9 @@ LOOK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class MarkOff(ForwardStep, ClusterStep):
-    """SLURM has nodes that are off now as down.
+    """Mark nodes that are off as down in SLURM.
 
-    `nodes` were closed for that; `drained` were by their user, each with the reason, which stays.
+    `nodes` were drained by us. `drained` were drained by a user, and keep their reason.
     """
 
     kind: ClassVar[str] = "slurm-off"
@@ -54,7 +54,7 @@ class MarkOff(ForwardStep, ClusterStep):
     drained: tuple[tuple[str, str], ...] = ()
 
     def apply(self, world: PlanContext) -> Applied:
-        """A SLURM that does not answer is no failure: the next start opens what was closed."""
+        """If SLURM does not answer, the next start undrains the nodes instead."""
         try:
             _run(world.agent(self.controller, "controller"), off_script(self.nodes, self.drained))
         except AiHowError:
@@ -68,12 +68,12 @@ class MarkOff(ForwardStep, ClusterStep):
 
 @dataclass(frozen=True, slots=True)
 class TellLost(ClusterStep):
-    """SLURM takes no job for running on nodes that ended under it, and are to boot again.
+    """SLURM knows that the jobs on nodes that ended unexpectedly are lost.
 
-    `draining` are nodes among them whose state is their user's, and `closed` those that a stop of
-    ours drains: one that kept that mark with another reason would pass for its user's.
-    Where SLURM itself was off, and remembers jobs of before, `is_restarted`: the nodes may have
-    come back by then, and run others.
+    `draining` are nodes that a user drained. `closed` are nodes that a stop of ours drained: with
+    another reason they would look drained by a user. `is_restarted` means that SLURM itself was
+    off: the nodes may be back by then and run other jobs, so only jobs from before the boot of the
+    controller are lost.
     """
 
     kind: ClassVar[str] = "slurm-lost"
@@ -85,7 +85,7 @@ class TellLost(ClusterStep):
     closed: tuple[str, ...] = ()
 
     def apply(self, world: PlanContext) -> Applied:
-        """A SLURM that does not answer is no failure here: it is waited for later."""
+        """If SLURM does not answer, that is no failure: a later step waits for it."""
         agent = world.agent(self.controller, "controller")
         try:
             self._tell(world, agent)
@@ -94,7 +94,7 @@ class TellLost(ClusterStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """They had ended; a node is back when it registers."""
+        """Nothing to undo: the nodes had ended, and return to service when they register."""
 
     def describe(self) -> str:
         return f"tell SLURM that {', '.join(self.nodes)} ended"
@@ -103,7 +103,7 @@ class TellLost(ClusterStep):
         listed = jobs_script(self.nodes)
         if self.is_restarted:
             within_s = world.patience.slurm_s
-            # Bounded in the guest, too: nobody there would end it.
+            # Limited in the guest too, where nothing else would end it.
             wait = f"timeout {within_s:.0f} /usr/lib/ai-how/wait-for-port controller 6817"
             begin = f"{wait} || exit; cat /proc/uptime; date +%s; "
             answer = _run(agent, begin + listed, within_s + SLURM_S, world)
@@ -136,10 +136,10 @@ def wait_for_jobs(
     closed: Collection[str],
     limit_s: float,
 ) -> None:
-    """Close these nodes to new jobs, and wait until those that they run have ended, or the limit.
+    """Drain these nodes; wait until their jobs have ended, or the limit has passed.
 
-    `closed` are those that their user has drained: they stay so. Raises InterruptedRunError on a
-    wish to stop, and then, as after any failure, they take jobs again.
+    Nodes in `closed` are already drained by a user, and stay so. Raises InterruptedRunError if the
+    run is interrupted. After that, and after any failure, the nodes accept jobs again.
     """
     agent = world.agent(controller, "controller")
     ours = [name for name in nodes if name not in closed]
@@ -159,7 +159,7 @@ def wait_for_jobs(
 
 
 def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
-    """Let jobs on these nodes again, or say how that is done; whether any are open now."""
+    """Undrain these nodes, or warn how to do so. Returns whether any accept jobs now."""
     if not nodes:
         return False
     words = open_words(nodes)
@@ -177,7 +177,7 @@ def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
 def _wait_until_free(
     world: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
 ) -> bool:
-    """Whether it was waited to the end: until no job is left, or the limit."""
+    """Wait until no job is left or the limit has passed; False if the run was interrupted."""
     told = 0
     while (jobs := _jobs_of(agent, nodes)) != []:
         if jobs and len(jobs) != told:
@@ -192,7 +192,7 @@ def _wait_until_free(
 
 
 def _jobs_of(agent: GuestAgent, nodes: Sequence[str]) -> list[SlurmJob] | None:
-    """The jobs that have these nodes; None where SLURM did not answer this time."""
+    """The jobs on these nodes; None if SLURM did not answer."""
     try:
         return read_jobs(_check(agent, jobs_script(nodes)))
     except (GuestError, ConnectionLostError, DeadlineError):
@@ -200,7 +200,7 @@ def _jobs_of(agent: GuestAgent, nodes: Sequence[str]) -> list[SlurmJob] | None:
 
 
 def _read_boot_s(text: str) -> float:
-    """When a guest booted, from its /proc/uptime and its time of day, which begin this text."""
+    """The boot time of a guest, from the first lines of `text`: its /proc/uptime, then its time."""
     try:
         uptime, now, *_ = text.splitlines()
         return int(now) - float(uptime.split()[0])
@@ -224,9 +224,9 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class CloseSlurm(ForwardStep, ClusterStep):
-    """SLURM gives these nodes no more jobs; what runs there is queued again, or else ended.
+    """Drain nodes that will be off; requeue their jobs if possible, and end the others.
 
-    `drained` are those that their user has closed: their state and its reason are left alone.
+    Nodes in `drained` were drained by a user, and keep their state and reason.
     """
 
     kind: ClassVar[str] = "slurm"
@@ -236,7 +236,7 @@ class CloseSlurm(ForwardStep, ClusterStep):
     drained: tuple[str, ...] = ()
 
     def apply(self, world: PlanContext) -> Applied:
-        """A SLURM that does not answer must not keep its VMs alive, so that is no failure."""
+        """A SLURM that does not answer must not prevent a stop, so that is no failure."""
         agent = world.agent(self.controller, "controller")
         closed = [name for name in self.nodes if name not in self.drained]
         first = [close_script(closed)] if closed else []
@@ -256,14 +256,17 @@ class CloseSlurm(ForwardStep, ClusterStep):
         return f"tell SLURM that {', '.join(self.nodes)} will be off"
 
 
-# SLURM's limits have minutes: a shorter sleep takes nothing from a job.
+# SLURM's time limits are in minutes, so a shorter sleep costs a job nothing.
 SHORTEST_SLEEP_S = 30.0
 WAKE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class StepClock(DomainStep):
-    """A node that slept has the time of now, and on the controller no job's time has passed."""
+    """Set the clock of a node that slept.
+
+    On the controller, extend the time limits of jobs first.
+    """
 
     kind: ClassVar[str] = "clock"
     node: str
@@ -277,7 +280,7 @@ class StepClock(DomainStep):
         def step() -> None:
             slept_s = (time.time_ns() - agent.read_clock_ns()) / 1e9
             if self.is_controller and slept_s > SHORTEST_SLEEP_S:
-                # Before it sees the time of now, by which it would end the jobs whose time is over.
+                # Before the clock is set: slurmctld would end jobs whose time limit has passed.
                 minutes = str(-int(-slept_s // 60))
                 words = ["/usr/lib/ai-how/wake", minutes]
                 agent.run(words, Deadline.after(WAKE_S), stop=world.stop)
@@ -287,7 +290,7 @@ class StepClock(DomainStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """The time of now is right."""
+        """Nothing to undo: the clock is right."""
 
     def describe(self) -> str:
         return f"set the clock of {self.node}"
@@ -295,9 +298,9 @@ class StepClock(DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class AwaitReady(ClusterStep):
-    """SLURM says idle for every node, and a one-task job has run on each of them.
+    """Wait until SLURM can use every node, and a job has run on each.
 
-    Where a plan has several, one for each partition, `cluster` is `<cluster>/<partition>`.
+    If a plan has several, one for each partition, `cluster` is `<cluster>/<partition>`.
     """
 
     kind: ClassVar[str] = "ready"
@@ -338,7 +341,7 @@ class AwaitReady(ClusterStep):
     def _await(
         self, world: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
     ) -> None:
-        """A node that takes no job is there, too: opened where we closed it, and else named."""
+        """Wait for all nodes. Undrain those that we drained; warn of those that a user drained."""
         words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
         ran = again_if_lost(lambda: agent.check(words, deadline, stop=world.stop)).split()
         silent = [name for name in nodes if name not in ran]

@@ -1,4 +1,4 @@
-"""From what is there of a cluster to the steps that turn it off, suspend or remove it (pure)."""
+"""Plans the stop and the suspend of a SLURM cluster (pure)."""
 
 from collections.abc import Collection
 
@@ -14,7 +14,7 @@ from ai_how.vm_management.steps import suspend as suspend_steps
 
 
 def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
-    """What turns the cluster (or `only` these nodes) off: SLURM, compute nodes, controller."""
+    """The steps that stop the cluster, or `only` these nodes: SLURM, compute nodes, controller."""
     for name in only:
         state.get_node(name)
     controller = state.find_controller()
@@ -30,7 +30,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     told = frozenset(step.key for step in made)
     made += [power_steps.ShutDownGuest(one.domain_name, one.uuid, told) for one in computes]
     if controller and slurm is not None:
-        # Those, too, that a stop which was cut short has closed.
+        # Including nodes that a stop which was cut short drained.
         closed = [
             one.name
             for one in state.nodes
@@ -45,7 +45,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
         if closed or kept:
             off = frozenset(step.key for step in made)
             made.append(slurm_steps.MarkOff(state.name, controller.uuid, tuple(closed), off, kept))
-    # The controller serves /home: it goes when nobody writes there any more.
+    # The controller serves /home, so it stops when no node can write there.
     after = told | frozenset(step.key for step in made)
     made += [
         power_steps.ShutDownGuest(one.domain_name, one.uuid, after)
@@ -56,10 +56,10 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
 
 
 def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
-    """What puts the memory of all nodes that are on to disk: the controller's last.
+    """The steps that save the memory of all nodes that are on, the controller's last.
 
-    Nothing that a compute node asks of it goes unanswered, and jobs notice nothing.
-    Raises HostError where a node cannot be suspended, before any is.
+    So no request of a compute node stays unanswered, and jobs notice nothing. Raises HostError
+    before the first change if a node cannot be suspended.
     """
     on = [one for one in state.nodes if seen.is_on(one)]
     for one in on:
@@ -79,7 +79,7 @@ def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
 
 
 def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
-    """What of a VM is not in its memory, and so would not come back with it."""
+    """What a VM has that its saved memory does not contain; None if nothing."""
     domain = seen.find_domain(one.uuid)
     if domain is None or not domain.is_persistent:
         return "it is no longer defined"
@@ -92,7 +92,7 @@ def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
 
 
 def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:
-    """The nodes that their user keeps jobs from."""
+    """The nodes that a user drained."""
     slurm = seen.readiness or {}
     return tuple(
         one.name for one in state.nodes if one.name in slurm and slurm[one.name].is_drained

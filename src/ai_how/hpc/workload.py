@@ -1,4 +1,4 @@
-"""What SLURM says of its nodes."""
+"""Reads the state of nodes from SLURM."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -12,7 +12,7 @@ from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.state.models import ClusterState
 from ai_how.waiting import Deadline
 
-# What sinfo(1) calls a node that is there for jobs; the last two are kept free for certain ones.
+# The states of sinfo(1) for nodes that accept or run jobs; the last two are kept for certain ones.
 WORKING = frozenset({"idle", "mixed", "allocated", "completing", "planned", "reserved"})
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
 SINFO_S = 30.0
@@ -21,7 +21,7 @@ SINFO_S = 30.0
 def observe_workload(
     client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
 ) -> Workload:
-    """What sinfo(1) says on the controller."""
+    """Ask sinfo(1) on the controller."""
     controller = state.find_controller()
     seen = domains.get(controller.uuid) if controller else None
     if controller is None or seen is None or not seen.state.is_on:
@@ -41,7 +41,7 @@ def observe_workload(
 
 
 def read_sinfo(text: str) -> dict[str, NodeReadiness]:
-    """What `SINFO` printed, by node; lines that are not of that form are passed over."""
+    """Parse the output of `SINFO`, by node. Other lines are ignored."""
     seen = {}
     for line in text.splitlines():
         name, _, rest = line.strip().partition("|")
@@ -54,10 +54,10 @@ def read_sinfo(text: str) -> dict[str, NodeReadiness]:
 
 
 def node_readiness(name: str, state: str, reason: str | None) -> NodeReadiness:
-    """A node by its state, in the words of sinfo(1).
+    """A node by its state in sinfo(1).
 
-    A trailing `*` means that it does not respond, and `-` that the scheduler has plans for it.
-    SLURM writes more behind a reason, as " : Not responding".
+    A trailing `*` means that the node does not respond, and `-` that the scheduler has plans for
+    it. SLURM may append to a reason, such as " : Not responding".
     """
     is_draining = state.startswith("drain")
     is_ours = is_draining and (reason or "").startswith(OUR_REASON)

@@ -1,1 +1,1 @@
-"""Why a step failed: what is looked at then, and what it means."""
+"""Diagnosis of a failed step: which data is collected, and what it means."""

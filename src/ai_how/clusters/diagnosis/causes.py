@@ -1,6 +1,6 @@
-"""Why a start failed, from what its nodes left behind (pure): certain signs alone, no guesses.
+"""Finds why a start failed, from the evidence of its nodes (pure). Only certain signs count.
 
-What a guest wrote is data: it is matched, cut to one line, and freed of control characters.
+Text from a guest is untrusted: it is matched, cut to one line, and stripped of control characters.
 """
 
 import re
@@ -20,15 +20,15 @@ from ai_how.guest.serial_log import (
 from ai_how.libvirt_client.vm_state import VmState
 
 FULL_BYTES = 16 * 2**20
-"""With less than this free, a disk is full: QEMU writes clusters of 64 KiB, and their tables."""
+"""A disk with less free space is full: QEMU allocates clusters of 64 KiB and their tables."""
 
-# Of a job that goes over its own limit the kernel says "Memory cgroup out of memory".
+# For a job that exceeds its own limit, the kernel says "Memory cgroup out of memory".
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process \d+ \(([^)\n]+)\)")
 _QEMU_SAID = re.compile(r"^(?:\S*qemu-system-\S*: .+|.*Assertion .+ failed.*)$", re.MULTILINE)
 
 
 class MachineCause(StrEnum):
-    """The ids of what is wrong with a node as a machine. An id is never changed or given anew."""
+    """The ids of what is wrong with a node as a machine. An id is never changed or reused."""
 
     OUT_OF_MEMORY = "out-of-memory"
     KERNEL_PANIC = "kernel-panic"
@@ -44,7 +44,7 @@ class MachineCause(StrEnum):
 
 
 def find_cause(node: NodeEvidence, workload: WorkloadEvidence) -> Cause | None:
-    """What is wrong with a node, where something that was seen says so."""
+    """The cause on one node, or None if no evidence shows one."""
     return _find_machine_cause(node) or workload.find_cause(node)
 
 
@@ -54,9 +54,9 @@ def find_first_cause(
     workload: WorkloadEvidence,
     awaiting: Collection[str],
 ) -> Cause | None:
-    """The cause of the whole failure; None where its own error says all that is known.
+    """The cause of the whole failure, or None if the error itself says all that is known.
 
-    `awaiting` are the kinds of steps that fail for want of the workload on some node.
+    `awaiting` are the kinds of steps that fail if the workload does not come up on some node.
     """
     own = next((node for node in nodes if node.name == failure.node), None)
     if own is not None:
@@ -71,7 +71,7 @@ def find_first_cause(
 
 
 def last_line(text: str | None) -> str:
-    """The last line of a guest's that says anything, as it may be shown."""
+    """The last line of a guest's text that is not empty, safe to print."""
     lines: Iterable[str] = map(one_line, reversed((text or "").splitlines()))
     return next((line for line in lines if line), "")
 

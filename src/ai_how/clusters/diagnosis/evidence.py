@@ -1,6 +1,7 @@
-"""What a failed start leaves for people to read, saved before it is undone, and what it shows.
+"""Saves the evidence of a failed start before the undo, and finds the cause in it.
 
-All nodes are looked at at once, each within a time of its own: one that hangs costs no other's.
+All nodes are examined in parallel, each with its own timeout, so a node that hangs does not delay
+the others.
 """
 
 import re
@@ -36,13 +37,13 @@ from ai_how.waiting import Deadline, call_with_timeout
 T = TypeVar("T")
 
 NODE_S = 45.0
-"""All of one node; emulated, and with every core busy, it takes up to 15."""
+"""The limit for one node. Emulated, with every core busy, it takes up to 15 s."""
 PING_S = 10.0
 ASK_S = 25.0
 MAX_THREADS = 64
 TAIL_BYTES = 64 * 1024
 
-# busybox, as each program takes a third of a second under emulation.
+# Run in busybox: each program that is started takes a third of a second under emulation.
 SERVICES = """\
 echo '== jobs'; systemctl list-jobs --no-legend
 echo '== failed'; systemctl --failed --no-legend --plain
@@ -57,11 +58,14 @@ _QEMU_BEGINS = re.compile(r"^.*: starting up libvirt version.*$", re.MULTILINE)
 
 @dataclass(slots=True)
 class _Look:
-    """One node's part; filled bit by bit, so that what is there counts where the rest hangs."""
+    """The evidence of one node.
+
+    It is filled step by step: what was found stays if the rest hangs.
+    """
 
     node: NodeState
     seen: NodeEvidence
-    """Never changed: a thread that was left behind puts another in its place."""
+    """Replaced, never modified: a thread that timed out may still write to it."""
     answer: NodeAnswer | None = None
     files: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -81,7 +85,7 @@ def save_evidence(
     *,
     kind: Diagnosis,
 ) -> SavedEvidence:
-    """Keep errors, serial logs, VM definitions, journals and what `kind` asks, as far as can be."""
+    """Save errors, serial logs, VM definitions, journals and the answers to `kind`, best effort."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     directory = world.paths.evidence / moment
     ensure_private_directory(world.paths.evidence)
@@ -122,7 +126,7 @@ def _begin_look(node: NodeState) -> _Look:
 
 
 def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
-    """The nodes that the plan is about, and the controller, who knows what SLURM thinks."""
+    """The nodes that the plan is about, and the controller, which knows the state of SLURM."""
     subjects = {step.subject for step in plan.steps}
     return [
         node for node in state.nodes if node.domain_name in subjects or node.role is Role.CONTROLLER
@@ -130,7 +134,7 @@ def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
 
 
 def _ask_controller(world: PlanContext, looks: Iterable[_Look], kind: Diagnosis) -> bytes:
-    """What the kind has the controller give to every node; nobody keeps it, as it may be secret."""
+    """The controller's output for the kind's `request`. It may be secret, and is not saved."""
     controller = next((one for one in looks if one.seen.is_controller), None)
     given: list[bytes] = []
 
@@ -145,7 +149,7 @@ def _ask_controller(world: PlanContext, looks: Iterable[_Look], kind: Diagnosis)
 
 
 def _within(seconds: float, work: Callable[[], None], look: _Look) -> None:
-    """Do it, or leave it behind when the time is over; what went wrong is noted."""
+    """Do the work, or abandon it after `seconds`. Errors are noted in `look`."""
     try:
         call_with_timeout(work, seconds)
     except TimeoutError:
@@ -184,7 +188,7 @@ def _look_at(
 
 
 def _find_agent(world: PlanContext, node: NodeState) -> GuestAgent | None:
-    """A node's agent, where it answers soon. Raises AgentUnresponsiveError where it hangs."""
+    """The agent of a node, or None. Raises AgentUnresponsiveError if it hangs."""
     if not world.client.is_agent_connected(node.uuid):
         return None
     world.client.agent_command(node.uuid, {"execute": "guest-ping"}, PING_S)
@@ -204,7 +208,7 @@ def _ask_guest(look: _Look, agent: GuestAgent, kind: Diagnosis, given: bytes) ->
 
 
 def _read(look: _Look, read: Callable[[], T]) -> T | None:
-    """What was read; None where it could not be had, which is noted."""
+    """The result of `read`, or None if it failed; the reason is noted in `look`."""
     try:
         return read()
     except PermissionError as error:
@@ -230,7 +234,7 @@ def _read_tail(path: Path) -> str:
 
 
 def _since_begin(log: str) -> str:
-    """Of QEMU's log what belongs to its last start."""
+    """The part of QEMU's log since its last start."""
     begins = [found.start() for found in _QEMU_BEGINS.finditer(log)]
     return log[begins[-1] :] if begins else log
 
@@ -250,7 +254,7 @@ def _sections(text: str) -> Mapping[str, str]:
 def _tell(
     looks: Sequence[_Look], nodes: Sequence[NodeEvidence], workload: WorkloadEvidence
 ) -> Iterable[str]:
-    """One line a node, and what could not be had of it."""
+    """One line for each node, then what is missing for it."""
     for look, node in zip(looks, nodes, strict=True):
         cause = find_cause(node, workload)
         reason = f" ({node.reason})" if node.reason else ""

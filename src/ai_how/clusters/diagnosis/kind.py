@@ -1,4 +1,4 @@
-"""What a kind of cluster adds to the look at a failure: its own questions, and their meaning."""
+"""The protocol of a kind's diagnosis: the questions to its nodes, and their meaning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 
 
 class Rank(IntEnum):
-    """What comes first: a node without memory does not register, and not the other way round."""
+    """The order of causes. A lower one may be the reason of a higher one, never the reverse."""
 
     MACHINE = 0
     CLOCK = 1
@@ -22,7 +22,7 @@ class Rank(IntEnum):
 class Cause:
     """What is wrong with one node.
 
-    `id` never changes, as programs go by it; docs/troubleshooting.md lists it.
+    Programs rely on `id`, so it never changes. docs/troubleshooting.md lists the ids.
     """
 
     rank: Rank
@@ -33,9 +33,9 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """What a node printed, by the names of its sections. A guest wrote it: it is data.
+    """The output of a node, by section. A guest wrote it, so it is untrusted.
 
-    Besides those of the kind's script there are `jobs`, `failed` and `memory`.
+    Besides the sections of the kind's script there are `jobs`, `failed` and `memory`.
     """
 
     node: str
@@ -44,31 +44,35 @@ class NodeAnswer:
 
 
 class WorkloadEvidence(Protocol):
-    """What is known of a cluster's workload after a failure."""
+    """The evidence of a cluster's workload after a failure."""
 
     def find_cause(self, node: NodeEvidence) -> Cause | None:
-        """What is wrong with the workload on a node, where something that was seen says so."""
+        """What is wrong with the workload on a node, or None if no evidence shows it."""
 
 
 class Diagnosis(Protocol):
-    """The part of a kind of cluster. Its scripts are a POSIX shell's, and constant.
+    """The diagnosis of one kind of cluster.
 
-    No value from outside is in them. Each is part of what a node is given ASK_S seconds for.
+    Its scripts are constant POSIX shell, without values from outside. A node has ASK_S seconds for
+    its script.
     """
 
     @property
     def awaiting(self) -> frozenset[str]:
-        """The kinds of steps that fail where the workload does not come up on some node."""
+        """The kinds of steps that fail if the workload does not come up on some node."""
 
     @property
     def request(self) -> str:
-        """What the controller runs first: what it prints is the standard input of every script."""
+        """The first script, for the controller.
+
+        Its output is the standard input of all other scripts.
+        """
 
     def script(self, *, is_controller: bool, has_input: bool) -> str:
-        """What a node runs; each section of what it prints begins with a line `== NAME`.
+        """The script for a node. Each section of its output begins with a line `== NAME`.
 
-        `has_input` is whether the controller has printed anything.
+        `has_input` is whether the controller printed anything.
         """
 
     def read(self, answers: Sequence[NodeAnswer]) -> WorkloadEvidence:
-        """What the answers mean together. A node that did not answer is not among them."""
+        """Interpret all answers together. A node that did not answer is not among them."""

@@ -1,4 +1,4 @@
-"""What is known of one node's machine after a failure, whatever runs on it (pure)."""
+"""The evidence of one node as a machine, for every kind of cluster (pure)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from ai_how.libvirt_client.vm_state import VmState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeEvidence:
-    """What is known of one node after a failure; None is what could not be had."""
+    """The evidence of one node after a failure; None for what could not be read."""
 
     name: str
     domain: str
@@ -19,11 +19,11 @@ class NodeEvidence:
     """Only what was written since this run began."""
     qemu_log: str | None = None
     is_qemu_log_roots: bool = False
-    """Whether its log is there, and only root may read it."""
+    """Whether the log exists but only root can read it."""
     qemu_signal: int | None = None
-    """The signal that ended its QEMU, where the embedded host saw that."""
+    """The signal that ended its QEMU, if the embedded host saw it."""
     disk_directory: Path | None = None
     free_bytes: int | None = None
     skew_s: float | None = None
-    """By how much its clock is ahead of the host's; negative where it is behind."""
+    """Seconds that its clock is ahead of the host's; negative if behind."""
     journal: str | None = None

@@ -1,1 +1,1 @@
-"""The steps that any kind of cluster is made, stopped and removed by."""
+"""Plans, or their parts, for clusters of every kind."""

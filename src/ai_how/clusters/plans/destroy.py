@@ -13,10 +13,10 @@ from ai_how.vm_management.steps import power as power_steps
 def plan_destroy(
     state: ClusterState, stop: Plan | None = None, *, backups: Path | None = None
 ) -> Plan:
-    """What leaves nothing of the cluster; each step takes what is absent for done.
+    """The steps that remove the whole cluster. Each accepts that its object is already gone.
 
-    With `backups` the `stop` of what runs comes first, as what a guest has not written yet would be
-    missing; and nothing is removed before every backup is whole.
+    With `backups`, the steps of `stop` come first, so that guests write their caches. Nothing is
+    removed before every backup is complete.
     """
     made: list[Step] = []
     if backups:

@@ -1,4 +1,4 @@
-"""From the network that is there to the steps that make it the one that is asked for (pure)."""
+"""Plans the network: from its observed to its desired definition (pure)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ from ai_how.vm_management.steps.networks import (
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """The network's own steps, and for each node that runs and is off the network the way back."""
+    """The steps of the network, and by node those that reconnect running VMs."""
 
     steps: tuple[Step, ...]
     plugs: Mapping[str, PlugIn]
 
     @property
     def needed(self) -> frozenset[str]:
-        """The step that must be over before a node is booted."""
+        """The key of the last step, which nodes need before they boot."""
         return frozenset(step.key for step in self.steps[-1:])
 
 
 def plan_network(
     state: ClusterState, seen: Observed, network_xml: Callable[[], str]
 ) -> NetworkPlan:
-    """What makes the network as it should be, and puts the nodes that run back on it."""
+    """The steps that repair the network and reconnect running nodes."""
     network, on = state.network, [one for one in state.nodes if seen.is_on(one)]
     there, faults = seen.network, seen.known_faults
     if there is None:
@@ -63,7 +63,7 @@ def plan_network(
 def _mending_steps(
     state: ClusterState, seen: Observed, there: NetworkInfo, network_xml: Callable[[], str]
 ) -> list[Step]:
-    """One after the other: as it is defined, as it runs, whom it knows, and whether it answers."""
+    """The steps in order: definition, activity, hosts, DHCP server."""
     name, uuid, definition = state.network.name, state.network.uuid, define_network(state)
     drift, faults = find_drift(definition, there), seen.known_faults
     is_anew = bool(drift.live or faults.bridge_trouble)

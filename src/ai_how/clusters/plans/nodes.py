@@ -1,4 +1,4 @@
-"""The steps of the nodes of a start: from what is there of each to where it is up (pure)."""
+"""Plans the nodes of a start (pure)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -22,15 +22,15 @@ from ai_how.vm_management.steps.suspend import StartFromManagedSave
 
 @dataclass(slots=True)
 class NodeChain:
-    """The steps of one node, in their order."""
+    """The steps of one node, in order."""
 
     steps: list[Step] = field(default_factory=list)
     comes_up: bool = False
-    """Whether they bring the node up, so that there is something to wait for."""
+    """Whether the steps start the node, so that the plan must wait for it."""
 
     @property
     def last(self) -> frozenset[str]:
-        """What the next step of the node needs: the key of the last one, if there is any."""
+        """The key of the last step, for the `needs` of the next one; empty if there is none."""
         return frozenset(step.key for step in self.steps[-1:])
 
     def add(self, *steps: Step) -> None:
@@ -46,7 +46,7 @@ class NodePlanner:
     inputs: PlanInputs
     network: NetworkPlan
     shared: dict[str, Step] = field(default_factory=dict)
-    """What several nodes need, such as a base image: these steps come before all of theirs."""
+    """Steps that several nodes need, such as placing a base image. They precede all others."""
 
     def boot(
         self,
@@ -58,11 +58,11 @@ class NodePlanner:
         is_stale: bool,
         holds: str | None = None,
     ) -> NodeChain:
-        """Disk, definition and boot of a node, as far as each is missing.
+        """Create the disk, define the VM and boot it, as far as needed.
 
-        The chain comes up where the node `is_wanted` on and is not there, or not `is_working`.
-        `is_stale` says that its VM is defined in another way than it would be now; `holds` what is
-        on its disk and nowhere else. Raises SpecError or HostError for what cannot be done.
+        The chain comes up if the node `is_wanted` and is off or not `is_working`. `is_stale` says
+        that its definition differs from what the spec asks for now. `holds` names the only copy of
+        data on its disk. Raises SpecError or HostError if the node cannot become what is asked for.
         """
         kind, domain = self.desired.state.kind, self.seen.find_domain(one.uuid)
         is_on = domain is not None and domain.state.is_running
@@ -83,7 +83,7 @@ class NodePlanner:
             chain.add(self._create_disk(one, saved, holds))
         elif one.name in self.desired.grown:
             chain.add(GrowDisk(self.desired.state.name, one.name, one.disk, one.disk_gib))
-        is_lost = domain is None or not domain.is_persistent  # one that runs on, undefined
+        is_lost = domain is None or not domain.is_persistent  # running, but undefined
         if is_lost or one.name in self.desired.changed or (is_stale and not is_on):
             previous = domain.xml if domain else None
             xml = self.inputs.domain_xml(node, one)
@@ -93,7 +93,7 @@ class NodePlanner:
         if domain is None or not is_on or domain.state is VmState.PAUSED:
             needs = self.network.needed | chain.last
             if not is_on:
-                # A disk is no better than what it stands on, so that is looked at before each boot.
+                # An overlay depends on its base, so the base is checked before each boot.
                 needs |= {self._place_base(one).key}
             chain.add(self._start_domain(one, needs, saved))
         elif is_working:
@@ -102,9 +102,9 @@ class NodePlanner:
         return chain
 
     def resume(self, one: NodeState, needs: frozenset[str] = frozenset()) -> NodeChain:
-        """A node that is suspended goes on from its saved memory, after what it `needs`.
+        """Resume a suspended node from its saved memory, after the steps in `needs`.
 
-        Raises SpecError or HostError where that memory and its disk no longer belong together.
+        Raises SpecError or HostError if the memory no longer matches the disk or the spec.
         """
         kind = self.desired.state.kind
         if one.name in (*self.desired.grown, *self.desired.changed):
@@ -129,7 +129,7 @@ class NodePlanner:
         return NodeChain([resume], comes_up=True)
 
     def identify(self, chain: NodeChain, one: NodeState) -> None:
-        """Then the node's agent is waited for, and told who the node is."""
+        """Wait for the node's agent, then give the node its identity."""
         plug = self.network.plugs.get(one.name)
         needs = chain.last | ({plug.key} if plug else set())
         chain.add(AwaitAgent(one.domain_name, one.uuid, needs))
@@ -192,9 +192,9 @@ class NodePlanner:
 
 
 def limit_boots(steps: Collection[Step], boot_limit: int | None) -> ConcurrencyLimit | None:
-    """A segment for each VM that is started, from there to its node's identity.
+    """A segment for each VM that starts, from its start to the identity of its node.
 
-    None where no node would have to wait for another.
+    None if no node has to wait for another.
     """
     booted = [one for one in steps if isinstance(one, StartDomain) and not one.was_on]
     if boot_limit is None or len(booted) <= boot_limit:
@@ -207,7 +207,7 @@ def limit_boots(steps: Collection[Step], boot_limit: int | None) -> ConcurrencyL
 
 
 def with_first_boot(steps: Collection[Step], uuid: UUID) -> list[Step]:
-    """The same steps, but no other VM is started before this one, where it is started."""
+    """The same steps, but no VM starts before this one, if it starts at all."""
     boots = [step for step in steps if isinstance(step, StartDomain)]
     first = frozenset(step.key for step in boots if step.uuid == uuid)
     return [

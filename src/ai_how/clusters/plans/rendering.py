@@ -1,4 +1,4 @@
-"""The XML of a cluster's network and VMs on its host."""
+"""Renders the XML of a cluster's network and VMs for its host."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -23,10 +23,10 @@ from ai_how.vm_management.nodes.node_domain import HostFit, NodePlacement, defin
 from ai_how.vm_management.owners import caller_of
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
 
-# An emulated CPU has no speculation to defend against, a timer that needs no check, and a memory
-# that no fifth level of page tables makes faster to walk. The rate of its time stamp counter is
-# measured at boot: wrong by a factor of seven on a busy host. That of the HPET is told, and reading
-# it costs no more. `unstable` keeps the kernel's own clock (dmesg, lockup detectors) to it, too.
+# An emulated CPU needs no mitigations and no timer check, and five-level page tables would slow it
+# down. The rate of its TSC is measured at boot, which on a busy host is wrong by up to a factor of
+# seven. The HPET has a known rate, and costs no more to read. `unstable` keeps the kernel's own
+# clock (dmesg, lockup detectors) on it, too.
 TCG_CMDLINE = (
     "mitigations=off cryptomgr.notests no_timer_check tsc=unstable clocksource=hpet "
     "trace_clock=global no5lvl nokaslr random.trust_cpu=on lsm=landlock"
@@ -35,10 +35,10 @@ TCG_CMDLINE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInputs:
-    """How the plan gets its XML; `base_of` says where an image's disk will be.
+    """Functions for the texts and paths that a plan needs.
 
-    `saved_of` says which saved machine a node is restored from, where it gets a new disk; a node
-    that is suspended boots anew unless the plan `resumes`.
+    `base_of` returns the path of an image's disk in the storage, `saved_of` the saved machine that
+    a new node is restored from. Suspended nodes boot unless the plan `resumes`.
     """
 
     network_xml: Callable[[], str]
@@ -58,12 +58,11 @@ def build_plan_inputs(
     *,
     resumes: bool = True,
 ) -> PlanInputs:
-    """How this cluster's objects are written down on this host.
+    """Build the inputs of a plan for this cluster on this host.
 
-    `saved` are the machines that nodes, by name, are restored from where they get a new disk.
-    Nodes that are suspended go on unless nothing `resumes`.
+    `saved` are the saved machines that new nodes are restored from, by node.
     """
-    # What only looks at a cluster is quicker without the templates.
+    # Imported late, to keep read-only verbs fast.
     from ai_how.vm_management.xml.render import render_domain  # noqa: PLC0415
 
     state, saved = desired.state, saved or {}
@@ -84,7 +83,7 @@ def build_domain_definitions(
     images: Mapping[str, Image],
     accel: Accel,
 ) -> Callable[[Node, NodeState], DomainDefinition]:
-    """What each node's VM is on this host."""
+    """A function that builds the definition of a node's VM on this host."""
     state = desired.state
     cpu = read_cpu(Path("/"))
     fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)

@@ -1,4 +1,4 @@
-"""The steps that plans of any kind of cluster have, by the word that journals know them by."""
+"""The steps that plans of every kind use, by their kind in the journal."""
 
 from collections.abc import Mapping
 
@@ -35,5 +35,5 @@ COMMON: tuple[type[Step], ...] = (
 
 
 def step_types(*own: type[Step]) -> Mapping[str, type[Step]]:
-    """All that a kind's journals may hold: the common ones, and its `own`."""
+    """All steps that journals of a kind may contain: the common ones and its `own`."""
     return {step.kind: step for step in (*COMMON, *own)}

@@ -1,1 +1,1 @@
-"""What is decided and refused before the first change."""
+"""Checks and choices before the first change."""

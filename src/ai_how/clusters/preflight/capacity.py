@@ -1,4 +1,4 @@
-"""Whether the host has what a start would take, checked before the first change."""
+"""Checks before a start that the host has enough memory, disk and devices."""
 
 import shlex
 import shutil
@@ -35,7 +35,7 @@ Warn = Callable[[str], None]
 
 
 def require_hypervisor(client: LibvirtClient, accel: Accel) -> None:
-    """Raises HostError where libvirt has no QEMU that runs, or none that knows our machine."""
+    """Raises HostError if libvirt has no working QEMU for our machine type."""
     try:
         client.domain_capabilities_xml(accel.domain_type, MACHINE, ARCHITECTURE)
     except ConnectionLostError:
@@ -56,7 +56,7 @@ def check_host(
     images: Mapping[str, Image],
     warn: Warn,
 ) -> None:
-    """Raises HostError for what this host cannot give; says what it can give only just."""
+    """Raises HostError if the host lacks something that the plan needs; warns if it is scarce."""
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
     off = [one for _, one in desired.nodes if one.domain_name in booted and not seen.is_on(one)]
     asked = desired.section.hardware.acceleration.performance
@@ -87,7 +87,7 @@ def check_host(
 
 
 def _memory_needs(plan: Plan, machines: SavedMachines) -> list[DiskNeed]:
-    """The copies of saved memories, each of which is there while its node is restored."""
+    """The copies of saved memory; each exists while its node is restored."""
     return [
         DiskNeed(f"memory of {step.node}", size, size)
         for step in plan.steps
@@ -104,7 +104,7 @@ def _check_disks(
     images: Mapping[str, Image],
     warn: Warn,
 ) -> None:
-    """Raises HostError where there is no room for what is to be made, or to be resumed."""
+    """Raises HostError if there is no room for new disks, or for paused guests to continue."""
     disks = DiskManager(place.storage)
     check_resumable(desired.state, seen, disks)
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
@@ -134,9 +134,9 @@ def _check_disks(
 def check_memory_fits(
     place: HypervisorHost, state: ClusterState, seen: Observed, client: LibvirtClient
 ) -> None:
-    """Raises HostError, before anything is suspended, where the file system has not the room.
+    """Raises HostError if the file system has no room for the memory of all running nodes.
 
-    What a guest's QEMU takes now is what is saved at most.
+    libvirt saves at most what each QEMU uses now.
     """
     on = {one.uuid: one for one in state.nodes if seen.is_on(one)}
     stats = client.stats(on)
@@ -155,5 +155,5 @@ def check_memory_fits(
         )
 
 
-# Left free for state, logs and what guests write until they are off.
+# Kept free for state, logs and the guests' last writes.
 RESERVE_MIB = 256

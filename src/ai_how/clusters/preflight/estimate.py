@@ -1,4 +1,4 @@
-"""What a cluster would cost, beside what the host has: looked at before anything is started."""
+"""Compares the cost of a cluster with the host, before any start."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The whole cluster; a disk is thin when its node has just booted."""
+    """The whole cluster. The thin size of a disk is that after the first boot."""
 
     vms: int
     vcpus: int
@@ -45,7 +45,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """What the host has left; None where that is not known."""
+    """What the host has available; None if unknown."""
 
     cpus: int | None
     memory_mib: int | None
@@ -55,7 +55,7 @@ class Has:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`running` are the nodes that are on already: their share of `has` is gone from it."""
+    """`running` nodes are on already, so `has` does not include what they use."""
 
     host: str
     needs: Needs
@@ -69,9 +69,9 @@ class Estimate:
 
 
 def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: Roots) -> Estimate:
-    """Compare what the spec asks for with the host; changes nothing.
+    """Compare the spec with the host; changes nothing.
 
-    Raises HostError where the host that was asked for cannot be used at all.
+    Raises HostError if the host that was asked for cannot be used at all.
     """
     states = read_every_state(roots)
     state = states.pop(section.name, None)
@@ -115,7 +115,7 @@ def _owner_checks(
     place: HypervisorHost,
     roots: Roots,
 ) -> Iterator[Check]:
-    """What a start would refuse: another's cluster of that name, or one that was forgotten."""
+    """Clusters of that name that a start refuses: another user's, or one without a state."""
     if state is not None or not place.is_up:
         return
     try:
@@ -124,7 +124,7 @@ def _owner_checks(
     except (OwnershipError, StateError) as error:
         yield Check("name", Status.FAILURE, error.brief, error.hint)
     except AiHowError:
-        return  # what is not known is not said
+        return  # an unknown fact is not reported
 
 
 def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozenset[str]:
@@ -134,7 +134,7 @@ def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozens
         with LibvirtClient(place.uri) as client:
             on = {domain.uuid for domain in client.list_domains() if domain.state.is_on}
     except AiHowError:
-        return frozenset()  # what is not known is not counted: the estimate errs on the safe side
+        return frozenset()  # unknown nodes count as off, so the estimate is on the safe side
     return frozenset(node.name for node in state.nodes if node.uuid in on)
 
 
@@ -188,7 +188,7 @@ def _subnet_checks(
     own_bridge: str | None,
     place: HypervisorHost,
 ) -> Iterator[Check]:
-    """What is in the way; the embedded host has a network of its own, with only clusters in it."""
+    """Conflicts of the subnet. Only clusters can conflict with one on the embedded host."""
     if subnet is None:
         return
     hidden = check_subnet_collisions(subnet, facts, own_bridge=own_bridge)
@@ -201,7 +201,7 @@ def _subnet_checks(
 
 
 def _image_checks(nodes: Sequence[Node], store: ImageStore, kind: ClusterKind) -> Iterator[Check]:
-    """What is not there yet is a warning: building or importing it is one command."""
+    """A missing image is a warning: one command builds or imports it."""
     for node in {node.base_image: node for node in nodes}.values():
         try:
             get_image(node, store, kind)

@@ -1,4 +1,4 @@
-"""What a start finds of a cluster that was there before: what it lost, and what cannot be lost."""
+"""Checks of an existing cluster before a start: what changed, and what was lost."""
 
 import shlex
 from collections.abc import Iterator
@@ -19,16 +19,15 @@ from ai_how.vm_management.networks.drift import find_drift
 
 MIB = 1 << 20
 DISK_ERROR = "I/O error"
-RESUMABLE_BYTES = 64 * MIB  # for one guest to go on for a while
+RESUMABLE_BYTES = 64 * MIB  # enough for a guest to continue for a while
 
 
 def find_disk_directory(
     storage: StoragePaths, cluster: str, cluster_id: UUID, previous: ClusterState | None
 ) -> bool:
-    """Whether the cluster has its directory, in a storage that is safe to use.
+    """Whether the cluster has its disk directory, in a storage that is safe to use.
 
-    Raises HostError where a cluster that was up has lost it: it may be on a file system that is not
-    mounted.
+    Raises HostError if a cluster that was up lost it: its file system may not be mounted.
     """
     disks = DiskManager(storage)
     disks.check_storage()
@@ -44,9 +43,9 @@ def find_disk_directory(
 
 
 def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
-    """Raises HostError where the disks were moved or copied here, and are remembered elsewhere.
+    """Raises HostError if the disks were moved or copied here from the path in the state.
 
-    Overlays and VMs name their files by whole paths, so that the old place must lead here.
+    Overlays and VMs contain absolute paths, so the old path must lead here.
     """
     for node in state.nodes:
         here = storage.disk(state.name, node.name)
@@ -72,9 +71,9 @@ def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
 def check_images(
     desired: DesiredCluster, previous: ClusterState | None, store: ImageStore
 ) -> Iterator[str]:
-    """Which nodes keep an older image of the name that is asked for, in a line each image.
+    """Warnings for nodes on an older image of the requested name, one for each image.
 
-    Raises SpecError for a node that is there and whose file asks for another image.
+    Raises SpecError if the file asks for another image for an existing node.
     """
     known = {one.name for one in previous.nodes} if previous else set[str]()
     kept: dict[tuple[str, str], list[str]] = {}
@@ -99,7 +98,7 @@ def check_images(
 
 
 def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> None:
-    """Raises HostError where VMs are paused for want of space, and would be so again at once."""
+    """Raises HostError if VMs are paused on a full disk, and would pause again at once."""
     stuck = [
         one.name
         for one in state.nodes
@@ -119,7 +118,7 @@ def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> 
 def find_losses(
     desired: DesiredCluster, previous: ClusterState | None, seen: Observed
 ) -> Iterator[str]:
-    """What is not as the last start left it, in a line each."""
+    """Warnings for what differs from the last start."""
     for name in desired.forgotten:
         yield f"{name} is no longer in the file; it is kept until the cluster is destroyed"
     for one in previous.nodes if previous else ():

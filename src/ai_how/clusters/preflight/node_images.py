@@ -1,4 +1,4 @@
-"""The images that nodes boot, and what runs their instructions."""
+"""Chooses the images of nodes, and KVM or emulation."""
 
 import shlex
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ from ai_how.vm_management.nodes.domain_definition import Accel
 
 
 def needs_default_image(nodes: Iterable[Node], store: ImageStore) -> bool:
-    """Whether one of them boots the default image, and that is not built yet."""
+    """Whether a node boots the default image, and it is not built yet."""
     return any(_named_image(node) is None for node in nodes) and find_default_image(store) is None
 
 
 def get_image(node: Node, store: ImageStore, kind: ClusterKind) -> Image:
     """The image that a node boots.
 
-    Raises HostError where the store has no such image, or nodes of this kind cannot boot it.
+    Raises HostError if the store does not have it, or if nodes of this kind cannot boot it.
     """
     name = _named_image(node)
     if name is None:
@@ -44,14 +44,14 @@ def get_image(node: Node, store: ImageStore, kind: ClusterKind) -> Image:
 
 
 def _named_image(node: Node) -> str | None:
-    """What image the file names for a node; None where it is the default one."""
+    """The image that the file names for a node; None for the default image."""
     return None if node.base_image == default_recipe().name else node.base_image
 
 
 def choose_accel(
     hardware: HardwareSpec, place: HypervisorHost, roots: Roots
 ) -> tuple[Accel, str | None]:
-    """What runs the guests' instructions, and what is said where that is not KVM."""
+    """The accelerator of the VMs, and a warning if it is not KVM."""
     enabled = hardware.acceleration.enable_kvm
     verdict = place.kvm(roots) if enabled and place.runs_guests else None
     name, warning = choose_accelerator(enable_kvm=enabled, verdict=verdict)

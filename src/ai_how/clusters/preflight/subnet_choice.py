@@ -1,4 +1,4 @@
-"""The subnet of a cluster, apart from those of the host and of other clusters."""
+"""Chooses a subnet that neither the host nor another cluster uses."""
 
 from collections.abc import Iterator
 from ipaddress import IPv4Network
@@ -23,7 +23,7 @@ def choose_cluster_subnet(
     place: HypervisorHost,
     client: LibvirtClient,
 ) -> IPv4Network:
-    """The subnet that is asked for, or a free one. Raises HostError where it is taken."""
+    """The subnet that is asked for, or a free one. Raises HostError if it is in use."""
     xmls = [one.xml for one in client.list_networks()]
     seen = HostNetworks(tuple(place.enter([]))).observe(xmls)
     if section.network.bridge:
@@ -33,7 +33,7 @@ def choose_cluster_subnet(
 
 
 def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
-    """Subnets of clusters that are off, or are just being made."""
+    """The subnets of clusters that are off or being created."""
     for name in roots.cluster_names():
         if name == besides:
             continue
@@ -44,4 +44,4 @@ def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
             if note := Journal.read_note(paths.journal):
                 yield TakenSubnet(IPv4Network(note["subnet"]), f"cluster {name}")
         except AiHowError:
-            continue  # libvirt's own list still shows what is defined
+            continue  # libvirt still lists what is defined
