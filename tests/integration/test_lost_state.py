@@ -73,7 +73,7 @@ def test_a_state_that_is_lost_or_damaged_comes_back_from_its_backup(
         paths.state.unlink()
     else:
         paths.state.write_bytes(paths.state.read_bytes()[:-100])
-    assert "its backup of serial 1" in call(home, "hpc", "recover")
+    assert "its backup with serial 1" in call(home, "hpc", "recover")
     assert read_state(paths).lineage == lineage
     assert call(home, "hpc", "start")
     refused = home.call("hpc", "recover")

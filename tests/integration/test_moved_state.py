@@ -79,7 +79,7 @@ def test_a_moved_cluster_keeps_its_disks(home: TinyHome, elsewhere: Path) -> Non
     run(["cp", "-a", old, there])
     copy = home.call("--state-dir", str(there), "hpc", "status")
     assert copy.code == 3, copy.said
-    assert f"{there} is a copy of {old}, which is there" in copy.err
+    assert f"{there} is a copy of {old}, which still has the cluster" in copy.err
     shutil.rmtree(there)
 
     shutil.move(old, there)

@@ -217,14 +217,14 @@ class PlanRunner:
             on_boundary=self.on_boundary,
         )
 
-    def _world(self, cluster_id: UUID, wishes: Interrupts) -> PlanContext:
+    def _world(self, cluster_id: UUID, interrupts: Interrupts) -> PlanContext:
         return PlanContext(
             cluster_id=cluster_id,
             cluster_kind=self.kind.name,
             paths=self.paths,
             client=self.client,
             disks=DiskManager(self.place.storage),
-            stop=wishes.stop,
+            stop=interrupts.stop,
             patience=self.patience,
             warn=self.warn,
             networks=HostNetworks(tuple(self.place.enter([]))),

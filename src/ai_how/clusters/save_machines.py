@@ -92,7 +92,7 @@ def _save_missing(
     with (
         host_up(place, roots, lambda _line: None),
         LibvirtClient(place.uri, is_kept=place.is_kept) as client,
-        Interrupts() as wishes,
+        Interrupts() as interrupts,
     ):
         accel, _ = choose_accel(section.hardware, place, roots)
         host = describe_host(client, accel)
@@ -103,7 +103,7 @@ def _save_missing(
                 there.append(machine)
                 continue
             _require_room(one, place)
-            saved.append(save_machine(one, place, client, stop=wishes.stop, watch=watch))
+            saved.append(save_machine(one, place, client, stop=interrupts.stop, watch=watch))
     images = {one.digest for one in ImageStore(roots.images).list()}
     removed = machines.remove_unfit(host=host, images=images)
     return SaveResult(tuple(saved), tuple(there), removed, cold)
