@@ -230,7 +230,7 @@ def live(bench: Bench, client: LibvirtClient) -> None:
             awaiting=SLURM.diagnosis.awaiting,
         ),
         warn=lambda _line: None,
-        patience=Timeouts(),
+        timeouts=Timeouts(),
         on_boundary=lambda moment, _key: weigh(moment),
     )
 

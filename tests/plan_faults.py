@@ -91,7 +91,7 @@ class Stage:
                 observer=Observer(),
                 interrupts=interrupts,
                 workers=workers,
-                on_failure=OnFailure.UNDO if goes_back else OnFailure.GO_ON,
+                on_failure=OnFailure.UNDO if goes_back else OnFailure.CONTINUE,
             )
             journal.close()
 

@@ -206,11 +206,11 @@ def note_all(path: Path, steps: tuple[Step, ...], mark: Mark = unmarked) -> None
     mark()
     journal = journal_of(path, Plan("start", steps))
     mark()
-    journal.intend([first])
+    journal.intent([first])
     mark()
     journal.done({first.key: Applied.MADE})
     mark()
-    journal.intend([second])
+    journal.intent([second])
     mark()
     journal.failed({second.key: ValueError("no")})
     mark()
@@ -223,7 +223,7 @@ def note_all(path: Path, steps: tuple[Step, ...], mark: Mark = unmarked) -> None
 def note_unsynced(path: Path, steps: tuple[Step, ...], mark: Mark) -> None:
     """As ours, but what it notes is not on disk yet when the step begins."""
     mark()
-    journal_of(path, Plan("start", steps)).leave()
+    journal_of(path, Plan("start", steps)).close_file()
     mark()
     for step in steps:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -235,7 +235,7 @@ def note_unsynced(path: Path, steps: tuple[Step, ...], mark: Mark) -> None:
 def note_anew(path: Path, steps: tuple[Step, ...], mark: Mark) -> None:
     """Writes the whole file again for each record."""
     mark()
-    journal_of(path, Plan("start", steps)).leave()
+    journal_of(path, Plan("start", steps)).close_file()
     mark()
     lines = path.read_bytes()
     for step in steps:

@@ -360,8 +360,8 @@ def _obey(order: Order, scratch: Path) -> None:
     save_machines.start_detached = lambda *_words, **_streams: None
     _kill_in(order.get("kill_in"))
     if "shutdown_s" in order:
-        patience = Timeouts(shutdown_s=order["shutdown_s"])
-        hpc_manager.HpcManager = partial(hpc_manager.HpcManager, patience=patience)
+        timeouts = Timeouts(shutdown_s=order["shutdown_s"])
+        hpc_manager.HpcManager = partial(hpc_manager.HpcManager, timeouts=timeouts)
     os.environ.update(order.get("environment", {}))
     if limit := order.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -491,7 +491,7 @@ def _act(act: str, others: Iterable[tuple[int, int]]) -> None:
     for number, word in enumerate(act.split("-")):
         if number:
             # Counted from when the first was heard, which a busy machine puts off.
-            time.sleep(interrupts.SAME_WISH_S * 5)
+            time.sleep(interrupts.SAME_INTERRUPT_S * 5)
         os.kill(os.getpid(), getattr(signal, signals.get(word, "SIGINT")))
 
 

@@ -116,7 +116,7 @@ class Bench:
         *,
         image: str = "",
         count: int = 1,
-        patience: Timeouts = GOOD,
+        timeouts: Timeouts = GOOD,
         observer: Observer | None = None,
     ) -> Failed:
         """Start a cluster that cannot come up; nothing of it is there afterwards."""
@@ -129,7 +129,7 @@ class Bench:
             name=name,
             connect="embedded",
             observer=observer or Observer(),
-            patience=patience,
+            timeouts=timeouts,
         )
         with pytest.raises(PlanFailedError) as caught:
             manager.start(spec)
@@ -281,7 +281,7 @@ def test_emergency_mode_is_named_at_once(bench):
 
 @pytest.mark.fault("F61", "a guest whose agent is never started")
 def test_an_agent_that_never_comes_is_named_with_the_last_line_of_the_console(bench):
-    failed = bench.fail("silent", image="is-silent", patience=SHORT)
+    failed = bench.fail("silent", image="is-silent", timeouts=SHORT)
     said = (
         r"the guest agent of (controller|compute-01) never connected: "
         r"(its serial console|last line)"
@@ -409,7 +409,7 @@ def test_what_keeps_nodes_from_slurm_is_named(bench, monkeypatch, points):
         secrets.extend(path.read_bytes() for path in (paths.munge_key, paths.ssh_key))
         until_said(bench, "strange", "compute-01", "Protocol authentication error")()
 
-    failed = bench.fail("strange", count=2, patience=GOOD, observer=At("ready/strange", act))
+    failed = bench.fail("strange", count=2, timeouts=GOOD, observer=At("ready/strange", act))
     said = "munge on compute-01 refuses the controller's credentials (different key or clock): "
     assert f"{said}unmunge: Error: Invalid credential" in failed.first_line
     assert (failed.error.cause_id, failed.error.node) == ("munge-refused", "compute-01")
@@ -447,7 +447,7 @@ def test_a_node_whose_clock_is_off_is_named_as_the_cause(bench):
 def test_a_slurmctld_that_does_not_run_is_named(bench, monkeypatch):
     tamper(monkeypatch, {"controller": with_broken_configuration})
     act = until_said(bench, "broken", "controller", "slurmctld.*fatal")
-    failed = bench.fail("broken", patience=GOOD, observer=At("ready/broken", act))
+    failed = bench.fail("broken", timeouts=GOOD, observer=At("ready/broken", act))
     assert "slurmctld on controller does not answer: fatal: " in failed.first_line
     assert (failed.error.cause_id, failed.error.node) == ("slurmctld-down", "controller")
 

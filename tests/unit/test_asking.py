@@ -9,7 +9,7 @@ import pytest
 
 from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.errors import AgentUnresponsiveError
-from ai_how.vm_management.nodes.clocks import watched_clocks
+from ai_how.vm_management.nodes.clocks import polled_clocks
 from ai_how.waiting import Deadline, wait_until
 from cluster_bench import TWO_NODES, draft_of, everything_seen, read_hpc
 
@@ -37,7 +37,7 @@ def test_guests_that_hang_leave_calls_to_others_and_are_soon_given_up(max_calls,
     client = Silent(max_calls)
     before = threading.active_count()
     try:
-        with watched_clocks(client, SEEN.domains.values()) as skews_s:
+        with polled_clocks(client, SEEN.domains.values()) as skews_s:
             wait_until(lambda: len(client.timeouts_s) == asked, Deadline.after(60), "questions")
         assert skews_s == {}
         with asked_file_systems(client, SEEN):

@@ -43,7 +43,7 @@ class OffWorld:
     reason: int
     starts_needed: int = 1
     starts: int = 0
-    patience: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     paths: ClusterPaths = field(default_factory=lambda: ClusterPaths(Path("/nowhere/hpc")))
     stop: threading.Event = field(default_factory=threading.Event)
 

@@ -262,7 +262,7 @@ def test_a_segment_that_failed_gives_its_place_to_another(tmp_path):
     steps, keys = segments(4)
     bench.world.on = raise_at("before apply", "b0", GuestError("broke"))
     with pytest.raises(PlanFailedError):
-        bench.run(Plan("stop", steps, ConcurrencyLimit(1, keys)), on_failure=OnFailure.GO_ON)
+        bench.run(Plan("stop", steps, ConcurrencyLimit(1, keys)), on_failure=OnFailure.CONTINUE)
     assert bench.world.content == sorted({key for one in keys for key in one} - {"b0", "c0"})
 
 
@@ -272,7 +272,7 @@ def test_a_segment_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp
     bench.world.on = raise_at("before apply", "x", GuestError("broke"))
     limit = ConcurrencyLimit(1, (("a0", "b0"), ("a1", "b1")))
     with pytest.raises(PlanFailedError):
-        bench.run(Plan("stop", steps, limit), on_failure=OnFailure.GO_ON)
+        bench.run(Plan("stop", steps, limit), on_failure=OnFailure.CONTINUE)
     assert bench.world.content == ["a0", "a1", "b1"]
 
 

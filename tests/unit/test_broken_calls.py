@@ -126,7 +126,7 @@ def note(root: Path, progress: Progress) -> None:
     with Journal.create(path, verb="start", op_id=OP_ID, cluster="demo", note={}) as journal:
         progress.reached = 1
         for number, step in enumerate(STEPS, start=2):
-            journal.intend([step])
+            journal.intent([step])
             progress.reached = number
             journal.done({step.key: Applied.MADE})
         progress.reached = CLOSING
@@ -162,7 +162,7 @@ def _check_next_run(path: Path) -> None:
 def leave_torn(root: Path) -> None:
     path = root / "journal.jsonl"
     with Journal.create(path, verb="start", op_id=OP_ID, cluster="demo", note={}) as journal:
-        journal.intend(STEPS)
+        journal.intent(STEPS)
     with path.open("ab") as file:
         file.write(b'{"crc":"00')
 

@@ -74,7 +74,9 @@ def test_a_first_start_that_was_cut_short_is_no_missing_cluster(roots):
     paths = roots.cluster("hpc")
     paths.root.mkdir(parents=True)
     note = {"cluster_id": str(UUID(int=1)), "serial": 0, "host": "embedded"}
-    Journal.create(paths.journal, verb="start", op_id=UUID(int=2), cluster="hpc", note=note).leave()
+    Journal.create(
+        paths.journal, verb="start", op_id=UUID(int=2), cluster="hpc", note=note
+    ).close_file()
     with pytest.raises(StateError, match="the first start of hpc was cut short") as refused:
         HpcManager(roots=roots, name="hpc").status()
     assert refused.value.hint.startswith("ai-how hpc destroy")

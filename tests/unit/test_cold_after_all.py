@@ -48,7 +48,7 @@ class World:
     def warn(self, line: str) -> None:
         self.said.append(line)
 
-    def sent_xml(self, name: str) -> str:
+    def read_sent_xml(self, name: str) -> str:
         assert name == STEP.domain
         return XML
 

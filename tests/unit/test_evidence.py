@@ -126,8 +126,8 @@ def bench(tmp_path):
             paths=paths,
             client=guests,
             disks=DiskManager(StoragePaths(tmp_path)),
-            console_ends=mark_consoles(paths, DRAFT.state),
-            patience=Timeouts(agent_s=30),
+            console_offsets=mark_consoles(paths, DRAFT.state),
+            timeouts=Timeouts(agent_s=30),
         ),
         guests,
     )
@@ -175,7 +175,7 @@ def test_only_what_this_run_heard_on_a_serial_line_counts(bench):
 def test_a_log_that_was_turned_over_is_read_from_its_beginning(bench):
     log = bench.world.paths.console_log("compute-01")
     log.write_text("new\n")
-    assert read_console(log, bench.world.console_ends["compute-01"]) == "new\n"
+    assert read_console(log, bench.world.console_offsets["compute-01"]) == "new\n"
 
 
 @pytest.mark.fault("F33", "agents that hang while evidence is collected")
@@ -265,7 +265,7 @@ def test_a_guest_that_panics_is_waited_for_no_longer(bench, monkeypatch):
 @pytest.mark.parametrize("has_log", [True, False])  # of the system's libvirt it may not be read
 def test_a_guest_that_says_nothing_is_waited_for_until_the_deadline(bench, monkeypatch, has_log):
     monkeypatch.setattr(guest, "LOOK_S", 0.01)
-    world = replace(bench.world, patience=Timeouts(agent_s=0.2))
+    world = replace(bench.world, timeouts=Timeouts(agent_s=0.2))
     node = DRAFT.state.get_node("compute-01")
     if not has_log:
         world.paths.console_log("compute-01").unlink()

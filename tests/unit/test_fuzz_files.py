@@ -15,7 +15,7 @@ from ai_how.clusters.status import report
 from ai_how.errors import AiHowError, HostError, ImageError, StateError
 from ai_how.guest.ssh import render_ssh_config
 from ai_how.images.qcow2_header import Qcow2Header, find_format, read_header
-from ai_how.plan.journal import Journal, JournalRecord
+from ai_how.plan.journal import Journal, JournalContents
 from ai_how.plan.records import decode_line, encode_line
 from ai_how.plan.step import Applied
 from ai_how.state.cluster_state import _checksum, parse_state, read_state, render_state
@@ -119,9 +119,9 @@ def whole_records(fuzz) -> list[dict[str, object]]:
     path = fuzz.scratch / "whole.jsonl"
     note = {"serial": 1, "only": ["compute-01"]}
     with Journal.create(path, verb="start", op_id=OP_ID, cluster="demo", note=note) as journal:
-        journal.intend([Put("a"), Put("b", ("a",))])
+        journal.intent([Put("a"), Put("b", ("a",))])
         journal.done({"a": Applied.MADE, "b": Applied.KEPT})
-        journal.intend([Put("c"), Put("d")])
+        journal.intent([Put("c"), Put("d")])
         journal.failed({"c": HostError("c broke")})
         journal.undone(["d"])
         journal._note("end", "2026-01-01T00:00:00+00:00", [""])
@@ -139,7 +139,7 @@ def read_journal(fuzz):
         if seen is None or isinstance(seen, StateError):
             assert path.read_bytes() == data
             return
-        assert isinstance(seen, JournalRecord)
+        assert isinstance(seen, JournalContents)
         f"{seen.verb} {seen.pid} {seen.started_at:%F %T %Z} {seen.note.get('serial')}"
         assert {step.key for step in seen.remaining} <= {step.key for step in seen.begun}
         with Journal.reopen(seen) as journal:

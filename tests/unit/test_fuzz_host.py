@@ -23,7 +23,7 @@ from ai_how.libvirt_client.vm_state import VmState
 from ai_how.libvirt_client.xml import census, read_xml
 from ai_how.state.paths import Roots
 from ai_how.vm_management.networks.definition import render_network
-from ai_how.vm_management.networks.host_networks import HostNetworks, SeenNetworks
+from ai_how.vm_management.networks.host_networks import HostNetworks, NetworksInUse
 from ai_how.vm_management.networks.subnets import check_bridge, choose_subnet
 from ai_how.vm_management.xml.render import render_definition
 from ai_how.waiting import Deadline
@@ -107,7 +107,7 @@ def test_any_networks_of_a_host_are_read_or_refused(fuzz):
         found = answer(Told(resolv_conf=resolver).observe, networks, own_bridge="br0")
         if isinstance(found, HostError):
             return
-        assert isinstance(found, SeenNetworks)
+        assert isinstance(found, NetworksInUse)
         subnet = answer(choose_subnet, None, found.subnets, CLUSTER, node_count=9)
         if not isinstance(subnet, HostError):
             assert not any(subnet.overlaps(one.subnet) for one in found.subnets)

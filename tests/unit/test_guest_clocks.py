@@ -23,7 +23,7 @@ class Guest:
     """It begins an hour off, and sets the time so many seconds after it was told, in turn."""
 
     lags_s: list[float]
-    patience: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     stop: threading.Event = field(default_factory=threading.Event)
     offset_ns: int = 3600 * SECOND_NS
     told: int = 0
@@ -61,5 +61,5 @@ def test_a_clock_that_is_right_is_left_alone():
 
 def test_a_clock_that_cannot_be_set_fails_the_start():
     with pytest.raises(GuestError, match=r"the clock of compute-01 is .* s off") as caught:
-        STEP.apply(Guest([60.0], patience=Timeouts(clock_s=0.3)))
+        STEP.apply(Guest([60.0], timeouts=Timeouts(clock_s=0.3)))
     assert caught.value.hint.startswith("ai-how hpc exec compute-01 -- journalctl -b -u ")

@@ -52,7 +52,7 @@ def make_directory(roots: Roots, name: str = "hpc") -> ClusterPaths:
 def leave_journal(paths: ClusterPaths, state: ClusterState, verb: str, **note: object) -> None:
     """As a run leaves it that dies before its first step."""
     note |= {"cluster_id": str(state.lineage), "serial": state.serial, "host": state.host_uri}
-    Journal.create(paths.journal, verb=verb, op_id=uuid4(), cluster="hpc", note=note).leave()
+    Journal.create(paths.journal, verb=verb, op_id=uuid4(), cluster="hpc", note=note).close_file()
 
 
 def manager_of(roots: Roots, said: list[str] | None = None) -> HpcManager:
@@ -165,7 +165,7 @@ def test_what_a_failed_start_keeps_is_remembered_from_its_beginning(roots, state
             client=client,
             observer=Observer(),
             warn=lambda _line: None,
-            patience=Timeouts(),
+            timeouts=Timeouts(),
             on_boundary=look,
         )
         with pytest.raises(PlanFailedError):

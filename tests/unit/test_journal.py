@@ -32,10 +32,10 @@ def bench(tmp_path):
 def written(bench):
     """A journal with every kind of record but the end."""
     with bench.journal(Plan("start", ())) as journal:
-        journal.intend([Put("a"), Put("b", ("a",))])
+        journal.intent([Put("a"), Put("b", ("a",))])
         journal.done({"a": Applied.MADE})
         journal.done({"b": Applied.KEPT})
-        journal.intend([Put("c"), Put("d")])
+        journal.intent([Put("c"), Put("d")])
         journal.failed({"c": HostError("c broke")})
         journal.undone(["d"])
     return bench.journal_path
@@ -65,7 +65,7 @@ def test_no_journal_is_nothing_to_undo(tmp_path):
 
 def test_a_closed_journal_is_gone(bench):
     with bench.journal(Plan("start", ())) as journal:
-        journal.intend([Put("a")])
+        journal.intent([Put("a")])
         journal.close()
     assert read(bench.journal_path) is None
 
@@ -118,7 +118,7 @@ def test_every_record_is_synced(bench, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(1), real(descriptor)))
     with bench.journal(Plan("start", ())) as journal:
         assert len(calls) == 2, "the header and the directory"
-        journal.intend([Put("a"), Put("b")])
+        journal.intent([Put("a"), Put("b")])
         assert len(calls) == 3
         journal.done({"a": Applied.MADE})
         assert len(calls) == 4
@@ -129,14 +129,14 @@ def test_every_record_is_synced(bench, monkeypatch):
 @pytest.mark.fault("F13", "fsync of the journal fails")
 def test_nothing_is_written_after_a_failed_sync(bench, monkeypatch):
     with bench.journal(Plan("start", ())) as journal:
-        journal.intend([Put("a")])
+        journal.intent([Put("a")])
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", _refuse)
             with pytest.raises(StateError, match=r"could not be written: Input/output error"):
-                journal.intend([Put("b")])
+                journal.intent([Put("b")])
         size = bench.journal_path.stat().st_size
         with pytest.raises(StateError, match="could not be written"):
-            journal.intend([Put("c")])
+            journal.intent([Put("c")])
     assert bench.journal_path.stat().st_size == size
 
 
@@ -151,15 +151,15 @@ def test_a_full_disk_is_told_with_the_way_to_look_at_it(bench, monkeypatch):
     with bench.journal(Plan("start", ())) as journal:
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(StateError, match="No space left on device") as caught:
-            journal.intend([Put("a")])
+            journal.intent([Put("a")])
     assert caught.value.hint == f"df -h {bench.directory}"
 
 
 def test_one_that_was_left_cannot_be_written(bench):
     journal = bench.journal(Plan("start", ()))
-    journal.leave()
+    journal.close_file()
     with pytest.raises(ValueError, match="was left"):
-        journal.intend([Put("a")])
+        journal.intent([Put("a")])
 
 
 @pytest.mark.fault("F15", "a torn tail of the journal")
@@ -168,7 +168,7 @@ def test_a_torn_tail_does_not_count_and_is_cut_off_before_more_is_written(writte
     whole = written.read_bytes()
     written.write_bytes(whole + extra)
     seen = read(written)
-    assert seen.whole_bytes == len(whole)
+    assert seen.valid_bytes == len(whole)
     with Journal.reopen(seen) as journal:
         journal.undone(["c"])
     assert written.read_bytes().startswith(whole)
@@ -184,7 +184,7 @@ def test_cut_anywhere_it_tells_a_prefix(written, points):
         seen = read(written)
         if seen is not None:
             assert seen.begun == begun[: len(seen.begun)]
-            assert seen.whole_bytes <= length
+            assert seen.valid_bytes <= length
         points(1)
 
 
@@ -340,5 +340,5 @@ def test_a_step_comes_back_from_the_journal_as_it_was(tmp_path, text, ratio, add
     path = tmp_path / "journal.jsonl"
     path.unlink(missing_ok=True)
     with Journal.create(path, verb="start", op_id=OP_ID, cluster="demo", note={}) as journal:
-        journal.intend([step])
+        journal.intent([step])
     assert Journal.read(path, {"rich": Rich}).begun == (step,)

@@ -11,7 +11,7 @@ import pytest
 
 from ai_how.errors import LimitError
 from ai_how.limits import begin, find_told_limit, limits_of_cgroups
-from ai_how.plan.daemon_pool import DaemonPool, Ended
+from ai_how.plan.daemon_pool import CallResult, DaemonPool
 from ai_how.process import Completed, run
 
 NOBODY_ELSE = 61234  # no process of this machine has that user
@@ -193,7 +193,7 @@ def test_threads_that_there_are_take_the_calls_of_those_that_cannot_be_had() -> 
     with DaemonPool[str](4) as crew:
         for name in "abcd":
             crew.submit(name, lambda: threading.current_thread().name)
-        ended: list[Ended[str]] = []
+        ended: list[CallResult[str]] = []
         while len(ended) < len("abcd"):
             ended += crew.wait(60)
     assert all(one.error is None for one in ended)

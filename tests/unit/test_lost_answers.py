@@ -67,7 +67,7 @@ class Guest:
         return SimpleNamespace(
             agent=lambda uuid, name: GuestAgent(self, uuid, name),
             archives={"compute-01": lambda: b""},
-            patience=Timeouts(),
+            timeouts=Timeouts(),
             stop=None,
         )
 

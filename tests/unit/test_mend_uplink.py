@@ -8,12 +8,12 @@ import pytest
 
 from ai_how.errors import HostError
 from ai_how.plan.step import Applied
-from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_GONE
+from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_MISSING
 from ai_how.vm_management.steps import networks as network_steps
 from cluster_bench import draft_of, network_seen, read_hpc
 
 DRAFT = draft_of(read_hpc())
-STEP = network_steps.MendUplink("hpc", UUID(int=1), "10.77.0.0/24")
+STEP = network_steps.RepairUplink("hpc", UUID(int=1), "10.77.0.0/24")
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Host:
         self.client = self.networks = self
         self.warn = self.said.append
 
-    def find_uplink_trouble(self, _subnet: IPv4Network) -> str:
+    def find_uplink_problem(self, _subnet: IPv4Network) -> str:
         return self.trouble
 
     def forward(self) -> None:
@@ -45,7 +45,7 @@ class Host:
 @pytest.mark.parametrize(
     ("trouble", "why", "restarts"),
     [
-        (RULES_GONE, "timed out waiting for the firewall rules of the network hpc", 1),
+        (RULES_MISSING, "timed out waiting for the firewall rules of the network hpc", 1),
         (FORWARDING_OFF, FORWARDING_OFF, 0),
     ],
 )

@@ -173,7 +173,7 @@ def test_its_cluster_is_destroyed_to_the_last_file(paths, storage, libvirt):
             journal,
             observer=Observer(),
             interrupts=interrupts,
-            on_failure=OnFailure.GO_ON,
+            on_failure=OnFailure.CONTINUE,
         )
         journal.close()
     assert libvirt.content == {}

@@ -14,7 +14,7 @@ from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.vm_management.networks.definition import ForwardMode, render_network
 from ai_how.vm_management.networks.host_networks import HostNetworks
-from ai_how.vm_management.networks.links import find_bridge_trouble, find_ports, read_links
+from ai_how.vm_management.networks.links import find_bridge_problem, find_ports, read_links
 from ai_how.vm_management.networks.subnets import (
     PRIVATE,
     TakenLink,
@@ -307,7 +307,7 @@ GONE = "its firewall rules are gone: guests reach no other network until libvirt
 )
 def test_guests_without_a_way_out_are_known_where_one_may_look(tmp_path, answers, trouble):
     host = host_that_says(tmp_path, **answers)
-    assert host.find_uplink_trouble(NETWORK.subnet) == trouble
+    assert host.find_uplink_problem(NETWORK.subnet) == trouble
 
 
 LISTENERS = """\
@@ -329,13 +329,13 @@ tcp LISTEN 0 32 10.11.12.1:53 0.0.0.0:*"""
 )
 def test_who_has_dnsmasqs_ports_on_every_address_is_known(tmp_path, line, takers):
     host = host_that_says(tmp_path, ss=(0, f"{LISTENERS}\n{line}"))
-    assert host.find_port_takers() == takers
+    assert host.find_used_ports() == takers
     assert host.is_dns_served(NETWORK.gateway)
     assert not host.is_dns_served(IPv4Address("10.11.12.2"))
 
 
 def test_where_ss_is_missing_no_port_is_said_to_be_taken(tmp_path):
-    assert host_that_says(tmp_path).find_port_takers() == ()
+    assert host_that_says(tmp_path).find_used_ports() == ()
 
 
 LINKS = """[
@@ -366,7 +366,7 @@ def test_the_links_of_a_host_are_read_from_what_ip_says(tmp_path):
     ],
 )
 def test_what_is_wrong_with_a_bridge_is_told(bridge, address, trouble):
-    assert find_bridge_trouble(read_links(LINKS), bridge, address) == trouble
+    assert find_bridge_problem(read_links(LINKS), bridge, address) == trouble
 
 
 @pytest.mark.fault("H15", "the interface of a guest is down on a host that is root's alone")

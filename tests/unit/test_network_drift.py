@@ -38,13 +38,13 @@ def interface(source: str, dev: str = "vnet0") -> str:
 @pytest.mark.parametrize("shape", NETWORKS.values(), ids=NETWORKS)
 def test_a_network_that_is_as_it_was_asked_for_differs_in_nothing(shape: NetworkDefinition) -> None:
     assert read_network_facts(render_network(shape)) == facts_of(shape)
-    assert find_drift(shape, seen(render_network(shape))).told == ()
+    assert find_drift(shape, seen(render_network(shape))).messages == ()
 
 
 def test_what_libvirt_adds_is_no_difference() -> None:
     xml = XML.replace("<forward mode='nat'/>", "<forward mode='nat'><nat/></forward><mac/>")
     xml = xml.replace("prefix='24'", "netmask='255.255.255.0'").replace("52:54:AA", "52:54:aa")
-    assert find_drift(NETWORK, seen(xml)).told == ()
+    assert find_drift(NETWORK, seen(xml)).messages == ()
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_each_difference_is_told_with_both_values(old: str, new: str, told: str)
 
 def test_a_network_that_would_not_outlive_a_reboot_is_told() -> None:
     drift = find_drift(NETWORK, seen(is_persistent=False))
-    assert drift.told == ("it is defined no more",)
+    assert drift.messages == ("it is defined no more",)
 
 
 def test_a_host_that_somebody_added_is_theirs() -> None:
     added = "<dhcp><host mac='52:54:00:99:99:99' name='theirs' ip='10.11.12.99'/>"
     xml = XML.replace("<dhcp>", added)
-    assert find_drift(NETWORK, seen(xml)).told == ()
+    assert find_drift(NETWORK, seen(xml)).messages == ()
     assert not find_host_changes(NETWORK.hosts, read_network_facts(xml))
 
 
@@ -101,7 +101,7 @@ def test_an_entry_in_the_place_of_ours_makes_room(old: str, new: str) -> None:
     assert (changes.dns_in, changes.dns_out) == ((), ())
     drift = find_drift(NETWORK, seen(defined_xml=XML.replace(old, new)))
     assert drift.hosts == ("compute-01",)
-    assert drift.told == ("DHCP and DNS do not know compute-01 as they should",)
+    assert drift.messages == ("DHCP and DNS do not know compute-01 as they should",)
 
 
 def test_a_name_that_leads_elsewhere_is_led_back() -> None:

@@ -23,7 +23,7 @@ from ai_how.vm_management.nodes.domain_definition import (
 )
 from ai_how.vm_management.nodes.node_domain import (
     EMULATED_MODEL,
-    HostFit,
+    HostFeatures,
     NodePlacement,
     define_domain,
     pin_cpus,
@@ -39,9 +39,9 @@ PLACE = NodePlacement(
     console_log=Path("/srv/node.log"),
     boot=None,
 )
-INTEL = HostFit(Accel.KVM, "vmx")
-AMD = HostFit(Accel.KVM, "svm")
-EMULATED = HostFit(Accel.TCG, None)
+INTEL = HostFeatures(Accel.KVM, "vmx")
+AMD = HostFeatures(Accel.KVM, "svm")
+EMULATED = HostFeatures(Accel.TCG, None)
 
 
 def hpc_with(acceleration: dict | None = None, **node: object) -> HpcSpec:
@@ -56,9 +56,9 @@ def hpc_with(acceleration: dict | None = None, **node: object) -> HpcSpec:
     )
 
 
-def compute_shape(hpc: HpcSpec, host: HostFit = INTEL) -> DomainDefinition:
+def compute_shape(hpc: HpcSpec, host: HostFeatures = INTEL) -> DomainDefinition:
     return define_domain(
-        nodes_of(hpc)[1], hpc.name, hpc.hardware, cluster_id=CLUSTER, place=PLACE, host=host
+        nodes_of(hpc)[1], hpc.name, hpc.hardware, cluster_id=CLUSTER, placement=PLACE, host=host
     )
 
 
@@ -105,7 +105,7 @@ def test_nested_guests_need_the_flag_of_the_hosts_vendor(host, flag):
     assert [(f.name, f.policy) for f in features] == [(flag, "require")]
 
 
-@pytest.mark.parametrize("host", [EMULATED, HostFit(Accel.KVM, None)])
+@pytest.mark.parametrize("host", [EMULATED, HostFeatures(Accel.KVM, None)])
 def test_nested_guests_are_refused_where_the_host_cannot(host):
     with pytest.raises(HostError, match="guests cannot run virtual machines themselves"):
         compute_shape(hpc_with({"enable_nested": True}), host)
@@ -181,7 +181,12 @@ def test_memory_that_is_no_whole_number_of_huge_pages_is_refused():
     )
     with pytest.raises(SpecError, match="1536 MiB is not a whole number of huge pages"):
         define_domain(
-            nodes_of(odd)[0], odd.name, odd.hardware, cluster_id=CLUSTER, place=PLACE, host=INTEL
+            nodes_of(odd)[0],
+            odd.name,
+            odd.hardware,
+            cluster_id=CLUSTER,
+            placement=PLACE,
+            host=INTEL,
         )
 
 

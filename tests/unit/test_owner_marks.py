@@ -12,12 +12,12 @@ from ai_how.host.place import HypervisorHost, storage_of
 from ai_how.libvirt_client.facts import DomainInfo, Mark, Owner, read_mark
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from ai_how.vm_management.owners import (
+    belongs_to_caller,
     caller_of,
     describe_owner,
     find_uid,
-    is_callers,
-    is_of,
-    is_sent_as,
+    is_owned_by,
+    is_same_definition,
     owner_of,
 )
 from ai_how.vm_management.saved_machines.generic_vm import machine_key_of
@@ -59,15 +59,15 @@ def test_half_an_owner_is_none_and_breaks_nothing(broken):
 
 
 def test_another_user_and_another_directory_are_another_owner(tmp_path):
-    assert is_of(ME, ME)
-    assert is_of(None, ME)
-    assert is_of(replace(ME, uid=None), ME)
-    assert not is_of(replace(ME, uid=ME.uid + 1), ME)
-    assert not is_of(replace(ME, state=tmp_path), ME)
+    assert is_owned_by(ME, ME)
+    assert is_owned_by(None, ME)
+    assert is_owned_by(replace(ME, uid=None), ME)
+    assert not is_owned_by(replace(ME, uid=ME.uid + 1), ME)
+    assert not is_owned_by(replace(ME, state=tmp_path), ME)
     real, link = tmp_path / "real", tmp_path / "link"
     real.mkdir()
     link.symlink_to(real)
-    assert is_of(replace(ME, state=link), replace(ME, state=real))
+    assert is_owned_by(replace(ME, state=link), replace(ME, state=real))
 
 
 def test_what_is_on_an_embedded_host_that_was_moved_is_its_directorys(tmp_path):
@@ -81,17 +81,17 @@ def test_what_is_on_an_embedded_host_that_was_moved_is_its_directorys(tmp_path):
         (system, tmp_path / "gone", False),
     ):
         mark = Mark("demo", COMPUTE.mark.id, "compute-01", replace(ME, state=state))
-        assert is_callers(replace(seen("<domain/>"), mark=mark), ME, place) is is_ours
+        assert belongs_to_caller(replace(seen("<domain/>"), mark=mark), ME, place) is is_ours
 
 
 def test_a_vm_that_was_defined_before_owners_were_noted_is_not_defined_anew():
     now, before = render_domain(COMPUTE), render_domain(WITHOUT)
     assert now != before
-    assert is_sent_as(now, now)
-    assert is_sent_as(before, now)
-    assert not is_sent_as(before, render_domain(replace(COMPUTE, memory_mib=2048)))
+    assert is_same_definition(now, now)
+    assert is_same_definition(before, now)
+    assert not is_same_definition(before, render_domain(replace(COMPUTE, memory_mib=2048)))
     moved = replace(COMPUTE.mark, owner=replace(OWNER, state=Path("/else")))
-    assert not is_sent_as(now, render_domain(replace(COMPUTE, mark=moved)))
+    assert not is_same_definition(now, render_domain(replace(COMPUTE, mark=moved)))
 
 
 def test_a_saved_machine_fits_whoever_asks():

@@ -22,7 +22,7 @@ from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.journal import Journal
 from ai_how.plan.records import decode_line, encode_line
 from ai_how.plan.step import Applied, Plan
-from ai_how.plan.undo import LATE_S, roll_back, undo
+from ai_how.plan.undo import GRACE_S, roll_back, undo
 
 PATIENCE_S = 30
 
@@ -81,7 +81,7 @@ def test_eight_steps_are_undone_at_once_unless_more_are_asked_for(bench, how):
             bench.run(Plan("start", (*nodes.steps, last)))
     else:
         with bench.journal(nodes) as journal:
-            journal.intend(nodes.steps)
+            journal.intent(nodes.steps)
         roll_back(bench.left(), bench.world, observer=bench.recorder, interrupts=bench.interrupts)
     assert most.most == 8
     assert bench.world.content == []
@@ -241,7 +241,7 @@ def test_the_others_are_not_told_to_end_early_where_they_go_on(bench):
 
     bench.world.on = on
     with pytest.raises(PlanFailedError):
-        bench.run(plain(3), workers=1, on_failure=OnFailure.GO_ON)
+        bench.run(plain(3), workers=1, on_failure=OnFailure.CONTINUE)
     assert stopped == [False] * 4
 
 
@@ -253,7 +253,7 @@ def test_a_journal_that_is_lost_is_told_once_and_nothing_begins_after(bench):
     assert bench.world.keys("before apply") == ["s00"]
     assert bench.world.content == []
     with pytest.raises(PlanFailedError):
-        bench.run(plain(3), workers=1, on_boundary=lost, on_failure=OnFailure.GO_ON)
+        bench.run(plain(3), workers=1, on_boundary=lost, on_failure=OnFailure.CONTINUE)
     assert bench.world.keys("before apply") == ["s00", "s00"]
 
 
@@ -275,7 +275,7 @@ def test_an_undo_waits_only_while_something_is_being_undone(bench, monkeypatch, 
             journal,
             observer=bench.recorder,
             interrupts=bench.interrupts,
-            settled={step.key for step in steps} - standing,
+            needs_no_undo={step.key for step in steps} - standing,
             workers=2,
         )
     assert left == ()
@@ -292,7 +292,7 @@ def waits(monkeypatch) -> list[float]:
     told: list[float] = []
 
     def wait_until(is_over, deadline, what, **options):
-        told.append(max(0, deadline.remaining_s - LATE_S))
+        told.append(max(0, deadline.remaining_s - GRACE_S))
 
     monkeypatch.setattr("ai_how.plan.undo.wait_until", wait_until)
     return told
@@ -301,7 +301,7 @@ def waits(monkeypatch) -> list[float]:
 def cut_short(bench) -> None:
     """Of three steps the first was seen to end, the second was there, the third was cut short."""
     with bench.journal(plain(0)) as journal:
-        journal.intend([Put("a"), Put("b"), Put("c", ("a",))])
+        journal.intent([Put("a"), Put("b"), Put("c", ("a",))])
         journal.done({"a": Applied.MADE, "b": Applied.KEPT})
     for name in "abc":
         (bench.world.root / name).touch()
@@ -349,11 +349,11 @@ def test_nothing_is_undone_twice_where_all_was_seen_or_nothing_can_come_late(ben
     assert back(bench) == ["c", "a"]
     bench.world.log.clear()
     with bench.journal(plain(0)) as journal:
-        journal.intend([Put("a")])
+        journal.intent([Put("a")])
         journal.done({"a": Applied.MADE})
     assert back(bench, settle_s=1000) == ["a"]
     with bench.journal(plain(0)) as journal:
-        journal.intend([Put("a"), Put("b")])
+        journal.intent([Put("a"), Put("b")])
         journal.undone(["a"])
         journal.done({"b": Applied.KEPT})
     assert back(bench, settle_s=1000) == ["a"], "which is what it reverted before"
@@ -433,7 +433,7 @@ def open_files() -> list[str]:
 @pytest.fixture
 def written(bench) -> Path:
     with bench.journal(plain(1)) as journal:
-        journal.intend([Put("a"), Put("b")])
+        journal.intent([Put("a"), Put("b")])
         journal.done({"a": Applied.MADE})
     return bench.journal_path
 
@@ -466,7 +466,7 @@ def refuse(descriptor):
 
 
 def make_journal(bench):
-    bench.journal(plain(1)).leave()
+    bench.journal(plain(1)).close_file()
     return bench.left()
 
 
@@ -480,7 +480,7 @@ def test_a_torn_tail_is_cut_off_for_good_before_more_is_written(bench, written, 
         os, "fsync", lambda number: (sizes.append(os.fstat(number).st_size), real(number))
     )
     with Journal.reopen(seen):
-        assert sizes == [seen.whole_bytes]
+        assert sizes == [seen.valid_bytes]
 
 
 def test_a_descriptor_that_cannot_be_closed_is_let_go(bench, monkeypatch):
@@ -492,18 +492,18 @@ def test_a_descriptor_that_cannot_be_closed_is_let_go(bench, monkeypatch):
 
     journal = bench.journal(plain(1))
     monkeypatch.setattr(os, "close", close)
-    journal.leave()
+    journal.close_file()
     assert journal._descriptor is None
 
 
 def test_what_was_done_and_not_undone_is_told(bench):
     with bench.journal(plain(1)) as journal:
-        journal.intend([Put("a"), Put("b"), Put("c"), Put("d")])
+        journal.intent([Put("a"), Put("b"), Put("c"), Put("d")])
         journal.done({"a": Applied.MADE, "b": Applied.KEPT, "c": Applied.MADE})
         journal.undone(["c"])
     seen = bench.left()
     assert seen.done == {"a", "b"}
-    assert seen.settled == {"b", "c"}
+    assert seen.needs_no_undo == {"b", "c"}
 
 
 def test_what_json_does_not_know_is_not_written():
@@ -513,8 +513,8 @@ def test_what_json_does_not_know_is_not_written():
 
 def test_a_journal_is_left_as_often_as_one_likes(bench):
     journal = bench.journal(plain(1))
-    journal.leave()
-    journal.leave()
+    journal.close_file()
+    journal.close_file()
     assert journal._descriptor is None
 
 
@@ -552,7 +552,7 @@ def test_a_header_that_could_not_be_written_leaves_one_that_says_nothing(bench, 
         with pytest.raises(StateError, match="No space left on device"):
             bench.journal(plain(1))
     assert bench.left() is None
-    bench.journal(plain(1)).leave()
+    bench.journal(plain(1)).close_file()
     assert bench.left().begun == ()
 
 
@@ -610,7 +610,7 @@ def test_its_removal_is_durable(bench, written, monkeypatch):
 def test_boundaries_are_told_before_and_after_each_record(bench):
     heard = []
     with bench.journal(plain(1), lambda moment, key: heard.append((moment, key))) as journal:
-        journal.intend([Put("a"), Put("b")])
+        journal.intent([Put("a"), Put("b")])
         journal.done({"a": Applied.MADE})
         journal.failed({"b": HostError("b broke")})
         journal.undone(["b"])

@@ -12,7 +12,7 @@ from plan_world import Bench, Put, cluster_plan
 
 from ai_how.errors import HostError, InterruptedRunError, PlanFailedError, UndoIncompleteError
 from ai_how.plan.executor import OnFailure
-from ai_how.plan.interrupts import SAME_WISH_S, Interrupts
+from ai_how.plan.interrupts import SAME_INTERRUPT_S, Interrupts
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
 from ai_how.process import run
@@ -112,7 +112,7 @@ def test_what_an_interrupted_run_cannot_undo_is_told(bench):
 def test_a_run_that_is_not_to_be_undone_stays_where_it_was_stopped(bench):
     bench.world.on = _at("domain-0", bench.interrupts.request)
     with pytest.raises(InterruptedRunError, match="left as it is"):
-        bench.run(PLAN, on_failure=OnFailure.GO_ON, workers=1)
+        bench.run(PLAN, on_failure=OnFailure.CONTINUE, workers=1)
     assert bench.world.content == sorted(bench.world.keys("after apply"))
     assert not bench.journal_path.exists()
 
@@ -121,7 +121,7 @@ def _interrupt_twice_and_hang(interrupts: Interrupts, hang: threading.Event) -> 
     _signal_self(signal.SIGINT)
     # Heard one by one: two that come at once are one wish.
     wait_until(lambda: interrupts.is_requested, Deadline.after(60), "the first to be heard")
-    time.sleep(2 * SAME_WISH_S)
+    time.sleep(2 * SAME_INTERRUPT_S)
     _signal_self(signal.SIGINT)
     hang.wait()
 

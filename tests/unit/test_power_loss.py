@@ -150,7 +150,7 @@ def told_by(root: Path, name: str = "journal.jsonl") -> Told:
     seen = Journal.read(root / name, STEP_TYPES)
     if seen is None or seen.is_over:
         return None
-    return seen.verb, tuple(step.key for step in seen.begun), seen.settled
+    return seen.verb, tuple(step.key for step in seen.begun), seen.needs_no_undo
 
 
 def note_on(root: Path) -> str | None:
@@ -163,7 +163,7 @@ def note_on(root: Path) -> str | None:
     with Journal.reopen(seen) as journal:
         journal.undone(["b"])
         again = Journal.read(path, STEP_TYPES)
-        if again is None or again.settled != seen.settled | {"b"}:
+        if again is None or again.needs_no_undo != seen.needs_no_undo | {"b"}:
             return f"what is noted on top is not read again: {again}"
         journal.close()
     return "the journal remains" if path.exists() else None
@@ -234,7 +234,7 @@ def test_a_journal_that_is_gone_on_with_loses_nothing_of_the_first_run(
 def _leave_journal(path: Path, torn: int) -> None:
     """As a run leaves it that dies when it had begun two steps, and was noting more."""
     with Journal.create(path, verb="start", op_id=OP_ID, cluster="demo", note={}) as journal:
-        journal.intend(STEPS)
+        journal.intent(STEPS)
         whole = path.stat().st_size
         journal.undone(["x" * 5000])
     with path.open("r+b") as file:
@@ -248,7 +248,7 @@ def test_a_run_whose_journal_is_gone_has_its_state(root, scratch, tmp_path, tear
     def run() -> None:
         mark()
         journal = Journal.create(paths.journal, verb="start", op_id=OP_ID, cluster="demo", note={})
-        journal.intend(STEPS)
+        journal.intent(STEPS)
         mark()
         there = read_state(paths)
         assert there is not None

@@ -15,11 +15,15 @@ from ai_how.errors import HostError
 from ai_how.spec.nodes import nodes_of
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.nodes.domain_definition import DomainDefinition
-from ai_how.vm_management.saved_machines.generic_vm import MachineKey, machine_key_of, why_cold
+from ai_how.vm_management.saved_machines.generic_vm import (
+    MachineKey,
+    cold_boot_reason,
+    machine_key_of,
+)
 from ai_how.vm_management.saved_machines.matching import find_matches
 from ai_how.vm_management.saved_machines.store import (
     DISK,
-    KEPT,
+    MAX_KEPT,
     MEMORY,
     SavedMachine,
     SavedMachines,
@@ -43,7 +47,7 @@ def manifest_of(draft: Path, fit: MachineKey, *, digest: str = DIGEST) -> SavedM
     (draft / "console.log").write_text("boot")
     return SavedManifest(
         key=fit.key,
-        shape=fit.shape,
+        shape=fit.definition_digest,
         host=fit.host,
         id=uuid4(),
         made_at=datetime.now(UTC),
@@ -170,10 +174,10 @@ def test_no_machine_outlives_its_image(machines: SavedMachines) -> None:
 
 
 def test_the_longest_unused_go_first(machines: SavedMachines) -> None:
-    made = [save(machines, fit(disk_gib=number)) for number in range(1, KEPT + 3)]
+    made = [save(machines, fit(disk_gib=number)) for number in range(1, MAX_KEPT + 3)]
     for age, machine in enumerate(reversed(made)):
         os.utime(machine.directory, (1_000_000 - age, 1_000_000 - age))
-    machines.note_use(made[0])
+    machines.mark_used(made[0])
     machines.remove_unfit(host=HERE, images={DIGEST})
     assert set(machines.list()) == {made[0], *made[3:]}
 
@@ -189,8 +193,8 @@ def test_whatever_stands_where_a_manifest_was_there_is_no_machine(machines: Save
 def test_nodes_with_devices_or_mounts_of_the_host_boot_and_it_is_said(
     machines: SavedMachines,
 ) -> None:
-    assert why_cold(COMPUTE) is None
-    assert why_cold(COMPUTE_GPU) == "it has a device of the host"
+    assert cold_boot_reason(COMPUTE) is None
+    assert cold_boot_reason(COMPUTE_GPU) == "it has a device of the host"
     draft = draft_of(read_hpc())
     shapes = {"compute-01": COMPUTE_GPU}
     found = find_matches(

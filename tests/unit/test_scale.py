@@ -90,7 +90,7 @@ def works_of(draft: DesiredCluster, image) -> dict[str, Callable[[], object]]:
         while waiting:
             waiting = gate.admit(waiting, is_idle=False)
             for step in waiting:
-                gate.settle(step.key, has_failed=False)
+                gate.finished(step.key, has_failed=False)
             waiting = gate.admit([], is_idle=False) if waiting else []
 
     sinfo = "".join(f"{one.name}|idle|none\n" for one in state.nodes)

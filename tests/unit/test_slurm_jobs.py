@@ -38,7 +38,7 @@ class Slurm:
     heard: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     interrupts: Interrupts = field(default_factory=Interrupts)
-    patience: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
         self.stop, self.warn = self.interrupts.stop, self.said.append

@@ -230,7 +230,9 @@ def test_a_state_that_was_copied_from_a_neighbour_harms_nobody(roots):
 def test_a_start_is_undone_also_where_an_older_state_was_put_back(roots):
     paths, said = written(roots.state, HERE, 2), []
     note = {"cluster_id": str(HERE.lineage), "serial": 2, "host": TEST_HOST}
-    Journal.create(paths.journal, verb="start", op_id=uuid4(), cluster="demo", note=note).leave()
+    Journal.create(
+        paths.journal, verb="start", op_id=uuid4(), cluster="demo", note=note
+    ).close_file()
     run(["install", "-m", "600", paths.backups / "1.json", paths.state])
     manager_of(roots, said).stop()
     assert said[0].startswith("undoing the start that was cut short")

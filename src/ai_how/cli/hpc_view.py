@@ -30,7 +30,7 @@ def show_start(cluster: str, plan: "Plan", took_s: float, *, is_json: bool, dry_
                 "cluster": cluster,
                 "seconds": round(took_s, 3),
                 "dry_run": dry_run,
-                "boot_limit": plan.limit.most if plan.limit else None,
+                "boot_limit": plan.limit.maximum if plan.limit else None,
                 "steps": steps,
             }
         )
@@ -47,7 +47,7 @@ def _show_plan(plan: "Plan") -> None:
     for step in plan.steps:
         console.show_line(f"{step.key}: {step.describe()}")
     if limit := plan.limit:
-        nodes = f"at most {limit.most} of {len(limit.segments)} nodes"
+        nodes = f"at most {limit.maximum} of {len(limit.segments)} nodes"
         console.show_line(f"{nodes} boot at the same time (start.boot_limit)")
 
 

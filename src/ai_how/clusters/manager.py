@@ -34,7 +34,7 @@ from ai_how.guest.journal import read_journal
 from ai_how.host.place import HypervisorHost, resolve_host, storage_of
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.console import Console
-from ai_how.plan.journal import Journal, JournalRecord, OnBoundary
+from ai_how.plan.journal import Journal, JournalContents, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
 from ai_how.spec.document import render_default_file
@@ -63,7 +63,7 @@ class ClusterManager:
     connect: str | None = None
     observer: Observer = field(default_factory=Observer)
     warn: Callable[[str], None] = lambda _line: None
-    patience: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     on_boundary: OnBoundary | None = None
 
     @property
@@ -316,7 +316,7 @@ class ClusterManager:
                 hint="give the new cluster another name",
             )
 
-    def _read_journal(self) -> JournalRecord | None:
+    def _read_journal(self) -> JournalContents | None:
         """The journal of a killed run, or None. Raises StateError if it is of another kind."""
         if note := Journal.read_note(self.paths.journal):
             self._require_kind(note.get("kind", HPC))
@@ -385,7 +385,7 @@ class ClusterManager:
                 client=client,
                 observer=self.observer,
                 warn=self.warn,
-                patience=self.patience,
+                timeouts=self.timeouts,
                 on_boundary=self.on_boundary,
             )
             if left := self._read_journal():

@@ -13,8 +13,8 @@ from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
 from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.networks.host_networks import HostNetworks
-from ai_how.vm_management.networks.links import Link, find_bridge_trouble, find_ports
-from ai_how.vm_management.nodes.clocks import watched_clocks
+from ai_how.vm_management.networks.links import Link, find_bridge_problem, find_ports
+from ai_how.vm_management.nodes.clocks import polled_clocks
 from ai_how.vm_management.owners import describe_owner, owner_of
 
 
@@ -118,7 +118,7 @@ def observe(
     workload = Workload(None)
     skews_s: Mapping[UUID, float] = {}
     if asks_workload:
-        with watched_clocks(client, domains.values()) as skews_s:
+        with polled_clocks(client, domains.values()) as skews_s:
             workload = kind.observe_workload(client, state, domains)
     return Observed(
         domains=domains,
@@ -160,12 +160,12 @@ def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -
     bridge = network.bridge or ""
     try:
         links = networks.links()
-        trouble_of_bridge = find_bridge_trouble(
+        trouble_of_bridge = find_bridge_problem(
             links, bridge, read_network_facts(network.xml).address
         )
         is_served = networks.is_dns_served(state.network.gateway)
         wants_uplink = state.network.uplink
-        trouble = networks.find_uplink_trouble(state.network.subnet) if wants_uplink else None
+        trouble = networks.find_uplink_problem(state.network.subnet) if wants_uplink else None
     except AiHowError:
         return None
     taps = _taps_of_nodes(seen, state, network)

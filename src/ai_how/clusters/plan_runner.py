@@ -20,7 +20,7 @@ from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.executor import OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
-from ai_how.plan.journal import Journal, JournalRecord, OnBoundary
+from ai_how.plan.journal import Journal, JournalContents, OnBoundary
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
@@ -48,10 +48,10 @@ class PlanRunner:
     client: LibvirtClient
     observer: Observer
     warn: Callable[[str], None]
-    patience: Timeouts
+    timeouts: Timeouts
     on_boundary: OnBoundary | None = None
 
-    def recover(self, left: JournalRecord) -> None:
+    def recover(self, left: JournalContents) -> None:
         """Undo a start that was cut short; continue a stop or destroy."""
         state = read_state(self.paths)
         # A lower serial means that the state is a backup, which is older than this start.
@@ -75,7 +75,7 @@ class PlanRunner:
             remove_state(self.paths)
             forget(self.paths)
 
-    def _end_start(self, left: JournalRecord, *, is_known: bool) -> None:
+    def _end_start(self, left: JournalContents, *, is_known: bool) -> None:
         """Write the state of a start that was complete; undo any other."""
         planned = left.note.get("plan")
         if planned and left.done.issuperset(planned):
@@ -104,7 +104,7 @@ class PlanRunner:
                 self._world(state.lineage, interrupts),
                 images=start.images,
                 archives=start.archives,
-                console_ends=mark_consoles(self.paths, state),
+                console_offsets=mark_consoles(self.paths, state),
             )
             if keep_on_failure:
                 # Before the first step, as objects that remain after a failure need a state. No
@@ -189,7 +189,7 @@ class PlanRunner:
                 observer=self.observer,
                 interrupts=interrupts,
                 workers=min(MAX_WORKERS, len(plan.steps)),
-                on_failure=OnFailure.GO_ON,
+                on_failure=OnFailure.CONTINUE,
             )
             journal.close()
 
@@ -225,7 +225,7 @@ class PlanRunner:
             client=self.client,
             disks=DiskManager(self.place.storage),
             stop=interrupts.stop,
-            patience=self.patience,
+            timeouts=self.timeouts,
             warn=self.warn,
             networks=HostNetworks(tuple(self.place.enter([]))),
             restart_libvirtd=self.place.restart_libvirtd,

@@ -25,10 +25,10 @@ from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.disks.space import GIB
 from ai_how.vm_management.networks.definition import ForwardMode
 from ai_how.vm_management.owners import (
+    belongs_to_caller,
     caller_of,
     describe_owner,
     find_uid,
-    is_callers,
     owner_of,
 )
 
@@ -113,7 +113,7 @@ def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost)
     mine: list[tuple[DomainInfo, Mark]] = []
     others: list[tuple[DomainInfo, Mark]] = []
     for pair in marked_vms(client.list_domains(), paths.name):
-        (mine if is_callers(pair[0], caller, place) else others).append(pair)
+        (mine if belongs_to_caller(pair[0], caller, place) else others).append(pair)
     return mine, others
 
 

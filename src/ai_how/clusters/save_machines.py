@@ -30,15 +30,15 @@ from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.saved_machines.generic_vm import (
     GENERIC_ID,
     MachineKey,
+    cold_boot_reason,
     machine_key_of,
-    why_cold,
 )
 from ai_how.vm_management.saved_machines.matching import describe_host
 from ai_how.vm_management.saved_machines.saving import (
     MachineToSave,
-    Watch,
+    ProgressCallback,
+    no_save_reason,
     save_machine,
-    why_unsaved,
 )
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
 from ai_how.vm_management.steps.disks import CreateOverlay
@@ -68,13 +68,13 @@ def warm_up(
     roots: Roots,
     place: HypervisorHost,
     *,
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> SaveResult:
     """Save a machine for every node that can be restored from one, unless it exists.
 
     Raises HostError if we cannot read the memory that libvirt saves on this host.
     """
-    if why := why_unsaved(place):
+    if why := no_save_reason(place):
         raise HostError(why, hint="ai-how --connect embedded image warm")
     try:
         return _save_missing(kind, kind.section_of(spec), roots, place, watch=watch)
@@ -85,7 +85,12 @@ def warm_up(
 
 
 def _save_missing(
-    kind: ClusterKind, section: ClusterSection, roots: Roots, place: HypervisorHost, *, watch: Watch
+    kind: ClusterKind,
+    section: ClusterSection,
+    roots: Roots,
+    place: HypervisorHost,
+    *,
+    watch: ProgressCallback,
 ) -> SaveResult:
     machines = SavedMachines(place.storage)
     saved, there = [], []
@@ -98,12 +103,12 @@ def _save_missing(
         host = describe_host(client, accel)
         wanted, cold = _find_wanted(kind, section, roots, place, accel, host)
         for one in wanted.values():
-            machine = machines.find(one.fit.key)
+            machine = machines.find(one.machine_key.key)
             if machine and machines.discard_damaged(machine) is None:
                 there.append(machine)
                 continue
             _require_room(one, place)
-            saved.append(save_machine(one, place, client, stop=interrupts.stop, watch=watch))
+            saved.append(save_machine(one, place, client, stop=interrupts.stop, on_progress=watch))
     images = {one.digest for one in ImageStore(roots.images).list()}
     removed = machines.remove_unfit(host=host, images=images)
     return SaveResult(tuple(saved), tuple(there), removed, cold)
@@ -161,7 +166,7 @@ def _find_wanted(
     cold: dict[str, str] = {}
     for node, one in desired.nodes:
         definition = definition_of(node, one)
-        if reason := why_cold(definition):
+        if reason := cold_boot_reason(definition):
             cold[one.name] = reason
             continue
         fit = machine_key_of(
@@ -186,7 +191,7 @@ def warm_in_background(
     Does nothing if we cannot read the memory that libvirt saves there. The process finds the
     section of its cluster by `connect` and `file`, which are those of the start.
     """
-    if why_unsaved(place):
+    if no_save_reason(place):
         return
     where = ["--state-dir", str(roots.state)]
     where += ["--connect", connect] if connect else []

@@ -34,14 +34,14 @@ from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.nodes.boot_limit import choose_boot_limit
 from ai_how.vm_management.nodes.domain_definition import Accel
-from ai_how.vm_management.owners import is_sent_as
+from ai_how.vm_management.owners import is_same_definition
 from ai_how.vm_management.saved_machines.matching import (
     NONE_SAVED,
     SavedMachineMatches,
     describe_host,
     find_matches,
 )
-from ai_how.vm_management.saved_machines.saving import why_unsaved
+from ai_how.vm_management.saved_machines.saving import no_save_reason
 from ai_how.vm_management.saved_machines.store import SavedMachines
 from ai_how.vm_management.steps.guest import AwaitAgent, GiveIdentity
 
@@ -242,7 +242,7 @@ def _match_saved(context: StartContext, looked: _Looked) -> SavedMachineMatches:
     wants_warm = context.is_warm and context.section.start.warm
     if not wants_warm or not new or not place.saves_memory:
         return NONE_SAVED
-    if why := why_unsaved(place):
+    if why := no_save_reason(place):
         return SavedMachineMatches(
             {}, (f"new nodes boot instead of being restored: {why} (start.warm)",)
         )
@@ -262,7 +262,7 @@ def _stale_nodes(
         sent = paths.xml / f"{one.domain_name}.xml"
         if seen.find_domain(one.uuid) is None or not sent.exists():
             continue
-        if not is_sent_as(sent.read_text(), inputs.domain_xml(node, one)):
+        if not is_same_definition(sent.read_text(), inputs.domain_xml(node, one)):
             stale.append(one.name)
     return tuple(stale)
 

@@ -169,7 +169,7 @@ def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
     if not network.is_active and is_in_use:
         yield "it is down, but VMs are running"
     drift, faults = find_drift(define_network(state), network), seen.known_faults
-    yield from drift.told
+    yield from drift.messages
     if faults.bridge_trouble:
         remedy = f"ai-how {state.kind} start"
         yield f"{faults.bridge_trouble}: nodes cannot reach each other; to repair it: {remedy}"

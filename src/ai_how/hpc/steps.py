@@ -31,7 +31,7 @@ from ai_how.hpc.jobs import (
 from ai_how.hpc.workload import SINFO, read_sinfo
 from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
-from ai_how.vm_management.steps.guest import again_if_lost
+from ai_how.vm_management.steps.guest import retry_if_connection_lost
 from ai_how.vm_management.steps.subjects import ClusterStep, DomainStep
 from ai_how.waiting import Deadline
 
@@ -102,7 +102,7 @@ class TellLost(ClusterStep):
     def _tell(self, world: PlanContext, agent: GuestAgent) -> None:
         listed = jobs_script(self.nodes)
         if self.is_restarted:
-            within_s = world.patience.slurm_s
+            within_s = world.timeouts.slurm_s
             # Limited in the guest too, where nothing else would end it.
             wait = f"timeout {within_s:.0f} /usr/lib/ai-how/wait-for-port controller 6817"
             begin = f"{wait} || exit; cat /proc/uptime; date +%s; "
@@ -286,7 +286,7 @@ class StepClock(DomainStep):
                 agent.run(words, Deadline.after(WAKE_S), stop=world.stop)
             agent.set_clock(time.time_ns())
 
-        again_if_lost(step)
+        retry_if_connection_lost(step)
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
@@ -324,7 +324,7 @@ class AwaitReady(ClusterStep):
 
     def apply(self, world: PlanContext) -> Applied:
         agent = world.agent(self.controller, "controller")
-        deadline = Deadline.after(world.patience.ready_s)
+        deadline = Deadline.after(world.timeouts.ready_s)
         try:
             self._await(world, agent, self.nodes, deadline)
         except DeadlineError as error:
@@ -343,12 +343,14 @@ class AwaitReady(ClusterStep):
     ) -> None:
         """Wait for all nodes. Undrain those that we drained; warn of those that a user drained."""
         words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
-        ran = again_if_lost(lambda: agent.check(words, deadline, stop=world.stop)).split()
+        ran = retry_if_connection_lost(
+            lambda: agent.check(words, deadline, stop=world.stop)
+        ).split()
         silent = [name for name in nodes if name not in ran]
         if not silent:
             return
         asked = [*SINFO, "-n", ",".join(silent)]
-        seen = read_sinfo(again_if_lost(lambda: agent.run(asked, deadline)).output)
+        seen = read_sinfo(retry_if_connection_lost(lambda: agent.run(asked, deadline)).output)
         for name in silent:
             if name in seen and seen[name].is_drained:
                 world.warn(describe_drained(seen[name]))

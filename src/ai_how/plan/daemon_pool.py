@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # How long the main thread waits at once: signals are heard between two slices.
-SLICE_S = 0.2
+POLL_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Ended(Generic[T]):
+class CallResult(Generic[T]):
     """How a call ended: `result`, or `error` where it raised."""
 
     key: str
@@ -42,7 +42,7 @@ class DaemonPool(Generic[T]):
         self._on_error = on_error
         self._threads: list[threading.Thread] = []
         self._calls: queue.SimpleQueue[tuple[str, Callable[[], T]] | None] = queue.SimpleQueue()
-        self._ended: queue.SimpleQueue[Ended[T]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[CallResult[T]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -53,12 +53,12 @@ class DaemonPool(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.dismiss()
+        self.release_threads()
         if kind is None:
             for thread in self._threads:
                 thread.join()
 
-    def dismiss(self) -> None:
+    def release_threads(self) -> None:
         """Let each thread end after the call that it makes; nobody waits for that."""
         for _ in self._threads:
             self._calls.put(None)
@@ -67,19 +67,19 @@ class DaemonPool(Generic[T]):
         """Have `call` made, at once where a thread is free."""
         self._calls.put((key, call))
         if len(self._threads) < self.workers:
-            self._enlist()
+            self._add_thread()
 
-    def wait(self, timeout_s: float) -> list[Ended[T]]:
+    def wait(self, timeout_s: float) -> list[CallResult[T]]:
         """The calls that have ended: none where none ends in time, else all that are there."""
         try:
-            ended = [self._ended.get(timeout=timeout_s)]
-            while not self._ended.empty():
-                ended.append(self._ended.get())
+            ended = [self._results.get(timeout=timeout_s)]
+            while not self._results.empty():
+                ended.append(self._results.get())
         except queue.Empty:
             return []
         return ended
 
-    def _enlist(self) -> None:
+    def _add_thread(self) -> None:
         """One thread more. Where the system gives none, the call waits for those that there are.
 
         Where there are none at all, it is made here: an undo has to come to its end.
@@ -107,7 +107,7 @@ class DaemonPool(Generic[T]):
             # of a thread for which the plan would wait for ever.
             except BaseException as error:  # noqa: BLE001
                 failure = error
-            self._ended.put(Ended(key, result, failure, time.monotonic() - begun_at))
+            self._results.put(CallResult(key, result, failure, time.monotonic() - begun_at))
             if failure is not None and self._on_error is not None:
                 self._on_error()
             del job, call, result, failure

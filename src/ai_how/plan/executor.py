@@ -17,7 +17,7 @@ from ai_how.errors import (
     UndoIncompleteError,
     brief_of,
 )
-from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
+from ai_how.plan.daemon_pool import POLL_INTERVAL_S, CallResult, DaemonPool
 from ai_how.plan.failures import (
     SavedEvidence,
     failure_of,
@@ -26,13 +26,13 @@ from ai_how.plan.failures import (
 )
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
-from ai_how.plan.observer import Observer, tell
+from ai_how.plan.observer import Observer, notify
 from ai_how.plan.start_limiter import StartLimiter
 from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import undo
 
 logger = logging.getLogger(__name__)
-Evidence = Callable[[Sequence[StepFailure]], SavedEvidence | None]
+EvidenceCallback = Callable[[Sequence[StepFailure]], SavedEvidence | None]
 
 
 class OnFailure(StrEnum):
@@ -42,7 +42,7 @@ class OnFailure(StrEnum):
     """Begin no more, and take back what was made."""
     KEEP = "keep"
     """Begin no more, and leave everything standing."""
-    GO_ON = "go-on"
+    CONTINUE = "continue"
     """Do all that does not need the failed one: one stuck guest must not keep the others alive."""
 
 
@@ -55,7 +55,7 @@ def execute(
     interrupts: Interrupts,
     workers: int = 8,
     on_failure: OnFailure = OnFailure.UNDO,
-    evidence: Evidence | None = None,
+    evidence: EvidenceCallback | None = None,
 ) -> None:
     """Apply every step, each after all that it needs, at most `workers` at a time.
 
@@ -71,15 +71,15 @@ def execute(
     """
     run = _Run(plan, world, journal, observer, interrupts, on_failure)
     # The others end early, but after the first error was handed over: that one is the cause.
-    on_error = None if on_failure is OnFailure.GO_ON else interrupts.stop.set
-    with DaemonPool[Applied](workers, on_error=on_error) as crew:
-        run.apply_on(crew)
+    on_error = None if on_failure is OnFailure.CONTINUE else interrupts.stop.set
+    with DaemonPool[Applied](workers, on_error=on_error) as pool:
+        run.apply_on(pool)
     if run.is_complete:
         return
     if evidence and run.failures:
-        run.save(partial(evidence, tuple(run.failures)))
+        run.save_evidence(partial(evidence, tuple(run.failures)))
     if on_failure is OnFailure.UNDO:
-        run.take_back(workers)
+        run.undo_begun(workers)
     try:
         journal.close()
     except StateError as error:
@@ -107,7 +107,7 @@ class _Run:
         self._interrupts = interrupts
         self._on_failure = on_failure
         self._order = TopologicalSorter({step.key: step.needs for step in plan.steps})
-        self._gate = StartLimiter(plan.limit)
+        self._limiter = StartLimiter(plan.limit)
         self._ready: list[Step] = []
         self._begun: dict[str, Step] = {}
         self._done: dict[str, Applied] = {}
@@ -125,70 +125,70 @@ class _Run:
         return self.failures[0].error if self.failures else None
 
     @property
-    def _wants_more(self) -> bool:
+    def _may_begin(self) -> bool:
         if self._interrupts.is_requested or self._is_journal_lost:
             return False
-        return not self.failures or self._on_failure is OnFailure.GO_ON
+        return not self.failures or self._on_failure is OnFailure.CONTINUE
 
-    def apply_on(self, crew: DaemonPool[Applied]) -> None:
+    def apply_on(self, pool: DaemonPool[Applied]) -> None:
         """Begin what can begin and wait for what runs, until there is neither."""
         by_key = {step.key: step for step in self._plan.steps}
         self._order.prepare()
         while True:
-            self._ready += self._gate.admit(
+            self._ready += self._limiter.admit(
                 (by_key[key] for key in self._order.get_ready()),
                 is_idle=not self._running and not self._ready,
             )
-            if self._wants_more:
-                self._begin(crew)
+            if self._may_begin:
+                self._begin(pool)
             if not self._running:
                 break
-            self._settle(crew.wait(SLICE_S))
+            self._record_results(pool.wait(POLL_INTERVAL_S))
             self._interrupts.acknowledge(self._observer)
-        self._add([])
+        self._add_failures([])
 
-    def _begin(self, crew: DaemonPool[Applied]) -> None:
+    def _begin(self, pool: DaemonPool[Applied]) -> None:
         """Begin as many as there are free threads: a queued step would be undone in vain."""
-        free = crew.workers - len(self._running)
+        free = pool.workers - len(self._running)
         steps, self._ready = self._ready[:free], self._ready[free:]
         if not steps:
             return
         try:
-            self._journal.intend(steps)
+            self._journal.intent(steps)
         except Exception as error:  # noqa: BLE001  what is running must end and be undone
             self._lose_journal(error)
             return
         for step in steps:
             self._begun[step.key] = step
             self._running.add(step.key)
-            crew.submit(step.key, partial(self._apply, step))
+            pool.submit(step.key, partial(self._apply, step))
             logger.info("%s", step.describe())
-            tell(self._observer.begun, step)
+            notify(self._observer.begun, step)
 
     def _apply(self, step: Step) -> Applied:
-        """On a thread of the crew."""
+        """On a thread of the pool."""
         try:
             return Applied(step.apply(self._world))
         except BaseException as error:
             error.add_note(f"while applying {step.key}")
             raise
 
-    def _settle(self, ended: Sequence[Ended[Applied]]) -> None:
+    def _record_results(self, ended: Sequence[CallResult[Applied]]) -> None:
         done = {one.key: one.result for one in ended if one.result is not None}
         failed = {one.key: one.error for one in ended if one.error is not None}
         self._running -= {one.key for one in ended}
         self._done |= done
-        self._add(self._failure_of(key, error) for key, error in failed.items())
+        self._add_failures(self._failure_of(key, error) for key, error in failed.items())
         self._order.done(*done)
         for one in ended:
             step = self._begun[one.key]
-            self._gate.settle(step.key, has_failed=one.error is not None)
+            self._limiter.finished(step.key, has_failed=one.error is not None)
             if one.error is not None:
                 logger.info("%s failed after %.1f s: %s", step.key, one.elapsed_s, one.error)
-                tell(self._observer.failed, step, one.error)
+                notify(self._observer.failed, step, one.error)
             elif one.result is not None:
                 logger.info("%s: %s after %.1f s", step.key, one.result, one.elapsed_s)
-                tell(self._observer.done, step, one.result, one.elapsed_s)
+                notify(self._observer.done, step, one.result, one.elapsed_s)
         try:
             if done:
                 self._journal.done(done)
@@ -200,7 +200,7 @@ class _Run:
     def _failure_of(self, key: str, error: BaseException) -> StepFailure:
         return failure_of(self._begun[key], error, self._journal.cluster)
 
-    def _add(self, failures: Iterable[StepFailure]) -> None:
+    def _add_failures(self, failures: Iterable[StepFailure]) -> None:
         """What fails after the wish to stop is its consequence; before it, a failure."""
         if not self.failures:
             self._was_interrupted = self._interrupts.is_requested
@@ -208,21 +208,21 @@ class _Run:
 
     def _lose_journal(self, error: Exception) -> None:
         error.add_note("while keeping the journal")
-        self._add([StepFailure(None, error)])
+        self._add_failures([StepFailure(None, error)])
         self._is_journal_lost = True
 
-    def save(self, evidence: Callable[[], SavedEvidence | None]) -> None:
+    def save_evidence(self, evidence: Callable[[], SavedEvidence | None]) -> None:
         """Call it on a thread of its own, as it may ask the hypervisor."""
-        with DaemonPool[SavedEvidence | None](1) as crew:
-            crew.submit("evidence", evidence)
-            while not (ended := crew.wait(SLICE_S)):
+        with DaemonPool[SavedEvidence | None](1) as pool:
+            pool.submit("evidence", evidence)
+            while not (ended := pool.wait(POLL_INTERVAL_S)):
                 self._interrupts.acknowledge(self._observer)
         if (error := ended[0].error) is not None:
             error.add_note("while saving the evidence")
-            self._add([StepFailure(None, error)])
+            self._add_failures([StepFailure(None, error)])
         self._saved = ended[0].result
 
-    def take_back(self, workers: int) -> None:
+    def undo_begun(self, workers: int) -> None:
         """Undo all that this run began. Raises UndoIncompleteError with what remains."""
         remaining = undo(
             tuple(self._begun.values()),
@@ -230,17 +230,17 @@ class _Run:
             self._journal,
             observer=self._observer,
             interrupts=self._interrupts,
-            settled={key for key, applied in self._done.items() if applied is Applied.KEPT},
+            needs_no_undo={key for key, applied in self._done.items() if applied is Applied.KEPT},
             workers=workers,
         )
         if not remaining:
             return
-        self._journal.leave()
+        self._journal.close_file()
         failures = [*self.failures, *(one.as_failure(self._journal.cluster) for one in remaining)]
         raise self._error(
             UndoIncompleteError,
-            f"{self._happened}, and {len(remaining)} of {len(self._begun)} steps could not be "
-            f"undone{self._why}",
+            f"{self._outcome}, and {len(remaining)} of {len(self._begun)} steps could not be "
+            f"undone{self._cause_text}",
             [render_remaining(remaining, self._journal.path) + render_errors(failures)],
             failures,
         ) from failures[0].error
@@ -255,7 +255,7 @@ class _Run:
         else:
             outcome = "what it had done was left as it is"
             details += [f"not begun: {', '.join(left)}"] if left else []
-        brief = f"{self._happened}; {outcome}{self._why}"
+        brief = f"{self._outcome}; {outcome}{self._cause_text}"
         return self._error(kind, brief, details, self.failures, hint=self._hint)
 
     def _error(
@@ -282,12 +282,12 @@ class _Run:
         )
 
     @property
-    def _happened(self) -> str:
+    def _outcome(self) -> str:
         what = "was interrupted" if self._was_interrupted else "failed"
         return f"{self._plan.verb} {what}"
 
     @property
-    def _why(self) -> str:
+    def _cause_text(self) -> str:
         if self.cause is None:
             return ""
         found = self._saved.cause if self._saved else None

@@ -7,12 +7,12 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from ai_how.errors import InterruptedRunError
-from ai_how.plan.observer import Observer, tell
+from ai_how.plan.observer import Observer, notify
 
-HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # A lost terminal hangs up twice, by the kernel and by the shell: that is one wish, not two.
-SAME_WISH_S = 0.2
+SAME_INTERRUPT_S = 0.2
 
 
 class Interrupts:
@@ -28,7 +28,7 @@ class Interrupts:
         self.stop = threading.Event()
         self._first_at: float | None = None
         self._is_acknowledged = False
-        self._former: dict[signal.Signals, signal.Handlers] = {}
+        self._previous: dict[signal.Signals, signal.Handlers] = {}
 
     @property
     def is_requested(self) -> bool:
@@ -44,13 +44,13 @@ class Interrupts:
         """Tell the observer, once, that the wish was heard."""
         if self.is_requested and not self._is_acknowledged:
             self._is_acknowledged = True
-            tell(observer.interrupted)
+            notify(observer.interrupted)
 
     def __enter__(self) -> Self:
-        for number in HEARD:
+        for number in HANDLED_SIGNALS:
             # Under nohup, or in the background of a script, a signal was told to be ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._former[number] = signal.signal(number, self._hear)  # type: ignore[assignment]
+                self._previous[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
         return self
 
     def __exit__(
@@ -59,17 +59,17 @@ class Interrupts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._former.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._former.clear()
+        self._previous.clear()
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError(
                 "interrupted twice: left at once",
                 details="What had begun is in the journal; the next command undoes it.",
             ) from None
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._first_at is None:
             self.request()
-        elif time.monotonic() - self._first_at > SAME_WISH_S:
+        elif time.monotonic() - self._first_at > SAME_INTERRUPT_S:
             raise KeyboardInterrupt

@@ -32,7 +32,7 @@ OnBoundary = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class JournalRecord:
+class JournalContents:
     """What a journal tells of a run that was cut short."""
 
     path: Path
@@ -46,11 +46,11 @@ class JournalRecord:
     """In the order of their beginning; whether they ended is not always known."""
     done: frozenset[str]
     """Keys of the steps that were applied to their end."""
-    settled: frozenset[str]
+    needs_no_undo: frozenset[str]
     """Keys of begun steps with nothing to undo: found there already, or undone."""
     is_over: bool
     """The run came to its end, and only removing the journal is left."""
-    whole_bytes: int
+    valid_bytes: int
     """Where the whole records end; what follows was torn by the end of the run."""
 
     @property
@@ -58,7 +58,7 @@ class JournalRecord:
         """What there is to undo, the newest first."""
         if self.is_over:
             return ()
-        return tuple(step for step in reversed(self.begun) if step.key not in self.settled)
+        return tuple(step for step in reversed(self.begun) if step.key not in self.needs_no_undo)
 
 
 class Journal:
@@ -94,7 +94,7 @@ class Journal:
         on_boundary: OnBoundary | None = None,
     ) -> Self:
         """Begin the journal of a run; StateError where that of an earlier one still is."""
-        if _is_begun(path):
+        if _has_records(path):
             raise StateError(f"{path} is there from a run that was cut short and not yet undone")
         header = {
             "journal": FORMAT,
@@ -111,51 +111,51 @@ class Journal:
             path.unlink(missing_ok=True)
             descriptor = os.open(path, NEW_FILE | os.O_APPEND, 0o600)
         except OSError as error:
-            raise _refused(path, error) from error
+            raise _write_error(path, error) from error
         journal = cls(path, descriptor, on_boundary, cluster=cluster)
         try:
             _append(descriptor, header)
             fsync_directory(path.parent)
         except OSError as error:
-            journal.leave()
-            raise _refused(path, error) from error
+            journal.close_file()
+            raise _write_error(path, error) from error
         return journal
 
     @classmethod
-    def reopen(cls, seen: JournalRecord, *, on_boundary: OnBoundary | None = None) -> Self:
+    def reopen(cls, seen: JournalContents, *, on_boundary: OnBoundary | None = None) -> Self:
         """Go on with a journal that was read, behind its last whole record."""
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(seen.path, flags)
         except OSError as error:
-            raise _refused(seen.path, error) from error
+            raise _write_error(seen.path, error) from error
         journal = cls(seen.path, descriptor, on_boundary, cluster=seen.cluster)
         try:
-            os.ftruncate(descriptor, seen.whole_bytes)
+            os.ftruncate(descriptor, seen.valid_bytes)
             # Else the torn tail might come back behind what is written next.
             os.fsync(descriptor)
         except OSError as error:
-            journal.leave()
-            raise _refused(seen.path, error) from error
+            journal.close_file()
+            raise _write_error(seen.path, error) from error
         return journal
 
     @classmethod
-    def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalRecord | None:
+    def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalContents | None:
         """What a run left; None where there is no journal, or nothing had begun.
 
         A last line that is not whole was never acted upon and does not count. Raises StateError for
         a journal that is damaged elsewhere, or from a newer version.
         """
         try:
-            records, whole_bytes = _read_records(path)
+            records, valid_bytes = _read_records(path)
         except FileNotFoundError:
             return None
         if not records:
             return None
         try:
-            return _tell(path, records, whole_bytes, step_types)
+            return _parse_records(path, records, valid_bytes, step_types)
         except (KeyError, ValueError, TypeError) as error:
-            raise _of_another_version(path, records, error) from error
+            raise _version_error(path, records, error) from error
 
     @staticmethod
     def read_note(path: Path) -> Mapping[str, Any] | None:
@@ -173,37 +173,39 @@ class Journal:
         try:
             return decode_header(records[0]).note
         except (KeyError, ValueError, TypeError) as error:
-            raise _of_another_version(path, records, error) from error
+            raise _version_error(path, records, error) from error
 
-    def intend(self, steps: Sequence[Step]) -> None:
+    def intent(self, steps: Sequence[Step]) -> None:
         """Write down that these are about to be applied, with all that their undo needs."""
-        self._note("intent", [encode_step(step) for step in steps], [step.key for step in steps])
+        self._append_record(
+            "intent", [encode_step(step) for step in steps], [step.key for step in steps]
+        )
 
     def done(self, applied: Mapping[str, Applied]) -> None:
         """Write down what these steps did."""
-        self._note("done", dict(applied), applied)
+        self._append_record("done", dict(applied), applied)
 
     def failed(self, errors: Mapping[str, BaseException]) -> None:
         """Write down why these steps failed; they still have to be undone."""
         told = {key: f"{type(error).__name__}: {error}"[:500] for key, error in errors.items()}
-        self._note("failed", told, errors)
+        self._append_record("failed", told, errors)
 
     def undone(self, keys: Sequence[str]) -> None:
         """Write down that nothing of these steps remains."""
-        self._note("undone", list(keys), keys)
+        self._append_record("undone", list(keys), keys)
 
     def close(self) -> None:
         """The run is over: remove the journal, which says so itself where we die in between."""
         with suppress(StateError):
-            self._note("end", datetime.now(UTC).isoformat(), [""])
-        self.leave()
+            self._append_record("end", datetime.now(UTC).isoformat(), [""])
+        self.close_file()
         try:
             self.path.unlink(missing_ok=True)
             fsync_directory(self.path.parent)
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise _write_error(self.path, error) from error
 
-    def leave(self) -> None:
+    def close_file(self) -> None:
         """Write no more, and let the journal lie for the next run."""
         if self._descriptor is not None:
             # All that was promised is synced: whatever this says, nothing is lost.
@@ -220,9 +222,9 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.leave()
+        self.close_file()
 
-    def _note(self, word: str, what: object, keys: Iterable[str]) -> None:
+    def _append_record(self, word: str, what: object, keys: Iterable[str]) -> None:
         on_boundary = self._on_boundary or _unobserved
         for key in keys:
             on_boundary(f"before {word}", key)
@@ -232,14 +234,14 @@ class Journal:
 
     def _write(self, record: Record) -> None:
         if self._failure is not None:
-            raise _refused(self.path, self._failure) from self._failure
+            raise _write_error(self.path, self._failure) from self._failure
         if self._descriptor is None:
             raise ValueError(f"{self.path} was left")
         try:
             _append(self._descriptor, record)
         except OSError as error:
             self._failure = error
-            raise _refused(self.path, error) from error
+            raise _write_error(self.path, error) from error
 
 
 def _append(descriptor: int, record: Record) -> None:
@@ -251,21 +253,21 @@ def _unobserved(moment: str, key: str) -> None:
     """Let every boundary pass."""
 
 
-def _refused(path: Path, error: OSError) -> StateError:
+def _write_error(path: Path, error: OSError) -> StateError:
     return StateError(
         f"the journal {path} could not be written: {error.strerror}",
         hint=f"df -h {shlex.quote(str(path.parent))}",
     )
 
 
-def _is_begun(path: Path) -> bool:
+def _has_records(path: Path) -> bool:
     try:
         return bool(_read_records(path)[0])
     except FileNotFoundError:
         return False
 
 
-def _of_another_version(path: Path, records: Sequence[Record], error: Exception) -> StateError:
+def _version_error(path: Path, records: Sequence[Record], error: Exception) -> StateError:
     return StateError(
         f"the journal {path} is from another version of ai-how",
         details=f"{type(error).__name__}: {error}",
@@ -279,7 +281,7 @@ def _read_records(path: Path) -> tuple[list[Record], int]:
     Raises FileNotFoundError, or StateError for damage before the end and for what cannot be read.
     """
     records: list[Record] = []
-    whole_bytes = 0
+    valid_bytes = 0
     try:
         lines = read_file(path).splitlines(keepends=True)
     except FileNotFoundError:
@@ -300,23 +302,23 @@ def _read_records(path: Path) -> tuple[list[Record], int]:
             )
         if record is not None:
             records.append(record)
-            whole_bytes += len(line)
-    return records, whole_bytes
+            valid_bytes += len(line)
+    return records, valid_bytes
 
 
-def _tell(
+def _parse_records(
     path: Path,
     records: Sequence[Record],
-    whole_bytes: int,
+    valid_bytes: int,
     step_types: Mapping[str, type[Step]],
-) -> JournalRecord:
+) -> JournalContents:
     """KeyError, ValueError or TypeError for records that are whole, but not ours."""
     if (found := records[0]["journal"]) != FORMAT:
         raise ValueError(f"its format is {found}, ours is {FORMAT}")
     header = decode_header(records[0])
     begun: dict[str, Step] = {}
     done: set[str] = set()
-    settled: set[str] = set()
+    needs_no_undo: set[str] = set()
     is_over = False
     for record in records[1:]:
         match record:
@@ -324,17 +326,17 @@ def _tell(
                 begun |= {step["key"]: decode_step(step, step_types) for step in steps}
             case {"done": dict(applied)}:
                 done |= set(applied)
-                settled |= {key for key, what in applied.items() if what == Applied.KEPT}
+                needs_no_undo |= {key for key, what in applied.items() if what == Applied.KEPT}
             case {"undone": list(keys)}:
                 done -= set(keys)
-                settled |= set(keys)
+                needs_no_undo |= set(keys)
             case {"failed": _}:
                 pass  # For people; a step that failed is undone as one that was cut short.
             case {"end": _}:
                 is_over = True
             case _:
                 raise ValueError(f"it has a record of {', '.join(record)}")
-    return JournalRecord(
+    return JournalContents(
         path=path,
         verb=header.verb,
         op_id=header.op_id,
@@ -344,7 +346,7 @@ def _tell(
         note=header.note,
         begun=tuple(begun.values()),
         done=frozenset(done),
-        settled=frozenset(settled),
+        needs_no_undo=frozenset(needs_no_undo),
         is_over=is_over,
-        whole_bytes=whole_bytes,
+        valid_bytes=valid_bytes,
     )

@@ -35,7 +35,7 @@ class Observer:
         """The user's wish to stop was heard: running steps still end, a second one leaves."""
 
 
-def tell(message: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+def notify(message: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call an observer; a closed terminal, or a bug in it, must not cut a plan short."""
     try:
         message(*args, **kwargs)

@@ -15,7 +15,7 @@ class StartLimiter:
 
     def __init__(self, limit: ConcurrencyLimit | None) -> None:
         segments = limit.segments if limit else ()
-        self._most = limit.most if limit else 0
+        self._maximum = limit.maximum if limit else 0
         self._segment_of = {key: segment for segment in segments for key in segment}
         self._firsts = {segment[0] for segment in segments}
         self._held: deque[Step] = deque()
@@ -32,13 +32,13 @@ class StartLimiter:
             (self._held if step.key in self._firsts else admitted).append(step)
         if is_idle and not admitted:
             self._under_way.clear()
-        while self._held and len(self._under_way) < self._most:
+        while self._held and len(self._under_way) < self._maximum:
             step = self._held.popleft()
             self._under_way.add(self._segment_of[step.key])
             admitted.append(step)
         return admitted
 
-    def settle(self, key: str, *, has_failed: bool) -> None:
+    def finished(self, key: str, *, has_failed: bool) -> None:
         """A step has ended."""
         segment = self._segment_of.get(key)
         if segment and (has_failed or key == segment[-1]):

@@ -61,7 +61,7 @@ class ConcurrencyLimit:
     from the beginning of its first step until its last is done, or one of them has failed.
     """
 
-    most: int
+    maximum: int
     segments: tuple[tuple[str, ...], ...]
 
 
@@ -93,8 +93,8 @@ class Plan:
             self._check_limit(self.limit, every)
 
     def _check_limit(self, limit: ConcurrencyLimit, every: set[str]) -> None:
-        if limit.most < 1:
-            raise ValueError(f"{self.verb}: a limit of {limit.most} lets nothing begin")
+        if limit.maximum < 1:
+            raise ValueError(f"{self.verb}: a limit of {limit.maximum} lets nothing begin")
         limited = [key for segment in limit.segments for key in segment]
         if len(limited) != len(set(limited)) or not all(limit.segments):
             raise ValueError(f"{self.verb}: a step is in two segments, or a segment has none")

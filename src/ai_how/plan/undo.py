@@ -8,15 +8,15 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from ai_how.errors import StateError, UndoIncompleteError
-from ai_how.plan.daemon_pool import SLICE_S, DaemonPool, Ended
+from ai_how.plan.daemon_pool import POLL_INTERVAL_S, CallResult, DaemonPool
 from ai_how.plan.failures import Remaining, render_errors, render_remaining
 from ai_how.plan.interrupts import Interrupts
-from ai_how.plan.journal import Journal, JournalRecord, OnBoundary
-from ai_how.plan.observer import Observer, tell
+from ai_how.plan.journal import Journal, JournalContents, OnBoundary
+from ai_how.plan.observer import Observer, notify
 from ai_how.plan.step import Step
 from ai_how.waiting import Deadline, wait_until
 
-LATE_S = 60
+GRACE_S = 60
 
 logger = logging.getLogger(__name__)
 
@@ -28,43 +28,43 @@ def undo(
     *,
     observer: Observer,
     interrupts: Interrupts,
-    settled: Collection[str] = (),
+    needs_no_undo: Collection[str] = (),
     workers: int,
 ) -> tuple[Remaining, ...]:
-    """Revert the steps that had begun, save the settled ones, each after all that needs it.
+    """Revert the steps that had begun, save the needs_no_undo ones, each after all that needs it.
 
     A revert that fails keeps no other from being tried. The journal is left open.
     """
     by_key = {step.key: step for step in begun}
-    order = _backwards(begun)
+    order = _reverse_order(begun)
     remaining: list[Remaining] = []
-    with DaemonPool[None](workers) as crew:
+    with DaemonPool[None](workers) as pool:
         running = 0
         while order.is_active():
             for key in order.get_ready():
-                if key in settled:
+                if key in needs_no_undo:
                     order.done(key)
                     continue
                 logger.info("undo: %s", key)
-                tell(observer.undoing, by_key[key])
-                crew.submit(key, partial(by_key[key].revert, world))
+                notify(observer.undoing, by_key[key])
+                pool.submit(key, partial(by_key[key].revert, world))
                 running += 1
-            for ended in crew.wait(SLICE_S) if running else ():
+            for ended in pool.wait(POLL_INTERVAL_S) if running else ():
                 running -= 1
                 order.done(ended.key)
                 step = by_key[ended.key]
-                if error := _note_undone(ended, journal):
+                if error := _record_undone(ended, journal):
                     error.add_note(f"while reverting {step.key}")
                     remaining.append(Remaining(step, error))
-                    tell(observer.undo_failed, step, error)
+                    notify(observer.undo_failed, step, error)
                 else:
-                    tell(observer.undone, step)
+                    notify(observer.undone, step)
             interrupts.acknowledge(observer)
     return tuple(remaining)
 
 
 def roll_back(
-    seen: JournalRecord,
+    seen: JournalContents,
     world: Any,  # noqa: ANN401
     *,
     observer: Observer,
@@ -82,7 +82,7 @@ def roll_back(
     """
     age_s = time.time() - seen.path.stat().st_mtime
     due = Deadline.after(min(settle_s, settle_s - age_s))
-    unseen = tuple(step for step in seen.begun if step.key not in seen.done | seen.settled)
+    unseen = tuple(step for step in seen.begun if step.key not in seen.done | seen.needs_no_undo)
     with Journal.reopen(seen, on_boundary=on_boundary) as journal:
         revert = partial(
             undo,
@@ -90,14 +90,14 @@ def roll_back(
             journal=journal,
             observer=observer,
             interrupts=interrupts,
-            settled=seen.settled,
+            needs_no_undo=seen.needs_no_undo,
             workers=workers,
         )
         if not seen.is_over:
             remaining = revert(seen.begun)
             if unseen and settle_s and not remaining:
                 # Later than it is due, or it could be missed between two looks at the clock.
-                late = Deadline(due.at + LATE_S)
+                late = Deadline(due.at + GRACE_S)
                 wait_until(lambda: due.has_passed, late, "the end of what was asked for")
                 remaining = revert(unseen)
             if remaining:
@@ -112,7 +112,7 @@ def roll_back(
         journal.close()
 
 
-def _backwards(steps: Sequence[Step]) -> TopologicalSorter[str]:
+def _reverse_order(steps: Sequence[Step]) -> TopologicalSorter[str]:
     order: TopologicalSorter[str] = TopologicalSorter()
     begun = {step.key for step in steps}
     for step in reversed(steps):
@@ -123,7 +123,7 @@ def _backwards(steps: Sequence[Step]) -> TopologicalSorter[str]:
     return order
 
 
-def _note_undone(ended: Ended[None], journal: Journal) -> BaseException | None:
+def _record_undone(ended: CallResult[None], journal: Journal) -> BaseException | None:
     """Why the step still remains, or None."""
     if ended.error is not None:
         return ended.error

@@ -44,13 +44,13 @@ class PlanContext:
     archives: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     """For each node a call that makes what its guest agent unpacks; secrets are read only then."""
     stop: threading.Event = field(default_factory=threading.Event)
-    patience: Timeouts = Timeouts()
+    timeouts: Timeouts = Timeouts()
     warn: Callable[[str], None] = lambda _line: None
     """A line for the user, from any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)
     restart_libvirtd: Callable[[], None] = lambda: None
     """Ends a libvirtd that is started again at once; does nothing where it is not ours."""
-    console_ends: Mapping[str, int] = field(default_factory=dict)
+    console_offsets: Mapping[str, int] = field(default_factory=dict)
 
     def node_of(self, domain: str) -> str:
         """The node whose VM this is, by the VM's name."""
@@ -62,13 +62,13 @@ class PlanContext:
     def wait_for_agent(self, uuid: UUID, deadline: Deadline) -> None:
         self.client.wait_for_agent(uuid, deadline, self.stop)
 
-    def keep_xml(self, name: str, xml: str) -> None:
+    def write_sent_xml(self, name: str, xml: str) -> None:
         """Keep what is sent to libvirt, for whoever wants to see it."""
         ensure_private_directory(self.paths.xml)
         with replaced_atomically(self.paths.xml / f"{name}.xml") as draft:
             draft.write_text(xml)
 
-    def sent_xml(self, name: str) -> str:
+    def read_sent_xml(self, name: str) -> str:
         """What was sent to libvirt. Raises HostError where it was not kept."""
         try:
             return (self.paths.xml / f"{name}.xml").read_text()

@@ -34,7 +34,7 @@ def owner_of(seen: DomainInfo | NetworkInfo) -> Owner | None:
     return None
 
 
-def is_of(owner: Owner | None, caller: Owner) -> bool:
+def is_owned_by(owner: Owner | None, caller: Owner) -> bool:
     """Whether that is the caller's own; what nobody is known to own is."""
     if owner is None:
         return True
@@ -47,14 +47,14 @@ def is_of(owner: Owner | None, caller: Owner) -> bool:
     return False
 
 
-def is_callers(seen: DomainInfo | NetworkInfo, caller: Owner, place: HypervisorHost) -> bool:
+def belongs_to_caller(seen: DomainInfo | NetworkInfo, caller: Owner, place: HypervisorHost) -> bool:
     """Whether it is the caller's.
 
     An embedded host lies in a state directory, and moves with it: where no other is there, what is
     on it is of this one, whatever its path was.
     """
     owner = owner_of(seen)
-    if is_of(owner, caller):
+    if is_owned_by(owner, caller):
         return True
     return place.moves_with_state and owner is not None and not _is_there(owner.state)
 
@@ -83,7 +83,7 @@ def find_uid(user: str) -> int:
         raise HostError(f"there is no user {user}", hint="getent passwd") from None
 
 
-def is_sent_as(sent: str, rendered: str) -> bool:
+def is_same_definition(sent: str, rendered: str) -> bool:
     """Whether a VM was defined from this XML, or from the same before owners were in it."""
     return sent in (rendered, _OWNER_IN_MARK.sub(r"\1", rendered))
 

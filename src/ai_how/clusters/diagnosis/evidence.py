@@ -162,7 +162,7 @@ def _look_at(
     world: PlanContext, place: HypervisorHost, look: _Look, kind: Diagnosis, given: bytes
 ) -> None:
     node = look.node
-    serial, begin = world.paths.console_log(node.name), world.console_ends.get(node.name, 0)
+    serial, begin = world.paths.console_log(node.name), world.console_offsets.get(node.name, 0)
     console = _read(look, lambda: look.keep("console.log", read_console(serial, begin)))
     look.seen = replace(look.seen, console=console)
     if place.qemu_logs:

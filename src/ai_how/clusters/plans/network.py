@@ -11,12 +11,12 @@ from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift, find_new_hosts
 from ai_how.vm_management.steps.networks import (
     DefineNetwork,
-    MendUplink,
-    PlugIn,
-    RenewDhcp,
+    ReconnectInterface,
+    RepairUplink,
+    RestartDhcp,
     RestartNetwork,
     StartNetwork,
-    TellNetwork,
+    UpdateNetworkHosts,
 )
 
 
@@ -25,7 +25,7 @@ class NetworkPlan:
     """The steps of the network, and by node those that reconnect running VMs."""
 
     steps: tuple[Step, ...]
-    plugs: Mapping[str, PlugIn]
+    plugs: Mapping[str, ReconnectInterface]
 
     @property
     def needed(self) -> frozenset[str]:
@@ -51,7 +51,7 @@ def plan_network(
         cut_off |= faults.down_taps.keys()
     needs = frozenset(step.key for step in made[-1:])
     plugs = {
-        one.name: PlugIn(
+        one.name: ReconnectInterface(
             one.domain_name, one.uuid, network.uuid, needs, faults.down_taps.get(one.name, "")
         )
         for one in on
@@ -76,7 +76,7 @@ def _mending_steps(
         previous = there.defined_xml or there.xml
         made.append(DefineNetwork(name, uuid, network_xml(), previous))
     if faults.uplink_trouble and faults.uplink_is_ours and not drift.live:
-        made.append(MendUplink(name, uuid, str(state.network.subnet), last()))
+        made.append(RepairUplink(name, uuid, str(state.network.subnet), last()))
     if not there.is_active:
         in_use = any(seen.is_on(one) for one in state.nodes)
         made.append(StartNetwork(name, uuid, last(), in_use=in_use))
@@ -86,7 +86,7 @@ def _mending_steps(
     if drift.hosts:
         new = find_new_hosts(definition, there)
         hosts = tuple(one for one in definition.hosts if one.name in drift.hosts)
-        made.append(TellNetwork(name, uuid, hosts, new, last()))
+        made.append(UpdateNetworkHosts(name, uuid, hosts, new, last()))
     if faults.dhcp_is_gone and not is_anew:
-        made.append(RenewDhcp(name, uuid, last()))
+        made.append(RestartDhcp(name, uuid, last()))
     return made

@@ -19,7 +19,12 @@ from ai_how.vm_management.nodes.domain_definition import (
     DiskCache,
     DomainDefinition,
 )
-from ai_how.vm_management.nodes.node_domain import HostFit, NodePlacement, define_domain, pin_nodes
+from ai_how.vm_management.nodes.node_domain import (
+    HostFeatures,
+    NodePlacement,
+    define_domain,
+    pin_nodes,
+)
 from ai_how.vm_management.owners import caller_of
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
 
@@ -86,7 +91,7 @@ def build_domain_definitions(
     """A function that builds the definition of a node's VM on this host."""
     state = desired.state
     cpu = read_cpu(Path("/"))
-    fit = HostFit(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
+    fit = HostFeatures(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
     pins = pin_nodes(
         desired.section.hardware,
         (node for node, _ in desired.nodes),
@@ -110,7 +115,7 @@ def build_domain_definitions(
             state.name,
             desired.section.hardware,
             cluster_id=state.lineage,
-            place=placed,
+            placement=placed,
             host=fit,
         )
 

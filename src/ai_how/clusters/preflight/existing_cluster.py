@@ -126,7 +126,7 @@ def find_losses(
             yield f"the disk of {one.name} is gone with all its data: a new one is created"
     if previous and seen.network:
         drift, faults = find_drift(define_network(previous), seen.network), seen.known_faults
-        for difference in drift.told:
+        for difference in drift.messages:
             yield f"the network {previous.network.name} was changed: {difference}"
         if faults.bridge_trouble:
             yield f"the network {previous.network.name}: {faults.bridge_trouble}"

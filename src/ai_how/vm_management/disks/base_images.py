@@ -106,7 +106,7 @@ def check_unchanged(storage: StoragePaths, target: Path, sha256: str) -> None:
         _verify(storage, target, sha256)
 
 
-def note_hashed(storage: StoragePaths, target: Path, sha256: str) -> None:
+def record_hash(storage: StoragePaths, target: Path, sha256: str) -> None:
     """Remember that a file has just been hashed, to this."""
     with disk_errors(target.parent):
         _write_record(storage, target, sha256)

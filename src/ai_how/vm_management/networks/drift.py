@@ -32,7 +32,7 @@ class Drift:
     """The nodes that its DHCP or DNS does not know as it should."""
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def messages(self) -> tuple[str, ...]:
         """All of it in words."""
         differences = dict.fromkeys((*self.live, *self.defined))
         hosts = ", ".join(self.hosts)
@@ -62,10 +62,10 @@ def find_drift(definition: NetworkDefinition, seen: NetworkInfo) -> Drift:
     is_lost = seen.is_active and not seen.is_persistent
     changed = _changed_hosts(definition.hosts, live) | _changed_hosts(definition.hosts, defined)
     return Drift(
-        live=tuple(_find_differences(wanted, live)),
+        live=tuple(_property_differences(wanted, live)),
         defined=(
             *(["it is defined no more"] if is_lost else []),
-            *_find_differences(wanted, defined),
+            *_property_differences(wanted, defined),
         ),
         hosts=tuple(one.name for one in definition.hosts if one.name in changed),
     )
@@ -96,7 +96,7 @@ def _changed_hosts(hosts: Collection[NetworkHost], facts: NetworkFacts) -> froze
     )
 
 
-def _find_differences(wanted: NetworkFacts, found: NetworkFacts) -> Iterator[str]:
+def _property_differences(wanted: NetworkFacts, found: NetworkFacts) -> Iterator[str]:
     for what, ours, theirs in (
         ("bridge", wanted.bridge, found.bridge),
         ("forward mode", wanted.mode, found.mode),

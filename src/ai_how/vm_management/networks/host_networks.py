@@ -22,14 +22,14 @@ DNS_PORT, DHCP_PORT = 53, 67
 EVERY_ADDRESS = ("0.0.0.0", "*", "[::]")  # noqa: S104  how ss writes them; nothing is bound
 LOCAL = 4  # the column of ss with our end
 FORWARDING_OFF = "IPv4 forwarding is off, so guests reach no other network"
-RULES_GONE = (
+RULES_MISSING = (
     "its firewall rules are gone: guests reach no other network until libvirtd is restarted"
 )
 _DNSMASQ_PID = re.compile(r'"dnsmasq",pid=(\d+)')
 
 
 @dataclass(frozen=True, slots=True)
-class SeenNetworks:
+class NetworksInUse:
     """What is in use on a host: neither a subnet nor a bridge of ours may be among it."""
 
     subnets: tuple[TakenSubnet, ...]
@@ -48,13 +48,13 @@ class HostNetworks:
 
     def observe(
         self, network_xmls: Iterable[str], *, own_bridge: str | None = None
-    ) -> SeenNetworks:
+    ) -> NetworksInUse:
         """What is in use, besides a network of ours that is already there on `own_bridge`."""
         xmls = tuple(network_xmls)
         routes = self._ask("ip", "-j", "route", "show", "table", "all")
         addresses = self._ask(*ADDRESSES)
         nameservers = self.resolv_conf.read_text("utf-8", "replace") if self._has_resolver() else ""
-        return SeenNetworks(
+        return NetworksInUse(
             subnets=find_taken_subnets(routes, addresses, xmls, nameservers, own_bridge=own_bridge),
             links=find_taken_links(addresses, xmls),
         )
@@ -96,7 +96,7 @@ class HostNetworks:
         """Whether something answers names at that address: the dnsmasq of a network, there."""
         return f"{address}:{DNS_PORT}" in self._listeners()
 
-    def find_port_takers(self) -> tuple[str, ...]:
+    def find_used_ports(self) -> tuple[str, ...]:
         """What dnsmasq needs and another program has on every address: `port 53`, `port 67`."""
         try:
             seen = self._listeners()
@@ -108,7 +108,7 @@ class HostNetworks:
             if any(f"{every}:{port}" in seen for every in EVERY_ADDRESS)
         )
 
-    def find_uplink_trouble(self, subnet: IPv4Network) -> str | None:
+    def find_uplink_problem(self, subnet: IPv4Network) -> str | None:
         """Why guests of a NAT network reach nothing outside; None also where we may not see it."""
         if self._ask("cat", "/proc/sys/net/ipv4/ip_forward").strip() == "0":
             return FORWARDING_OFF
@@ -120,7 +120,7 @@ class HostNetworks:
         if not told or any(str(subnet) in text for text in told):
             return None
         # libvirt makes its rules when a network starts, and its chains when the daemon does.
-        return RULES_GONE
+        return RULES_MISSING
 
     def _find_dnsmasqs(self, network: str) -> tuple[int, ...]:
         """The processes that listen there and have libvirt's settings for that network."""

@@ -26,7 +26,7 @@ def read_links(text: str) -> Mapping[str, Link]:
     return {str(one["ifname"]): _read_link(one) for one in records if one.get("ifname")}
 
 
-def find_bridge_trouble(links: Mapping[str, Link], bridge: str, address: str) -> str | None:
+def find_bridge_problem(links: Mapping[str, Link], bridge: str, address: str) -> str | None:
     """Why a network that libvirt has up carries nothing; None where its bridge is as it should be.
 
     `address` is the bridge's own, with its prefix length.

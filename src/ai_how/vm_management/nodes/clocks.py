@@ -44,7 +44,7 @@ def describe_skew(skew_s: float) -> str:
     return f"{' '.join(parts[:2]) or '0 s'} {'ahead' if skew_s > 0 else 'behind'}"
 
 
-def watched_clocks(
+def polled_clocks(
     client: LibvirtClient, domains: Iterable[DomainInfo]
 ) -> AbstractContextManager[Mapping[UUID, float]]:
     """Ask all guests for their time while the body runs; whoever has answered then is in there."""

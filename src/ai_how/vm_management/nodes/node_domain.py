@@ -47,7 +47,7 @@ Pins = tuple[VcpuPin, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class HostFit:
+class HostFeatures:
     """What a host gives to every VM on it."""
 
     accel: Accel
@@ -76,8 +76,8 @@ def define_domain(
     hardware: HardwareSpec,
     *,
     cluster_id: UUID,
-    place: NodePlacement,
-    host: HostFit,
+    placement: NodePlacement,
+    host: HostFeatures,
 ) -> DomainDefinition:
     """The VM of a node. UUID, MAC address and generation id follow from the cluster's id.
 
@@ -87,7 +87,7 @@ def define_domain(
     asked = hardware.acceleration
     accel = host.accel if asked.enable_kvm else Accel.TCG
     return DomainDefinition(
-        mark=Mark(cluster, cluster_id, node.name, place.owner, place.kind),
+        mark=Mark(cluster, cluster_id, node.name, placement.owner, placement.kind),
         name=node.domain_name(cluster),
         uuid=object_uuid(cluster_id, f"domain/{node.name}"),
         genid=object_uuid(cluster_id, f"genid/{node.name}"),
@@ -96,15 +96,15 @@ def define_domain(
         vcpus=node.cpu_cores,
         accel=accel,
         cpu=_cpu(node, asked, accel, host.virtualization),
-        disk=place.disk,
-        backing_chain=place.backing_chain,
-        network=place.network,
+        disk=placement.disk,
+        backing_chain=placement.backing_chain,
+        network=placement.network,
         mac=mac_address(cluster_id, node.name),
-        console_log=place.console_log,
-        boot=place.boot,
+        console_log=placement.console_log,
+        boot=placement.boot,
         disk_cache=host.disk_cache,
         memory_backing=_memory_backing(asked.performance, is_shared=bool(node.virtio_fs_mounts)),
-        pins=place.pins,
+        pins=placement.pins,
         shares=tuple(
             VirtioFsShare(Path(mount.host_path), mount.tag) for mount in node.virtio_fs_mounts
         ),

@@ -17,7 +17,7 @@ from ai_how.waiting import Deadline
 
 MAX_THREADS = 16
 # Of the calls that libvirt takes at once: agents that hang are not to keep anybody from theirs.
-SPARED_CALLS = 2
+RESERVED_CALLS = 2
 
 T = TypeVar("T")
 
@@ -46,16 +46,16 @@ def ask_guests(
     def in_time(agent: GuestAgent) -> T | None:
         return None if is_over.is_set() else ask(agent)
 
-    threads = min(MAX_THREADS, len(asked), max(1, client.max_calls - SPARED_CALLS))
-    crew = DaemonPool[T | None](threads)
+    threads = min(MAX_THREADS, len(asked), max(1, client.max_calls - RESERVED_CALLS))
+    pool = DaemonPool[T | None](threads)
     for one in asked:
-        crew.submit(str(one.uuid), partial(in_time, GuestAgent(client, one.uuid, one.name)))
-    crew.dismiss()
+        pool.submit(str(one.uuid), partial(in_time, GuestAgent(client, one.uuid, one.name)))
+    pool.release_threads()
     try:
         yield answers
         deadline, left = Deadline.after(grace_s), len(asked)
         while left and not deadline.has_passed:
-            for ended in crew.wait(deadline.remaining_s):
+            for ended in pool.wait(deadline.remaining_s):
                 left -= 1
                 if ended.error is None and ended.result is not None:
                     answers[UUID(ended.key)] = ended.result

@@ -16,7 +16,7 @@ _MAC = "52:54:00:00:00:01"
 _NOWHERE = Path("/nowhere")
 
 
-def why_cold(definition: DomainDefinition) -> str | None:
+def cold_boot_reason(definition: DomainDefinition) -> str | None:
     """Why such a VM cannot be restored from a saved one; None where it can."""
     if definition.pci_devices or definition.mdevs:
         return "it has a device of the host"
@@ -62,19 +62,19 @@ def generic_cmdline(cmdline: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MachineKey:
-    """What a saved machine and a VM have in common where one can be restored from the other.
+    """What a node's VM and a saved VM must share, so that the node can be restored from it.
 
-    `shape` is a digest of the whole XML, the image and the size of the disk, so that nothing which
-    decides over a VM can be forgotten; `host` says under what it was saved, in words.
+    `definition_digest` is the SHA-256 of the XML, the image's digest and the size of the disk. The
+    whole XML is hashed so that no property is forgotten. `host` describes the host in words.
     """
 
-    shape: str
+    definition_digest: str
     host: str
 
     @property
     def key(self) -> str:
         """The name of the machine: SHA-256, in hexadecimal."""
-        return _digest(self.shape, self.host)
+        return _digest(self.definition_digest, self.host)
 
 
 def machine_key_of(

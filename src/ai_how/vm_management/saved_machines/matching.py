@@ -9,10 +9,14 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
 from ai_how.vm_management.nodes.domain_definition import Accel, DomainDefinition
-from ai_how.vm_management.saved_machines.generic_vm import MachineKey, machine_key_of, why_cold
+from ai_how.vm_management.saved_machines.generic_vm import (
+    MachineKey,
+    cold_boot_reason,
+    machine_key_of,
+)
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachineRef, SavedMachines
 
-Definitions = Callable[[Node, NodeState], DomainDefinition]
+DefinitionFor = Callable[[Node, NodeState], DomainDefinition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ NONE_SAVED = SavedMachineMatches({}, ())
 
 def find_matches(
     nodes: Iterable[tuple[Node, NodeState]],
-    definitions: Definitions,
+    define: DefinitionFor,
     machines: SavedMachines,
     host: str,
 ) -> SavedMachineMatches:
@@ -45,16 +49,16 @@ def find_matches(
     looked: dict[MachineKey, SavedMachine | str | None] = {}
     notes: dict[str, list[str]] = {}
     for node, one in nodes:
-        definition = definitions(node, one)
-        if reason := why_cold(definition):
+        definition = define(node, one)
+        if reason := cold_boot_reason(definition):
             notes.setdefault(reason, []).append(one.name)
             continue
-        fit = machine_key_of(
+        key = machine_key_of(
             definition, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host
         )
-        if fit not in looked:
-            looked[fit] = _look(machines, fit)
-        answer = looked[fit]
+        if key not in looked:
+            looked[key] = _look(machines, key)
+        answer = looked[key]
         if isinstance(answer, SavedMachine):
             found[one.name] = answer
         elif answer:
@@ -75,13 +79,13 @@ def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")
     return f"QEMU {qemu}, libvirt {libvirt}, {cpu}"
 
 
-def _look(machines: SavedMachines, fit: MachineKey) -> SavedMachine | str | None:
+def _look(machines: SavedMachines, key: MachineKey) -> SavedMachine | str | None:
     """The machine, or why there is one that cannot be used."""
-    machine = machines.find(fit.key)
+    machine = machines.find(key.key)
     if machine is None:
-        other = machines.find_of_another_host(fit.shape)
-        return other and f"the saved machine is of {other.manifest.host}, and this is {fit.host}"
+        other = machines.find_of_another_host(key.definition_digest)
+        return other and f"the saved machine is of {other.manifest.host}, and this is {key.host}"
     if why := machines.discard_damaged(machine):
         return f"the saved machine is damaged ({why}), and was removed"
-    machines.note_use(machine)
+    machines.mark_used(machine)
     return machine

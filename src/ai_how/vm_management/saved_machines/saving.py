@@ -36,7 +36,7 @@ from ai_how.vm_management.xml.render import render_domain
 from ai_how.waiting import Deadline
 
 # Called with the part of one machine that is done, 0.0 to 1.0, and what is being done.
-Watch = Callable[[float, str], None]
+ProgressCallback = Callable[[float, str], None]
 
 AGENT_S = 900.0
 SETTLE_S = 300.0
@@ -46,13 +46,13 @@ SETTLE_S = 300.0
 class MachineToSave:
     """A machine that nodes could be restored from, had it been saved."""
 
-    fit: MachineKey
+    machine_key: MachineKey
     definition: DomainDefinition
     image: Image
     disk_gib: int
 
 
-def why_unsaved(place: HypervisorHost) -> str | None:
+def no_save_reason(place: HypervisorHost) -> str | None:
     """Why we could not read what libvirt saves; None where we can."""
     if not place.saves_memory:
         return f"{place.asked} saves no memory"
@@ -65,7 +65,7 @@ def save_machine(
     client: LibvirtClient,
     *,
     stop: threading.Event,
-    watch: Watch,
+    on_progress: ProgressCallback,
 ) -> SavedMachine:
     """Have the machine saved: one that another run saved meanwhile is taken.
 
@@ -75,12 +75,12 @@ def save_machine(
     for draft in machines.dead_drafts():
         _end_leftover(client, draft)
     with machines.making() as draft:
-        if found := machines.find(missing.fit.key):
+        if found := machines.find(missing.machine_key.key):
             return found
         base = disks.ensure_base(missing.image)
         disks.ensure_kernel(missing.image)
         qemu_img.make_overlay(draft / DISK, base=base, virtual_bytes=missing.disk_gib * GIB)
-        _boot_and_save(missing.definition, draft, client, stop=stop, watch=watch)
+        _boot_and_save(missing.definition, draft, client, stop=stop, on_progress=on_progress)
         return machines.add(draft, _manifest_of(missing, draft))
 
 
@@ -90,17 +90,17 @@ def _boot_and_save(
     client: LibvirtClient,
     *,
     stop: threading.Event,
-    watch: Watch,
+    on_progress: ProgressCallback,
 ) -> None:
     machine = generic_definition(definition, disk=draft / DISK, console_log=draft / "console.log")
-    watch(0.0, "booting")
+    on_progress(0.0, "booting")
     client.boot_transient(render_domain(machine))
     try:
         client.wait_for_agent(machine.uuid, Deadline.after(AGENT_S), stop)
-        watch(0.6, "settling")
+        on_progress(0.6, "settling")
         agent = GuestAgent(client, machine.uuid, machine.name)
         agent.check(["/usr/lib/ai-how/settle"], Deadline.after(SETTLE_S), stop=stop)
-        watch(0.8, "saving")
+        on_progress(0.8, "saving")
         timeout_s = memory_timeout_s(definition.memory_mib)
         client.save_transient(machine.uuid, draft / MEMORY, timeout_s=timeout_s)
     finally:
@@ -112,9 +112,9 @@ def _manifest_of(missing: MachineToSave, draft: Path) -> SavedManifest:
     if not os.access(memory, os.R_OK):
         raise HostError("libvirt saved a memory that only root may read", details=str(memory))
     return SavedManifest(
-        key=missing.fit.key,
-        shape=missing.fit.shape,
-        host=missing.fit.host,
+        key=missing.machine_key.key,
+        shape=missing.machine_key.definition_digest,
+        host=missing.machine_key.host,
         id=uuid4(),
         made_at=datetime.now(UTC),
         image_digest=missing.image.digest,

@@ -31,21 +31,22 @@ from ai_how.state.lock import held_lock
 from ai_how.state.owned_directory import check_chain, ensure_traversable
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.context import PlanContext
-from ai_how.vm_management.disks.base_images import check_unchanged, note_hashed
+from ai_how.vm_management.disks.base_images import check_unchanged, record_hash
 from ai_how.vm_management.saved_machines.save_file import read_save_image
 
 DISK, MEMORY, MANIFEST = "disk.qcow2", "memory.save", "manifest.json"
-KEPT = 8
+MAX_KEPT = 8
 _LOCK_WAIT_S = 900  # another run may be booting one
 
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SavedManifest(BaseModel):
-    """What a saved machine is; `id` is new with each, also where the key is that of an older one.
+    """The manifest of a saved VM, as it is on disk.
 
-    `shape` and `host` are those of the `MachineKey` that it was made for; `memory_mib` is what its
-    guest sees, `memory_bytes` what of it is in the file.
+    `id` is random, and differs for each save, also if the key is the same. `shape` is the
+    `definition_digest` of its `MachineKey`. `memory_mib` is what the guest sees; `memory_bytes` is
+    the size of the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,9 +115,9 @@ class SavedMachines:
         ]
         return tuple(sorted(found, key=_last_used, reverse=True))
 
-    def find_of_another_host(self, shape: str) -> SavedMachine | None:
+    def find_of_another_host(self, definition_digest: str) -> SavedMachine | None:
         """A machine that would fit, had it been saved here and now."""
-        return next((one for one in self.list() if one.manifest.shape == shape), None)
+        return next((one for one in self.list() if one.manifest.shape == definition_digest), None)
 
     def find_damage(self, machine: SavedMachine) -> str | None:
         """What of it is not as it was, in a line; None where all is. Hashes what was written to."""
@@ -139,7 +140,7 @@ class SavedMachines:
             self.remove(machine)
         return damage
 
-    def note_use(self, machine: SavedMachine) -> None:
+    def mark_used(self, machine: SavedMachine) -> None:
         """Let it be kept longer than those that nobody uses."""
         with disk_errors(machine.directory):
             os.utime(machine.directory)
@@ -173,7 +174,7 @@ class SavedMachines:
             if sha256_of(path) != sha256:
                 raise HostError(f"{path} changed while it was saved")
             sync(path)
-            note_hashed(self.storage, path, sha256)
+            record_hash(self.storage, path, sha256)
         read_save_image(draft / MEMORY)
         (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         for path in draft.iterdir():
@@ -192,10 +193,10 @@ class SavedMachines:
         """Have it no more. Whoever is copying it has its files open, and goes on."""
         with (
             disk_errors(self.storage.saved),
-            draft_directory(self.storage.saved) as grave,
+            draft_directory(self.storage.saved) as trash,
             suppress(FileNotFoundError),  # another run has removed it
         ):
-            machine.directory.rename(grave)
+            machine.directory.rename(trash)
 
     def remove_of_image(self, digest: str) -> None:
         """Have none of an image that is gone."""
@@ -216,7 +217,7 @@ class SavedMachines:
                 one
                 for one in self.list()
                 if one.manifest.host == host and one.manifest.image_digest in images
-            ][:KEPT]
+            ][:MAX_KEPT]
             kept = {one.directory.name for one in fit}
             gone = tuple(one for one in self.list() if one.directory.name not in kept)
             for one in gone:

@@ -36,7 +36,7 @@ class DefineDomain(DomainStep):
         return "defined"
 
     def apply(self, world: PlanContext) -> Applied:
-        world.keep_xml(self.domain, self.xml)
+        world.write_sent_xml(self.domain, self.xml)
         prepare_log(world.paths, world.node_of(self.domain))
         world.client.define_domain(self.xml)
         return Applied.MADE
@@ -130,7 +130,7 @@ class RestoreDomain(StartDomain):
         # that VM for it (9.0: processMonitorEOFEvent); not of one that was defined anew.
         world.client.destroy_domain(self.uuid)
         world.client.undefine_domain(self.uuid, snapshots_too=False)
-        world.client.define_domain(world.sent_xml(self.domain))
+        world.client.define_domain(world.read_sent_xml(self.domain))
         # slots=True makes a new class, which super() without arguments does not know.
         return StartDomain.apply(self, world)
 
@@ -142,7 +142,9 @@ class RestoreDomain(StartDomain):
         copy.unlink(missing_ok=True)
         try:
             saved = read_save_image(machine.memory)
-            write_clone(machine.memory, copy, with_identity(saved.xml, world.sent_xml(self.domain)))
+            write_clone(
+                machine.memory, copy, with_identity(saved.xml, world.read_sent_xml(self.domain))
+            )
             timeout_s = memory_timeout_s(machine.manifest.memory_bytes / 2**20)
             world.client.restore_domain(self.uuid, copy, timeout_s=timeout_s)
         finally:

@@ -31,7 +31,7 @@ class AwaitAgent(DomainStep):
 
     def apply(self, world: PlanContext) -> Applied:
         try:
-            self._wait(world, Deadline.after(world.patience.agent_s))
+            self._wait(world, Deadline.after(world.timeouts.agent_s))
         except DeadlineError as error:
             if world.stop.is_set():
                 raise
@@ -73,12 +73,12 @@ class GiveIdentity(DomainStep):
             _set_clock(agent)
             agent.check(
                 ["/usr/lib/ai-how/become"],
-                Deadline.after(world.patience.identity_s),
+                Deadline.after(world.timeouts.identity_s),
                 stdin=make_archive(),
                 stop=world.stop,
             )
 
-        again_if_lost(tell)
+        retry_if_connection_lost(tell)
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
@@ -100,12 +100,14 @@ class CheckClocks(ClusterStep):
     needs: frozenset[str] = frozenset()
 
     def apply(self, world: PlanContext) -> Applied:
-        deadline = Deadline.after(world.patience.clock_s)
+        deadline = Deadline.after(world.timeouts.clock_s)
         for name, uuid in self.nodes:
             agent = world.agent(uuid, name)
-            while (skew_s := abs(again_if_lost(partial(read_skew_s, agent)))) > CLOCK_TOLERANCE_S:
+            while (
+                skew_s := abs(retry_if_connection_lost(partial(read_skew_s, agent)))
+            ) > CLOCK_TOLERANCE_S:
                 # Told the time, a guest that waited for a processor has set that of then.
-                again_if_lost(partial(_set_clock, agent))
+                retry_if_connection_lost(partial(_set_clock, agent))
                 if deadline.has_passed or world.stop.wait(0.2):
                     raise GuestError(
                         f"the clock of {name} is {skew_s:.1f} s off",
@@ -125,7 +127,7 @@ def _set_clock(agent: GuestAgent) -> None:
     agent.set_clock(time.time_ns())
 
 
-def again_if_lost(ask: Callable[[], T]) -> T:
+def retry_if_connection_lost(ask: Callable[[], T]) -> T:
     """What `ask` returns: done once more where a libvirtd that ended took the answer with it.
 
     Only for what may be done twice. From a libvirtd that is silent no answer would come again.
@@ -155,7 +157,7 @@ def wait_for_guest(world: PlanContext, node: str, uuid: UUID, deadline: Deadline
                 raise
         try:
             log = world.paths.console_log(node)
-            said = read_console(log, world.console_ends.get(node, 0))
+            said = read_console(log, world.console_offsets.get(node, 0))
         except OSError:
             continue  # of a libvirt that runs as another user
         if cause := find_console_cause(said):

@@ -13,7 +13,7 @@ from ai_how.libvirt_client.network_xml import NetworkHost, uses_network
 from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.networks.drift import read_bridge_mac
-from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_GONE
+from ai_how.vm_management.networks.host_networks import FORWARDING_OFF, RULES_MISSING
 from ai_how.vm_management.steps.subjects import DomainStep, NetworkStep
 from ai_how.waiting import Deadline, wait_until
 
@@ -37,7 +37,7 @@ class DefineNetwork(NetworkStep):
         return frozenset()
 
     def apply(self, world: PlanContext) -> Applied:
-        world.keep_xml(f"network-{self.name}", self.xml)
+        world.write_sent_xml(f"network-{self.name}", self.xml)
         world.client.define_network(self.xml)
         return Applied.MADE
 
@@ -112,7 +112,7 @@ class RestartNetwork(NetworkStep):
 
 
 @dataclass(frozen=True, slots=True)
-class TellNetwork(NetworkStep):
+class UpdateNetworkHosts(NetworkStep):
     """A network whose DHCP and DNS know `hosts`, of which some may be `new` to it."""
 
     kind: ClassVar[str] = "network-hosts"
@@ -134,7 +134,7 @@ class TellNetwork(NetworkStep):
 
 
 @dataclass(frozen=True, slots=True)
-class RenewDhcp(NetworkStep):
+class RestartDhcp(NetworkStep):
     """The network's DHCP and DNS server, where it has died."""
 
     kind: ClassVar[str] = "network-dhcp"
@@ -153,7 +153,7 @@ class RenewDhcp(NetworkStep):
 
 
 @dataclass(frozen=True, slots=True)
-class PlugIn(DomainStep):
+class ReconnectInterface(DomainStep):
     """A guest that runs, back on its network: one that was down has lost its guests."""
 
     kind: ClassVar[str] = "plug"
@@ -179,7 +179,7 @@ class PlugIn(DomainStep):
 
 
 @dataclass(frozen=True, slots=True)
-class MendUplink(NetworkStep):
+class RepairUplink(NetworkStep):
     """The way out of the network: forwarding, and the firewall rules that libvirt makes.
 
     Only where all of that host is ours. Its libvirtd makes its chains when it starts, so it is
@@ -208,14 +208,14 @@ class MendUplink(NetworkStep):
 
     def _mend(self, world: PlanContext) -> None:
         networks, subnet = world.networks, IPv4Network(self.subnet)
-        if networks.find_uplink_trouble(subnet) == FORWARDING_OFF:
+        if networks.find_uplink_problem(subnet) == FORWARDING_OFF:
             networks.forward()
-        if networks.find_uplink_trouble(subnet) == RULES_GONE:
+        if networks.find_uplink_problem(subnet) == RULES_MISSING:
             world.restart_libvirtd()
             network = world.client.find_network(self.uuid)
             if network is not None and network.is_active:
                 wait_until(
-                    lambda: networks.find_uplink_trouble(subnet) is None,
+                    lambda: networks.find_uplink_problem(subnet) is None,
                     Deadline.after(RULES_S),
                     f"the firewall rules of the network {self.name}",
                 )
@@ -225,7 +225,7 @@ def _start(world: PlanContext, name: str, uuid: UUID) -> None:
     try:
         _start_over_leftovers(world, name, uuid)
     except LibvirtError as error:
-        if takers := world.networks.find_port_takers():
+        if takers := world.networks.find_used_ports():
             raise HostError(
                 f"the network {name} cannot start: {', '.join(takers)} taken on this host",
                 details=str(error),

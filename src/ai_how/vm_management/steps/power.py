@@ -33,7 +33,7 @@ def shut_down(world: PlanContext, domain: str, uuid: UUID) -> bool:
         seen = world.client.find_domain(uuid)
         return seen is None or not seen.state.is_on
 
-    deadline = Deadline.after(world.patience.shutdown_s)
+    deadline = Deadline.after(world.timeouts.shutdown_s)
     while not deadline.has_passed:
         seen = world.client.find_domain(uuid)
         if seen is None or not seen.state.is_on:
