@@ -139,7 +139,7 @@ class Bench:
         assert len(named) == 1, details
         failed = Failed(caught.value, Path(named[0]))
         self.assert_is_private(failed.evidence)
-        assert failed.first_line.startswith("start failed; all that it had made was undone: ")
+        assert failed.first_line.startswith("start failed; all its changes were undone: ")
         return failed
 
     def assert_nothing_is_left(self, name: str) -> None:

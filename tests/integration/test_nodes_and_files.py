@@ -30,7 +30,7 @@ def test_a_node_that_fails_is_named_and_all_is_undone(
 ) -> None:
     ended = watched.call("start", codes={FAILED}, fail=failing(nodes, kind, how))
     assert any(f"while applying {kind}/hpc-{node}" in ended.err for node in nodes), ended.said
-    assert "all that it had made was undone" in ended.err
+    assert "all its changes were undone" in ended.err
     watched.settled("undone")
     watched.check(ended, "start" if len(nodes) > 1 else "destroy")
 

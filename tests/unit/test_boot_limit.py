@@ -279,10 +279,10 @@ def test_a_segment_that_waits_for_what_failed_elsewhere_keeps_nobody_waiting(tmp
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (ConcurrencyLimit(0, (("a",),)), "a limit of 0 lets nothing begin"),
+        (ConcurrencyLimit(0, (("a",),)), "a limit of 0 allows no step to begin"),
         (ConcurrencyLimit(1, (("x",),)), "a limit on x: no such step"),
         (ConcurrencyLimit(1, (("a",), ("a",))), "a step is in two segments"),
-        (ConcurrencyLimit(1, ((),)), "a segment has none"),
+        (ConcurrencyLimit(1, ((),)), "a segment is empty"),
     ],
 )
 def test_a_limit_that_cannot_be_kept_is_rejected(limit, message):

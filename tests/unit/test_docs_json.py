@@ -162,7 +162,7 @@ def test_an_error_is_as_the_page_says(cli: Cli, capsys: pytest.CaptureFixture[st
 
     console.show_error(report)
     assert capsys.readouterr().err.splitlines() == [
-        "error: start failed; all that it had made was undone: compute-01: kernel panic: no more",
+        "error: start failed; all its changes were undone: compute-01: kernel panic: no more",
         "  late (while applying agent/demo-compute-01)",
         "  for 20 s",
         "  evidence: /state/evidence/now",

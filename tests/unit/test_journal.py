@@ -80,7 +80,7 @@ def test_one_that_was_ended_but_not_removed_leaves_nothing_to_undo(written):
 
 def test_the_journal_of_an_earlier_run_is_never_overwritten(bench, written):
     before = written.read_bytes()
-    with pytest.raises(StateError, match="from a run that was cut short"):
+    with pytest.raises(StateError, match="an earlier run was cut short"):
         bench.journal(Plan("start", ()))
     assert written.read_bytes() == before
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_told_with_the_way_to_look_at_it(bench, monkeypatch):
 def test_one_that_was_left_cannot_be_written(bench):
     journal = bench.journal(Plan("start", ()))
     journal.close_file()
-    with pytest.raises(ValueError, match="was left"):
+    with pytest.raises(ValueError, match="is closed"):
         journal.intent([Put("a")])
 
 
@@ -242,7 +242,7 @@ def test_a_later_format_is_refused(tmp_path):
     path.write_bytes(encode_line({"journal": 2, "written_by": "9.9"}))
     with pytest.raises(StateError, match="from another version") as caught:
         read(path)
-    assert "its format is 2, ours is 1" in caught.value.details
+    assert "its format is 2, this version reads 1" in caught.value.details
     assert caught.value.hint == "use ai-how 9.9, which wrote it"
 
 

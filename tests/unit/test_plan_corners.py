@@ -192,7 +192,7 @@ def test_evidence_is_asked_for_only_where_there_are_errors(bench):
         bench.run(plain(2), evidence=seen.append)
     assert seen == []
     assert caught.value.details is None
-    assert caught.value.brief == "start was interrupted; all that it had made was undone"
+    assert caught.value.brief == "start was interrupted; all its changes were undone"
 
 
 @pytest.mark.fault("F13", "the journal cannot be removed after a failure")
@@ -219,7 +219,7 @@ def test_what_a_run_left_standing_is_told_with_what_it_never_began(bench):
     bench.world.on = raise_at("before apply", "b", HostError("b broke"))
     with pytest.raises(PlanFailedError) as caught:
         bench.run(plan, on_failure=OnFailure.KEEP)
-    assert caught.value.brief == "stop failed; what it had done was left as it is: b broke"
+    assert caught.value.brief == "stop failed; its changes were not undone: b broke"
     assert caught.value.details.splitlines()[-1] == "not begun: c"
     assert bench.world.content == ["a"]
 
@@ -249,7 +249,7 @@ def test_a_journal_that_is_lost_is_told_once_and_nothing_begins_after(bench):
     lost = raise_at("before done", "s00", OSError(errno.EIO, "Input/output error"))
     with pytest.raises(PlanFailedError) as caught:
         bench.run(plain(3), workers=1, on_boundary=lost)
-    assert "(while keeping the journal)" in caught.value.details
+    assert "(while writing the journal)" in caught.value.details
     assert bench.world.keys("before apply") == ["s00"]
     assert bench.world.content == []
     with pytest.raises(PlanFailedError):
@@ -407,7 +407,7 @@ def test_a_journal_that_stays_is_written_no_more(bench):
         execute(
             plain(1), bench.world, journal, observer=bench.recorder, interrupts=bench.interrupts
         )
-    with pytest.raises(ValueError, match="was left"):
+    with pytest.raises(ValueError, match="is closed"):
         journal.undone(["s00"])
 
 

@@ -83,7 +83,7 @@ def test_the_world_is_as_before_after_any_step_failed(bench, victim, when):
     assert bench.world.content == []
     assert not bench.journal_path.exists()
     assert caught.value.exit_code == 4
-    assert caught.value.brief == "start failed; all that it had made was undone: no room"
+    assert caught.value.brief == "start failed; all its changes were undone: no room"
     assert caught.value.hint == "df -h"
     assert f"no room (while applying {victim})" in caught.value.details
     assert isinstance(caught.value.__cause__, HostError)
@@ -288,7 +288,7 @@ def test_a_failure_names_its_evidence_and_the_cause_that_is_in_it(
     saved = SavedEvidence(Path("/state/evidence/now"), found, "less there")
     with pytest.raises(PlanFailedError) as caught:
         bench.run(PLAN, evidence=lambda _errors: saved)
-    assert caught.value.brief == f"start failed; all that it had made was undone: {why}"
+    assert caught.value.brief == f"start failed; all its changes were undone: {why}"
     assert caught.value.details.splitlines()[0] == "no agent (while applying ready-1)"
     assert caught.value.details.splitlines()[-1] == "evidence: /state/evidence/now"
     assert caught.value.hint == hint
@@ -400,7 +400,7 @@ def test_what_failed_is_left_standing_on_request(bench):
     bench.world.on = raise_at("after apply", "domain-1", HostError("no"))
     with pytest.raises(PlanFailedError) as caught:
         bench.run(PLAN, on_failure=OnFailure.KEEP, workers=1)
-    assert caught.value.brief == "start failed; what it had done was left as it is: no"
+    assert caught.value.brief == "start failed; its changes were not undone: no"
     assert "not begun: " in caught.value.details
     assert bench.world.content == sorted(bench.world.keys("after apply"))
     assert bench.world.keys("before revert") == []
@@ -426,7 +426,7 @@ def test_an_observer_that_fails_changes_nothing(bench, caplog):
     bench.world.on = raise_at("after apply", "ready-0", HostError("no"))
     with pytest.raises(PlanFailedError, match="no") as caught:
         bench.run(PLAN, observer=Broken())
-    assert caught.value.brief == "start failed; all that it had made was undone: no"
+    assert caught.value.brief == "start failed; all its changes were undone: no"
     assert bench.world.content == []
     assert "an observer failed" in caplog.text
 

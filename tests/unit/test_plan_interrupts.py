@@ -41,7 +41,7 @@ def test_a_signal_undoes_what_was_made(bench, number):
     with bench.interrupts, pytest.raises(InterruptedRunError) as caught:
         bench.run(PLAN)
     assert caught.value.exit_code == 130
-    assert caught.value.brief == "start was interrupted; all that it had made was undone"
+    assert caught.value.brief == "start was interrupted; all its changes were undone"
     assert bench.world.content == []
     assert not bench.journal_path.exists()
     assert bench.recorder.heard.count(("interrupted", "")) == 1
@@ -111,7 +111,7 @@ def test_what_an_interrupted_run_cannot_undo_is_told(bench):
 
 def test_a_run_that_is_not_to_be_undone_stays_where_it_was_stopped(bench):
     bench.world.on = _at("domain-0", bench.interrupts.request)
-    with pytest.raises(InterruptedRunError, match="left as it is"):
+    with pytest.raises(InterruptedRunError, match="were not undone"):
         bench.run(PLAN, on_failure=OnFailure.CONTINUE, workers=1)
     assert bench.world.content == sorted(bench.world.keys("after apply"))
     assert not bench.journal_path.exists()
@@ -167,7 +167,7 @@ def test_the_two_hangups_of_a_lost_terminal_are_one_wish(bench):
         _signal_self(signal.SIGHUP)
 
     bench.world.on = _at("domain-1", twice)
-    with bench.interrupts, pytest.raises(InterruptedRunError, match="all that it had made"):
+    with bench.interrupts, pytest.raises(InterruptedRunError, match="all its changes were undone"):
         bench.run(PLAN)
     assert bench.world.content == []
 
@@ -225,7 +225,7 @@ def test_a_call_that_hangs_does_not_keep_the_process_from_ending(tmp_path):
     here = str(Path(__file__).parent)
     done = run([sys.executable, "-c", HANGING, here, tmp_path], check=False, timeout_s=120)
     assert (done.returncode, done.stderr) == (130, "")
-    assert done.stdout.splitlines() == ["before apply", "interrupted twice: left at once"]
+    assert done.stdout.splitlines() == ["before apply", "interrupted twice: exited at once"]
     assert [step.key for step in Bench(tmp_path).left().remaining] == ["hangs"]
 
 

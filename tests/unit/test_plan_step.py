@@ -23,7 +23,7 @@ def test_an_empty_plan_is_a_plan():
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ((Put("a"), Put("a")), "start: two steps are called a"),
+        ((Put("a"), Put("a")), "start: two steps have the key a"),
         ((Put("a", ("b",)),), "start: a needs b: no such step"),
         ((Put("a", ("a",)),), "start: a needs a, which does not come before it"),
         ((Put("a", ("b",)), Put("b")), "start: a needs b, which does not come before it"),

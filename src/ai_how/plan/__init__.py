@@ -1,1 +1,1 @@
-"""What will change: steps, executor, journal. Knows no libvirt."""
+"""Plans: steps, executor, journal and undo. Independent of libvirt."""

@@ -1,4 +1,4 @@
-"""The only threads: a few daemons that call steps and hand back how each call ended."""
+"""A pool of daemon threads that run the calls of a plan, and return their results."""
 
 import queue
 import time
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How long the main thread waits at once: signals are heard between two slices.
+# The longest single wait of the main thread: Python runs signal handlers between two waits.
 POLL_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult(Generic[T]):
-    """How a call ended: `result`, or `error` where it raised."""
+    """The result of a call, or the error that it raised; `elapsed_s` in seconds."""
 
     key: str
     result: T | None
@@ -32,9 +32,9 @@ class CallResult(Generic[T]):
 class DaemonPool(Generic[T]):
     """Runs calls on at most `workers` threads.
 
-    A ThreadPoolExecutor joins its threads when the interpreter exits, so one call that hangs in C
-    would keep the process alive; these are daemons, and are left behind. `on_error` is called on
-    the thread of a call that raised, once its end was handed over.
+    A ThreadPoolExecutor joins its threads when the interpreter exits: one call that hangs in C
+    would keep the process alive. These threads are daemons, so the process can exit without them.
+    `on_error` is called on the thread of a call that raised, after its result was queued.
     """
 
     def __init__(self, workers: int, *, on_error: Callable[[], None] | None = None) -> None:
@@ -59,18 +59,18 @@ class DaemonPool(Generic[T]):
                 thread.join()
 
     def release_threads(self) -> None:
-        """Let each thread end after the call that it makes; nobody waits for that."""
+        """Let each thread exit after its current call. Does not wait for the threads."""
         for _ in self._threads:
             self._calls.put(None)
 
     def submit(self, key: str, call: Callable[[], T]) -> None:
-        """Have `call` made, at once where a thread is free."""
+        """Queue `call`. Starts a thread for it if there are fewer than `workers`."""
         self._calls.put((key, call))
         if len(self._threads) < self.workers:
             self._add_thread()
 
     def wait(self, timeout_s: float) -> list[CallResult[T]]:
-        """The calls that have ended: none where none ends in time, else all that are there."""
+        """The results so far. Waits up to `timeout_s` for the first; empty if there is none."""
         try:
             ended = [self._results.get(timeout=timeout_s)]
             while not self._results.empty():
@@ -80,9 +80,10 @@ class DaemonPool(Generic[T]):
         return ended
 
     def _add_thread(self) -> None:
-        """One thread more. Where the system gives none, the call waits for those that there are.
+        """Start one more thread.
 
-        Where there are none at all, it is made here: an undo has to come to its end.
+        If the system refuses, the queued call waits for an existing thread. If there is none, the
+        call runs here, on the caller's thread: an undo must complete.
         """
         patience_s = 0 if self._threads else PATIENCE_S
         try:
@@ -103,8 +104,8 @@ class DaemonPool(Generic[T]):
             failure: BaseException | None = None
             try:
                 result = call()
-            # MemoryError, RecursionError and SystemExit too are that step's failure, not the end
-            # of a thread for which the plan would wait for ever.
+            # This includes MemoryError, RecursionError and SystemExit: each is a failure of the
+            # step. Otherwise the thread would end, and the plan would wait for its result forever.
             except BaseException as error:  # noqa: BLE001
                 failure = error
             self._results.put(CallResult(key, result, failure, time.monotonic() - begun_at))

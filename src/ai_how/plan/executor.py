@@ -1,4 +1,4 @@
-"""Carries a plan out: independent steps in parallel, and back again when one fails."""
+"""Executes a plan: runs independent steps in parallel, and undoes them if one fails."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -36,19 +36,19 @@ EvidenceCallback = Callable[[Sequence[StepFailure]], SavedEvidence | None]
 
 
 class OnFailure(StrEnum):
-    """What becomes of the other steps when one has failed."""
+    """What happens to the other steps after one has failed."""
 
     UNDO = "undo"
-    """Begin no more, and take back what was made."""
+    """Begin no more steps, and undo those that began."""
     KEEP = "keep"
-    """Begin no more, and leave everything standing."""
+    """Begin no more steps, and undo nothing."""
     CONTINUE = "continue"
-    """Do all that does not need the failed one: one stuck guest must not keep the others alive."""
+    """Run every step that does not need the failed one; a stop must not depend on one guest."""
 
 
 def execute(
     plan: Plan,
-    world: Any,  # noqa: ANN401  what the steps agree on
+    world: Any,  # noqa: ANN401  the type is up to the steps
     journal: Journal,
     *,
     observer: Observer,
@@ -57,20 +57,21 @@ def execute(
     on_failure: OnFailure = OnFailure.UNDO,
     evidence: EvidenceCallback | None = None,
 ) -> None:
-    """Apply every step, each after all that it needs, at most `workers` at a time.
+    """Apply every step after the steps that it needs, at most `workers` at a time.
 
-    Of the segments that the plan limits, no more are under way than it allows.
+    The plan's ConcurrencyLimit applies in addition.
 
-    When it returns, all was applied, and the journal is open: it is the caller's to close, after
-    the state was written. After a failure or a wish to stop the running steps still end; then,
-    where there are errors, `evidence` is called with them, before anything is undone or forgotten;
-    the error that is raised says where it was saved, and the cause that was found in it.
+    On return all steps are applied and the journal is open: the caller writes the state, then
+    closes the journal. After a failure or an interrupt, no step begins and the running steps end.
+    If there are errors, `evidence` is then called with them, before anything is undone. The error
+    that is raised names the directory of the evidence and the cause that was found.
 
-    Raises PlanFailedError or InterruptedRunError when that went as `on_failure` says, and
-    UndoIncompleteError, with the journal left on disk, when some of it could not be undone.
+    Raises PlanFailedError or InterruptedRunError after `on_failure` was carried out. Raises
+    UndoIncompleteError if some steps could not be undone; the journal then stays on disk.
     """
     run = _Run(plan, world, journal, observer, interrupts, on_failure)
-    # The others end early, but after the first error was handed over: that one is the cause.
+    # Stops the other steps early. The pool calls it after it queued the error, so that the first
+    # error in the list is the cause.
     on_error = None if on_failure is OnFailure.CONTINUE else interrupts.stop.set
     with DaemonPool[Applied](workers, on_error=on_error) as pool:
         run.apply_on(pool)
@@ -88,7 +89,7 @@ def execute(
 
 
 class _Run:
-    """A plan under way; all but the steps' own calls happens on one thread."""
+    """The state of one execution. All of it runs on one thread, except `_apply`."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class _Run:
         return not self.failures or self._on_failure is OnFailure.CONTINUE
 
     def apply_on(self, pool: DaemonPool[Applied]) -> None:
-        """Begin what can begin and wait for what runs, until there is neither."""
+        """Begin ready steps and wait for running ones, until there are none of either."""
         by_key = {step.key: step for step in self._plan.steps}
         self._order.prepare()
         while True:
@@ -148,14 +149,14 @@ class _Run:
         self._add_failures([])
 
     def _begin(self, pool: DaemonPool[Applied]) -> None:
-        """Begin as many as there are free threads: a queued step would be undone in vain."""
+        """Begin one step per free thread: undo would also have to revert a queued step."""
         free = pool.workers - len(self._running)
         steps, self._ready = self._ready[:free], self._ready[free:]
         if not steps:
             return
         try:
             self._journal.intent(steps)
-        except Exception as error:  # noqa: BLE001  what is running must end and be undone
+        except Exception as error:  # noqa: BLE001  running steps must still end and be undone
             self._lose_journal(error)
             return
         for step in steps:
@@ -166,7 +167,7 @@ class _Run:
             notify(self._observer.begun, step)
 
     def _apply(self, step: Step) -> Applied:
-        """On a thread of the pool."""
+        """Apply a step; runs on a thread of the pool."""
         try:
             return Applied(step.apply(self._world))
         except BaseException as error:
@@ -201,18 +202,18 @@ class _Run:
         return failure_of(self._begun[key], error, self._journal.cluster)
 
     def _add_failures(self, failures: Iterable[StepFailure]) -> None:
-        """What fails after the wish to stop is its consequence; before it, a failure."""
+        """Add failures. Errors after an interrupt are consequences of it, not the cause."""
         if not self.failures:
             self._was_interrupted = self._interrupts.is_requested
         self.failures += failures
 
     def _lose_journal(self, error: Exception) -> None:
-        error.add_note("while keeping the journal")
+        error.add_note("while writing the journal")
         self._add_failures([StepFailure(None, error)])
         self._is_journal_lost = True
 
     def save_evidence(self, evidence: Callable[[], SavedEvidence | None]) -> None:
-        """Call it on a thread of its own, as it may ask the hypervisor."""
+        """Run `evidence` on a separate thread: it may call libvirt, and signals must be handled."""
         with DaemonPool[SavedEvidence | None](1) as pool:
             pool.submit("evidence", evidence)
             while not (ended := pool.wait(POLL_INTERVAL_S)):
@@ -223,7 +224,7 @@ class _Run:
         self._saved = ended[0].result
 
     def undo_begun(self, workers: int) -> None:
-        """Undo all that this run began. Raises UndoIncompleteError with what remains."""
+        """Undo every step that began. Raises UndoIncompleteError with the steps that remain."""
         remaining = undo(
             tuple(self._begun.values()),
             self._world,
@@ -246,14 +247,14 @@ class _Run:
         ) from failures[0].error
 
     def failure(self) -> PlanError:
-        """What to raise once everything is as `on_failure` says."""
+        """The error to raise after `on_failure` was carried out."""
         kind = InterruptedRunError if self._was_interrupted else PlanFailedError
         left = [step.key for step in self._plan.steps if step.key not in self._begun]
         details = [render_errors(self.failures)] if self.failures else []
         if self._on_failure is OnFailure.UNDO:
-            outcome = "all that it had made was undone"
+            outcome = "all its changes were undone"
         else:
-            outcome = "what it had done was left as it is"
+            outcome = "its changes were not undone"
             details += [f"not begun: {', '.join(left)}"] if left else []
         brief = f"{self._outcome}; {outcome}{self._cause_text}"
         return self._error(kind, brief, details, self.failures, hint=self._hint)
@@ -267,7 +268,7 @@ class _Run:
         *,
         hint: str | None = None,
     ) -> PlanError:
-        """An error with all that is known of what failed."""
+        """An error of type `kind` with the failures, the cause and the evidence."""
         saved = self._saved
         where = [f"evidence: {saved.directory}"] if saved else []
         node = failures[0].node if failures else None
@@ -295,7 +296,7 @@ class _Run:
 
     @property
     def _hint(self) -> str | None:
-        """The error's own, save where the evidence shows more than it knew."""
+        """The hint of the first error, or of the evidence if that found the cause."""
         own = self.cause.hint if isinstance(self.cause, AiHowError) else None
         if self._saved and (self._saved.cause or not own):
             return self._saved.hint

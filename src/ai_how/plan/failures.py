@@ -1,4 +1,4 @@
-"""How a plan that failed is told: the cause in the brief, every error in the details."""
+"""The report of a failed plan: the cause in the brief, every error in the details."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ class Remaining:
     error: BaseException
 
     def as_failure(self, cluster: str) -> StepFailure:
-        """The same as one of the errors of a plan of that cluster."""
+        """This as a StepFailure of a plan of that cluster."""
         return failure_of(self.step, self.error, cluster)
 
 
 @dataclass(frozen=True, slots=True)
 class SavedEvidence:
-    """Where the evidence of a failure is, and the cause that it shows, where it shows one.
+    """The directory with the evidence of a failure, and the cause if one was found.
 
-    `cause` is one line for people, `cause_id` stands for it in programs, and `node` is the node
-    that it is about.
+    `cause` is one line for the user, `cause_id` its stable id for programs, `node` the node that
+    failed.
     """
 
     directory: Path
@@ -36,17 +36,17 @@ class SavedEvidence:
 
 
 def failure_of(step: Step, error: BaseException, cluster: str) -> StepFailure:
-    """What a step of a plan of that cluster failed with."""
+    """The failure of a step, with its node if the step is about a VM of that cluster."""
     return StepFailure(step.key, error, node_of(step.subject, cluster), step.kind)
 
 
 def render_errors(failures: Iterable[StepFailure]) -> str:
-    """Each error with its details and with the notes that were added on its way."""
+    """One paragraph per error: its brief, its notes and its details."""
     return "\n".join(_render_error(one.error) for one in failures)
 
 
 def render_remaining(remaining: Sequence[Remaining], journal: Path) -> str:
-    """What could not be taken back, in the steps' own words."""
+    """The steps that could not be undone, one line each."""
     lines = [f"  {one.step.key}: {one.step.describe()}" for one in remaining]
     return "\n".join(["remains:", *lines, f"The next command tries again, from {journal}.", ""])
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in two stages: the first asks to stop and undo, the second leaves at once."""
+"""Ctrl-C in two stages: the first stops and undoes the run, the second exits at once."""
 
 import signal
 import threading
@@ -11,17 +11,17 @@ from ai_how.plan.observer import Observer, notify
 
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# A lost terminal hangs up twice, by the kernel and by the shell: that is one wish, not two.
+# A terminal that closes causes two SIGHUPs, of the kernel and of the shell: they count as one.
 SAME_INTERRUPT_S = 0.2
 
 
 class Interrupts:
-    """While entered (in the main thread), signals are wishes to stop.
+    """Handles SIGINT, SIGTERM and SIGHUP while entered, in the main thread.
 
-    The first sets `stop`; what applies a step may watch it to end early, what reverts one must not,
-    and the main thread must not wait for it (its lock is not re-entrant, and the handler sets it).
-    The second raises KeyboardInterrupt wherever the main thread is, which leaves the block as
-    InterruptedRunError with the journal as it was.
+    The first signal sets `stop`. A step's `apply` may watch `stop` to end early; `revert` must
+    ignore it. The main thread must never wait for `stop`: its lock is not re-entrant, and the
+    handler, which runs on that thread, sets it. The second signal raises KeyboardInterrupt, which
+    leaves the block as InterruptedRunError; the journal stays as it is.
     """
 
     def __init__(self) -> None:
@@ -32,23 +32,23 @@ class Interrupts:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the user wants to stop; `stop` is also set when a step has failed."""
+        """Whether a signal arrived. `stop` is also set after a step has failed."""
         return self._first_at is not None
 
     def request(self) -> None:
-        """Wish to stop, as a first signal does."""
+        """Request a stop, as the first signal does."""
         self._first_at = time.monotonic()
         self.stop.set()
 
     def acknowledge(self, observer: Observer) -> None:
-        """Tell the observer, once, that the wish was heard."""
+        """Notify the observer of the interrupt, once."""
         if self.is_requested and not self._is_acknowledged:
             self._is_acknowledged = True
             notify(observer.interrupted)
 
     def __enter__(self) -> Self:
         for number in HANDLED_SIGNALS:
-            # Under nohup, or in the background of a script, a signal was told to be ignored.
+            # nohup and background jobs of a script ignore signals on purpose.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
         return self
@@ -64,8 +64,8 @@ class Interrupts:
         self._previous.clear()
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError(
-                "interrupted twice: left at once",
-                details="What had begun is in the journal; the next command undoes it.",
+                "interrupted twice: exited at once",
+                details="The steps that began are in the journal; the next command undoes them.",
             ) from None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

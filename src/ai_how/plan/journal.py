@@ -1,4 +1,4 @@
-"""What a plan is doing, written down before it is done, so that any process can undo it."""
+"""The write-ahead log of a plan: a step is on disk before it begins, so any process can undo it."""
 
 import os
 import shlex
@@ -26,14 +26,14 @@ from ai_how.state.files import NEW_FILE, fsync_directory, read_file, write_all
 
 FORMAT = 1
 
-# Called as ("before intent", key), ("after intent", key) and so on around each record, with an
-# empty key for the end: the one place where a test makes the run fail or die.
+# Called as ("before intent", key), ("after intent", key) and so on around each record; the key is
+# empty for the end record. Only tests use it, to make a run fail or die at a given record.
 OnBoundary = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class JournalContents:
-    """What a journal tells of a run that was cut short."""
+    """The contents of the journal of an unfinished run."""
 
     path: Path
     verb: str
@@ -43,29 +43,30 @@ class JournalContents:
     started_at: datetime
     note: Mapping[str, Any]
     begun: tuple[Step, ...]
-    """In the order of their beginning; whether they ended is not always known."""
+    """The steps with an `intent` record, in this order. They may have ended or not."""
     done: frozenset[str]
-    """Keys of the steps that were applied to their end."""
+    """Keys of the steps with a `done` record."""
     needs_no_undo: frozenset[str]
-    """Keys of begun steps with nothing to undo: found there already, or undone."""
+    """Keys of begun steps that were KEPT (existed before) or are undone already."""
     is_over: bool
-    """The run came to its end, and only removing the journal is left."""
+    """The run ended; only the journal itself is left to remove."""
     valid_bytes: int
-    """Where the whole records end; what follows was torn by the end of the run."""
+    """The size of the valid records. What follows is a torn write."""
 
     @property
     def remaining(self) -> tuple[Step, ...]:
-        """What there is to undo, the newest first."""
+        """The steps to undo, the newest first."""
         if self.is_over:
             return ()
         return tuple(step for step in reversed(self.begun) if step.key not in self.needs_no_undo)
 
 
 class Journal:
-    """Append-only, one checksummed record a line; each is on disk before its method returns.
+    """An append-only log, one checksummed record per line, each synced before its method returns.
 
-    Used by one thread. Every method raises StateError when the disk refuses, and from then on: what
-    is on disk after a failed fsync is not known, so nothing is written after it.
+    The methods `intent`, `done`, `failed` and `undone` append the record of their name. Used by one
+    thread. Every method raises StateError after a write or fsync failed, and for every later call:
+    what is on disk after a failed fsync is unknown, so nothing is written after it.
     """
 
     def __init__(
@@ -93,9 +94,9 @@ class Journal:
         note: Mapping[str, Any],
         on_boundary: OnBoundary | None = None,
     ) -> Self:
-        """Begin the journal of a run; StateError where that of an earlier one still is."""
+        """Create the journal of a run. Raises StateError if an earlier run left one."""
         if _has_records(path):
-            raise StateError(f"{path} is there from a run that was cut short and not yet undone")
+            raise StateError(f"{path} exists: an earlier run was cut short and is not undone yet")
         header = {
             "journal": FORMAT,
             "verb": verb,
@@ -107,7 +108,7 @@ class Journal:
             "note": dict(note),
         }
         try:
-            # One without a whole first record was cut short before any change.
+            # A journal without a valid header is of a run that ended before its first change.
             path.unlink(missing_ok=True)
             descriptor = os.open(path, NEW_FILE | os.O_APPEND, 0o600)
         except OSError as error:
@@ -122,29 +123,29 @@ class Journal:
         return journal
 
     @classmethod
-    def reopen(cls, seen: JournalContents, *, on_boundary: OnBoundary | None = None) -> Self:
-        """Go on with a journal that was read, behind its last whole record."""
+    def reopen(cls, contents: JournalContents, *, on_boundary: OnBoundary | None = None) -> Self:
+        """Open a journal that was read, and truncate it after its last valid record."""
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(seen.path, flags)
+            descriptor = os.open(contents.path, flags)
         except OSError as error:
-            raise _write_error(seen.path, error) from error
-        journal = cls(seen.path, descriptor, on_boundary, cluster=seen.cluster)
+            raise _write_error(contents.path, error) from error
+        journal = cls(contents.path, descriptor, on_boundary, cluster=contents.cluster)
         try:
-            os.ftruncate(descriptor, seen.valid_bytes)
-            # Else the torn tail might come back behind what is written next.
+            os.ftruncate(descriptor, contents.valid_bytes)
+            # Without it, the torn write could reappear after the next records.
             os.fsync(descriptor)
         except OSError as error:
             journal.close_file()
-            raise _write_error(seen.path, error) from error
+            raise _write_error(contents.path, error) from error
         return journal
 
     @classmethod
     def read(cls, path: Path, step_types: Mapping[str, type[Step]]) -> JournalContents | None:
-        """What a run left; None where there is no journal, or nothing had begun.
+        """The contents of a journal. None if there is no journal, or it has no valid header.
 
-        A last line that is not whole was never acted upon and does not count. Raises StateError for
-        a journal that is damaged elsewhere, or from a newer version.
+        A torn last line is ignored: a run acts on a record only after it is synced. Raises
+        StateError for a journal that is damaged elsewhere, or of another version.
         """
         try:
             records, valid_bytes = _read_records(path)
@@ -159,10 +160,10 @@ class Journal:
 
     @staticmethod
     def read_note(path: Path) -> Mapping[str, Any] | None:
-        """What a journal's first record notes of its cluster; None where there is no journal.
+        """The note in a journal's header. None if there is no journal, or it has no valid header.
 
-        The steps need not be known, so it is read whatever kind of cluster it is of. Raises
-        StateError where that record is damaged, or from another version.
+        It needs no step types, so it works for the journal of any kind of cluster. Raises
+        StateError if the journal is damaged, or of another version.
         """
         try:
             records, _ = _read_records(path)
@@ -176,26 +177,28 @@ class Journal:
             raise _version_error(path, records, error) from error
 
     def intent(self, steps: Sequence[Step]) -> None:
-        """Write down that these are about to be applied, with all that their undo needs."""
+        """Record that these steps are about to be applied, with all that their undo needs."""
         self._append_record(
             "intent", [encode_step(step) for step in steps], [step.key for step in steps]
         )
 
     def done(self, applied: Mapping[str, Applied]) -> None:
-        """Write down what these steps did."""
+        """Record the results of these steps."""
         self._append_record("done", dict(applied), applied)
 
     def failed(self, errors: Mapping[str, BaseException]) -> None:
-        """Write down why these steps failed; they still have to be undone."""
-        told = {key: f"{type(error).__name__}: {error}"[:500] for key, error in errors.items()}
-        self._append_record("failed", told, errors)
+        """Record the errors of these steps. They must still be undone."""
+        errors_as_text = {
+            key: f"{type(error).__name__}: {error}"[:500] for key, error in errors.items()
+        }
+        self._append_record("failed", errors_as_text, errors)
 
     def undone(self, keys: Sequence[str]) -> None:
-        """Write down that nothing of these steps remains."""
+        """Record that these steps are undone."""
         self._append_record("undone", list(keys), keys)
 
     def close(self) -> None:
-        """The run is over: remove the journal, which says so itself where we die in between."""
+        """End the run: append an `end` record, then remove the journal."""
         with suppress(StateError):
             self._append_record("end", datetime.now(UTC).isoformat(), [""])
         self.close_file()
@@ -206,9 +209,9 @@ class Journal:
             raise _write_error(self.path, error) from error
 
     def close_file(self) -> None:
-        """Write no more, and let the journal lie for the next run."""
+        """Close the file, but keep the journal for the next run."""
         if self._descriptor is not None:
-            # All that was promised is synced: whatever this says, nothing is lost.
+            # Every record is synced already, so an error here loses nothing.
             with suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
@@ -224,19 +227,19 @@ class Journal:
     ) -> None:
         self.close_file()
 
-    def _append_record(self, word: str, what: object, keys: Iterable[str]) -> None:
-        on_boundary = self._on_boundary or _unobserved
+    def _append_record(self, record_type: str, what: object, keys: Iterable[str]) -> None:
+        on_boundary = self._on_boundary or _ignore_boundary
         for key in keys:
-            on_boundary(f"before {word}", key)
-        self._write({word: what})
+            on_boundary(f"before {record_type}", key)
+        self._write({record_type: what})
         for key in keys:
-            on_boundary(f"after {word}", key)
+            on_boundary(f"after {record_type}", key)
 
     def _write(self, record: Record) -> None:
         if self._failure is not None:
             raise _write_error(self.path, self._failure) from self._failure
         if self._descriptor is None:
-            raise ValueError(f"{self.path} was left")
+            raise ValueError(f"{self.path} is closed")
         try:
             _append(self._descriptor, record)
         except OSError as error:
@@ -249,8 +252,8 @@ def _append(descriptor: int, record: Record) -> None:
     os.fsync(descriptor)
 
 
-def _unobserved(moment: str, key: str) -> None:
-    """Let every boundary pass."""
+def _ignore_boundary(moment: str, key: str) -> None:
+    """Does nothing."""
 
 
 def _write_error(path: Path, error: OSError) -> StateError:
@@ -276,9 +279,10 @@ def _version_error(path: Path, records: Sequence[Record], error: Exception) -> S
 
 
 def _read_records(path: Path) -> tuple[list[Record], int]:
-    """The whole records, and how many bytes they take.
+    """The valid records, and their size in bytes.
 
-    Raises FileNotFoundError, or StateError for damage before the end and for what cannot be read.
+    Raises FileNotFoundError, or StateError if a line before the last is damaged, or the file cannot
+    be read.
     """
     records: list[Record] = []
     valid_bytes = 0
@@ -297,7 +301,7 @@ def _read_records(path: Path) -> tuple[list[Record], int]:
             move = shlex.join(["mv", str(path), f"{path}.damaged"])
             raise StateError(
                 f"the journal {path} is damaged in line {number} of {len(lines)}",
-                details="What the run that wrote it had begun cannot be known from it.",
+                details="The steps that its run began can no longer be read from it.",
                 hint=f"{move}  # then destroy the cluster, or start it again",
             )
         if record is not None:
@@ -312,9 +316,9 @@ def _parse_records(
     valid_bytes: int,
     step_types: Mapping[str, type[Step]],
 ) -> JournalContents:
-    """KeyError, ValueError or TypeError for records that are whole, but not ours."""
+    """Raises KeyError, ValueError or TypeError for valid records with unknown contents."""
     if (found := records[0]["journal"]) != FORMAT:
-        raise ValueError(f"its format is {found}, ours is {FORMAT}")
+        raise ValueError(f"its format is {found}, this version reads {FORMAT}")
     header = decode_header(records[0])
     begun: dict[str, Step] = {}
     done: set[str] = set()
@@ -331,11 +335,11 @@ def _parse_records(
                 done -= set(keys)
                 needs_no_undo |= set(keys)
             case {"failed": _}:
-                pass  # For people; a step that failed is undone as one that was cut short.
+                pass  # For the user: a failed step is undone like one without a result.
             case {"end": _}:
                 is_over = True
             case _:
-                raise ValueError(f"it has a record of {', '.join(record)}")
+                raise ValueError(f"it has an unknown record: {', '.join(record)}")
     return JournalContents(
         path=path,
         verb=header.verb,

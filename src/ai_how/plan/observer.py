@@ -1,4 +1,4 @@
-"""Who hears how a plan goes; the console is one, a test another."""
+"""Receives the progress of a plan: the console implements it, and tests do."""
 
 import logging
 from collections.abc import Callable
@@ -11,33 +11,33 @@ logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """Hears how a plan goes, on the thread that carries it out; this one stays silent."""
+    """Callbacks for the progress of a plan, on the executor's thread. This one does nothing."""
 
     def begun(self, step: Step) -> None:
-        """Its intent is on disk and its change is about to be made."""
+        """The step is in the journal, and is about to be applied."""
 
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
-        """It was applied."""
+        """The step was applied, in `elapsed_s` seconds."""
 
     def failed(self, step: Step, error: BaseException) -> None:
-        """It could not be applied."""
+        """The step raised an error."""
 
     def undoing(self, step: Step) -> None:
-        """It is about to be reverted."""
+        """The step is about to be reverted."""
 
     def undone(self, step: Step) -> None:
-        """It was reverted."""
+        """The step was reverted."""
 
     def undo_failed(self, step: Step, error: BaseException) -> None:
-        """It could not be reverted, and remains."""
+        """The step could not be reverted, and remains."""
 
     def interrupted(self) -> None:
-        """The user's wish to stop was heard: running steps still end, a second one leaves."""
+        """The first interrupt arrived: running steps still end. A second one exits at once."""
 
 
-def notify(message: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Call an observer; a closed terminal, or a bug in it, must not cut a plan short."""
+def notify(callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call an observer. Its errors are logged only: a closed terminal must not end the plan."""
     try:
-        message(*args, **kwargs)
+        callback(*args, **kwargs)
     except Exception:
         logger.exception("an observer failed")

@@ -1,4 +1,4 @@
-"""The journal's lines: a step or a fact as JSON with a checksum, and back."""
+"""Encodes and decodes the journal's lines: JSON records with a checksum."""
 
 import json
 import zlib
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A journal's first record: whose run it is of."""
+    """A journal's first record: which run of which cluster it belongs to."""
 
     verb: str
     op_id: UUID
@@ -29,40 +29,40 @@ class Header:
 
 
 def encode_line(record: Record) -> bytes:
-    """One line, newline included, with the crc32 of the record before it."""
+    """One line, with its newline: the CRC-32 of the record, then the record."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f'{{"crc":"{zlib.crc32(text.encode()):08x}","record":{text}}}\n'.encode()
 
 
 def decode_line(line: bytes) -> Record | None:
-    """The record of a line; None where a single byte of it is not as it was written."""
+    """The record of a line. None if a single byte differs from what was written."""
     try:
         record = json.loads(line)["record"]
         is_whole = encode_line(record) == line
-    # What a flipped bit can make of JSON: no JSON, no mapping, no text, a NaN, a thousand brackets.
+    # A flipped bit can make the line invalid JSON or UTF-8, another type, a NaN or deep nesting.
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if is_whole and isinstance(record, dict) else None
 
 
 def decode_header(record: Record) -> Header:
-    """The header of a first record. KeyError or ValueError for one that is not ours."""
+    """The header of a first record. Raises KeyError or ValueError if it is no header."""
     known = {name: record[name] for name in Header.__slots__}
     header: Header = _adapter(Header).validate_python(known)
     return header
 
 
 def encode_step(step: Step) -> Record:
-    """What it takes to make the same step in another process."""
+    """A record from which another process can recreate the step."""
     fields = _adapter(type(step)).dump_python(step, mode="json")
     return {"kind": step.kind, "key": step.key, "fields": fields}
 
 
 def decode_step(record: Record, step_types: Mapping[str, type[Step]]) -> Step:
-    """The step of a record. KeyError for a kind that is not known, ValueError for other fields."""
+    """The step of a record. Raises KeyError for an unknown kind, ValueError for wrong fields."""
     step: Step = _adapter(step_types[record["kind"]]).validate_python(record["fields"])
     if step.key != record["key"]:
-        raise ValueError(f"a step is called {step.key}, and not as written")
+        raise ValueError(f"the key of a step is {step.key}, the record says {record['key']}")
     return step
 
 

@@ -1,4 +1,4 @@
-"""Lets the segments of a plan begin, no more of them at once than its limit allows."""
+"""Applies a plan's ConcurrencyLimit: decides which ready steps may begin."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -7,10 +7,10 @@ from ai_how.plan.step import ConcurrencyLimit, Step
 
 
 class StartLimiter:
-    """Holds the first step of a segment back while as many others are under way as may be.
+    """Holds back the first step of a segment while the maximum number of segments runs.
 
-    Whichever is ready first goes first, so a segment that takes long keeps one place, not a queue.
-    Used by one thread.
+    Segments begin in the order in which they become ready, so a slow one occupies one slot and
+    blocks no other. Used by one thread.
     """
 
     def __init__(self, limit: ConcurrencyLimit | None) -> None:
@@ -22,10 +22,10 @@ class StartLimiter:
         self._under_way: set[tuple[str, ...]] = set()
 
     def admit(self, ready: Iterable[Step], *, is_idle: bool) -> list[Step]:
-        """Which of these, and of those that were held back, may begin now.
+        """Which of the `ready` steps and of those held back may begin now.
 
-        Where nothing else of the plan goes on (`is_idle`), no segment is under way: the steps that
-        are left of it wait for what has failed.
+        With `is_idle` (no step of the plan runs) no segment runs either: the remaining steps of
+        those that began need a step that has failed.
         """
         admitted: list[Step] = []
         for step in ready:
@@ -39,7 +39,7 @@ class StartLimiter:
         return admitted
 
     def finished(self, key: str, *, has_failed: bool) -> None:
-        """A step has ended."""
+        """Free the slot of the step's segment if this was its last step, or failed."""
         segment = self._segment_of.get(key)
         if segment and (has_failed or key == segment[-1]):
             self._under_way.discard(segment)

@@ -1,4 +1,4 @@
-"""What a change is made of: steps that can be reverted, and the plan that holds them in order."""
+"""Plans: reversible steps, and the order in which they are applied."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any, ClassVar, Protocol
 
 
 class Applied(StrEnum):
-    """What a step did: KEPT means that its thing was there in spite of the plan."""
+    """The result of a step. KEPT: its object existed already, so undo must not remove it."""
 
     MADE = "made"
     KEPT = "kept"
 
 
 class Step(Protocol):
-    """One reversible change, as a frozen dataclass that holds all that its undo needs.
+    """One reversible change: a frozen dataclass with all that its undo needs.
 
-    Its fields are written to the journal, so they are values (str, int, Path, UUID, addresses,
-    enums, tuples and frozen dataclasses of such), and none is a secret. Both verbs are safe to
-    repeat, and `revert` is right after an `apply` that was cut short anywhere, or never began.
+    Its fields are written to the journal. They must be values (str, int, Path, UUID, addresses,
+    enums, tuples and frozen dataclasses of these), and must hold no secret. `apply` and `revert`
+    are idempotent. `revert` must work after an `apply` that stopped at any point or never began.
     """
 
     kind: ClassVar[str]
@@ -27,38 +27,38 @@ class Step(Protocol):
     def key(self) -> str:
         """Unique in its plan, printable, the same in every run: `disk/demo-compute-01`.
 
-        It is a name, and nobody reads it: what a step is about is its `subject`.
+        It is opaque: no code parses it. Use `subject` for the object of the step.
         """
 
     @property
     def subject(self) -> str:
-        """What it is about: a VM's name, a network's, the cluster's, or an image's digest."""
+        """The object of the step: the name of a VM, network or cluster, or an image's digest."""
 
     @property
     def stage(self) -> str:
-        """What its subject goes through meanwhile, in one word, as progress is shown."""
+        """One word for the subject's progress during the step, such as `booting`."""
 
     @property
     def needs(self) -> frozenset[str]:
-        """Keys of the steps that must be over before this one begins."""
+        """Keys of the steps that must be applied before this one begins."""
 
-    # The world is whatever the steps of one plan agree on; this room does not look into it.
+    # This package never looks into the context; its type is up to the steps of a plan.
     def apply(self, world: Any) -> Applied:  # noqa: ANN401
         """Make the change."""
 
     def revert(self, world: Any) -> None:  # noqa: ANN401
-        """Take the change back; nothing to take back is success."""
+        """Undo the change. If there is nothing to undo, that is success."""
 
     def describe(self) -> str:
-        """One line in the user's words, for a dry run and for what remains."""
+        """One line for the user, shown by a dry run and if the step could not be undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimit:
-    """Segments of a plan, of which at most `most` are under way at once.
+    """Segments of a plan, of which at most `maximum` run at once.
 
-    A segment is the keys of steps, each of which comes after the one before it. It is under way
-    from the beginning of its first step until its last is done, or one of them has failed.
+    A segment is a chain of step keys, each step after the one before it. It runs from the beginning
+    of its first step until its last step is done or one of them has failed.
     """
 
     maximum: int
@@ -67,9 +67,10 @@ class ConcurrencyLimit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps under a verb, each after all that it needs. Anything else is a bug: ValueError.
+    """The steps of a verb, in an order in which each comes after the steps that it needs.
 
-    `limit` is about when steps begin, and no more: undo and the journal know nothing of it.
+    `limit` only decides when steps begin: undo and the journal ignore it. Raises ValueError for
+    steps out of order, duplicate keys and unknown needs: each is a bug of the caller.
     """
 
     verb: str
@@ -81,7 +82,7 @@ class Plan:
         before: set[str] = set()
         for step in self.steps:
             if step.key in before:
-                raise ValueError(f"{self.verb}: two steps are called {step.key}")
+                raise ValueError(f"{self.verb}: two steps have the key {step.key}")
             if unknown := step.needs - every:
                 raise ValueError(f"{self.verb}: {step.key} needs {_listed(unknown)}: no such step")
             if late := step.needs - before:
@@ -94,18 +95,18 @@ class Plan:
 
     def _check_limit(self, limit: ConcurrencyLimit, every: set[str]) -> None:
         if limit.maximum < 1:
-            raise ValueError(f"{self.verb}: a limit of {limit.maximum} lets nothing begin")
+            raise ValueError(f"{self.verb}: a limit of {limit.maximum} allows no step to begin")
         limited = [key for segment in limit.segments for key in segment]
         if len(limited) != len(set(limited)) or not all(limit.segments):
-            raise ValueError(f"{self.verb}: a step is in two segments, or a segment has none")
+            raise ValueError(f"{self.verb}: a step is in two segments, or a segment is empty")
         if unknown := set(limited) - every:
             raise ValueError(f"{self.verb}: a limit on {_listed(frozenset(unknown))}: no such step")
 
 
 def node_of(subject: str, cluster: str) -> str | None:
-    """The node of a step's subject; None where that is no VM of the cluster.
+    """The node that a step's subject belongs to; None if that is no VM of the cluster.
 
-    A node's VM has the cluster's name before its own: `demo-compute-01`.
+    The name of a node's VM is the cluster's name and the node's: `demo-compute-01`.
     """
     prefix = f"{cluster}-"
     return subject.removeprefix(prefix) if subject.startswith(prefix) else None
@@ -116,7 +117,7 @@ def _listed(keys: frozenset[str]) -> str:
 
 
 class KeyedStep(ABC):
-    """A step whose key is its kind and its subject, and whose stage has its kind's name."""
+    """A step whose key is `kind/subject` and whose stage is its kind."""
 
     __slots__ = ()
 
@@ -125,7 +126,7 @@ class KeyedStep(ABC):
     @property
     @abstractmethod
     def subject(self) -> str:
-        """As `Step` has it."""
+        """See `Step.subject`."""
 
     @property
     def key(self) -> str:
@@ -137,9 +138,9 @@ class KeyedStep(ABC):
 
 
 class ForwardStep(KeyedStep):
-    """A step that is only ever carried on."""
+    """A step that is never undone: an unfinished run of it is completed."""
 
     __slots__ = ()
 
     def revert(self, world: Any) -> None:  # noqa: ANN401
-        """What was taken down stays down."""
+        """Does nothing: what was removed stays removed."""

@@ -1,4 +1,4 @@
-"""Backwards through the steps that had begun: go on past what fails, and say what remains."""
+"""Reverts the steps that began, in reverse order; continues past errors, returns what remains."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def undo(
     begun: Sequence[Step],
-    world: Any,  # noqa: ANN401  what the steps agree on
+    world: Any,  # noqa: ANN401  the type is up to the steps
     journal: Journal,
     *,
     observer: Observer,
@@ -31,9 +31,10 @@ def undo(
     needs_no_undo: Collection[str] = (),
     workers: int,
 ) -> tuple[Remaining, ...]:
-    """Revert the steps that had begun, save the needs_no_undo ones, each after all that needs it.
+    """Revert each begun step after the steps that need it; skip those in `needs_no_undo`.
 
-    A revert that fails keeps no other from being tried. The journal is left open.
+    An error of one revert does not stop the others. Returns the steps that could not be reverted.
+    The journal stays open.
     """
     by_key = {step.key: step for step in begun}
     order = _reverse_order(begun)
@@ -64,7 +65,7 @@ def undo(
 
 
 def roll_back(
-    seen: JournalContents,
+    contents: JournalContents,
     world: Any,  # noqa: ANN401
     *,
     observer: Observer,
@@ -73,37 +74,41 @@ def roll_back(
     on_boundary: OnBoundary | None = None,
     settle_s: float = 0,
 ) -> None:
-    """Undo what a run that was cut short had begun, and end its journal; safe to repeat.
+    """Roll back an unfinished run, and remove its journal; safe to repeat.
 
-    What a dead run had asked for may still happen after its death. So what it had not seen the end
-    of is reverted once more, when its journal is `settle_s` old.
+    libvirt may still complete a call of a run that was killed. Steps without a `done` record are
+    therefore reverted a second time, `settle_s` seconds after the last write to the journal.
 
-    Raises UndoIncompleteError with what remains; the journal then stays for the next attempt.
+    Raises UndoIncompleteError with the steps that remain; the journal then stays for the next
+    attempt.
     """
-    age_s = time.time() - seen.path.stat().st_mtime
+    age_s = time.time() - contents.path.stat().st_mtime
     due = Deadline.after(min(settle_s, settle_s - age_s))
-    unseen = tuple(step for step in seen.begun if step.key not in seen.done | seen.needs_no_undo)
-    with Journal.reopen(seen, on_boundary=on_boundary) as journal:
+    unfinished = tuple(
+        step for step in contents.begun if step.key not in contents.done | contents.needs_no_undo
+    )
+    with Journal.reopen(contents, on_boundary=on_boundary) as journal:
         revert = partial(
             undo,
             world=world,
             journal=journal,
             observer=observer,
             interrupts=interrupts,
-            needs_no_undo=seen.needs_no_undo,
+            needs_no_undo=contents.needs_no_undo,
             workers=workers,
         )
-        if not seen.is_over:
-            remaining = revert(seen.begun)
-            if unseen and settle_s and not remaining:
-                # Later than it is due, or it could be missed between two looks at the clock.
+        if not contents.is_over:
+            remaining = revert(contents.begun)
+            if unfinished and settle_s and not remaining:
+                # A deadline at `due` itself could pass before wait_until sees that it has passed.
                 late = Deadline(due.at + GRACE_S)
-                wait_until(lambda: due.has_passed, late, "the end of what was asked for")
-                remaining = revert(unseen)
+                wait_until(lambda: due.has_passed, late, "the last calls of the unfinished run")
+                remaining = revert(unfinished)
             if remaining:
-                failures = tuple(one.as_failure(seen.cluster) for one in remaining)
+                failures = tuple(one.as_failure(contents.cluster) for one in remaining)
                 raise UndoIncompleteError(
-                    f"{seen.verb} was cut short (process {seen.pid}, {seen.started_at:%F %T %Z}), "
+                    f"{contents.verb} was cut short (process {contents.pid}, "
+                    f"{contents.started_at:%F %T %Z}), "
                     f"and {len(remaining)} of its steps could not be undone",
                     details=render_remaining(remaining, journal.path) + render_errors(failures),
                     failures=failures,
@@ -124,13 +129,13 @@ def _reverse_order(steps: Sequence[Step]) -> TopologicalSorter[str]:
 
 
 def _record_undone(ended: CallResult[None], journal: Journal) -> BaseException | None:
-    """Why the step still remains, or None."""
+    """The error because of which the step remains, or None."""
     if ended.error is not None:
         return ended.error
     try:
         journal.undone([ended.key])
     except StateError:
-        return None  # What is not noted as undone is undone again, which is safe.
-    except Exception as error:  # noqa: BLE001  one failure must not strand what is left to undo
+        return None  # A step without an `undone` record is undone again, which is safe.
+    except Exception as error:  # noqa: BLE001  one error must not stop the other reverts
         return error
     return None
