@@ -160,7 +160,7 @@ def test_a_file_that_takes_a_disks_name_in_between_is_left(home: TinyHome) -> No
     before = look(home)
     ended = start_and_meet(home, "disk/hpc-compute-02", lambda: _write_theirs(path))
     assert ended.code == 5, ended.said
-    assert f"{path} is there already" in ended.err
+    assert f"{path} exists already" in ended.err
     assert path.read_text() == "theirs"
     left = difference(before, look(home)).splitlines()
     assert left

@@ -183,7 +183,7 @@ def remove_name(home: TinyHome) -> None:
 
 
 OTHER_RANGE = (r"\b10\.\d+\.\d+\.(\d+)'", r"10.254.7.\1'")
-UNKNOWN = "DHCP and DNS do not know compute-01 as they should"
+UNKNOWN = "its DHCP or DNS entries of compute-01 are missing or wrong"
 CHANGES: dict[str, tuple[Callable[[TinyHome], None], str, list[str]]] = {
     "another range, and restarted": (
         lambda home: redefine(home, *OTHER_RANGE),
@@ -204,7 +204,7 @@ CHANGES: dict[str, tuple[Callable[[TinyHome], None], str, list[str]]] = {
     "a name removed while it runs": (remove_name, UNKNOWN, ["network-hosts/hpc"]),
     "undefined while it runs": (
         lambda home: virsh(home.host, "net-undefine", "hpc"),
-        "it is defined no more",
+        "its persistent definition is gone",
         ["network/hpc"],
     ),
     "dnsmasq killed": (

@@ -107,13 +107,13 @@ def test_a_link_in_the_place_of_a_disk_is_neither_followed_nor_removed(disks, ba
     path = disks.storage.disk("demo", "controller")
     path.rename(tmp_path / "theirs")
     path.symlink_to(tmp_path / "theirs")
-    with pytest.raises(OwnershipError, match="is a link, and none of ours"):
+    with pytest.raises(OwnershipError, match="which ai-how does not create"):
         disks.remove_disk("demo", ID, "controller")
-    with pytest.raises(HostError, match="not the disk that was asked for"):
+    with pytest.raises(HostError, match="is another disk than the file asks for"):
         create(disks, base)
     path.unlink()
     path.symlink_to(tmp_path / "absent")
-    with pytest.raises(HostError, match="not the disk that was asked for"):
+    with pytest.raises(HostError, match="is another disk than the file asks for"):
         create(disks, base)
 
 
@@ -140,7 +140,7 @@ def test_a_disk_is_opened_only_on_a_base_that_qemu_may_open(disks, base, tmp_pat
     before = path.read_bytes()
     with pytest.raises(ImageError if how == "spoilt" else OwnershipError) as caught:
         disks.resize(path, 1)
-    said = "is refused" if how == "spoilt" else f"stands on {base}, which is not one of our images"
+    said = "is refused" if how == "spoilt" else f"is {base}, which is not an image in this storage"
     assert said in caught.value.brief
     assert path.read_bytes() == before
 
@@ -149,7 +149,7 @@ def test_a_base_that_would_be_taken_for_another_format_is_told(disks, base, tmp_
     disk = Qcow2(extensions=[(BACKING_FORMAT, b"raw")], backing_file=os.fsencode(base)).write(
         tmp_path / "disk.qcow2"
     )
-    said = "its backing file is taken for raw, not qcow2"
+    said = "the format of its backing file is raw, not qcow2"
     assert disks.find_problems(disk, base) == (said,)
 
 
@@ -175,6 +175,6 @@ def test_a_disk_begins_as_a_copy_of_a_saved_one_and_is_never_taken_for_that(disk
     assert path.read_bytes() == saved.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     # Nobody knows whether it is still as it was saved.
-    with pytest.raises(HostError, match="is there already"):
+    with pytest.raises(HostError, match="exists already"):
         create(disks, base, saved=saved)
     assert path.read_bytes() == saved.read_bytes()

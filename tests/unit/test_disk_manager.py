@@ -244,9 +244,9 @@ def test_a_disk_that_differs_is_refused_with_the_difference(
     disks: DiskManager, base: Path, tmp_path: Path
 ) -> None:
     path = overlay(disks, base)
-    with pytest.raises(HostError, match="not the disk that was asked for") as caught:
+    with pytest.raises(HostError, match="is another disk than the file asks for") as caught:
         disks.create_overlay("demo", ID, "controller", base=base, size_gib=2)
-    assert caught.value.details == "it has 1.0 GiB, and 2.0 GiB are asked for"
+    assert caught.value.details == "its size is 1.0 GiB, the file asks for 2.0 GiB"
     other = disks.ensure_base(make_image(tmp_path / "other", name="other"))
     with pytest.raises(HostError) as caught:
         disks.create_overlay("demo", ID, "controller", base=other, size_gib=1)
@@ -265,10 +265,10 @@ def test_a_disk_smaller_than_its_image_is_refused(disks: DiskManager, tmp_path: 
 @pytest.mark.fault("S02", "names of disks")
 def test_names_that_would_leave_the_directory_are_refused(disks: DiskManager, base: Path) -> None:
     for cluster, node in (("..", "a"), ("a/b", "a"), ("demo", "../x"), ("demo", ".hidden")):
-        with pytest.raises(HostError, match="cannot be the name of a file of ours"):
+        with pytest.raises(HostError, match="is not a valid name of a cluster or node"):
             disks.create_overlay(cluster, ID, node, base=base, size_gib=1)
     for ask in (disks.is_claimed, disks.claim_directory, disks.remove_cluster_directory):
-        with pytest.raises(HostError, match="cannot be the name of a file of ours"):
+        with pytest.raises(HostError, match="is not a valid name of a cluster or node"):
             ask("../demo", ID)
 
 
@@ -299,9 +299,9 @@ def test_links_in_the_place_of_drafts_and_disks_are_not_followed(
     for name in (f".{path.name}.part", ".compute-01.qcow2.part", "compute-02.qcow2"):
         path.with_name(name).symlink_to(victim)
     overlay(disks, base, "compute-01")
-    with pytest.raises(HostError, match="not the disk that was asked for"):
+    with pytest.raises(HostError, match="is another disk than the file asks for"):
         overlay(disks, base, "compute-02")
-    with pytest.raises(OwnershipError, match="is a link, and none of ours"):
+    with pytest.raises(OwnershipError, match="which ai-how does not create"):
         disks.remove_disk("demo", ID, "compute-02")
     assert victim.read_text() == "mine"
 
@@ -371,7 +371,7 @@ def test_what_took_a_disks_name_is_not_removed_in_its_place(disks: DiskManager, 
     path = overlay(disks, base)
     path.unlink()
     path.write_text("theirs")
-    with pytest.raises(OwnershipError, match="is none of ours"):
+    with pytest.raises(OwnershipError, match="is not a disk of this node"):
         disks.remove_disk("demo", ID, "controller", base=base)
     assert path.read_text() == "theirs"
     path.unlink()
@@ -473,7 +473,7 @@ def test_a_backup_is_flat_compressed_and_whole(
     assert read_header(target).backing_file is None
     run(["qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", path, target])
     assert not list(tmp_path.glob(".part-*"))
-    with pytest.raises(HostError, match="is there already"):
+    with pytest.raises(HostError, match="exists already"):
         disks.back_up(path, target)
 
 
@@ -507,9 +507,9 @@ def test_a_disk_on_a_file_that_is_none_of_our_bases_is_not_opened(
     secret = tmp_path / "secret"
     secret.write_bytes(b"s3cret" * 1000)
     Qcow2(backing_file=str(secret).encode()).write(path)
-    with pytest.raises(OwnershipError, match="which is not one of our images"):
+    with pytest.raises(OwnershipError, match="which is not an image in this storage"):
         disks.back_up(path, tmp_path / "backup.qcow2")
-    with pytest.raises(OwnershipError, match="which is not one of our images"):
+    with pytest.raises(OwnershipError, match="which is not an image in this storage"):
         disks.resize(path, 9)
     assert disks.find_problems(path, base) == (f"its backing file is {secret}, not {base}",)
 
@@ -521,7 +521,7 @@ def test_what_is_wrong_with_a_disk_is_said(disks: DiskManager, base: Path) -> No
     with pytest.raises(ImageError, match="No such file"):
         disks.usage(path)
     path.symlink_to(base)
-    assert disks.find_problems(path, base) == ("disk is a link",)
+    assert disks.find_problems(path, base) == ("disk is a symbolic link",)
     path.unlink()
     overlay(disks, base)
     os.truncate(path, 4096)
@@ -605,7 +605,7 @@ def test_space_is_counted_thin_and_at_worst() -> None:
     assert 41 * GIB < roomy.worst_case_bytes < 42 * GIB
     tight = check_space(needs, free_bytes=10 * GIB, reserve_bytes=GIB)
     assert tight.warning is not None
-    assert "guests that fill them would be paused" in tight.warning
+    assert "QEMU would pause guests that fill their disks" in tight.warning
 
 
 def test_what_does_not_even_fit_thin_is_refused_with_its_parts() -> None:

@@ -73,7 +73,7 @@ def test_each_difference_is_told_with_both_values(old: str, new: str, told: str)
 
 def test_a_network_that_would_not_outlive_a_reboot_is_told() -> None:
     drift = find_drift(NETWORK, seen(is_persistent=False))
-    assert drift.messages == ("it is defined no more",)
+    assert drift.messages == ("its persistent definition is gone",)
 
 
 def test_a_host_that_somebody_added_is_theirs() -> None:
@@ -101,7 +101,7 @@ def test_an_entry_in_the_place_of_ours_makes_room(old: str, new: str) -> None:
     assert (changes.dns_in, changes.dns_out) == ((), ())
     drift = find_drift(NETWORK, seen(defined_xml=XML.replace(old, new)))
     assert drift.hosts == ("compute-01",)
-    assert drift.messages == ("DHCP and DNS do not know compute-01 as they should",)
+    assert drift.messages == ("its DHCP or DNS entries of compute-01 are missing or wrong",)
 
 
 def test_a_name_that_leads_elsewhere_is_led_back() -> None:

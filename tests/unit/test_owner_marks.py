@@ -106,7 +106,7 @@ def test_a_saved_machine_fits_whoever_asks():
 def test_owners_and_users_are_told_in_words():
     assert describe_owner(Owner(0, Path("/s"))) == "user root (uid 0), state directory /s"
     assert describe_owner(Owner(4_000_000, Path("/s"))) == "uid 4000000, state directory /s"
-    assert describe_owner(Owner(None, Path("/s"))).startswith("a user who is not known")
+    assert describe_owner(Owner(None, Path("/s"))).startswith("an unknown user")
     assert (find_uid("root"), find_uid("12")) == (0, 12)
     with pytest.raises(HostError, match="there is no user nobody-of-that-name"):
         find_uid("nobody-of-that-name")

@@ -1,4 +1,4 @@
-"""What the steps of a plan act upon, and what they share."""
+"""The context of a plan: what its steps act upon, and share."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -19,20 +19,20 @@ from ai_how.waiting import Deadline
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long each kind of wait may take: several times what emulation was seen to need."""
+    """The timeout of each kind of wait, in seconds: several times what emulated guests need."""
 
     agent_s: float = 900
     identity_s: float = 300
     clock_s: float = 120
     slurm_s: float = 240
-    """For slurmctld, where what it remembers is asked for before the wait for all nodes."""
+    """For slurmctld, when its saved state is needed before all nodes are ready."""
     ready_s: float = 900
     shutdown_s: float = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanContext:
-    """One cluster's surroundings during one plan. Shared by all threads; nothing in it changes."""
+    """What the steps of one plan of one cluster use. Immutable, and shared by all threads."""
 
     cluster_id: UUID
     cluster_kind: str
@@ -42,18 +42,19 @@ class PlanContext:
     disks: DiskManager
     images: Mapping[str, Image] = field(default_factory=dict)
     archives: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
-    """For each node a call that makes what its guest agent unpacks; secrets are read only then."""
+    """Per node, a call that builds the tar of its identity; secrets are read only by that call."""
     stop: threading.Event = field(default_factory=threading.Event)
     timeouts: Timeouts = Timeouts()
     warn: Callable[[str], None] = lambda _line: None
-    """A line for the user, from any thread."""
+    """Shows a line to the user; may be called by any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)
     restart_libvirtd: Callable[[], None] = lambda: None
-    """Ends a libvirtd that is started again at once; does nothing where it is not ours."""
+    """Kills libvirtd, so that its supervisor restarts it; does nothing on a foreign libvirtd."""
     console_offsets: Mapping[str, int] = field(default_factory=dict)
+    """Per node, the size of its serial log when the plan began, in bytes."""
 
     def node_of(self, domain: str) -> str:
-        """The node whose VM this is, by the VM's name."""
+        """The node of a VM, by the name of the VM."""
         return node_of(domain, self.paths.name) or domain
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
@@ -63,14 +64,14 @@ class PlanContext:
         self.client.wait_for_agent(uuid, deadline, self.stop)
 
     def write_sent_xml(self, name: str, xml: str) -> None:
-        """Keep what is sent to libvirt, for whoever wants to see it."""
+        """Save the XML that is sent to libvirt."""
         ensure_private_directory(self.paths.xml)
         with replaced_atomically(self.paths.xml / f"{name}.xml") as draft:
             draft.write_text(xml)
 
     def read_sent_xml(self, name: str) -> str:
-        """What was sent to libvirt. Raises HostError where it was not kept."""
+        """The XML that was sent to libvirt. Raises HostError if it cannot be read."""
         try:
             return (self.paths.xml / f"{name}.xml").read_text()
         except OSError as error:
-            raise HostError(f"what was sent of {name} cannot be read: {error.strerror}") from error
+            raise HostError(f"the XML of {name} cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Whose a cluster is: several users, and several state directories of one, may share a libvirt."""
+"""The owner of a VM or network: users and state directories may share one libvirt."""
 
 import os
 import pwd
@@ -16,26 +16,26 @@ _OWNER_IN_MARK = re.compile(r'(<ai-how:node [^>]*?) uid="[0-9]+" state="[^"]*"')
 
 
 def caller_of(paths: ClusterPaths) -> Owner:
-    """We: what we make for a cluster bears this."""
+    """The owner that this process writes into the marks of its objects."""
     return Owner(os.geteuid(), paths.root.parent)
 
 
-def owner_of(seen: DomainInfo | NetworkInfo) -> Owner | None:
-    """Whose it is: by its mark, else by where its serial line is kept; None where neither tells."""
-    if seen.mark is None:
+def owner_of(info: DomainInfo | NetworkInfo) -> Owner | None:
+    """The owner by the mark, else by the path of the serial log. None if neither names one."""
+    if info.mark is None:
         return None
-    if seen.mark.owner:
-        return seen.mark.owner
+    if info.mark.owner:
+        return info.mark.owner
     with suppress(HostError):
-        log = read_xml(seen.xml).find("./devices/serial/log")
+        log = read_xml(info.xml).find("./devices/serial/log")
         path = Path(log.get("file", "/") if log is not None else "/")
-        if path.parts[-3:] == (seen.mark.cluster, "console", f"{seen.mark.node}.log"):
+        if path.parts[-3:] == (info.mark.cluster, "console", f"{info.mark.node}.log"):
             return Owner(_uid_of(path.parents[2]), path.parents[2])
     return None
 
 
 def is_owned_by(owner: Owner | None, caller: Owner) -> bool:
-    """Whether that is the caller's own; what nobody is known to own is."""
+    """Whether the caller is the owner. An unknown owner counts as the caller."""
     if owner is None:
         return True
     if owner.uid is not None and owner.uid != caller.uid:
@@ -47,34 +47,34 @@ def is_owned_by(owner: Owner | None, caller: Owner) -> bool:
     return False
 
 
-def belongs_to_caller(seen: DomainInfo | NetworkInfo, caller: Owner, place: HypervisorHost) -> bool:
-    """Whether it is the caller's.
+def belongs_to_caller(info: DomainInfo | NetworkInfo, caller: Owner, place: HypervisorHost) -> bool:
+    """Whether a VM or network belongs to the caller.
 
-    An embedded host lies in a state directory, and moves with it: where no other is there, what is
-    on it is of this one, whatever its path was.
+    An embedded host is in a state directory, and moves with it. If the state directory in the mark
+    no longer exists, its objects belong to the present one.
     """
-    owner = owner_of(seen)
+    owner = owner_of(info)
     if is_owned_by(owner, caller):
         return True
     return place.moves_with_state and owner is not None and not _is_there(owner.state)
 
 
 def describe_owner(owner: Owner) -> str:
-    """Whose it is, in words."""
+    """`user NAME (uid N), state directory PATH`."""
     return f"{describe_user(owner.uid)}, state directory {owner.state}"
 
 
 def describe_user(uid: int | None) -> str:
-    """A user by name and number."""
+    """`user NAME (uid N)`."""
     if uid is None:
-        return "a user who is not known"
+        return "an unknown user"
     with suppress(KeyError):
         return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
     return f"uid {uid}"
 
 
 def find_uid(user: str) -> int:
-    """The number of a user who is given by name or number. Raises HostError where there is none."""
+    """The uid of a user, given by name or uid. Raises HostError for an unknown name."""
     if user.isascii() and user.isdigit():
         return int(user)
     try:
@@ -84,7 +84,7 @@ def find_uid(user: str) -> int:
 
 
 def is_same_definition(sent: str, rendered: str) -> bool:
-    """Whether a VM was defined from this XML, or from the same before owners were in it."""
+    """Whether both XMLs are equal, or differ only in an owner that older versions did not write."""
     return sent in (rendered, _OWNER_IN_MARK.sub(r"\1", rendered))
 
 
@@ -95,7 +95,7 @@ def _is_there(directory: Path) -> bool:
 
 
 def _uid_of(directory: Path) -> int | None:
-    """Whose a directory is; where we may not look, whose home it is in."""
+    """The uid of a directory's owner. If it is not accessible, the owner of the home above it."""
     for path in (directory, *directory.parents):
         with suppress(OSError):
             return path.stat().st_uid or (0 if path == directory else None)

@@ -1,1 +1,1 @@
-"""Disks of VMs: base images, overlays, directories, and the space that they take."""
+"""Disks of VMs: base images, overlays, their directories, and the space that they need."""

@@ -1,7 +1,7 @@
-"""Base images where QEMU can read them: one file per digest, shared by all clusters, never written.
+"""Base images in the storage: one read-only file per digest, shared by all clusters.
 
-A base is hashed when it is placed and whenever its inode has changed since; one that differs from
-its manifest is never booted.
+A base is hashed when it is placed, and again if its inode has changed since. A base that differs
+from its manifest is never booted.
 """
 
 import errno
@@ -27,10 +27,10 @@ _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 
 
 def ensure_placed(storage: StoragePaths, source: Path, target: Path, *, sha256: str) -> None:
-    """Have the bytes of `source` at `target`, read-only, with this digest. Safe to repeat.
+    """Place `source` at `target`, read-only, and verify its digest. Idempotent.
 
-    Linked where one file system holds both, copied with its holes where not. Raises ImageError with
-    both digests where either file is not what it was.
+    The file is hard-linked, or copied as a sparse file if the file systems differ. Raises
+    ImageError with both digests if a file does not have this digest.
     """
     ensure_traversable(target.parent, below=storage.root)
     check_chain(storage.root)
@@ -47,9 +47,9 @@ def ensure_placed(storage: StoragePaths, source: Path, target: Path, *, sha256: 
 
 
 def remove_unused(storage: StoragePaths, used: Collection[str]) -> tuple[Path, ...]:
-    """Remove the bases of all other digests, save those below an overlay or a saved machine.
+    """Remove all bases, except those in `used` and the backing files of overlays and saved VMs.
 
-    Returns what was removed: nothing as long as some overlay cannot be read.
+    Returns the removed files. Removes nothing if an overlay cannot be read.
     """
     if not storage.bases.is_dir():
         return ()
@@ -84,7 +84,7 @@ def _digests_below_overlays(storage: StoragePaths) -> set[str]:
 
 def _place(source: Path, target: Path, sha256: str) -> None:
     draft = target.with_name(f".{target.name}{DRAFT_SUFFIX}")
-    draft.unlink(missing_ok=True)  # only a killed run leaves one: we hold the lock
+    draft.unlink(missing_ok=True)  # left by a killed run: this run holds the lock
     try:
         try:
             draft.hardlink_to(source)
@@ -101,13 +101,13 @@ def _place(source: Path, target: Path, sha256: str) -> None:
 
 
 def check_unchanged(storage: StoragePaths, target: Path, sha256: str) -> None:
-    """Raises ImageError where a file is not what it was; hashed only if it was written to since."""
+    """Raises ImageError if a file has changed. Hashes it only if its inode has changed."""
     with disk_errors(target.parent):
         _verify(storage, target, sha256)
 
 
 def record_hash(storage: StoragePaths, target: Path, sha256: str) -> None:
-    """Remember that a file has just been hashed, to this."""
+    """Record the digest of a file that was just hashed."""
     with disk_errors(target.parent):
         _write_record(storage, target, sha256)
 
@@ -118,7 +118,7 @@ def _verify(storage: StoragePaths, target: Path, sha256: str) -> None:
             f"{target} is not a regular file", hint=f"ls -l {shlex.quote(str(target))}"
         )
     if _read_record(storage.verified(target)) != _fingerprint(target, sha256):
-        # Once it is gone, the next run places it anew from the store.
+        # After its removal, the next run places it again from the image store.
         _compare(target, sha256, f"rm -f {shlex.quote(str(target))}")
         _write_record(storage, target, sha256)
 
@@ -139,9 +139,9 @@ def _write_record(storage: StoragePaths, target: Path, sha256: str) -> None:
 
 
 def _fingerprint(path: Path, sha256: str) -> list[int | str]:
-    """Changes with every write to the file: nothing but the kernel sets its ctime."""
-    seen = path.stat()
-    return [sha256, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+    """A value that changes with every write to the file: only the kernel sets ctime."""
+    info = path.stat()
+    return [sha256, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def _read_record(path: Path) -> object:

@@ -1,4 +1,4 @@
-"""The disks of the nodes: bases placed once per host, and thin overlays that stand on them."""
+"""The disks of the nodes: base images, one per host, and thin qcow2 overlays on them."""
 
 import os
 import re
@@ -42,9 +42,9 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """How large a disk is to its guest, and what it takes on the host.
+    """The virtual size of a disk, and the space that it uses on the host.
 
-    `virtual_bytes` is None where QEMU's own user holds the file and we may not read it.
+    `virtual_bytes` is None if the file belongs to QEMU's own user and is not readable.
     """
 
     virtual_bytes: int | None
@@ -52,40 +52,43 @@ class DiskUsage:
 
 
 class DiskManager:
-    """All disks in one storage. Paths come from `storage` alone; nothing is found by its name."""
+    """All disks in one storage. Paths come from `storage` only; no search by name."""
 
     def __init__(self, storage: StoragePaths) -> None:
         self.storage = storage
 
     def check_storage(self) -> None:
-        """Raises HostError where another user could swap a disk or an image under a guest."""
+        """Raises HostError if another user could replace a disk or an image."""
         for directory in (self.storage.root, self.storage.bases, self.storage.disks):
             check_chain(directory, is_made=False)
 
     def free_bytes(self) -> int:
-        """What the file system of the storage has left for us."""
+        """The free bytes of the file system of the storage."""
         there = next(p for p in (self.storage.root, *self.storage.root.parents) if p.exists())
         return shutil.disk_usage(there).free
 
     def base_need(self, image: Image) -> DiskNeed:
-        """What placing the image's disk will take: nothing where it is, or can be linked."""
-        seen = image.disk.stat()
+        """The space to place the image's disk: zero if it is placed, or can be hard-linked."""
+        info = image.disk.stat()
         there = next(p for p in (self.storage.bases, *self.storage.bases.parents) if p.exists())
-        is_free = self.storage.base(image.digest).exists() or there.stat().st_dev == seen.st_dev
-        size = 0 if is_free else seen.st_blocks * 512
+        is_free = self.storage.base(image.digest).exists() or there.stat().st_dev == info.st_dev
+        size = 0 if is_free else info.st_blocks * 512
         return DiskNeed(f"image {image.name}", size, size)
 
     def ensure_base(self, image: Image) -> Path:
-        """Have the image's disk where QEMU can read it, as its manifest says. Safe to repeat."""
+        """Place the image's disk in the storage, verified against its manifest. Idempotent."""
         target = self.storage.base(image.digest)
         ensure_placed(self.storage, image.disk, target, sha256=image.manifest.disk_sha256)
         header = read_header(target)
         if header.virtual_size_bytes != image.manifest.virtual_size_bytes:
-            raise ImageError(f"{target} has {header.virtual_size_bytes} bytes, not as its manifest")
+            raise ImageError(
+                f"{target} has a virtual size of {header.virtual_size_bytes} bytes, "
+                f"its manifest says {image.manifest.virtual_size_bytes}"
+            )
         return target
 
     def ensure_kernel(self, image: Image) -> tuple[Path | None, Path | None]:
-        """The image's kernel and initrd where QEMU can read them; None for what it has not."""
+        """Place the image's kernel and initrd in the storage; None for an absent one."""
         placed = []
         for source, sha256, target in (
             (image.kernel, image.manifest.kernel_sha256, self.storage.base_kernel(image.digest)),
@@ -97,15 +100,15 @@ class DiskManager:
         return placed[0], placed[1]
 
     def remove_unused_bases(self, used: Collection[str]) -> tuple[Path, ...]:
-        """Remove the bases of all digests but these, and never one that an overlay stands on."""
+        """Remove all bases except these digests and the backing files of overlays."""
         return remove_unused(self.storage, used)
 
     def is_claimed(self, cluster: str, cluster_id: UUID) -> bool:
-        """Whether the cluster has its directory. Raises OwnershipError where another has it."""
+        """Whether the cluster's directory exists. Raises OwnershipError if it is another's."""
         return is_ours(self._marker(cluster), cluster_id)
 
     def claim_directory(self, cluster: str, cluster_id: UUID) -> Applied:
-        """Have a directory for the cluster's disks; OwnershipError where another has it."""
+        """Create the directory of the cluster's disks. Raises OwnershipError if it is another's."""
         is_there = self.is_claimed(cluster, cluster_id)
         marker = self._marker(cluster)
         with disk_errors(marker.parent):
@@ -124,19 +127,19 @@ class DiskManager:
         size_gib: int,
         saved: Path | None = None,
     ) -> Applied:
-        """Have a node's disk at `storage.disk(cluster, node)`: a thin overlay on `base`, 0600.
+        """Create a node's disk at `storage.disk(cluster, node)`: a thin overlay on `base`, 0600.
 
-        With `saved`, an overlay on that base, it begins as a copy of it. KEPT where that very
-        overlay is there. Raises HostError where the base is larger than the disk, or what is there
-        differs, or nobody knows whether it is still as it was saved; OwnershipError in a directory
-        that is not this cluster's.
+        With `saved`, another overlay on that base, the disk is a copy of it. Returns KEPT if the
+        same overlay exists already. Raises HostError if the base is larger than the disk, if the
+        existing file differs, or if a file exists and `saved` is given: it may have been written to
+        since. Raises OwnershipError in a directory that is not this cluster's.
         """
         path, size = self._disk(cluster, node), size_gib * GIB
         smallest = read_header(base).virtual_size_bytes
         if size < smallest:
             raise HostError(
                 f"a disk of {size_gib} GiB is too small for {node}",
-                details=f"its image has {smallest / GIB:.1f} GiB",
+                details=f"the virtual size of its image is {smallest / GIB:.1f} GiB",
                 hint=f"disk_gb: {-(-smallest // GIB)}",
             )
         with disk_errors(path.parent):
@@ -145,7 +148,7 @@ class DiskManager:
                 _check_same(path, base, size)
                 if saved:
                     raise HostError(
-                        f"{path} is there already", hint=f"ls -l {shlex.quote(str(path))}"
+                        f"{path} exists already", hint=f"ls -l {shlex.quote(str(path))}"
                     )
                 return Applied.KEPT
             _make_overlay(path, base, size, saved)
@@ -154,21 +157,22 @@ class DiskManager:
     def remove_disk(
         self, cluster: str, cluster_id: UUID, node: str, *, base: Path | None = None
     ) -> None:
-        """Have no disk of this node; one that is not there is success.
+        """Remove a node's disk. An absent disk is success.
 
-        Raises OwnershipError where the directory is not this cluster's, a link is in its place, or
-        (where `base` is given) something else than an overlay on it.
+        Raises OwnershipError if the directory is not this cluster's, if the file is a symbolic
+        link, or, with `base`, if it is not an overlay on that base.
         """
         path = self._disk(cluster, node)
         if not is_ours(self._marker(cluster), cluster_id):
             return
         if path.is_symlink():
             raise OwnershipError(
-                f"{path} is a link, and none of ours", hint=f"ls -l {shlex.quote(str(path))}"
+                f"{path} is a symbolic link, which ai-how does not create",
+                hint=f"ls -l {shlex.quote(str(path))}",
             )
         if base and path.exists() and (problems := _overlay_problems(path, base)):
             raise OwnershipError(
-                f"{path} is none of ours",
+                f"{path} is not a disk of this node",
                 details="\n".join(problems),
                 hint=f"ls -l {shlex.quote(str(path))}",
             )
@@ -178,9 +182,9 @@ class DiskManager:
             fsync_directory(path.parent)
 
     def remove_cluster_directory(self, cluster: str, cluster_id: UUID) -> None:
-        """Have no directory of this cluster, once its disks are gone; absent is success.
+        """Remove the cluster's directory after its disks. An absent directory is success.
 
-        Raises OwnershipError where it is not this cluster's, or something else is in it.
+        Raises OwnershipError if it is not this cluster's, or holds other files.
         """
         marker = self._marker(cluster)
         with disk_errors(marker.parent):
@@ -188,7 +192,7 @@ class DiskManager:
                 remove_marked(marker)
 
     def resize(self, path: Path, size_gib: int) -> None:
-        """Grow a disk that no guest is using. Raises HostError where it would shrink."""
+        """Grow a disk that no guest uses, to `size_gib`. Raises HostError if it would shrink."""
         now, size = self._read_ours(path).virtual_size_bytes, size_gib * GIB
         if size < now:
             raise HostError(
@@ -200,14 +204,14 @@ class DiskManager:
             sync(path)
 
     def back_up(self, path: Path, target: Path, *, on_progress: Progress | None = None) -> None:
-        """Write a disk that no guest is using, with its base, as one compressed qcow2 to `target`.
+        """Write a disk that no guest uses, with its base, to `target`: one compressed qcow2.
 
-        `target` appears when it was read back from the disk and is whole, or not at all, and
-        nothing is ever replaced. Raises ImageError where it does not hold what the disk does.
+        `target` appears only after it was read back and compared with the disk. An existing file is
+        never replaced: HostError. Raises ImageError if the copy differs from the disk.
         """
         self._read_ours(path)
         if target.is_symlink() or target.exists():
-            raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
+            raise HostError(f"{target} exists already", hint=f"ls -l {shlex.quote(str(target))}")
         with disk_errors(target.parent):
             sweep_drafts(target.parent)
             with draft_directory(target.parent) as directory:
@@ -224,7 +228,7 @@ class DiskManager:
             fsync_directory(target.parent)
 
     def usage(self, path: Path) -> DiskUsage:
-        """How large a disk is, also while a guest is using it. Raises ImageError if absent."""
+        """The size of a disk; a guest may use it meanwhile. Raises ImageError if it is absent."""
         try:
             allocated = path.stat().st_blocks * 512
         except OSError as error:
@@ -234,24 +238,28 @@ class DiskManager:
         return DiskUsage(read_header(path, allow_backing=True).virtual_size_bytes, allocated)
 
     def find_problems(self, path: Path, base: Path) -> tuple[str, ...]:
-        """What is wrong with a node's disk and its base, in a few words each; for status."""
+        """The problems of a node's disk and its base, a few words each, for `status`."""
         problems = []
         if not base.exists():
             problems.append(f"image missing ({base})")
         else:
             problems += _header_problems(base)
         if path.is_symlink() or not path.exists():
-            return "disk missing" if not path.is_symlink() else "disk is a link", *problems
+            return "disk missing" if not path.is_symlink() else "disk is a symbolic link", *problems
         return *_overlay_problems(path, base), *problems
 
     def _marker(self, cluster: str) -> Path:
         return self.storage.marker(_checked(cluster))
 
     def check_disk(self, path: Path, base: Path) -> None:
-        """Raises HostError for a disk that is not one on this base, in a few words why."""
-        if problems := ["it is a link"] if path.is_symlink() else _overlay_problems(path, base):
+        """Raises HostError, with the reason, if a disk is not an overlay on this base."""
+        if (
+            problems := ["it is a symbolic link"]
+            if path.is_symlink()
+            else _overlay_problems(path, base)
+        ):
             raise HostError(
-                f"{path} is not the disk that it was",
+                f"{path} is not the disk of this node",
                 details="\n".join(problems),
                 hint=f"qemu-img info -U {shlex.quote(str(path))}",
             )
@@ -260,22 +268,24 @@ class DiskManager:
         return self.storage.disk(_checked(cluster), _checked(node))
 
     def _read_ours(self, path: Path) -> Qcow2Header:
-        """The header of a disk that stands on one of our bases, or alone: QEMU will open both."""
+        """The header of a disk whose backing file, if any, is a base image: QEMU opens both."""
         header = read_header(path, allow_backing=True)
         if header.backing_file is None:
             return header
         base = Path(header.backing_file)
         is_known = is_same_file(base, self.storage.bases / base.name)
         if not is_known or header.backing_format != "qcow2":
-            raise OwnershipError(f"{path} stands on {base}, which is not one of our images")
+            raise OwnershipError(
+                f"the backing file of {path} is {base}, which is not an image in this storage"
+            )
         read_header(base)
         return header
 
 
 def _checked(name: str) -> str:
-    """The name; HostError for one that could lead out of its directory."""
+    """The name. Raises HostError if it could lead out of its directory."""
     if not _LABEL.fullmatch(name):
-        raise HostError(f"{name[:80]!a} cannot be the name of a file of ours")
+        raise HostError(f"{name[:80]!a} is not a valid name of a cluster or node")
     return name
 
 
@@ -285,7 +295,7 @@ def _draft_of(path: Path) -> Path:
 
 def _make_overlay(path: Path, base: Path, virtual_bytes: int, saved: Path | None) -> None:
     draft = _draft_of(path)
-    draft.unlink(missing_ok=True)  # only a killed run leaves one: the cluster's lock is held
+    draft.unlink(missing_ok=True)  # left by a killed run: this run holds the cluster's lock
     try:
         if saved:
             copy_sparse(saved, draft)
@@ -293,7 +303,7 @@ def _make_overlay(path: Path, base: Path, virtual_bytes: int, saved: Path | None
             qemu_img.make_overlay(draft, base=base, virtual_bytes=virtual_bytes)
         draft.chmod(0o600)
         sync(draft)
-        path.hardlink_to(draft)  # unlike a rename it fails where a file has come up meanwhile
+        path.hardlink_to(draft)  # unlike a rename, it fails if the file exists
         draft.unlink()
         fsync_directory(path.parent)
     finally:
@@ -306,9 +316,11 @@ def _check_same(path: Path, base: Path, virtual_bytes: int) -> None:
         now = read_header(path, allow_backing=True).virtual_size_bytes
         if now == virtual_bytes:
             return
-        problems = [f"it has {now / GIB:.1f} GiB, and {virtual_bytes / GIB:.1f} GiB are asked for"]
+        problems = [
+            f"its size is {now / GIB:.1f} GiB, the file asks for {virtual_bytes / GIB:.1f} GiB"
+        ]
     raise HostError(
-        f"{path} is there already, and is not the disk that was asked for",
+        f"{path} exists already, and is another disk than the file asks for",
         details="\n".join(problems),
         hint=f"ls -l {shlex.quote(str(path))}",
     )
@@ -318,13 +330,13 @@ def _overlay_problems(path: Path, base: Path) -> tuple[str, ...]:
     try:
         header = read_header(path, allow_backing=True)
     except ImageError as error:
-        # A running guest's disk belongs to QEMU's own user: that we may not look is no problem.
+        # The disk of a running guest may belong to QEMU's own user, and is not readable then.
         return () if isinstance(error.__cause__, PermissionError) else (error.brief,)
     problems = []
     if not is_same_file(Path(header.backing_file or "/"), base):
         problems.append(f"its backing file is {header.backing_file}, not {base}")
     elif header.backing_format != "qcow2":
-        problems.append(f"its backing file is taken for {header.backing_format}, not qcow2")
+        problems.append(f"the format of its backing file is {header.backing_format}, not qcow2")
     return tuple(problems)
 
 

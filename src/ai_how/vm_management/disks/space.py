@@ -1,4 +1,4 @@
-"""Does what is asked for fit the file system, now (thin) and when every disk is full? (pure)"""
+"""Checks that the disks fit the file system: thin, and in the worst case (pure)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ai_how.errors import HostError
 
 GIB = 1 << 30
-# What a first boot writes into a fresh overlay: logs, journals, host keys, Slurm's spool.
+# A first boot writes logs, journals, host keys and SLURM's spool to an empty overlay.
 _FIRST_BOOT_BYTES = 128 << 20
 # One 8-byte L2 entry and one 2-byte refcount for each cluster of 64 KiB, rounded up.
 _CLUSTERS_PER_METADATA_BYTE = 4096
@@ -15,7 +15,7 @@ _LISTED = 8
 
 @dataclass(frozen=True, slots=True)
 class DiskNeed:
-    """What one file will take: soon, and at the very most."""
+    """The space that one file needs: `thin_bytes` at first, `worst_case_bytes` at most."""
 
     what: str
     thin_bytes: int
@@ -24,7 +24,7 @@ class DiskNeed:
 
 @dataclass(frozen=True, slots=True)
 class SpaceReport:
-    """The sums; `warning` where the guests could fill the file system."""
+    """The sums. `warning` is set if guests could fill the file system."""
 
     thin_bytes: int
     worst_case_bytes: int
@@ -33,7 +33,7 @@ class SpaceReport:
 
 
 def overlay_need(node: str, size_gib: int) -> DiskNeed:
-    """An overlay begins next to empty and can grow to its size and its own tables."""
+    """The need of an overlay: almost empty at first, at most its virtual size and qcow2 tables."""
     size = size_gib * GIB
     return DiskNeed(
         f"disk of {node}",
@@ -43,10 +43,10 @@ def overlay_need(node: str, size_gib: int) -> DiskNeed:
 
 
 def check_space(needs: Sequence[DiskNeed], *, free_bytes: int, reserve_bytes: int) -> SpaceReport:
-    """Raises HostError, before anything was changed, where not even the thin sizes fit.
+    """Check the sum of all needs. Raises HostError if even the thin sizes do not fit.
 
-    `reserve_bytes` stays free for state and logs. A worst case that does not fit is a warning:
-    a guest that meets a full host disk is paused, and nothing is lost.
+    `reserve_bytes` stays free for state and logs. A worst case that does not fit is only a warning:
+    QEMU pauses a guest when the host's disk is full, and no data is lost.
     """
     thin = sum(need.thin_bytes for need in needs)
     worst = sum(need.worst_case_bytes for need in needs)
@@ -60,13 +60,13 @@ def check_space(needs: Sequence[DiskNeed], *, free_bytes: int, reserve_bytes: in
     if worst + reserve_bytes > free_bytes:
         warning = (
             f"full disks would need {_gib(worst + reserve_bytes)}, and {_gib(free_bytes)} are free:"
-            " guests that fill them would be paused"
+            " QEMU would pause guests that fill their disks"
         )
     return SpaceReport(thin, worst, free_bytes, warning)
 
 
 def _largest(needs: Sequence[DiskNeed]) -> list[str]:
-    """A line for each of the largest, and one for all the others."""
+    """One line for each of the largest needs, and one for the sum of the others."""
     by_size = sorted(needs, key=lambda need: -need.thin_bytes)
     shown, others = by_size[:_LISTED], by_size[_LISTED:]
     lines = [f"{need.what}: {_gib(need.thin_bytes)}" for need in shown]

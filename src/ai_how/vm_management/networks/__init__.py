@@ -1,1 +1,1 @@
-"""Networks of VMs: addresses, definitions, and what has become of them."""
+"""Networks of VMs: subnets, definitions, and drift from the definition."""

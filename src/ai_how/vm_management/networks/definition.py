@@ -1,4 +1,4 @@
-"""One cluster's libvirt network: what it is made of, and its XML (pure)."""
+"""A cluster's libvirt network: its definition and its XML (pure)."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,16 +16,16 @@ LONGEST_LINK_NAME = 15
 
 
 class ForwardMode(StrEnum):
-    """What libvirt lets pass between the network and the rest of the world."""
+    """libvirt's `<forward mode=…>`; `none` stands for no such element."""
 
     NAT = "nat"
-    OPEN = "open"  # routed; libvirt adds no firewall rule of its own
+    OPEN = "open"  # routed; libvirt adds no firewall rules
     ISOLATED = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkDefinition:
-    """A network whose DHCP and DNS know the nodes of one cluster and nobody else."""
+    """A network whose DHCP and DNS entries are exactly the nodes of one cluster."""
 
     name: str
     uuid: UUID
@@ -33,7 +33,7 @@ class NetworkDefinition:
     bridge: str
     subnet: IPv4Network
     gateway: IPv4Address
-    domain: str  # of the nodes' names; never asked for outside
+    domain: str  # the DNS domain of the nodes; never forwarded to outside servers
     hosts: tuple[NetworkHost, ...]
     mode: ForwardMode = ForwardMode.NAT
     mtu: int | None = None
@@ -41,7 +41,7 @@ class NetworkDefinition:
     template: ClassVar[str] = "network.xml.j2"
 
     def __post_init__(self) -> None:
-        """Raises SpecError for a network that libvirt would take and that would not work."""
+        """Raises SpecError for a network that libvirt would accept, but that would not work."""
         if len(self.bridge) > LONGEST_LINK_NAME:
             raise SpecError(
                 f"the bridge name {self.bridge} is longer than {LONGEST_LINK_NAME} characters"
@@ -59,7 +59,7 @@ class NetworkDefinition:
 
 
 def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDefinition:
-    """The network that a cluster shall have."""
+    """The definition of a cluster's network."""
     network = state.network
     return NetworkDefinition(
         name=network.name,
@@ -76,7 +76,7 @@ def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDe
 
 def render_network(definition: NetworkDefinition) -> str:
     """The XML to define. Raises SpecError for a value that XML cannot hold."""
-    # Whoever only compares a network with its definition is quicker without the templates.
+    # Imported here: commands that only compare networks start faster without Jinja.
     from ai_how.vm_management.xml.render import render_definition  # noqa: PLC0415
 
     return render_definition(definition)

@@ -1,7 +1,7 @@
-"""How a network differs from the one that we asked for (pure).
+"""The drift of a network from its definition (pure).
 
-Only what we asked for is compared: a host or an option that somebody added is theirs to keep, as
-long as nothing of ours is changed by it.
+Only what the definition sets is compared: hosts and options that a user added are kept, as long as
+they do not conflict with it.
 """
 
 from collections.abc import Collection, Iterator
@@ -24,25 +24,25 @@ from ai_how.vm_management.networks.definition import NetworkDefinition
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How a network that is there differs: as it runs, and as it is defined."""
+    """The drift of the live and of the persistent definition of a network."""
 
     live: tuple[str, ...]
     defined: tuple[str, ...]
     hosts: tuple[str, ...]
-    """The nodes that its DHCP or DNS does not know as it should."""
+    """The nodes whose DHCP or DNS entries are missing or wrong."""
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """All of it in words."""
-        differences = dict.fromkeys((*self.live, *self.defined))
+        """One line per difference, for the user."""
+        properties = dict.fromkeys((*self.live, *self.defined))
         hosts = ", ".join(self.hosts)
-        return *differences, *(
-            [f"DHCP and DNS do not know {hosts} as they should"] if hosts else []
+        return *properties, *(
+            [f"its DHCP or DNS entries of {hosts} are missing or wrong"] if hosts else []
         )
 
 
 def facts_of(definition: NetworkDefinition) -> NetworkFacts:
-    """The facts of a network that we ask for."""
+    """The facts that a network of this definition has."""
     return NetworkFacts(
         bridge=definition.bridge,
         mode=definition.mode,
@@ -54,26 +54,26 @@ def facts_of(definition: NetworkDefinition) -> NetworkFacts:
     )
 
 
-def find_drift(definition: NetworkDefinition, seen: NetworkInfo) -> Drift:
-    """How the network that is there differs from what was asked for."""
+def find_drift(definition: NetworkDefinition, info: NetworkInfo) -> Drift:
+    """The drift of an existing network from its definition."""
     wanted = facts_of(definition)
-    live = read_network_facts(seen.xml)
-    defined = read_network_facts(seen.defined_xml) if seen.defined_xml else live
-    is_lost = seen.is_active and not seen.is_persistent
+    live = read_network_facts(info.xml)
+    defined = read_network_facts(info.defined_xml) if info.defined_xml else live
+    is_lost = info.is_active and not info.is_persistent
     changed = _changed_hosts(definition.hosts, live) | _changed_hosts(definition.hosts, defined)
     return Drift(
         live=tuple(_property_differences(wanted, live)),
         defined=(
-            *(["it is defined no more"] if is_lost else []),
+            *(["its persistent definition is gone"] if is_lost else []),
             *_property_differences(wanted, defined),
         ),
         hosts=tuple(one.name for one in definition.hosts if one.name in changed),
     )
 
 
-def find_new_hosts(definition: NetworkDefinition, seen: NetworkInfo) -> tuple[NetworkHost, ...]:
-    """The hosts of which the network knows nothing at all yet."""
-    every = [read_network_facts(xml) for xml in (seen.xml, seen.defined_xml) if xml]
+def find_new_hosts(definition: NetworkDefinition, info: NetworkInfo) -> tuple[NetworkHost, ...]:
+    """The hosts without any DHCP or DNS entry in the network."""
+    every = [read_network_facts(xml) for xml in (info.xml, info.defined_xml) if xml]
     macs = {one.mac for facts in every for one in facts.dhcp}
     names = {one.name for facts in every for one in facts.dns}
     return tuple(
@@ -82,12 +82,12 @@ def find_new_hosts(definition: NetworkDefinition, seen: NetworkInfo) -> tuple[Ne
 
 
 def read_bridge_mac(xml: str) -> str:
-    """The MAC address that libvirt gives a network's bridge; empty where it tells none."""
+    """The MAC address of a network's bridge, from its XML; empty if there is none."""
     return _attribute(read_xml(xml), "./mac", "address").lower()
 
 
 def _changed_hosts(hosts: Collection[NetworkHost], facts: NetworkFacts) -> frozenset[str]:
-    """The names of those that the network does not know, or knows otherwise."""
+    """The names of the hosts whose entries are missing or wrong."""
     changes = find_host_changes(hosts, facts)
     missing = {one.name for one in changes.dhcp_in} | {one.name for one in changes.dns_in}
     lost = _claims_of(changes.dhcp_out) | _claims_of(changes.dns_out)

@@ -1,4 +1,4 @@
-"""What the networks of a host look like from where its VMs run; changes nothing."""
+"""Reads and repairs the networking of a host, in the network namespace of its VMs."""
 
 import re
 import shlex
@@ -19,8 +19,8 @@ from ai_how.vm_management.networks.subnets import (
 
 ASK_TIMEOUT_S = 20
 DNS_PORT, DHCP_PORT = 53, 67
-EVERY_ADDRESS = ("0.0.0.0", "*", "[::]")  # noqa: S104  how ss writes them; nothing is bound
-LOCAL = 4  # the column of ss with our end
+EVERY_ADDRESS = ("0.0.0.0", "*", "[::]")  # noqa: S104  ss's notation; nothing is bound
+LOCAL = 4  # the column "Local Address:Port" of ss
 FORWARDING_OFF = "IPv4 forwarding is off, so guests reach no other network"
 RULES_MISSING = (
     "its firewall rules are gone: guests reach no other network until libvirtd is restarted"
@@ -30,7 +30,7 @@ _DNSMASQ_PID = re.compile(r'"dnsmasq",pid=(\d+)')
 
 @dataclass(frozen=True, slots=True)
 class NetworksInUse:
-    """What is in use on a host: neither a subnet nor a bridge of ours may be among it."""
+    """The subnets and interface names in use on a host; a new network must avoid them."""
 
     subnets: tuple[TakenSubnet, ...]
     links: tuple[TakenLink, ...]
@@ -38,9 +38,9 @@ class NetworksInUse:
 
 @dataclass(frozen=True, slots=True)
 class HostNetworks:
-    """Asks a host for its networks; `enter` is the command by which one gets into it.
+    """The networking of a host; `enter` is the prefix of commands that run there.
 
-    That is `nsenter …` for the embedded host, `ssh …` for a remote one, nothing for this one.
+    It is `nsenter …` for the embedded host, and empty for this host.
     """
 
     enter: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class HostNetworks:
     def observe(
         self, network_xmls: Iterable[str], *, own_bridge: str | None = None
     ) -> NetworksInUse:
-        """What is in use, besides a network of ours that is already there on `own_bridge`."""
+        """The subnets and interfaces in use, except those of our own network on `own_bridge`."""
         xmls = tuple(network_xmls)
         routes = self._ask("ip", "-j", "route", "show", "table", "all")
         addresses = self._ask(*ADDRESSES)
@@ -61,26 +61,27 @@ class HostNetworks:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody but libvirt and our guests lives there, so that its settings are ours."""
+        """Whether only libvirt and our guests use the namespace, so that we may change it."""
         return bool(self.enter)
 
     def links(self) -> Mapping[str, Link]:
-        """Every interface of that host, by its name."""
+        """The interfaces of that host, by name."""
         return read_links(self._ask(*ADDRESSES))
 
     def set_up(self, link: str) -> None:
-        """Have an interface pass frames. Raises HostError with the command, where we may not."""
+        """Set an interface up. Raises HostError, with the command as hint, if not permitted."""
         self._change(f"the interface {link} is down", "ip", "link", "set", link, "up")
 
     def remove_left(self, network: str, bridge: str, mac: str) -> bool:
-        """Remove what a libvirt that ended has left of a network that is down now.
+        """Remove what a killed libvirtd left behind of an inactive network.
 
-        That is a dnsmasq of its settings, and a bridge with the very MAC address that libvirt gave
-        it. Whether there was anything. Raises HostError with the command, where we may not.
+        That is a dnsmasq with libvirt's settings of this network, and a bridge with the MAC address
+        of its XML. Returns whether there was any. Raises HostError, with the command as hint, if
+        not permitted.
         """
         pids = self._find_dnsmasqs(network)
         for pid in pids:
-            why = f"an old dnsmasq has the addresses of the network {network}"
+            why = f"an old dnsmasq uses the addresses of the network {network}"
             self._change(why, "sh", "-c", f"kill -KILL {pid}")
         link = self.links().get(bridge)
         is_ours = link is not None and link.mac == mac.lower() != ""
@@ -89,50 +90,50 @@ class HostNetworks:
         return bool(pids) or is_ours
 
     def forward(self) -> None:
-        """Have the host pass packets on between its networks."""
+        """Enable IPv4 forwarding. Raises HostError, with the command as hint, if not permitted."""
         self._change(FORWARDING_OFF, "sysctl", "-qw", "net.ipv4.ip_forward=1")
 
     def is_dns_served(self, address: IPv4Address) -> bool:
-        """Whether something answers names at that address: the dnsmasq of a network, there."""
+        """Whether a DNS server listens on that address, such as the dnsmasq of its network."""
         return f"{address}:{DNS_PORT}" in self._listeners()
 
     def find_used_ports(self) -> tuple[str, ...]:
-        """What dnsmasq needs and another program has on every address: `port 53`, `port 67`."""
+        """The ports of dnsmasq that another program uses on all addresses: `port 53`, `port 67`."""
         try:
-            seen = self._listeners()
+            listeners = self._listeners()
         except AiHowError:
             return ()
         return tuple(
             f"port {port}"
             for port in (DNS_PORT, DHCP_PORT)
-            if any(f"{every}:{port}" in seen for every in EVERY_ADDRESS)
+            if any(f"{every}:{port}" in listeners for every in EVERY_ADDRESS)
         )
 
     def find_uplink_problem(self, subnet: IPv4Network) -> str | None:
-        """Why guests of a NAT network reach nothing outside; None also where we may not see it."""
+        """Why guests of a NAT network have no uplink; None if there is no problem, or no access."""
         if self._ask("cat", "/proc/sys/net/ipv4/ip_forward").strip() == "0":
             return FORWARDING_OFF
-        told = [
+        outputs = [
             text
             for words in (("iptables-save", "-t", "nat"), ("nft", "list", "ruleset"))
             if (text := self._ask_if_allowed(*words)) is not None
         ]
-        if not told or any(str(subnet) in text for text in told):
+        if not outputs or any(str(subnet) in text for text in outputs):
             return None
-        # libvirt makes its rules when a network starts, and its chains when the daemon does.
+        # libvirt creates its chains when libvirtd starts, and the rules when a network starts.
         return RULES_MISSING
 
     def _find_dnsmasqs(self, network: str) -> tuple[int, ...]:
-        """The processes that listen there and have libvirt's settings for that network."""
+        """The pids of listening dnsmasqs with libvirt's settings of that network."""
         try:
-            told = self._ask("ss", "-H", "-lnup")
+            output = self._ask("ss", "-H", "-lnup")
         except ToolError:
             return ()
-        pids = dict.fromkeys(int(pid) for pid in _DNSMASQ_PID.findall(told))
+        pids = dict.fromkeys(int(pid) for pid in _DNSMASQ_PID.findall(output))
         return tuple(pid for pid in pids if _is_dnsmasq_of(pid, network))
 
     def _listeners(self) -> frozenset[str]:
-        """Where programs listen, each as address:port, the address with its device if bound."""
+        """The listening sockets, as address:port; the address may have a `%interface`."""
         lines = self._ask("ss", "-H", "-lntu").splitlines()
         return frozenset(words[LOCAL] for line in lines if len(words := line.split()) > LOCAL)
 
@@ -144,7 +145,7 @@ class HostNetworks:
             raise HostError(what, details=error.details, hint=command) from error
 
     def _ask_if_allowed(self, *argv: str) -> str | None:
-        """None where the program is missing, or only root may run it."""
+        """The output. None if the program is missing, or is for root only."""
         try:
             return self._ask(*argv)
         except ToolError:

@@ -1,4 +1,4 @@
-"""What the links of a host are, and what is wrong with a bridge that should be there (pure)."""
+"""The network interfaces of a host, and the problems of a network's bridge (pure)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ ADDRESSES = ("ip", "-j", "addr")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One interface of a host; `addresses` each with its prefix length."""
+    """One interface of a host; each of `addresses` has its prefix length."""
 
     name: str
     mac: str
@@ -21,15 +21,15 @@ class Link:
 
 
 def read_links(text: str) -> Mapping[str, Link]:
-    """The links by their names, from `ip -j addr`."""
+    """The interfaces by name, from the output of `ip -j addr`."""
     records = read_records(text, " ".join(ADDRESSES))
     return {str(one["ifname"]): _read_link(one) for one in records if one.get("ifname")}
 
 
 def find_bridge_problem(links: Mapping[str, Link], bridge: str, address: str) -> str | None:
-    """Why a network that libvirt has up carries nothing; None where its bridge is as it should be.
+    """Why the bridge of an active network carries no traffic; None if there is no problem.
 
-    `address` is the bridge's own, with its prefix length.
+    `address` is the bridge's address with its prefix length.
     """
     link = links.get(bridge)
     if link is None:
@@ -42,7 +42,7 @@ def find_bridge_problem(links: Mapping[str, Link], bridge: str, address: str) ->
 
 
 def find_ports(links: Mapping[str, Link], bridge: str) -> frozenset[str]:
-    """The links that are plugged into a bridge; none of one that is not there."""
+    """The interfaces attached to a bridge; empty for a missing bridge."""
     return frozenset(one.name for one in links.values() if one.master == bridge)
 
 

@@ -1,4 +1,4 @@
-"""Which IPv4 networks and links a host has, and a subnet that is none of them (pure)."""
+"""The IPv4 subnets and interfaces in use on a host, and the choice of a free subnet (pure)."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from ai_how.errors import HostError
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.nodes import longest_prefix_for
 
-# In the order in which they are tried: the largest has the fewest surprises.
+# In the order of preference: the largest block has the fewest collisions.
 PRIVATE = (IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("192.168.0.0/16"))
 AUTO_PREFIX = 24
 
-# A wider route is "the rest of the world" (a default route, or the halves that a VPN splits it
-# into): every subnet lies in it, and a narrower route wins over it.
+# A wider route is a default route, or one of the halves into which a VPN splits it. Every subnet is
+# part of it, and a narrower route takes precedence over it: it is no collision.
 WIDEST_ROUTE = min(block.prefixlen for block in PRIVATE)
 
 _NAMESERVER = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
@@ -27,7 +27,7 @@ _NAMESERVER = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class TakenSubnet:
-    """Addresses that the host already uses; `by` says for what, in the user's words."""
+    """A subnet that the host uses; `by` names its user, for messages."""
 
     subnet: IPv4Network
     by: str
@@ -35,7 +35,7 @@ class TakenSubnet:
 
 @dataclass(frozen=True, slots=True)
 class TakenLink:
-    """A network interface's name that is in use, or promised to a libvirt network."""
+    """An interface name in use, or reserved by a libvirt network; `by` names its user."""
 
     name: str
     by: str
@@ -48,11 +48,10 @@ def choose_subnet(
     *,
     node_count: int = 0,
 ) -> IPv4Network:
-    """The subnet that was asked for, or a free one: the same one for the same cluster and host.
+    """The `asked` subnet, or a free one: deterministic for the same cluster and host.
 
-    One that is chosen is a /24, or as much larger as that many nodes need.
-
-    Raises HostError, naming what is in the way and a free subnet of the same size.
+    A free subnet is a /24, or larger if `node_count` nodes need it. Raises HostError that lists the
+    collisions and suggests a free subnet of the same size.
     """
     taken = tuple(taken)
     if asked is None:
@@ -82,10 +81,10 @@ def find_taken_subnets(
     *,
     own_bridge: str | None = None,
 ) -> tuple[TakenSubnet, ...]:
-    """All IPv4 networks that the host knows, save those of `own_bridge`.
+    """All IPv4 subnets of the host, except those of `own_bridge`.
 
-    Takes what `ip -j route show table all`, `ip -j addr`, libvirt and resolv.conf say; raises
-    HostError where that cannot be understood.
+    Takes the output of `ip -j route show table all` and `ip -j addr`, the XML of libvirt's networks
+    and resolv.conf. Raises HostError if one of them cannot be parsed.
     """
     seen: dict[TakenSubnet, None] = {}
     for route in read_records(routes_json, "ip -j route"):
@@ -103,7 +102,7 @@ def find_taken_subnets(
 
 
 def find_taken_links(addresses_json: str, network_xmls: Iterable[str]) -> tuple[TakenLink, ...]:
-    """The names of all interfaces of the host, and of the bridges of libvirt's networks."""
+    """The names of the host's interfaces, and of the bridges of libvirt's networks."""
     links = [
         TakenLink(str(link["ifname"]), "an interface of this host")
         for link in read_records(addresses_json, "ip -j addr")
@@ -118,7 +117,7 @@ def find_taken_links(addresses_json: str, network_xmls: Iterable[str]) -> tuple[
 
 
 def check_bridge(name: str, taken: Iterable[TakenLink]) -> None:
-    """Raises HostError where the bridge that we would make has another's name."""
+    """Raises HostError if the name of a new bridge is in use."""
     if holders := sorted({link.by for link in taken if link.name == name}):
         raise HostError(
             f"the bridge name {name} is in use on this host",
@@ -128,7 +127,7 @@ def check_bridge(name: str, taken: Iterable[TakenLink]) -> None:
 
 
 def _find_free(prefix: int, taken: tuple[TakenSubnet, ...], cluster_id: UUID) -> IPv4Network | None:
-    """The first free subnet from a position that the cluster's id gives."""
+    """The first free subnet, from a start position that derives from the cluster's id."""
     position = int.from_bytes(hashlib.sha256(cluster_id.bytes).digest()[:8])
     for block in PRIVATE:
         inside = [t.subnet for t in taken if t.subnet.overlaps(block)]
@@ -148,7 +147,7 @@ def _listed(taken: Iterable[TakenSubnet]) -> str:
 
 
 def read_records(text: str, source: str) -> list[dict[str, Any]]:
-    """A JSON list of objects; `ip` prints nothing at all where it has nothing to list."""
+    """A JSON list of objects; an empty output counts as an empty list, as `ip` prints it."""
     try:
         records = json.loads(text) if text.strip() else []
     except (ValueError, RecursionError) as error:
@@ -159,7 +158,7 @@ def read_records(text: str, source: str) -> list[dict[str, Any]]:
 
 
 def _taken(text: object, by: str) -> list[TakenSubnet]:
-    """Zero or one: IPv6, `default` and routes to the rest of the world are in nobody's way."""
+    """Zero or one subnet: IPv6, `default` and wide routes do not collide."""
     try:
         subnet = IPv4Network(str(text), strict=False)
     except ValueError:
