@@ -287,7 +287,7 @@ def test_an_agent_that_never_comes_is_named_with_the_last_line_of_the_console(be
         r"(its serial console|last line)"
     )
     assert re.search(said, failed.first_line)
-    assert "did not come in time" in (failed.error.details or "")
+    assert "did not connect in time" in (failed.error.details or "")
 
 
 @pytest.mark.fault("F31", "SIGKILL to QEMU")

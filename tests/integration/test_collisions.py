@@ -277,7 +277,7 @@ def held_port(home: TinyHome, port: int) -> Iterator[None]:
 @pytest.mark.parametrize("port", [53, 67])
 def test_a_port_that_is_taken_is_named_and_nothing_is_left(home: TinyHome, port: int) -> None:
     with held_port(home, port):
-        told = f"the network hpc cannot start: port {port} taken on this host"
+        told = f"the network hpc cannot start: port {port} in use on this host"
         ended = refused(home, code=4, told=told)
         assert "Address already in use" in ended.err
     again = home.call("hpc", "start")

@@ -249,7 +249,7 @@ def test_a_network_on_which_others_run_is_not_restarted_under_them(home: TinyHom
         start_tiny_guest(client, render_tiny_guest(network="hpc"))
         refused = home.call("hpc", "start")
         assert refused.code == 4, refused.said
-        assert "the network hpc was changed, and VMs of others run on it" in refused.err
+        assert "the network hpc was changed, and VMs of other users run on it" in refused.err
         assert "tiny" in refused.err
         remove_tiny_guest(client)
         states = {one.name: one.state for one in client.list_domains()}

@@ -275,7 +275,7 @@ def test_a_memory_that_cannot_go_on_is_kept_until_its_user_throws_it_away(
     data = save.read_bytes()
     save.write_bytes(data[: len(data) // 2])
     ended = watched.call("start", codes={4, 5})
-    assert "compute-01 cannot go on from its saved memory" in ended.err
+    assert "compute-01 cannot resume from its saved memory" in ended.err
     assert "hpc start --no-warm" in ended.err
     # The others, which went on before it failed, are suspended again.
     assert {path.name for path in save.parent.iterdir()} == {f"hpc-{node}.save" for node in NODES}

@@ -77,7 +77,7 @@ def test_a_vm_whose_restore_was_refused_is_defined_anew_before_it_boots() -> Non
     world = World()
     assert STEP.apply(world) is Applied.MADE
     assert world.asked == [("destroy", VM), ("undefine", VM), ("define", XML), ("start", VM)]
-    assert world.said == ["compute-01 boots cold: the saved machine is gone"]
+    assert world.said == ["compute-01 boots cold: the saved VM is gone"]
 
 
 @pytest.mark.parametrize("failure", [LibvirtError("no"), ConnectionLostError("gone")])

@@ -258,7 +258,7 @@ def test_a_disk_smaller_than_its_image_is_refused(disks: DiskManager, tmp_path: 
     large = Qcow2(virtual_bytes=5 * GIB).write(tmp_path / "large.qcow2")
     with pytest.raises(HostError, match="2 GiB is too small for compute-01") as caught:
         disks.create_overlay("demo", ID, "compute-01", base=large, size_gib=2)
-    assert caught.value.details == "its image has 5.0 GiB"
+    assert caught.value.details == "the virtual size of its image is 5.0 GiB"
     assert not disks.storage.disks.exists()
 
 

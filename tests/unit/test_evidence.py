@@ -269,7 +269,9 @@ def test_a_guest_that_says_nothing_is_waited_for_until_the_deadline(bench, monke
     node = DRAFT.state.get_node("compute-01")
     if not has_log:
         world.paths.console_log("compute-01").unlink()
-    with pytest.raises(GuestError, match="the guest agent of hpc-compute-01 did not come in time"):
+    with pytest.raises(
+        GuestError, match="the guest agent of hpc-compute-01 did not connect in time"
+    ):
         AwaitAgent(node.domain_name, node.uuid).apply(world)
 
 

@@ -124,7 +124,7 @@ def whole_records(fuzz) -> list[dict[str, object]]:
         journal.intent([Put("c"), Put("d")])
         journal.failed({"c": HostError("c broke")})
         journal.undone(["d"])
-        journal._note("end", "2026-01-01T00:00:00+00:00", [""])
+        journal._append_record("end", "2026-01-01T00:00:00+00:00", [""])
     return [decode_line(line) for line in path.read_bytes().splitlines(keepends=True)]
 
 

@@ -64,7 +64,7 @@ WARM = replace(RENDERING, saved_of=lambda _name: SAVED)
 
 NEW_CLUSTER = f"""\
 base/{SHORT}: place the image {SHORT}
-disks/hpc: make a directory for the disks of hpc
+disks/hpc: create a directory for the disks of hpc
 network/hpc: define the network hpc
 network-up/hpc: start the network hpc < network/hpc
 disk/hpc-controller: create a disk of 10 GiB for controller < base/{SHORT} disks/hpc
@@ -526,13 +526,13 @@ def test_a_suspended_cluster_goes_on_with_its_controller_first():
     plan = start(seen=suspended(DRAFT))
     says, needs = "from its saved memory", f"base/{SHORT} clock/hpc-controller"
     assert lines_of(plan, "resume/", "clock/") == [
-        f"resume/hpc-controller: let the VM hpc-controller go on {says} < base/{SHORT}",
+        f"resume/hpc-controller: resume the VM hpc-controller {says} < base/{SHORT}",
         "clock/hpc-controller: set the clock of controller < agent/hpc-controller",
         *(
             line
             for name in ("compute-01", "compute-02")
             for line in (
-                f"resume/hpc-{name}: let the VM hpc-{name} go on {says} < {needs}",
+                f"resume/hpc-{name}: resume the VM hpc-{name} {says} < {needs}",
                 f"clock/hpc-{name}: set the clock of {name} < agent/hpc-{name}",
             )
         ),

@@ -53,5 +53,5 @@ def test_a_way_out_that_stays_shut_is_said_and_fails_no_start(monkeypatch, troub
     monkeypatch.setattr(network_steps, "RULES_S", 0.0)
     host = Host(trouble)
     assert STEP.apply(host) is Applied.KEPT
-    assert host.said == [f"the network hpc has no way out yet: {why}"]
+    assert host.said == [f"the network hpc has no uplink yet: {why}"]
     assert host.restarts == restarts

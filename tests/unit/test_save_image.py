@@ -56,20 +56,20 @@ class Save:
 GOOD = Save()
 
 REFUSED = {
-    "nothing": (replace(GOOD, magic=b"", stream=b""), "no saved memory of libvirt"),
+    "nothing": (replace(GOOD, magic=b"", stream=b""), "not a save file of libvirt"),
     "one that was not finished": (
         replace(GOOD, magic=b"LibvirtQemudPart"),
-        "no saved memory of libvirt",
+        "not a save file of libvirt",
     ),
     "the order of another processor": (replace(GOOD, version=2 << 24), "version 33554432"),
-    "version 3": (replace(GOOD, version=3), "version 3 and compression 0 is not known"),
-    "compression": (replace(GOOD, compressed=3), "version 2 and compression 3 is not known"),
-    "no XML": (replace(GOOD, text_bytes=0), "has 0 bytes"),
-    "a huge XML": (replace(GOOD, text_bytes=1 << 31), "has 2147483648 bytes"),
-    "a cookie beyond the XML": (replace(GOOD, cookie_at=5000), "has 94 bytes"),
-    "an XML that is no text": (replace(GOOD, xml=b"\xff\xfe"), "XML that is no text"),
-    "no stream": (replace(GOOD, stream=b""), "cut short"),
-    "a stream of something else": (replace(GOOD, stream=bytes(5000)), "cut short"),
+    "version 3": (replace(GOOD, version=3), "version 3 with compression 0 are not supported"),
+    "compression": (replace(GOOD, compressed=3), "version 2 with compression 3 are not supported"),
+    "no XML": (replace(GOOD, text_bytes=0), "of 0 bytes"),
+    "a huge XML": (replace(GOOD, text_bytes=1 << 31), "of 2147483648 bytes"),
+    "a cookie beyond the XML": (replace(GOOD, cookie_at=5000), "of 94 bytes"),
+    "an XML that is no text": (replace(GOOD, xml=b"\xff\xfe"), "is not UTF-8"),
+    "no stream": (replace(GOOD, stream=b""), "is truncated"),
+    "a stream of something else": (replace(GOOD, stream=bytes(5000)), "is truncated"),
 }
 
 
@@ -91,7 +91,7 @@ def test_what_is_not_as_we_know_it_is_refused(tmp_path: Path, what: str) -> None
     spoilt, why = REFUSED[what]
     path = tmp_path / "save"
     path.write_bytes(spoilt.render() if spoilt.magic else b"")
-    wanted = "cut short" if what == "nothing" else why
+    wanted = "is truncated" if what == "nothing" else why
     with pytest.raises(HostError, match=wanted):
         read_save_image(path)
 
@@ -145,7 +145,7 @@ def test_a_saved_vm_becomes_a_node_and_keeps_its_devices() -> None:
 def test_a_saved_vm_of_another_kind_becomes_no_node() -> None:
     saved = render_definition(generic_definition(CONTROLLER))
     other = saved.replace("</devices>", "<disk type='file'/></devices>")
-    with pytest.raises(HostError, match="has 2 of devices/disk, and not 1"):
+    with pytest.raises(HostError, match="has 2 of devices/disk, not 1"):
         with_identity(other, render_definition(CONTROLLER))
 
 

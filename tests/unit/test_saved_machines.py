@@ -214,7 +214,7 @@ def test_a_machine_of_another_host_is_not_used_and_it_is_said(machines: SavedMac
     assert found.machines == {}
     names = ", ".join(node.name for node in nodes_of(draft.section))
     assert found.notes == (
-        f"{names}: booting cold, as the saved machine is of QEMU 6.2.0, and this is {HERE}",
+        f"{names}: booting cold, as the saved VM is of QEMU 6.2.0, this host is {HERE}",
     )
 
 

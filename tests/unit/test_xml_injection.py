@@ -119,7 +119,7 @@ def test_every_value_of_a_network_stays_a_value(drawn):
 )
 @example("/dev/vda", "\n", "")
 def test_a_character_that_xml_cannot_hold_is_refused_with_its_place(before, illegal, after):
-    with pytest.raises(SpecError, match="title holds a character that XML cannot") as refused:
+    with pytest.raises(SpecError, match="title has a character that XML does not allow") as refused:
         render_definition(replace(CONTROLLER, title=before + illegal + after))
     assert refused.value.details
 

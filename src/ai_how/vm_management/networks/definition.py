@@ -75,7 +75,7 @@ def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDe
 
 
 def render_network(definition: NetworkDefinition) -> str:
-    """The XML to define. Raises SpecError for a value that XML cannot hold."""
+    """The XML of a network. Raises SpecError for a value that XML does not allow."""
     # Imported here: commands that only compare networks start faster without Jinja.
     from ai_how.vm_management.xml.render import render_definition  # noqa: PLC0415
 

@@ -1,1 +1,1 @@
-"""VMs as nodes: their definition, their place on the host, their agents and clocks."""
+"""The VMs of nodes: their definition, placement on the host, agents and clocks."""

@@ -1,4 +1,4 @@
-"""How many nodes may boot at the same time: as many as the host keeps busy, no more (pure)."""
+"""The number of nodes that boot at the same time (pure)."""
 
 from collections.abc import Iterable
 from itertools import accumulate
@@ -6,11 +6,10 @@ from itertools import accumulate
 from ai_how.host.checks import QEMU_OVERHEAD_MIB
 from ai_how.vm_management.nodes.domain_definition import Accel
 
-# A guest that boots by emulation keeps about one core busy, and yet three at once are up sooner on
-# two cores than one after the other: each waits now and then. With KVM it mostly waits for its
-# disk and its network.
+# An emulated guest uses about one core while it boots. It sometimes waits for I/O, so three at once
+# on two cores are faster than one after the other. With KVM a guest mostly waits for I/O.
 BOOTS_PER_CPU = {Accel.TCG: 2, Accel.KVM: 8}
-# As many as are not worth waiting for each other: the built-in cluster and one more.
+# So many nodes never wait for each other: those of the built-in cluster and one more.
 LEAST = {Accel.TCG: 4, Accel.KVM: 16}
 
 
@@ -22,10 +21,10 @@ def choose_boot_limit(
     free_mib: int | None,
     memory_mib: Iterable[int],
 ) -> int:
-    """What was asked for, or what the host's processors and free memory can take; at least 1.
+    """The `asked` limit, or one that derives from the host's CPUs and free memory; at least 1.
 
-    `memory_mib` are the nodes to boot; how many of them fit is asked of the largest. What is not
-    known of the host (None) is no bound.
+    `memory_mib` has the memory of each node to boot; the largest are counted first. An unknown
+    property of the host (None) sets no limit.
     """
     if asked is not None:
         return asked

@@ -1,4 +1,4 @@
-"""The clocks of guests beside the host's, and what is said of one that is off."""
+"""Compares the clocks of guests with the host's."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -11,16 +11,17 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.vm_management.nodes.polling import ask_guests
 
-# A guest sets its clock by itself when it is off by seconds, and may be one off afterwards.
+# A guest corrects a clock that is off by seconds by itself, to within a second.
 TOLERANCE_S = 5.0
-# A guest that is asked for the time and does not say it is no reason to wait for a status.
+# A status does not wait longer than this for the answer of a guest.
 ANSWER_S = 2.0
 
 
 def read_skew_s(agent: GuestAgent, timeout_s: float = ASK_TIMEOUT_S) -> float:
-    """By how much a guest's clock is ahead at least: it was read at some moment between two looks.
+    """The skew of a guest's clock in seconds: positive if it is ahead, negative if it is behind.
 
-    Negative where it is behind, zero where it may be right.
+    The host's clock is read before and after. The result is the smallest skew that explains both
+    readings: zero if the clock may be right.
     """
     before = time.time_ns()
     guest = agent.read_clock_ns(timeout_s)
@@ -29,7 +30,7 @@ def read_skew_s(agent: GuestAgent, timeout_s: float = ASK_TIMEOUT_S) -> float:
 
 
 def is_off(skew_s: float) -> bool:
-    """Whether a clock is so far off that somebody should know."""
+    """Whether a skew is large enough to be reported."""
     return abs(skew_s) > TOLERANCE_S
 
 
@@ -47,6 +48,6 @@ def describe_skew(skew_s: float) -> str:
 def polled_clocks(
     client: LibvirtClient, domains: Iterable[DomainInfo]
 ) -> AbstractContextManager[Mapping[UUID, float]]:
-    """Ask all guests for their time while the body runs; whoever has answered then is in there."""
+    """Read the skew of all guests while the block runs; the result has those that answered."""
     ask = partial(read_skew_s, timeout_s=LOOK_S)
     return ask_guests(client, domains, ask, grace_s=ANSWER_S)

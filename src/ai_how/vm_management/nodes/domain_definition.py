@@ -1,4 +1,4 @@
-"""What one VM is made of: every value that its XML holds, computed, checked and typed (pure)."""
+"""The definition of a VM: every value of its XML, typed and validated (pure)."""
 
 import re
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ _PCI_ADDRESS = re.compile(
 )
 
 
-# A node has come to its first job with less; with 128 it needs a tenth more, as it translates anew.
+# With 128 a node needs 10 % longer for its first job, as QEMU translates code again.
 TB_CACHE_MIB = 192
 
 
 class Accel(StrEnum):
-    """What runs the guest's instructions."""
+    """QEMU's accelerator."""
 
     KVM = "kvm"
     TCG = "tcg"
 
     @property
     def domain_type(self) -> str:
-        """libvirt's word for it."""
+        """libvirt's `<domain type=…>`."""
         return "kvm" if self is Accel.KVM else "qemu"
 
 
@@ -50,7 +50,7 @@ class DiskCache(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CpuTopology:
-    """How the guest sees its CPUs; SLURM schedules by it."""
+    """The CPU topology that the guest sees; SLURM schedules by it."""
 
     sockets: int
     cores: int
@@ -71,7 +71,7 @@ class NumaCell:
 
 @dataclass(frozen=True, slots=True)
 class CpuFeature:
-    """A CPU flag that the guest must, or must not, have."""
+    """A CPU feature that is required or disabled."""
 
     name: str
     is_required: bool
@@ -83,7 +83,7 @@ class CpuFeature:
 
 @dataclass(frozen=True, slots=True)
 class CpuDefinition:
-    """The guest's CPU; `model` is there for mode custom only."""
+    """The guest's CPU; `model` is set for mode custom only."""
 
     mode: CpuMode
     topology: CpuTopology
@@ -94,7 +94,7 @@ class CpuDefinition:
 
 @dataclass(frozen=True, slots=True)
 class VcpuPin:
-    """A vCPU and the host CPUs on which alone it runs."""
+    """Pins a vCPU to a set of host CPUs."""
 
     vcpu: int
     cpuset: str
@@ -102,7 +102,7 @@ class VcpuPin:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBacking:
-    """Where the guest's memory comes from; virtiofs needs it shared."""
+    """libvirt's `<memoryBacking>`; virtiofs needs shared memory."""
 
     hugepage_kib: int | None = None
     is_memfd: bool = False
@@ -115,7 +115,7 @@ class MemoryBacking:
 
 @dataclass(frozen=True, slots=True)
 class DirectKernel:
-    """The kernel is loaded by QEMU: no boot loader, no menu."""
+    """Direct kernel boot: QEMU loads kernel and initrd, without a boot loader."""
 
     kernel: Path
     initrd: Path | None
@@ -124,7 +124,7 @@ class DirectKernel:
 
 @dataclass(frozen=True, slots=True)
 class PciAddress:
-    """A device of the host, as `lspci -D` writes it."""
+    """The PCI address of a host device, in the notation of `lspci -D`."""
 
     domain: int
     bus: int
@@ -144,7 +144,7 @@ class PciAddress:
 
 @dataclass(frozen=True, slots=True)
 class VirtioFsShare:
-    """A directory of the host that the guest can mount by its tag."""
+    """A directory of the host that the guest mounts by its tag."""
 
     source: Path
     tag: str
@@ -152,20 +152,20 @@ class VirtioFsShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainDefinition:
-    """A VM; `boot` None means by firmware (SeaBIOS) from its disk."""
+    """All properties of a VM. With `boot` None, the firmware (SeaBIOS) boots its disk."""
 
     mark: Mark
     name: str
     uuid: UUID
-    genid: UUID  # kept over a redefinition; libvirt changes it where a guest's past is undone
+    genid: UUID  # kept if redefined; libvirt changes it when a guest is restored
     title: str
     memory_mib: int
     vcpus: int
     accel: Accel
     cpu: CpuDefinition
     disk: Path
-    backing_chain: tuple[Path, ...]  # the nearest first; qcow2, as the disk is
-    network: str | None  # None: a link that leads nowhere
+    backing_chain: tuple[Path, ...]  # the nearest first; qcow2 like the disk
+    network: str | None  # None: an interface without a network
     mac: str
     console_log: Path
     boot: DirectKernel | None = None
@@ -180,11 +180,11 @@ class DomainDefinition:
 
     @property
     def tb_cache_mib(self) -> int | None:
-        """Bounds the code that QEMU keeps of an emulated guest, translated; else it takes 1 GiB."""
+        """The limit of QEMU's cache of translated code in MiB; its default is 1 GiB."""
         return TB_CACHE_MIB if self.accel is Accel.TCG else None
 
     def __post_init__(self) -> None:
-        """Raises SpecError for a VM that would not be what its parts say."""
+        """Raises SpecError if the properties contradict each other."""
         for problem in self._problems():
             raise SpecError(f"{self.mark.node}: {problem}")
 
@@ -193,10 +193,10 @@ class DomainDefinition:
         cells_mib = sum(cell.memory_mib for cell in self.cpu.numa)
         pinned = {pin.vcpu for pin in self.pins}
         checks = {
-            f"its CPU topology makes {self.cpu.topology.vcpus} CPUs, not {self.vcpus}": (
+            f"its CPU topology has {self.cpu.topology.vcpus} CPUs, not {self.vcpus}": (
                 self.cpu.topology.vcpus != self.vcpus
             ),
-            f"its NUMA cells hold {cells_mib} MiB, not {self.memory_mib}": (
+            f"its NUMA cells have {cells_mib} MiB, not {self.memory_mib}": (
                 bool(self.cpu.numa) and cells_mib != self.memory_mib
             ),
             f"{self.memory_mib} MiB is not a whole number of huge pages of {page_kib} KiB": (
@@ -213,12 +213,12 @@ class DomainDefinition:
 
     @property
     def wants_free_page_reporting(self) -> bool:
-        """Whether memory that the guest frees goes back to the host: not where it is pinned."""
+        """Whether memory that the guest frees returns to the host: not if it is pinned."""
         return self.memory_backing.hugepage_kib is None and not self.pci_devices and not self.mdevs
 
     @property
     def emulator_cpuset(self) -> str:
-        """A pinned guest's other threads stay on its own CPUs, off its neighbours'."""
+        """The host CPUs of QEMU's other threads: those of the guest's vCPUs."""
         return ",".join(pin.cpuset for pin in self.pins)
 
     @property

@@ -1,4 +1,4 @@
-"""What the nodes of a file want of their host besides memory and disk: devices and directories."""
+"""Checks the host devices and shared directories that the nodes of a file need."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from ai_how.spec.nodes import Node
 
 
 def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
-    """Whether the PCI devices can be passed through without taking the host's own."""
+    """Whether the PCI devices can be passed through, and the host does not need them itself."""
     asked = [device for node in nodes for device in node.pcie_devices]
     if not asked:
         return []
@@ -22,22 +22,22 @@ def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
 
 
 def check_shares(nodes: Sequence[Node], place: HypervisorHost) -> Iterator[Check]:
-    """A failure for each shared directory that is not there, or not where the guests' QEMU runs."""
+    """A failure for each shared directory that is missing, or not visible to QEMU."""
     root = place.root
     for node in nodes:
         for share in node.virtio_fs_mounts:
             path = Path(share.host_path)
             if not path.is_dir():
-                found = f"{node.name} shares {path}, which is not a directory here"
+                found = f"{node.name} shares {path}, which is not a directory on this host"
                 yield Check("shares", Status.FAILURE, found, f"mkdir -p {shlex.quote(str(path))}")
             elif root and not is_same(path, root / path.resolve().relative_to("/")):
-                # A disk that was mounted later, or a directory among the system's sockets in /run.
+                # A file system that was mounted later, or a directory in the host's /run.
                 found = f"{node.name} shares {path}, which the embedded host does not see"
                 yield Check("shares", Status.FAILURE, found, "ai-how host down")
 
 
 def is_same(path: Path, other: Path) -> bool:
-    """Whether both are there and are one directory."""
+    """Whether both exist and are the same directory."""
     try:
         return path.samefile(other)
     except OSError:

@@ -1,4 +1,4 @@
-"""From a node that was asked for, and its place on a host, to the VM that it becomes (pure)."""
+"""Converts a node of the cluster file and its placement to the definition of its VM (pure)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ from ai_how.vm_management.nodes.domain_definition import (
 
 HUGEPAGE_KIB = {"2M": 2048, "1G": 1048576}
 
-# Without AVX and five-level paging, which cost more to emulate than they save, a guest boots with a
-# quarter less of the host's CPU (15 s against 20 s to the agent; QEMU 7.2, trixie).
+# AVX and five-level paging cost more to emulate than they save. Without them, a guest boots with
+# 25 % less CPU time of the host (15 s instead of 20 s until the agent answers; QEMU 7.2, trixie).
 EMULATED_MODEL = "Nehalem"
 
-# What the file calls a CPU, and what KVM makes of it; anything else is the name of a model.
+# `cpu_model` of the file, and the CPU mode with KVM; any other value is the name of a model.
 _HOST_MODES = {
     None: CpuMode.HOST_PASSTHROUGH,
     "host": CpuMode.HOST_PASSTHROUGH,
@@ -48,26 +48,26 @@ Pins = tuple[VcpuPin, ...]
 
 @dataclass(frozen=True, slots=True)
 class HostFeatures:
-    """What a host gives to every VM on it."""
+    """The properties of a host that affect every VM on it."""
 
     accel: Accel
-    virtualization: str | None  # the CPU flag: vmx or svm
+    virtualization: str | None  # the CPU feature: vmx or svm
     disk_cache: DiskCache = DiskCache.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlacement:
-    """Where on its host a node is: its files, its network, its CPUs."""
+    """The resources of a node on its host: its files, network and CPUs."""
 
     network: str
     disk: Path
     backing_chain: tuple[Path, ...]
     console_log: Path
-    boot: DirectKernel | None  # None: by firmware
+    boot: DirectKernel | None  # None: the firmware boots its disk
     pins: Pins = ()
     owner: Owner | None = None
     kind: str | None = None
-    """Of the cluster, as its mark has it."""
+    """The kind of the cluster, as in its mark."""
 
 
 def define_domain(
@@ -79,10 +79,9 @@ def define_domain(
     placement: NodePlacement,
     host: HostFeatures,
 ) -> DomainDefinition:
-    """The VM of a node. UUID, MAC address and generation id follow from the cluster's id.
+    """The definition of a node's VM. UUID, MAC address and genid derive from the cluster's id.
 
-    Raises SpecError where what was asked for contradicts itself, HostError where the host has not
-    got it.
+    Raises SpecError if the file contradicts itself, HostError if the host lacks a feature.
     """
     asked = hardware.acceleration
     accel = host.accel if asked.enable_kvm else Accel.TCG
@@ -116,23 +115,23 @@ def define_domain(
 def pin_nodes(
     hardware: HardwareSpec, nodes: Iterable[Node], host_cpus: Sequence[int]
 ) -> dict[str, Pins]:
-    """The pins of each node; none where the file does not ask for them."""
+    """The pins of each node; none unless the file sets `cpu_pinning`."""
     if not hardware.acceleration.performance.cpu_pinning:
         return {node.name: () for node in nodes}
     return pin_cpus(host_cpus, {node.name: node.cpu_cores for node in nodes})
 
 
 def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, Pins]:
-    """One host CPU for each vCPU, none of them twice.
+    """Assign one host CPU to each vCPU, none twice.
 
-    The highest are taken, so that the first, on which a host likes to run its own work, stay free
-    as long as they can. Raises HostError where there are too few.
+    The highest CPUs are assigned first: hosts tend to run their own work on the first ones. Raises
+    HostError if there are too few.
     """
     needed = sum(demands.values())
     free = sorted(set(host_cpus))
     if needed > len(free):
         raise HostError(
-            f"pinning takes {needed} CPUs, one for each vCPU, and this host has {len(free)} for it",
+            f"pinning needs {needed} CPUs, one for each vCPU, and this host has {len(free)} for it",
             details="\n".join(f"{name}: {vcpus} vCPUs" for name, vcpus in demands.items()),
             hint="set clusters.hpc.hardware.acceleration.performance.cpu_pinning to false",
         )
@@ -168,7 +167,7 @@ def _cpu_mode(asked: str | None, accel: Accel) -> tuple[CpuMode, str | None]:
         return _HOST_MODES[asked], None
     if asked is None:
         return CpuMode.CUSTOM, EMULATED_MODEL
-    # An emulated CPU has nothing of the host's: the most that QEMU can emulate is the like of it.
+    # An emulated CPU cannot be the host's: the nearest is the maximum that QEMU can emulate.
     return CpuMode.MAXIMUM, None
 
 
@@ -179,7 +178,7 @@ def _cpu_features(
     if asked.enable_nested:
         if accel is not Accel.KVM or virtualization is None:
             raise HostError(
-                "guests cannot run virtual machines themselves on this host",
+                "this host does not support nested virtualization",
                 details="enable_nested needs KVM, and a CPU with vmx or svm",
                 hint="set clusters.hpc.hardware.acceleration.enable_nested to false",
             )
@@ -188,12 +187,12 @@ def _cpu_features(
     for word in words:
         feature = CpuFeature(word.lstrip("+-"), is_required=not word.startswith("-"))
         if features.setdefault(feature.name, feature) != feature:
-            raise SpecError(f"the CPU feature {feature.name} is both required and taken away")
+            raise SpecError(f"the CPU feature {feature.name} is both required and disabled")
     return tuple(features.values())
 
 
 def _numa_cells(node: Node, asked: AccelerationSpec) -> tuple[NumaCell, ...]:
-    """Memory and CPUs split evenly; the first cells get the CPUs that are left over."""
+    """Memory and CPUs split evenly; the first cells get the remaining CPUs."""
     numa = numa_topology_for(asked.numa_topology, node.cpu_cores, node.memory_mib)
     if numa is None:
         return ()

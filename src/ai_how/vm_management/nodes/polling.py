@@ -1,4 +1,4 @@
-"""Asks the agents of many guests at once, while something else is looked at."""
+"""Calls the agents of many guests in parallel, while the caller does other work."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from ai_how.plan.daemon_pool import DaemonPool
 from ai_how.waiting import Deadline
 
 MAX_THREADS = 16
-# Of the calls that libvirt takes at once: agents that hang are not to keep anybody from theirs.
+# Of the client's parallel calls, so many stay free for other callers if agents hang.
 RESERVED_CALLS = 2
 
 T = TypeVar("T")
@@ -30,11 +30,11 @@ def ask_guests(
     *,
     grace_s: float,
 ) -> Iterator[dict[UUID, T]]:
-    """Ask every guest that runs while the body does, and for `grace_s` more.
+    """Call `ask` for every running guest while the block runs, and up to `grace_s` seconds longer.
 
-    The answers that came in time are there afterwards, by the UUID of the VM. Whoever fails to
-    answer is left out: it may be starting, hang or be of another image. Of those that were not
-    asked by then nobody is asked any more.
+    The dict has the answers by the UUID of the VM, after the block. A guest that does not answer in
+    time, or answers with an error of ours, is left out. Guests that were not asked in time are
+    never asked. Any other error of `ask` is raised.
     """
     asked = [one for one in domains if one.state is VmState.RUNNING and one.is_agent_connected]
     answers: dict[UUID, T] = {}

@@ -1,1 +1,1 @@
-"""VMs that were saved without an identity, and are restored as new nodes."""
+"""Saved VMs: booted and saved without an identity, to be restored as new nodes."""

@@ -1,4 +1,4 @@
-"""The VM that a node is before it has an identity, and what a saved one has in common with it."""
+"""The VM of a node without an identity, and the key by which a saved VM matches a node."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from ai_how.libvirt_client.facts import Mark
 from ai_how.vm_management.nodes.domain_definition import DirectKernel, DomainDefinition
 from ai_how.vm_management.xml.render import render_domain
 
-# The id in the mark of VMs that are booted only to be saved: no cluster has it.
+# The cluster id in the mark of VMs that are booted only to be saved; no cluster has it.
 GENERIC_ID = UUID("5a1e0f43-6c39-4a6e-9d0b-5d1f6f8b2c11")
 _MAC = "52:54:00:00:00:01"
 _NOWHERE = Path("/nowhere")
 
 
 def cold_boot_reason(definition: DomainDefinition) -> str | None:
-    """Why such a VM cannot be restored from a saved one; None where it can."""
+    """Why such a VM cannot be restored from a saved VM; None if it can."""
     if definition.pci_devices or definition.mdevs:
         return "it has a device of the host"
     if definition.shares:
@@ -28,9 +28,9 @@ def cold_boot_reason(definition: DomainDefinition) -> str | None:
 def generic_definition(
     definition: DomainDefinition, *, disk: Path = _NOWHERE, console_log: Path = _NOWHERE
 ) -> DomainDefinition:
-    """The same VM without all that makes it one of a cluster.
+    """The definition without the properties that identify a node.
 
-    It is on no network, so that nothing which it sends while it boots reaches anybody.
+    It has no network: whatever the VM sends while it boots reaches no other host.
     """
     boot = definition.boot
     return replace(
@@ -50,12 +50,12 @@ def generic_definition(
 
 
 def generic_uuid(disk: Path) -> UUID:
-    """The UUID of the VM that is booted from this disk to be saved."""
+    """The UUID of the VM that boots from this disk to be saved."""
     return uuid5(GENERIC_ID, str(disk))
 
 
 def generic_cmdline(cmdline: str) -> str:
-    """A kernel's command line without the words that name a node."""
+    """A kernel command line without the arguments that identify a node."""
     words = cmdline.split(" ")
     return " ".join(word for word in words if not word.startswith("systemd.machine_id="))
 
@@ -73,14 +73,14 @@ class MachineKey:
 
     @property
     def key(self) -> str:
-        """The name of the machine: SHA-256, in hexadecimal."""
+        """The name of the saved VM's directory: a SHA-256 in hexadecimal."""
         return _digest(self.definition_digest, self.host)
 
 
 def machine_key_of(
     definition: DomainDefinition, *, image_digest: str, disk_gib: int, host: str
 ) -> MachineKey:
-    """What a saved machine must be for this VM."""
+    """The key of the saved VM from which this VM can be restored."""
     return MachineKey(
         _digest(render_domain(generic_definition(definition)), image_digest, str(disk_gib)), host
     )

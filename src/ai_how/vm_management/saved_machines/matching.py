@@ -1,4 +1,4 @@
-"""Which nodes of a start are restored from saved machines, and why the others are not."""
+"""Finds the saved VM of each new node, and the reason why others have none."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ DefinitionFor = Callable[[Node, NodeState], DomainDefinition]
 
 @dataclass(frozen=True, slots=True)
 class SavedMachineMatches:
-    """The saved machine of each node that has one, by its name, and what is said of the others."""
+    """The saved VM per node, by the node's name, and notes for the user on the other nodes."""
 
     machines: Mapping[str, SavedMachine]
     notes: tuple[str, ...]
 
     @property
     def saved(self) -> dict[str, SavedMachineRef]:
-        """What the plan needs of it."""
+        """References to the saved VMs, for the steps of the plan."""
         return {
             name: SavedMachineRef(one.manifest.key, one.manifest.id)
             for name, one in self.machines.items()
@@ -44,9 +44,9 @@ def find_matches(
     machines: SavedMachines,
     host: str,
 ) -> SavedMachineMatches:
-    """Look for the machine that each of these nodes, which are new, can be restored from."""
+    """Find the saved VM from which each of these new nodes can be restored."""
     found: dict[str, SavedMachine] = {}
-    looked: dict[MachineKey, SavedMachine | str | None] = {}
+    results: dict[MachineKey, SavedMachine | str | None] = {}
     notes: dict[str, list[str]] = {}
     for node, one in nodes:
         definition = define(node, one)
@@ -56,9 +56,9 @@ def find_matches(
         key = machine_key_of(
             definition, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host
         )
-        if key not in looked:
-            looked[key] = _look(machines, key)
-        answer = looked[key]
+        if key not in results:
+            results[key] = _look(machines, key)
+        answer = results[key]
         if isinstance(answer, SavedMachine):
             found[one.name] = answer
         elif answer:
@@ -68,10 +68,9 @@ def find_matches(
 
 
 def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")) -> str:
-    """All of a host that a saved memory depends on, in words.
+    """The properties of a host on which a saved memory depends, in words.
 
-    Under emulation the guest sees nothing of the host's own CPU. Under KVM it does, and of what the
-    host's kernel makes of it.
+    With KVM this includes the host's CPU and kernel. An emulated guest does not depend on them.
     """
     version = client.version()
     qemu, libvirt = (".".join(map(str, one)) for one in (version.hypervisor, version.libvirt))
@@ -80,12 +79,12 @@ def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")
 
 
 def _look(machines: SavedMachines, key: MachineKey) -> SavedMachine | str | None:
-    """The machine, or why there is one that cannot be used."""
+    """The saved VM of this key, the reason why one cannot be used, or None."""
     machine = machines.find(key.key)
     if machine is None:
         other = machines.find_of_another_host(key.definition_digest)
-        return other and f"the saved machine is of {other.manifest.host}, and this is {key.host}"
+        return other and f"the saved VM is of {other.manifest.host}, this host is {key.host}"
     if why := machines.discard_damaged(machine):
-        return f"the saved machine is damaged ({why}), and was removed"
+        return f"the saved VM was damaged ({why}) and is removed"
     machines.mark_used(machine)
     return machine

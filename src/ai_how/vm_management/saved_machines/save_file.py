@@ -1,7 +1,7 @@
-"""libvirt's save files: read what is in front of a saved memory, and write it anew for another VM.
+"""libvirt's save files: reads their header and XML, and rewrites both for another VM.
 
-A file is a header of 92 bytes, `data_len` bytes that hold the VM's XML and a cookie, each with a
-NUL at its end, then QEMU's migration stream (libvirt: src/qemu/qemu_saveimage.h, version 2).
+A file has a header of 92 bytes, `data_len` bytes with the VM's XML and a cookie (both end in NUL),
+and QEMU's migration stream (libvirt: src/qemu/qemu_saveimage.h, version 2).
 """
 
 import os
@@ -20,18 +20,18 @@ MAGIC = b"LibvirtQemudSave"
 VERSION = 2
 UNCOMPRESSED = 0
 MAX_TEXT_BYTES = 1 << 20
-# How long libvirt may take to save or restore a memory: a while, and the time of a slow disk.
+# The timeout of saving or restoring a memory: a constant, and the time of a slow disk.
 MEMORY_S = 60.0
 MEMORY_MIB_PER_S = 20
 _HEADER = struct.Struct("<16s5I56x")
 _QEMU_MAGIC = b"QEVM"
-# A file system that shares blocks does so by whole ones, and only at the same offset in each.
+# A file system with reflinks shares whole blocks only, at the same offset within a block.
 _ALIGN_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class SaveImage:
-    """What stands in front of a saved memory; the memory begins at `memory_at` in its file."""
+    """What precedes the memory in a save file; the memory begins at byte `memory_at`."""
 
     xml: str
     cookie: str
@@ -40,29 +40,29 @@ class SaveImage:
 
 
 def memory_timeout_s(memory_mib: float) -> float:
-    """How long saving or restoring that much memory may take."""
+    """The timeout of saving or restoring that much memory, in seconds."""
     return MEMORY_S + memory_mib / MEMORY_MIB_PER_S
 
 
 def read_save_image(path: Path) -> SaveImage:
-    """The front of a save file. Raises HostError, with the reason, for one that we cannot use."""
+    """The header and XML of a save file. Raises HostError if the file cannot be used."""
     try:
         with path.open("rb") as file:
-            return _read_front(file)
+            return _read_head(file)
     except OSError as error:
         raise HostError(f"the saved memory cannot be read: {error.strerror}") from error
 
 
 def write_clone(source: Path, target: Path, xml: str) -> None:
-    """Write the saved memory in `source` to a new file, as that of the VM that `xml` describes.
+    """Copy the save file `source` to the new file `target`, with `xml` in place of its XML.
 
-    Whoever calls has made sure that the VM has the same devices: nothing but libvirt's XML changes.
+    The caller ensures that both VMs have the same devices: QEMU's stream is copied unchanged.
     """
     try:
         with source.open("rb", buffering=0) as file:
-            front = _read_front(file)
+            front = _read_head(file)
             size = os.fstat(file.fileno()).st_size
-            head = _render_front(xml, front)
+            head = _render_head(xml, front)
             with created_file(target, is_lasting=False) as copy:
                 copy.write(head)
                 copy_range(file, copy, front.memory_at, size, target_at=len(head))
@@ -73,10 +73,10 @@ def write_clone(source: Path, target: Path, xml: str) -> None:
 
 
 def with_identity(saved_xml: str, own_xml: str) -> str:
-    """The XML of a saved VM, with all from `own_xml` that makes a VM this very one.
+    """The XML of a saved VM with the identity of another: names, ids, disk, network and log.
 
-    Both are of one template. Devices, their addresses and the CPU stay those of the saved VM, as
-    the stream is of these. Raises HostError where they are not the same kind of VM.
+    Both are of one template. Devices, their addresses and the CPU stay those of the saved VM:
+    QEMU's stream depends on them. Raises HostError if the devices differ.
     """
     saved, own = read_xml(saved_xml), read_xml(own_xml)
     for name in ("name", "uuid", "genid", "title", "metadata", "cputune", "os/cmdline"):
@@ -84,7 +84,7 @@ def with_identity(saved_xml: str, own_xml: str) -> str:
     for path, parts in _DEVICES.items():
         theirs, ours = saved.findall(path), own.findall(path)
         if len(theirs) != len(ours):
-            raise HostError(f"the saved VM has {len(theirs)} of {path}, and not {len(ours)}")
+            raise HostError(f"the saved VM has {len(theirs)} of {path}, not {len(ours)}")
         for there, here in zip(theirs, ours, strict=True):
             there.attrib.update(here.attrib)
             for part in parts:
@@ -93,7 +93,7 @@ def with_identity(saved_xml: str, own_xml: str) -> str:
     return ET.tostring(saved, encoding="unicode")
 
 
-# What a device has that says whose it is, or where its other end lies on the host.
+# The elements of a device that identify the node, or refer to its files and network on the host.
 _DEVICES: Mapping[str, tuple[str, ...]] = {
     "devices/disk": ("source", "backingStore"),
     "devices/interface": ("mac", "source"),
@@ -102,7 +102,7 @@ _DEVICES: Mapping[str, tuple[str, ...]] = {
 
 
 def _replace(there: ET.Element, here: ET.Element, path: str) -> None:
-    """Have the element at `path` as it is in `here`: absent where it is absent."""
+    """Replace the element at `path` by that of `here`; remove it if `here` has none."""
     parent, _, name = path.rpartition("/")
     holder, giver = there.find(parent or "."), here.find(parent or ".")
     new = None if giver is None else giver.find(name)
@@ -120,22 +120,22 @@ def _replace(there: ET.Element, here: ET.Element, path: str) -> None:
         holder.insert(at, new)
 
 
-def _read_front(file: IO[bytes]) -> SaveImage:
+def _read_head(file: IO[bytes]) -> SaveImage:
     head = file.read(_HEADER.size)
     if len(head) < _HEADER.size:
-        raise HostError("the saved memory is cut short")
+        raise HostError("the saved memory is truncated")
     magic, version, text_bytes, was_running, compression, cookie_at = _HEADER.unpack(head)
     if magic != MAGIC:
-        raise HostError(f"this is no saved memory of libvirt: it begins with {magic!a}")
+        raise HostError(f"this is not a save file of libvirt: it begins with {magic!a}")
     if version != VERSION or compression != UNCOMPRESSED:
         raise HostError(
-            f"a saved memory of version {version} and compression {compression} is not known"
+            f"save files of version {version} with compression {compression} are not supported"
         )
     if not 0 < text_bytes <= MAX_TEXT_BYTES or cookie_at > text_bytes:
-        raise HostError(f"the saved memory says that its XML has {text_bytes} bytes")
+        raise HostError(f"the saved memory has an invalid XML size of {text_bytes} bytes")
     text = file.read(text_bytes)
     if len(text) < text_bytes or file.read(len(_QEMU_MAGIC)) != _QEMU_MAGIC:
-        raise HostError("the saved memory is cut short")
+        raise HostError("the saved memory is truncated")
     xml = text[: cookie_at or text_bytes]
     cookie = text[cookie_at:] if cookie_at else b""
     try:
@@ -146,18 +146,16 @@ def _read_front(file: IO[bytes]) -> SaveImage:
             memory_at=_HEADER.size + text_bytes,
         )
     except UnicodeDecodeError:
-        raise HostError("the saved memory has an XML that is no text") from None
+        raise HostError("the XML of the saved memory is not UTF-8") from None
 
 
-def _render_front(xml: str, previous: SaveImage) -> bytes:
-    """All that comes before the memory: it begins at the same place in its block as it did."""
+def _render_head(xml: str, saved: SaveImage) -> bytes:
+    """The header and XML, padded so that the memory keeps its offset within a block."""
     text = xml.encode() + b"\0"
-    cookie_at = len(text) if previous.cookie else 0
-    if previous.cookie:
-        text += previous.cookie.encode() + b"\0"
-    spare = (previous.memory_at - _HEADER.size - len(text)) % _ALIGN_BYTES
+    cookie_at = len(text) if saved.cookie else 0
+    if saved.cookie:
+        text += saved.cookie.encode() + b"\0"
+    spare = (saved.memory_at - _HEADER.size - len(text)) % _ALIGN_BYTES
     text += b"\0" * spare
-    head = _HEADER.pack(
-        MAGIC, VERSION, len(text), int(previous.was_running), UNCOMPRESSED, cookie_at
-    )
+    head = _HEADER.pack(MAGIC, VERSION, len(text), int(saved.was_running), UNCOMPRESSED, cookie_at)
     return head + text

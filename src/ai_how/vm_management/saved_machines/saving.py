@@ -1,4 +1,4 @@
-"""Saves machines: boots a VM that is nobody, lets it settle, and keeps its memory and its disk."""
+"""Saves a VM: boots one without an identity, lets it settle, and saves its memory and disk."""
 
 import os
 import threading
@@ -35,7 +35,7 @@ from ai_how.vm_management.saved_machines.store import (
 from ai_how.vm_management.xml.render import render_domain
 from ai_how.waiting import Deadline
 
-# Called with the part of one machine that is done, 0.0 to 1.0, and what is being done.
+# Called with the progress of one VM, 0.0 to 1.0, and the current activity.
 ProgressCallback = Callable[[float, str], None]
 
 AGENT_S = 900.0
@@ -44,7 +44,7 @@ SETTLE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class MachineToSave:
-    """A machine that nodes could be restored from, had it been saved."""
+    """A VM that is not saved yet, and from which nodes could be restored."""
 
     machine_key: MachineKey
     definition: DomainDefinition
@@ -53,9 +53,9 @@ class MachineToSave:
 
 
 def no_save_reason(place: HypervisorHost) -> str | None:
-    """Why we could not read what libvirt saves; None where we can."""
+    """Why this process could not read what libvirt saves; None if it can."""
     if not place.saves_memory:
-        return f"{place.asked} saves no memory"
+        return f"{place.asked} cannot save the memory of VMs"
     return saves_for_root(place.asked)
 
 
@@ -67,9 +67,9 @@ def save_machine(
     stop: threading.Event,
     on_progress: ProgressCallback,
 ) -> SavedMachine:
-    """Have the machine saved: one that another run saved meanwhile is taken.
+    """Save a VM, or return one that another run saved meanwhile.
 
-    Nothing of it is left where it fails or is killed: libvirt ends the VM when our connection ends.
+    After an error or a kill nothing remains: libvirt destroys the VM when the connection ends.
     """
     machines, disks = SavedMachines(place.storage), DiskManager(place.storage)
     for draft in machines.dead_drafts():
@@ -104,13 +104,15 @@ def _boot_and_save(
         timeout_s = memory_timeout_s(definition.memory_mib)
         client.save_transient(machine.uuid, draft / MEMORY, timeout_s=timeout_s)
     finally:
-        client.destroy_domain(machine.uuid)  # one that was saved is gone
+        client.destroy_domain(machine.uuid)  # does nothing after a save, which ends the VM
 
 
 def _manifest_of(missing: MachineToSave, draft: Path) -> SavedManifest:
     memory = draft / MEMORY
     if not os.access(memory, os.R_OK):
-        raise HostError("libvirt saved a memory that only root may read", details=str(memory))
+        raise HostError(
+            "libvirt saved the memory to a file that only root can read", details=str(memory)
+        )
     return SavedManifest(
         key=missing.machine_key.key,
         shape=missing.machine_key.definition_digest,
@@ -128,7 +130,7 @@ def _manifest_of(missing: MachineToSave, draft: Path) -> SavedManifest:
 
 
 def _end_leftover(client: LibvirtClient, draft: Path) -> None:
-    """End the VM of a run that died together with its libvirtd: nobody else did."""
-    seen = client.find_domain(generic_uuid(draft / DISK))
-    if seen and seen.mark and seen.mark.id == GENERIC_ID:
-        client.destroy_domain(seen.uuid)
+    """Destroy the VM of a run that was killed together with libvirtd."""
+    info = client.find_domain(generic_uuid(draft / DISK))
+    if info and info.mark and info.mark.id == GENERIC_ID:
+        client.destroy_domain(info.uuid)

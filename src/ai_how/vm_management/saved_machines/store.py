@@ -1,7 +1,7 @@
-"""Saved machines: the memory and the disk of a VM that has booted and is nobody yet.
+"""The store of saved VMs: the memory and disk of a booted VM without an identity.
 
-A directory each, which appears whole or not at all and is never changed. The name is a digest of
-all that a VM must have in common with it to be restored from it.
+Each is a directory that appears complete or not at all, and never changes. Its name is the key of
+its `MachineKey`.
 """
 
 import os
@@ -36,7 +36,7 @@ from ai_how.vm_management.saved_machines.save_file import read_save_image
 
 DISK, MEMORY, MANIFEST = "disk.qcow2", "memory.save", "manifest.json"
 MAX_KEPT = 8
-_LOCK_WAIT_S = 900  # another run may be booting one
+_LOCK_WAIT_S = 900  # another run may be saving one
 
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -68,7 +68,7 @@ class SavedManifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SavedMachine:
-    """A saved machine where it lies."""
+    """A saved VM in the store."""
 
     directory: Path
     manifest: SavedManifest
@@ -83,18 +83,18 @@ class SavedMachine:
 
     @property
     def used_bytes(self) -> int:
-        """What it takes on the host's disk."""
+        """The space that it uses on the host, in bytes."""
         return sum(path.stat().st_blocks * 512 for path in (self.disk, self.memory))
 
 
 class SavedMachines:
-    """All saved machines in one storage. Safe to use from several processes."""
+    """All saved VMs in one storage. Safe to use from several processes."""
 
     def __init__(self, storage: StoragePaths) -> None:
         self.storage = storage
 
     def find(self, key: str, machine_id: UUID | None = None) -> SavedMachine | None:
-        """The machine with this key (and id), None where there is none that can be read."""
+        """The saved VM with this key, and this id if given. None if there is none."""
         directory = self.storage.saved / key
         try:
             manifest = SavedManifest.model_validate_json((directory / MANIFEST).read_bytes())
@@ -105,7 +105,7 @@ class SavedMachines:
         return SavedMachine(directory, manifest)
 
     def list(self) -> tuple[SavedMachine, ...]:
-        """Every machine, the one that was used last first."""
+        """All saved VMs, the most recently used first."""
         if not self.storage.saved.is_dir():
             return ()
         found = [
@@ -116,11 +116,11 @@ class SavedMachines:
         return tuple(sorted(found, key=_last_used, reverse=True))
 
     def find_of_another_host(self, definition_digest: str) -> SavedMachine | None:
-        """A machine that would fit, had it been saved here and now."""
+        """A saved VM with this definition from any host, QEMU or libvirt."""
         return next((one for one in self.list() if one.manifest.shape == definition_digest), None)
 
     def find_damage(self, machine: SavedMachine) -> str | None:
-        """What of it is not as it was, in a line; None where all is. Hashes what was written to."""
+        """The damage of a saved VM in one line, or None. Hashes files whose inode has changed."""
         manifest = machine.manifest
         try:
             check_chain(machine.directory)
@@ -135,30 +135,30 @@ class SavedMachines:
         return None
 
     def discard_damaged(self, machine: SavedMachine) -> str | None:
-        """Remove a machine that is not as it was, and return why; None where it can be used."""
+        """Remove a damaged saved VM and return its damage; None if it is intact."""
         if damage := self.find_damage(machine):
             self.remove(machine)
         return damage
 
     def mark_used(self, machine: SavedMachine) -> None:
-        """Let it be kept longer than those that nobody uses."""
+        """Update its time of last use, by which `remove_unfit` selects."""
         with disk_errors(machine.directory):
             os.utime(machine.directory)
 
     def dead_drafts(self) -> tuple[Path, ...]:
-        """What runs that were killed while they saved a machine have left."""
+        """The drafts of runs that were killed while they saved a VM."""
         return find_dead_drafts(self.storage.saved)
 
     @contextmanager
     def making(self) -> Iterator[Path]:
-        """A draft to save a machine in, which QEMU's own user can reach; one at a time on a host.
+        """A draft directory to save a VM in, accessible to QEMU's own user; one per host at a time.
 
-        What is not added is gone afterwards.
+        A draft that is not added is removed after the block.
         """
         ensure_traversable(self.storage.saved, below=self.storage.root)
         check_chain(self.storage.root)
         with (
-            held_lock(self.storage.saved_lock, doing="save a machine", wait_s=_LOCK_WAIT_S),
+            held_lock(self.storage.saved_lock, doing="save a VM", wait_s=_LOCK_WAIT_S),
             disk_errors(self.storage.saved),
         ):
             sweep_drafts(self.storage.saved)
@@ -167,7 +167,7 @@ class SavedMachines:
                 yield draft
 
     def add(self, draft: Path, manifest: SavedManifest) -> SavedMachine:
-        """Make a draft that holds a disk and a memory into a machine; `making` is still on."""
+        """Publish a draft with a disk and a memory. Call it inside the block of `making`."""
         for name, sha256 in ((DISK, manifest.disk_sha256), (MEMORY, manifest.memory_sha256)):
             path = draft / name
             path.chmod(0o400)
@@ -190,7 +190,7 @@ class SavedMachines:
         return SavedMachine(target, manifest)
 
     def remove(self, machine: SavedMachine) -> None:
-        """Have it no more. Whoever is copying it has its files open, and goes on."""
+        """Remove a saved VM. A run that is copying it has the files open, and continues."""
         with (
             disk_errors(self.storage.saved),
             draft_directory(self.storage.saved) as trash,
@@ -199,19 +199,19 @@ class SavedMachines:
             machine.directory.rename(trash)
 
     def remove_of_image(self, digest: str) -> None:
-        """Have none of an image that is gone."""
+        """Remove the saved VMs of a removed image."""
         if not self.storage.saved.is_dir():
             return
-        with held_lock(self.storage.saved_lock, doing="remove machines", wait_s=_LOCK_WAIT_S):
+        with held_lock(self.storage.saved_lock, doing="remove saved VMs", wait_s=_LOCK_WAIT_S):
             for one in self.list():
                 if one.manifest.image_digest == digest:
                     self.remove(one)
 
     def remove_unfit(self, *, host: str, images: Collection[str]) -> tuple[SavedMachine, ...]:
-        """Remove those of another `host` or of no image that there is, and the longest unused."""
+        """Keep the most recently used MAX_KEPT of this `host` and these `images`; remove others."""
         if not self.storage.saved.is_dir():
             return ()
-        with held_lock(self.storage.saved_lock, doing="remove machines", wait_s=_LOCK_WAIT_S):
+        with held_lock(self.storage.saved_lock, doing="remove saved VMs", wait_s=_LOCK_WAIT_S):
             sweep_drafts(self.storage.saved)
             fit = [
                 one
@@ -234,9 +234,9 @@ def _last_used(machine: SavedMachine) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SavedMachineRef:
-    """Which saved machine a node is restored from: its disk and its memory belong together.
+    """A reference to the saved VM from which a node is restored.
 
-    Once it is gone, no other has its id, so a node never gets the disk of one and not its memory.
+    The id is unique, so a node never gets the disk of one saved VM and the memory of another.
     """
 
     key: str

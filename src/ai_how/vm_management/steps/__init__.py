@@ -1,1 +1,1 @@
-"""The steps of plans that act upon VMs, disks and networks."""
+"""The steps of plans that change VMs, disks and networks."""

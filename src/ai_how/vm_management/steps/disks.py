@@ -1,4 +1,4 @@
-"""The steps that make and remove disks, and what they need."""
+"""The steps that create and remove disks, their base images and directories."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ai_how.vm_management.steps.subjects import ClusterStep, DomainStep
 
 @dataclass(frozen=True, slots=True)
 class PlaceBase(KeyedStep):
-    """An image where QEMU reads it. It is shared by all clusters, so undo leaves it there."""
+    """Place a base image. All clusters share it, so undo does not remove it."""
 
     kind: ClassVar[str] = "base"
     digest: str
@@ -34,7 +34,7 @@ class PlaceBase(KeyedStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """Whoever destroys the last cluster that uses it removes it."""
+        """Does nothing: the image is removed with the last cluster that uses it."""
 
     def describe(self) -> str:
         return f"place the image {self.digest[:12]}"
@@ -42,7 +42,7 @@ class PlaceBase(KeyedStep):
 
 @dataclass(frozen=True, slots=True)
 class ClaimDirectory(ClusterStep):
-    """A directory for the cluster's disks, with our mark in it."""
+    """Create the directory of the cluster's disks, with a marker file."""
 
     kind: ClassVar[str] = "disks"
     cluster_id: UUID
@@ -58,19 +58,19 @@ class ClaimDirectory(ClusterStep):
         try:
             world.disks.is_claimed(self.cluster, self.cluster_id)
         except OwnershipError:
-            return  # then it never became ours
-        # A disk that is still in it keeps it: both are undone by the next command.
+            return  # the directory is another cluster's
+        # Fails while a disk is left in it; the next command then undoes both.
         world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
 
     def describe(self) -> str:
-        return f"make a directory for the disks of {self.cluster}"
+        return f"create a directory for the disks of {self.cluster}"
 
 
 @dataclass(frozen=True, slots=True)
 class CreateOverlay(KeyedStep):
-    """A node's own disk, copy-on-write over its image.
+    """Create a node's disk, a qcow2 overlay on its base image.
 
-    With `saved` it begins as that of a saved machine, unless that one is gone by then.
+    With `saved` it is a copy of the saved VM's disk, unless that saved VM is gone by then.
     """
 
     kind: ClassVar[str] = "disk"
@@ -106,7 +106,7 @@ class CreateOverlay(KeyedStep):
 
 @dataclass(frozen=True, slots=True)
 class GrowDisk(KeyedStep):
-    """A larger disk for a node that is off; its file system grows when it boots."""
+    """Grow the disk of a node that is off; its file system grows at the next boot."""
 
     kind: ClassVar[str] = "grow"
     cluster: str
@@ -127,7 +127,7 @@ class GrowDisk(KeyedStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """A disk that has grown is no harm; one that shrinks may be."""
+        """Does nothing: shrinking a disk could lose data."""
 
     def describe(self) -> str:
         return f"grow the disk of {self.node} to {self.size_gib} GiB"
@@ -135,7 +135,7 @@ class GrowDisk(KeyedStep):
 
 @dataclass(frozen=True, slots=True)
 class BackUpDisk(ForwardStep, DomainStep):
-    """A compressed copy of a node's disk that stands alone; none of a disk that is gone."""
+    """Back up a node's disk to one compressed qcow2 without a backing file; skip a missing disk."""
 
     kind: ClassVar[str] = "backup"
     disk: Path
@@ -154,7 +154,7 @@ class BackUpDisk(ForwardStep, DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class RemoveDisk(ForwardStep):
-    """No disk of that node."""
+    """Remove a node's disk."""
 
     kind: ClassVar[str] = "remove-disk"
     cluster: str
@@ -176,7 +176,7 @@ class RemoveDisk(ForwardStep):
 
 @dataclass(frozen=True, slots=True)
 class RemoveDiskDirectory(ForwardStep, ClusterStep):
-    """No directory for the disks of that cluster."""
+    """Remove the directory of the cluster's disks."""
 
     kind: ClassVar[str] = "remove-disks"
     cluster_id: UUID

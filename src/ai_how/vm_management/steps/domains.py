@@ -23,7 +23,7 @@ from ai_how.vm_management.steps.subjects import DomainStep
 
 @dataclass(frozen=True, slots=True)
 class DefineDomain(DomainStep):
-    """A node's VM, not running; `former_xml` is what undo puts back where there was one."""
+    """Define a node's VM; undo defines `former_xml` again, if there was one."""
 
     kind: ClassVar[str] = "domain"
     uuid: UUID
@@ -54,10 +54,10 @@ class DefineDomain(DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class StartDomain(DomainStep):
-    """A VM that runs; `was_on` where it is only to be resumed, and undo must not end it.
+    """Start a VM, or resume a paused one.
 
-    `keeps_disk` where its disk was there before: undo then shuts it down as a stop does.
-    `is_anew` where a memory that was saved is to be thrown away.
+    `was_on`: the VM was paused before, so undo leaves it on. `keeps_disk`: its disk existed before,
+    so undo shuts it down as a stop does. `is_anew`: discard its managed save.
     """
 
     kind: ClassVar[str] = "boot"
@@ -72,18 +72,18 @@ class StartDomain(DomainStep):
         return "booting"
 
     def apply(self, world: PlanContext) -> Applied:
-        seen = world.client.get_domain(self.uuid)
-        if seen.state is VmState.CRASHED:  # its QEMU is there, and will do nothing any more
+        info = world.client.get_domain(self.uuid)
+        if info.state is VmState.CRASHED:  # its QEMU process exists, but the guest does not run
             world.client.destroy_domain(self.uuid)
-        if not seen.state.is_running:
+        if not info.state.is_running:
             prepare_log(world.paths, world.node_of(self.domain))
         world.client.start_domain(self.uuid, is_anew=self.is_anew)
-        return Applied.KEPT if seen.state.is_running else Applied.MADE
+        return Applied.KEPT if info.state.is_running else Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
         if self.was_on:
             return
-        # Before its agent is there nobody has worked on it, and ACPI would not be heard.
+        # Without an agent the guest has not booted yet: nobody uses it, and ACPI has no effect.
         if self.keeps_disk and world.client.is_agent_connected(self.uuid):
             shut_down(world, self.domain, self.uuid)
         world.client.destroy_domain(self.uuid)
@@ -94,9 +94,9 @@ class StartDomain(DomainStep):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreDomain(StartDomain):
-    """A VM that runs on from the memory of a saved machine, whose disk it was given.
+    """Restore a VM from the memory of a saved VM; its disk is a copy of the saved one.
 
-    Where that cannot be done it boots, from that same disk, and a line says why.
+    If that fails, the VM boots from the same disk, and a line tells the user why.
     """
 
     kind: ClassVar[str] = "restore"
@@ -126,18 +126,19 @@ class RestoreDomain(StartDomain):
         return f"restore the VM {self.domain} from saved memory"
 
     def _boot(self, world: PlanContext) -> Applied:
-        # libvirt hears late of the end of a QEMU that refused its memory, and ends the next one of
-        # that VM for it (9.0: processMonitorEOFEvent); not of one that was defined anew.
+        # libvirt handles the exit of a QEMU that refused its memory late, and may then kill the
+        # next QEMU of the same domain object (9.0: processMonitorEOFEvent). A new definition
+        # has a new object.
         world.client.destroy_domain(self.uuid)
         world.client.undefine_domain(self.uuid, snapshots_too=False)
         world.client.define_domain(world.read_sent_xml(self.domain))
-        # slots=True makes a new class, which super() without arguments does not know.
+        # slots=True creates a new class, so super() without arguments fails.
         return StartDomain.apply(self, world)
 
     def _restore(self, world: PlanContext) -> None:
         machine = self.saved.find(world)
         if machine is None:
-            raise HostError("the saved machine is gone")
+            raise HostError("the saved VM is gone")
         copy = self._copy(world)
         copy.unlink(missing_ok=True)
         try:

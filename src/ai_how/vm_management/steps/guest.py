@@ -1,4 +1,4 @@
-"""The steps that bring the nodes of a cluster up: agent, identity, clocks."""
+"""The steps that turn a booting VM into a node: agent, identity, clock."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AwaitAgent(DomainStep):
-    """The guest's agent answers: the kernel and the image's system are up."""
+    """Wait until the guest agent is connected: kernel and system have booted."""
 
     kind: ClassVar[str] = "agent"
     uuid: UUID
@@ -35,11 +35,11 @@ class AwaitAgent(DomainStep):
         except DeadlineError as error:
             if world.stop.is_set():
                 raise
-            raise GuestError(f"the guest agent of {self.domain} did not come in time") from error
+            raise GuestError(f"the guest agent of {self.domain} did not connect in time") from error
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """Nothing was changed."""
+        """Does nothing."""
 
     def describe(self) -> str:
         return f"wait for the guest agent of {self.domain}"
@@ -49,8 +49,8 @@ class AwaitAgent(DomainStep):
         try:
             wait_for_guest(world, node, self.uuid, deadline)
         except GuestError:
-            seen = world.client.find_domain(self.uuid)
-            if seen is None or not seen.was_ended_by_daemon:
+            info = world.client.find_domain(self.uuid)
+            if info is None or not info.was_ended_by_daemon:
                 raise
             world.client.start_domain(self.uuid)
             wait_for_guest(world, node, self.uuid, deadline)
@@ -58,7 +58,7 @@ class AwaitAgent(DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class GiveIdentity(DomainStep):
-    """The node knows who it is, and its services are starting."""
+    """Set the guest's clock, unpack the node's identity and start its services."""
 
     kind: ClassVar[str] = "services"
     node: str
@@ -69,7 +69,7 @@ class GiveIdentity(DomainStep):
         make_archive = world.archives[self.node]
         agent = world.agent(self.uuid, self.node)
 
-        def tell() -> None:
+        def give() -> None:
             _set_clock(agent)
             agent.check(
                 ["/usr/lib/ai-how/become"],
@@ -78,11 +78,11 @@ class GiveIdentity(DomainStep):
                 stop=world.stop,
             )
 
-        retry_if_connection_lost(tell)
+        retry_if_connection_lost(give)
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """It goes with the node's disk; a node that keeps its disk keeps its identity."""
+        """Does nothing: the identity is on the node's disk, and is removed with it."""
 
     def describe(self) -> str:
         return f"give {self.node} its identity and start its services"
@@ -90,9 +90,9 @@ class GiveIdentity(DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class CheckClocks(ClusterStep):
-    """Every node's clock agrees with the host's, else munge would refuse what they sign.
+    """Check that each node's clock is within a second of the host's; set those that are not.
 
-    One that does not is set anew.
+    munge rejects credentials of nodes whose clocks differ.
     """
 
     kind: ClassVar[str] = "clocks"
@@ -106,7 +106,7 @@ class CheckClocks(ClusterStep):
             while (
                 skew_s := abs(retry_if_connection_lost(partial(read_skew_s, agent)))
             ) > CLOCK_TOLERANCE_S:
-                # Told the time, a guest that waited for a processor has set that of then.
+                # A guest that got no CPU time sets its clock to the time of the request.
                 retry_if_connection_lost(partial(_set_clock, agent))
                 if deadline.has_passed or world.stop.wait(0.2):
                     raise GuestError(
@@ -117,7 +117,7 @@ class CheckClocks(ClusterStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """Nothing was changed."""
+        """Does nothing."""
 
     def describe(self) -> str:
         return f"compare the clocks of {len(self.nodes)} nodes"
@@ -128,9 +128,9 @@ def _set_clock(agent: GuestAgent) -> None:
 
 
 def retry_if_connection_lost(ask: Callable[[], T]) -> T:
-    """What `ask` returns: done once more where a libvirtd that ended took the answer with it.
+    """Call `ask`; call it a second time if libvirtd ended before it answered.
 
-    Only for what may be done twice. From a libvirtd that is silent no answer would come again.
+    `ask` must be idempotent. A libvirtd that hangs is not asked again: `code` is None then.
     """
     try:
         return ask()
@@ -144,10 +144,10 @@ LOOK_S = 2.0
 
 
 def wait_for_guest(world: PlanContext, node: str, uuid: UUID, deadline: Deadline) -> None:
-    """Return once the guest's agent is there.
+    """Return when the guest agent is connected.
 
-    Raises GuestError as soon as its VM or its serial line says that it never will be, and
-    DeadlineError where the deadline passes, or the run is to stop.
+    Raises GuestError as soon as the state of the VM or its serial log shows that it will never
+    connect, and DeadlineError after the deadline or an interrupt.
     """
     while True:
         try:
@@ -157,8 +157,8 @@ def wait_for_guest(world: PlanContext, node: str, uuid: UUID, deadline: Deadline
                 raise
         try:
             log = world.paths.console_log(node)
-            said = read_console(log, world.console_offsets.get(node, 0))
+            text = read_console(log, world.console_offsets.get(node, 0))
         except OSError:
-            continue  # of a libvirt that runs as another user
-        if cause := find_console_cause(said):
-            raise GuestError(f"{node}: {cause}", "its agent was waited for")
+            continue  # another user's libvirt may write it
+        if cause := find_console_cause(text):
+            raise GuestError(f"{node}: {cause}", "while waiting for its guest agent")

@@ -1,6 +1,6 @@
-"""The steps that make a cluster's network, and that set right what became of it.
+"""The steps that create, repair and remove a cluster's network.
 
-A network that was set right is no harm, so undo leaves it so: it takes away only what a run added.
+Undo removes what the run added. It does not revert a repair.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ RULES_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DefineNetwork(NetworkStep):
-    """The network's definition; undone even when it was started.
+    """Define the network; undo also stops it.
 
-    `former_xml` is what undo puts back where there was one; what runs then runs on.
+    If there was a definition, `former_xml`, undo defines it again; the live network stays as it is.
     """
 
     kind: ClassVar[str] = "network"
@@ -54,7 +54,7 @@ class DefineNetwork(NetworkStep):
 
 @dataclass(frozen=True, slots=True)
 class StartNetwork(NetworkStep):
-    """The network's bridge, its dnsmasq and its firewall rules; `in_use` where guests run on it."""
+    """Start the network: bridge, dnsmasq and firewall rules. `in_use`: guests run on it."""
 
     kind: ClassVar[str] = "network-up"
     uuid: UUID
@@ -75,9 +75,10 @@ class StartNetwork(NetworkStep):
 
 @dataclass(frozen=True, slots=True)
 class RestartNetwork(NetworkStep):
-    """The network as it is defined, in the place of one that runs otherwise.
+    """Restart a network whose live definition differs from the persistent one.
 
-    For a moment the cluster's guests are on no network; others' guests would stay so.
+    The cluster's guests lose their network for a moment. Guests of others would lose it for good,
+    so HostError is raised if there are any.
     """
 
     kind: ClassVar[str] = "network-anew"
@@ -85,7 +86,7 @@ class RestartNetwork(NetworkStep):
     own: frozenset[UUID]
     needs: frozenset[str] = frozenset()
     is_cut: bool = False
-    """Whether its bridge carries nothing any more: then nobody is left to be cut off."""
+    """Whether its bridge carries no traffic, so that a restart disconnects nobody."""
 
     def apply(self, world: PlanContext) -> Applied:
         network = world.client.find_network(self.uuid)
@@ -96,8 +97,8 @@ class RestartNetwork(NetworkStep):
         ]
         if others and not self.is_cut:
             raise HostError(
-                f"the network {self.name} was changed, and VMs of others run on it",
-                details=f"setting it right would cut them off: {', '.join(others)}",
+                f"the network {self.name} was changed, and VMs of other users run on it",
+                details=f"a restart of the network would disconnect them: {', '.join(others)}",
                 hint="turn them off, and start again",
             )
         world.client.destroy_network(self.uuid)
@@ -105,7 +106,7 @@ class RestartNetwork(NetworkStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """Guests run on it."""
+        """Does nothing: guests run on it."""
 
     def describe(self) -> str:
         return f"restart the network {self.name}"
@@ -113,7 +114,7 @@ class RestartNetwork(NetworkStep):
 
 @dataclass(frozen=True, slots=True)
 class UpdateNetworkHosts(NetworkStep):
-    """A network whose DHCP and DNS know `hosts`, of which some may be `new` to it."""
+    """Update the DHCP and DNS entries of `hosts`; undo removes those of the `new` ones."""
 
     kind: ClassVar[str] = "network-hosts"
     uuid: UUID
@@ -130,12 +131,12 @@ class UpdateNetworkHosts(NetworkStep):
 
     def describe(self) -> str:
         names = ", ".join(one.name for one in self.hosts)
-        return f"tell the DHCP and DNS of the network {self.name} of {names}"
+        return f"update the DHCP and DNS entries of {names} in the network {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class RestartDhcp(NetworkStep):
-    """The network's DHCP and DNS server, where it has died."""
+    """Restart the network's dnsmasq, its DHCP and DNS server, after it ended."""
 
     kind: ClassVar[str] = "network-dhcp"
     uuid: UUID
@@ -146,7 +147,7 @@ class RestartDhcp(NetworkStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """It goes with its network."""
+        """Does nothing: it ends with its network."""
 
     def describe(self) -> str:
         return f"start the DHCP server of the network {self.name}"
@@ -154,14 +155,14 @@ class RestartDhcp(NetworkStep):
 
 @dataclass(frozen=True, slots=True)
 class ReconnectInterface(DomainStep):
-    """A guest that runs, back on its network: one that was down has lost its guests."""
+    """Attach the tap of a running guest to the bridge again: a network that was down lost it."""
 
     kind: ClassVar[str] = "plug"
     uuid: UUID
     network: UUID
     needs: frozenset[str] = frozenset()
     tap: str = ""
-    """The host's end of its interface, where that is down: libvirt does not set it up again."""
+    """The tap of its interface if that is down: libvirt does not set it up again."""
 
     def apply(self, world: PlanContext) -> Applied:
         if not world.client.get_domain(self.uuid).state.is_on:
@@ -172,18 +173,18 @@ class ReconnectInterface(DomainStep):
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """A guest that is on its network is no harm."""
+        """Does nothing: the guest may stay on its network."""
 
     def describe(self) -> str:
-        return f"plug the VM {self.domain} into its network"
+        return f"reconnect the VM {self.domain} to its network"
 
 
 @dataclass(frozen=True, slots=True)
 class RepairUplink(NetworkStep):
-    """The way out of the network: forwarding, and the firewall rules that libvirt makes.
+    """Repair the uplink of the network: IPv4 forwarding and libvirt's firewall rules.
 
-    Only where all of that host is ours. Its libvirtd makes its chains when it starts, so it is
-    ended, and its supervisor starts it again; guests run on.
+    Only on the embedded host. libvirtd creates its chains when it starts, so it is killed, and its
+    supervisor restarts it; guests keep running.
     """
 
     kind: ClassVar[str] = "network-uplink"
@@ -192,21 +193,21 @@ class RepairUplink(NetworkStep):
     needs: frozenset[str] = frozenset()
 
     def apply(self, world: PlanContext) -> Applied:
-        """One that is not had again is said, and is no failure: the cluster runs without it."""
+        """If the repair fails, warn the user and return KEPT: the cluster works without it."""
         try:
-            self._mend(world)
+            self._repair(world)
         except HostError as error:
-            world.warn(f"the network {self.name} has no way out yet: {error.brief}")
+            world.warn(f"the network {self.name} has no uplink yet: {error.brief}")
             return Applied.KEPT
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
-        """A way out is no harm."""
+        """Does nothing: the uplink may stay."""
 
     def describe(self) -> str:
-        return f"give the network {self.name} its way out again"
+        return f"repair the uplink of the network {self.name}"
 
-    def _mend(self, world: PlanContext) -> None:
+    def _repair(self, world: PlanContext) -> None:
         networks, subnet = world.networks, IPv4Network(self.subnet)
         if networks.find_uplink_problem(subnet) == FORWARDING_OFF:
             networks.forward()
@@ -223,19 +224,19 @@ class RepairUplink(NetworkStep):
 
 def _start(world: PlanContext, name: str, uuid: UUID) -> None:
     try:
-        _start_over_leftovers(world, name, uuid)
+        _start_and_retry(world, name, uuid)
     except LibvirtError as error:
-        if takers := world.networks.find_used_ports():
+        if ports := world.networks.find_used_ports():
             raise HostError(
-                f"the network {name} cannot start: {', '.join(takers)} taken on this host",
+                f"the network {name} cannot start: {', '.join(ports)} in use on this host",
                 details=str(error),
                 hint="sudo ss -lnptu 'sport = 53 or sport = 67'",
             ) from error
         raise
 
 
-def _start_over_leftovers(world: PlanContext, name: str, uuid: UUID) -> None:
-    """Start it; where that fails, once more without what a libvirt that ended has left of it."""
+def _start_and_retry(world: PlanContext, name: str, uuid: UUID) -> None:
+    """Start the network. After a failure, remove leftovers of a killed libvirtd, and retry."""
     try:
         world.client.start_network(uuid)
     except LibvirtError:
@@ -250,7 +251,7 @@ def _start_over_leftovers(world: PlanContext, name: str, uuid: UUID) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemoveNetwork(ForwardStep, NetworkStep):
-    """No network of that UUID, unless a VM that is not ours uses it: then it is left, and said."""
+    """Remove the network. Raises HostError if a VM of another owner uses it."""
 
     kind: ClassVar[str] = "remove-network"
     uuid: UUID

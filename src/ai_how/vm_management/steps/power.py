@@ -1,6 +1,6 @@
-"""The steps that take a cluster down: SLURM first, then guests, then what they were made of.
+"""The steps that shut down and remove VMs.
 
-None has anything to revert: a stop or destroy that was cut short is carried on, not undone.
+They revert nothing: a stop or destroy that was cut short is completed, not undone.
 """
 
 from contextlib import suppress
@@ -16,58 +16,57 @@ from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.steps.subjects import DomainStep
 from ai_how.waiting import Deadline, wait_until
 
-ASK_AGAIN_S = 15.0  # an ACPI event that comes before the guest listens is lost
-ASK_S = 30.0  # QEMU passes an ACPI event on at once, unless it hangs
+ASK_AGAIN_S = 15.0  # a guest loses an ACPI event that arrives before it listens
+ASK_S = 30.0  # QEMU delivers an ACPI event at once, unless it hangs
 
 
 def shut_down(world: PlanContext, domain: str, uuid: UUID) -> bool:
-    """Have a VM off: asked first, by its agent and by ACPI, and cut off at the deadline.
+    """Shut a VM down by its agent or by ACPI, and power it off after the deadline.
 
-    Returns whether it went by itself.
-
-    Where it cannot even be asked, because QEMU hangs or cannot write to the disk, the deadline
-    decides: one such guest must not keep the others on.
+    Returns whether it shut down by itself. Errors of a request are ignored, for example if QEMU
+    hangs or cannot write to its disk: the deadline still applies, so that one guest does not block
+    the others.
     """
 
     def is_off() -> bool:
-        seen = world.client.find_domain(uuid)
-        return seen is None or not seen.state.is_on
+        info = world.client.find_domain(uuid)
+        return info is None or not info.state.is_on
 
     deadline = Deadline.after(world.timeouts.shutdown_s)
     while not deadline.has_passed:
-        seen = world.client.find_domain(uuid)
-        if seen is None or not seen.state.is_on:
+        info = world.client.find_domain(uuid)
+        if info is None or not info.state.is_on:
             return True
-        if seen.state is VmState.CRASHED:  # nothing in it would hear us
+        if info.state is VmState.CRASHED:  # the guest cannot react
             break
-        _ask(world, domain, seen, deadline)
+        _ask(world, domain, info, deadline)
         with suppress(DeadlineError):
-            wait_until(is_off, deadline.sooner_of(ASK_AGAIN_S), f"the end of {domain}")
+            wait_until(is_off, deadline.sooner_of(ASK_AGAIN_S), f"the shutdown of {domain}")
     if is_off():
         return True
     world.client.destroy_domain(uuid)
-    world.warn(f"{domain} did not shut down by itself: its power was cut")
+    world.warn(f"{domain} did not shut down in time and was powered off")
     return False
 
 
-def _ask(world: PlanContext, domain: str, seen: DomainInfo, deadline: Deadline) -> None:
-    """Both ways: an agent may hang, and a guest may not listen to ACPI."""
+def _ask(world: PlanContext, domain: str, info: DomainInfo, deadline: Deadline) -> None:
+    """Request a shutdown by the agent, or by ACPI if there is none or it fails."""
     with suppress(AiHowError):
-        if seen.state is VmState.PAUSED:
-            world.client.resume_domain(seen.uuid)
-        if seen.is_agent_connected:
-            world.agent(seen.uuid, domain).shut_down()
+        if info.state is VmState.PAUSED:
+            world.client.resume_domain(info.uuid)
+        if info.is_agent_connected:
+            world.agent(info.uuid, domain).shut_down()
             return
     with suppress(AiHowError):
         within_s = max(1.0, deadline.sooner_of(ASK_S).remaining_s)
-        world.client.shutdown_domain(seen.uuid, timeout_s=within_s)
+        world.client.shutdown_domain(info.uuid, timeout_s=within_s)
 
 
 @dataclass(frozen=True, slots=True)
 class ShutDownGuest(ForwardStep, DomainStep):
-    """A VM that is off: asked first, by its agent and by ACPI, and cut off at the deadline.
+    """Shut a VM down, or power it off after the deadline.
 
-    One that is to be backed up then, and had to be cut off, gets a line that says what may lack.
+    With `is_backed_up` (its backup follows), a line warns the user if it was powered off.
     """
 
     kind: ClassVar[str] = "off"
@@ -77,7 +76,7 @@ class ShutDownGuest(ForwardStep, DomainStep):
 
     def apply(self, world: PlanContext) -> Applied:
         if not shut_down(world, self.domain, self.uuid) and self.is_backed_up:
-            world.warn(f"the backup of {self.domain} may lack what it wrote in its last minute")
+            world.warn(f"the backup of {self.domain} may lack the writes of its last minute")
         return Applied.MADE
 
     def describe(self) -> str:
@@ -86,7 +85,7 @@ class ShutDownGuest(ForwardStep, DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class DestroyDomain(ForwardStep, DomainStep):
-    """No VM of that UUID; absent is success. Its disk is still there."""
+    """Destroy and undefine a VM; an absent VM is success. Its disk stays."""
 
     kind: ClassVar[str] = "undefine"
     uuid: UUID

@@ -1,6 +1,6 @@
-"""What steps are about: a VM, a network or a whole cluster, by its name.
+"""Base classes of steps by their subject: a VM, a network or a whole cluster.
 
-It is the first of a step's fields, in the journal too.
+The name of the subject is the first field of a step, also in the journal.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class NetworkStep(KeyedStep):
 
 @dataclass(frozen=True, slots=True)
 class ClusterStep(KeyedStep):
-    """A step about what all nodes of a cluster share."""
+    """A step about all nodes of a cluster, or what they share."""
 
     cluster: str
 

@@ -1,4 +1,4 @@
-"""The steps that put a cluster's memory to disk, jobs and all, and let it go on from there."""
+"""The steps that suspend a cluster to disk with its jobs, and resume it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +15,7 @@ from ai_how.vm_management.steps.subjects import DomainStep
 
 @dataclass(frozen=True, slots=True)
 class SuspendDomain(ForwardStep, DomainStep):
-    """A VM whose memory is on disk, and that is off."""
+    """Suspend a VM: save its memory by libvirt's managed save, which ends it."""
 
     kind: ClassVar[str] = "suspend"
     uuid: UUID
@@ -36,7 +36,7 @@ class SuspendDomain(ForwardStep, DomainStep):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartFromManagedSave(StartDomain):
-    """A VM that goes on from its own saved memory. Undone, it is suspended again, jobs and all."""
+    """Resume a VM from its managed save; undo suspends it again, with its jobs."""
 
     kind: ClassVar[str] = "resume"
     node: str
@@ -55,13 +55,13 @@ class StartFromManagedSave(StartDomain):
             raise
         except HostError as error:
             raise HostError(
-                f"{self.node} cannot go on from its saved memory",
+                f"{self.node} cannot resume from its saved memory",
                 details=str(error),
                 hint=f"ai-how {world.cluster_kind} start --no-warm"
                 "  # boots it anew: the jobs that it ran are lost",
             ) from error
         if world.client.get_domain(self.uuid).was_booted:
-            world.warn(f"{self.node} boots: its saved memory was not whole, and its jobs are lost")
+            world.warn(f"{self.node} boots: its saved memory was incomplete, and its jobs are lost")
         return Applied.MADE
 
     def revert(self, world: PlanContext) -> None:
@@ -69,4 +69,4 @@ class StartFromManagedSave(StartDomain):
         world.client.managed_save(self.uuid, timeout_s=timeout_s)
 
     def describe(self) -> str:
-        return f"let the VM {self.domain} go on from its saved memory"
+        return f"resume the VM {self.domain} from its saved memory"

@@ -1,1 +1,1 @@
-"""The XML that libvirt is given."""
+"""Renders the XML that is sent to libvirt."""

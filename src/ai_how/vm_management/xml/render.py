@@ -1,7 +1,7 @@
-"""From a definition to its XML, and the check that no value became markup.
+"""Renders a definition to XML, and checks that no value became markup.
 
-Values reach a template only as context, are escaped there, and are compared with a twin of the
-same definition whose every string is plain: the two documents must have the same elements.
+Values reach a template only through its context, and are escaped there. The result is compared with
+the XML of a copy of the definition in which every string is "x": both must have the same elements.
 """
 
 import re
@@ -19,15 +19,15 @@ from ai_how.errors import AiHowError, SpecError
 from ai_how.libvirt_client.xml import MARK_NAMESPACE, census, read_xml
 from ai_how.vm_management.nodes.domain_definition import DomainDefinition
 
-# XML 1.0 cannot hold most of these; the rest (tab, line ends) a parser turns into spaces, so the
-# value would not come back as it was.
+# XML 1.0 does not allow most of these. A parser turns the others (tab, line ends) into spaces,
+# which would change the value.
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 T = TypeVar("T")
 
 
 class Definition(Protocol):
-    """A frozen dataclass that one template turns into one XML document."""
+    """A frozen dataclass that a template renders to one XML document."""
 
     @property
     def template(self) -> str:
@@ -37,16 +37,16 @@ class Definition(Protocol):
 def render_definition(definition: Definition) -> str:
     """The XML document of a definition.
 
-    Raises SpecError for a value that XML cannot hold, AiHowError if a value became markup.
+    Raises SpecError for a value that XML does not allow, AiHowError if a value became markup.
     """
-    for place, value in _strings(definition):
+    for field, value in _strings(definition):
         if found := _UNWRITABLE.search(value):
             raise SpecError(
-                f"{place} holds a character that XML cannot",
+                f"{field} has a character that XML does not allow",
                 details=f"{found.group()!a} in {value!a}",
             )
     text = _render(definition)
-    if census(read_xml(text)) != census(read_xml(_render(_plain_twin(definition)))):
+    if census(read_xml(text)) != census(read_xml(_render(_placeholder_copy(definition)))):
         raise AiHowError("a value changed the structure of the XML; it was not used", details=text)
     return text
 
@@ -68,34 +68,34 @@ def _render(definition: Definition) -> str:
     return template.render(definition=definition, mark_namespace=MARK_NAMESPACE)
 
 
-def _strings(value: object, place: str = "") -> list[tuple[str, str]]:
-    """Every string in a definition, each with its place in it."""
+def _strings(value: object, path: str = "") -> list[tuple[str, str]]:
+    """Every string in a definition, each with the path of its field."""
     parts: list[tuple[str, object]] = []
     if isinstance(value, str | PurePath):
-        return [(place, str(value))]
+        return [(path, str(value))]
     if is_dataclass(value):
-        parts = [(f"{place}.{f.name}".lstrip("."), getattr(value, f.name)) for f in fields(value)]
+        parts = [(f"{path}.{f.name}".lstrip("."), getattr(value, f.name)) for f in fields(value)]
     elif isinstance(value, tuple):
-        parts = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
+        parts = [(f"{path}[{number}]", item) for number, item in enumerate(value)]
     return [found for where, part in parts for found in _strings(part, where)]
 
 
-def _plain_twin(value: T) -> T:
-    """The same definition with a plain word for each string and path (enums are ours, and stay)."""
-    twin: object = value
+def _placeholder_copy(value: T) -> T:
+    """A copy of a definition with "x" for each string and path. Enums are safe, and stay."""
+    placeholder: object = value
     if is_dataclass(value) and not isinstance(value, type):
-        twin = copy(value)  # not a new one: that would be checked, and plain words are not unique
+        placeholder = copy(value)  # skips __post_init__, which requires unique names
         for f in fields(value):
-            object.__setattr__(twin, f.name, _plain_twin(getattr(value, f.name)))
+            object.__setattr__(placeholder, f.name, _placeholder_copy(getattr(value, f.name)))
     elif isinstance(value, tuple):
-        twin = tuple(_plain_twin(item) for item in value)
+        placeholder = tuple(_placeholder_copy(item) for item in value)
     elif isinstance(value, PurePath):
-        twin = PurePath("/x")
+        placeholder = PurePath("/x")
     elif isinstance(value, str) and not isinstance(value, Enum) and value:
-        twin = "x"
-    return cast("T", twin)
+        placeholder = "x"
+    return cast("T", placeholder)
 
 
-def render_domain(machine: DomainDefinition) -> str:
-    """The XML to define. Raises SpecError for a value that XML cannot hold."""
-    return render_definition(machine)
+def render_domain(definition: DomainDefinition) -> str:
+    """The XML of a VM. Raises SpecError for a value that XML does not allow."""
+    return render_definition(definition)
