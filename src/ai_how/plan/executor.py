@@ -48,7 +48,7 @@ class OnFailure(StrEnum):
 
 def execute(
     plan: Plan,
-    world: Any,  # noqa: ANN401  the type is up to the steps
+    context: Any,  # noqa: ANN401  the type is up to the steps
     journal: Journal,
     *,
     observer: Observer,
@@ -69,7 +69,7 @@ def execute(
     Raises PlanFailedError or InterruptedRunError after `on_failure` was carried out. Raises
     UndoIncompleteError if some steps could not be undone; the journal then stays on disk.
     """
-    run = _Run(plan, world, journal, observer, interrupts, on_failure)
+    run = _Run(plan, context, journal, observer, interrupts, on_failure)
     # Stops the other steps early. The pool calls it after it queued the error, so that the first
     # error in the list is the cause.
     on_error = None if on_failure is OnFailure.CONTINUE else interrupts.stop.set
@@ -94,7 +94,7 @@ class _Run:
     def __init__(
         self,
         plan: Plan,
-        world: Any,  # noqa: ANN401
+        context: Any,  # noqa: ANN401
         journal: Journal,
         observer: Observer,
         interrupts: Interrupts,
@@ -102,7 +102,7 @@ class _Run:
     ) -> None:
         self.failures: list[StepFailure] = []
         self._plan = plan
-        self._world = world
+        self._context = context
         self._journal = journal
         self._observer = observer
         self._interrupts = interrupts
@@ -169,7 +169,7 @@ class _Run:
     def _apply(self, step: Step) -> Applied:
         """Apply a step; runs on a thread of the pool."""
         try:
-            return Applied(step.apply(self._world))
+            return Applied(step.apply(self._context))
         except BaseException as error:
             error.add_note(f"while applying {step.key}")
             raise
@@ -227,7 +227,7 @@ class _Run:
         """Undo every step that began. Raises UndoIncompleteError with the steps that remain."""
         remaining = undo(
             tuple(self._begun.values()),
-            self._world,
+            self._context,
             self._journal,
             observer=self._observer,
             interrupts=self._interrupts,

@@ -43,10 +43,10 @@ class Step(Protocol):
         """Keys of the steps that must be applied before this one begins."""
 
     # This package never looks into the context; its type is up to the steps of a plan.
-    def apply(self, world: Any) -> Applied:  # noqa: ANN401
+    def apply(self, context: Any, /) -> Applied:  # noqa: ANN401
         """Make the change."""
 
-    def revert(self, world: Any) -> None:  # noqa: ANN401
+    def revert(self, context: Any, /) -> None:  # noqa: ANN401
         """Undo the change. If there is nothing to undo, that is success."""
 
     def describe(self) -> str:
@@ -142,5 +142,5 @@ class ForwardStep(KeyedStep):
 
     __slots__ = ()
 
-    def revert(self, world: Any) -> None:  # noqa: ANN401
+    def revert(self, context: Any) -> None:  # noqa: ANN401
         """Does nothing: what was removed stays removed."""

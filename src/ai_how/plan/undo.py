@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def undo(
     begun: Sequence[Step],
-    world: Any,  # noqa: ANN401  the type is up to the steps
+    context: Any,  # noqa: ANN401  the type is up to the steps
     journal: Journal,
     *,
     observer: Observer,
@@ -48,7 +48,7 @@ def undo(
                     continue
                 logger.info("undo: %s", key)
                 notify(observer.undoing, by_key[key])
-                pool.submit(key, partial(by_key[key].revert, world))
+                pool.submit(key, partial(by_key[key].revert, context))
                 running += 1
             for ended in pool.wait(POLL_INTERVAL_S) if running else ():
                 running -= 1
@@ -66,7 +66,7 @@ def undo(
 
 def roll_back(
     contents: JournalContents,
-    world: Any,  # noqa: ANN401
+    context: Any,  # noqa: ANN401
     *,
     observer: Observer,
     interrupts: Interrupts,
@@ -90,7 +90,7 @@ def roll_back(
     with Journal.reopen(contents, on_boundary=on_boundary) as journal:
         revert = partial(
             undo,
-            world=world,
+            context=context,
             journal=journal,
             observer=observer,
             interrupts=interrupts,

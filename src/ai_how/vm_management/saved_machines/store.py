@@ -242,5 +242,5 @@ class SavedMachineRef:
     key: str
     id: UUID
 
-    def find(self, world: PlanContext) -> SavedMachine | None:
-        return SavedMachines(world.disks.storage).find(self.key, self.id)
+    def find(self, context: PlanContext) -> SavedMachine | None:
+        return SavedMachines(context.disks.storage).find(self.key, self.id)

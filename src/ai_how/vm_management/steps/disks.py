@@ -27,13 +27,13 @@ class PlaceBase(KeyedStep):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        image = world.images[self.digest]
-        world.disks.ensure_base(image)
-        world.disks.ensure_kernel(image)
+    def apply(self, context: PlanContext) -> Applied:
+        image = context.images[self.digest]
+        context.disks.ensure_base(image)
+        context.disks.ensure_kernel(image)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: the image is removed with the last cluster that uses it."""
 
     def describe(self) -> str:
@@ -51,16 +51,16 @@ class ClaimDirectory(ClusterStep):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        return world.disks.claim_directory(self.cluster, self.cluster_id)
+    def apply(self, context: PlanContext) -> Applied:
+        return context.disks.claim_directory(self.cluster, self.cluster_id)
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         try:
-            world.disks.is_claimed(self.cluster, self.cluster_id)
+            context.disks.is_claimed(self.cluster, self.cluster_id)
         except OwnershipError:
             return  # the directory is another cluster's
         # Fails while a disk is left in it; the next command then undoes both.
-        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+        context.disks.remove_cluster_directory(self.cluster, self.cluster_id)
 
     def describe(self) -> str:
         return f"create a directory for the disks of {self.cluster}"
@@ -86,9 +86,9 @@ class CreateOverlay(KeyedStep):
     def subject(self) -> str:
         return f"{self.cluster}-{self.node}"
 
-    def apply(self, world: PlanContext) -> Applied:
-        machine = self.saved and self.saved.find(world)
-        return world.disks.create_overlay(
+    def apply(self, context: PlanContext) -> Applied:
+        machine = self.saved and self.saved.find(context)
+        return context.disks.create_overlay(
             self.cluster,
             self.cluster_id,
             self.node,
@@ -97,8 +97,8 @@ class CreateOverlay(KeyedStep):
             saved=machine.disk if machine else None,
         )
 
-    def revert(self, world: PlanContext) -> None:
-        world.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
+    def revert(self, context: PlanContext) -> None:
+        context.disks.remove_disk(self.cluster, self.cluster_id, self.node, base=self.base)
 
     def describe(self) -> str:
         return f"create a disk of {self.size_gib} GiB for {self.node}"
@@ -122,11 +122,11 @@ class GrowDisk(KeyedStep):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.disks.resize(self.disk, self.size_gib)
+    def apply(self, context: PlanContext) -> Applied:
+        context.disks.resize(self.disk, self.size_gib)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: shrinking a disk could lose data."""
 
     def describe(self) -> str:
@@ -142,10 +142,10 @@ class BackUpDisk(ForwardStep, DomainStep):
     target: Path
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         if self.target.exists() or not self.disk.exists():
             return Applied.KEPT
-        world.disks.back_up(self.disk, self.target)
+        context.disks.back_up(self.disk, self.target)
         return Applied.MADE
 
     def describe(self) -> str:
@@ -166,8 +166,8 @@ class RemoveDisk(ForwardStep):
     def subject(self) -> str:
         return f"{self.cluster}-{self.node}"
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.disks.remove_disk(self.cluster, self.cluster_id, self.node)
+    def apply(self, context: PlanContext) -> Applied:
+        context.disks.remove_disk(self.cluster, self.cluster_id, self.node)
         return Applied.MADE
 
     def describe(self) -> str:
@@ -182,8 +182,8 @@ class RemoveDiskDirectory(ForwardStep, ClusterStep):
     cluster_id: UUID
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.disks.remove_cluster_directory(self.cluster, self.cluster_id)
+    def apply(self, context: PlanContext) -> Applied:
+        context.disks.remove_cluster_directory(self.cluster, self.cluster_id)
         return Applied.MADE
 
     def describe(self) -> str:

@@ -35,18 +35,18 @@ class DefineDomain(DomainStep):
     def stage(self) -> str:
         return "defined"
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.write_sent_xml(self.domain, self.xml)
-        prepare_log(world.paths, world.node_of(self.domain))
-        world.client.define_domain(self.xml)
+    def apply(self, context: PlanContext) -> Applied:
+        context.write_sent_xml(self.domain, self.xml)
+        prepare_log(context.paths, context.node_of(self.domain))
+        context.client.define_domain(self.xml)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         if self.former_xml is not None:
-            world.client.define_domain(self.former_xml)
+            context.client.define_domain(self.former_xml)
             return
-        world.client.destroy_domain(self.uuid)
-        world.client.undefine_domain(self.uuid, snapshots_too=False)
+        context.client.destroy_domain(self.uuid)
+        context.client.undefine_domain(self.uuid, snapshots_too=False)
 
     def describe(self) -> str:
         return f"{'redefine' if self.former_xml else 'define'} the VM {self.domain}"
@@ -71,22 +71,22 @@ class StartDomain(DomainStep):
     def stage(self) -> str:
         return "booting"
 
-    def apply(self, world: PlanContext) -> Applied:
-        info = world.client.get_domain(self.uuid)
+    def apply(self, context: PlanContext) -> Applied:
+        info = context.client.get_domain(self.uuid)
         if info.state is VmState.CRASHED:  # its QEMU process exists, but the guest does not run
-            world.client.destroy_domain(self.uuid)
+            context.client.destroy_domain(self.uuid)
         if not info.state.is_running:
-            prepare_log(world.paths, world.node_of(self.domain))
-        world.client.start_domain(self.uuid, is_anew=self.is_anew)
+            prepare_log(context.paths, context.node_of(self.domain))
+        context.client.start_domain(self.uuid, is_anew=self.is_anew)
         return Applied.KEPT if info.state.is_running else Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         if self.was_on:
             return
         # Without an agent the guest has not booted yet: nobody uses it, and ACPI has no effect.
-        if self.keeps_disk and world.client.is_agent_connected(self.uuid):
-            shut_down(world, self.domain, self.uuid)
-        world.client.destroy_domain(self.uuid)
+        if self.keeps_disk and context.client.is_agent_connected(self.uuid):
+            shut_down(context, self.domain, self.uuid)
+        context.client.destroy_domain(self.uuid)
 
     def describe(self) -> str:
         return f"{'resume' if self.was_on else 'start'} the VM {self.domain}"
@@ -108,48 +108,48 @@ class RestoreDomain(StartDomain):
     def stage(self) -> str:
         return "restoring"
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         try:
-            self._restore(world)
+            self._restore(context)
         except ConnectionLostError:
             raise
         except HostError as error:
-            world.warn(f"{self.node} boots cold: {error.brief}")
-            return self._boot(world)
+            context.warn(f"{self.node} boots cold: {error.brief}")
+            return self._boot(context)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
-        StartDomain.revert(self, world)
-        self._copy(world).unlink(missing_ok=True)
+    def revert(self, context: PlanContext) -> None:
+        StartDomain.revert(self, context)
+        self._copy(context).unlink(missing_ok=True)
 
     def describe(self) -> str:
         return f"restore the VM {self.domain} from saved memory"
 
-    def _boot(self, world: PlanContext) -> Applied:
+    def _boot(self, context: PlanContext) -> Applied:
         # libvirt handles the exit of a QEMU that refused its memory late, and may then kill the
         # next QEMU of the same domain object (9.0: processMonitorEOFEvent). A new definition
         # has a new object.
-        world.client.destroy_domain(self.uuid)
-        world.client.undefine_domain(self.uuid, snapshots_too=False)
-        world.client.define_domain(world.read_sent_xml(self.domain))
+        context.client.destroy_domain(self.uuid)
+        context.client.undefine_domain(self.uuid, snapshots_too=False)
+        context.client.define_domain(context.read_sent_xml(self.domain))
         # slots=True creates a new class, so super() without arguments fails.
-        return StartDomain.apply(self, world)
+        return StartDomain.apply(self, context)
 
-    def _restore(self, world: PlanContext) -> None:
-        machine = self.saved.find(world)
+    def _restore(self, context: PlanContext) -> None:
+        machine = self.saved.find(context)
         if machine is None:
             raise HostError("the saved VM is gone")
-        copy = self._copy(world)
+        copy = self._copy(context)
         copy.unlink(missing_ok=True)
         try:
             saved = read_save_image(machine.memory)
             write_clone(
-                machine.memory, copy, with_identity(saved.xml, world.read_sent_xml(self.domain))
+                machine.memory, copy, with_identity(saved.xml, context.read_sent_xml(self.domain))
             )
             timeout_s = memory_timeout_s(machine.manifest.memory_bytes / 2**20)
-            world.client.restore_domain(self.uuid, copy, timeout_s=timeout_s)
+            context.client.restore_domain(self.uuid, copy, timeout_s=timeout_s)
         finally:
             copy.unlink(missing_ok=True)
 
-    def _copy(self, world: PlanContext) -> Path:
-        return world.disks.storage.memory_copy(self.cluster, self.node)
+    def _copy(self, context: PlanContext) -> Path:
+        return context.disks.storage.memory_copy(self.cluster, self.node)

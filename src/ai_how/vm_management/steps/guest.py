@@ -29,31 +29,31 @@ class AwaitAgent(DomainStep):
     uuid: UUID
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         try:
-            self._wait(world, Deadline.after(world.timeouts.agent_s))
+            self._wait(context, Deadline.after(context.timeouts.agent_s))
         except DeadlineError as error:
-            if world.stop.is_set():
+            if context.stop.is_set():
                 raise
             raise GuestError(f"the guest agent of {self.domain} did not connect in time") from error
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing."""
 
     def describe(self) -> str:
         return f"wait for the guest agent of {self.domain}"
 
-    def _wait(self, world: PlanContext, deadline: Deadline) -> None:
-        node = world.node_of(self.domain)
+    def _wait(self, context: PlanContext, deadline: Deadline) -> None:
+        node = context.node_of(self.domain)
         try:
-            wait_for_guest(world, node, self.uuid, deadline)
+            wait_for_guest(context, node, self.uuid, deadline)
         except GuestError:
-            info = world.client.find_domain(self.uuid)
+            info = context.client.find_domain(self.uuid)
             if info is None or not info.was_ended_by_daemon:
                 raise
-            world.client.start_domain(self.uuid)
-            wait_for_guest(world, node, self.uuid, deadline)
+            context.client.start_domain(self.uuid)
+            wait_for_guest(context, node, self.uuid, deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +65,23 @@ class GiveIdentity(DomainStep):
     uuid: UUID
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        make_archive = world.archives[self.node]
-        agent = world.agent(self.uuid, self.node)
+    def apply(self, context: PlanContext) -> Applied:
+        make_archive = context.archives[self.node]
+        agent = context.agent(self.uuid, self.node)
 
         def give() -> None:
             _set_clock(agent)
             agent.check(
                 ["/usr/lib/ai-how/become"],
-                Deadline.after(world.timeouts.identity_s),
+                Deadline.after(context.timeouts.identity_s),
                 stdin=make_archive(),
-                stop=world.stop,
+                stop=context.stop,
             )
 
         retry_if_connection_lost(give)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: the identity is on the node's disk, and is removed with it."""
 
     def describe(self) -> str:
@@ -99,16 +99,16 @@ class CheckClocks(ClusterStep):
     nodes: tuple[tuple[str, UUID], ...]
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        deadline = Deadline.after(world.timeouts.clock_s)
+    def apply(self, context: PlanContext) -> Applied:
+        deadline = Deadline.after(context.timeouts.clock_s)
         for name, uuid in self.nodes:
-            agent = world.agent(uuid, name)
+            agent = context.agent(uuid, name)
             while (
                 skew_s := abs(retry_if_connection_lost(partial(read_skew_s, agent)))
             ) > CLOCK_TOLERANCE_S:
                 # A guest that got no CPU time sets its clock to the time of the request.
                 retry_if_connection_lost(partial(_set_clock, agent))
-                if deadline.has_passed or world.stop.wait(0.2):
+                if deadline.has_passed or context.stop.wait(0.2):
                     raise GuestError(
                         f"the clock of {name} is {skew_s:.1f} s off",
                         hint=f"ai-how {world.cluster_kind} exec {name} --"
@@ -116,7 +116,7 @@ class CheckClocks(ClusterStep):
                     )
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing."""
 
     def describe(self) -> str:
@@ -143,7 +143,7 @@ def retry_if_connection_lost(ask: Callable[[], T]) -> T:
 LOOK_S = 2.0
 
 
-def wait_for_guest(world: PlanContext, node: str, uuid: UUID, deadline: Deadline) -> None:
+def wait_for_guest(context: PlanContext, node: str, uuid: UUID, deadline: Deadline) -> None:
     """Return when the guest agent is connected.
 
     Raises GuestError as soon as the state of the VM or its serial log shows that it will never
@@ -151,13 +151,13 @@ def wait_for_guest(world: PlanContext, node: str, uuid: UUID, deadline: Deadline
     """
     while True:
         try:
-            return world.wait_for_agent(uuid, deadline.sooner_of(LOOK_S))
+            return context.wait_for_agent(uuid, deadline.sooner_of(LOOK_S))
         except DeadlineError:
-            if deadline.has_passed or world.stop.is_set():
+            if deadline.has_passed or context.stop.is_set():
                 raise
         try:
-            log = world.paths.console_log(node)
-            text = read_console(log, world.console_offsets.get(node, 0))
+            log = context.paths.console_log(node)
+            text = read_console(log, context.console_offsets.get(node, 0))
         except OSError:
             continue  # another user's libvirt may write it
         if cause := find_console_cause(text):

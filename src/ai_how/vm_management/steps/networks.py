@@ -36,17 +36,17 @@ class DefineNetwork(NetworkStep):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.write_sent_xml(f"network-{self.name}", self.xml)
-        world.client.define_network(self.xml)
+    def apply(self, context: PlanContext) -> Applied:
+        context.write_sent_xml(f"network-{self.name}", self.xml)
+        context.client.define_network(self.xml)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         if self.former_xml is not None:
-            world.client.define_network(self.former_xml)
+            context.client.define_network(self.former_xml)
             return
-        world.client.destroy_network(self.uuid)
-        world.client.undefine_network(self.uuid)
+        context.client.destroy_network(self.uuid)
+        context.client.undefine_network(self.uuid)
 
     def describe(self) -> str:
         return f"{'redefine' if self.former_xml else 'define'} the network {self.name}"
@@ -61,13 +61,13 @@ class StartNetwork(NetworkStep):
     needs: frozenset[str] = frozenset()
     in_use: bool = False
 
-    def apply(self, world: PlanContext) -> Applied:
-        _start(world, self.name, self.uuid)
+    def apply(self, context: PlanContext) -> Applied:
+        _start(context, self.name, self.uuid)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         if not self.in_use:
-            world.client.destroy_network(self.uuid)
+            context.client.destroy_network(self.uuid)
 
     def describe(self) -> str:
         return f"start the network {self.name}"
@@ -88,11 +88,11 @@ class RestartNetwork(NetworkStep):
     is_cut: bool = False
     """Whether its bridge carries no traffic, so that a restart disconnects nobody."""
 
-    def apply(self, world: PlanContext) -> Applied:
-        network = world.client.find_network(self.uuid)
+    def apply(self, context: PlanContext) -> Applied:
+        network = context.client.find_network(self.uuid)
         others = [
             one.name
-            for one in world.client.list_domains()
+            for one in context.client.list_domains()
             if one.state.is_on and one.uuid not in self.own and uses_network(one.xml, network)
         ]
         if others and not self.is_cut:
@@ -101,11 +101,11 @@ class RestartNetwork(NetworkStep):
                 details=f"a restart of the network would disconnect them: {', '.join(others)}",
                 hint="turn them off, and start again",
             )
-        world.client.destroy_network(self.uuid)
-        _start(world, self.name, self.uuid)
+        context.client.destroy_network(self.uuid)
+        _start(context, self.name, self.uuid)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: guests run on it."""
 
     def describe(self) -> str:
@@ -122,12 +122,12 @@ class UpdateNetworkHosts(NetworkStep):
     new: tuple[NetworkHost, ...]
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.client.ensure_network_hosts(self.uuid, self.hosts)
+    def apply(self, context: PlanContext) -> Applied:
+        context.client.ensure_network_hosts(self.uuid, self.hosts)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
-        world.client.forget_network_hosts(self.uuid, self.new)
+    def revert(self, context: PlanContext) -> None:
+        context.client.forget_network_hosts(self.uuid, self.new)
 
     def describe(self) -> str:
         names = ", ".join(one.name for one in self.hosts)
@@ -142,11 +142,11 @@ class RestartDhcp(NetworkStep):
     uuid: UUID
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.client.renew_dhcp(self.uuid)
+    def apply(self, context: PlanContext) -> Applied:
+        context.client.renew_dhcp(self.uuid)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: it ends with its network."""
 
     def describe(self) -> str:
@@ -164,15 +164,15 @@ class ReconnectInterface(DomainStep):
     tap: str = ""
     """The tap of its interface if that is down: libvirt does not set it up again."""
 
-    def apply(self, world: PlanContext) -> Applied:
-        if not world.client.get_domain(self.uuid).state.is_on:
+    def apply(self, context: PlanContext) -> Applied:
+        if not context.client.get_domain(self.uuid).state.is_on:
             return Applied.KEPT
-        world.client.plug_in(self.uuid, self.network)
+        context.client.plug_in(self.uuid, self.network)
         if self.tap:
-            world.networks.set_up(self.tap)
+            context.networks.set_up(self.tap)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: the guest may stay on its network."""
 
     def describe(self) -> str:
@@ -192,28 +192,28 @@ class RepairUplink(NetworkStep):
     subnet: str
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         """If the repair fails, warn the user and return KEPT: the cluster works without it."""
         try:
-            self._repair(world)
+            self._repair(context)
         except HostError as error:
-            world.warn(f"the network {self.name} has no uplink yet: {error.brief}")
+            context.warn(f"the network {self.name} has no uplink yet: {error.brief}")
             return Applied.KEPT
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Does nothing: the uplink may stay."""
 
     def describe(self) -> str:
         return f"repair the uplink of the network {self.name}"
 
-    def _repair(self, world: PlanContext) -> None:
-        networks, subnet = world.networks, IPv4Network(self.subnet)
+    def _repair(self, context: PlanContext) -> None:
+        networks, subnet = context.networks, IPv4Network(self.subnet)
         if networks.find_uplink_problem(subnet) == FORWARDING_OFF:
             networks.forward()
         if networks.find_uplink_problem(subnet) == RULES_MISSING:
-            world.restart_libvirtd()
-            network = world.client.find_network(self.uuid)
+            context.restart_libvirtd()
+            network = context.client.find_network(self.uuid)
             if network is not None and network.is_active:
                 wait_until(
                     lambda: networks.find_uplink_problem(subnet) is None,
@@ -222,11 +222,11 @@ class RepairUplink(NetworkStep):
                 )
 
 
-def _start(world: PlanContext, name: str, uuid: UUID) -> None:
+def _start(context: PlanContext, name: str, uuid: UUID) -> None:
     try:
-        _start_and_retry(world, name, uuid)
+        _start_and_retry(context, name, uuid)
     except LibvirtError as error:
-        if ports := world.networks.find_used_ports():
+        if ports := context.networks.find_used_ports():
             raise HostError(
                 f"the network {name} cannot start: {', '.join(ports)} in use on this host",
                 details=str(error),
@@ -235,18 +235,18 @@ def _start(world: PlanContext, name: str, uuid: UUID) -> None:
         raise
 
 
-def _start_and_retry(world: PlanContext, name: str, uuid: UUID) -> None:
+def _start_and_retry(context: PlanContext, name: str, uuid: UUID) -> None:
     """Start the network. After a failure, remove leftovers of a killed libvirtd, and retry."""
     try:
-        world.client.start_network(uuid)
+        context.client.start_network(uuid)
     except LibvirtError:
-        network = world.client.find_network(uuid)
+        network = context.client.find_network(uuid)
         if network is None or network.is_active:
             raise
         mac = read_bridge_mac(network.xml)
-        if not world.networks.remove_left(name, network.bridge or "", mac):
+        if not context.networks.remove_left(name, network.bridge or "", mac):
             raise
-        world.client.start_network(uuid)
+        context.client.start_network(uuid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +257,19 @@ class RemoveNetwork(ForwardStep, NetworkStep):
     uuid: UUID
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        network = world.client.find_network(self.uuid)
-        users = [one.name for one in world.client.list_domains() if uses_network(one.xml, network)]
+    def apply(self, context: PlanContext) -> Applied:
+        network = context.client.find_network(self.uuid)
+        users = [
+            one.name for one in context.client.list_domains() if uses_network(one.xml, network)
+        ]
         if users:
             raise HostError(
                 f"the network {self.name} is used by VMs that are not of this cluster",
                 details=", ".join(users),
                 hint="detach them, and destroy again",
             )
-        world.client.destroy_network(self.uuid)
-        world.client.undefine_network(self.uuid)
+        context.client.destroy_network(self.uuid)
+        context.client.undefine_network(self.uuid)
         return Applied.MADE
 
     def describe(self) -> str:

@@ -20,7 +20,7 @@ ASK_AGAIN_S = 15.0  # a guest loses an ACPI event that arrives before it listens
 ASK_S = 30.0  # QEMU delivers an ACPI event at once, unless it hangs
 
 
-def shut_down(world: PlanContext, domain: str, uuid: UUID) -> bool:
+def shut_down(context: PlanContext, domain: str, uuid: UUID) -> bool:
     """Shut a VM down by its agent or by ACPI, and power it off after the deadline.
 
     Returns whether it shut down by itself. Errors of a request are ignored, for example if QEMU
@@ -29,37 +29,37 @@ def shut_down(world: PlanContext, domain: str, uuid: UUID) -> bool:
     """
 
     def is_off() -> bool:
-        info = world.client.find_domain(uuid)
+        info = context.client.find_domain(uuid)
         return info is None or not info.state.is_on
 
-    deadline = Deadline.after(world.timeouts.shutdown_s)
+    deadline = Deadline.after(context.timeouts.shutdown_s)
     while not deadline.has_passed:
-        info = world.client.find_domain(uuid)
+        info = context.client.find_domain(uuid)
         if info is None or not info.state.is_on:
             return True
         if info.state is VmState.CRASHED:  # the guest cannot react
             break
-        _ask(world, domain, info, deadline)
+        _ask(context, domain, info, deadline)
         with suppress(DeadlineError):
             wait_until(is_off, deadline.sooner_of(ASK_AGAIN_S), f"the shutdown of {domain}")
     if is_off():
         return True
-    world.client.destroy_domain(uuid)
-    world.warn(f"{domain} did not shut down in time and was powered off")
+    context.client.destroy_domain(uuid)
+    context.warn(f"{domain} did not shut down in time and was powered off")
     return False
 
 
-def _ask(world: PlanContext, domain: str, info: DomainInfo, deadline: Deadline) -> None:
+def _ask(context: PlanContext, domain: str, info: DomainInfo, deadline: Deadline) -> None:
     """Request a shutdown by the agent, or by ACPI if there is none or it fails."""
     with suppress(AiHowError):
         if info.state is VmState.PAUSED:
-            world.client.resume_domain(info.uuid)
+            context.client.resume_domain(info.uuid)
         if info.is_agent_connected:
-            world.agent(info.uuid, domain).shut_down()
+            context.agent(info.uuid, domain).shut_down()
             return
     with suppress(AiHowError):
         within_s = max(1.0, deadline.sooner_of(ASK_S).remaining_s)
-        world.client.shutdown_domain(info.uuid, timeout_s=within_s)
+        context.client.shutdown_domain(info.uuid, timeout_s=within_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ class ShutDownGuest(ForwardStep, DomainStep):
     needs: frozenset[str] = frozenset()
     is_backed_up: bool = False
 
-    def apply(self, world: PlanContext) -> Applied:
-        if not shut_down(world, self.domain, self.uuid) and self.is_backed_up:
-            world.warn(f"the backup of {self.domain} may lack the writes of its last minute")
+    def apply(self, context: PlanContext) -> Applied:
+        if not shut_down(context, self.domain, self.uuid) and self.is_backed_up:
+            context.warn(f"the backup of {self.domain} may lack the writes of its last minute")
         return Applied.MADE
 
     def describe(self) -> str:
@@ -91,9 +91,9 @@ class DestroyDomain(ForwardStep, DomainStep):
     uuid: UUID
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.client.destroy_domain(self.uuid)
-        world.client.undefine_domain(self.uuid, snapshots_too=True)
+    def apply(self, context: PlanContext) -> Applied:
+        context.client.destroy_domain(self.uuid)
+        context.client.undefine_domain(self.uuid, snapshots_too=True)
         return Applied.MADE
 
     def describe(self) -> str:

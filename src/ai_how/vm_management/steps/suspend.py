@@ -26,8 +26,8 @@ class SuspendDomain(ForwardStep, DomainStep):
     def stage(self) -> str:
         return "suspending"
 
-    def apply(self, world: PlanContext) -> Applied:
-        world.client.managed_save(self.uuid, timeout_s=memory_timeout_s(self.memory_mib))
+    def apply(self, context: PlanContext) -> Applied:
+        context.client.managed_save(self.uuid, timeout_s=memory_timeout_s(self.memory_mib))
         return Applied.MADE
 
     def describe(self) -> str:
@@ -46,11 +46,11 @@ class StartFromManagedSave(StartDomain):
     def stage(self) -> str:
         return "resuming"
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         try:
             timeout_s = memory_timeout_s(self.memory_mib)
-            prepare_log(world.paths, self.node)
-            world.client.start_domain(self.uuid, timeout_s=timeout_s)
+            prepare_log(context.paths, self.node)
+            context.client.start_domain(self.uuid, timeout_s=timeout_s)
         except ConnectionLostError:
             raise
         except HostError as error:
@@ -60,13 +60,15 @@ class StartFromManagedSave(StartDomain):
                 hint=f"ai-how {world.cluster_kind} start --no-warm"
                 "  # boots it anew: the jobs that it ran are lost",
             ) from error
-        if world.client.get_domain(self.uuid).was_booted:
-            world.warn(f"{self.node} boots: its saved memory was incomplete, and its jobs are lost")
+        if context.client.get_domain(self.uuid).was_booted:
+            context.warn(
+                f"{self.node} boots: its saved memory was incomplete, and its jobs are lost"
+            )
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         timeout_s = memory_timeout_s(self.memory_mib)
-        world.client.managed_save(self.uuid, timeout_s=timeout_s)
+        context.client.managed_save(self.uuid, timeout_s=timeout_s)
 
     def describe(self) -> str:
         return f"resume the VM {self.domain} from its saved memory"
