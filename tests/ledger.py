@@ -188,7 +188,7 @@ class Ledger:
                 if reason := NOT_HERE.get(number):
                     yield f"**{number}** {text}: does not apply, {reason}."
                     yield ""
-            yield "| fault | how it was made | points | held | on |"
+            yield "| fault | how it is injected | times | held | date |"
             yield "|---|---|---:|---:|---|"
             for number, text in numbers.items():
                 if number not in NOT_HERE:
@@ -198,7 +198,7 @@ class Ledger:
             yield ""
         figures = {cells[0]: cells[1:] for cells in _cells(former) if len(cells) == 3}
         figures |= {name: [f"{value:,}", today] for name, value in self.figures.items()}
-        yield from ("### Figures", "", "| what | how many | on |", "|---|---:|---|")
+        yield from ("### Figures", "", "| what | how many | date |", "|---|---:|---|")
         yield from (f"| {name} | {' | '.join(rest)} |" for name, rest in figures.items())
 
 
