@@ -175,21 +175,21 @@ class _Run:
             raise
 
     def _record_results(self, ended: Sequence[CallResult[Applied]]) -> None:
-        done = {one.key: one.result for one in ended if one.result is not None}
-        failed = {one.key: one.error for one in ended if one.error is not None}
-        self._running -= {one.key for one in ended}
+        done = {call.key: call.result for call in ended if call.result is not None}
+        failed = {call.key: call.error for call in ended if call.error is not None}
+        self._running -= {call.key for call in ended}
         self._done |= done
         self._add_failures(self._failure_of(key, error) for key, error in failed.items())
         self._order.done(*done)
-        for one in ended:
-            step = self._begun[one.key]
-            self._limiter.finished(step.key, has_failed=one.error is not None)
-            if one.error is not None:
-                logger.info("%s failed after %.1f s: %s", step.key, one.elapsed_s, one.error)
-                notify(self._observer.failed, step, one.error)
-            elif one.result is not None:
-                logger.info("%s: %s after %.1f s", step.key, one.result, one.elapsed_s)
-                notify(self._observer.done, step, one.result, one.elapsed_s)
+        for call in ended:
+            step = self._begun[call.key]
+            self._limiter.finished(step.key, has_failed=call.error is not None)
+            if call.error is not None:
+                logger.info("%s failed after %.1f s: %s", step.key, call.elapsed_s, call.error)
+                notify(self._observer.failed, step, call.error)
+            elif call.result is not None:
+                logger.info("%s: %s after %.1f s", step.key, call.result, call.elapsed_s)
+                notify(self._observer.done, step, call.result, call.elapsed_s)
         try:
             if done:
                 self._journal.done(done)
@@ -237,7 +237,7 @@ class _Run:
         if not remaining:
             return
         self._journal.close_file()
-        failures = [*self.failures, *(one.as_failure(self._journal.cluster) for one in remaining)]
+        failures = [*self.failures, *(step.as_failure(self._journal.cluster) for step in remaining)]
         raise self._error(
             UndoIncompleteError,
             f"{self._outcome}, and {len(remaining)} of {len(self._begun)} steps could not be "

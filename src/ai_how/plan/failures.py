@@ -42,12 +42,12 @@ def failure_of(step: Step, error: BaseException, cluster: str) -> StepFailure:
 
 def render_errors(failures: Iterable[StepFailure]) -> str:
     """One paragraph per error: its brief, its notes and its details."""
-    return "\n".join(_render_error(one.error) for one in failures)
+    return "\n".join(_render_error(failure.error) for failure in failures)
 
 
 def render_remaining(remaining: Sequence[Remaining], journal: Path) -> str:
     """The steps that could not be undone, one line each."""
-    lines = [f"  {one.step.key}: {one.step.describe()}" for one in remaining]
+    lines = [f"  {left.step.key}: {left.step.describe()}" for left in remaining]
     return "\n".join(["remains:", *lines, f"The next command tries again, from {journal}.", ""])
 
 

@@ -105,7 +105,7 @@ def roll_back(
                 wait_until(lambda: due.has_passed, late, "the last calls of the unfinished run")
                 remaining = revert(unfinished)
             if remaining:
-                failures = tuple(one.as_failure(contents.cluster) for one in remaining)
+                failures = tuple(step.as_failure(contents.cluster) for step in remaining)
                 raise UndoIncompleteError(
                     f"{contents.verb} was cut short (process {contents.pid}, "
                     f"{contents.started_at:%F %T %Z}), "

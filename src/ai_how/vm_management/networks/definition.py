@@ -69,7 +69,7 @@ def define_network(state: ClusterState, owner: Owner | None = None) -> NetworkDe
         subnet=network.subnet,
         gateway=network.gateway,
         domain=state.name,
-        hosts=tuple(NetworkHost(one.mac, one.name, one.ip) for one in state.nodes),
+        hosts=tuple(NetworkHost(node.mac, node.name, node.ip) for node in state.nodes),
         mode=ForwardMode.NAT if network.uplink else ForwardMode.ISOLATED,
     )
 

@@ -67,17 +67,17 @@ def find_drift(definition: NetworkDefinition, info: NetworkInfo) -> Drift:
             *(["its persistent definition is gone"] if is_lost else []),
             *_property_differences(wanted, defined),
         ),
-        hosts=tuple(one.name for one in definition.hosts if one.name in changed),
+        hosts=tuple(host.name for host in definition.hosts if host.name in changed),
     )
 
 
 def find_new_hosts(definition: NetworkDefinition, info: NetworkInfo) -> tuple[NetworkHost, ...]:
     """The hosts without any DHCP or DNS entry in the network."""
     every = [read_network_facts(xml) for xml in (info.xml, info.defined_xml) if xml]
-    macs = {one.mac for facts in every for one in facts.dhcp}
-    names = {one.name for facts in every for one in facts.dns}
+    macs = {host.mac for facts in every for host in facts.dhcp}
+    names = {host.name for facts in every for host in facts.dns}
     return tuple(
-        one for one in definition.hosts if one.mac.lower() not in macs and one.name not in names
+        host for host in definition.hosts if host.mac.lower() not in macs and host.name not in names
     )
 
 
@@ -89,10 +89,10 @@ def read_bridge_mac(xml: str) -> str:
 def _changed_hosts(hosts: Collection[NetworkHost], facts: NetworkFacts) -> frozenset[str]:
     """The names of the hosts whose entries are missing or wrong."""
     changes = find_host_changes(hosts, facts)
-    missing = {one.name for one in changes.dhcp_in} | {one.name for one in changes.dns_in}
+    missing = {host.name for host in changes.dhcp_in} | {host.name for host in changes.dns_in}
     lost = _claims_of(changes.dhcp_out) | _claims_of(changes.dns_out)
     return frozenset(
-        one.name for one in dhcp_entries(hosts) if one.name in missing or one.claims & lost
+        host.name for host in dhcp_entries(hosts) if host.name in missing or host.claims & lost
     )
 
 

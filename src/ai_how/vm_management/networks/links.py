@@ -23,7 +23,7 @@ class Link:
 def read_links(text: str) -> Mapping[str, Link]:
     """The interfaces by name, from the output of `ip -j addr`."""
     records = read_records(text, " ".join(ADDRESSES))
-    return {str(one["ifname"]): _read_link(one) for one in records if one.get("ifname")}
+    return {str(record["ifname"]): _read_link(record) for record in records if record.get("ifname")}
 
 
 def find_bridge_problem(links: Mapping[str, Link], bridge: str, address: str) -> str | None:
@@ -43,7 +43,7 @@ def find_bridge_problem(links: Mapping[str, Link], bridge: str, address: str) ->
 
 def find_ports(links: Mapping[str, Link], bridge: str) -> frozenset[str]:
     """The interfaces attached to a bridge; empty for a missing bridge."""
-    return frozenset(one.name for one in links.values() if one.master == bridge)
+    return frozenset(link.name for link in links.values() if link.master == bridge)
 
 
 def _read_link(record: dict[str, Any]) -> Link:

@@ -86,19 +86,19 @@ def find_taken_subnets(
     Takes the output of `ip -j route show table all` and `ip -j addr`, the XML of libvirt's networks
     and resolv.conf. Raises HostError if one of them cannot be parsed.
     """
-    seen: dict[TakenSubnet, None] = {}
+    taken: dict[TakenSubnet, None] = {}
     for route in read_records(routes_json, "ip -j route"):
         if own_bridge is None or route.get("dev") != own_bridge:
-            seen |= dict.fromkeys(_of_route(route))
+            taken |= dict.fromkeys(_of_route(route))
     for link in read_records(addresses_json, "ip -j addr"):
         if own_bridge is None or link.get("ifname") != own_bridge:
-            seen |= dict.fromkeys(_of_link(link))
+            taken |= dict.fromkeys(_of_link(link))
     for root in map(read_xml, network_xmls):
         if own_bridge is None or _bridge_of(root) != own_bridge:
-            seen |= dict.fromkeys(_of_network(root))
+            taken |= dict.fromkeys(_of_network(root))
     for nameserver in _NAMESERVER.findall(resolv_conf):
-        seen |= dict.fromkeys(_taken(nameserver, "a nameserver in resolv.conf"))
-    return tuple(seen)
+        taken |= dict.fromkeys(_taken(nameserver, "a nameserver in resolv.conf"))
+    return tuple(taken)
 
 
 def find_taken_links(addresses_json: str, network_xmls: Iterable[str]) -> tuple[TakenLink, ...]:

@@ -31,6 +31,6 @@ def choose_boot_limit(
     by_cpus = max(LEAST[accel], BOOTS_PER_CPU[accel] * (cpus or 0))
     if free_mib is None:
         return by_cpus
-    sums_mib = accumulate(one + QEMU_OVERHEAD_MIB for one in sorted(memory_mib, reverse=True))
+    sums_mib = accumulate(mib + QEMU_OVERHEAD_MIB for mib in sorted(memory_mib, reverse=True))
     fitting = sum(together <= free_mib for together in sums_mib)
     return max(1, min(by_cpus, fitting))

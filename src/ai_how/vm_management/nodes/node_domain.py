@@ -83,8 +83,8 @@ def define_domain(
 
     Raises SpecError if the file contradicts itself, HostError if the host lacks a feature.
     """
-    asked = hardware.acceleration
-    accel = host.accel if asked.enable_kvm else Accel.TCG
+    acceleration = hardware.acceleration
+    accel = host.accel if acceleration.enable_kvm else Accel.TCG
     return DomainDefinition(
         mark=Mark(cluster, cluster_id, node.name, placement.owner, placement.kind),
         name=node.domain_name(cluster),
@@ -94,7 +94,7 @@ def define_domain(
         memory_mib=node.memory_mib,
         vcpus=node.cpu_cores,
         accel=accel,
-        cpu=_cpu(node, asked, accel, host.virtualization),
+        cpu=_cpu(node, acceleration, accel, host.virtualization),
         disk=placement.disk,
         backing_chain=placement.backing_chain,
         network=placement.network,
@@ -102,7 +102,9 @@ def define_domain(
         console_log=placement.console_log,
         boot=placement.boot,
         disk_cache=host.disk_cache,
-        memory_backing=_memory_backing(asked.performance, is_shared=bool(node.virtio_fs_mounts)),
+        memory_backing=_memory_backing(
+            acceleration.performance, is_shared=bool(node.virtio_fs_mounts)
+        ),
         pins=placement.pins,
         shares=tuple(
             VirtioFsShare(Path(mount.host_path), mount.tag) for mount in node.virtio_fs_mounts
@@ -143,10 +145,10 @@ def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, 
 
 
 def _cpu(
-    node: Node, asked: AccelerationSpec, accel: Accel, virtualization: str | None
+    node: Node, acceleration: AccelerationSpec, accel: Accel, virtualization: str | None
 ) -> CpuDefinition:
-    mode, model = _cpu_mode(asked.cpu_model, accel)
-    topology = cpu_topology_for(asked.cpu_topology, node.cpu_cores)
+    mode, model = _cpu_mode(acceleration.cpu_model, accel)
+    topology = cpu_topology_for(acceleration.cpu_topology, node.cpu_cores)
     return CpuDefinition(
         mode=mode,
         model=model,
@@ -155,27 +157,27 @@ def _cpu(
             if topology
             else CpuTopology(1, node.cpu_cores, 1)
         ),
-        features=_cpu_features(asked, accel, virtualization),
-        numa=_numa_cells(node, asked),
+        features=_cpu_features(acceleration, accel, virtualization),
+        numa=_numa_cells(node, acceleration),
     )
 
 
-def _cpu_mode(asked: str | None, accel: Accel) -> tuple[CpuMode, str | None]:
-    if asked not in _HOST_MODES:
-        return CpuMode.CUSTOM, asked
+def _cpu_mode(cpu_model: str | None, accel: Accel) -> tuple[CpuMode, str | None]:
+    if cpu_model not in _HOST_MODES:
+        return CpuMode.CUSTOM, cpu_model
     if accel is Accel.KVM:
-        return _HOST_MODES[asked], None
-    if asked is None:
+        return _HOST_MODES[cpu_model], None
+    if cpu_model is None:
         return CpuMode.CUSTOM, EMULATED_MODEL
     # An emulated CPU cannot be the host's: the nearest is the maximum that QEMU can emulate.
     return CpuMode.MAXIMUM, None
 
 
 def _cpu_features(
-    asked: AccelerationSpec, accel: Accel, virtualization: str | None
+    acceleration: AccelerationSpec, accel: Accel, virtualization: str | None
 ) -> tuple[CpuFeature, ...]:
-    words = list(asked.cpu_features)
-    if asked.enable_nested:
+    words = list(acceleration.cpu_features)
+    if acceleration.enable_nested:
         if accel is not Accel.KVM or virtualization is None:
             raise HostError(
                 "this host does not support nested virtualization",
@@ -191,9 +193,9 @@ def _cpu_features(
     return tuple(features.values())
 
 
-def _numa_cells(node: Node, asked: AccelerationSpec) -> tuple[NumaCell, ...]:
+def _numa_cells(node: Node, acceleration: AccelerationSpec) -> tuple[NumaCell, ...]:
     """Memory and CPUs split evenly; the first cells get the remaining CPUs."""
-    numa = numa_topology_for(asked.numa_topology, node.cpu_cores, node.memory_mib)
+    numa = numa_topology_for(acceleration.numa_topology, node.cpu_cores, node.memory_mib)
     if numa is None:
         return ()
     each, left_over = divmod(node.cpu_cores, numa.nodes)
@@ -208,9 +210,11 @@ def _cpu_range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _memory_backing(asked: PerformanceSpec, *, is_shared: bool) -> MemoryBacking:
+def _memory_backing(performance: PerformanceSpec, *, is_shared: bool) -> MemoryBacking:
     return MemoryBacking(
-        hugepage_kib=HUGEPAGE_KIB[asked.hugepage_size] if asked.wants_hugepages else None,
-        is_memfd=is_shared or asked.memory_backing == "memfd",
+        hugepage_kib=HUGEPAGE_KIB[performance.hugepage_size]
+        if performance.wants_hugepages
+        else None,
+        is_memfd=is_shared or performance.memory_backing == "memfd",
         is_shared=is_shared,
     )

@@ -36,9 +36,13 @@ def ask_guests(
     time, or answers with an error of ours, is left out. Guests that were not asked in time are
     never asked. Any other error of `ask` is raised.
     """
-    asked = [one for one in domains if one.state is VmState.RUNNING and one.is_agent_connected]
+    running = [
+        domain
+        for domain in domains
+        if domain.state is VmState.RUNNING and domain.is_agent_connected
+    ]
     answers: dict[UUID, T] = {}
-    if not asked:
+    if not running:
         yield answers
         return
     is_over = Event()
@@ -46,14 +50,16 @@ def ask_guests(
     def in_time(agent: GuestAgent) -> T | None:
         return None if is_over.is_set() else ask(agent)
 
-    threads = min(MAX_THREADS, len(asked), max(1, client.max_calls - RESERVED_CALLS))
+    threads = min(MAX_THREADS, len(running), max(1, client.max_calls - RESERVED_CALLS))
     pool = DaemonPool[T | None](threads)
-    for one in asked:
-        pool.submit(str(one.uuid), partial(in_time, GuestAgent(client, one.uuid, one.name)))
+    for domain in running:
+        pool.submit(
+            str(domain.uuid), partial(in_time, GuestAgent(client, domain.uuid, domain.name))
+        )
     pool.release_threads()
     try:
         yield answers
-        deadline, left = Deadline.after(grace_s), len(asked)
+        deadline, left = Deadline.after(grace_s), len(running)
         while left and not deadline.has_passed:
             for ended in pool.wait(deadline.remaining_s):
                 left -= 1

@@ -30,8 +30,8 @@ class SavedMachineMatches:
     def saved(self) -> dict[str, SavedMachineRef]:
         """References to the saved VMs, for the steps of the plan."""
         return {
-            name: SavedMachineRef(one.manifest.key, one.manifest.id)
-            for name, one in self.machines.items()
+            name: SavedMachineRef(saved.manifest.key, saved.manifest.id)
+            for name, saved in self.machines.items()
         }
 
 
@@ -48,21 +48,24 @@ def find_matches(
     found: dict[str, SavedMachine] = {}
     results: dict[MachineKey, SavedMachine | str | None] = {}
     notes: dict[str, list[str]] = {}
-    for node, one in nodes:
-        definition = define(node, one)
+    for node, node_state in nodes:
+        definition = define(node, node_state)
         if reason := cold_boot_reason(definition):
-            notes.setdefault(reason, []).append(one.name)
+            notes.setdefault(reason, []).append(node_state.name)
             continue
         key = machine_key_of(
-            definition, image_digest=one.image_digest, disk_gib=one.disk_gib, host=host
+            definition,
+            image_digest=node_state.image_digest,
+            disk_gib=node_state.disk_gib,
+            host=host,
         )
         if key not in results:
             results[key] = _look(machines, key)
         answer = results[key]
         if isinstance(answer, SavedMachine):
-            found[one.name] = answer
+            found[node_state.name] = answer
         elif answer:
-            notes.setdefault(answer, []).append(one.name)
+            notes.setdefault(answer, []).append(node_state.name)
     lines = (f"{', '.join(names)}: booting cold, as {why}" for why, names in notes.items())
     return SavedMachineMatches(found, tuple(lines))
 
@@ -73,7 +76,9 @@ def describe_host(client: LibvirtClient, accel: Accel, *, root: Path = Path("/")
     With KVM this includes the host's CPU and kernel. An emulated guest does not depend on them.
     """
     version = client.version()
-    qemu, libvirt = (".".join(map(str, one)) for one in (version.hypervisor, version.libvirt))
+    qemu, libvirt = (
+        ".".join(map(str, numbers)) for numbers in (version.hypervisor, version.libvirt)
+    )
     cpu = read_cpu_identity(root) if accel is Accel.KVM else "an emulated CPU"
     return f"QEMU {qemu}, libvirt {libvirt}, {cpu}"
 

@@ -117,7 +117,10 @@ class SavedMachines:
 
     def find_of_another_host(self, definition_digest: str) -> SavedMachine | None:
         """A saved VM with this definition from any host, QEMU or libvirt."""
-        return next((one for one in self.list() if one.manifest.shape == definition_digest), None)
+        return next(
+            (machine for machine in self.list() if machine.manifest.shape == definition_digest),
+            None,
+        )
 
     def find_damage(self, machine: SavedMachine) -> str | None:
         """The damage of a saved VM in one line, or None. Hashes files whose inode has changed."""
@@ -203,9 +206,9 @@ class SavedMachines:
         if not self.storage.saved.is_dir():
             return
         with held_lock(self.storage.saved_lock, doing="remove saved VMs", wait_s=_LOCK_WAIT_S):
-            for one in self.list():
-                if one.manifest.image_digest == digest:
-                    self.remove(one)
+            for machine in self.list():
+                if machine.manifest.image_digest == digest:
+                    self.remove(machine)
 
     def remove_unfit(self, *, host: str, images: Collection[str]) -> tuple[SavedMachine, ...]:
         """Keep the most recently used MAX_KEPT of this `host` and these `images`; remove others."""
@@ -214,14 +217,14 @@ class SavedMachines:
         with held_lock(self.storage.saved_lock, doing="remove saved VMs", wait_s=_LOCK_WAIT_S):
             sweep_drafts(self.storage.saved)
             fit = [
-                one
-                for one in self.list()
-                if one.manifest.host == host and one.manifest.image_digest in images
+                machine
+                for machine in self.list()
+                if machine.manifest.host == host and machine.manifest.image_digest in images
             ][:MAX_KEPT]
-            kept = {one.directory.name for one in fit}
-            gone = tuple(one for one in self.list() if one.directory.name not in kept)
-            for one in gone:
-                self.remove(one)
+            kept = {machine.directory.name for machine in fit}
+            gone = tuple(machine for machine in self.list() if machine.directory.name not in kept)
+            for machine in gone:
+                self.remove(machine)
         return gone
 
 

@@ -91,9 +91,11 @@ class RestartNetwork(NetworkStep):
     def apply(self, context: PlanContext) -> Applied:
         network = context.client.find_network(self.uuid)
         others = [
-            one.name
-            for one in context.client.list_domains()
-            if one.state.is_on and one.uuid not in self.own and uses_network(one.xml, network)
+            domain.name
+            for domain in context.client.list_domains()
+            if domain.state.is_on
+            and domain.uuid not in self.own
+            and uses_network(domain.xml, network)
         ]
         if others and not self.is_cut:
             raise HostError(
@@ -130,7 +132,7 @@ class UpdateNetworkHosts(NetworkStep):
         context.client.forget_network_hosts(self.uuid, self.new)
 
     def describe(self) -> str:
-        names = ", ".join(one.name for one in self.hosts)
+        names = ", ".join(host.name for host in self.hosts)
         return f"update the DHCP and DNS entries of {names} in the network {self.name}"
 
 
@@ -260,7 +262,9 @@ class RemoveNetwork(ForwardStep, NetworkStep):
     def apply(self, context: PlanContext) -> Applied:
         network = context.client.find_network(self.uuid)
         users = [
-            one.name for one in context.client.list_domains() if uses_network(one.xml, network)
+            domain.name
+            for domain in context.client.list_domains()
+            if uses_network(domain.xml, network)
         ]
         if users:
             raise HostError(
