@@ -95,10 +95,12 @@ def confirm_taking(name: str, user: str, *, is_json: bool) -> None:
 
 def stages_line(node: "NodeStatus") -> str:
     """The seconds of each stage of a node's last bring-up."""
-    from ai_how.clusters.stage_times import STAGES
+    from ai_how.clusters.stage_times import OTHERS, QUEUE, STAGES
 
+    words = {QUEUE: "waiting for its turn", OTHERS: "waiting for other nodes"}
     known = [name for name in STAGES if name in node.stages_s]
-    return ", ".join(f"{name} {node.stages_s[name]:.1f} s" for name in known) or "no start yet"
+    parts = (f"{words.get(name, name)} {node.stages_s[name]:.1f} s" for name in known)
+    return ", ".join(parts) or "no start yet"
 
 
 def _fit(nodes: "Sequence[NodeStatus]", width: int) -> "Table":
