@@ -6,8 +6,9 @@ pages alike: a picture cannot know which of them a page has.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,18 +16,39 @@ from xml.sax.saxutils import escape
 
 from figures import AND_SSH
 
-WIDTH, LEFT, RIGHT = 880, 190, 150
-TOP, ROW, BAR, LEGEND = 44, 30, 18, 22
-# Told apart by most eyes, and by their lightness; neither white nor black is near.
-COLOURS = ("#0284c7", "#d97706", "#0d9488", "#db2777", "#7c3aed", "#65a30d", "#b45309", "#64748b")
-OTHER, OTHER_COLOUR = "other", "#57534e"
+WIDTH, MARGIN = 880, 12
+TOP, ROW, BAR, LEGEND = 44, 28, 18, 22
+# What a letter takes on average where the font is a wide one; a picture cannot measure it.
+LETTER, SMALL_LETTER = 7.8, 6.8
+# What the command does beside the stages. Figures of earlier versions have no waiting apart.
+REST, REST_AND_WAITING = "the command itself", "waiting for other nodes, and the command itself"
+QUEUE, OTHERS = "queue", "others"
+# Each stage of `ai_how.clusters.stage_times` has a colour of its own, in the legend's order.
+COLOURS = {
+    "disk": "#7f1d1d",
+    "domain": "#f87171",
+    QUEUE: "#fcd34d",
+    "boot": "#ea580c",
+    "restore": "#2563eb",
+    "resume": "#0d9488",
+    "agent": "#db2777",
+    "clock": "#22d3ee",
+    "services": "#7c3aed",
+    OTHERS: "#d6d3d1",
+    "ready": "#65a30d",
+    REST: "#57534e",
+    REST_AND_WAITING: "#57534e",
+}
+WORDS = {QUEUE: "waiting for its turn", OTHERS: "waiting for other nodes"}
 PEER = "#94a3b8"
-COLUMNS = 7
 START = "hpc start, "  # how ours.py names the runs that have stages
+FEW = "1 + 2 nodes"  # of a start whose name does not say how many
+OURS = "ai-how: until a SLURM job has run on every node (line: until ssh answers on all)"
+PEERS = "Three machines without SLURM: until ssh answers on all"
 TICKS, TICKS_S = 6, (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 STYLE = """<style>
 text { font: 13px ui-sans-serif, system-ui, sans-serif; fill: #6b7785 }
-.head { font-weight: 600; font-size: 15px } .small { font-size: 11px }
+.head { font-weight: 600; font-size: 15px } .small { font-size: 11px } .group { font-weight: 600 }
 line { stroke: #94a3b8; stroke-opacity: .35 }
 </style>"""
 
@@ -45,6 +67,11 @@ class Bar:
         return sum(seconds for _, seconds in self.parts)
 
     @property
+    def end_s(self) -> float:
+        """Where its text may begin."""
+        return self.total_s if self.is_peer else max(self.total_s, self.ssh_s or 0.0)
+
+    @property
     def text(self) -> str:
         """What stands at its end."""
         if not self.parts:
@@ -54,6 +81,14 @@ class Bar:
         return f"{self.total_s:.1f} s (ssh {self.ssh_s:.1f} s)"
 
 
+@dataclass(frozen=True)
+class Row:
+    """Where a bar, or the head of a group of them, stands."""
+
+    top: int
+    what: Bar | str
+
+
 def read_bars(results: dict[str, Any]) -> list[Bar]:
     """Our starts by stages, then each other tool; one without a figure is a row that says so."""
     stages_s = results.get("stages_s", {})
@@ -61,115 +96,143 @@ def read_bars(results: dict[str, Any]) -> list[Bar]:
     for title, runs in results.get("runs", {}).items():
         kind = title.removeprefix(START)
         if kind != title and (nodes := stages_s.get(kind)):
-            parts = slowest(nodes, median(run["wall_s"] for run in runs))
+            parts = last_of(nodes, median(run["wall_s"] for run in runs))
             logins = results["runs"].get(f"{title}{AND_SSH}", [{}])
-            bars.append(Bar(f"ai-how, {kind}", parts, ssh_s=logins[0].get("ssh_s")))
+            bars.append(Bar(name_of(kind), parts, ssh_s=logins[0].get("ssh_s")))
     for peer in results.get("peers", []):
         parts = () if peer["ssh_s"] is None else (("ssh answers", peer["ssh_s"]),)
         bars.append(Bar(peer["name"], parts, is_peer=True))
     return bars
 
 
-def slowest(nodes: dict[str, dict[str, float]], wall_s: float) -> tuple[tuple[str, float], ...]:
-    """The stages of the node that took longest, and what else the command did beside them."""
-    longest = max(nodes.values(), key=lambda stages: sum(stages.values()))
-    rest = wall_s - sum(longest.values())
-    parts = {**longest, OTHER: rest}
+def name_of(kind: str) -> str:
+    """`1 + 25 nodes, warm` for `warm, 1 + 25 nodes`."""
+    how, _, nodes = kind.partition(", ")
+    return f"{nodes or FEW}, {how}"
+
+
+def last_of(nodes: dict[str, dict[str, float]], wall_s: float) -> tuple[tuple[str, float], ...]:
+    """The stages of the node that the others waited for, and what the command did beside them."""
+    last = max(nodes.values(), key=lambda stages: sum(stages.values()) - stages.get(OTHERS, 0.0))
+    rest = wall_s - sum(last.values())
+    parts = {**last, (REST if OTHERS in last else REST_AND_WAITING): rest}
     return tuple((name, seconds) for name, seconds in parts.items() if seconds > 0)
 
 
 def render_svg(results: dict[str, Any]) -> str:
     """The picture, as one SVG document without anything outside it."""
     bars = read_bars(results)
-    stages = list(dict.fromkeys(name for bar in bars if not bar.is_peer for name, _ in bar.parts))
-    colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(stages)}
-    colours |= {OTHER: OTHER_COLOUR} if OTHER in colours else {}
-    longest_s = max((bar.total_s for bar in bars), default=1.0) or 1.0
-    scale = (WIDTH - LEFT - RIGHT) / longest_s
-    bottom = TOP + ROW * len(bars)
-    legend = list(render_legend(colours, bottom + 34))
-    height = bottom + 34 + LEGEND * legend_rows(colours) + 32
+    left = round(MARGIN + 10 + LETTER * max((len(bar.name) for bar in bars), default=0))
+    longest_s = max((bar.end_s for bar in bars), default=1.0) or 1.0
+    scale = min((WIDTH - left) / longest_s, *(scale_for(bar, left) for bar in bars), 1e6)
+    rows = list(rows_of(bars))
+    bottom = (rows[-1].top if rows else TOP) + ROW
+    legend, height = render_legend(names_in(bars), bottom + 34)
+    caption = where_measured(results)
+    height += 20
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-    title = "Seconds until the machines can be used"
+    title = "Seconds from the command until the machines can be used"
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{title}">',
             STYLE,
-            f'<text class="head" x="12" y="24">{title}</text>',
-            *render_axis(longest_s, scale, bottom),
-            *(
-                line
-                for n, bar in enumerate(bars)
-                for line in render_bar(bar, TOP + ROW * n, scale, colours)
-            ),
+            f'<text class="head" x="{MARGIN}" y="24">{title}</text>',
+            *render_axis(longest_s, left, scale, bottom),
+            *(line for row in rows for line in render_row(row, left, scale)),
             *legend,
-            *(
-                f'<text class="small" x="12" y="{height - 24 + 16 * n}">{escape(line)}</text>'
-                for n, line in enumerate(captions(results))
-            ),
+            f'<text class="small" x="{MARGIN}" y="{height - 10}">{escape(caption)}</text>',
             "</svg>",
             "",
         ]
     )
 
 
-def render_axis(longest_s: float, scale: float, bottom: int) -> Iterator[str]:
+def scale_for(bar: Bar, left: int) -> float:
+    """Pixels a second with which the bar and its text end within the picture."""
+    room = WIDTH - left - MARGIN - 8 - LETTER * len(bar.text)
+    return room / bar.end_s if bar.end_s else 1e6
+
+
+def rows_of(bars: list[Bar]) -> Iterator[Row]:
+    """The bars from the top down, with a head above ours and above the others."""
+    top = TOP
+    for before, bar in pairwise([None, *bars]):
+        if bar and (before is None or before.is_peer != bar.is_peer):
+            yield Row(top, PEERS if bar.is_peer else OURS)
+            top += ROW
+        if bar:
+            yield Row(top, bar)
+            top += ROW
+
+
+def names_in(bars: list[Bar]) -> list[str]:
+    """The stages that occur, in the order in which a node passes them."""
+    found = {name for bar in bars if not bar.is_peer for name, _ in bar.parts}
+    return [name for name in COLOURS if name in found]
+
+
+def render_axis(longest_s: float, left: int, scale: float, bottom: int) -> Iterator[str]:
     """A few lines, at round seconds."""
     step = next((tick for tick in TICKS_S if longest_s / tick <= TICKS), TICKS_S[-1])
     for n in range(int(longest_s / step) + 1):
-        x = LEFT + n * step * scale
-        yield f'<line x1="{x:.1f}" y1="{TOP - 6}" x2="{x:.1f}" y2="{bottom}"/>'
+        x = left + n * step * scale
+        yield f'<line x1="{x:.1f}" y1="{TOP + ROW - 6}" x2="{x:.1f}" y2="{bottom}"/>'
         at = f'x="{x:.1f}" y="{bottom + 14}" text-anchor="middle"'
         yield f'<text class="small" {at}>{n * step:g} s</text>'
 
 
-def render_bar(bar: Bar, top: int, scale: float, colours: dict[str, str]) -> Iterator[str]:
+def render_row(row: Row, left: int, scale: float) -> Iterator[str]:
+    middle = row.top + BAR - 4
+    if isinstance(row.what, str):
+        yield f'<text class="group" x="{MARGIN}" y="{middle}">{escape(row.what)}</text>'
+    else:
+        yield from render_bar(row.what, row.top, left, scale)
+
+
+def render_bar(bar: Bar, top: int, left: int, scale: float) -> Iterator[str]:
     middle = top + BAR - 4
-    yield f'<text x="{LEFT - 10}" y="{middle}" text-anchor="end">{escape(bar.name)}</text>'
-    x = float(LEFT)
+    yield f'<text x="{left - 10}" y="{middle}" text-anchor="end">{escape(bar.name)}</text>'
+    x = float(left)
     for name, seconds in bar.parts:
         width = max(seconds * scale, 0.5)
-        fill = PEER if bar.is_peer else colours[name]
+        fill = PEER if bar.is_peer else COLOURS[name]
         yield (
             f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{fill}">'
-            f"<title>{escape(name)}: {seconds:.1f} s</title></rect>"
+            f"<title>{escape(WORDS.get(name, name))}: {seconds:.1f} s</title></rect>"
         )
         x += width
     if bar.ssh_s is not None and not bar.is_peer:
-        at = LEFT + bar.ssh_s * scale
+        at = left + bar.ssh_s * scale
         # Black in white, so that it shows on every colour and on every page.
         for colour, width in (("#ffffff", 5), ("#000000", 2)):
             line = f'd="M{at:.1f} {top - 3} v{BAR + 6}" stroke="{colour}" stroke-width="{width}"'
             yield f"<path {line}/>"
-        x = max(x, at)
+    x = left + bar.end_s * scale
     yield f'<text x="{x + 8:.1f}" y="{middle}">{escape(bar.text)}</text>'
 
 
-def render_legend(colours: dict[str, str], top: int) -> Iterator[str]:
-    for n, (name, colour) in enumerate(colours.items()):
-        x = 12 + (n % COLUMNS) * 118
-        y = top + (n // COLUMNS) * LEGEND
-        yield f'<rect x="{x}" y="{y - 11}" width="12" height="12" fill="{colour}"/>'
-        yield f'<text class="small" x="{x + 18}" y="{y - 1}">{escape(name)}</text>'
+def render_legend(names: Iterable[str], top: int) -> tuple[list[str], int]:
+    """Its lines, as wide as their words, and where it ends."""
+    lines, x, y = [], MARGIN, top
+    for name in names:
+        words = WORDS.get(name, name)
+        width = round(18 + SMALL_LETTER * len(words) + 14)
+        if x > MARGIN and x + width > WIDTH:
+            x, y = MARGIN, y + LEGEND
+        lines += [
+            f'<rect x="{x}" y="{y - 11}" width="12" height="12" fill="{COLOURS[name]}"/>',
+            f'<text class="small" x="{x + 18}" y="{y - 1}">{escape(words)}</text>',
+        ]
+        x += width
+    return lines, y + LEGEND
 
 
-def legend_rows(colours: dict[str, str]) -> int:
-    return -(-len(colours) // COLUMNS)
-
-
-def captions(results: dict[str, Any]) -> tuple[str, str]:
-    """What these seconds are, and where they were measured."""
+def where_measured(results: dict[str, Any]) -> str:
     machine = results.get("machine", {})
-    where = ", ".join(
-        str(machine[name])
-        for name in ("cores", "memory", "acceleration", "date")
-        if name in machine
-    )
-    what = (
-        "ai-how: until a SLURM job has run on 1 + 2 nodes; the line in a bar is where ssh answers "
-        "on all. The others: ssh on 3 machines."
-    )
-    return what, where
+    names = ("cores", "memory", "acceleration", "date")
+    known = [str(machine[name]) for name in names if name in machine]
+    cores = [f"{known[0].replace(' (', ' cores (', 1)}", *known[1:]] if known else []
+    return ", ".join(cores)
 
 
 def main(source: str, target: str) -> None:

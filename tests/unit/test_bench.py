@@ -1,13 +1,16 @@
 """script/bench: its table and its picture, from figures that were made up for this."""
 
+import json
 from dataclasses import asdict
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from ai_how.clusters.stage_times import STAGES
 from boot import parse_marks
 from figures import PeerResult, Results, Run, render
-from plot import read_bars, render_svg
+from main import PICTURE, RESULTS
+from plot import COLOURS, PEER, REST_AND_WAITING, WIDTH, read_bars, render_svg
 
 COLD = {"controller": {"disk": 0.5, "agent": 9.5, "ready": 20.0}, "compute-01": {"agent": 8.0}}
 
@@ -57,18 +60,64 @@ def test_our_starts_stand_beside_the_others(results):
     assert table[1].split()[1:4] == ["abc", "31.2", "40.0"]
 
 
-def test_a_bar_follows_the_slowest_node_and_comes_to_the_whole_command(results):
+def test_a_bar_follows_the_last_node_and_comes_to_the_whole_command(results):
+    results.stages_s["cold"] = {
+        "controller": {"queue": 1.0, "agent": 20.0, "others": 7.0, "ready": 2.0},
+        "compute-01": {"queue": 17.0, "agent": 11.0, "others": 0.0, "ready": 2.0},
+    }
     ours = read_bars(asdict(results))[0]
-    assert ours.parts == (("disk", 0.5), ("agent", 9.5), ("ready", 20.0), ("other", 10.0))
+    assert ours.parts == (
+        *(("queue", 17.0), ("agent", 11.0), ("ready", 2.0)),
+        ("the command itself", 10.0),
+    )
     assert ours.total_s == 40.0
 
 
+def test_figures_without_the_time_of_waiting_say_what_is_left_of_the_command(results):
+    assert read_bars(asdict(results))[0].parts == (
+        *(("disk", 0.5), ("agent", 9.5), ("ready", 20.0)),
+        ("waiting for other nodes, and the command itself", 10.0),
+    )
+
+
 def test_the_picture_is_well_formed_and_has_every_tool(results):
-    picture = ET.fromstring(render_svg(asdict(results)))  # noqa: S314  it is ours
-    words = ["".join(text.itertext()) for text in picture.iterfind(".//{*}text")]
-    for wanted in ("ai-how, cold", "40.0 s (ssh 31.2 s)", "quick", "100.0 s"):
+    words = [text for text, _, _ in texts_of(render_svg(asdict(results)))]
+    for wanted in ("1 + 2 nodes, cold", "40.0 s (ssh 31.2 s)", "quick", "100.0 s"):
         assert wanted in words
     assert words[words.index("a<b>&c") + 1] == "did not run here"
+
+
+def test_every_stage_has_a_colour_and_no_two_in_a_picture_share_one():
+    assert set(STAGES) <= COLOURS.keys()
+    shown = [colour for name, colour in COLOURS.items() if name != REST_AND_WAITING]
+    assert len({*shown, PEER}) == len(shown) + 1
+
+
+@pytest.mark.parametrize("kind", ["cold", "warm, 1 + 250 nodes"])
+def test_no_label_leaves_the_picture(results, kind):
+    results.runs[f"hpc start, {kind}"] = [Run(600.0, 3.0, 70.0)]
+    results.stages_s[kind] = {"controller": dict.fromkeys(STAGES, 50.0)}
+    found = texts_of(render_svg(asdict(results)))
+    assert len(found) > 20
+    for text, begins, ends in found:
+        assert begins >= 0, text
+        assert ends <= WIDTH, text
+
+
+def test_the_picture_in_the_repository_is_that_of_its_figures():
+    assert PICTURE.read_text() == render_svg(json.loads(RESULTS.read_text()))
+
+
+def texts_of(svg: str) -> list[tuple[str, float, float]]:
+    """Each text, and from where to where it goes in a font of wide letters."""
+    found = []
+    for one in ET.fromstring(svg).iterfind(".//{*}text"):  # noqa: S314  it is ours
+        text = "".join(one.itertext())
+        wide = len(text) * (6.8 if one.get("class") == "small" else 7.8)
+        share = {"end": 1.0, "middle": 0.5}.get(one.get("text-anchor"), 0.0)
+        begins = float(one.get("x")) - wide * share
+        found.append((text, begins, begins + wide))
+    return found
 
 
 def test_a_picture_of_other_tools_alone_can_be_drawn(results):
