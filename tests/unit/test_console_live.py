@@ -155,3 +155,22 @@ def test_a_node_keeps_its_whole_name_in_a_cluster_that_begins_like_it(capsys, no
     with LiveNodes("compute", nodes) as live:
         carry_out(live, "disks/compute", "boot/compute-compute-01")
     assert capsys.readouterr().out == "compute: disks 1.2 s\ncompute-01: booting 1.2 s\n"
+
+
+def test_a_plan_without_steps_shows_nothing(open_terminal):
+    terminal = open_terminal()
+    with LiveNodes("demo", ["controller", "compute-01"]):
+        pass
+    assert terminal.getvalue() == ""
+
+
+def test_a_command_that_is_printed_meanwhile_stays_one_line(open_terminal):
+    """A terminal wraps it without a line break, so that it can be copied and pasted."""
+    terminal = open_terminal(columns=40)
+    command = "rm /a/rather/long/path/of/a/file  # and the words of a remark"
+    with LiveNodes("demo", ["controller"]) as live:
+        live.begun(Shown("boot/demo-controller"))
+        sys.stdout.write(f"to solve it: {command}\n")
+        live.done(Shown("boot/demo-controller"), Applied.MADE, 1.0)
+    assert f"to solve it: {command}\n" in terminal.getvalue()
+    assert last_frame(terminal)[-1] == "controller  booting 1.0 s"

@@ -192,6 +192,12 @@ def test_a_silent_bar_says_nothing_and_one_in_a_log_says_each_stage_once(capsys)
     ]
 
 
+def test_a_bar_of_a_task_without_work_is_not_drawn(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("from ai_how import console\nwith console.ProgressBar('image'): pass\n")
+    assert on_a_terminal(program) == ""
+
+
 def on_a_terminal(program: Path) -> str:
     command = f"stty cols 70; {sys.executable} {program}"
     return run(["script", "-qec", command, "/dev/null"], env={"TERM": "xterm"}).stdout

@@ -47,8 +47,9 @@ class LiveNodes(Observer):
     """Shows the execution of a plan in its block.
 
     On a terminal there is a line for the shared steps and one for each node, redrawn as the plan
-    proceeds: the current stage, then the past ones. Otherwise each event is a line, printed when it
-    is over. Steps of the kinds `awaiting` end when all nodes are ready: each node's line has them.
+    proceeds: the current stage, then the past ones; nothing before the first step. Otherwise each
+    event is a line, printed when it is over. Steps of the kinds `awaiting` end when all nodes are
+    ready: each node's line has them.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class LiveNodes(Observer):
         lines = (_SHARED, *nodes)
         self._nodes = frozenset(lines[1:])
         self._is_silent = is_silent
+        self._is_drawn = False
         self._live: Live | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
         # Rich draws in its own thread.
@@ -98,16 +100,7 @@ class LiveNodes(Observer):
             show_line(text, Style.WARN)
 
     def __enter__(self) -> Self:
-        if not self._is_silent and sys.stdout.isatty():
-            from rich.console import Console  # slow to import
-            from rich.live import Live
-
-            self._live = Live(
-                console=Console(file=sys.stdout, highlight=False),
-                get_renderable=self._render,
-                refresh_per_second=_FRAMES_PER_S,
-            )
-            self._live.start(refresh=False)
+        self._is_drawn = not self._is_silent and sys.stdout.isatty()
         return self
 
     def __exit__(
@@ -116,9 +109,22 @@ class LiveNodes(Observer):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_drawn = False
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _draw(self) -> None:
+        from rich.console import Console  # slow to import
+        from rich.live import Live
+
+        self._live = Live(
+            # What is printed meanwhile goes through it: a command in it must stay one line.
+            console=Console(file=sys.stdout, highlight=False, soft_wrap=True),
+            get_renderable=self._render,
+            refresh_per_second=_FRAMES_PER_S,
+        )
+        self._live.start(refresh=False)
 
     def _enter(self, step: Step, name: str, style: Style | None = None) -> None:
         with self._lock:
@@ -126,6 +132,8 @@ class LiveNodes(Observer):
                 stages = self._lines.setdefault(line, {})
                 stages.pop(step.key, None)  # an undone step becomes the last
                 stages[step.key] = Stage(name, style)
+        if self._is_drawn and self._live is None:
+            self._draw()
 
     def _close(self, step: Step, name: str, style: Style, elapsed_s: float | None = None) -> None:
         with self._lock:

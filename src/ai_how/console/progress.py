@@ -22,7 +22,12 @@ class ProgressBar:
         self._last = ""
 
     def watch(self, share: float, doing: str = "") -> None:
-        """`share` of the task, 0.0 to 1.0, is done; a log gets a line when `doing` changes."""
+        """`share` of the task, 0.0 to 1.0, is done; a log gets a line when `doing` changes.
+
+        The bar is there from the first call on: a task that has nothing to do shows none.
+        """
+        if self._is_drawn and self._bar is None:
+            self._draw()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=share, doing=clean(doing))
         elif not self._is_silent and doing and doing != self._last:
@@ -30,20 +35,6 @@ class ProgressBar:
         self._last = doing
 
     def __enter__(self) -> Self:
-        if self._is_drawn:
-            from rich.console import Console  # slow to import
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %", markup=False),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[doing]}", markup=False),
-                console=Console(file=sys.stdout),
-            )
-            self._bar.add_task(clean(self.what), total=1.0, doing="")
-            self._bar.start()
         return self
 
     def __exit__(
@@ -54,3 +45,18 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def _draw(self) -> None:
+        from rich.console import Console  # slow to import
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[doing]}", markup=False),
+            console=Console(file=sys.stdout),
+        )
+        self._bar.add_task(clean(self.what), total=1.0, doing="")
+        self._bar.start()
