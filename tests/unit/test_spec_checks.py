@@ -337,7 +337,7 @@ def test_beegfs_is_a_warning_where_nfs_does_its_work_and_else_an_error() -> None
         ),
         (
             {"partitions": [{"name": "a", "nodes": ["compute-01", "compute-03"]}]},
-            "partitions[0].nodes: found 'compute-03'; allowed: ALL ... compute-01 ... compute-02",
+            "partitions[0].nodes: found 'compute-03'; allowed: ALL, or compute-01 to compute-02",
         ),
         (
             {"partitions": [{"name": "a", "nodes": []}]},

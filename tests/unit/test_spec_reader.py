@@ -233,6 +233,22 @@ REFUSED = {
     ),
     "key that is a list": ("? [a]\n: 1\n", "demo.yaml:1: a key must be a plain word"),
     "broken": ("a: [1\nb: 2\n", "demo.yaml:2: not valid YAML: while parsing a flow sequence"),
+    "a tab": ("a:\n\tb: 1\n", "demo.yaml:2: not valid YAML: a tab; indent with spaces"),
+    "less indented": (
+        "a:\n  b: 1\n c: 2\n",
+        "demo.yaml:3: not valid YAML: the indentation does not match the lines above",
+    ),
+    "an item that is less indented": (
+        "a:\n  - 1\n - 2\n",
+        "demo.yaml:3: not valid YAML: the indentation does not match the lines above",
+    ),
+    "more indented": (
+        "a:\n  b: 1\n   c: 2\n",
+        "demo.yaml:3: not valid YAML: a `key:` is not allowed here; check the indentation, and the",
+    ),
+    "no colon": ("a\n  b: 1\n", "demo.yaml:2: not valid YAML: a `key:` is not allowed here"),
+    "an open quote": ("a: 'x\nb: 1\n", "demo.yaml:3: not valid YAML: a quote is not closed"),
+    "an open bracket": ("a: {b: 1\n", "demo.yaml:2: not valid YAML: a bracket is not closed"),
     "control character": ("a: 1\nb: \x07\n", "demo.yaml:2: a character that YAML does not allow"),
     "impossible escape": ('a: "\\U00110000"\n', "demo.yaml:1: not valid YAML"),
     "merge of a word": ("a: {<<: b}\n", "demo.yaml:1: `<<` takes a mapping, or a list of mappings"),

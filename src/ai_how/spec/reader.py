@@ -54,7 +54,7 @@ def check_spec_file(
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SpecError(
-            f"Cannot read {path}: {reason}",
+            f"cannot read {path}: {reason}",
             hint="ai-how init  # writes a cluster.yaml",
         ) from None
     try:

@@ -50,7 +50,8 @@ def _check_default_marks(hpc: HpcSpec) -> Iterator[Finding]:
 def _check_partition_nodes(hpc: HpcSpec) -> Iterator[Finding]:
     count = min(sum(map(count_of, hpc.compute_nodes)), MAX_NODES)
     names = [compute_name(number) for number in range(1, count + 1)]
-    allowed = " ... ".join(dict.fromkeys(["ALL", *names[:1], *names[-1:]]))
+    some = " to ".join(dict.fromkeys([*names[:1], *names[-1:]]))
+    allowed = f"ALL, or {some}"
     for index, partition in enumerate(hpc.slurm_config.partitions):
         loc = (*_PARTITIONS, index, "nodes")
         if partition.nodes == ():

@@ -34,6 +34,18 @@ _PLAIN_TAGS = frozenset(
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 
 
+_EXPLAINED = {
+    "found character '\\t'": "a tab; indent with spaces",
+    "but found '<block mapping start>'": "the indentation does not match the lines above",
+    "but found '<block sequence start>'": "the indentation does not match the lines above",
+    "mapping values are not allowed here": "a `key:` is not allowed here; check the indentation, "
+    "and the `:` and quotes of this line and the one above",
+    "found unexpected end of stream": "a quote is not closed",
+    "but got '<stream end>'": "a bracket is not closed",
+}
+"""The parser's words for the mistakes that people make, and ours."""
+
+
 class YamlRefusedError(Exception):
     """The YAML text is not accepted; `line` counts from 1."""
 
@@ -85,11 +97,17 @@ def read_tree(text: str) -> Mapping:
         raise YamlRefusedError(line, "a character that YAML does not allow") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = ", ".join(part for part in (error.context, error.problem) if part)
-        raise YamlRefusedError(mark.line + 1 if mark else 1, f"not valid YAML: {said}") from None
+        raise YamlRefusedError(
+            mark.line + 1 if mark else 1, f"not valid YAML: {_explain(error)}"
+        ) from None
     except (YAMLError, ValueError) as error:
         # The scanner lets chr() fail on an escape such as "\\U00110000".
         raise YamlRefusedError(1, f"not valid YAML: {error}") from None
+
+
+def _explain(error: MarkedYAMLError) -> str:
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    return next((ours for theirs, ours in _EXPLAINED.items() if theirs in said), said)
 
 
 def find_place(tree: Mapping, loc: Loc) -> tuple[int, Loc]:
