@@ -38,7 +38,7 @@ def test_a_cluster_lives_on_this_host(host: StockHost, who: str, user: str) -> N
     [unseen] = said["shares"]["out"]
     assert unseen.endswith("/later, which the embedded host does not see")
     [confined] = [one for one in checks_of(said["doctor"]["out"]) if one["name"] == "confinement"]
-    assert "DAC only" in confined["found"]
+    assert "by user ids only" in confined["found"]
     for says in (said["doctor"], said["validate"]):
         told = [check["found"] for check in checks_of(says["out"]) if check["name"] == "names"]
         assert len(told) == 1, says

@@ -469,7 +469,7 @@ def test_a_missing_qemu_is_a_failure_and_a_missing_mmdebstrap_a_warning() -> Non
 @pytest.mark.fault("S20", "no MAC driver")
 def test_a_host_without_a_mac_driver_is_told_so() -> None:
     found = [check.found for check in check_host(replace(GOOD, security_modules=None))]
-    assert "no MAC driver: DAC only" in found
+    assert "by user ids only: neither AppArmor nor SELinux is active" in found
 
 
 @pytest.mark.fault("S20", "the embedded host, where no MAC driver confines a QEMU")
@@ -480,7 +480,7 @@ def test_of_the_embedded_host_no_confinement_is_claimed_that_it_has_not(
 ) -> None:
     facts = replace(NO_SYSTEM_LIBVIRT, security_modules=modules, is_root=is_root)
     [check] = [check for check in check_host(facts) if check.name == "confinement"]
-    assert "DAC only" in check.found
+    assert "by user ids only" in check.found
     assert check.found.endswith("its guests' QEMU runs as ada")
     assert check.status is (Status.WARNING if is_root else Status.OK)
 

@@ -229,6 +229,7 @@ def test_without_qemu_the_package_is_named(
 
 
 WORKS = KvmVerdict(True, "a guest ran under it", "booting x")
+EMULATED = "KVM is not used, guests are emulated and slow: guests hang; to solve it: rm it"
 HANGS = KvmVerdict(False, "guests hang", "booting x", "rm it")
 
 
@@ -241,8 +242,8 @@ HANGS = KvmVerdict(False, "guests hang", "booting x", "rm it")
         (False, WORKS, "tcg", None),
         (False, HANGS, "tcg", None),
         (False, None, "tcg", None),
-        (True, HANGS, "tcg", "KVM is not used, guests are emulated and slow: guests hang [rm it]"),
-        (None, HANGS, "tcg", "KVM is not used, guests are emulated and slow: guests hang [rm it]"),
+        (True, HANGS, "tcg", EMULATED),
+        (None, HANGS, "tcg", EMULATED),
     ],
 )
 def test_kvm_is_used_only_where_it_works_and_its_absence_is_said_once(

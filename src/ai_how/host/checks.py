@@ -241,12 +241,12 @@ def check_mandatory_access(facts: HostFacts) -> Check:
     drivers = [name for name in facts.security_modules or () if name in ("apparmor", "selinux")]
     has_system = facts.is_system_used
     if drivers and has_system:
-        return Check("confinement", Status.OK, f"{drivers[0]} and DAC")
-    found = "no MAC driver: DAC only"
+        return Check("confinement", Status.OK, f"by {drivers[0]} and by user ids")
+    found = "by user ids only: neither AppArmor nor SELinux is active"
     if not has_system:
         if drivers:
-            found = f"{drivers[0]} does not apply to the embedded host: DAC only"
-        found += f", its guests' QEMU runs as {facts.user}"
+            found = f"by user ids only: {drivers[0]} does not apply to the embedded host"
+        found += f"; its guests' QEMU runs as {facts.user}"
     # A process that escapes from a guest is then an ordinary user, or root with all its rights.
     is_mild = not has_system and not facts.is_root
     return Check("confinement", Status.OK if is_mild else Status.WARNING, found)

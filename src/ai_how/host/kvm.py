@@ -98,8 +98,9 @@ def choose_accelerator(
         return "tcg", None
     if verdict.works:
         return "kvm", None
-    remedy = f" [{verdict.remedy}]" if verdict.remedy else ""
-    return "tcg", f"KVM is not used, guests are emulated and slow: {verdict.why}{remedy}"
+    remedy = f"; to solve it: {verdict.remedy}" if verdict.remedy else ""
+    why = verdict.why.rstrip(".")
+    return "tcg", f"KVM is not used, guests are emulated and slow: {why}{remedy}"
 
 
 def boot_trial(

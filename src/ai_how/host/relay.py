@@ -10,19 +10,28 @@ import sys
 import threading
 import time
 
+SILENCE_S = 5.0  # who waits longer is told so
 PATIENCE_S = 60.0  # sshd may be starting: its port is awaited, as every other service is
 CHUNK_BYTES = 65536
 
 
 def connect(address: str, port: int) -> socket.socket:
     """Connect as soon as the port accepts. Raises OSError if it does not in time."""
-    give_up = time.monotonic() + PATIENCE_S
+    begun = time.monotonic()
+    is_told = False
     while True:
         try:
-            return socket.create_connection((address, port), timeout=5)
+            return socket.create_connection((address, port), timeout=SILENCE_S)
         except OSError:
-            if time.monotonic() >= give_up:
+            waited_s = time.monotonic() - begun
+            if waited_s >= PATIENCE_S:
                 raise
+            if waited_s >= SILENCE_S and not is_told:
+                is_told = True
+                sys.stderr.write(
+                    f"ai-how: {address} does not answer; waiting for it up to {PATIENCE_S:.0f} s "
+                    "(is the node on? see hpc status)\n"
+                )
             time.sleep(0.2)
 
 
@@ -45,5 +54,7 @@ def main(address: str, port: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)  # ssh says all that there is to say
     except OSError as error:
         sys.exit(f"ai-how: {sys.argv[1]} port {sys.argv[2]}: {error}")

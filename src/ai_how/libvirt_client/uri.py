@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from ai_how.errors import SpecError
 
 ALLOWED = """\
+auto, embedded
 qemu:///system
 qemu:///session
 qemu+unix:///system?socket=/absolute/path
