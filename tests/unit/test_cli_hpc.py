@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli_runner import GOOD, Cli
 
+from ai_how.cli.hpc import _show_stop
 from ai_how.cli.hpc_cluster import split_words
 from ai_how.images.store import ImageStore
 from ai_how.state.cluster_state import write_state
@@ -142,11 +143,17 @@ def test_destroy_of_what_is_gone_is_success_and_forgets_it(cli):
     )
 
 
-@pytest.mark.parametrize("words", [["--timeout", "5"], ["--wait", "--suspend"]])
-def test_a_wait_that_has_no_meaning_is_refused(cli, words):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--timeout", "5"], "--timeout needs --wait"),
+        (["--wait", "--suspend"], "--wait cannot be used with --suspend, which keeps the jobs"),
+    ],
+)
+def test_a_wait_that_has_no_meaning_is_refused(cli, words, said):
     ended = cli("hpc", "stop", *words, "--cluster", "demo")
     assert ended.code == 2
-    assert "--timeout needs --wait, and --wait cannot be used with --suspend" in ended.err
+    assert f"error: {said}\n" in ended.err
 
 
 def test_stop_of_an_unknown_node_is_refused_before_anything_is_stopped(cli):
@@ -160,6 +167,22 @@ def test_stop_of_what_is_off_has_nothing_to_do(cli):
     remember(cli)
     ended = cli("hpc", "stop", "--cluster", "demo")
     assert (ended.code, ended.out) == (0, "demo is off: nothing to do\n")
+    one = cli("hpc", "stop", "compute-02", "--cluster", "demo")
+    assert (one.code, one.out) == (0, "compute-02 is off: nothing to do\n")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "suspends", "said"),
+    [
+        ([], False, "demo is off; to start it again: ai-how hpc start"),
+        ([], True, "demo is suspended; to resume it: ai-how hpc start"),
+        (["a"], False, "a is off; to start it again: ai-how hpc start a"),
+        (["a", "b"], False, "a, b are off; to start them again: ai-how hpc start a b"),
+    ],
+)
+def test_a_stop_ends_with_the_way_back(nodes, suspends, said, capsys):
+    _show_stop("demo", nodes, is_new=True, suspends=suspends)
+    assert capsys.readouterr().out == f"{said}\n"
 
 
 def test_status_of_what_is_gone_says_so_of_each_node(cli):

@@ -61,9 +61,9 @@ def test_all_problems_are_told_at_once(cli):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("validate --offline missing.yaml", "Cannot read missing.yaml: No such file or directory"),
-        ("validate --offline -c missing.yaml", "Cannot read missing.yaml"),
-        ("hpc start missing.yaml", "Cannot read missing.yaml"),
+        ("validate --offline missing.yaml", "cannot read missing.yaml: No such file or directory"),
+        ("validate --offline -c missing.yaml", "cannot read missing.yaml"),
+        ("hpc start missing.yaml", "cannot read missing.yaml"),
         ("nonsense", "no such command 'nonsense'"),
         ("validat", "Did you mean 'validate'?"),
         ("image", "Usage: ai-how image"),
@@ -111,8 +111,8 @@ def test_without_a_verb_the_help_is_shown(cli):
 @pytest.mark.parametrize(
     ("words", "code", "brief"),
     [
-        ("hpc start missing.yaml", 2, "Cannot read missing.yaml: No such file or directory"),
-        ("nonsense", 2, "no such command 'nonsense'."),
+        ("hpc start missing.yaml", 2, "cannot read missing.yaml: No such file or directory"),
+        ("nonsense", 2, "no such command 'nonsense'"),
         ("image rm nope", 3, "there is no image nope"),
         ("--connect foo: schema", 2, "this libvirt URI is not allowed: 'foo:'"),
     ],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,6 +64,28 @@ def test_version_and_help_end_with_0(cli):
         ended = cli(*words)
         assert (ended.code, ended.err) == (0, "")
         assert ended.out.startswith("Usage: ai-how")
+
+
+@pytest.mark.parametrize("words", [[], ["hpc"], ["image"], ["host"]], ids=" ".join)
+def test_the_lists_of_verbs_are_whole_in_eighty_columns(cli, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    verbs = cli(*words, "--help").out.partition("Commands:")[2]
+    assert verbs
+    assert "..." not in verbs
+
+
+def test_the_help_of_a_verb_names_no_types_of_python(cli):
+    for words in ("init", "hpc start", "hpc ssh", "hpc exec", "hpc logs", "image import"):
+        assert not re.search("<.*>", cli(*words.split(), "--help").out)
+
+
+def test_init_into_a_directory_says_what_to_do(cli):
+    (cli.home / "sub").mkdir()
+    ended = cli("init", "sub", "--force")
+    assert (ended.code, ended.err) == (
+        2,
+        "error: sub is a directory\nhint: ai-how init sub/cluster.yaml\n",
+    )
 
 
 def test_what_init_writes_is_valid_and_means_the_built_in_cluster(cli):

@@ -107,7 +107,13 @@ def test_a_cluster_that_was_stopped_by_its_name_is_started_by_it(cli, elsewhere,
     ended = cli(*where, "hpc", "start", "--cluster", "nope")
     assert (ended.code, ended.err.splitlines()[0]) == (
         3,
-        "error: the file of the cluster nope is not stored here",
+        "error: there is no cluster nope",
+    )
+    kept.unlink()
+    ended = cli(*where, "hpc", "start", "--cluster", "demo")
+    assert (ended.code, ended.err.splitlines()[0]) == (
+        3,
+        "error: the file of the cluster demo is not stored here",
     )
 
 

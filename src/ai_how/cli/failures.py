@@ -67,7 +67,7 @@ def _refused_by_system(error: BaseException) -> HostError | None:
 def _wrong_usage(error: TyperException) -> SpecError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "ai-how"
-    message = error.format_message()
+    message = error.format_message().removesuffix(".")
     return SpecError(message[:1].lower() + message[1:], hint=f"{path} --help")
 
 

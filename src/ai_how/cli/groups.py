@@ -16,7 +16,7 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
     """Raises SpecError, with a hint, for a verb that has no JSON output."""
     match verb:
         case "hpc ssh":
-            hint = "ai-how --json hpc exec NODE CMD  # or without --json"
+            hint = "ai-how hpc exec --json NODE CMD  # or without --json"
         case "hpc console":
             hint = "ai-how hpc console NODE  # without --json"
         case "hpc logs":
@@ -25,9 +25,9 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
             hint = "ai-how hpc ssh-config  # without --json"
         case "hpc status" if "--watch" in words:
             verb = f"{verb} --watch"
-            hint = "ai-how --json hpc status"
+            hint = "ai-how hpc status --json"
         case "host connect":
-            hint = "ai-how --json host status"
+            hint = "ai-how host status --json"
         case _:
             return
     raise SpecError(f"{verb} has no JSON", hint=hint)
@@ -41,6 +41,14 @@ class Group(TyperGroup):
             console.show_text(ctx.get_help(), to_stderr=True)
             ctx.exit(_WRONG_USAGE)
         return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
+        """The verb; in its help an argument has its name alone, without Typer's `<list[str]>`."""
+        command = super().get_command(ctx, cmd_name)
+        for one in getattr(command, "params", ()):
+            if one.param_type_name == "argument":
+                one.display_type_rich = lambda **_: ""
+        return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
         """The verb. Raises SpecError for --json with a verb that has no JSON output."""

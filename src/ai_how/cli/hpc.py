@@ -32,7 +32,7 @@ WATCH_S = 2.0
 FOREVER_S = 1e9
 
 
-@app.command()
+@app.command(short_help="Start the cluster, until SLURM has run a job on every node.")
 def start(
     ctx: typer.Context,
     words: Words = None,
@@ -126,8 +126,10 @@ def stop(
             "only a whole cluster can be suspended: SLURM would miss single nodes",
             hint="ai-how hpc stop --suspend",
         )
-    if (suspend and wait) or (timeout is not None and not wait):
-        raise SpecError("--timeout needs --wait, and --wait cannot be used with --suspend")
+    if suspend and wait:
+        raise SpecError("--wait cannot be used with --suspend, which keeps the jobs")
+    if timeout is not None and not wait:
+        raise SpecError("--timeout needs --wait", hint="ai-how hpc stop --help")
     waits_s = (FOREVER_S if timeout is None else timeout) if wait else None
     if nodes:
         known = manager_of(context, name).get_state().nodes
@@ -137,14 +139,8 @@ def stop(
         plan = manager.stop(only=nodes, suspends=suspend, waits_s=waits_s)
     if context.is_json:
         console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
-    elif not plan.steps:
-        console.show_line(f"{name} is off: nothing to do")
-    elif suspend:
-        console.show_line(f"{name} is suspended; to resume it: ai-how hpc start")
     else:
-        console.show_line(
-            f"{name} is off; to start it again: ai-how hpc start" if not nodes else "done"
-        )
+        _show_stop(name, nodes, is_new=bool(plan.steps), suspends=suspend)
 
 
 @app.command()
@@ -216,7 +212,7 @@ def destroy(
         console.show_line(f"{name} is destroyed" if was_there else f"there was no cluster {name}")
 
 
-@app.command()
+@app.command(short_help="Restore the lost or damaged state of a cluster.")
 def recover(
     ctx: typer.Context,
     file: File = None,
@@ -246,6 +242,20 @@ def recover(
         console.show_line("to repair what has changed since then: ai-how hpc start")
 
 
+def _show_stop(cluster: str, nodes: list[str], *, is_new: bool, suspends: bool) -> None:
+    """Print what is off now, and how it comes back."""
+    are, it = ("are", "them") if nodes[1:] else ("is", "it")
+    off = f"{', '.join(nodes) or cluster} {are} off"
+    if not is_new:
+        console.show_line(f"{off}: nothing to do")
+    elif suspends:
+        console.show_line(f"{cluster} is suspended; to resume it: ai-how hpc start")
+    elif nodes:
+        console.show_line(f"{off}; to start {it} again: ai-how hpc start {' '.join(nodes)}")
+    else:
+        console.show_line(f"{off}; to start it again: ai-how hpc start")
+
+
 def _is_typed(ctx: typer.Context, option: str) -> bool:
     """Whether it is on the command line: an environment variable must not lose jobs."""
     origin = ctx.get_parameter_source(option)
@@ -257,6 +267,8 @@ def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | Non
     from ai_how.spec.nodes import get_hpc
 
     name_of(context, cluster)
+    if not context.roots.cluster(cluster).root.is_dir():
+        raise StateError(f"there is no cluster {cluster}", hint="ai-how hpc start FILE")
     if not (path := context.roots.cluster(cluster).spec).is_file():
         raise StateError(
             f"the file of the cluster {cluster} is not stored here", hint="ai-how hpc start FILE"

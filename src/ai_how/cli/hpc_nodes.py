@@ -32,7 +32,7 @@ Running = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Log in to a node, or run a command there as the user.")
 def ssh(
     ctx: typer.Context,
     words: Running,
@@ -57,12 +57,14 @@ def ssh(
     become(ssh_argv(manager.paths, found.domain_name, command, options=passed or []))
 
 
-@app.command("exec")
+@app.command("exec", short_help="Run a command on a node as root, without a network.")
 def execute(
     ctx: typer.Context,
     words: Running,
     cluster: Cluster = None,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds.")] = 3600,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="Wait at most S seconds.")
+    ] = 3600,
 ) -> None:
     """Run a command on a node as root, through the guest agent, without a network.
 
@@ -83,7 +85,7 @@ def execute(
     raise typer.Exit(done.exit_code)
 
 
-@app.command("console")
+@app.command("console", short_help="Attach the terminal to the serial console of a node.")
 def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
     """Attach the terminal to the serial console of a node; Ctrl-] detaches."""
     from ai_how.console.terminal import attach as join
@@ -94,17 +96,22 @@ def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
         join(line, hint=f"ai-how hpc logs {node.name}")
 
 
-@app.command()
+@app.command(short_help="Show the journal of a node, or its serial console.")
 def logs(
     ctx: typer.Context,
     words: Words,
     cluster: Cluster = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines at most.")] = 200,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=1, help="Lines at most.")
+    ] = 200,
     serial: Annotated[
         bool, typer.Option("--serial", help="Show the serial console, of all boots.")
     ] = False,
     boot: Annotated[
-        int, typer.Option("--boot", "-b", max=0, help="The boot: 0 is current, -1 the previous.")
+        int,
+        typer.Option(
+            "--boot", "-b", metavar="N", max=0, help="The boot: 0 is current, -1 the previous."
+        ),
     ] = 0,
 ) -> None:
     """Show the journal of a node, or its serial console if the guest agent does not answer."""
@@ -113,7 +120,7 @@ def logs(
     console.show_text(text.rstrip("\n"))
 
 
-@app.command("ssh-config")
+@app.command("ssh-config", short_help="Print the ssh configuration, for scp, rsync or an editor.")
 def ssh_config(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> None:
     """Print the ssh configuration, for scp, rsync or an editor; ~/.ssh/config can include it."""
     context = context_of(ctx)

@@ -21,7 +21,7 @@ app = new_app("Build and manage the images of the nodes.")
 Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
 
-@app.command()
+@app.command(short_help="Build the default image from Debian packages.")
 def build(
     ctx: typer.Context,
     mirror: Annotated[
@@ -40,7 +40,7 @@ def build(
     _show_image(image, context)
 
 
-@app.command()
+@app.command(short_help="Save booted VMs, from which new nodes are restored.")
 def warm(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
@@ -72,7 +72,7 @@ def warm(
         console.show_line(f"removed a saved VM of {machine.manifest.host}")
 
 
-@app.command("list")
+@app.command("list", short_help="List all images, and the clusters that use them.")
 def list_images(ctx: typer.Context) -> None:
     """List all images, including broken ones, and the clusters that use them."""
     from ai_how.images.manifest import BrokenImage
@@ -103,9 +103,12 @@ def list_images(ctx: typer.Context) -> None:
 def import_image(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="PATH|URL", help="A qcow2 or raw disk.")],
-    name: Annotated[str | None, typer.Option("--name", help="Default: the file name.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Default: the file name.")
+    ] = None,
     sha256: Annotated[
-        str | None, typer.Option("--sha256", help="The expected digest; required for a URL.")
+        str | None,
+        typer.Option("--sha256", metavar="DIGEST", help="The expected digest; required for a URL."),
     ] = None,
 ) -> None:
     """Import a disk that boots with firmware and its own boot loader."""
@@ -115,7 +118,7 @@ def import_image(
     _show_image(image, context)
 
 
-@app.command()
+@app.command(short_help="Check all bytes of images, and their disks.")
 def verify(
     ctx: typer.Context,
     wanted: Annotated[

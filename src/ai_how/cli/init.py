@@ -17,7 +17,9 @@ app = new_app()
 @app.command()
 def init(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="The file to write.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The file to write.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented cluster file with every field; it has the same effect as no file."""
@@ -34,6 +36,9 @@ def _write(path: Path, *, is_replacing: bool) -> None:
     from ai_how.spec.document import render_default_file
 
     text = render_default_file()
+    if path.is_dir():
+        hint = f"ai-how init {shlex.quote(str(path / DEFAULT_FILE))}"
+        raise SpecError(f"{path} is a directory", hint=hint)
     try:
         with path.open("w" if is_replacing else "x", encoding="utf-8") as file:
             file.write(text)

@@ -23,7 +23,7 @@ app = new_app()
 @app.command()
 def validate(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="The cluster file.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Check only the file, not the host.")
     ] = False,
