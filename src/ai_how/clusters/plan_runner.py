@@ -88,10 +88,12 @@ class PlanRunner:
             return
         self.warn(f"undoing the start that was cut short (process {left.pid})")
         with Interrupts() as interrupts:
-            world = self._world(UUID(left.note["cluster_id"]), interrupts)
+            context = self._context(UUID(left.note["cluster_id"]), interrupts)
             if noted := left.note.get("state"):
                 learn_names(self.client, ClusterState.model_validate(noted))
-            roll_back(left, world, observer=self.observer, interrupts=interrupts, settle_s=SETTLE_S)
+            roll_back(
+                left, context, observer=self.observer, interrupts=interrupts, settle_s=SETTLE_S
+            )
         if not is_known:
             forget(self.paths)
 
@@ -100,8 +102,8 @@ class PlanRunner:
         state, previous = start.desired.state, read_state(self.paths)
         times = StageTimes(self.observer)
         with journal, Interrupts() as interrupts:
-            world = replace(
-                self._world(state.lineage, interrupts),
+            context = replace(
+                self._context(state.lineage, interrupts),
                 images=start.images,
                 archives=start.archives,
                 console_offsets=mark_consoles(self.paths, state),
@@ -116,7 +118,7 @@ class PlanRunner:
                 start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))
                 execute(
                     start.plan,
-                    world,
+                    context,
                     journal,
                     observer=times,
                     interrupts=interrupts,
@@ -124,7 +126,7 @@ class PlanRunner:
                     on_failure=OnFailure.KEEP if keep_on_failure else OnFailure.UNDO,
                     evidence=partial(
                         save_evidence,
-                        world,
+                        context,
                         state,
                         start.plan,
                         self.place,
@@ -157,8 +159,8 @@ class PlanRunner:
         seen = observe(self.client, state, self.kind, asks_workload=not suspends)
         if waits_s is not None:
             with Interrupts() as interrupts:
-                world = self._world(state.lineage, interrupts)
-                self.kind.wait_for_jobs(world, state, seen, only, waits_s)
+                context = self._context(state.lineage, interrupts)
+                self.kind.wait_for_jobs(context, state, seen, only, waits_s)
             seen = observe(self.client, state, self.kind)
         if suspends:
             plan = self.kind.plan_suspend(state, seen)
@@ -184,7 +186,7 @@ class PlanRunner:
         with self.journal(plan, state, **note) as journal, Interrupts() as interrupts:
             execute(
                 plan,
-                self._world(state.lineage, interrupts),
+                self._context(state.lineage, interrupts),
                 journal,
                 observer=self.observer,
                 interrupts=interrupts,
@@ -217,7 +219,7 @@ class PlanRunner:
             on_boundary=self.on_boundary,
         )
 
-    def _world(self, cluster_id: UUID, interrupts: Interrupts) -> PlanContext:
+    def _context(self, cluster_id: UUID, interrupts: Interrupts) -> PlanContext:
         return PlanContext(
             cluster_id=cluster_id,
             cluster_kind=self.kind.name,

@@ -53,10 +53,10 @@ class MarkOff(ForwardStep, ClusterStep):
     needs: frozenset[str] = frozenset()
     drained: tuple[tuple[str, str], ...] = ()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         """If SLURM does not answer, the next start undrains the nodes instead."""
         try:
-            _run(world.agent(self.controller, "controller"), off_script(self.nodes, self.drained))
+            _run(context.agent(self.controller, "controller"), off_script(self.nodes, self.drained))
         except AiHowError:
             return Applied.KEPT
         return Applied.MADE
@@ -84,29 +84,29 @@ class TellLost(ClusterStep):
     needs: frozenset[str] = frozenset()
     closed: tuple[str, ...] = ()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         """If SLURM does not answer, that is no failure: a later step waits for it."""
-        agent = world.agent(self.controller, "controller")
+        agent = context.agent(self.controller, "controller")
         try:
-            self._tell(world, agent)
+            self._tell(context, agent)
         except AiHowError:
             return Applied.KEPT
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Nothing to undo: the nodes had ended, and return to service when they register."""
 
     def describe(self) -> str:
         return f"tell SLURM that {', '.join(self.nodes)} ended"
 
-    def _tell(self, world: PlanContext, agent: GuestAgent) -> None:
+    def _tell(self, context: PlanContext, agent: GuestAgent) -> None:
         listed = jobs_script(self.nodes)
         if self.is_restarted:
-            within_s = world.timeouts.slurm_s
+            within_s = context.timeouts.slurm_s
             # Limited in the guest too, where nothing else would end it.
             wait = f"timeout {within_s:.0f} /usr/lib/ai-how/wait-for-port controller 6817"
             begin = f"{wait} || exit; cat /proc/uptime; date +%s; "
-            answer = _run(agent, begin + listed, within_s + SLURM_S, world)
+            answer = _run(agent, begin + listed, within_s + SLURM_S, context)
             booted_s = _read_boot_s(answer)
             lost = [job for job in read_jobs(answer) if job.started_s < booted_s]
             words = drop_script(lost)
@@ -120,7 +120,7 @@ class TellLost(ClusterStep):
                 ]
             )
         for line in describe_jobs(lost, "the VM of its node ended"):
-            world.warn(line)
+            context.warn(line)
         if words:
             _run(agent, words)
 
@@ -130,7 +130,7 @@ class TellLost(ClusterStep):
 
 
 def wait_for_jobs(
-    world: PlanContext,
+    context: PlanContext,
     controller: UUID,
     nodes: Sequence[str],
     closed: Collection[str],
@@ -141,24 +141,24 @@ def wait_for_jobs(
     Nodes in `closed` are already drained by a user, and stay so. Raises InterruptedRunError if the
     run is interrupted. After that, and after any failure, the nodes accept jobs again.
     """
-    agent = world.agent(controller, "controller")
+    agent = context.agent(controller, "controller")
     ours = [name for name in nodes if name not in closed]
     try:
         if ours:
             _check(agent, close_script(ours))
-        is_over = _wait_until_free(world, agent, nodes, Deadline.after(limit_s))
+        is_over = _wait_until_free(context, agent, nodes, Deadline.after(limit_s))
     except BaseException:
-        _open(world, agent, ours)
+        _open(context, agent, ours)
         raise
     if not is_over:
-        is_open = _open(world, agent, ours)
+        is_open = _open(context, agent, ours)
         raise InterruptedRunError(
             "stop was interrupted while it waited for jobs",
             details=f"accepting jobs again: {', '.join(ours)}" if is_open else None,
         )
 
 
-def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
+def _open(context: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
     """Undrain these nodes, or warn how to do so. Returns whether any accept jobs now."""
     if not nodes:
         return False
@@ -169,24 +169,24 @@ def _open(world: PlanContext, agent: GuestAgent, nodes: Sequence[str]) -> bool:
         done = None
     if done is None or done.exit_code != 0:
         remedy = f"ai-how hpc exec controller -- {shlex.join(words)}"
-        world.warn(f"{', '.join(nodes)} may still be drained; to undrain them: {remedy}")
+        context.warn(f"{', '.join(nodes)} may still be drained; to undrain them: {remedy}")
         return False
     return True
 
 
 def _wait_until_free(
-    world: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+    context: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
 ) -> bool:
     """Wait until no job is left or the limit has passed; False if the run was interrupted."""
     told = 0
     while (jobs := _jobs_of(agent, nodes)) != []:
         if jobs and len(jobs) != told:
             told = len(jobs)
-            world.warn(f"waiting for {', '.join(map(str, jobs))}")
+            context.warn(f"waiting for {', '.join(map(str, jobs))}")
         if deadline.has_passed:
-            world.warn("the time limit of the wait has passed")
+            context.warn("the time limit of the wait has passed")
             return True
-        if world.stop.wait(deadline.sooner_of(LOOK_S).remaining_s):
+        if context.stop.wait(deadline.sooner_of(LOOK_S).remaining_s):
             return False
     return True
 
@@ -216,10 +216,10 @@ def _check(agent: GuestAgent, script: str) -> str:
 
 
 def _run(
-    agent: GuestAgent, script: str, within_s: float = SLURM_S, world: PlanContext | None = None
+    agent: GuestAgent, script: str, within_s: float = SLURM_S, context: PlanContext | None = None
 ) -> str:
     words = ["/bin/sh", "-c", script]
-    return agent.run(words, Deadline.after(within_s), stop=world.stop if world else None).output
+    return agent.run(words, Deadline.after(within_s), stop=context.stop if context else None).output
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +235,9 @@ class CloseSlurm(ForwardStep, ClusterStep):
     needs: frozenset[str] = frozenset()
     drained: tuple[str, ...] = ()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         """A SLURM that does not answer must not prevent a stop, so that is no failure."""
-        agent = world.agent(self.controller, "controller")
+        agent = context.agent(self.controller, "controller")
         closed = [name for name in self.nodes if name not in self.drained]
         first = [close_script(closed)] if closed else []
         script = "; ".join([*first, jobs_script(self.nodes)])
@@ -245,7 +245,7 @@ class CloseSlurm(ForwardStep, ClusterStep):
             answer = agent.run(["/bin/sh", "-c", script], Deadline.after(SLURM_S))
             if jobs := read_jobs(answer.output):
                 for line in describe_jobs(jobs, "its node is stopped"):
-                    world.warn(line)
+                    context.warn(line)
                 script = end_script(jobs, self.nodes)
                 agent.run(["/bin/sh", "-c", script], Deadline.after(JOBS_END_S))
         except AiHowError:
@@ -274,8 +274,8 @@ class StepClock(DomainStep):
     is_controller: bool
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
-        agent = world.agent(self.uuid, self.node)
+    def apply(self, context: PlanContext) -> Applied:
+        agent = context.agent(self.uuid, self.node)
 
         def step() -> None:
             slept_s = (time.time_ns() - agent.read_clock_ns()) / 1e9
@@ -283,13 +283,13 @@ class StepClock(DomainStep):
                 # Before the clock is set: slurmctld would end jobs whose time limit has passed.
                 minutes = str(-int(-slept_s // 60))
                 words = ["/usr/lib/ai-how/wake", minutes]
-                agent.run(words, Deadline.after(WAKE_S), stop=world.stop)
+                agent.run(words, Deadline.after(WAKE_S), stop=context.stop)
             agent.set_clock(time.time_ns())
 
         retry_if_connection_lost(step)
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Nothing to undo: the clock is right."""
 
     def describe(self) -> str:
@@ -322,13 +322,13 @@ class AwaitReady(ClusterStep):
     def stage(self) -> str:
         return "idle"
 
-    def apply(self, world: PlanContext) -> Applied:
-        agent = world.agent(self.controller, "controller")
-        deadline = Deadline.after(world.timeouts.ready_s)
+    def apply(self, context: PlanContext) -> Applied:
+        agent = context.agent(self.controller, "controller")
+        deadline = Deadline.after(context.timeouts.ready_s)
         try:
-            self._await(world, agent, self.nodes, deadline)
+            self._await(context, agent, self.nodes, deadline)
         except DeadlineError as error:
-            if world.stop.is_set():
+            if context.stop.is_set():
                 raise
             why = agent.run(["sinfo", "-N", "-a", "-o", "%N %T %E"], Deadline.after(30)).output
             raise GuestError(
@@ -339,12 +339,12 @@ class AwaitReady(ClusterStep):
         return Applied.MADE
 
     def _await(
-        self, world: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+        self, context: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
     ) -> None:
         """Wait for all nodes. Undrain those that we drained; warn of those that a user drained."""
         words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
         ran = retry_if_connection_lost(
-            lambda: agent.check(words, deadline, stop=world.stop)
+            lambda: agent.check(words, deadline, stop=context.stop)
         ).split()
         silent = [name for name in nodes if name not in ran]
         if not silent:
@@ -353,13 +353,13 @@ class AwaitReady(ClusterStep):
         seen = read_sinfo(retry_if_connection_lost(lambda: agent.run(asked, deadline)).output)
         for name in silent:
             if name in seen and seen[name].is_drained:
-                world.warn(describe_drained(seen[name]))
+                context.warn(describe_drained(seen[name]))
         if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
             agent.check(open_words(closed), deadline)
             if nodes == self.nodes:
-                self._await(world, agent, closed, deadline)
+                self._await(context, agent, closed, deadline)
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Nothing was changed."""
 
     def describe(self) -> str:

@@ -76,7 +76,7 @@ class _Look:
 
 
 def save_evidence(
-    world: PlanContext,
+    context: PlanContext,
     state: ClusterState,
     plan: Plan,
     place: HypervisorHost,
@@ -87,16 +87,16 @@ def save_evidence(
 ) -> SavedEvidence:
     """Save errors, serial logs, VM definitions, journals and the answers to `kind`, best effort."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    directory = world.paths.evidence / moment
-    ensure_private_directory(world.paths.evidence)
+    directory = context.paths.evidence / moment
+    ensure_private_directory(context.paths.evidence)
     ensure_private_directory(directory)
     warn(f"saving the evidence of the failure in {directory}")
     _keep(directory / "errors.txt", render_errors(failures))
     looks = [_begin_look(node) for node in _nodes_of(plan, state)]
-    given = _ask_controller(world, looks, kind)
+    given = _ask_controller(context, looks, kind)
     with DaemonPool[None](min(MAX_THREADS, len(looks)) or 1) as crew:
         for look in looks:
-            work = partial(_look_at, world, place, look, kind, given)
+            work = partial(_look_at, context, place, look, kind, given)
             crew.submit(look.node.name, partial(_within, NODE_S, work, look))
     unforeseen = [one.error for one in crew.wait(0) if one.error]
     for look in looks:
@@ -133,13 +133,13 @@ def _nodes_of(plan: Plan, state: ClusterState) -> list[NodeState]:
     ]
 
 
-def _ask_controller(world: PlanContext, looks: Iterable[_Look], kind: Diagnosis) -> bytes:
+def _ask_controller(context: PlanContext, looks: Iterable[_Look], kind: Diagnosis) -> bytes:
     """The controller's output for the kind's `request`. It may be secret, and is not saved."""
     controller = next((one for one in looks if one.seen.is_controller), None)
     given: list[bytes] = []
 
     def ask(node: NodeState) -> None:
-        if agent := _find_agent(world, node):
+        if agent := _find_agent(context, node):
             done = agent.run(["/bin/sh", "-c", kind.request], Deadline.after(ASK_S))
             given.append(done.output.encode())
 
@@ -159,10 +159,10 @@ def _within(seconds: float, work: Callable[[], None], look: _Look) -> None:
 
 
 def _look_at(
-    world: PlanContext, place: HypervisorHost, look: _Look, kind: Diagnosis, given: bytes
+    context: PlanContext, place: HypervisorHost, look: _Look, kind: Diagnosis, given: bytes
 ) -> None:
     node = look.node
-    serial, begin = world.paths.console_log(node.name), world.console_offsets.get(node.name, 0)
+    serial, begin = context.paths.console_log(node.name), context.console_offsets.get(node.name, 0)
     console = _read(look, lambda: look.keep("console.log", read_console(serial, begin)))
     look.seen = replace(look.seen, console=console)
     if place.qemu_logs:
@@ -175,24 +175,24 @@ def _look_at(
         said = place.embedded.paths.supervisor_log
         number = _read(look, lambda: _find_signal(_read_tail(said), node.domain_name))
         look.seen = replace(look.seen, qemu_signal=number)
-    domain = world.client.find_domain(node.uuid)
+    domain = context.client.find_domain(node.uuid)
     if domain is None:
         look.seen = replace(look.seen, state=VmState.ABSENT)
         return
     look.seen = replace(look.seen, state=domain.state, reason=domain.reason_text)
     look.keep("xml", domain.xml)
-    if agent := _find_agent(world, node):
+    if agent := _find_agent(context, node):
         _ask_guest(look, agent, kind, given)
     else:
         look.missing.append("its guest agent is not connected")
 
 
-def _find_agent(world: PlanContext, node: NodeState) -> GuestAgent | None:
+def _find_agent(context: PlanContext, node: NodeState) -> GuestAgent | None:
     """The agent of a node, or None. Raises AgentUnresponsiveError if it hangs."""
-    if not world.client.is_agent_connected(node.uuid):
+    if not context.client.is_agent_connected(node.uuid):
         return None
-    world.client.agent_command(node.uuid, {"execute": "guest-ping"}, PING_S)
-    return world.agent(node.uuid, node.name)
+    context.client.agent_command(node.uuid, {"execute": "guest-ping"}, PING_S)
+    return context.agent(node.uuid, node.name)
 
 
 def _ask_guest(look: _Look, agent: GuestAgent, kind: Diagnosis, given: bytes) -> None:

@@ -111,7 +111,7 @@ class CheckClocks(ClusterStep):
                 if deadline.has_passed or context.stop.wait(0.2):
                     raise GuestError(
                         f"the clock of {name} is {skew_s:.1f} s off",
-                        hint=f"ai-how {world.cluster_kind} exec {name} --"
+                        hint=f"ai-how {context.cluster_kind} exec {name} --"
                         " journalctl -b -u ai-how-clock -u chrony",
                     )
         return Applied.MADE

@@ -57,7 +57,7 @@ class StartFromManagedSave(StartDomain):
             raise HostError(
                 f"{self.node} cannot resume from its saved memory",
                 details=str(error),
-                hint=f"ai-how {world.cluster_kind} start --no-warm"
+                hint=f"ai-how {context.cluster_kind} start --no-warm"
                 "  # boots it anew: the jobs that it ran are lost",
             ) from error
         if context.client.get_domain(self.uuid).was_booted:
