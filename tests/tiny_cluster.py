@@ -380,7 +380,7 @@ def _obey(order: Order, scratch: Path) -> None:
             _act(str(order["act"]), order.get("signals", ()))
         passed += 1
 
-    journal._unobserved = on_boundary
+    journal._ignore_boundary = on_boundary
     code = ai_how(list(order["argv"]))
     if sys.stdout is not None:
         sys.stdout.flush()
@@ -445,33 +445,33 @@ def _break_steps(order: Order) -> None:
     for kind in STEP_TYPES.values() if any(word in order for word in wanted) else ():
 
         def apply(
-            step: Step, world: PlanContext, *, honest: Callable[..., Applied] = kind.apply
+            step: Step, context: PlanContext, *, honest: Callable[..., Applied] = kind.apply
         ) -> Applied:
             time.sleep(hanging.get(step.key, 0))
             moment, error = failing.get(step.key, (None, ""))
             if error == "bad-mac":
-                return honest(replace(step, xml=step.xml.replace("52:54:", "zz:54:")), world)
+                return honest(replace(step, xml=step.xml.replace("52:54:", "zz:54:")), context)
             if error == "no-disk":
-                _disk_of(step, world).unlink()
-                return honest(step, world)
-            applied = honest(step, world) if moment != "before" else None
+                _disk_of(step, context).unlink()
+                return honest(step, context)
+            applied = honest(step, context) if moment != "before" else None
             if moment is not None:
                 _fail(error, step.key)
             return applied
 
         def revert(
-            step: Step, world: PlanContext, *, honest: Callable[..., None] = kind.revert
+            step: Step, context: PlanContext, *, honest: Callable[..., None] = kind.revert
         ) -> None:
             if step.key in order.get("fail_undo", ()):
                 _fail("OSError", step.key)
-            honest(step, world)
+            honest(step, context)
 
         kind.apply, kind.revert = apply, revert
 
 
-def _disk_of(step: StartDomain, world: PlanContext) -> Path:
-    node = step.domain.removeprefix(f"{world.paths.name}-")
-    return world.disks.storage.disk(world.paths.name, node)
+def _disk_of(step: StartDomain, context: PlanContext) -> Path:
+    node = step.domain.removeprefix(f"{context.paths.name}-")
+    return context.disks.storage.disk(context.paths.name, node)
 
 
 def _fail(error: str, where: str) -> NoReturn:

@@ -56,7 +56,7 @@ def test_a_manager_says_how_a_cluster_of_its_kind_is_started(manager):
 def test_a_manager_says_how_a_first_start_of_its_kind_is_removed(manager):
     note = {"kind": "bare", "cluster_id": str(uuid4()), "serial": 0, "host": TEST_HOST}
     journal = manager.paths.journal
-    Journal.create(journal, verb="start", op_id=uuid4(), cluster="hpc", note=note).leave()
+    Journal.create(journal, verb="start", op_id=uuid4(), cluster="hpc", note=note).close_file()
     with pytest.raises(StateError, match="cut short") as refused:
         manager.status()
     assert refused.value.hint.startswith("ai-how bare destroy --cluster hpc")

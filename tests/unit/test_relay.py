@@ -31,7 +31,7 @@ def test_a_node_that_does_not_answer_is_told_once_and_then_given_up(closed_port,
         relay.connect(*closed_port.getsockname())
     assert capsys.readouterr().err == (
         "ai-how: 127.0.0.1 does not answer; waiting for it up to 1 s "
-        "(is the node on? see hpc status)\n"
+        "(is the node on? see the status of its cluster)\n"
     )
 
 

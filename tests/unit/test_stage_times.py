@@ -9,6 +9,7 @@ from ai_how.cli.hpc_view import stages_line
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.stage_times import STAGES, StageTimes
 from ai_how.clusters.status import status_of
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.plan import plan_start
 from ai_how.plan.observer import Observer
 from ai_how.plan.start_limiter import StartLimiter
@@ -29,16 +30,16 @@ def carried_out(plan: Plan, took_s: Callable[[Step], float]) -> Iterator[tuple[S
     """Each step, when it ends and how long it took, in order; as the executor does it, at once."""
     by_key = {step.key: step for step in plan.steps}
     order = TopologicalSorter({step.key: step.needs for step in plan.steps})
-    gate, now_s, running = StartLimiter(plan.limit), 0.0, dict[str, float]()
+    limiter, now_s, running = StartLimiter(plan.limit), 0.0, dict[str, float]()
     order.prepare()
     while order.is_active():
         ready = [by_key[key] for key in order.get_ready()]
-        for step in gate.admit(ready, is_idle=not running and not ready):
+        for step in limiter.admit(ready, is_idle=not running and not ready):
             running[step.key] = now_s + took_s(step)
         key = min(running, key=running.__getitem__)
         now_s = running.pop(key)
         yield by_key[key], now_s, took_s(by_key[key])
-        gate.settle(key, has_failed=False)
+        limiter.finished(key, has_failed=False)
         order.done(key)
 
 
@@ -100,7 +101,7 @@ def test_a_node_that_stays_off_waits_for_nobody(tmp_path):
 
 def test_what_a_node_waited_for_is_said_in_words(tmp_path):
     state = remembered(tmp_path, ready_s={}, boot_limit=2, nodes=FOUR)
-    seen = status_of(state, Observed(), {}, {})
+    seen = status_of(SLURM, state, Observed(), {}, {})
     assert stages_line(seen.nodes[-1]) == (
         "disk 1.0 s, domain 1.0 s, waiting for its turn 6.0 s, boot 1.0 s, agent 1.0 s, "
         "services 1.0 s, waiting for other nodes 0.0 s, ready 1.0 s"

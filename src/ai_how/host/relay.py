@@ -30,7 +30,7 @@ def connect(address: str, port: int) -> socket.socket:
                 is_told = True
                 sys.stderr.write(
                     f"ai-how: {address} does not answer; waiting for it up to {PATIENCE_S:.0f} s "
-                    "(is the node on? see hpc status)\n"
+                    "(is the node on? see the status of its cluster)\n"
                 )
             time.sleep(0.2)
 
