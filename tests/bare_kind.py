@@ -49,13 +49,13 @@ class CheckRunning(ClusterStep):
     uuids: tuple[UUID, ...]
     needs: frozenset[str] = frozenset()
 
-    def apply(self, world: PlanContext) -> Applied:
+    def apply(self, context: PlanContext) -> Applied:
         for uuid in self.uuids:
-            if world.client.get_domain(uuid).state is not VmState.RUNNING:
+            if context.client.get_domain(uuid).state is not VmState.RUNNING:
                 raise GuestError(f"a VM of {self.cluster} does not run")
         return Applied.MADE
 
-    def revert(self, world: PlanContext) -> None:
+    def revert(self, context: PlanContext) -> None:
         """Nothing was changed."""
 
     def describe(self) -> str:

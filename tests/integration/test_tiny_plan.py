@@ -20,6 +20,7 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.errors import GuestError, HostError, OwnershipError, PlanFailedError
 from ai_how.guest.agent import GuestAgent
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.hpc.kind import SLURM
 from ai_how.images.manifest import Image
 from ai_how.images.qcow2_header import read_header
 from ai_how.libvirt_client.client import LibvirtClient
@@ -64,8 +65,8 @@ class Obedient:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TinyWorld(PlanContext):
-    """A world whose guests' agents are there as soon as their QEMU runs."""
+class TinyContext(PlanContext):
+    """A context whose guests' agents are there as soon as their QEMU runs."""
 
     def agent(self, uuid: UUID, name: str) -> GuestAgent:
         return GuestAgent(Obedient(), uuid, name)
@@ -111,16 +112,17 @@ class Bench:
         )
         paths = ensure_private_directory(self.paths(name).root) and self.paths(name)
 
-        def world(interrupts: Interrupts) -> PlanContext:
-            return TinyWorld(
+        def context(interrupts: Interrupts) -> PlanContext:
+            return TinyContext(
                 cluster_id=cluster_id,
+                cluster_kind=SLURM.name,
                 paths=paths,
                 client=self.client,
                 disks=DiskManager(self.storage),
                 stop=interrupts.stop,
             )
 
-        return Stage(tiny(draft), self.image, world)
+        return Stage(tiny(draft), self.image, context)
 
     @property
     def content(self) -> list[str]:
@@ -225,8 +227,8 @@ def test_destroy_leaves_a_neighbour_with_a_longer_name_and_foreign_things_alone(
     stage.carry_out(stage.plan_start())
     made = [s for s in plan.steps if s.kind in {"network", "network-up", "disks", "disk", "domain"}]
     for step in [s for s in plan.steps if s.kind == "base"] + made:
-        world = neighbour.make_world(Interrupts())
-        step.apply(replace(world, images={DIGEST: bench.image}))
+        context = neighbour.make_world(Interrupts())
+        step.apply(replace(context, images={DIGEST: bench.image}))
     bench.client.define_network(render_network(NETWORK))
     bench.client.define_domain(render_tiny_guest())
     try:
