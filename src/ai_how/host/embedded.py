@@ -32,7 +32,7 @@ from ai_how.host.running import (
     start_ticks,
 )
 from ai_how.host.supervisor import SOCKETS, Order
-from ai_how.host.uplink import NOT_RUNNING, ensure_uplink, read_uplink
+from ai_how.host.uplink import ensure_uplink, read_uplink
 from ai_how.limits import find_told_limit, require_tasks
 from ai_how.process import Argument, get_tool, start_detached
 from ai_how.state.files import replaced_atomically
@@ -137,14 +137,16 @@ class EmbeddedHost:
             except BaseException:
                 self._end(supervisor)
                 raise
-            ensure_uplink(self.paths, supervisor, outliving())
+            ensure_uplink(self.paths, supervisor, outliving)
             return True
 
-    def ensure_uplink(self) -> None:
-        """Start the uplink of a running host again if its process has ended."""
-        supervisor = self.find_supervisor()
-        if supervisor and self.uplink_trouble == NOT_RUNNING:
-            ensure_uplink(self.paths, supervisor, outliving())
+    def ensure_uplink(self, relays: frozenset[int] = frozenset()) -> None:
+        """Start the uplink of a running host again if its process has ended.
+
+        Guests then reach the ports `relays` of this host's loopback at their gateway.
+        """
+        if supervisor := self.find_supervisor():
+            ensure_uplink(self.paths, supervisor, outliving, relays=relays)
 
     @property
     def uplink_trouble(self) -> str | None:

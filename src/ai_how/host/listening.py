@@ -1,31 +1,74 @@
-"""Open the sockets of the DNS proxy inside the embedded host, and send them out.
+"""Open the sockets of the DNS proxy and of the relays inside the embedded host, and send them out.
 
-name_proxy.py runs it there as `python -m ai_how.host.listening`; standard input is a Unix socket.
+outside.py runs it there as `python -m ai_how.host.listening PORT…`; standard input is a Unix
+socket. Of each socket one byte is sent: whether it could be opened.
 """
 
 import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+from ai_how.errors import HostError
 from ai_how.host.guest_rules import NAME_SERVERS
+from ai_how.process import Argument, start_daemon
 
 NAMES_PORT = 53
 KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+Place = tuple[socket.SocketKind, str, int]
 
 
-def main() -> None:
-    lines = [_bound(kind, address) for kind in KINDS for address in NAME_SERVERS]
+def places(ports: Sequence[int]) -> list[Place]:
+    """Where to listen: for names on loopback, at each of the ports on every address."""
+    names = [(kind, address, NAMES_PORT) for kind in KINDS for address in NAME_SERVERS]
+    return [*names, *((socket.SOCK_STREAM, "", port) for port in ports)]
+
+
+def open_inside(
+    enter: Sequence[Argument], ports: Sequence[int], *, log: Path
+) -> tuple[list[socket.socket], dict[int, socket.socket]]:
+    """The sockets for names, and those of the ports that are free inside.
+
+    `enter` begins the command that runs inside. Raises HostError without those for names.
+    """
+    wanted = places(ports)
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            argv = [*enter, sys.executable, "-I", "-m", "ai_how.host.listening"]
+            child = start_daemon([*argv, *map(str, ports)], log=log, stdin=theirs.fileno())
+        said, descriptors, _, _ = socket.recv_fds(ours, len(wanted), len(wanted))
+    child.wait()
+    opened = iter([socket.socket(fileno=one) for one in descriptors])
+    found = [next(opened) if is_open else None for is_open in said]
+    names = [one for one, place in zip(found, wanted, strict=False) if place[1] and one]
+    if len(names) != len(KINDS) * len(NAME_SERVERS):
+        raise HostError("no name server could be started for guests")
+    relays = zip(ports, found[len(names) :], strict=True)
+    return names, {port: one for port, one in relays if one}
+
+
+def main(ports: Sequence[int]) -> None:
+    lines = [_bound(*place) for place in places(ports)]
+    opened = [line.fileno() for line in lines if line]
     with socket.socket(fileno=0) as out:
-        socket.send_fds(out, [b"\n"], [line.fileno() for line in lines])
+        socket.send_fds(out, [bytes(line is not None for line in lines)], opened)
 
 
-def _bound(kind: socket.SocketKind, address: str) -> socket.socket:
+def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket | None:
     line = socket.socket(type=kind)
     # One that was killed a moment ago may have connections that are not over.
     line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    line.bind((address, NAMES_PORT))
-    if kind is socket.SOCK_STREAM:
-        line.listen()
+    try:
+        line.bind((address, port))
+        if kind is socket.SOCK_STREAM:
+            line.listen()
+    except OSError as error:
+        sys.stderr.write(f"port {port} inside the embedded host: {error.strerror}\n")
+        line.close()
+        return None
     return line
 
 
 if __name__ == "__main__":
-    main()
+    main([int(word) for word in sys.argv[1:]])

@@ -1,45 +1,19 @@
 """The DNS proxy for guests: it asks this host's own name servers."""
 
-import shlex
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Thread
 
-from ai_how.errors import HostError
-from ai_how.host.guest_rules import NAME_SERVERS
-from ai_how.host.listening import KINDS, NAMES_PORT
+from ai_how.host.listening import NAMES_PORT
 from ai_how.host.resolver import DEFAULT, find_servers
-from ai_how.process import Argument, start_daemon
 
 PATIENCE_S = 4.0  # per server; clients give up after 5 s
 RESOLV_CONF = Path("/etc/resolv.conf")
 LONGEST = 65535
 AT_ONCE = 64
 HEADER = 12  # bytes before the question; RFC 1035
-
-
-def open_names(enter: Sequence[Argument], log: Path) -> list[socket.socket]:
-    """The sockets for DNS, opened inside the host by the command that `enter` begins.
-
-    Raises HostError if they could not be opened; the log says why.
-    """
-    count = len(KINDS) * len(NAME_SERVERS)
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            argv = [*enter, sys.executable, "-I", "-m", "ai_how.host.listening"]
-            child = start_daemon(argv, log=log, stdin=theirs.fileno())
-        _, opened, _, _ = socket.recv_fds(ours, 1, count)
-    child.wait()
-    lines = [socket.socket(fileno=one) for one in opened]
-    if len(lines) != count:
-        raise HostError(
-            "no name server could be started for guests", hint=f"cat {shlex.quote(str(log))}"
-        )
-    return lines
 
 
 def serve_names(lines: Sequence[socket.socket]) -> None:

@@ -1,11 +1,12 @@
 """The part of an embedded host that runs outside: pasta, and the DNS proxy for its guests.
 
-uplink.py runs it as `python -m ai_how.host.outside ROOT PID TICKS`, with the directory of the host
-and its supervisor. It restarts pasta, and ends with the supervisor.
+uplink.py runs it as `python -m ai_how.host.outside ROOT PID TICKS PORT…`, with the directory of the
+host, its supervisor, and the ports to relay. It restarts pasta, and ends with the supervisor.
 """
 
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -20,9 +21,11 @@ from ai_how.host.guest_rules import (
     WAITING,
     ensure_rule,
 )
-from ai_how.host.name_proxy import RESOLV_CONF, open_names, serve_names
+from ai_how.host.listening import open_inside
+from ai_how.host.name_proxy import RESOLV_CONF, serve_names
 from ai_how.host.network_facts import read_own_addresses
 from ai_how.host.pasta import Uplink, say
+from ai_how.host.port_relay import serve_relays
 from ai_how.process import Argument, get_tool, run
 from ai_how.state.paths import EmbeddedPaths
 
@@ -68,8 +71,8 @@ def _user_namespace(pid: int | str = "self") -> Path:
     return Path(f"/proc/{pid}/ns/user").readlink()
 
 
-def main(paths: EmbeddedPaths, pid: int, ticks: int) -> None:
-    uplink = Uplink(paths, pid, ticks)
+def main(paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[int]) -> None:
+    uplink = Uplink(paths, pid, ticks, relays)
     if not uplink.take():
         return
     try:
@@ -82,7 +85,7 @@ def main(paths: EmbeddedPaths, pid: int, ticks: int) -> None:
 
 def _give(uplink: Uplink) -> None:
     pid = uplink.pid
-    lines = open_names(enter(pid), uplink.paths.supervisor_log)
+    names, relays = open_inside(enter(pid), uplink.relays, log=uplink.paths.supervisor_log)
     changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     changes.bind((0, RTMGRP_IPV4_IFADDR))
     changes.settimeout(REFRESH_S)
@@ -90,7 +93,8 @@ def _give(uplink: Uplink) -> None:
     shut_addresses(pid)
     for rule in (NOT_THE_HOST, NO_BROKEN_SEGMENTS):
         ensure_rule(rule, enter(pid))
-    serve_names(lines)
+    serve_names(names)
+    serve_relays(relays)
     with suppress(OSError):
         # A host that was started without an uplink has no name server in there.
         inside = Path(f"/proc/{pid}/root", *RESOLV_CONF.parts[1:])
@@ -102,7 +106,8 @@ def _give(uplink: Uplink) -> None:
 
 if __name__ == "__main__":
     try:
-        main(EmbeddedPaths(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
+        pid, ticks, *ports = map(int, sys.argv[2:])
+        main(EmbeddedPaths(Path(sys.argv[1])), pid, ticks, ports)
     except (AiHowError, OSError, ValueError) as error:
         say(f"guests have no uplink: {error}")
         sys.exit(1)

@@ -7,10 +7,11 @@ import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
 from ai_how.host.guest_rules import LINK
 from ai_how.host.running import FLOCK, start_ticks
-from ai_how.host.uplink import OLD_HOST
+from ai_how.host.uplink import LONGEST_NOTE, OLD_HOST, UplinkNote
 from ai_how.process import Argument, Daemon, dying_with_us, get_tool, start_daemon
 from ai_how.state.lock import OPENED
 from ai_how.state.paths import EmbeddedPaths
@@ -20,7 +21,7 @@ NS_GET_USERNS = 0xB701  # linux/nsfs.h
 SETTLED_S = 0.5
 # It ends while this host has no network, so it is tried again for ever.
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-LONGEST_NOTE, LONGEST_REASON = 4096, 300
+LONGEST_REASON = 300
 STARTING = "it is being started"
 
 
@@ -58,8 +59,8 @@ def pasta_argv(owner: int) -> list[Argument]:
 class Uplink:
     """The uplink of one supervisor, as others see it in its file."""
 
-    def __init__(self, paths: EmbeddedPaths, pid: int, ticks: int) -> None:
-        self.paths, self.pid, self.ticks = paths, pid, ticks
+    def __init__(self, paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[int]) -> None:
+        self.paths, self.pid, self.ticks, self.relays = paths, pid, ticks, relays
         self.file = os.open(paths.uplink, OPENED, 0o600)
         self.end = os.pidfd_open(pid)
 
@@ -84,7 +85,8 @@ class Uplink:
 
     def note(self, trouble: str | None) -> None:
         """Say in the file why guests have no uplink, None if they have one."""
-        text = json.dumps({"of": [self.pid, self.ticks], "trouble": trouble}).encode()
+        note = UplinkNote((self.pid, self.ticks), os.getpid(), trouble, tuple(self.relays))
+        text = json.dumps(asdict(note)).encode()
         with suppress(OSError):  # a full disk
             os.pwrite(self.file, text, 0)
             os.ftruncate(self.file, len(text))

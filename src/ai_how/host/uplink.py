@@ -7,14 +7,21 @@ also work without it.
 import fcntl
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ai_how.host.guest_rules import NO_USER_NAMESPACES, why_no_uplink
 from ai_how.host.running import FLOCK, Supervisor
 from ai_how.process import Argument, start_detached
 from ai_how.state.paths import EmbeddedPaths
+from ai_how.waiting import Deadline, wait_until
+
+PATIENCE_S = 10.0
+LONGEST_NOTE = 4096
 
 NOT_RUNNING = "the process of the uplink is not running"
 OLD_HOST = "the embedded host was started by an earlier version; it needs a restart"
@@ -33,40 +40,75 @@ def uplink_remedy(trouble: str) -> str | None:
     return remedy
 
 
-def ensure_uplink(paths: EmbeddedPaths, supervisor: Supervisor, scope: Sequence[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class UplinkNote:
+    """What the process of the uplink says in its file."""
+
+    of: tuple[int, int]
+    """The pid and the start time of the supervisor."""
+    pid: int
+    trouble: str | None
+    """Why guests have no uplink; None if they have one."""
+    relays: tuple[int, ...] = ()
+    """The ports of this host's loopback that guests reach at their gateway."""
+
+
+def ensure_uplink(
+    paths: EmbeddedPaths,
+    supervisor: Supervisor,
+    scope: Callable[[], Sequence[str]],
+    *,
+    relays: frozenset[int] = frozenset(),
+) -> None:
     """Start the process that gives this host its uplink, unless it runs or cannot run.
 
-    `scope` is the prefix with which the host was started, to survive a logout.
+    One that runs without some of the `relays` is started anew. `scope` gives the prefix with which
+    the host was started, to survive a logout.
     """
-    if why_no_uplink() or read_uplink(paths, supervisor) != NOT_RUNNING:
+    if why_no_uplink():
         return
-    argv: list[Argument] = [*scope, sys.executable, "-I", "-m", "ai_how.host.outside", paths.root]
-    with Path("/dev/null").open() as nothing:
-        start_detached(
-            [*argv, str(supervisor.pid), str(supervisor.start_ticks)],
-            log=paths.supervisor_log,
-            stdin=nothing.fileno(),
+    note = _read_note(paths, supervisor)
+    if note is not None:
+        if relays <= {*note.relays}:
+            return
+        relays |= {*note.relays}
+        with suppress(ProcessLookupError):
+            os.kill(note.pid, signal.SIGTERM)
+        wait_until(
+            lambda: _read_note(paths, supervisor) is None,
+            Deadline.after(PATIENCE_S),
+            "the end of the uplink",
+            interval_s=0.02,
         )
+    argv: list[Argument] = [*scope(), sys.executable, "-I", "-m", "ai_how.host.outside", paths.root]
+    its = (supervisor.pid, supervisor.start_ticks, *sorted(relays))
+    with Path("/dev/null").open() as nothing:
+        start_detached([*argv, *map(str, its)], log=paths.supervisor_log, stdin=nothing.fileno())
 
 
 def read_uplink(paths: EmbeddedPaths, supervisor: Supervisor) -> str | None:
     """Why this host's guests have no uplink; None if they have one."""
     if why := why_no_uplink():
         return why
+    note = _read_note(paths, supervisor)
+    return note.trouble if note else NOT_RUNNING
+
+
+def _read_note(paths: EmbeddedPaths, supervisor: Supervisor) -> UplinkNote | None:
+    """What the process of this host's uplink says; None if there is none."""
     try:
         descriptor = os.open(paths.uplink, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return NOT_RUNNING
+        return None
     try:
         asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
         told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
         if told[0] == fcntl.F_UNLCK:
-            return NOT_RUNNING
-        note = json.loads(os.pread(descriptor, 4096, 0))
-        # The process of a host that has just ended may still hold the lock.
-        is_its = note["of"] == [supervisor.pid, supervisor.start_ticks]
-        return note["trouble"] if is_its else NOT_RUNNING
-    except (OSError, ValueError, KeyError, TypeError):
-        return NOT_RUNNING
+            return None
+        note = UplinkNote(**json.loads(os.pread(descriptor, LONGEST_NOTE, 0)))
+    except (OSError, ValueError, TypeError):
+        return None
     finally:
         os.close(descriptor)
+    # The process of a host that has just ended may still hold the lock.
+    return note if [*note.of] == [supervisor.pid, supervisor.start_ticks] else None

@@ -1,0 +1,152 @@
+"""How this host reaches the outside: its proxies, apt's settings, and certificates of its own.
+
+Guests and image builds are given the same. Values may contain a password: they are never logged.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from ai_how.errors import ToolError
+from ai_how.process import find_tool, run
+
+ASK_TIMEOUT_S = 5
+# The variables that curl, apt, git, pip and wget read, in lower case.
+PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
+NO_PROXY = "no_proxy"
+DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
+# Where an administrator adds certificate authorities: Debian, Fedora, Arch, SUSE.
+CERTIFICATES = (
+    ("usr/local/share/ca-certificates", "*.crt"),
+    ("etc/pki/ca-trust/source/anchors", "*"),
+    ("etc/ca-certificates/trust-source/anchors", "*"),
+    ("etc/pki/trust/anchors", "*"),
+)
+LARGEST_BYTES = 1 << 20
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n?")
+_APT = re.compile(r'^(Acquire::(?:http|https|ftp)::Proxy(?:::[\w.-]+)?) "([^"\n]*)";$', re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideAccess:
+    """What is to be set where the outside is to be reached as from this host."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """URLs by variable, in lower case."""
+    no_proxy: str = ""
+    apt: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Options of apt: `Acquire::http::Proxy` and the like."""
+    certificates: tuple[str, ...] = field(default=(), repr=False)
+    """Certificate authorities of the administrator's, each in PEM."""
+
+    def __bool__(self) -> bool:
+        return bool(self.proxies or self.apt or self.certificates)
+
+    @property
+    def local_ports(self) -> frozenset[int]:
+        """The ports of this host's loopback at which one of the proxies listens."""
+        urls = (*self.proxies.values(), *self.apt.values())
+        return frozenset(port for url in urls if (port := _local_port(url)))
+
+    def by_gateway(self, address: str) -> "OutsideAccess":
+        """The same for guests: a proxy on this host's loopback is at `address`."""
+        return OutsideAccess(
+            {name: _moved(url, address) for name, url in self.proxies.items()},
+            self.no_proxy,
+            {name: _moved(url, address) for name, url in self.apt.items()},
+            self.certificates,
+        )
+
+    def without_local(self) -> "OutsideAccess":
+        """The same without the proxies on this host's loopback, which guests cannot reach."""
+        return OutsideAccess(
+            {name: url for name, url in self.proxies.items() if not _local_port(url)},
+            self.no_proxy,
+            {name: url for name, url in self.apt.items() if not _local_port(url)},
+            self.certificates,
+        )
+
+    def environment(self, own: Iterable[str] = ()) -> dict[str, str]:
+        """The variables, in both cases; `own` are names and networks for which none is used."""
+        if not self.proxies:
+            return {}
+        besides = dict.fromkeys(["localhost", "127.0.0.1", *self.no_proxy.split(","), *own])
+        values = {**self.proxies, NO_PROXY: ",".join(word for word in besides if word)}
+        return values | {name.upper(): value for name, value in values.items()}
+
+
+def read_outside_access(
+    environ: Mapping[str, str] = os.environ, root: Path = Path("/")
+) -> OutsideAccess:
+    """What this host has. What cannot be read is left out: it only helps."""
+    told = {name: environ.get(name) or environ.get(name.upper()) or "" for name in PROXIES}
+    proxies = {name: url for name, url in told.items() if _is_usable(url)}
+    no_proxy = environ.get(NO_PROXY) or environ.get(NO_PROXY.upper()) or ""
+    return OutsideAccess(
+        proxies,
+        ",".join(_words(no_proxy)),
+        _apt_settings(),
+        tuple(dict.fromkeys(_certificates(root))),
+    )
+
+
+def _is_usable(url: str) -> bool:
+    """Whether a variable holds one URL, and nothing that a file of settings could not hold."""
+    if not url.isprintable() or re.search(r"[\s\"'\\$`]", url):
+        return False
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _words(text: str) -> Sequence[str]:
+    return [word for word in re.split(r"[,\s]+", text) if re.fullmatch(r"[\w.*:/\[\]-]+", word)]
+
+
+def _apt_settings() -> dict[str, str]:
+    tool = find_tool("apt-config")
+    if tool is None:
+        return {}
+    try:
+        told = run([tool, "dump"], timeout_s=ASK_TIMEOUT_S).stdout
+    except ToolError:
+        return {}
+    found = dict(_APT.findall(told))
+    return {name: url for name, url in found.items() if url == "DIRECT" or _is_usable(url)}
+
+
+def _certificates(root: Path) -> Iterable[str]:
+    for directory, pattern in CERTIFICATES:
+        for path in sorted((root / directory).rglob(pattern)):
+            try:
+                if path.is_file() and path.stat().st_size <= LARGEST_BYTES:
+                    text = path.read_text(errors="replace").replace("\r", "")
+                    yield from (f"{one.strip()}\n" for one in _PEM.findall(text))
+            except OSError:
+                continue
+
+
+def _local_port(url: str) -> int | None:
+    """The port of a proxy on this host's loopback, None for any other."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host = parts.hostname or ""
+        is_local = host == "localhost" or ip_address(host).is_loopback
+        return (parts.port or DEFAULT_PORTS.get(parts.scheme, 80)) if is_local else None
+    except ValueError:
+        return None
+
+
+def _moved(url: str, address: str) -> str:
+    port = _local_port(url)
+    if port is None:
+        return url
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{address}:{port}"))
