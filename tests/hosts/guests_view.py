@@ -100,9 +100,9 @@ def connects(address: str, port: int) -> bool:
         return False
 
 
-def reaches(address: str) -> bool:
+def reaches(address: str, port: int = PORT) -> bool:
     try:
-        with socket.create_connection((address, PORT), timeout=SILENT_S) as way:
+        with socket.create_connection((address, port), timeout=SILENT_S) as way:
             return way.recv(4) == b"here"
     except OSError:
         return False
@@ -156,6 +156,17 @@ def look() -> None:
 def fetch_again() -> None:
     """In the guest."""
     sys.stdout.write(json.dumps(fetch(str(NETWORK.gateway), NAME)))
+
+
+def look_at_relay() -> None:
+    """In the guest: the port that is relayed to the host's loopback, and the same elsewhere."""
+    own, other = str(NETWORK.gateway), str(OTHER.gateway)
+    wait = Deadline.after(60)
+    with suppress(Exception):
+        wait_until(lambda: reaches(own, LOOPBACK_PORT), wait, "the relay", interval_s=0.5)
+    places = {"own": own, "other": other, "host": HOST}
+    seen = {name: reaches(one, LOOPBACK_PORT) for name, one in places.items()}
+    sys.stdout.write(json.dumps(seen | {"another port": reaches(own)}))
 
 
 def look_from_an_isolated_network() -> None:
@@ -260,10 +271,17 @@ def main() -> None:
             if "lose-uplink" in sys.argv[1:]:
                 whole = seen["a file"]
                 seen |= lose_uplink(host, lambda: ask_in(inside, "fetch") == whole)
+            host.ensure_uplink(frozenset({LOOPBACK_PORT}))
+            seen["a proxy on loopback"] = ask_in(inside, "relay")
             sys.stdout.write(json.dumps(seen))
 
 
+IN_A_GUEST = {
+    "look": look,
+    "fetch": fetch_again,
+    "relay": look_at_relay,
+    "isolated": look_from_an_isolated_network,
+}
+
 if __name__ == "__main__":
-    {"look": look, "fetch": fetch_again, "isolated": look_from_an_isolated_network}.get(
-        "".join(sys.argv[1:2]), main
-    )()
+    IN_A_GUEST.get("".join(sys.argv[1:2]), main)()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from small_world import (
     SECOND,
 )
 from stock_hosts import BY_NAME, HERE, on_host
+from trixie import get_tree, on_trixie
 from users import made_user
 
 pytestmark = pytest.mark.libvirt
@@ -66,7 +68,21 @@ def test_guests_reach_what_the_host_reaches_and_nothing_of_the_host(
         has_network=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    seen = json.loads(done.stdout)
+    check_view(json.loads(done.stdout), has_lost_uplink=bool(more))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another root directory needs root")
+@pytest.mark.parametrize("as_user", [False, True], ids=["root", "user"])
+def test_the_same_with_the_programs_of_debian_13(as_user: bool, tmp_path: Path) -> None:
+    words = ("guests_view.py", "lose-uplink")
+    done = on_trixie(
+        get_tree(), tmp_path, *words, as_user=as_user, timeout_s=VIEW_S, resolver="127.0.0.1"
+    )
+    check_view(json.loads(done.stdout), has_lost_uplink=True)
+
+
+def check_view(seen: dict[str, object], *, has_lost_uplink: bool) -> None:
+    more = has_lost_uplink
     killed = [seen.pop(word) for word in ("pasta was killed", "its process was killed") if more]
     assert killed == (["pasta ended: signal 9", NOT_RUNNING] if more else [])
     assert seen == {
@@ -82,6 +98,7 @@ def test_guests_reach_what_the_host_reaches_and_nothing_of_the_host(
         LATER: False,
         "the host's loopback": [False] * 4,
         "a file": {"bytes": BLOCKS * BLOCK_BYTES, "sha256": digest_of_file()},
+        "a proxy on loopback": {"own": True, "other": False, "host": False, "another port": False},
         "without an uplink": {"a name": -1, "a node": 1, OUTSIDE: False, HOST: False},
         **dict.fromkeys(["fetched after pasta", "fetched after its process"] if more else [], True),
     }

@@ -62,11 +62,18 @@ PROGRAM = ("env", "PYTHONPATH=/srv/tests:/srv/bench", "python3")
 
 
 def on_trixie(
-    tree: Path, tmp: Path, program: str, *words: str, as_user: bool, timeout_s: float
+    tree: Path,
+    tmp: Path,
+    program: str,
+    *words: str,
+    as_user: bool,
+    timeout_s: float,
+    resolver: str | None = None,
 ) -> Completed:
     """Run a Python program of tests/hosts there; nothing of it is left when it has ended.
 
-    `tmp` is an empty directory for its /tmp.
+    `tmp` is an empty directory for its /tmp. With a resolver, the host has a network of its own
+    with a small world outside (see small_world.py).
     """
     tmp.chmod(0o1777)
     desktop = ("python3", "/srv/tests/desktop.py", USER, "0666", "env", "AI_HOW_NO_WARM=1")
@@ -74,7 +81,9 @@ def on_trixie(
         [
             *(get_tool("unshare", package="util-linux"), "--mount", "--propagation", "private"),
             *("--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(["--net"] if resolver else []),
             *("sh", "-c", ENTER, "enter", tree, ROOT, tmp),
+            *([*PROGRAM, "/srv/tests/hosts/small_world.py", resolver] if resolver else []),
             *(desktop if as_user else ()),
             *(*PROGRAM, f"/srv/tests/hosts/{program}", *words),
         ],

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from ai_how.guest.base_identity import Neighbour, render_archive
+from ai_how.guest.outside_files import OutsideFiles
 from ai_how.hpc.identities import build_identities, choose_wait_s, ensure_secrets
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.process import run
@@ -240,3 +241,22 @@ def test_identities_are_made_from_the_draft_and_secrets_are_read_only_then(tmp_p
 @pytest.mark.parametrize(("nodes", "cpus", "wait_s"), [(3, 2, 0), (16, 2, 66), (16, 32, 0)])
 def test_what_is_not_urgent_waits_for_all_nodes_to_join(nodes, cpus, wait_s):
     assert choose_wait_s(nodes, cpus) == wait_s
+
+
+def test_a_node_gets_the_proxies_and_certificates_of_its_host():
+    node = replace(
+        CONTROLLER,
+        outside=OutsideFiles(
+            {"http_proxy": "http://me:secret@p:1"},
+            {"Acquire::http::Proxy": "http://p:1"},
+            ("PEM\n",),
+        ),
+    )
+    assert text_of(node, "etc/ai-how/outside.d/environment") == "http_proxy=http://me:secret@p:1\n"
+    assert text_of(node, "etc/ai-how/outside.d/apt.conf") == 'Acquire::http::Proxy "http://p:1";\n'
+    assert text_of(node, "etc/ai-how/outside.d/certificates") == "PEM\n"
+    assert settings_of(node)["OUTSIDE"] == node.outside.digest
+    assert "secret" not in repr(node)
+    assert settings_of(CONTROLLER)["OUTSIDE"] == ""
+    fewer = replace(node.outside, certificates=())
+    assert fewer.digest not in ("", node.outside.digest)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
 
+from ai_how.guest.outside_files import OutsideFiles
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
 
@@ -55,6 +56,7 @@ class BaseIdentity:
     wait_s: int  # how long non-urgent units wait for the other nodes to join, besides their timer
     host_keys: tuple[str, ...] = ()  # the public ones of all nodes, in the order of `neighbours`
     shares: tuple[VirtioFsMount, ...] = ()
+    outside: OutsideFiles = field(default_factory=OutsideFiles)
     host_key: bytes = field(repr=False)
     host_key_public: str
 
@@ -85,6 +87,7 @@ class BaseIdentity:
             "ADDRESS": f"{self.address}/{self.subnet.prefixlen}",
             "GATEWAY": str(self.gateway),
             "WAIT_S": str(self.wait_s),
+            "OUTSIDE": self.outside.digest,
             "SERVICES": " ".join(self.services()),
         }
 
@@ -103,6 +106,8 @@ class BaseIdentity:
         yield Entry("etc/ssh/shosts.equiv", "".join(f"{one.address}\n" for one in self.neighbours))
         yield Entry("etc/sudoers.d/ai-how", f"{self.login} ALL=(ALL) NOPASSWD:ALL\n", 0o440)
         yield Entry("etc/chrony/chrony.conf", _chrony(self))
+        if self.outside.digest:
+            yield from (Entry(*file) for file in self.outside.files())
         if self.shares:
             yield Entry("etc/ai-how/mounts", _mounts(self.shares))
 

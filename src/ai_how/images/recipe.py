@@ -24,6 +24,7 @@ PACKAGES = (
     "rsync",
     "nano",
     "sudo",
+    "ca-certificates",
     "openssh-server",
     "qemu-guest-agent",
     "chrony",

@@ -163,6 +163,14 @@ class AccessSpec(Spec):
             examples=[[]],
         ),
     ] = None
+    proxy: Annotated[
+        Literal["host", "none"],
+        Field(
+            description="host: nodes use the proxies of the environment and of apt, and trust the "
+            "certificates that were added to this host. none: they do not.",
+            examples=["host"],
+        ),
+    ] = "host"
 
 
 class PartitionSpec(Spec):
