@@ -1,13 +1,14 @@
 """The state that a start will leave, from the spec and the previous state (pure)."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from uuid import UUID
 
 from ai_how.clusters.kind import ClusterKind, ClusterSection
+from ai_how.clusters.outside import Outside
 from ai_how.errors import SpecError
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Node, assign_addresses, gateway_of, room_in
@@ -28,6 +29,7 @@ class DesiredCluster:
     grown: tuple[str, ...]
     changed: tuple[str, ...]
     forgotten: tuple[str, ...]
+    outside: Outside = field(default_factory=Outside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,6 +172,7 @@ class ClusterManager:
                     )
                 )
                 if not dry_run and not start.plan.steps:
+                    start.prepare_host(place)
                     start.prepare_files(self.paths, place.ssh_proxy(self.roots))
                     keep_source(text, self.paths)  # a run that was killed at its end did not
                 if dry_run or not start.plan.steps:

@@ -115,6 +115,7 @@ class PlanRunner:
                 kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
                 state = state.model_copy(update={"serial": kept.serial})
             try:
+                start.prepare_host(self.place)
                 start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))
                 execute(
                     start.plan,

@@ -9,6 +9,7 @@ from uuid import UUID
 from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.observation import Observed, observe, observe_wiring
+from ai_how.clusters.outside import find_outside
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
 from ai_how.clusters.preflight.existing_cluster import (
@@ -102,6 +103,11 @@ class PreparedStart:
     images: Mapping[str, Image]
     archives: Mapping[str, Callable[[], bytes]]
 
+    def prepare_host(self, place: HypervisorHost) -> None:
+        """Ensure that nodes reach the proxies that listen on the host's loopback alone."""
+        if self.desired.outside.relays and place.embedded:
+            place.embedded.ensure_uplink(self.desired.outside.relays)
+
     def prepare_files(self, paths: ClusterPaths, proxy: list[str]) -> None:
         """Create the keys, unless they exist, and write the ssh configuration."""
         self.kind.ensure_secrets(self.desired.state, paths)
@@ -177,7 +183,7 @@ def _desire(
         disk_of=lambda node: place.storage.disk(section.name, node),
         digest_of=lambda node: get_image(node, context.store, kind).digest,
     )
-    return plan_desired_cluster(
+    desired = plan_desired_cluster(
         section,
         previous,
         kind=kind,
@@ -186,6 +192,7 @@ def _desire(
         choices=choices,
         now=datetime.now(UTC),
     )
+    return replace(desired, outside=find_outside(section, desired.state, place))
 
 
 def _decide(context: StartContext, looked: _Looked) -> _Decided:

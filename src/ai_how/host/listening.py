@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ai_how.errors import HostError
+from ai_how.host.daemon_log import say
 from ai_how.host.guest_rules import NAME_SERVERS
 from ai_how.process import Argument, start_daemon
 
@@ -64,7 +65,7 @@ def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket | 
         if kind is socket.SOCK_STREAM:
             line.listen()
     except OSError as error:
-        sys.stderr.write(f"port {port} inside the embedded host: {error.strerror}\n")
+        say(f"port {port} inside the embedded host: {error.strerror}")
         line.close()
         return None
     return line

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 from ai_how.errors import AiHowError
+from ai_how.host.daemon_log import say
 from ai_how.host.guest_rules import (
     HOST_CHAIN,
     NAMES_INSIDE,
@@ -24,7 +25,7 @@ from ai_how.host.guest_rules import (
 from ai_how.host.listening import open_inside
 from ai_how.host.name_proxy import RESOLV_CONF, serve_names
 from ai_how.host.network_facts import read_own_addresses
-from ai_how.host.pasta import Uplink, say
+from ai_how.host.pasta import Uplink
 from ai_how.host.port_relay import serve_relays
 from ai_how.process import Argument, get_tool, run
 from ai_how.state.paths import EmbeddedPaths

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
+from ai_how.host.daemon_log import say
 from ai_how.host.guest_rules import LINK
 from ai_how.host.running import FLOCK, start_ticks
 from ai_how.host.uplink import LONGEST_NOTE, OLD_HOST, UplinkNote
@@ -23,11 +24,6 @@ SETTLED_S = 0.5
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LONGEST_REASON = 300
 STARTING = "it is being started"
-
-
-def say(line: str) -> None:
-    """A line for the supervisor's log."""
-    os.write(2, f"{line}\n".encode())
 
 
 def owner_of_network(network: int) -> int:

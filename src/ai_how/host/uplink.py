@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.host.guest_rules import NO_USER_NAMESPACES, why_no_uplink
@@ -51,6 +51,8 @@ class UplinkNote:
     """Why guests have no uplink; None if they have one."""
     relays: tuple[int, ...] = ()
     """The ports of this host's loopback that guests reach at their gateway."""
+    is_current: bool = True
+    """Whether the process runs."""
 
 
 def ensure_uplink(
@@ -68,14 +70,15 @@ def ensure_uplink(
     if why_no_uplink():
         return
     note = _read_note(paths, supervisor)
-    if note is not None:
-        if relays <= {*note.relays}:
+    # A process that has ended had the relays of other clusters as well.
+    relays |= {*note.relays} if note else set()
+    if note and note.is_current:
+        if relays == {*note.relays}:
             return
-        relays |= {*note.relays}
         with suppress(ProcessLookupError):
             os.kill(note.pid, signal.SIGTERM)
         wait_until(
-            lambda: _read_note(paths, supervisor) is None,
+            lambda: not _is_running(paths, supervisor),
             Deadline.after(PATIENCE_S),
             "the end of the uplink",
             interval_s=0.02,
@@ -91,11 +94,16 @@ def read_uplink(paths: EmbeddedPaths, supervisor: Supervisor) -> str | None:
     if why := why_no_uplink():
         return why
     note = _read_note(paths, supervisor)
-    return note.trouble if note else NOT_RUNNING
+    return note.trouble if note and note.is_current else NOT_RUNNING
+
+
+def _is_running(paths: EmbeddedPaths, supervisor: Supervisor) -> bool:
+    note = _read_note(paths, supervisor)
+    return note is not None and note.is_current
 
 
 def _read_note(paths: EmbeddedPaths, supervisor: Supervisor) -> UplinkNote | None:
-    """What the process of this host's uplink says; None if there is none."""
+    """The last words of the process of this host's uplink; None if it had none."""
     try:
         descriptor = os.open(paths.uplink, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -103,12 +111,12 @@ def _read_note(paths: EmbeddedPaths, supervisor: Supervisor) -> UplinkNote | Non
     try:
         asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
         told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
-        if told[0] == fcntl.F_UNLCK:
-            return None
         note = UplinkNote(**json.loads(os.pread(descriptor, LONGEST_NOTE, 0)))
     except (OSError, ValueError, TypeError):
         return None
     finally:
         os.close(descriptor)
     # The process of a host that has just ended may still hold the lock.
-    return note if [*note.of] == [supervisor.pid, supervisor.start_ticks] else None
+    if [*note.of] != [supervisor.pid, supervisor.start_ticks]:
+        return None
+    return replace(note, is_current=told[0] != fcntl.F_UNLCK)

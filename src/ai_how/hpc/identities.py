@@ -102,7 +102,7 @@ def config_digest(desired: DesiredCluster) -> str:
         hpc.storage.home,
         own_keys(desired),
     )
-    text = _slurm_conf(desired) + repr(told)
+    text = _slurm_conf(desired) + repr(told) + desired.outside.files.digest
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -152,6 +152,7 @@ def _identity(
         slurm_conf=common.slurm_conf,
         host_keys=common.host_keys(),
         shares=node.virtio_fs_mounts,
+        outside=desired.outside.files,
         host_key=host_key.read_bytes(),
         host_key_public=public_key(host_key),
         munge_key=paths.munge_key.read_bytes(),
