@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.host.outside_access import read_outside_access
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import get_tool, run, start_daemon
 from ai_how.state.paths import default_roots
@@ -282,6 +285,68 @@ def test_logs_and_ssh_config_are_at_hand(cluster):
     config = cluster.call("hpc", "ssh-config")
     assert "Host hpc-compute-02 compute-02" in config
     assert "StrictHostKeyChecking yes" in config
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A proxy on the host's loopback, which answers everything itself."""
+
+    def do_GET(self) -> None:
+        body = f"proxied {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+ASK_PROXY = (
+    "import urllib.request as u; print(u.urlopen('http://www.example.org/x').read().decode())"
+)
+
+
+@pytest.mark.fault("S15", "a proxy's password searched for in files and in what was said")
+def test_nodes_use_the_proxy_of_their_host_as_long_as_it_has_one(cluster):
+    password = f"pass{os.getpid()}word"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    cluster.env["http_proxy"] = f"http://me:{password}@127.0.0.1:{server.server_port}"
+    said = len(cluster.said)
+    try:
+        assert cluster.start() != []
+        gateway = cluster.execute("controller", ". /etc/ai-how/identity; echo $GATEWAY").strip()
+        url = f"http://me:{password}@{gateway}:{server.server_port}"
+        assert cluster.ssh("controller", "srun -N2 printenv http_proxy") == f"{url}\n{url}\n"
+        assert cluster.ssh("compute-01", "sudo printenv http_proxy") == f"{url}\n"
+        no_proxy = cluster.ssh("compute-01", "printenv no_proxy").strip().split(",")
+        assert {".hpc", "controller", "compute-02", "localhost"} <= {*no_proxy}
+        asked = cluster.ssh("compute-01", f'python3 -c "{ASK_PROXY}"')
+        assert asked == "proxied http://www.example.org/x\n"
+        assert cluster.start() == []
+        told = [one.encode() for one in cluster.said[said:] if url not in one]
+        assert [one for one in told if password.encode() in one] == []
+        found = find_in_files(
+            {"it": password.encode()}, [cluster.state_dir], kept=disks_of(cluster)
+        )
+        assert found == []
+    finally:
+        del cluster.env["http_proxy"]
+        server.shutdown()
+    cluster.start()
+    assert cluster.ssh("compute-01", "printenv http_proxy; true") == ""
+    assert cluster.execute("compute-01", "grep -c proxy /etc/environment; true").strip() == "0"
+
+
+def disks_of(cluster: Cluster) -> set[Path]:
+    return set(cluster.state_dir.rglob("*.qcow2"))
+
+
+def test_nodes_trust_the_certificates_that_were_added_to_their_host(cluster):
+    bundle = cluster.execute("compute-01", "cat /etc/ssl/certs/ca-certificates.crt")
+    ours = read_outside_access().certificates
+    assert bundle.count("BEGIN CERTIFICATE") > len(ours)
+    assert [one for one in ours if one not in bundle] == []
 
 
 def test_exit_codes_of_commands_in_nodes_are_passed_on(cluster):
