@@ -240,7 +240,7 @@ def live(bench: Bench, client: LibvirtClient) -> None:
 
     context = StartContext(
         kind=SLURM,
-        section=SLURM.section_of(spec),
+        file=spec,
         roots=roots,
         place=place,
         client=client,

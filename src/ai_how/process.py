@@ -133,11 +133,13 @@ def run_lines(
     argv: Sequence[Argument],
     *,
     env: Mapping[str, str] | None = None,
+    is_whole_env: bool = False,
     on_line: Callable[[str], None],
 ) -> None:
     """Run a program to its end; pass each line of its output to `on_line` as it comes.
 
-    Raises ToolError with the last lines if it does not exit with 0.
+    With `is_whole_env` it gets the variables of `env` and none of ours. Raises ToolError with the
+    last lines if it does not exit with 0.
     """
     words = [os.fspath(word) for word in argv]
     logger.debug("$ %s", shlex.join(words))
@@ -150,7 +152,7 @@ def run_lines(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=child_environment(env),
+        env=dict(env or {}) if is_whole_env else child_environment(env),
     )
     with begin(popen) as child:
         try:
@@ -158,7 +160,8 @@ def run_lines(
                 tail = [*tail[-40:], raw.rstrip()]
                 on_line(raw.rstrip())
         except BaseException:
-            child.terminate()
+            # SIGTERM would be ignored by unshare(1), and by whatever is PID 1 of a namespace.
+            child.kill()
             raise
     if child.returncode != 0:
         _refuse_limited(child.returncode, "\n".join(tail))

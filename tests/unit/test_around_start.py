@@ -45,11 +45,11 @@ def remember(roots: Roots, host_uri: str) -> None:
 
 def test_the_default_image_is_needed_by_a_first_start_whose_nodes_boot_it(roots):
     manager = HpcManager(roots=roots, name="hpc")
-    assert manager.needs_image(spec_of())
-    assert manager.needs_image(spec_of("base_image_path: default"))
-    assert not manager.needs_image(spec_of("base_image_path: tiny"))
+    assert manager.missing_images(spec_of()) == ("default",)
+    assert manager.missing_images(spec_of("base_image_path: default")) == ("default",)
+    assert manager.missing_images(spec_of("base_image_path: tiny")) == ()
     remember(roots, "embedded")
-    assert not manager.needs_image(spec_of())
+    assert manager.missing_images(spec_of()) == ()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ _ALL_VMS = {"spec", "state", "images", "guest", "libvirt_client", "plan", "host"
 BELOW = {
     "spec": set(),
     "state": {"spec"},
-    "images": {"state"},
+    "images": {"spec", "state"},
     "guest": {"spec", "state"},
     "libvirt_client": set(),
     "plan": {"state"},

@@ -37,6 +37,7 @@ ID = UUID("11111111-1111-4111-8111-111111111111")
 SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
+    ("images/build.py", "_BOOTSTRAP"),
     ("hpc/steps.py", "script"),
     ("clusters/diagnosis/evidence.py", "kind.request"),
     ("guest/journal.py", "_CUT"),

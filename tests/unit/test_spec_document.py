@@ -50,6 +50,7 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
     _, problems = read_spec_text(text, "cluster.yaml", {})
     errors = [p.text for p in problems if p.severity is Severity.ERROR]
     assert errors == [
+        "one of `name` and `suite` is required: `from: default`, or `from: {suite: bookworm}`",
         "2 nodes cannot all have the vGPU c2177883-f1bb-47f0-914d-32a22e3a8804",
         "'hpcbr0' is also clusters.hpc.network.bridge",
     ]
@@ -80,7 +81,8 @@ def resolve(schema: dict[str, Any], reference: str) -> dict[str, Any]:
 
 def test_the_schema_is_of_the_file_with_its_own_names() -> None:
     schema = json_schema()
-    assert list(schema["properties"]) == ["version", "metadata", "global", "host", "clusters"]
+    keys = ["version", "metadata", "global", "host", "images", "clusters"]
+    assert list(schema["properties"]) == keys
     assert schema["required"] == ["version", "clusters"]
     assert schema["additionalProperties"] is False
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"

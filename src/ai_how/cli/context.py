@@ -51,7 +51,15 @@ class Context:
         path = self.find_spec_path(argument)
         if path is None:
             return default_spec(), None
-        return read_spec(path, os.environ), path
+        return read_spec(path, os.environ, copied_from=self._copied_from(path)), path
+
+    def _copied_from(self, path: Path) -> Path | None:
+        """The directory of which a cluster's own copy of its file is, where that was kept."""
+        absolute = path.absolute()
+        if absolute.parent.parent != self.roots.state:
+            return None
+        kept = self.roots.cluster(absolute.parent.name).spec_directory
+        return Path(kept.read_text("utf-8")) if kept.is_file() else None
 
     def host_uri(self, spec: "ClusterFile") -> str:
         """Where the VMs run: --connect wins over the file."""

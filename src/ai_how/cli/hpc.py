@@ -70,9 +70,10 @@ def start(
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
     manager = manager_of(context, hpc.name)
-    if not dry_run and manager.needs_image(spec):
-        with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
-            manager.build_image(bar.watch)
+    if not dry_run and (missing := manager.missing_images(spec)):
+        what = "building the image" if len(missing) == 1 else f"building {len(missing)} images"
+        with console.ProgressBar(what, is_silent=context.is_json) as bar:
+            manager.build_images(spec, missing, bar.watch)
     begun = time.monotonic()
     with LiveNodes(
         hpc.name,

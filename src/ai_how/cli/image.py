@@ -11,8 +11,10 @@ from ai_how.cli.groups import new_app
 from ai_how.errors import ImageError, StateError
 
 if TYPE_CHECKING:
+    from ai_how.images.catalogue import ImageCatalogue
     from ai_how.images.manifest import BrokenImage, Image
     from ai_how.images.store import ImageStore
+    from ai_how.spec.models import ClusterFile
     from ai_how.state.models import ClusterState
     from ai_how.state.paths import StoragePaths
 
@@ -21,9 +23,30 @@ app = new_app("Build and manage the images of the nodes.")
 Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
 
-@app.command(short_help="Build the default image from Debian packages.")
+File = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="FILE", help="The cluster file that describes the images."),
+]
+
+
+@app.command(short_help="Build images from Debian packages.")
 def build(
     ctx: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="default, or an image of the cluster file. Default: all that the file describes "
+            "and its nodes boot.",
+        ),
+    ] = None,
+    file: File = None,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh", help="Build again, with the newest packages, what is there already."
+        ),
+    ] = False,
     mirror: Annotated[
         str | None,
         typer.Option(
@@ -31,13 +54,24 @@ def build(
         ),
     ] = None,
 ) -> None:
-    """Build the default image from Debian packages, if it does not exist."""
-    from ai_how.images.build import build_default_image
+    """Build images from Debian packages, if they do not exist.
+
+    Without a cluster file it builds the default image.
+    """
+    from ai_how.images.catalogue import ImageCatalogue
 
     context = context_of(ctx)
-    with console.ProgressBar("building the image", is_silent=context.is_json) as bar:
-        image = build_default_image(_store(context), watch=bar.watch, mirror=mirror)
-    _show_image(image, context)
+    spec, _ = context.load_spec(file)
+    catalogue = ImageCatalogue(_store(context), spec)
+    names = (name,) if name else _images_in(spec, catalogue)
+    what = "building the image" if len(names) == 1 else f"building {len(names)} images"
+    with console.ProgressBar(what, is_silent=context.is_json) as bar:
+        images = catalogue.build(names, watch=bar.watch, mirror=mirror, refresh=refresh)
+    if context.is_json:
+        console.show_json(_data(images[0]) if name or len(names) == 1 else [*map(_data, images)])
+        return
+    for image in images:
+        _show_image(image, context)
 
 
 @app.command(short_help="Save booted VMs, from which new nodes are restored.")
@@ -160,6 +194,16 @@ def rm(ctx: typer.Context, wanted: Wanted) -> None:
         console.show_json({"removed": _data(image)})
     else:
         console.show_line(f"removed {image.digest[:12]}")
+
+
+def _images_in(spec: "ClusterFile", catalogue: "ImageCatalogue") -> tuple[str, ...]:
+    """The images of a file that can be built: those that its nodes boot, and all it describes."""
+    from ai_how.images.recipe import DEFAULT
+    from ai_how.spec.nodes import nodes_of
+
+    booted = [node.base_image for node in nodes_of(spec.clusters.hpc)] if spec.clusters.hpc else []
+    names = [name or DEFAULT for name in booted if catalogue.is_ours(name)]
+    return tuple(dict.fromkeys([*names, *spec.images])) or (DEFAULT,)
 
 
 def _store(context: Context) -> "ImageStore":

@@ -58,8 +58,11 @@ def _check(path: Path | None) -> "tuple[ClusterFile | None, list[Problem]]":
 def _estimate(hpc: "HpcSpec", spec: "ClusterFile", context: Context) -> "Estimate":
     from ai_how.clusters.preflight.estimate import estimate
     from ai_how.hpc.kind import SLURM
+    from ai_how.images.catalogue import ImageCatalogue
+    from ai_how.images.store import ImageStore
 
-    return estimate(SLURM, hpc, context.host_uri(spec), context.roots)
+    catalogue = ImageCatalogue(ImageStore(context.roots.images), spec)
+    return estimate(SLURM, hpc, context.host_uri(spec), context.roots, catalogue)
 
 
 def _document(

@@ -15,6 +15,7 @@ from ai_how.images.copying import disk_errors
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.plan.step import Plan
+from ai_how.spec.models import ClusterFile
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import held_lock
@@ -128,12 +129,21 @@ def drop_backups(plan: Plan) -> None:
                 step.target.unlink(missing_ok=True)
 
 
-def keep_source(text: str, paths: ClusterPaths) -> None:
-    """Store a copy of the cluster file. An identical copy is not written again."""
+def keep_source(text: str, paths: ClusterPaths, spec: ClusterFile) -> None:
+    """Store a copy of the cluster file, and the directory of its relative paths if it has any.
+
+    An identical copy is not written again.
+    """
+    _keep(text, paths.spec)
+    if spec.images and spec.directory is not None:
+        _keep(str(spec.directory), paths.spec_directory)
+
+
+def _keep(text: str, path: Path) -> None:
     with suppress(OSError, UnicodeDecodeError):
-        if paths.spec.read_text("utf-8") == text:
+        if path.read_text("utf-8") == text:
             return
-    with replaced_atomically(paths.spec) as draft:
+    with replaced_atomically(path) as draft:
         draft.write_text(text, "utf-8")
 
 

@@ -51,6 +51,7 @@ from ai_how.waiting import Deadline
 if TYPE_CHECKING:
     from ai_how.clusters.plan_runner import PlanRunner
     from ai_how.images.build import Watcher
+    from ai_how.images.catalogue import ImageCatalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,22 +114,17 @@ class ClusterManager:
             )
         return resolve_host(there or self.connect or asked or "auto", self.roots, kept=kept)
 
-    def needs_image(self, spec: ClusterFile) -> bool:
-        """Whether `build_image` must run before the first start of this cluster."""
-        # Imported late, to keep read-only verbs (status, ssh) fast.
-        from ai_how.clusters.preflight.node_images import needs_default_image  # noqa: PLC0415
-        from ai_how.images.store import ImageStore  # noqa: PLC0415
-
+    def missing_images(self, spec: ClusterFile) -> tuple[str, ...]:
+        """What `build_images` must make before a start: images of nodes that are new."""
         nodes = self.kind.nodes_of(self.kind.section_of(spec))
-        store = ImageStore(self.roots.images)
-        return not self.paths.state.exists() and needs_default_image(nodes, store)
+        state = self.find_state()
+        known = {one.name for one in state.nodes} if state else set[str]()
+        new = {node.base_image for node in nodes if node.name not in known}
+        return self._catalogue(spec).missing(new) if new else ()
 
-    def build_image(self, watch: "Watcher") -> None:
-        """Build the default image, which takes about a minute. `watch` is told the progress."""
-        from ai_how.images.build import build_default_image  # noqa: PLC0415
-        from ai_how.images.store import ImageStore  # noqa: PLC0415
-
-        build_default_image(ImageStore(self.roots.images), watch=watch)
+    def build_images(self, spec: ClusterFile, names: Sequence[str], watch: "Watcher") -> None:
+        """Build these images of the file; `watch` hears how far that is. Each takes a minute."""
+        self._catalogue(spec).build(names, watch=watch)
 
     def start(
         self,
@@ -161,7 +157,7 @@ class ClusterManager:
                 start = prepare_start(
                     StartContext(
                         kind=self.kind,
-                        section=self.kind.section_of(spec),
+                        file=spec,
                         roots=self.roots,
                         place=place,
                         client=runner.client,
@@ -174,12 +170,12 @@ class ClusterManager:
                 if not dry_run and not start.plan.steps:
                     start.prepare_host(place)
                     start.prepare_files(self.paths, place.ssh_proxy(self.roots))
-                    keep_source(text, self.paths)  # a run that was killed at its end did not
+                    keep_source(text, self.paths, spec)  # a run that was killed at its end did not
                 if dry_run or not start.plan.steps:
                     return start.plan
                 journal = runner.journal(start.plan, start.desired.state)
             runner.bring_up(start, journal, keep_on_failure=keep_on_failure)
-            keep_source(text, self.paths)
+            keep_source(text, self.paths, spec)
             return start.plan
 
     def save_for_next_start(self, spec: ClusterFile, plan: Plan, *, source: Path | None) -> None:
@@ -308,6 +304,13 @@ class ClusterManager:
         """The serial console of a node."""
         with self._asking(node) as client, client.open_console(node.uuid) as line:
             yield line
+
+    def _catalogue(self, spec: ClusterFile) -> "ImageCatalogue":
+        # All that changes something is imported late: what only looks (status, ssh) is quicker.
+        from ai_how.images.catalogue import ImageCatalogue  # noqa: PLC0415
+        from ai_how.images.store import ImageStore  # noqa: PLC0415
+
+        return ImageCatalogue(ImageStore(self.roots.images), spec)
 
     def _require_kind(self, kind: str) -> None:
         if kind != self.kind.name:

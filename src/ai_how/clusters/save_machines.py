@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +19,13 @@ from ai_how.errors import AiHowError, HostError
 from ai_how.host.checks import CapacityRequest, Status, check_capacity
 from ai_how.host.facts import read_facts
 from ai_how.host.place import HypervisorHost
+from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.step import Plan
 from ai_how.process import start_detached
 from ai_how.spec.models import ClusterFile
-from ai_how.spec.nodes import Node
 from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.saved_machines.generic_vm import (
@@ -77,7 +78,7 @@ def warm_up(
     if why := no_save_reason(place):
         raise HostError(why, hint="ai-how --connect embedded image warm")
     try:
-        return _save_missing(kind, kind.section_of(spec), roots, place, watch=watch)
+        return _save_missing(kind, spec, roots, place, watch=watch)
     finally:
         # If the last cluster was destroyed meanwhile, that run left the host to us.
         with suppress(AiHowError):
@@ -86,12 +87,14 @@ def warm_up(
 
 def _save_missing(
     kind: ClusterKind,
-    section: ClusterSection,
+    spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
     *,
     watch: ProgressCallback,
 ) -> SaveResult:
+    section, store = kind.section_of(spec), ImageStore(roots.images)
+    catalogue = ImageCatalogue(store, spec)
     machines = SavedMachines(place.storage)
     saved, there = [], []
     with (
@@ -101,7 +104,7 @@ def _save_missing(
     ):
         accel, _ = choose_accel(section.hardware, place, roots)
         host = describe_host(client, accel)
-        wanted, cold = _find_wanted(kind, section, roots, place, accel, host)
+        wanted, cold = _find_wanted(kind, section, catalogue, roots, place, accel, host)
         for one in wanted.values():
             machine = machines.find(one.machine_key.key)
             if machine and machines.discard_damaged(machine) is None:
@@ -109,7 +112,7 @@ def _save_missing(
                 continue
             _require_room(one, place)
             saved.append(save_machine(one, place, client, stop=interrupts.stop, on_progress=watch))
-    images = {one.digest for one in ImageStore(roots.images).list()}
+    images = {one.digest for one in store.list()}
     removed = machines.remove_unfit(host=host, images=images)
     return SaveResult(tuple(saved), tuple(there), removed, cold)
 
@@ -133,16 +136,17 @@ def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
 def _find_wanted(
     kind: ClusterKind,
     section: ClusterSection,
+    catalogue: ImageCatalogue,
     roots: Roots,
     place: HypervisorHost,
     accel: Accel,
     host: str,
 ) -> tuple[dict[MachineKey, MachineToSave], dict[str, str]]:
-    store = ImageStore(roots.images)
     images: dict[str, Image] = {}
 
-    def digest_of(node: Node) -> str:
-        image = get_image(node, store, kind)
+    @cache
+    def digest_of_image(name: str | None) -> str:
+        image = get_image(name, catalogue, kind)
         images[image.digest] = image
         return image.digest
 
@@ -155,7 +159,7 @@ def _find_wanted(
         choices=HostChoices(
             subnet=lambda: _ANYWHERE,
             disk_of=lambda node: place.storage.disk(section.name, node),
-            digest_of=digest_of,
+            digest_of=lambda node: digest_of_image(node.base_image),
         ),
         now=datetime.now(UTC),
     )

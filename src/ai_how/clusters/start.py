@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from uuid import UUID
 
@@ -25,11 +26,13 @@ from ai_how.clusters.workload import describe_drained
 from ai_how.host.facts import read_cpu
 from ai_how.host.memory_facts import read_memory
 from ai_how.host.place import HypervisorHost
+from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.manifest import Image
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import Plan
 from ai_how.spec.identity import new_cluster_id
+from ai_how.spec.models import ClusterFile
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
@@ -52,7 +55,7 @@ class StartContext:
     """The inputs of one start: the spec, the cluster and the host."""
 
     kind: ClusterKind
-    section: ClusterSection
+    file: ClusterFile
     roots: Roots
     place: HypervisorHost
     client: LibvirtClient
@@ -66,8 +69,12 @@ class StartContext:
         return self.roots.cluster(self.section.name)
 
     @property
-    def store(self) -> ImageStore:
-        return ImageStore(self.roots.images)
+    def section(self) -> ClusterSection:
+        return self.kind.section_of(self.file)
+
+    @property
+    def catalogue(self) -> ImageCatalogue:
+        return ImageCatalogue(ImageStore(self.roots.images), self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +158,7 @@ def _look(context: StartContext) -> _Looked:
         wiring=observe_wiring(seen, desired.state, place),
     )
     for line in (
-        *check_images(desired, previous, context.store),
+        *check_images(desired, previous, context.catalogue),
         *find_losses(desired, previous, seen),
     ):
         context.warn(line)
@@ -161,7 +168,7 @@ def _look(context: StartContext) -> _Looked:
         previous=previous,
         desired=desired,
         seen=seen,
-        images={digest: context.store.get(digest) for digest in digests},
+        images={digest: context.catalogue.store.get(digest) for digest in digests},
         accel=accel,
         accel_warning=warning,
     )
@@ -171,6 +178,11 @@ def _desire(
     context: StartContext, previous: ClusterState | None, cluster_id: UUID
 ) -> DesiredCluster:
     kind, section, place = context.kind, context.section, context.place
+
+    @cache
+    def digest_of_image(name: str | None) -> str:
+        return get_image(name, context.catalogue, kind).digest
+
     choices = HostChoices(
         subnet=lambda: choose_cluster_subnet(
             section,
@@ -181,7 +193,7 @@ def _desire(
             context.client,
         ),
         disk_of=lambda node: place.storage.disk(section.name, node),
-        digest_of=lambda node: get_image(node, context.store, kind).digest,
+        digest_of=lambda node: digest_of_image(node.base_image),
     )
     desired = plan_desired_cluster(
         section,

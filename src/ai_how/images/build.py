@@ -1,20 +1,25 @@
-"""Makes the default image from Debian packages: mmdebstrap, a file system, a kernel, an initrd."""
+"""Makes built-in images from Debian packages: mmdebstrap, a file system, a kernel, an initrd."""
 
-import os
+import hashlib
 import re
 import shlex
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ai_how.errors import ImageError
-from ai_how.images.copying import sha256_of
-from ai_how.images.manifest import DISK, INITRD, KERNEL, Image, Manifest
+from ai_how.errors import HostError, ImageError
+from ai_how.images.copying import disk_errors, full_disk, remove_tree, sha256_of
+from ai_how.images.manifest import DISK, INITRD, KERNEL, PACKAGES, TREE, Image, Manifest
+from ai_how.images.packages import find_slurm_version, packages_of, read_packages
+from ai_how.images.qemu_img import convert
 from ai_how.images.recipe import ROOT, Recipe, default_recipe
+from ai_how.images.sandbox import build_environment, find_workplace, in_namespace
 from ai_how.images.store import ImageStore
-from ai_how.process import get_tool, run, run_lines
+from ai_how.process import Argument, get_tool, run, run_lines
 
 # The progress of a build, as a share of the whole, when mmdebstrap prints one of these lines
 # (measured on two cores).
@@ -40,49 +45,126 @@ PROGRAMS = (
 
 Watcher = Callable[[float, str], None]
 
+# mmdebstrap unpacks below $TMPDIR: in the draft, so that nothing stays elsewhere when it is killed.
+_BOOTSTRAP = """set -e
+mount -t tmpfs tmpfs "$PLACE"
+mkdir "$PLACE/tmp"
+mount --bind "$OUT/work" "$PLACE/tmp"
+chmod 1777 "$PLACE/tmp"
+exec "$@"
+"""
+
 
 def find_default_image(store: ImageStore) -> Image | None:
-    """The image of the current recipe, None if it is not built yet."""
-    return store.find(default_recipe().digest)
+    """The newest image of the current recipe, None if it is not built yet."""
+    return store.find_built(default_recipe().digest)
 
 
 def build_default_image(
     store: ImageStore, *, watch: Watcher = lambda _share, _what: None, mirror: str | None = None
 ) -> Image:
-    """Build the image of the current recipe, or return it if it exists. Takes about a minute.
+    """Build the image of the current recipe, or return it if it exists. Takes about a minute."""
+    return build_suite_image(store, default_recipe(), watch=watch, mirror=mirror)
 
-    Raises ToolError with the last lines of mmdebstrap if it fails. `mirror` is the URL of a Debian
+
+def build_suite_image(
+    store: ImageStore,
+    recipe: Recipe,
+    *,
+    watch: Watcher,
+    mirror: str | None = None,
+    refresh: bool = False,
+) -> Image:
+    """Build a built-in image, or return it if it exists; `refresh` builds it anew in any case.
+
+    Raises ImageError with the last lines of mmdebstrap if it fails. `mirror` is the URL of a Debian
     mirror, None for mmdebstrap's default.
     """
-    recipe = default_recipe()
-    if image := store.find(recipe.digest):
+    if not refresh and (image := store.find_built(recipe.digest)):
         return image
     for program, package in PROGRAMS:
         get_tool(program, package=package)
     with store.draft() as draft:
-        _bootstrap(recipe, draft, watch, mirror)
+        with build_errors(recipe.name, draft):
+            _bootstrap(recipe, draft, watch, mirror)
         watch(0.95, "converting the disk")
-        raw, disk = draft / "disk.raw", draft / DISK
-        run([get_tool("qemu-img"), "convert", "-f", "raw", "-O", "qcow2", raw, disk])
-        raw.unlink()
         packed = draft / "bzImage"
         unpack_kernel(packed, draft / KERNEL)
         packed.unlink()
-        manifest = Manifest(
-            digest=recipe.digest,
+        image = finish(
+            store,
+            draft,
             name=recipe.name,
-            created_at=datetime.now(UTC),
-            virtual_size_bytes=recipe.image_bytes,
-            disk_sha256=sha256_of(disk),
-            kernel_sha256=sha256_of(draft / KERNEL),
-            initrd_sha256=sha256_of(draft / INITRD),
+            digest=recipe.digest,
+            suite=recipe.suite,
             cmdline=recipe.cmdline,
-            identity="agent",
             recipe=asdict(recipe),
         )
-        image = store.add(draft, manifest)
     watch(1.0, "done")
     return image
+
+
+def finish(
+    store: ImageStore,
+    draft: Path,
+    *,
+    name: str,
+    digest: str,
+    suite: str | None,
+    cmdline: str,
+    recipe: dict[str, Any],
+) -> Image:
+    """Add what pack.sh has left in a draft, with its kernel and initrd, to the store.
+
+    An image that was made again with newer packages gets a digest of its own. If no package is
+    newer, the image that is there is returned.
+    """
+    raw, disk = draft / "disk.raw", draft / DISK
+    size = raw.stat().st_size
+    convert(raw, disk, source_format="raw")
+    raw.unlink()
+    packages = read_packages(draft / PACKAGES)
+    asked = digest
+    if former := store.find_built(asked):
+        if packages_of(former) == packages:
+            return former
+        listed = (draft / PACKAGES).read_bytes()
+        digest = hashlib.sha256(asked.encode() + listed).hexdigest()
+    manifest = Manifest(
+        digest=digest,
+        asked_digest=asked,
+        name=name,
+        created_at=datetime.now(UTC),
+        virtual_size_bytes=size,
+        disk_sha256=sha256_of(disk),
+        kernel_sha256=sha256_of(draft / KERNEL),
+        initrd_sha256=sha256_of(draft / INITRD),
+        tree_sha256=sha256_of(draft / TREE),
+        packages_sha256=sha256_of(draft / PACKAGES),
+        cmdline=cmdline,
+        identity="agent",
+        suite=suite,
+        slurm_version=find_slurm_version(packages),
+        recipe=recipe,
+    )
+    return store.add(draft, manifest)
+
+
+@contextmanager
+def build_errors(name: str, draft: Path) -> Iterator[None]:
+    """Turn the end of a program into an ImageError that says what would help."""
+    try:
+        with disk_errors(draft.parent):
+            yield
+    except HostError as error:
+        said = error.details or ""
+        is_full = "No space left on device" in said or error.brief.startswith("no space left")
+        full = full_disk(draft.parent, None) if is_full else None
+        raise ImageError(
+            f"the image {name} cannot be built: {full.brief if full else error.brief}",
+            details=f"{full.details}\n{said}".strip() if full else error.details,
+            hint=full.hint if full else error.hint,
+        ) from error
 
 
 def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) -> None:
@@ -91,49 +173,45 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
             if pattern.search(line):
                 watch(share, what)
 
+    work = draft / "work"
+    work.mkdir()
+    place = find_workplace(draft, ROOT)
     settings = {
         "OUT": str(draft),
+        "PLACE": str(place),
+        "TMPDIR": str(place / "tmp"),
         "TREE": str(ROOT / "rootfs"),
         "INIT": str(ROOT / "initrd-init"),
+        "PACK": str(ROOT / "pack.sh"),
         "IMAGE_BYTES": str(recipe.image_bytes),
         # The image must not depend on the user's umask.
         "SOURCE_DATE_EPOCH": "0",
     }
     conf, setting = "/etc/initramfs-tools/update-initramfs.conf", "update_initramfs=no"
+    command: list[Argument] = [
+        get_tool("mmdebstrap"),
+        "--mode=root",
+        "--variant=minbase",
+        "--format=null",
+        "--verbose",
+        '--aptopt=Apt::Install-Recommends "false"',
+        "--dpkgopt=force-confold",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
+        # The image has its own initrd; building the package's would take ten seconds for nothing.
+        f'--essential-hook=install -D /dev/null "$1{conf}"; echo {setting} > "$1{conf}"',
+        f'--customize-hook=sh {shlex.quote(str(ROOT / "customize.sh"))} "$1"',
+        f"--include={','.join(recipe.packages)}",
+        recipe.suite,
+        "/dev/null",
+        *([mirror] if mirror else []),
+    ]
     run_lines(
-        [
-            *_as_root(),
-            get_tool("mmdebstrap"),
-            "--mode=root",
-            "--variant=minbase",
-            "--format=null",
-            "--verbose",
-            '--aptopt=Apt::Install-Recommends "false"',
-            "--dpkgopt=force-confold",
-            *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
-            # The image has its own initrd; building the package's would take ten seconds for
-            # nothing.
-            f'--essential-hook=install -D /dev/null "$1{conf}"; echo {setting} > "$1{conf}"',
-            f'--customize-hook=sh {shlex.quote(str(ROOT / "customize.sh"))} "$1"',
-            f"--include={','.join(recipe.packages)}",
-            recipe.suite,
-            "/dev/null",
-            *([mirror] if mirror else []),
-        ],
-        env=settings,
+        in_namespace([get_tool("sh"), "-c", _BOOTSTRAP, "sh", *command]),
+        env=build_environment(settings),
+        is_whole_env=True,
         on_line=follow,
     )
-
-
-def _as_root() -> list[str]:
-    """Become root of a user namespace unless we are root: we then own mmdebstrap's files."""
-    if os.geteuid() == 0:
-        return []
-    unshare = str(get_tool("unshare", package="util-linux"))
-    return [
-        *(unshare, "--user", "--map-root-user", "--map-auto", "--setgroups", "allow"),
-        *("--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-    ]
+    remove_tree(work)
 
 
 def unpack_kernel(packed: Path, target: Path) -> None:

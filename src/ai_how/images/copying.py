@@ -83,7 +83,13 @@ def remove_tree(directory: Path) -> None:
     """Remove a directory, also a read-only one; an absent one is not an error."""
     if directory.is_dir() and not directory.is_symlink():
         directory.chmod(0o700)
-        shutil.rmtree(directory)
+        try:
+            shutil.rmtree(directory)
+        except PermissionError:  # a build of an ordinary user was killed
+            # Which programs are needed is known only here, where nearly no run comes.
+            from ai_how.images.sandbox import remove_built  # noqa: PLC0415
+
+            remove_built(directory)
 
 
 def sync(path: Path) -> None:

@@ -1,8 +1,10 @@
 #!/bin/sh
 # customize.sh ROOT: run by mmdebstrap when the packages are in, in its namespace. Makes ROOT an image in $OUT.
-# IMAGE_BYTES, TREE (the file tree to lay over), INIT (the initrd's /init) and OUT come by environment.
+# IMAGE_BYTES, TREE (the file tree to lay over), INIT (the initrd's /init), PACK (pack.sh) and OUT come by environment.
 set -eu
 root=$1
+# shellcheck source=src/ai_how/images/pack.sh
+. "$PACK"
 cp -R --no-preserve=ownership "$TREE/." "$root/"
 find "$root/usr/lib/ai-how" -type f -exec chmod 0755 {} +
 find "$root/etc/systemd" "$root/etc/ssh/sshd_config.d" "$root/etc/ssh/ssh_config.d" -type f -exec chmod 0644 {} +
@@ -40,15 +42,10 @@ for unit in systemd-remount-fs.service tmp.mount run-lock.mount apt-daily.timer 
 done
 in_root systemctl --quiet enable ai-how-network.service ai-how-role.service qemu-guest-agent.service ai-how-journal.service
 
-# No identity: every node gets its own.
-rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/munge/munge.key" "$root/etc/hostname" "$root/var/lib/dbus/machine-id"
-: > "$root/etc/machine-id"
-rm -f "$root/etc/resolv.conf"
+forget_identity
 printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
 mkdir -p "$root/etc/slurm" "$root/etc/ssh/authorized_keys.d" "$root/var/spool/slurmctld" "$root/var/spool/slurmd"
 chroot "$root" chown slurm:slurm /var/spool/slurmctld
-rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb \
-  "$root"/var/cache/debconf/*-old "$root"/var/log/*.log "$root"/var/log/apt "$root"/root/.ssh
 
 # NFS version 4 alone, which needs no rpcbind and no statd.
 mkdir -p "$root/etc/nfs.conf.d"
@@ -98,12 +95,10 @@ rm -rf "$work"
 
 cp "$root/boot/vmlinuz-$version" "$OUT/bzImage"
 rm -rf "${root:?}"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
-truncate -s "$IMAGE_BYTES" "$OUT/disk.raw"
+list_packages
 # mmdebstrap takes what it keeps there away when this is over.
 mkdir "$OUT/tmp.d"
 find "$root/tmp" -mindepth 1 -maxdepth 1 -exec mv -t "$OUT/tmp.d" {} +
-mount --bind "$root" /mnt 2>/dev/null && tree=/mnt || tree=$root
-mke2fs -q -t ext4 -L root -m 1 -O ^metadata_csum_seed,^orphan_file -E lazy_itable_init=1,lazy_journal_init=1,discard -d "$tree" "$OUT/disk.raw"
-[ "$tree" = "$root" ] || umount /mnt
+pack
 find "$OUT/tmp.d" -mindepth 1 -maxdepth 1 -exec mv -t "$root/tmp" {} +
 rmdir "$OUT/tmp.d"

@@ -19,6 +19,8 @@ from ai_how.errors import ImageError
 DISK = "disk.qcow2"
 KERNEL = "vmlinuz"
 INITRD = "initrd"
+TREE = "tree.tar.zst"
+PACKAGES = "packages.tsv"
 MANIFEST = "manifest.json"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -31,6 +33,10 @@ class Manifest(BaseModel):
 
     `digest` is the digest of its source (a recipe, or the imported file) and the name of its
     directory. `identity` is how a guest of this image gets its identity.
+
+    An image that was made again with newer packages has a digest of its own; `asked_digest` is that
+    of its recipe. `suite`, `slurm_version`, the tree of files and the list of packages are those of
+    images that we build; earlier versions of ai-how did not write them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +52,11 @@ class Manifest(BaseModel):
     cmdline: str = ""
     identity: Literal["agent", "nocloud"]
     recipe: dict[str, Any] = {}
+    asked_digest: Digest | None = None
+    suite: str | None = None
+    slurm_version: str | None = None
+    tree_sha256: Sha256 | None = None
+    packages_sha256: Sha256 | None = None
 
     @model_validator(mode="after")
     def _needs_a_kernel(self) -> Self:
@@ -56,7 +67,13 @@ class Manifest(BaseModel):
     @property
     def sha256_by_file(self) -> dict[str, str]:
         """The files of the image by name, and the expected SHA-256 of each."""
-        wanted = {DISK: self.disk_sha256, KERNEL: self.kernel_sha256, INITRD: self.initrd_sha256}
+        wanted = {
+            DISK: self.disk_sha256,
+            KERNEL: self.kernel_sha256,
+            INITRD: self.initrd_sha256,
+            TREE: self.tree_sha256,
+            PACKAGES: self.packages_sha256,
+        }
         return {name: sha256 for name, sha256 in wanted.items() if sha256 is not None}
 
 
@@ -78,6 +95,15 @@ class Image:
     @property
     def disk(self) -> Path:
         return self.directory / DISK
+
+    def made_by(self, asked_digest: str) -> bool:
+        """Whether the recipe of this digest made it, at its first time or with newer packages."""
+        return asked_digest in (self.digest, self.manifest.asked_digest)
+
+    @property
+    def tree(self) -> Path | None:
+        """All its files, as a tar that is packed with zstd: other images are made from it."""
+        return self.directory / TREE if self.manifest.tree_sha256 else None
 
     @property
     def kernel(self) -> Path | None:

@@ -1,4 +1,7 @@
-"""The recipe of the default image. Its digest names the image, so a recipe is built once."""
+"""The recipes of the built-in images, one for each suite of Debian.
+
+The digest of a recipe names the image, so a recipe is built once.
+"""
 
 import hashlib
 import json
@@ -46,6 +49,8 @@ LEFT_OUT = (
 # `quiet`: each character on an emulated serial line is a VM exit. Panics are still printed.
 CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet audit=0 rcupdate.rcu_expedited=1"
 ROOT = Path(str(files("ai_how.images")))
+DEFAULT = "default"
+DEFAULT_SUITE = "trixie"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,17 @@ class Recipe:
 @cache
 def default_recipe() -> Recipe:
     """The recipe of the built-in image, read from the files of this package."""
-    ours = [ROOT / "customize.sh", ROOT / "initrd-init"]
+    return suite_recipe(DEFAULT_SUITE)
+
+
+@cache
+def suite_recipe(suite: str) -> Recipe:
+    """The recipe of the built-in image with the packages of a suite of Debian."""
+    ours = [ROOT / name for name in ("customize.sh", "initrd-init", "pack.sh")]
     ours += sorted(path for path in (ROOT / "rootfs").rglob("*") if path.is_file())
     return Recipe(
-        name="default",
-        suite="trixie",
+        name=DEFAULT if suite == DEFAULT_SUITE else suite,
+        suite=suite,
         packages=PACKAGES,
         left_out=LEFT_OUT,
         image_bytes=4 * 2**30,

@@ -76,11 +76,19 @@ class ImageStore:
         for one in fitting:
             if isinstance(one, Image):
                 return one
-            raise ImageError(
-                f"image {one.digest[:12]} is broken",
-                details=one.reason,
-                hint=f"ai-how image rm {one.digest[:12]}",
-            )
+            raise _broken(one)
+        return None
+
+    def find_built(self, asked_digest: str) -> Image | None:
+        """The newest image that was made by the recipe of this digest.
+
+        Raises ImageError where the only one is broken.
+        """
+        for one in self.list():
+            if isinstance(one, Image) and one.made_by(asked_digest):
+                return one
+            if isinstance(one, BrokenImage) and one.digest == asked_digest:
+                raise _broken(one)
         return None
 
     def get(self, wanted: str) -> Image:
@@ -297,6 +305,14 @@ class ImageStore:
                 sync(self.paths.root)
         else:
             path.unlink(missing_ok=True)
+
+
+def _broken(image: BrokenImage) -> ImageError:
+    return ImageError(
+        f"image {image.digest[:12]} is broken",
+        details=image.reason,
+        hint=f"ai-how image rm {image.digest[:12]}",
+    )
 
 
 @contextmanager

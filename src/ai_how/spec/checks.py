@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ai_how.spec.fields import SHORTEST_PREFIX
 from ai_how.spec.hardware_checks import check_devices, check_hardware, check_mounts
+from ai_how.spec.image_checks import check_images
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.node_specs import MAX_NODES
 from ai_how.spec.nodes import gateway_of, longest_prefix_for, room_in
@@ -30,6 +31,7 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
     if file.clusters.hpc:
         yield from check_slurm(file.clusters.hpc)
         yield from check_storage(file.clusters.hpc)
+    yield from check_images(file)
     if file.clusters.cloud:
         yield warning_at(
             "is checked, but no command starts a cloud cluster yet", ("clusters", "cloud")

@@ -74,6 +74,10 @@ def _section(model: type[Spec], given: Mapping[str, Any] | None, indent: str) ->
         elif value is None and _is_list(info):
             yield f"{mark}{key}:"
             yield from _as_list_item(_section(inner[-1], None, f"{indent}    "))
+        elif get_origin(info.annotation) is dict:
+            yield f"{mark}{key}:"
+            yield f"{indent}  {mark.strip()}{(info.examples or ['name'])[0]}:"
+            yield from _section(inner[-1], value, f"{indent}    ")
         else:
             yield f"{mark}{key}:"
             yield from _section(inner[-1], value, f"{indent}  ")

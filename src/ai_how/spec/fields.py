@@ -122,6 +122,20 @@ def _user_name(value: str) -> str:
     return value
 
 
+# Each node gets these at its start, so an image cannot have them.
+_PATHS_OF_NODES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/machine-id")
+_TREES_OF_NODES = ("dev", "proc", "run", "sys", "tmp", "home")
+
+
+def _image_path(value: str) -> str:
+    parts = value.split("/")[1:]
+    if any(part in ("", ".", "..") for part in parts):
+        raise not_allowed("a path without `.`, `..`, `//` or a slash at the end")
+    if value in _PATHS_OF_NODES or parts[0] in _TREES_OF_NODES:
+        raise not_allowed("a path that is not made anew on each node")
+    return value
+
+
 def _mount_point(value: str) -> str:
     parts = value.split("/")[1:]
     if any(part in ("", ".", "..") for part in parts):
@@ -154,6 +168,39 @@ ImageReference = Annotated[
     Matching(
         r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",
         "a path, or the name of an image in the store",
+    ),
+]
+ImageName = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}",
+        "1 to 80 letters, digits, `.`, `_` and `-`, with a letter or digit first",
+    ),
+]
+PackageName = Annotated[
+    str,
+    Matching(
+        r"[a-z0-9][a-z0-9.+-]{0,126}[a-z0-9.+](?:=[A-Za-z0-9][A-Za-z0-9.+~:-]{0,127})?",
+        "the name of a Debian package such as python3-numpy, or NAME=VERSION",
+    ),
+]
+ImagePath = Annotated[
+    str,
+    Matching(r"/[^\x00-\x1f\x7f]{1,1023}", "an absolute path in the image"),
+    AfterValidator(_image_path),
+]
+HostFile = Annotated[
+    str,
+    Matching(
+        r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",
+        "a path of the host, such as ./site.sh",
+    ),
+]
+BuildCommand = Annotated[
+    str,
+    Matching(
+        r"[^\s\x00-\x1f\x7f][^\x00-\x08\x0b-\x1f\x7f]{0,65535}",
+        "a command for sh, or a script beside the file, such as ./install.sh",
     ),
 ]
 AbsolutePath = Annotated[

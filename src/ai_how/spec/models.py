@@ -3,9 +3,10 @@
 The descriptions are the text of the file that `ai-how init` writes and of the JSON Schema.
 """
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from ai_how.spec import fields
 from ai_how.spec.hardware import (
@@ -20,6 +21,7 @@ from ai_how.spec.hardware import (
     VgpuSpec,
     VirtioFsMount,
 )
+from ai_how.spec.images import ImageBaseSpec, ImageSpec
 from ai_how.spec.lists import NameOrSection, OneOrList
 from ai_how.spec.node_specs import (
     ComputeEntry,
@@ -45,6 +47,8 @@ __all__ = [
     "HardwareSpec",
     "HostSpec",
     "HpcSpec",
+    "ImageBaseSpec",
+    "ImageSpec",
     "KubernetesConfigSpec",
     "MetadataSpec",
     "NetworkSpec",
@@ -250,7 +254,8 @@ class ClusterSpec(Spec):
     base_image_path: Annotated[
         fields.ImageReference | None,
         Field(
-            description="Image of the nodes: a path, or a name in the store. Default: built in.",
+            description="Image of the nodes: a name in `images` or in the store. Default: built "
+            "in.",
             examples=["default"],
         ),
     ] = None
@@ -324,4 +329,21 @@ class ClusterFile(Spec):
         Field(alias="global", description="Free notes, without effect.", examples=[{}]),
     ] = Field(default_factory=dict, alias="global")
     host: Annotated[HostSpec, Field(description="Where the VMs run.")] = HostSpec.model_construct()
+    images: Annotated[
+        dict[fields.ImageName, ImageSpec],
+        Field(description="Images of your own, by name, for base_image_path.", examples=["mine"]),
+    ] = Field(default_factory=dict)
     clusters: Annotated[ClustersSpec, Field(description="The clusters, at least one.")]
+
+    _directory: Path | None = PrivateAttr(default=None)
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the relative paths of the file begin; None where it was read from no file."""
+        return self._directory
+
+    def placed_in(self, directory: Path | None) -> Self:
+        """The same file, as if it were in another directory."""
+        placed = self.model_copy()
+        placed._directory = directory  # noqa: SLF001  a copy of ours
+        return placed

@@ -8,6 +8,7 @@ from ai_how.errors import SpecError
 from ai_how.spec import yaml_tree
 from ai_how.spec.checks import check_file
 from ai_how.spec.expand import expand_variables
+from ai_how.spec.image_checks import check_image_files
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Finding, Loc, Problem, Severity, render_path
 from ai_how.spec.structure import read_model, without_consequences
@@ -30,9 +31,14 @@ def default_spec() -> ClusterFile:
     return ClusterFile.model_validate(DEFAULT_DATA)
 
 
-def read_spec(path: Path, environment: Mapping[str, str]) -> ClusterFile:
-    """The spec in a file. Raises SpecError whose details list every error; warnings pass."""
-    spec, problems = check_spec_file(path, environment)
+def read_spec(
+    path: Path, environment: Mapping[str, str], *, copied_from: Path | None = None
+) -> ClusterFile:
+    """The spec in a file. Raises SpecError whose details list every error; warnings pass.
+
+    A file that is a copy was in the directory `copied_from`: its relative paths begin there.
+    """
+    spec, problems = check_spec_file(path, environment, is_copy=copied_from is not None)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if spec is None or errors:
         noun = "problem" if len(errors) == 1 else "problems"
@@ -41,13 +47,16 @@ def read_spec(path: Path, environment: Mapping[str, str]) -> ClusterFile:
             details="\n".join(map(str, errors)),
             hint=f"ai-how validate {shlex.quote(str(path))}",
         )
-    return spec
+    return spec.placed_in(copied_from) if copied_from else spec
 
 
 def check_spec_file(
-    path: Path, environment: Mapping[str, str]
+    path: Path, environment: Mapping[str, str], *, is_copy: bool = False
 ) -> tuple[ClusterFile | None, list[Problem]]:
-    """As `read_spec_text`. Raises SpecError only where the file cannot be read at all."""
+    """As `read_spec_text`. Raises SpecError only where the file cannot be read at all.
+
+    What lies beside the file is not what it names if that `is_copy`.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(yaml_tree.MAX_BYTES + 1)
@@ -62,13 +71,17 @@ def check_spec_file(
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return None, [Problem(str(path), line, "", "not UTF-8 text")]
-    return read_spec_text(text, str(path), environment)
+    directory = None if is_copy else path.absolute().parent
+    return read_spec_text(text, str(path), environment, directory=directory)
 
 
 def read_spec_text(
-    text: str, name: str, environment: Mapping[str, str]
+    text: str, name: str, environment: Mapping[str, str], *, directory: Path | None = None
 ) -> tuple[ClusterFile | None, list[Problem]]:
-    """The spec, None where there are errors; and all problems, errors and warnings, by line."""
+    """The spec, None where there are errors; and all problems, errors and warnings, by line.
+
+    Relative paths begin in `directory`; without one, the files that images need are not looked at.
+    """
     try:
         written = yaml_tree.read_tree(text)
     except yaml_tree.YamlRefusedError as error:
@@ -77,7 +90,10 @@ def read_spec_text(
     spec, misshapen = read_model(yaml_tree.plain(tree))
     findings += without_consequences(misshapen, _places(findings))
     if spec is not None:
+        spec = spec.placed_in(directory)
         findings += without_consequences(check_file(spec), _places(findings))
+        if directory is not None:
+            findings += without_consequences(check_image_files(spec, directory), _places(findings))
     problems = _with_lines(findings, tree, name)
     is_good = not any(problem.severity is Severity.ERROR for problem in problems)
     return spec if is_good else None, problems

@@ -34,6 +34,11 @@ class ClusterPaths:
         return self.root / "cluster.yaml"
 
     @property
+    def spec_directory(self) -> Path:
+        """Holds the path of the directory that the cluster file was in."""
+        return self.root / "cluster.directory"
+
+    @property
     def state(self) -> Path:
         return self.root / "state.json"
 

@@ -21,7 +21,7 @@ from ai_how.host.checks import (
 from ai_how.host.facts import HostFacts, read_facts
 from ai_how.host.name_checks import check_names
 from ai_how.host.place import HypervisorHost
-from ai_how.images.store import ImageStore
+from ai_how.images.catalogue import ImageCatalogue
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.spec.nodes import Node
 from ai_how.state.every_cluster import read_every_state
@@ -68,7 +68,13 @@ class Estimate:
         return not any(check.status is Status.FAILURE for check in self.checks)
 
 
-def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: Roots) -> Estimate:
+def estimate(
+    kind: ClusterKind,
+    section: ClusterSection,
+    host_uri: str,
+    roots: Roots,
+    catalogue: ImageCatalogue,
+) -> Estimate:
     """Compare the spec with the host; changes nothing.
 
     Raises HostError if the host that was asked for cannot be used at all.
@@ -103,7 +109,7 @@ def estimate(kind: ClusterKind, section: ClusterSection, host_uri: str, roots: R
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *check_devices(nodes, facts),
             *check_shares(nodes, place),
-            *_image_checks(nodes, ImageStore(roots.images), kind),
+            *_image_checks(nodes, catalogue, kind),
         ),
     )
 
@@ -200,10 +206,12 @@ def _subnet_checks(
             yield Check("subnet", Status.FAILURE, found, "subnet: auto")
 
 
-def _image_checks(nodes: Sequence[Node], store: ImageStore, kind: ClusterKind) -> Iterator[Check]:
+def _image_checks(
+    nodes: Sequence[Node], catalogue: ImageCatalogue, kind: ClusterKind
+) -> Iterator[Check]:
     """A missing image is a warning: one command builds or imports it."""
-    for node in {node.base_image: node for node in nodes}.values():
+    for name in {node.base_image: None for node in nodes}:
         try:
-            get_image(node, store, kind)
+            get_image(name, catalogue, kind)
         except AiHowError as error:
             yield Check("image", Status.WARNING, error.brief, error.hint)

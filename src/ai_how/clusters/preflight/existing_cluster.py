@@ -6,9 +6,8 @@ from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
-from ai_how.errors import HostError, SpecError
-from ai_how.images.recipe import default_recipe
-from ai_how.images.store import ImageStore
+from ai_how.errors import HostError, ImageError, SpecError
+from ai_how.images.catalogue import ImageCatalogue
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.models import ClusterState
 from ai_how.state.owned_directory import is_same_file
@@ -69,7 +68,7 @@ def refuse_moved(state: ClusterState, storage: StoragePaths) -> None:
 
 
 def check_images(
-    desired: DesiredCluster, previous: ClusterState | None, store: ImageStore
+    desired: DesiredCluster, previous: ClusterState | None, catalogue: ImageCatalogue
 ) -> Iterator[str]:
     """Warnings for nodes on an older image of the requested name, one for each image.
 
@@ -77,12 +76,18 @@ def check_images(
     """
     known = {one.name for one in previous.nodes} if previous else set[str]()
     kept: dict[tuple[str, str], list[str]] = {}
+    newest: dict[str | None, str | None] = {}
     for node, one in desired.nodes:
         if one.name not in known:
             continue
-        asked, there = node.base_image or default_recipe().name, store.get(one.image_digest)
-        found = store.find(asked)
-        if found is not None and found.digest == there.digest:
+        asked, there = catalogue.stored_name(node.base_image), catalogue.store.get(one.image_digest)
+        if node.base_image not in newest:
+            try:
+                found = catalogue.find(node.base_image)
+                newest[node.base_image] = found.digest if found else None
+            except ImageError:  # files that decide it are gone; the node has its image all the same
+                newest[node.base_image] = there.digest
+        if newest[node.base_image] == there.digest:
             continue
         if asked != there.name:
             raise SpecError(

@@ -1,0 +1,180 @@
+"""Images by the names of a cluster file: which image each is, and how it is built."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_how.errors import ImageError
+from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of_recipe
+from ai_how.images.build import Watcher, build_suite_image
+from ai_how.images.derive import derive_image
+from ai_how.images.manifest import Image
+from ai_how.images.recipe import DEFAULT, Recipe, default_recipe, suite_recipe
+from ai_how.images.store import ImageStore
+from ai_how.spec.images import ImageSpec, script_in
+from ai_how.spec.models import ClusterFile
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCatalogue:
+    """The images that a cluster file can name: `default`, its own ones, and those of the store."""
+
+    store: ImageStore
+    file: ClusterFile
+
+    def find(self, name: str | None) -> Image | None:
+        """The newest image of this name as the file describes it; None if it is not there.
+
+        None is the built-in image. Raises ImageError where a file that decides it cannot be read.
+        """
+        if recipe := self._recipe(name):
+            return self.store.find_built(recipe.digest)
+        if name is None or (spec := self.file.images.get(name)) is None:
+            return self.store.find(name or DEFAULT)
+        base = self.find(_base_of(spec))
+        if base is None:
+            return None
+        blueprint = self._blueprint(name, spec)
+        return self.store.find_built(digest_of_recipe(blueprint.recipe(base.digest)))
+
+    def stored_name(self, name: str | None) -> str:
+        """What the image of this name is called in the store: one without additions is its base."""
+        if recipe := self._recipe(name):
+            return recipe.name
+        spec = self.file.images.get(name or DEFAULT)
+        if spec is None or spec.is_changed:
+            return name or DEFAULT
+        return self.stored_name(_base_of(spec))
+
+    def require_base(self, name: str | None) -> None:
+        """Raises ImageError where an image of the file is made from one that nobody has."""
+        spec = self.file.images.get(name or DEFAULT)
+        if spec is None:
+            return
+        base = _base_of(spec)
+        if not self.is_ours(base) and self.find(base) is None:
+            raise ImageError(
+                f"the image {name} is made from {base}, and there is no such image",
+                details=f"{base} is neither in `images` of the file nor in the store.",
+                hint="ai-how image list",
+            )
+        self.require_base(base)
+
+    def is_ours(self, name: str | None) -> bool:
+        """Whether `build` can make it: it is built in, or one of the file."""
+        return self._recipe(name) is not None or name in self.file.images
+
+    def missing(self, names: Iterable[str | None]) -> tuple[str, ...]:
+        """Those of these names that `build` would make, each once, bases first."""
+        wanted: dict[str, None] = {}
+        for name in names:
+            road = self._road(name or DEFAULT)
+            if self.is_ours(name) and self.find(name) is None:
+                wanted |= dict.fromkeys(
+                    one for one in road if self.is_ours(one) and self.find(one) is None
+                )
+        return tuple(wanted)
+
+    def build(
+        self,
+        names: Iterable[str],
+        *,
+        watch: Watcher,
+        mirror: str | None = None,
+        refresh: bool = False,
+    ) -> tuple[Image, ...]:
+        """Have these images, bases before what is made from them; `watch` hears one progress.
+
+        With `refresh` they are made again, with the newest packages; a base is not. `mirror` is the
+        URL of a Debian mirror. Raises ImageError for a name that nobody describes, and where one
+        cannot be built.
+        """
+        names = tuple(names)
+        images = []
+        for number, name in enumerate(names):
+            part = _part_of(watch, number, len(names), name)
+            images.append(self._have(name, part, mirror, refresh=refresh))
+        return tuple(images)
+
+    def _have(self, name: str, watch: Watcher, mirror: str | None, *, refresh: bool) -> Image:
+        if recipe := self._recipe(name):
+            return build_suite_image(
+                self.store, recipe, watch=watch, mirror=mirror, refresh=refresh
+            )
+        spec = self.file.images.get(name)
+        if spec is None:
+            raise self._unknown(name)
+        base_name = _base_of(spec)
+        base = self.find(base_name)
+        if base is None:
+            self.require_base(name)
+            base = self._have(base_name, _part_of(watch, 0, 2, base_name), mirror, refresh=False)
+            watch = _part_of(watch, 1, 2, name)
+        blueprint = self._blueprint(name, spec)
+        if not blueprint.is_changed:
+            return base
+        return derive_image(
+            self.store, blueprint, base, watch=watch, mirror=mirror, refresh=refresh
+        )
+
+    def _recipe(self, name: str | None) -> Recipe | None:
+        """The recipe of a built-in image; `suite:NAME` is that of a suite of Debian."""
+        if name in (None, DEFAULT):
+            return default_recipe()
+        prefix, _, suite = (name or "").partition(":")
+        return suite_recipe(suite) if prefix == "suite" else None
+
+    def _road(self, name: str) -> tuple[str, ...]:
+        """What an image is made from, and so on, to the image itself."""
+        spec = self.file.images.get(name)
+        return (*(self._road(_base_of(spec)) if spec else ()), name)
+
+    def _blueprint(self, name: str, spec: ImageSpec) -> Blueprint:
+        directory = self._directory(name) if spec.files or any(map(script_in, spec.run)) else Path()
+        return Blueprint(
+            name=name,
+            sets=spec.with_,
+            packages=spec.packages,
+            files=tuple(
+                CopiedFile(target, directory / source) for target, source in spec.files.items()
+            ),
+            steps=tuple(
+                BuildStep(command, directory / script if (script := script_in(command)) else None)
+                for command in spec.run
+            ),
+        )
+
+    def _directory(self, name: str) -> Path:
+        if self.file.directory is None:
+            raise ImageError(
+                f"the image {name} needs files that lie beside its cluster file",
+                details="It is not known where that file is.",
+                hint="ai-how hpc start FILE",
+            )
+        return self.file.directory
+
+    def _unknown(self, name: str) -> ImageError:
+        known = [DEFAULT, *self.file.images]
+        near = difflib.get_close_matches(name, known, n=1)
+        return ImageError(
+            f"no image {name} is described",
+            details=f"The cluster file has: {', '.join(self.file.images) or 'no images'}.",
+            hint=f"ai-how image build {near[0]}" if near else "ai-how image build",
+        )
+
+
+def _base_of(spec: ImageSpec) -> str:
+    """The name of the base, as `ImageCatalogue` takes it."""
+    base = spec.from_
+    return f"suite:{base.suite}" if base.suite else base.name or DEFAULT
+
+
+def _part_of(watch: Watcher, number: int, count: int, name: str) -> Watcher:
+    """A watcher of one part of several equal ones; what it hears has the name of the image."""
+
+    def hear(share: float, what: str) -> None:
+        told = name.removeprefix("suite:")
+        watch((number + share) / count, what if what.startswith(f"{told}: ") else f"{told}: {what}")
+
+    return hear

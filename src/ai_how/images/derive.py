@@ -1,0 +1,213 @@
+"""Makes an image from another one: its tree of files, and packages, files and commands on top."""
+
+import difflib
+import os
+import re
+import shlex
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ai_how.errors import ImageError
+from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
+from ai_how.images.build import Watcher, build_errors, finish
+from ai_how.images.copying import disk_errors
+from ai_how.images.manifest import INITRD, KERNEL, Image
+from ai_how.images.recipe import ROOT
+from ai_how.images.sandbox import build_environment, find_workplace, in_namespace
+from ai_how.images.store import ImageStore
+from ai_how.process import get_tool, run_lines
+
+_PHASES = {
+    "unpack": (0.02, "unpacking the base"),
+    "update": (0.10, "reading the package lists"),
+    "upgrade": (0.15, "taking newer packages"),
+    "install": (0.20, "installing packages"),
+    "documentation": (0.60, "adding documentation"),
+    "files": (0.70, "copying files"),
+    "run": (0.70, "running commands"),
+    "pack": (0.80, "making the file system"),
+    "clean": (0.93, "cleaning up"),
+}
+_COUNT = re.compile(r"(\d+) upgraded, (\d+) newly installed")
+_ONE = re.compile(r"^(Unpacking|Setting up) ")
+_NO_PACKAGE = re.compile(
+    r"E: (?:Unable to locate package (?P<name>\S+)"
+    r"|Package '(?P<none>\S+)' has no installation candidate"
+    r"|Version '(?P<version>\S+)' for '(?P<of>\S+)' was not found)"
+)
+_TAIL = 40
+_INSTALLING = 0.4
+_PROGRAMS = (("zstd", "zstd"), ("tar", "tar"), ("mke2fs", "e2fsprogs"))
+
+
+def derive_image(
+    store: ImageStore,
+    blueprint: Blueprint,
+    base: Image,
+    *,
+    watch: Watcher,
+    mirror: str | None = None,
+    refresh: bool = False,
+) -> Image:
+    """Make the image of a blueprint on `base`, or return it if it exists.
+
+    With `refresh` it is made again, with the newest packages. Raises ImageError with the last lines
+    of what failed; nothing of the image is in the store then.
+    """
+    recipe = blueprint.recipe(base.digest)
+    digest = digest_of_recipe(recipe)
+    if not refresh and (image := store.find_built(digest)):
+        return image
+    if base.tree is None or base.kernel is None or base.initrd is None:
+        raise ImageError(
+            f"{blueprint.name} cannot be made from {base.name} {base.digest[:12]}",
+            details="It has no tree of files: it was imported, or built by an earlier ai-how.",
+            hint=f"ai-how image rm {base.digest[:12]}  # then build it again",
+        )
+    for program, package in _PROGRAMS:
+        get_tool(program, package=package)
+    with store.draft() as draft:
+        with disk_errors(draft):
+            _write_job(draft / "job", blueprint, base, mirror=mirror, refresh=refresh)
+        if blueprint.recipe(base.digest) != recipe:
+            raise ImageError(f"files of the image {blueprint.name} changed while they were read")
+        _run(draft, blueprint, base, watch)
+        watch(0.95, "converting the disk")
+        for name in (KERNEL, INITRD):
+            os.link(base.directory / name, draft / name)
+        image = finish(
+            store,
+            draft,
+            name=blueprint.name,
+            digest=digest,
+            suite=base.manifest.suite,
+            cmdline=base.manifest.cmdline,
+            recipe=recipe,
+        )
+    watch(1.0, "done")
+    return image
+
+
+def _write_job(
+    job: Path, blueprint: Blueprint, base: Image, *, mirror: str | None, refresh: bool
+) -> None:
+    """The files that derive.sh reads."""
+    job.mkdir()
+    (job / "packages").write_text("".join(f"{name}\n" for name in blueprint.all_packages))
+    if blueprint.documented:
+        (job / "documented").write_text("".join(f"{name}\n" for name in blueprint.documented))
+    if refresh:
+        (job / "upgrade").touch()
+    if mirror:
+        (job / "sources.list").write_text(f"deb {mirror} {base.manifest.suite} main\n")
+    for number, one in enumerate(blueprint.all_files):
+        (job / "files").mkdir(exist_ok=True)
+        stage(one.source, job / "files" / str(number))
+        (job / "files" / f"{number}.target").write_text(one.target)
+    for number, step in enumerate(blueprint.steps):
+        (job / "run").mkdir(exist_ok=True)
+        command = step.command
+        if step.script:
+            stage(step.script, job / "run" / f"{number}.script")
+            # What follows the name of the script is kept as it is written.
+            command = "/ai-how-job/script" + command[len(command.split(maxsplit=1)[0]) :]
+        (job / "run" / str(number)).write_text(command + "\n")
+
+
+def _run(draft: Path, blueprint: Blueprint, base: Image, watch: Watcher) -> None:
+    settings = {
+        "OUT": str(draft),
+        "PLACE": str(find_workplace(draft, ROOT)),
+        "BASE": str(base.tree),
+        "PACK": str(ROOT / "pack.sh"),
+        "IMAGE_BYTES": str(base.manifest.virtual_size_bytes),
+    }
+    heard = _Heard(blueprint, draft, base.manifest.suite, watch)
+    try:
+        with build_errors(blueprint.name, draft):
+            run_lines(
+                in_namespace([get_tool("sh"), ROOT / "derive.sh"]),
+                env=build_environment(settings),
+                is_whole_env=True,
+                on_line=heard.hear,
+            )
+    except ImageError as error:
+        raise heard.explain(error) from error
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What derive.sh has said so far."""
+
+    blueprint: Blueprint
+    draft: Path
+    suite: str | None
+    watch: Callable[[float, str], None]
+    phase: str = "unpack"
+    step: int = 0
+    code: str | None = None
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
+    expected: int = 0
+    done: int = 0
+
+    def hear(self, line: str) -> None:
+        words = line.split()
+        if words[:2] == ["ai-how:", "phase"]:
+            self.phase = words[2]
+            share, what = _PHASES[self.phase]
+            if self.phase == "run":
+                self.step = int(words[3])
+                what = self.blueprint.steps[self.step].command.splitlines()[0]
+            self.watch(share, what)
+            self.tail.clear()
+        elif words[:2] == ["ai-how:", "failed"]:
+            self.code = words[2]
+        else:
+            self.tail.append(line)
+            self._count(line)
+
+    def _count(self, line: str) -> None:
+        if self.phase != "install":
+            return
+        if found := _COUNT.search(line):
+            self.expected = 2 * (int(found[1]) + int(found[2]))
+        elif self.expected and _ONE.match(line):
+            self.done += 1
+            share, what = _PHASES["install"]
+            self.watch(share + _INSTALLING * min(1.0, self.done / self.expected), what)
+
+    def explain(self, error: ImageError) -> ImageError:
+        """The error in the words of the cluster file."""
+        name, said = self.blueprint.name, "\n".join(self.tail)
+        if "no space left" in error.brief:
+            return error
+        if self.phase == "run":
+            step = self.blueprint.steps[self.step]
+            return ImageError(
+                f"the image {name} cannot be built: `{step.command.splitlines()[0]}` failed "
+                f"(images.{name}.run[{self.step}], exit code {self.code})",
+                details=said or "It printed nothing.",
+                hint=f"ai-how image build {shlex.quote(name)}  # after a change of that command",
+            )
+        if self.phase in ("install", "documentation") and (found := _NO_PACKAGE.search(said)):
+            return self._no_package(found)
+        if self.phase == "update":
+            return ImageError(
+                f"the image {name} cannot be built: the package lists cannot be read",
+                details=said,
+                hint=f"ai-how image build {shlex.quote(name)} --mirror http://deb.debian.org/debian",
+            )
+        return ImageError(error.brief, details=said or error.details, hint=error.hint)
+
+    def _no_package(self, found: re.Match[str]) -> ImageError:
+        package = found["name"] or found["none"] or found["of"]
+        what = f"{package} {found['version']}" if found["version"] else package
+        known = (self.draft / "known").read_text().split()
+        near = difflib.get_close_matches(package, set(known) - {package}, n=1)
+        return ImageError(
+            f"the image {self.blueprint.name} cannot be built: {self.suite} has no package {what}",
+            details=f"Did you mean {near[0]}?" if near else None,
+            hint=f"https://packages.debian.org/search?keywords={package}&suite={self.suite}",
+        )

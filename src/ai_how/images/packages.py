@@ -1,0 +1,42 @@
+"""The packages of an image: the list that is kept beside its disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_how.errors import ImageError
+from ai_how.images.manifest import PACKAGES, Image
+
+_SLURM = "slurm-client"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A Debian package that is installed in an image, and the source package it was built from."""
+
+    name: str
+    version: str
+    architecture: str
+    source: str
+    source_version: str
+
+
+def read_packages(path: Path) -> tuple[Package, ...]:
+    """The packages of a list, in its order. Raises ImageError where it is no such list."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        return tuple(Package(*line.split("\t")) for line in lines)
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"{path} is not a list of packages", details=str(error)) from error
+
+
+def packages_of(image: Image) -> tuple[Package, ...] | None:
+    """The packages of an image; None where that is not known: it is imported, or an early one."""
+    if image.manifest.packages_sha256 is None:
+        return None
+    return read_packages(image.directory / PACKAGES)
+
+
+def find_slurm_version(packages: tuple[Package, ...]) -> str | None:
+    """SLURM's version without Debian's part, such as 24.11.5; None where it is not installed."""
+    version = next((one.version for one in packages if one.name == _SLURM), None)
+    return version and version.rpartition("-")[0].partition("+")[0]

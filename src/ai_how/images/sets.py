@@ -1,0 +1,35 @@
+"""Sets of packages by name: `with` in the cluster file."""
+
+from collections.abc import Collection
+
+# What each would recommend is listed: recommended packages are not installed.
+_PACKAGES = {
+    "devel": (
+        *("gcc", "g++", "gfortran", "libc6-dev", "make", "cmake", "pkgconf", "gdb", "git", "patch"),
+        *("python3-dev", "python3-pip", "python3-venv", "libopenmpi-dev", "ca-certificates"),
+        *("man-db", "manpages", "manpages-dev", "tmux", "vim"),
+    ),
+    "containers": (
+        *("podman", "crun", "uidmap", "slirp4netns", "passt", "fuse-overlayfs"),
+        *("containers-storage", "netavark", "aardvark-dns", "catatonit", "ca-certificates"),
+    ),
+    "modules": ("lmod",),
+    "accounting": ("slurmdbd", "mariadb-server", "slurm-wlm-mysql-plugin"),
+}
+# With these, documentation is kept, and that of the base's packages which users ask for is added.
+_WITH_DOCUMENTATION = frozenset(("devel",))
+DOCUMENTED = (
+    *("bash", "coreutils", "findutils", "grep", "sed", "gawk", "tar", "util-linux", "procps"),
+    *("iproute2", "less", "nano", "rsync", "sudo", "systemd", "openssh-client", "libc-bin"),
+    *("slurm-client", "slurmd", "slurmctld", "munge", "openmpi-bin", "openmpi-common"),
+)
+
+
+def packages_in(sets: Collection[str]) -> tuple[str, ...]:
+    """The packages of these sets, each once, sorted by name."""
+    return tuple(sorted({package for name in sets for package in _PACKAGES[name]}))
+
+
+def keeps_documentation(sets: Collection[str]) -> bool:
+    """Whether an image with these sets has man pages and Debian's documentation."""
+    return not _WITH_DOCUMENTATION.isdisjoint(sets)
