@@ -1,15 +1,14 @@
 """The image that we build ourselves: let in at its own door, and with no way in for others."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ai_how.images.build import build_default_image
 from ai_how.images.manifest import Image
 from ai_how.images.store import ImageStore
-from ai_how.process import get_tool, run
 from ai_how.state.paths import default_roots
+from image_files import Files, opened_files
 
 pytestmark = pytest.mark.slurm
 
@@ -20,29 +19,9 @@ def image() -> Image:
 
 
 @pytest.fixture(scope="module")
-def files(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Files"]:
-    raw = tmp_path_factory.mktemp("image") / "disk.raw"
-    run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image.disk, raw])
-    yield Files(raw)
-    raw.unlink()
-
-
-class Files:
-    """What is on an ext4 file system, read without mounting it."""
-
-    def __init__(self, disk: Path) -> None:
-        self.disk = disk
-
-    def debugfs(self, request: str) -> str:
-        debugfs = get_tool("debugfs", package="e2fsprogs")
-        return run([debugfs, "-R", request, self.disk]).stdout
-
-    def read(self, path: str) -> str:
-        return self.debugfs(f"cat {path}")
-
-    def names(self, path: str) -> set[str]:
-        entries = [line.split("/") for line in self.debugfs(f"ls -p {path}").splitlines()]
-        return {entry[5] for entry in entries if len(entry) > 5} - {".", ".."}
+def files(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    with opened_files(image, tmp_path_factory.mktemp("image")) as files:
+        yield files
 
 
 @pytest.mark.fault("S04", "the default image, which must pass")

@@ -14,7 +14,7 @@ from test_state_models import cluster_state, node
 from ai_how import __version__
 from ai_how.host.checks import Check, Status
 from ai_how.host.embedded import EmbeddedHost, EmbeddedStatus
-from ai_how.images.manifest import DISK, KERNEL, Image, Manifest
+from ai_how.images.manifest import DISK, KERNEL, PACKAGES, Image, Manifest
 from ai_how.images.recipe import default_recipe
 from ai_how.images.store import ImageStore
 from ai_how.spec.reader import default_spec, read_spec
@@ -28,8 +28,14 @@ def cli(tmp_path, monkeypatch, capsys) -> Cli:
 
 
 def add_image(
-    cli: Cli, name: str = "debian", year: int = 2026, *, kernel: bytes | None = None
+    cli: Cli,
+    name: str = "debian",
+    year: int = 2026,
+    *,
+    kernel: bytes | None = None,
+    packages: str | None = None,
 ) -> Image:
+    """An image in the store; one with a list of packages is as if we had built it."""
     disk = Qcow2(virtual_bytes=MIB).render()
     store = ImageStore(cli.roots.images)
     store.paths.root.mkdir(parents=True, exist_ok=True)
@@ -41,9 +47,14 @@ def add_image(
         disk_sha256=hashlib.sha256(disk).hexdigest(),
         kernel_sha256=hashlib.sha256(kernel).hexdigest() if kernel else None,
         identity="nocloud",
+        suite="trixie" if packages else None,
+        slurm_version="24.11.5" if packages else None,
+        packages_sha256=hashlib.sha256(packages.encode()).hexdigest() if packages else None,
     )
     with store.draft() as draft:
         (draft / DISK).write_bytes(disk)
+        if packages:
+            (draft / PACKAGES).write_text(packages)
         if kernel:
             (draft / KERNEL).write_bytes(kernel)
         return store.add(draft, manifest)

@@ -34,6 +34,7 @@ from cluster_bench import draft_of, read_hpc
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \|", re.MULTILINE)
+JQ = "jq\t1.7.1-6\tamd64\tjq\t1.7.1-6\n"
 NULL, EMPTY = "null", "empty list"
 CHECKS = (
     Check("tun", Status.FAILURE, "not there", "sudo modprobe tun"),
@@ -220,9 +221,28 @@ def test_doctor_is_as_the_page_says(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_list_of_images_is_as_the_page_says(cli: Cli) -> None:
     remember(cli, "demo", add_image(cli))
-    add_image(cli, "ours", kernel=b"a kernel")
+    add_image(cli, "ours", kernel=b"a kernel", packages=JQ)
     (cli.roots.images / ("b" * 64)).mkdir()
     assert_documented("`image list`", json.loads(cli("image", "list", "--json").out))
+
+
+def test_what_is_in_an_image_is_as_the_page_says(cli: Cli) -> None:
+    remember(cli, "demo", add_image(cli))
+    add_image(cli, "ours", packages=JQ + "bc\t1\tamd64\tbc\t1\n")
+    add_image(cli, "theirs", packages=JQ.replace("1.7.1", "1.8") + "ed\t1\tamd64\ted\t1\n")
+    shown = [json.loads(cli("image", "show", name, "--json").out) for name in ("debian", "ours")]
+    assert_documented("`image show`", *shown)
+    found = json.loads(cli("image", "diff", "ours", "theirs", "--json").out)
+    assert_documented("`image diff`", found)
+    assert found["changed"] == [{"name": "jq", "before": "1.7.1-6", "after": "1.8-6"}]
+    assert cli("image", "diff", "ours", "theirs").out.splitlines() == [
+        "+ ed 1",
+        "- bc 1",
+        "  jq 1.7.1-6 -> 1.8-6",
+    ]
+    refused = cli("image", "diff", "debian", "ours")
+    assert refused.code == 3
+    assert "the packages of debian" in refused.err
 
 
 def test_troubleshooting_lists_every_cause_id_and_no_others() -> None:

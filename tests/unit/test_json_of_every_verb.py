@@ -36,6 +36,8 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "image warm": (None, ()),
     "image list": ((), None),
     "image import": (None, ("/nowhere",)),
+    "image show": (None, ("unknown",)),
+    "image diff": (None, ("unknown", "other")),
     "image verify": ((), ("unknown",)),
     "image rm": (None, ("unknown",)),
     "host up": (None, ()),

@@ -8,6 +8,7 @@ import typer
 from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.image_content import app as of_content
 from ai_how.errors import ImageError, StateError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ai_how.state.paths import StoragePaths
 
 app = new_app("Build and manage the images of the nodes.")
+app.add_typer(of_content)
 
 Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
@@ -123,9 +125,9 @@ def list_images(ctx: typer.Context) -> None:
         console.show_line("no images yet; to build the default image: ai-how image build")
         return
     console.show_table(
-        ("NAME", "DIGEST", "CREATED", "SIZE", "USED BY"),
+        ("NAME", "DIGEST", "CREATED", "SIZE", "SUITE", "SLURM", "USED BY"),
         [
-            (console.Cell("broken", console.Style.BAD), one.digest[:12], None, one.reason, None)
+            (console.Cell("broken", console.Style.BAD), one.digest[:12], None, one.reason)
             if isinstance(one, BrokenImage)
             else _row(one, list(users))
             for one, users in images
@@ -259,6 +261,8 @@ def _data(image: "Image | BrokenImage") -> dict[str, Any]:
         "created_at": manifest and manifest.created_at,
         "virtual_size_bytes": manifest and manifest.virtual_size_bytes,
         "identity": manifest and manifest.identity,
+        "suite": manifest and manifest.suite,
+        "slurm_version": manifest and manifest.slurm_version,
         "kernel": None if isinstance(image, BrokenImage) else image.kernel,
     }
 
@@ -266,7 +270,11 @@ def _data(image: "Image | BrokenImage") -> dict[str, Any]:
 def _row(image: "Image", users: list[str]) -> tuple[object, ...]:
     size = f"{image.manifest.virtual_size_bytes / 2**30:.1f} GiB"
     created = image.manifest.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
-    return image.name, image.digest[:12], created, size, ", ".join(users) or None
+    manifest = image.manifest
+    return (
+        *(image.name, image.digest[:12], created, size, manifest.suite, manifest.slurm_version),
+        ", ".join(users) or None,
+    )
 
 
 def _show_image(image: "Image", context: Context) -> None:

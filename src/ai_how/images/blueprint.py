@@ -45,11 +45,6 @@ class Blueprint:
     steps: tuple[BuildStep, ...] = ()
 
     @property
-    def is_changed(self) -> bool:
-        """Whether anything is added at all."""
-        return bool(self.sets or self.packages or self.files or self.steps)
-
-    @property
     def all_packages(self) -> tuple[str, ...]:
         return tuple(sorted({*packages_in(self.sets), *self.packages}))
 

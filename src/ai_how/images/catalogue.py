@@ -33,8 +33,8 @@ class ImageCatalogue:
         if name is None or (spec := self.file.images.get(name)) is None:
             return self.store.find(name or DEFAULT)
         base = self.find(_base_of(spec))
-        if base is None:
-            return None
+        if base is None or not spec.is_changed:
+            return base
         blueprint = self._blueprint(name, spec)
         return self.store.find_built(digest_of_recipe(blueprint.recipe(base.digest)))
 
@@ -67,14 +67,9 @@ class ImageCatalogue:
 
     def missing(self, names: Iterable[str | None]) -> tuple[str, ...]:
         """Those of these names that `build` would make, each once, bases first."""
-        wanted: dict[str, None] = {}
-        for name in names:
-            road = self._road(name or DEFAULT)
-            if self.is_ours(name) and self.find(name) is None:
-                wanted |= dict.fromkeys(
-                    one for one in road if self.is_ours(one) and self.find(one) is None
-                )
-        return tuple(wanted)
+        roads = (self._road(name or DEFAULT) for name in names)
+        ours = dict.fromkeys(one for road in roads for one in road if self._is_made(one))
+        return tuple(name for name in ours if self.find(name) is None)
 
     def build(
         self,
@@ -111,11 +106,15 @@ class ImageCatalogue:
             self.require_base(name)
             base = self._have(base_name, _part_of(watch, 0, 2, base_name), mirror, refresh=False)
             watch = _part_of(watch, 1, 2, name)
-        blueprint = self._blueprint(name, spec)
-        if not blueprint.is_changed:
+        if not spec.is_changed:
             return base
         return derive_image(
-            self.store, blueprint, base, watch=watch, mirror=mirror, refresh=refresh
+            self.store,
+            self._blueprint(name, spec),
+            base,
+            watch=watch,
+            mirror=mirror,
+            refresh=refresh,
         )
 
     def _recipe(self, name: str | None) -> Recipe | None:
@@ -124,6 +123,11 @@ class ImageCatalogue:
             return default_recipe()
         prefix, _, suite = (name or "").partition(":")
         return suite_recipe(suite) if prefix == "suite" else None
+
+    def _is_made(self, name: str) -> bool:
+        """Whether there is anything to build for it besides its base."""
+        spec = self.file.images.get(name)
+        return self._recipe(name) is not None or (spec is not None and spec.is_changed)
 
     def _road(self, name: str) -> tuple[str, ...]:
         """What an image is made from, and so on, to the image itself."""

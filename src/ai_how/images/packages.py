@@ -40,3 +40,37 @@ def find_slurm_version(packages: tuple[Package, ...]) -> str | None:
     """SLURM's version without Debian's part, such as 24.11.5; None where it is not installed."""
     version = next((one.version for one in packages if one.name == _SLURM), None)
     return version and version.rpartition("-")[0].partition("+")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """A package of which two images have different versions."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackageDiff:
+    """How the packages of one image differ from those of another one."""
+
+    added: tuple[Package, ...]
+    removed: tuple[Package, ...]
+    changed: tuple[VersionChange, ...]
+
+
+def compare(before: tuple[Package, ...], after: tuple[Package, ...]) -> PackageDiff:
+    """What was added, removed and changed from `before` to `after`, each by name."""
+    old = {(one.name, one.architecture): one for one in before}
+    new = {(one.name, one.architecture): one for one in after}
+    both = sorted(old.keys() & new.keys())
+    return PackageDiff(
+        added=tuple(new[key] for key in sorted(new.keys() - old.keys())),
+        removed=tuple(old[key] for key in sorted(old.keys() - new.keys())),
+        changed=tuple(
+            VersionChange(key[0], old[key].version, new[key].version)
+            for key in both
+            if old[key].version != new[key].version
+        ),
+    )

@@ -9,7 +9,9 @@ from pydantic_core import CoreSchema, core_schema
 
 # Tags of unions. They appear in pydantic's locations; `without_tags` removes them.
 NODE, GROUP, LIST, POOLS = "<node>", "<group>", "<list>", "<pools>"
-_TAGS = frozenset((NODE, GROUP, LIST, POOLS))
+# What pydantic puts behind a key that is wrong itself.
+_KEY = "[key]"
+_TAGS = frozenset((NODE, GROUP, LIST, POOLS, _KEY))
 
 
 def without_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:

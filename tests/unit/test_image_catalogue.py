@@ -1,0 +1,211 @@
+"""Which image a name of the cluster file is: digests, the store, and what is missing."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from qcow2_writer import MIB, Qcow2
+
+from ai_how.errors import HostError, ImageError
+from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of, digest_of_recipe
+from ai_how.images.catalogue import ImageCatalogue
+from ai_how.images.manifest import DISK, PACKAGES, Image, Manifest
+from ai_how.images.packages import (
+    Package,
+    VersionChange,
+    compare,
+    find_slurm_version,
+    packages_of,
+    read_packages,
+)
+from ai_how.images.recipe import default_recipe, suite_recipe
+from ai_how.images.store import ImageStore
+from ai_how.spec.reader import read_spec_text
+
+CLUSTER = """
+version: "1.0"
+clusters:
+  hpc:
+    name: hpc
+    controller: {cpu_cores: 1, memory_gb: 1, disk_gb: 5}
+    compute_nodes: {count: 1, cpu_cores: 1, memory_gb: 1, disk_gb: 5}
+"""
+DEFAULT = default_recipe().digest
+JQ = "jq\t1.7.1-6\tamd64\tjq\t1.7.1-6\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    images = tmp_path / "images"
+    images.mkdir()
+    return ImageStore(images)
+
+
+def add(
+    store: ImageStore, digest: str, name: str, *, asked: str | None = None, year: int = 2026
+) -> Image:
+    disk = Qcow2(virtual_bytes=MIB).render()
+    manifest = Manifest(
+        digest=digest,
+        asked_digest=asked,
+        name=name,
+        created_at=datetime(year, 1, 1, tzinfo=UTC),
+        virtual_size_bytes=MIB,
+        disk_sha256=hashlib.sha256(disk).hexdigest(),
+        packages_sha256=hashlib.sha256(JQ.encode()).hexdigest(),
+        identity="agent",
+    )
+    with store.draft() as draft:
+        (draft / DISK).write_bytes(disk)
+        (draft / PACKAGES).write_text(JQ)
+        return store.add(draft, manifest)
+
+
+def catalogue_of(store: ImageStore, images: str, directory: Path | None = None) -> ImageCatalogue:
+    text = f"images: {images}{CLUSTER}"
+    spec, problems = read_spec_text(text, "cluster.yaml", {}, directory=directory)
+    assert spec is not None, problems
+    return ImageCatalogue(store, spec)
+
+
+def digest_on(base: str, blueprint: Blueprint) -> str:
+    return digest_of_recipe(blueprint.recipe(base))
+
+
+def test_all_that_decides_an_image_is_in_its_digest(tmp_path: Path) -> None:
+    file, script = tmp_path / "file", tmp_path / "script"
+    file.write_text("one")
+    script.write_text("one")
+    files, steps = (CopiedFile("/opt/x", file),), (BuildStep("./script", script),)
+    base = Blueprint(name="mine", packages=("a", "b"), files=files, steps=steps)
+    seen = {
+        digest_on(DEFAULT, base),
+        digest_on("0" * 64, base),
+        digest_on(DEFAULT, Blueprint(name="mine", packages=("a",), files=files, steps=steps)),
+        digest_on(DEFAULT, Blueprint(name="mine", sets=("modules",), files=files, steps=steps)),
+        digest_on(DEFAULT, Blueprint(name="mine", packages=("a", "b"), files=files)),
+        digest_on(DEFAULT, Blueprint(name="mine", packages=("a", "b"), steps=steps)),
+    }
+    file.chmod(0o755)
+    seen.add(digest_on(DEFAULT, base))
+    file.write_text("two")
+    seen.add(digest_on(DEFAULT, base))
+    script.write_text("two")
+    seen.add(digest_on(DEFAULT, base))
+    assert len(seen) == 9
+
+
+def test_neither_the_name_nor_the_order_of_packages_is_in_the_digest() -> None:
+    one = Blueprint(name="mine", packages=("a", "b"))
+    assert digest_on(DEFAULT, one) == digest_on(
+        DEFAULT, Blueprint(name="other", packages=("b", "a"))
+    )
+
+
+def test_the_digest_of_a_directory_is_that_of_all_below_it(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    seen = {digest_of(tmp_path)}
+    (tmp_path / "below" / "file").touch()
+    seen.add(digest_of(tmp_path))
+    (tmp_path / "below" / "link").symlink_to("/nowhere")
+    seen.add(digest_of(tmp_path))
+    (tmp_path / "below").chmod(0o700)
+    seen.add(digest_of(tmp_path))
+    assert len(seen) == 4
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="gone cannot be copied to an image: No such file"):
+        digest_of(tmp_path / "gone")
+
+
+def test_an_image_is_found_by_all_that_decides_it(store: ImageStore) -> None:
+    catalogue = catalogue_of(store, "{mine: {packages: jq}}")
+    assert catalogue.find("mine") is None
+    assert catalogue.missing(["mine", None]) == ("default", "mine")
+    add(store, DEFAULT, "default")
+    assert catalogue.missing(["mine", None]) == ("mine",)
+    mine = add(store, digest_on(DEFAULT, Blueprint(name="mine", packages=("jq",))), "mine")
+    assert catalogue.find("mine") == mine
+    assert catalogue.missing(["mine", None]) == ()
+    assert catalogue_of(store, "{mine: {packages: bc}}").find("mine") is None
+
+
+def test_the_newest_image_of_a_recipe_is_taken_and_what_is_made_from_it_is_built_again(
+    store: ImageStore,
+) -> None:
+    catalogue = catalogue_of(store, "{mine: {packages: jq}}")
+    add(store, DEFAULT, "default", asked=DEFAULT)
+    add(store, digest_on(DEFAULT, Blueprint(name="mine", packages=("jq",))), "mine")
+    newer = add(store, "f" * 64, "default", asked=DEFAULT, year=2027)
+    assert catalogue.find(None) == newer
+    assert catalogue.missing(["mine"]) == ("mine",)
+
+
+def test_an_image_without_additions_is_its_base(store: ImageStore) -> None:
+    catalogue = catalogue_of(store, "{mine: {}, old: {from: {suite: bookworm}}}")
+    assert catalogue.missing(["mine", "old"]) == ("default", "suite:bookworm")
+    default = add(store, DEFAULT, "default")
+    old = add(store, suite_recipe("bookworm").digest, "bookworm")
+    assert catalogue.find("mine") == default
+    assert catalogue.find("old") == old
+    assert catalogue.stored_name("mine") == "default"
+    assert catalogue.stored_name("old") == "bookworm"
+    assert catalogue.stored_name("elsewhere") == "elsewhere"
+
+
+def test_a_base_may_be_one_of_the_store(store: ImageStore) -> None:
+    catalogue = catalogue_of(store, "{mine: {from: theirs, packages: jq}}")
+    with pytest.raises(HostError, match="made from theirs, and there is no such image"):
+        catalogue.require_base("mine")
+    base = add(store, "a" * 64, "theirs")
+    catalogue.require_base("mine")
+    mine = add(store, digest_on(base.digest, Blueprint(name="mine", packages=("jq",))), "mine")
+    assert catalogue.find("mine") == mine
+
+
+def test_a_name_that_nobody_describes_is_refused(store: ImageStore) -> None:
+    catalogue = catalogue_of(store, "{mine: {packages: jq}}")
+    with pytest.raises(ImageError) as caught:
+        catalogue.build(["mien"], watch=lambda _share, _what: None)
+    assert caught.value.brief == "no image mien is described"
+    assert caught.value.hint == "ai-how image build mine"
+
+
+def test_files_of_an_unknown_directory_are_not_looked_for(store: ImageStore) -> None:
+    add(store, DEFAULT, "default")
+    catalogue = catalogue_of(store, "{mine: {run: ./install.sh}}")
+    with pytest.raises(ImageError, match="needs files that lie beside its cluster file"):
+        catalogue.find("mine")
+
+
+def package(name: str, version: str) -> Package:
+    return Package(name, version, "amd64", name, version)
+
+
+def test_two_lists_of_packages_are_compared_by_name() -> None:
+    found = compare(
+        (package("a", "1"), package("b", "1"), package("c", "1")),
+        (package("b", "2"), package("c", "1"), package("d", "1")),
+    )
+    assert found.added == (package("d", "1"),)
+    assert found.removed == (package("a", "1"),)
+    assert found.changed == (VersionChange("b", "1", "2"),)
+
+
+def test_packages_are_those_of_the_list_beside_the_disk(store: ImageStore, tmp_path: Path) -> None:
+    image = add(store, DEFAULT, "default")
+    assert packages_of(image) == (package("jq", "1.7.1-6"),)
+    (tmp_path / "broken").write_text("jq\n")
+    with pytest.raises(ImageError, match="is not a list of packages"):
+        read_packages(tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("version", "slurm"),
+    [("24.11.5-4+deb13u1", "24.11.5"), ("22.05.8-4+deb12u3", "22.05.8"), ("26.05.5-1", "26.05.5")],
+)
+def test_the_version_of_slurm_is_without_that_of_debian(version: str, slurm: str) -> None:
+    assert find_slurm_version((package("bash", "5"), package("slurm-client", version))) == slurm
+    assert find_slurm_version((package("bash", "5"),)) is None
