@@ -70,10 +70,8 @@ def start(
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
     manager = manager_of(context, hpc.name)
-    if not dry_run and (missing := manager.missing_images(spec)):
-        what = "building the image" if len(missing) == 1 else f"building {len(missing)} images"
-        with console.ProgressBar(what, is_silent=context.is_json) as bar:
-            manager.build_images(spec, missing, bar.watch)
+    if not dry_run:
+        _build_missing_images(manager, spec, is_json=context.is_json)
     begun = time.monotonic()
     with LiveNodes(
         hpc.name,
@@ -94,6 +92,13 @@ def start(
     show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
     if not (no_warm or dry_run):
         manager.save_for_next_start(spec, plan, source=path)
+
+
+def _build_missing_images(manager: "HpcManager", spec: "ClusterFile", *, is_json: bool) -> None:
+    if missing := manager.missing_images(spec):
+        what = "building the image" if len(missing) == 1 else f"building {len(missing)} images"
+        with console.ProgressBar(what, is_silent=is_json) as bar:
+            manager.build_images(spec, missing, bar.watch)
 
 
 @app.command()

@@ -18,7 +18,7 @@ app = new_app()
 Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
 
-@app.command()
+@app.command(short_help="Show how an image was made, and its packages.")
 def show(ctx: typer.Context, wanted: Wanted) -> None:
     """Show how an image was made, its packages, and the clusters that use it."""
     from ai_how.images.packages import packages_of
@@ -27,7 +27,7 @@ def show(ctx: typer.Context, wanted: Wanted) -> None:
     context = context_of(ctx)
     image = _get(context, wanted)
     packages = packages_of(image)
-    users = users_of_image(read_every_state(context.roots), image.digest)
+    users = list(users_of_image(read_every_state(context.roots), image.digest))
     used_bytes = sum(path.stat().st_blocks * 512 for path in image.directory.iterdir())
     if context.is_json:
         manifest = image.manifest
@@ -60,7 +60,10 @@ def diff(
     before: Annotated[str, typer.Argument(metavar="IMAGE", help="The image to compare with.")],
     after: Annotated[str, typer.Argument(metavar="OTHER", help="The image that differs.")],
 ) -> None:
-    """Show which packages two images do not share: added (+), removed (-), another version."""
+    """Show the packages that two images do not share.
+
+    Added ones have a +, removed ones a -, and those of another version both versions.
+    """
     from ai_how.images.packages import compare
 
     context = context_of(ctx)

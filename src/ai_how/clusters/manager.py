@@ -117,8 +117,7 @@ class ClusterManager:
     def missing_images(self, spec: ClusterFile) -> tuple[str, ...]:
         """What `build_images` must make before a start: images of nodes that are new."""
         nodes = self.kind.nodes_of(self.kind.section_of(spec))
-        state = self.find_state()
-        known = {one.name for one in state.nodes} if state else set[str]()
+        known = {one.name for one in state.nodes} if (state := self.find_state()) else set[str]()
         new = {node.base_image for node in nodes if node.name not in known}
         return self._catalogue(spec).missing(new) if new else ()
 

@@ -1,6 +1,7 @@
 """Images by the names of a cluster file: which image each is, and how it is built."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ class ImageCatalogue:
             raise ImageError(
                 f"the image {name} needs files that lie beside its cluster file",
                 details="It is not known where that file is.",
-                hint="ai-how hpc start FILE",
+                hint=f"ai-how image build {shlex.quote(name)} --file FILE",
             )
         return self.file.directory
 
