@@ -246,6 +246,28 @@ def test_a_later_format_is_refused(tmp_path):
     assert caught.value.hint == "use ai-how 9.9, which wrote it"
 
 
+def test_the_note_is_read_of_whatever_kind_of_cluster_it_is(written):
+    with written.open("ab") as file:
+        file.write(encode_line({"intent": [{"kind": "unheard-of", "key": "x", "fields": {}}]}))
+    assert Journal.read_note(written) == {"file": "demo.yaml"}
+
+
+def test_there_is_no_note_where_nothing_had_begun(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert Journal.read_note(path) is None
+    path.write_bytes(b'{"crc":"00')
+    assert Journal.read_note(path) is None
+
+
+@pytest.mark.fault("F16", "the first record of another version, read for its note")
+def test_a_note_of_another_version_is_refused_with_its_number(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(encode_line({"journal": 2, "written_by": "9.9"}))
+    with pytest.raises(StateError, match="from another version of ai-how") as caught:
+        Journal.read_note(path)
+    assert caught.value.hint == "use ai-how 9.9, which wrote it"
+
+
 @given(st.binary(max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 def test_no_bytes_make_the_reader_fail_otherwise(tmp_path, data):

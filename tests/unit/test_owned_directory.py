@@ -17,6 +17,7 @@ from ai_how.state.owned_directory import (
     claim,
     ensure_traversable,
     is_ours,
+    is_same_file,
     remove_marked,
     strangers,
 )
@@ -307,6 +308,50 @@ def test_a_sticky_directory_is_safe_above_and_not_as_the_storage_itself(tmp_path
     above.chmod(0o777)
     with pytest.raises(HostError, match="other users can write to"):
         check_chain(above / "storage")
+
+
+@pytest.fixture
+def moved(tmp_path) -> tuple[Path, Path]:
+    """A storage that was moved, with a link in its old place: a disk by its new and old path."""
+    (tmp_path / "new").mkdir(mode=0o711)
+    (tmp_path / "old").symlink_to(tmp_path / "new")
+    return tmp_path / "new" / "disk", tmp_path / "old" / "disk"
+
+
+def test_a_disk_is_known_by_the_path_that_a_moved_storage_had(moved):
+    new, old = moved
+    assert is_same_file(old, new) is True, "also where it is not there yet"
+    assert is_same_file(new, old) is False, "what is not there is not the same as another path"
+    new.touch()
+    assert is_same_file(old, new) is True
+    assert is_same_file(new, old) is True
+    new.with_name("other").touch()
+    assert is_same_file(new.with_name("other"), new) is False
+    assert is_same_file(old.with_name("other"), new) is False
+
+
+def test_the_same_path_is_the_same_file_whatever_is_in_its_way(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = tmp_path / "loop" / "disk"
+    assert is_same_file(path, path) is True
+    assert is_same_file(tmp_path / "disk", path) is False
+
+
+def test_a_path_that_depends_on_where_we_are_is_no_disk_of_ours(moved, monkeypatch):
+    new, _ = moved
+    new.touch()
+    monkeypatch.chdir(new.parent)
+    assert is_same_file(Path("disk"), new) is False
+
+
+@pytest.mark.fault("S19", "a disk in a directory that others can write, by another path")
+def test_a_file_that_others_could_replace_is_not_taken_for_ours(moved):
+    new, old = moved
+    new.touch()
+    new.parent.chmod(0o777)
+    assert is_same_file(new, old) is False
+    new.parent.chmod(0o711)
+    assert is_same_file(new, old) is True
 
 
 ME = pwd.getpwuid(os.geteuid())

@@ -11,6 +11,7 @@ from test_state_models import LINEAGE, cluster_state, node
 from ai_how.clusters.observation import observe
 from ai_how.errors import LibvirtError, OwnershipError
 from ai_how.hpc.kind import SLURM
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.conversion import check_claim, read_identity
 from ai_how.libvirt_client.facts import DomainInfo, Mark, NetworkInfo, Owner
 from ai_how.libvirt_client.vm_state import VmState
@@ -143,6 +144,21 @@ def test_disks_are_seen_where_they_are(tmp_path):
     absent = node("compute-01", 11).model_copy(update={"disk": tmp_path / "b"})
     there.disk.touch()
     assert look(state=cluster_state(nodes=(there, absent))).disks == {"controller"}
+
+
+def test_a_vm_and_a_network_that_libvirt_does_not_know_are_named_in_errors():
+    """After a look at a cluster that is only remembered, with libvirt's own errors."""
+    with LibvirtClient("test:///default", patience_s=10) as client:
+        observe(client, STATE, SLURM, asks_workload=False)
+        for node_ in STATE.nodes:
+            with pytest.raises(LibvirtError) as caught:
+                client.get_domain(node_.uuid)
+            assert caught.value.brief.startswith(f"looking for VM {node_.domain_name}")
+            assert str(node_.uuid) not in str(caught.value)
+        with pytest.raises(LibvirtError) as caught:
+            client.start_network(STATE.network.uuid)
+        assert STATE.network.name in caught.value.brief
+        assert str(STATE.network.uuid) not in str(caught.value)
 
 
 def test_slurm_is_asked_only_where_it_is_wanted():

@@ -117,6 +117,17 @@ def test_a_backup_of_another_cluster_is_not_restored(paths):
     assert paths.state.read_bytes() == before
 
 
+@pytest.mark.fault("F16", "a backup of a cluster of another kind")
+def test_a_backup_of_another_kind_is_not_restored(paths):
+    write_times(paths, 2)
+    paths.state.unlink()
+    with pytest.raises(StateError) as caught:
+        restore_state(paths, 1, kind="bare")
+    backup = paths.backups / "1.json"
+    assert caught.value.brief == f"{backup} is of a cluster of the kind hpc, not bare"
+    assert read_state(paths) is None
+
+
 def test_the_newest_damaged_state_is_the_one_that_is_kept(paths):
     write_times(paths, 2)
     for rubbish in (b"first", b"second"):
