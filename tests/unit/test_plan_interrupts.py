@@ -1,5 +1,6 @@
 """Ctrl-C once: stop, undo, say so. Twice: leave at once, and let the next run undo."""
 
+import errno
 import os
 import signal
 import sys
@@ -8,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from plan_world import Bench, Put, cluster_plan
+from plan_world import Bench, Put, cluster_plan, raise_at
 
 from ai_how.errors import HostError, InterruptedRunError, PlanFailedError, UndoIncompleteError
 from ai_how.plan.executor import OnFailure
+from ai_how.plan.failures import SavedEvidence
 from ai_how.plan.interrupts import SAME_INTERRUPT_S, Interrupts
 from ai_how.plan.step import Plan
 from ai_how.plan.undo import roll_back
@@ -80,6 +82,57 @@ def test_a_step_that_gave_up_waiting_because_of_the_wish_is_no_failure(bench):
     with pytest.raises(InterruptedRunError, match="start was interrupted"):
         bench.run(PLAN)
     assert bench.world.content == []
+
+
+def test_an_interrupted_run_tells_no_cause_and_looks_for_none(bench):
+    def give_up():
+        bench.interrupts.request()
+        raise HostError("stopped waiting", "for domain-1", hint="look at it")
+
+    looked = []
+    bench.world.on = _at("domain-1", give_up)
+    with pytest.raises(InterruptedRunError) as caught:
+        bench.run(PLAN, evidence=looked.append)
+    error = caught.value
+    assert error.brief == "start was interrupted; all its changes were undone"
+    assert (error.details, error.hint, error.cause_id, error.node) == (None, None, None, None)
+    assert (error.evidence, error.failures, error.__cause__) == (None, (), None)
+    assert looked == []
+    assert bench.world.content == []
+
+
+def test_a_step_that_failed_before_the_interrupt_keeps_its_cause_and_its_evidence(bench):
+    saved = SavedEvidence(Path("/state/evidence/now"), "node 1 panicked", "less there")
+    wished = threading.Event()
+
+    def on(moment, key):
+        if (moment, key) == ("before apply", "domain-1"):
+            raise HostError("domain-1 broke")
+
+    def failed(step, error):
+        if not wished.is_set():
+            wished.set()
+            bench.interrupts.request()
+
+    bench.world.on, bench.recorder.failed = on, failed
+    with pytest.raises(PlanFailedError) as caught:
+        bench.run(PLAN, evidence=lambda _failures: saved)
+    assert wished.is_set()
+    told = "start failed; all its changes were undone: node 1 panicked"
+    assert (caught.value.brief, caught.value.hint) == (told, "less there")
+    assert caught.value.evidence == saved.directory
+    assert str(caught.value.__cause__) == "domain-1 broke"
+
+
+def test_a_journal_that_is_lost_after_the_interrupt_is_told(bench):
+    lost = raise_at("before done", "domain-1", OSError(errno.EIO, "Input/output error"))
+    bench.world.on = _at("domain-1", bench.interrupts.request)
+    with pytest.raises(InterruptedRunError) as caught:
+        bench.run(PLAN, workers=1, on_boundary=lost)
+    told = "start was interrupted; all its changes were undone: OSError: [Errno 5] Input/output"
+    assert caught.value.brief == f"{told} error"
+    assert "(while keeping the journal)" in caught.value.details
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_a_failure_before_the_wish_is_still_a_failure(bench):

@@ -63,8 +63,9 @@ def execute(
 
     On return all steps are applied and the journal is open: the caller writes the state, then
     closes the journal. After a failure or an interrupt, no step begins and the running steps end.
-    If there are errors, `evidence` is then called with them, before anything is undone. The error
-    that is raised names the directory of the evidence and the cause that was found.
+    After a failure, `evidence` is then called with the errors, before anything is undone. The error
+    that is raised names the directory of the evidence and the cause that was found. A step that
+    fails after an interrupt fails because of it: it has no cause to find or to tell.
 
     Raises PlanFailedError or InterruptedRunError after `on_failure` was carried out. Raises
     UndoIncompleteError if some steps could not be undone; the journal then stays on disk.
@@ -77,7 +78,7 @@ def execute(
         run.apply_on(pool)
     if run.is_complete:
         return
-    if evidence and run.failures:
+    if evidence and run.failures and not run.was_interrupted:
         run.save_evidence(partial(evidence, tuple(run.failures)))
     if on_failure is OnFailure.UNDO:
         run.undo_begun(workers)
@@ -114,7 +115,7 @@ class _Run:
         self._done: dict[str, Applied] = {}
         self._running: set[str] = set()
         self._is_journal_lost = False
-        self._was_interrupted = False
+        self.was_interrupted = False
         self._saved: SavedEvidence | None = None
 
     @property
@@ -123,7 +124,12 @@ class _Run:
 
     @property
     def cause(self) -> BaseException | None:
-        return self.failures[0].error if self.failures else None
+        return self._told[0].error if self._told else None
+
+    @property
+    def _told(self) -> list[StepFailure]:
+        """The errors that the user is told: of an interrupted run those of no step."""
+        return [one for one in self.failures if not self.was_interrupted or one.step is None]
 
     @property
     def _may_begin(self) -> bool:
@@ -204,7 +210,7 @@ class _Run:
     def _add_failures(self, failures: Iterable[StepFailure]) -> None:
         """Add failures. Errors after an interrupt are consequences of it, not the cause."""
         if not self.failures:
-            self._was_interrupted = self._interrupts.is_requested
+            self.was_interrupted = self._interrupts.is_requested
         self.failures += failures
 
     def _lose_journal(self, error: Exception) -> None:
@@ -237,7 +243,7 @@ class _Run:
         if not remaining:
             return
         self._journal.close_file()
-        failures = [*self.failures, *(step.as_failure(self._journal.cluster) for step in remaining)]
+        failures = [*self._told, *(step.as_failure(self._journal.cluster) for step in remaining)]
         raise self._error(
             UndoIncompleteError,
             f"{self._outcome}, and {len(remaining)} of {len(self._begun)} steps could not be "
@@ -248,16 +254,16 @@ class _Run:
 
     def failure(self) -> PlanError:
         """The error to raise after `on_failure` was carried out."""
-        kind = InterruptedRunError if self._was_interrupted else PlanFailedError
+        kind = InterruptedRunError if self.was_interrupted else PlanFailedError
         left = [step.key for step in self._plan.steps if step.key not in self._begun]
-        details = [render_errors(self.failures)] if self.failures else []
+        details = [render_errors(self._told)] if self._told else []
         if self._on_failure is OnFailure.UNDO:
             outcome = "all its changes were undone"
         else:
             outcome = "its changes were not undone"
             details += [f"not begun: {', '.join(left)}"] if left else []
         brief = f"{self._outcome}; {outcome}{self._cause_text}"
-        return self._error(kind, brief, details, self.failures, hint=self._hint)
+        return self._error(kind, brief, details, self._told, hint=self._hint)
 
     def _error(
         self,
@@ -284,7 +290,7 @@ class _Run:
 
     @property
     def _outcome(self) -> str:
-        what = "was interrupted" if self._was_interrupted else "failed"
+        what = "was interrupted" if self.was_interrupted else "failed"
         return f"{self._plan.verb} {what}"
 
     @property
