@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from ai_how.console.live_nodes import LiveNodes
+from ai_how.hpc.kind import SLURM
 from ai_how.plan.step import Applied
 
 
@@ -71,11 +72,39 @@ def test_a_log_gets_one_line_for_each_step_that_is_over(capsys):
         carry_out(live, "ready/demo")
     assert capsys.readouterr().out.splitlines() == [
         "demo: network 1.2 s",
-        "demo: base 1.2 s",
+        "demo: image 1.2 s",
         "controller: booting 1.2 s",
         "controller: disk (existed already) 12 s",
         "demo: idle 1.2 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("slurm-lost/demo", "demo: report of lost nodes to SLURM 1.2 s"),
+        ("slurm-off/demo", "demo: report of nodes off to SLURM 1.2 s"),
+        ("undefine/demo-compute-01", "compute-01: removing VM 1.2 s"),
+        ("remove-disk/demo-compute-01", "compute-01: removing disk 1.2 s"),
+        ("remove-disks/demo", "demo: removing disk directory 1.2 s"),
+        ("base/0123456789ab", "demo: image 1.2 s"),
+    ],
+)
+def test_the_words_of_the_journal_are_not_shown(capsys, key, line):
+    with LiveNodes("demo", ["compute-01"]) as live:
+        carry_out(live, key)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_no_kind_of_two_words_is_shown(capsys):
+    with LiveNodes("demo") as live:
+        for kind in SLURM.step_types:
+            carry_out(live, f"{kind}/demo")
+            live.undoing(Shown(f"{kind}/demo"))
+            live.undone(Shown(f"{kind}/demo"))
+    shown = capsys.readouterr().out
+    assert "-" not in shown
+    assert not re.search(r"\b(undefine|base|plug|grow)\b", shown)
 
 
 def test_a_failure_and_its_undo_are_told(capsys):
@@ -154,7 +183,7 @@ def test_a_cluster_that_is_named_like_a_node_has_a_line_of_its_own(open_terminal
 def test_a_node_keeps_its_whole_name_in_a_cluster_that_begins_like_it(capsys, nodes):
     with LiveNodes("compute", nodes) as live:
         carry_out(live, "disks/compute", "boot/compute-compute-01")
-    assert capsys.readouterr().out == "compute: disks 1.2 s\ncompute-01: booting 1.2 s\n"
+    assert capsys.readouterr().out == "compute: disk directory 1.2 s\ncompute-01: booting 1.2 s\n"
 
 
 def test_a_plan_without_steps_shows_nothing(open_terminal):

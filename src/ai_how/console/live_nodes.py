@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+# What is shown of a stage whose name, the kind of its step, is a word of the journal.
+_WORDS = {
+    "backup": "backing up disk",
+    "base": "image",
+    "disks": "disk directory",
+    "grow": "larger disk",
+    "network-anew": "network restart",
+    "network-dhcp": "DHCP server",
+    "network-hosts": "names and addresses",
+    "network-up": "network start",
+    "network-uplink": "uplink",
+    "plug": "network interface",
+    "remove-disk": "removing disk",
+    "remove-disks": "removing disk directory",
+    "remove-network": "removing network",
+    "slurm": "closing SLURM",
+    "slurm-lost": "report of lost nodes to SLURM",
+    "slurm-off": "report of nodes off to SLURM",
+    "undefine": "removing VM",
+}
 # The line of the shared steps: a cluster may have the name of a node.
 _SHARED = ""
 _FRAMES_PER_S = 4
@@ -72,23 +92,24 @@ class LiveNodes(Observer):
         self._lock = threading.RLock()
 
     def begun(self, step: Step) -> None:
-        self._enter(step, step.stage)
+        self._enter(step, _words_of(step))
 
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
-        shown = step.stage if applied is Applied.MADE else f"{step.stage} (existed already)"
+        words = _words_of(step)
+        shown = words if applied is Applied.MADE else f"{words} (existed already)"
         self._close(step, shown, Style.GOOD, elapsed_s)
 
     def failed(self, step: Step, error: BaseException) -> None:
-        self._close(step, f"{step.stage} failed: {brief_of(error)}", Style.BAD)
+        self._close(step, f"{_words_of(step)} failed: {brief_of(error)}", Style.BAD)
 
     def undoing(self, step: Step) -> None:
-        self._enter(step, f"undoing {step.stage}", Style.WARN)
+        self._enter(step, f"undoing {_words_of(step)}", Style.WARN)
 
     def undone(self, step: Step) -> None:
-        self._close(step, f"{step.stage} undone", Style.WARN)
+        self._close(step, f"{_words_of(step)} undone", Style.WARN)
 
     def undo_failed(self, step: Step, error: BaseException) -> None:
-        self._close(step, f"{step.stage} remains: {brief_of(error)}", Style.BAD)
+        self._close(step, f"{_words_of(step)} remains: {brief_of(error)}", Style.BAD)
 
     def interrupted(self) -> None:
         text = "interrupted: running steps end, and a start is undone; Ctrl-C again exits at once"
@@ -180,6 +201,10 @@ def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
         past = [stage.render() for stage in stages if stage is not now and not stage.is_running]
         row.append("  " + clean(" · ".join(past)), style=Style.DIM.for_rich)
     return row
+
+
+def _words_of(step: Step) -> str:
+    return _WORDS.get(step.stage, step.stage)
 
 
 def _loud(style: Style) -> Style | None:
