@@ -131,7 +131,7 @@ def test_a_journal_that_is_lost_after_the_interrupt_is_told(bench):
         bench.run(PLAN, workers=1, on_boundary=lost)
     told = "start was interrupted; all its changes were undone: OSError: [Errno 5] Input/output"
     assert caught.value.brief == f"{told} error"
-    assert "(while keeping the journal)" in caught.value.details
+    assert "(while writing the journal)" in caught.value.details
     assert isinstance(caught.value.__cause__, OSError)
 
 
