@@ -78,7 +78,7 @@ def test_a_state_that_is_lost_or_damaged_comes_back_from_its_backup(
     assert call(home, "hpc", "start")
     refused = home.call("hpc", "recover")
     assert refused.code == 3
-    assert "the state of hpc is sound: nothing to recover" in refused.err
+    assert "there is nothing to recover: the state of hpc is intact" in refused.err
 
 
 @pytest.mark.fault("S21", "a foreign VM and network with a copy of our mark")

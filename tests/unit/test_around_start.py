@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.clusters.images import find_missing_images
 from ai_how.clusters.observation import Observed
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.manager import HpcManager
 from ai_how.hpc.plan import plan_start
 from ai_how.plan.step import Plan
@@ -44,12 +46,15 @@ def remember(roots: Roots, host_uri: str) -> None:
 
 
 def test_the_default_image_is_needed_by_a_first_start_whose_nodes_boot_it(roots):
-    manager = HpcManager(roots=roots, name="hpc")
-    assert manager.missing_images(spec_of()) == ("default",)
-    assert manager.missing_images(spec_of("base_image_path: default")) == ("default",)
-    assert manager.missing_images(spec_of("base_image_path: tiny")) == ()
+    def missing(*lines: str) -> tuple[str, ...]:
+        state = HpcManager(roots=roots, name="hpc").find_state()
+        return find_missing_images(SLURM, spec_of(*lines), state, roots)
+
+    assert missing() == ("default",)
+    assert missing("base_image_path: default") == ("default",)
+    assert missing("base_image_path: tiny") == ()
     remember(roots, "embedded")
-    assert manager.missing_images(spec_of()) == ()
+    assert missing() == ()
 
 
 @pytest.fixture

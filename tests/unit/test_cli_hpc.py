@@ -4,18 +4,24 @@ import fcntl
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cli_runner import GOOD, Cli
+from test_seen import seen
 
 from ai_how.cli.hpc import _show_stop
 from ai_how.cli.hpc_cluster import split_words
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.cluster_state import write_state
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
+from ai_how.vm_management.xml.render import render_domain
 from cluster_bench import draft_of, make_image, read_hpc
+from shapes import COMPUTE
 
 TEST_HOST = f"test://{Path(__file__).resolve().parents[1] / 'driver' / 'test_node.xml'}"
 WITH_IMAGE = GOOD.replace("    name: demo\n", "    name: demo\n    base_image_path: tiny\n")
@@ -84,8 +90,79 @@ def test_without_a_cluster_there_is_a_word_on_which_there_are(cli, verb):
     ended = cli("hpc", word, "--cluster", "demo", *rest)
     assert ended.code == 3
     assert ended.err == (
-        "error: there is no cluster demo\n  clusters of this user: other\nhint: ai-how hpc start\n"
+        "error: there is no cluster demo\n  clusters of this user: other\n"
+        "hint: ai-how hpc status --cluster other\n"
     )
+
+
+def test_where_there_is_no_cluster_at_all_none_but_the_named_one_is_proposed(cli):
+    said = "error: there is no cluster demo\n  clusters of this user: none\nhint: ai-how hpc start"
+    assert cli("hpc", "status", "--cluster", "demo").err == f"{said} FILE\n"
+    cli.write("cluster.yaml", GOOD)
+    assert cli("hpc", "status").err == f"{said}\n"
+    remember(cli, "other")
+    said = said.replace("none", "other")
+    assert cli("hpc", "status").err == f"{said}\n", "which starts the cluster of the file"
+
+
+@pytest.mark.parametrize("verb", ["exec {} -- true", "console {}"])
+@pytest.mark.parametrize("state", ["off", "gone"])
+def test_a_node_that_is_off_is_told_with_how_to_start_it(cli, verb, state):
+    remember(cli)
+    one = draft_of(read_hpc(name="demo")).state.get_node("compute-01")
+    xml = render_domain(replace(COMPUTE, name=one.domain_name, uuid=one.uuid))
+    with LibvirtClient("test:///default") as client:
+        if state == "off":
+            client.define_domain(xml)
+        try:
+            word, *rest = verb.format("compute-01").split()
+            ended = cli("hpc", word, "--cluster", "demo", *rest)
+        finally:
+            if state == "off":
+                client.undefine_domain(one.uuid, snapshots_too=False)
+    what = "is off" if state == "off" else "has no VM"
+    hint = "ai-how hpc start --cluster demo compute-01"
+    assert (ended.code, ended.err) == (3, f"error: compute-01 {what}\nhint: {hint}\n")
+
+
+def test_a_node_that_is_suspended_is_told_with_how_it_goes_on(cli, monkeypatch):
+    remember(cli)
+    one = draft_of(read_hpc(name="demo")).state.get_node("compute-01")
+    shown = replace(seen("<domain/>"), uuid=one.uuid, state=VmState.SHUT_OFF, has_managed_save=True)
+    monkeypatch.setattr(LibvirtClient, "find_domain", lambda client, uuid: shown)
+    ended = cli("hpc", "exec", "--cluster", "demo", "compute-01", "--", "true")
+    said = "error: compute-01 is suspended\nhint: ai-how hpc start --cluster demo\n"
+    assert (ended.code, ended.err) == (3, said)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [(["sleep", "5"], "sleep 5"), (["sleep 5; true"], "sleep 5; true"), (["a", "b c"], "a 'b c'")],
+)
+def test_a_command_that_takes_too_long_is_named_as_it_was_given(cli, monkeypatch, command, shown):
+    remember(cli)
+    on = replace(seen("<domain/>"), state=VmState.RUNNING)
+    answers = {"guest-exec": {"pid": 7}, "guest-exec-status": {"exited": False}}
+    monkeypatch.setattr(LibvirtClient, "find_domain", lambda client, uuid: on)
+    monkeypatch.setattr(
+        LibvirtClient,
+        "agent_command",
+        lambda client, uuid, command, timeout_s: answers[command["execute"]],
+    )
+    options = ("--cluster", "demo", "--timeout", "0.01")
+    ended = cli("hpc", "exec", *options, "compute-01", "--", *command)
+    said = f"error: timed out waiting for the end of {shown} in compute-01\n"
+    assert (ended.code, ended.err) == (3, said)
+
+
+def test_a_cluster_with_an_intact_state_has_nothing_to_recover(cli):
+    paths = remember(cli)
+    before = paths.state.read_bytes()
+    ended = cli("--connect", "test:///default", "hpc", "recover", "--cluster", "demo")
+    assert (ended.code, paths.state.read_bytes()) == (3, before)
+    said = "error: there is nothing to recover: the state of demo is intact"
+    status = "ai-how --connect test:///default hpc status --cluster demo"
+    assert ended.err == f"{said}\nhint: {status}\n"
 
 
 @pytest.mark.parametrize("verb", [*NODE_VERBS, "ssh-config"])

@@ -96,7 +96,7 @@ def test_a_cluster_that_was_stopped_by_its_name_is_started_by_it(cli, elsewhere,
     cli.write("cluster.yaml", GOOD.replace("demo", "other"))
     where = ["--state-dir", str(elsewhere)]
     ended = cli(*where, "hpc", "exec", "--cluster", "nope", "controller", "true")
-    assert hint_of(ended) == ["ai-how", *where, "hpc", "start"]
+    assert hint_of(ended) == ["ai-how", *where, "hpc", "status", "--cluster", "demo"]
     ended = cli(*where, "--connect", "qemu:///system", "hpc", "start", "--cluster", "demo")
     assert "the cluster demo is on test:///default, not on qemu:///system" in ended.err
     kept = default_roots(elsewhere).cluster("demo").spec
@@ -192,7 +192,7 @@ def test_the_program_is_named_as_it_was_called(tmp_path, called, printed):
     if os.geteuid() != 0:
         printed = printed.removeprefix("sudo ")
     assert done.stderr.splitlines()[-1] == (
-        f"hint: {printed.replace('PYTHON', python)} --state-dir s hpc start"
+        f"hint: {printed.replace('PYTHON', python)} --state-dir s hpc start FILE"
     )
 
 

@@ -13,6 +13,7 @@ from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
     Words,
+    find_manager,
     manager_of,
     name_of,
     split_words,
@@ -71,7 +72,7 @@ def start(
     check_nodes(hpc.name, names, nodes)
     manager = manager_of(context, hpc.name)
     if not dry_run:
-        _build_missing_images(manager, spec, is_json=context.is_json)
+        _build_missing_images(manager, spec, context)
     begun = time.monotonic()
     with LiveNodes(
         hpc.name,
@@ -94,11 +95,14 @@ def start(
         manager.save_for_next_start(spec, plan, source=path)
 
 
-def _build_missing_images(manager: "HpcManager", spec: "ClusterFile", *, is_json: bool) -> None:
-    if missing := manager.missing_images(spec):
+def _build_missing_images(manager: "HpcManager", spec: "ClusterFile", context: Context) -> None:
+    from ai_how.clusters.images import build_images, find_missing_images
+
+    state = manager.find_state()
+    if missing := find_missing_images(manager.kind, spec, state, context.roots):
         what = "building the image" if len(missing) == 1 else f"building {len(missing)} images"
-        with console.ProgressBar(what, is_silent=is_json) as bar:
-            manager.build_images(spec, missing, bar.watch)
+        with console.ProgressBar(what, is_silent=context.is_json) as bar:
+            build_images(spec, missing, context.roots, bar.watch)
 
 
 @app.command()
@@ -138,10 +142,10 @@ def stop(
         raise SpecError("--timeout needs --wait", hint="ai-how hpc stop --help")
     waits_s = (FOREVER_S if timeout is None else timeout) if wait else None
     if nodes:
-        known = manager_of(context, name).get_state().nodes
+        known = manager_of(context, name, is_named=bool(cluster)).get_state().nodes
         check_nodes(name, [one.name for one in known], nodes)
     with LiveNodes(name, is_silent=context.is_json) as observer:
-        manager = manager_of(context, name, observer)
+        manager = manager_of(context, name, observer, is_named=bool(cluster))
         plan = manager.stop(only=nodes, suspends=suspend, waits_s=waits_s)
     if context.is_json:
         console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
@@ -161,7 +165,7 @@ def status(
 ) -> None:
     """Show the state of each node, from libvirt and SLURM."""
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster, file))
+    manager = find_manager(context, cluster, file)
     while True:
         seen = manager.status()
         if watch and not context.is_json:

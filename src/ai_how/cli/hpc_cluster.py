@@ -60,7 +60,9 @@ def name_of(context: Context, cluster: str | None, file: Path | None = None) -> 
     return get_hpc(spec).name
 
 
-def manager_of(context: Context, name: str, observer: "Observer | None" = None) -> "HpcManager":
+def manager_of(
+    context: Context, name: str, observer: "Observer | None" = None, *, is_named: bool = False
+) -> "HpcManager":
     from ai_how.hpc.manager import HpcManager
     from ai_how.plan.observer import Observer
 
@@ -70,4 +72,10 @@ def manager_of(context: Context, name: str, observer: "Observer | None" = None) 
         connect=context.connect,
         observer=observer or Observer(),
         warn=console.show_warning,
+        is_named=is_named,
     )
+
+
+def find_manager(context: Context, cluster: str | None, file: Path | None) -> "HpcManager":
+    """The manager of the cluster that --cluster or the file names."""
+    return manager_of(context, name_of(context, cluster, file), is_named=bool(cluster))

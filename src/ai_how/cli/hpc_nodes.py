@@ -12,8 +12,7 @@ from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
-    manager_of,
-    name_of,
+    find_manager,
     split_running,
 )
 from ai_how.errors import SpecError
@@ -52,7 +51,7 @@ def ssh(
 
     file, node, command = split_running(words)
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster, file))
+    manager = find_manager(context, cluster, file)
     found = _node(manager, node)
     become(ssh_argv(manager.paths, found.domain_name, command, options=passed or []))
 
@@ -71,12 +70,16 @@ def execute(
     A command of one word is a command line for the shell of the node. Several words are a program
     and its arguments, which are passed on unchanged. The exit code is that of the command.
     """
+    from ai_how.guest.serial_log import one_line
+
     file, node, command = split_running(words)
     if not command:
         raise SpecError("no command was given", hint="ai-how hpc exec --help")
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster, file))
-    done = manager.run_in(_node(manager, node), _argv(command), timeout_s=timeout)
+    manager = find_manager(context, cluster, file)
+    shown = one_line(command[0] if len(command) == 1 else shlex.join(command))
+    found = _node(manager, node)
+    done = manager.run_in(found, _argv(command), timeout_s=timeout, shown=shown)
     if context.is_json:
         console.show_json(done)
     else:
@@ -124,7 +127,7 @@ def logs(
 def ssh_config(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> None:
     """Print the ssh configuration, for scp, rsync or an editor; ~/.ssh/config can include it."""
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster, file))
+    manager = find_manager(context, cluster, file)
     manager.get_state()
     console.show_text(manager.paths.ssh_config.read_text().rstrip("\n"))
 
@@ -137,7 +140,7 @@ def _find(
     if more:
         raise SpecError("one node at a time", details=f"besides {name}: {shlex.join(more)}")
     context = context_of(ctx)
-    manager = manager_of(context, name_of(context, cluster, file))
+    manager = find_manager(context, cluster, file)
     return manager, _node(manager, name)
 
 

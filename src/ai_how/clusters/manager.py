@@ -19,6 +19,7 @@ from ai_how.clusters.cleanup import (
 )
 from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.clusters.kind import ClusterKind
+from ai_how.clusters.named_nodes import no_such_cluster, require_on
 from ai_how.clusters.observation import Observed, existing_disks, observe, observe_wiring
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.existing_cluster import refuse_moved
@@ -50,8 +51,6 @@ from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:
     from ai_how.clusters.plan_runner import PlanRunner
-    from ai_how.images.build import Watcher
-    from ai_how.images.catalogue import ImageCatalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +65,8 @@ class ClusterManager:
     warn: Callable[[str], None] = lambda _line: None
     timeouts: Timeouts = field(default_factory=Timeouts)
     on_boundary: OnBoundary | None = None
+    is_named: bool = False
+    """Whether the user gave the name, and no file that has it."""
 
     @property
     def paths(self) -> ClusterPaths:
@@ -94,12 +95,8 @@ class ClusterManager:
                 hint=f"ai-how {self.kind.name} destroy --cluster {self.name}  # or start it again",
             )
         self._refuse_lost()
-        there = ", ".join(read_every_state(self.roots)) or "none"
-        raise StateError(
-            f"there is no cluster {self.name}",
-            details=f"clusters of this user: {there}",
-            hint=f"ai-how {self.kind.name} start",
-        )
+        there = read_every_state(self.roots)
+        raise no_such_cluster(self.kind.name, self.name, there, is_named=self.is_named)
 
     def place(self, asked: str | None = None) -> HypervisorHost:
         """The host of the cluster; before its first start, the host where it will be created.
@@ -113,17 +110,6 @@ class ClusterManager:
                 hint=f"ai-how --connect {there} …  # or without --connect and AI_HOW_CONNECT",
             )
         return resolve_host(there or self.connect or asked or "auto", self.roots, kept=kept)
-
-    def missing_images(self, spec: ClusterFile) -> tuple[str, ...]:
-        """What `build_images` must make before a start: images of nodes that are new."""
-        nodes = self.kind.nodes_of(self.kind.section_of(spec))
-        known = {one.name for one in state.nodes} if (state := self.find_state()) else set[str]()
-        new = {node.base_image for node in nodes if node.name not in known}
-        return self._catalogue(spec).missing(new) if new else ()
-
-    def build_images(self, spec: ClusterFile, names: Sequence[str], watch: "Watcher") -> None:
-        """Build these images of the file; `watch` hears how far that is. Each takes a minute."""
-        self._catalogue(spec).build(names, watch=watch)
 
     def start(
         self,
@@ -280,10 +266,14 @@ class ClusterManager:
                 stats = client.stats(seen.domains)
             return status_of(self.kind, state, seen, stats, problems, file_systems)
 
-    def run_in(self, node: NodeState, argv: Sequence[str], *, timeout_s: float) -> GuestResult:
-        """Run a program on a node through its guest agent."""
+    def run_in(
+        self, node: NodeState, argv: Sequence[str], *, timeout_s: float, shown: str | None = None
+    ) -> GuestResult:
+        """Run a program on a node through its guest agent; errors name it as `shown`."""
         with self._asking(node) as client:
-            return GuestAgent(client, node.uuid, node.name).run(argv, Deadline.after(timeout_s))
+            require_on(client, node, self.kind.name)
+            agent = GuestAgent(client, node.uuid, node.name)
+            return agent.run(argv, Deadline.after(timeout_s), shown=shown)
 
     def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
         """The last lines of a node's journal; of its serial log if asked, or without an agent."""
@@ -301,15 +291,10 @@ class ClusterManager:
     @contextmanager
     def console_of(self, node: NodeState) -> Iterator[Console]:
         """The serial console of a node."""
-        with self._asking(node) as client, client.open_console(node.uuid) as line:
-            yield line
-
-    def _catalogue(self, spec: ClusterFile) -> "ImageCatalogue":
-        # All that changes something is imported late: what only looks (status, ssh) is quicker.
-        from ai_how.images.catalogue import ImageCatalogue  # noqa: PLC0415
-        from ai_how.images.store import ImageStore  # noqa: PLC0415
-
-        return ImageCatalogue(ImageStore(self.roots.images), spec)
+        with self._asking(node) as client:
+            require_on(client, node, self.kind.name)
+            with client.open_console(node.uuid) as line:
+                yield line
 
     def _require_kind(self, kind: str) -> None:
         if kind != self.kind.name:

@@ -85,7 +85,10 @@ def recover_state(
     """
     with suppress(StateError):
         if read_state(paths):
-            raise HostError(f"the state of {paths.name} is sound: nothing to recover")
+            raise HostError(
+                f"there is nothing to recover: the state of {paths.name} is intact",
+                hint=f"ai-how {kind} status --cluster {paths.name}",
+            )
     for serial in reversed(backup_serials(paths)):
         with suppress(StateError):
             return restore_state(paths, serial, kind=kind), f"its backup with serial {serial}"

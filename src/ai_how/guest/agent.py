@@ -60,12 +60,13 @@ class GuestAgent:
         stop: threading.Event | None = None,
         on_wait: Callable[[], None] | None = None,
         poll_s: float = POLL_S,
+        shown: str | None = None,
     ) -> GuestResult:
         """Run a program to its end.
 
         Raises DeadlineError if it does not end in time, and ConnectionLostError if libvirtd ended
         with the answer: then the program may have run. `on_wait` is called at each poll, for
-        failures before the deadline.
+        failures before the deadline. Errors name the program as `shown`.
         """
         arguments: dict[str, object] = {
             "path": argv[0],
@@ -94,7 +95,7 @@ class GuestAgent:
                 raise
             return seen if _field(seen, "exited", bool) else None
 
-        what = f"the end of {argv[0]} in {self.name}"
+        what = f"the end of {shown or argv[0]} in {self.name}"
         try:
             seen = wait_until(ended, deadline, what, interval_s=poll_s, stop=stop)
         except DeadlineError:
