@@ -43,6 +43,7 @@ def test_without_subordinate_ids_doctor_and_host_say_so(user: str) -> None:
 
 def test_without_tun_doctor_and_libvirt_say_so(user: str) -> None:
     said = run_script(user, "be-refused", tun_mode="0600").stdout
-    assert "/dev/net/tun has mode 0600\tsudo chmod 0666 /dev/net/tun" in said
+    said_of_tun = "/dev/net/tun has mode 0600: guests get no network interface"
+    assert f"{said_of_tun}\tsudo chmod 0666 /dev/net/tun" in said
     assert "LibvirtError\tstarting VM" in said
     assert "Unable to open /dev/net/tun" in said

@@ -341,10 +341,14 @@ def test_memory_that_is_not_shared_is_a_hint_with_the_line_that_shares_it(
 @pytest.mark.parametrize(
     ("change", "found", "advice"),
     [
-        ({"tun": None}, "/dev/net/tun does not exist", "sudo modprobe tun"),
+        (
+            {"tun": None},
+            "/dev/net/tun does not exist: guests get no network interface",
+            "sudo modprobe tun",
+        ),
         (
             {"tun": DeviceNode(0o600, is_usable=False)},
-            "/dev/net/tun has mode 0600",
+            "/dev/net/tun has mode 0600: guests get no network interface",
             "sudo chmod 0666 /dev/net/tun",
         ),
         (
@@ -376,6 +380,12 @@ def test_what_keeps_the_embedded_host_down_is_a_failure_only_without_another_hos
     assert check_embedded(alone) == [Check("embedded host", Status.FAILURE, found, advice)]
     beside = replace(GOOD, **change)  # type: ignore[arg-type]
     assert check_embedded(beside) == [Check("embedded host", Status.WARNING, found, advice)]
+
+
+def test_an_embedded_host_that_is_up_is_not_said_to_be_startable() -> None:
+    assert check_embedded(GOOD) == [Check("embedded host", Status.OK, "can be started")]
+    up = replace(GOOD, is_embedded_up=True)
+    assert check_embedded(up) == [Check("embedded host", Status.OK, "is up")]
 
 
 def test_root_needs_no_subordinate_ids() -> None:

@@ -194,18 +194,22 @@ def check_embedded(facts: HostFacts) -> list[Check]:
         for name in TOOLS_OF_EMBEDDED
         if facts.tools.get(name) is None
     ]
-    if facts.tun is None:
-        problems.append(("/dev/net/tun does not exist", "sudo modprobe tun"))
-    elif not facts.tun.is_usable:
-        problems.append(
-            (f"/dev/net/tun has mode {facts.tun.mode:04o}", "sudo chmod 0666 /dev/net/tun")
-        )
+    problems += _tun_problems(facts)
     if not facts.is_root:
         problems += _user_namespace_problems(facts)
     if not problems:
-        return [Check("embedded host", Status.OK, "can be started")]
+        found = "is up" if facts.is_embedded_up else "can be started"
+        return [Check("embedded host", Status.OK, found)]
     status = Status.WARNING if facts.is_system_used else Status.FAILURE
     return [Check("embedded host", status, found, advice) for found, advice in problems]
+
+
+def check_tun(facts: HostFacts) -> list[Check]:
+    """What keeps QEMU on the embedded host, which is our user's, from having interfaces."""
+    return [
+        Check("network interfaces", Status.FAILURE, found, advice)
+        for found, advice in _tun_problems(facts)
+    ]
 
 
 def check_firewall(facts: HostFacts) -> list[Check]:
@@ -316,6 +320,16 @@ def opening(chain: DroppingChain, *, has_docker: bool) -> str:
     return " && ".join(
         f"sudo {chain.tool} -I {name} {side} {GUEST_BRIDGES}+ -j ACCEPT" for side in ("-i", "-o")
     )
+
+
+def _tun_problems(facts: HostFacts) -> list[tuple[str, str]]:
+    consequence = "guests get no network interface"
+    if facts.tun is None:
+        return [(f"/dev/net/tun does not exist: {consequence}", "sudo modprobe tun")]
+    if not facts.tun.is_usable:
+        found = f"/dev/net/tun has mode {facts.tun.mode:04o}: {consequence}"
+        return [(found, "sudo chmod 0666 /dev/net/tun")]
+    return []
 
 
 def _user_namespace_problems(facts: HostFacts) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ def run_doctor(roots: Roots, *, kind: str, kernel: Path | None = None) -> tuple[
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
     host = find_supervisor(roots.embedded)
     if host:
-        facts = replace(facts, no_uplink=read_uplink(roots.embedded, host))
+        facts = replace(facts, is_embedded_up=True, no_uplink=read_uplink(roots.embedded, host))
     logout = check_logout(Path("/"), kind=kind, supervisor=host.pid if host else None)
     about = (check_names(facts), *check_choice(choice, kind=kind), logout)
     return (check_kvm(verdict), *check_host(facts), *about)

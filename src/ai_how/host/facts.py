@@ -135,6 +135,7 @@ class HostFacts:
     is_forwarding: bool | None = None
     iommu_groups: int | None = None
     security_modules: tuple[str, ...] | None = None
+    is_embedded_up: bool = False
     host: str | None = None  # where new clusters run; None: it was not asked
 
     @property

@@ -13,7 +13,7 @@ from ai_how.errors import (
     LibvirtError,
     SpecError,
 )
-from ai_how.host.checks import CapacityRequest, Status, check_capacity
+from ai_how.host.checks import CapacityRequest, Status, check_capacity, check_tun
 from ai_how.host.facts import read_facts
 from ai_how.host.place import HypervisorHost
 from ai_how.images.manifest import Image
@@ -73,6 +73,8 @@ def check_host(
     )
     if place.runs_guests:
         checks += check_capacity(cost, facts)
+    if off and place.has_private_network:
+        checks += check_tun(facts)
     failures = [check for check in checks if check.status is Status.FAILURE]
     if failures:
         raise HostError(
