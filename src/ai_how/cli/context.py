@@ -55,10 +55,10 @@ class Context:
 
     def _copied_from(self, path: Path) -> Path | None:
         """The directory of which a cluster's own copy of its file is, where that was kept."""
-        absolute = path.absolute()
-        if absolute.parent.parent != self.roots.state:
+        above = path.absolute().parent
+        if above.parent != self.roots.state or above.name not in self.roots.cluster_names():
             return None
-        kept = self.roots.cluster(absolute.parent.name).spec_directory
+        kept = self.roots.cluster(above.name).spec_directory
         return Path(kept.read_text("utf-8")) if kept.is_file() else None
 
     def host_uri(self, spec: "ClusterFile") -> str:

@@ -1,20 +1,23 @@
 """Open the sockets of the DNS proxy and of the relays inside the embedded host, and send them out.
 
-outside.py runs it there as `python -m ai_how.host.listening PORT…`; standard input is a Unix
-socket. Of each socket one byte is sent: whether it could be opened.
+outside.py runs it there as `python -m ai_how.host.listening PORT…`. It also names the DNS proxy in
+the /etc/resolv.conf there. Standard input is a Unix socket. Of each socket one byte is sent:
+whether it could be opened.
 """
 
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ai_how.errors import HostError
 from ai_how.host.daemon_log import say
-from ai_how.host.guest_rules import NAME_SERVERS
+from ai_how.host.guest_rules import NAME_SERVERS, NAMES_INSIDE
 from ai_how.process import Argument, start_daemon
 
 NAMES_PORT = 53
+RESOLV_CONF = Path("/etc/resolv.conf")
 KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 Place = tuple[socket.SocketKind, str, int]
 
@@ -50,6 +53,11 @@ def open_inside(
 
 
 def main(ports: Sequence[int]) -> None:
+    # A host that was started without an uplink has no name server in there. Only inside does a link
+    # of that name lead to our own file, and not to one of the real host.
+    with suppress(OSError):
+        if RESOLV_CONF.read_text() != NAMES_INSIDE:
+            RESOLV_CONF.write_text(NAMES_INSIDE)
     lines = [_bound(*place) for place in places(ports)]
     opened = [line.fileno() for line in lines if line]
     with socket.socket(fileno=0) as out:

@@ -15,7 +15,6 @@ from ai_how.errors import AiHowError
 from ai_how.host.daemon_log import say
 from ai_how.host.guest_rules import (
     HOST_CHAIN,
-    NAMES_INSIDE,
     NO_BROKEN_SEGMENTS,
     NOT_THE_HOST,
     OWN_GATEWAY_ONLY,
@@ -23,7 +22,7 @@ from ai_how.host.guest_rules import (
     ensure_rule,
 )
 from ai_how.host.listening import open_inside
-from ai_how.host.name_proxy import RESOLV_CONF, serve_names
+from ai_how.host.name_proxy import serve_names
 from ai_how.host.network_facts import read_own_addresses
 from ai_how.host.pasta import Uplink
 from ai_how.host.port_relay import serve_relays
@@ -96,11 +95,6 @@ def _give(uplink: Uplink) -> None:
         ensure_rule(rule, enter(pid))
     serve_names(names)
     serve_relays(relays)
-    with suppress(OSError):
-        # A host that was started without an uplink has no name server in there.
-        inside = Path(f"/proc/{pid}/root", *RESOLV_CONF.parts[1:])
-        if inside.read_text() != NAMES_INSIDE:
-            inside.write_text(NAMES_INSIDE)
     Thread(target=watch_addresses, args=(pid, changes), daemon=True).start()
     uplink.keep_pasta()
 
