@@ -109,6 +109,9 @@ class BareCluster:
     def check_image(self, image: Image) -> None:
         """Its nodes run no software of ours."""
 
+    def check_software(self, desired: DesiredCluster) -> None:
+        """The same."""
+
     def plan_start(
         self,
         desired: DesiredCluster,

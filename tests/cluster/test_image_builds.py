@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ai_how.errors import ImageError
-from ai_how.images.build import build_default_image
+from ai_how.images.build import BuildOptions, build_default_image
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.manifest import Image
 from ai_how.images.packages import packages_of
@@ -87,7 +87,9 @@ def described(image: str, directory: Path) -> ClusterFile:
 
 def build(store: ImageStore, image: str, directory: Path, *, refresh: bool = False) -> Image:
     catalogue = ImageCatalogue(store, described(image, directory))
-    [made] = catalogue.build(["mine"], watch=lambda _share, _what: None, refresh=refresh)
+    [made] = catalogue.build(
+        ["mine"], watch=lambda _share, _what: None, options=BuildOptions(refresh=refresh)
+    )
     assert catalogue.find("mine") == made
     return made
 

@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "image import": (None, ("/nowhere",)),
     "image show": (None, ("unknown",)),
     "image diff": (None, ("unknown", "other")),
+    "image export": (None, ("unknown", "file")),
     "image verify": ((), ("unknown",)),
     "image rm": (None, ("unknown",)),
     "host up": (None, ()),

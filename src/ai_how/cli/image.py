@@ -38,8 +38,8 @@ def build(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="default, or an image of the cluster file. Default: all that the file describes "
-            "and its nodes boot.",
+            help="default, suite:NAME, or an image of the cluster file. Default: all that the file "
+            "describes and its nodes boot.",
         ),
     ] = None,
     file: File = None,
@@ -47,6 +47,12 @@ def build(
         bool,
         typer.Option(
             "--refresh", help="Build again, with the newest packages, what is there already."
+        ),
+    ] = False,
+    allow_expired: Annotated[
+        bool,
+        typer.Option(
+            "--allow-expired", help="Accept old lists of packages, such as those of a snapshot."
         ),
     ] = False,
     mirror: Annotated[
@@ -60,15 +66,17 @@ def build(
 
     Without a cluster file it builds the default image.
     """
+    from ai_how.images.build import BuildOptions
     from ai_how.images.catalogue import ImageCatalogue
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
+    options = BuildOptions(mirror=mirror, refresh=refresh, allow_expired=allow_expired)
     catalogue = ImageCatalogue(_store(context), spec)
     names = (name,) if name else _images_in(spec, catalogue)
     what = "building the image" if len(names) == 1 else f"building {len(names)} images"
     with console.ProgressBar(what, is_silent=context.is_json) as bar:
-        images = catalogue.build(names, watch=bar.watch, mirror=mirror, refresh=refresh)
+        images = catalogue.build(names, watch=bar.watch, options=options)
     if context.is_json:
         console.show_json(_data(images[0]) if name or len(names) == 1 else [*map(_data, images)])
         return
@@ -138,7 +146,9 @@ def list_images(ctx: typer.Context) -> None:
 @app.command("import")
 def import_image(
     ctx: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="PATH|URL", help="A qcow2 or raw disk.")],
+    source: Annotated[
+        str, typer.Argument(metavar="PATH|URL", help="An exported image, or a qcow2 or raw disk.")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Default: the file name.")
     ] = None,
@@ -147,7 +157,7 @@ def import_image(
         typer.Option("--sha256", metavar="DIGEST", help="The expected digest; required for a URL."),
     ] = None,
 ) -> None:
-    """Import a disk that boots with firmware and its own boot loader."""
+    """Import an exported image, or a disk that boots with firmware and its own boot loader."""
     context = context_of(ctx)
     with console.ProgressBar("importing", is_silent=context.is_json) as bar:
         image = _store(context).import_file(source, name=name, sha256=sha256, on_progress=bar.watch)

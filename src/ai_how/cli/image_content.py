@@ -1,5 +1,6 @@
 """The verbs of `ai-how image` that say what is in an image."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,6 +80,25 @@ def diff(
         console.show_line(f"  {change.name} {change.before} -> {change.after}")
     if not (found.added or found.removed or found.changed):
         console.show_line("both have the same packages")
+
+
+@app.command("export")
+def export_to(
+    ctx: typer.Context,
+    wanted: Wanted,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file.")],
+) -> None:
+    """Write an image to a file, which `image import` takes in on another machine."""
+    from ai_how.images.exchange import export_image
+
+    context = context_of(ctx)
+    image = _get(context, wanted)
+    with console.ProgressBar("exporting", is_silent=context.is_json) as bar:
+        export_image(image, file.absolute(), on_progress=bar.watch)
+    if context.is_json:
+        console.show_json({"digest": image.digest, "name": image.name, "file": file.absolute()})
+    else:
+        console.show_line(f"{image.name} {image.digest[:12]} is in {file}")
 
 
 def _get(context: Context, wanted: str) -> "Image":

@@ -10,6 +10,7 @@ from uuid import UUID
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.outside import Outside
 from ai_how.errors import SpecError
+from ai_how.images.manifest import Image
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Node, assign_addresses, gateway_of, room_in
 from ai_how.state.models import ClusterState, NetworkState, NodeState
@@ -30,6 +31,8 @@ class DesiredCluster:
     changed: tuple[str, ...]
     forgotten: tuple[str, ...]
     outside: Outside = field(default_factory=Outside)
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """The images of its nodes, by digest; empty before they were looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,9 @@ class ClusterKind(Protocol):
     def check_image(self, image: "Image") -> None:
         """Raises HostError if nodes of this kind cannot boot the image."""
 
+    def check_software(self, desired: "DesiredCluster") -> None:
+        """Raises HostError where what is in the images of the nodes does not go together."""
+
     def plan_start(
         self,
         desired: "DesiredCluster",

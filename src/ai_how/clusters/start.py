@@ -163,12 +163,15 @@ def _look(context: StartContext) -> _Looked:
     ):
         context.warn(line)
     digests = {one.image_digest for _, one in desired.nodes}
+    images = {digest: context.catalogue.store.get(digest) for digest in digests}
+    desired = replace(desired, images=images)
+    context.kind.check_software(desired)
     accel, warning = choose_accel(context.section.hardware, place, context.roots)
     return _Looked(
         previous=previous,
         desired=desired,
         seen=seen,
-        images={digest: context.catalogue.store.get(digest) for digest in digests},
+        images=images,
         accel=accel,
         accel_warning=warning,
     )

@@ -62,6 +62,11 @@ class SlurmCluster:
                 hint="remove base_image_path to use the built-in image",
             )
 
+    def check_software(self, desired: "DesiredCluster") -> None:
+        from ai_how.hpc.versions import check_versions
+
+        check_versions(desired)
+
     def plan_start(
         self,
         desired: "DesiredCluster",

@@ -40,6 +40,8 @@ def render_slurm_conf(
     controller: IPv4Address,
     nodes: Sequence[SlurmNode],
     slurm: SlurmConfigSpec,
+    *,
+    has_pmix: bool = True,
 ) -> str:
     """The complete slurm.conf. Compute nodes fetch it from the controller (configless)."""
     settings = {
@@ -57,7 +59,8 @@ def render_slurm_conf(
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_Core_Memory",
         "SchedulerType": "sched/backfill",
-        "MpiDefault": "pmix",
+        # srun fails with a plugin that is not installed.
+        "MpiDefault": "pmix" if has_pmix else "none",
         # A node returns to service when it registers, whatever the reason it was down.
         "ReturnToService": "2",
         # Emulated nodes answer in seconds, not milliseconds.

@@ -3,10 +3,11 @@
 import hashlib
 import re
 import shlex
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,29 @@ PROGRAMS = (
     ("qemu-img", "qemu-utils"),
 )
 
+# How a kernel begins that is packed by this program, and the end of the name that it unpacks.
+_PACKERS = {b"\x28\xb5\x2f\xfd": ("zstd", ".zst"), b"\xfd7zXZ\0": ("xz", ".xz")}
+# Such a kernel (bookworm's) is left to the guest: it is what a guest unpacks fastest.
+_LZ4 = b"\x02\x21\x4c\x18"
+
 Watcher = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How an image is built, which decides nothing of its recipe.
+
+    `mirror` is the URL of a Debian mirror, None for the usual one. With `refresh` an image that
+    exists is built again, with the newest packages. With `allow_expired` the lists of packages may
+    be older than they say themselves, as those of a snapshot are.
+    """
+
+    mirror: str | None = None
+    refresh: bool = False
+    allow_expired: bool = False
+
+
+USUAL = BuildOptions()
 
 # mmdebstrap unpacks below $TMPDIR: in the draft, so that nothing stays elsewhere when it is killed.
 _BOOTSTRAP = """set -e
@@ -60,33 +83,25 @@ def find_default_image(store: ImageStore) -> Image | None:
     return store.find_built(default_recipe().digest)
 
 
-def build_default_image(
-    store: ImageStore, *, watch: Watcher = lambda _share, _what: None, mirror: str | None = None
-) -> Image:
+def build_default_image(store: ImageStore, *, watch: Watcher = lambda _share, _what: None) -> Image:
     """Build the image of the current recipe, or return it if it exists. Takes about a minute."""
-    return build_suite_image(store, default_recipe(), watch=watch, mirror=mirror)
+    return build_suite_image(store, default_recipe(), watch=watch)
 
 
 def build_suite_image(
-    store: ImageStore,
-    recipe: Recipe,
-    *,
-    watch: Watcher,
-    mirror: str | None = None,
-    refresh: bool = False,
+    store: ImageStore, recipe: Recipe, *, watch: Watcher, options: BuildOptions = USUAL
 ) -> Image:
-    """Build a built-in image, or return it if it exists; `refresh` builds it anew in any case.
+    """Build a built-in image, or return it if it exists.
 
-    Raises ImageError with the last lines of mmdebstrap if it fails. `mirror` is the URL of a Debian
-    mirror, None for mmdebstrap's default.
+    Raises ImageError with the last lines of mmdebstrap if it fails.
     """
-    if not refresh and (image := store.find_built(recipe.digest)):
+    if not options.refresh and (image := store.find_built(recipe.digest)):
         return image
     for program, package in PROGRAMS:
         get_tool(program, package=package)
     with store.draft() as draft:
-        with build_errors(recipe.name, draft):
-            _bootstrap(recipe, draft, watch, mirror)
+        with build_errors(recipe.name, draft, again=recipe.asked_as):
+            _bootstrap(recipe, draft, watch, options)
         watch(0.95, "converting the disk")
         packed = draft / "bzImage"
         unpack_kernel(packed, draft / KERNEL)
@@ -151,13 +166,18 @@ def finish(
 
 
 @contextmanager
-def build_errors(name: str, draft: Path) -> Iterator[None]:
-    """Turn the end of a program into an ImageError that says what would help."""
+def build_errors(name: str, draft: Path, *, again: str) -> Iterator[None]:
+    """Turn the end of a program into an ImageError that says what would help.
+
+    `again` is what the image is called in a command that builds it.
+    """
     try:
         with disk_errors(draft.parent):
             yield
     except HostError as error:
         said = error.details or ""
+        if is_expired(said):
+            raise _expired(name, said, again) from error
         is_full = "No space left on device" in said or error.brief.startswith("no space left")
         full = full_disk(draft.parent, None) if is_full else None
         raise ImageError(
@@ -167,7 +187,21 @@ def build_errors(name: str, draft: Path) -> Iterator[None]:
         ) from error
 
 
-def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) -> None:
+def is_expired(said: str) -> bool:
+    """Whether apt refuses lists of packages because they are older than they may be."""
+    return "Release file" in said and "is expired" in said
+
+
+def _expired(name: str, said: str, again: str) -> ImageError:
+    lines = [line for line in said.splitlines() if "is expired" in line]
+    return ImageError(
+        f"the image {name} cannot be built: the lists of packages are out of date",
+        details="\n".join([*lines, "The mirror is old, or the clock of this machine is wrong."]),
+        hint=f"ai-how image build {shlex.quote(again)} --allow-expired",
+    )
+
+
+def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, options: BuildOptions) -> None:
     def follow(line: str) -> None:
         for pattern, share, what in MARKS:
             if pattern.search(line):
@@ -195,6 +229,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
         "--format=null",
         "--verbose",
         '--aptopt=Apt::Install-Recommends "false"',
+        *(['--aptopt=Acquire::Check-Valid-Until "false"'] if options.allow_expired else []),
         "--dpkgopt=force-confold",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
         # The image has its own initrd; building the package's would take ten seconds for nothing.
@@ -203,7 +238,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
         f"--include={','.join(recipe.packages)}",
         recipe.suite,
         "/dev/null",
-        *([mirror] if mirror else []),
+        *([options.mirror] if options.mirror else []),
     ]
     run_lines(
         in_namespace([get_tool("sh"), "-c", _BOOTSTRAP, "sh", *command]),
@@ -215,7 +250,9 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, mirror: str | None) 
 
 
 def unpack_kernel(packed: Path, target: Path) -> None:
-    """Unpack a bzImage's zstd payload into the ELF file that QEMU boots by its PVH entry.
+    """Unpack a bzImage's payload (zstd or xz) into the ELF file that QEMU boots by its PVH entry.
+
+    One that is packed with LZ4 is copied as it is, and QEMU boots that.
 
     Unpacking by the guest costs a second of every boot under emulation. The layout is that of
     Documentation/arch/x86/boot.rst: setup_sects at 0x1f1, payload_offset and payload_length at
@@ -226,13 +263,19 @@ def unpack_kernel(packed: Path, target: Path) -> None:
     setup_sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    payload = target.with_suffix(".zst")
-    payload.write_bytes(data[start : start + length - 4])  # the last four bytes are the size
-    try:
-        if data[start : start + 4] != b"\x28\xb5\x2f\xfd":
-            raise ImageError("The kernel is not packed with zstd", details=str(packed))
-        run([get_tool("zstd", package="zstd"), "-q", "-d", "-f", payload, "-o", target])
-    finally:
-        payload.unlink()
+    payload = data[start : start + length - 4]  # the last four bytes are the size
+    if payload.startswith(_LZ4):
+        shutil.copyfile(packed, target)
+        return
+    found = next((one for magic, one in _PACKERS.items() if payload.startswith(magic)), None)
+    if found is None:
+        known = " or ".join(name for name, _ in _PACKERS.values())
+        raise ImageError(f"The kernel is not packed with {known}", details=str(packed))
+    program, suffix = found
+    source = target.with_suffix(suffix)
+    source.write_bytes(payload)
+    # It writes to the same name without the suffix.
+    run([get_tool(program), "--quiet", "--decompress", "--force", source])
+    source.unlink(missing_ok=True)
     if target.read_bytes()[:4] != b"\x7fELF":
         raise ImageError("The kernel file does not contain an ELF kernel", details=str(packed))

@@ -3,17 +3,17 @@
 import difflib
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.errors import ImageError
 from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of_recipe
-from ai_how.images.build import Watcher, build_suite_image
+from ai_how.images.build import USUAL, BuildOptions, Watcher, build_suite_image
 from ai_how.images.derive import derive_image
 from ai_how.images.manifest import Image
-from ai_how.images.recipe import DEFAULT, Recipe, default_recipe, suite_recipe
+from ai_how.images.recipe import DEFAULT, SUITE, Recipe, default_recipe, suite_recipe
 from ai_how.images.store import ImageStore
-from ai_how.spec.images import ImageSpec, script_in
+from ai_how.spec.images import SUITES, ImageSpec, script_in
 from ai_how.spec.models import ClusterFile
 
 
@@ -77,53 +77,44 @@ class ImageCatalogue:
         names: Iterable[str],
         *,
         watch: Watcher,
-        mirror: str | None = None,
-        refresh: bool = False,
+        options: BuildOptions = USUAL,
     ) -> tuple[Image, ...]:
         """Have these images, bases before what is made from them; `watch` hears one progress.
 
-        With `refresh` they are made again, with the newest packages; a base is not. `mirror` is the
-        URL of a Debian mirror. Raises ImageError for a name that nobody describes, and where one
-        cannot be built.
+        To refresh one does not refresh its base, unless it adds nothing to that. Raises ImageError
+        for a name that nobody describes, and where one cannot be built.
         """
         names = tuple(names)
         images = []
         for number, name in enumerate(names):
             part = _part_of(watch, number, len(names), name)
-            images.append(self._have(name, part, mirror, refresh=refresh))
+            images.append(self._have(name, part, options))
         return tuple(images)
 
-    def _have(self, name: str, watch: Watcher, mirror: str | None, *, refresh: bool) -> Image:
+    def _have(self, name: str, watch: Watcher, options: BuildOptions) -> Image:
         if recipe := self._recipe(name):
-            return build_suite_image(
-                self.store, recipe, watch=watch, mirror=mirror, refresh=refresh
-            )
+            return build_suite_image(self.store, recipe, watch=watch, options=options)
         spec = self.file.images.get(name)
         if spec is None:
             raise self._unknown(name)
         base_name = _base_of(spec)
+        if not spec.is_changed:
+            return self._have(base_name, watch, options)
         base = self.find(base_name)
         if base is None:
             self.require_base(name)
-            base = self._have(base_name, _part_of(watch, 0, 2, base_name), mirror, refresh=False)
+            part = _part_of(watch, 0, 2, base_name)
+            base = self._have(base_name, part, replace(options, refresh=False))
             watch = _part_of(watch, 1, 2, name)
-        if not spec.is_changed:
-            return base
-        return derive_image(
-            self.store,
-            self._blueprint(name, spec),
-            base,
-            watch=watch,
-            mirror=mirror,
-            refresh=refresh,
-        )
+        blueprint = self._blueprint(name, spec)
+        return derive_image(self.store, blueprint, base, watch=watch, options=options)
 
     def _recipe(self, name: str | None) -> Recipe | None:
         """The recipe of a built-in image; `suite:NAME` is that of a suite of Debian."""
-        if name in (None, DEFAULT):
+        if name is None or name == DEFAULT:
             return default_recipe()
-        prefix, _, suite = (name or "").partition(":")
-        return suite_recipe(suite) if prefix == "suite" else None
+        suite = name.removeprefix(SUITE) if name.startswith(SUITE) else None
+        return suite_recipe(suite) if suite in SUITES else None
 
     def _is_made(self, name: str) -> bool:
         """Whether there is anything to build for it besides its base."""
@@ -172,14 +163,14 @@ class ImageCatalogue:
 def _base_of(spec: ImageSpec) -> str:
     """The name of the base, as `ImageCatalogue` takes it."""
     base = spec.from_
-    return f"suite:{base.suite}" if base.suite else base.name or DEFAULT
+    return f"{SUITE}{base.suite}" if base.suite else base.name or DEFAULT
 
 
 def _part_of(watch: Watcher, number: int, count: int, name: str) -> Watcher:
     """A watcher of one part of several equal ones; what it hears has the name of the image."""
 
     def hear(share: float, what: str) -> None:
-        told = name.removeprefix("suite:")
+        told = name.removeprefix(SUITE)
         watch((number + share) / count, what if what.startswith(f"{told}: ") else f"{told}: {what}")
 
     return hear

@@ -9,10 +9,16 @@ cp -R --no-preserve=ownership "$TREE/." "$root/"
 find "$root/usr/lib/ai-how" -type f -exec chmod 0755 {} +
 find "$root/etc/systemd" "$root/etc/ssh/sshd_config.d" "$root/etc/ssh/ssh_config.d" -type f -exec chmod 0644 {} +
 
+# SLURM of bookworm runs in the foreground instead.
+grep -q -e --systemd "$root/usr/lib/systemd/system/slurmd.service" ||
+  sed -i 's/--systemd/-D -s/' "$root/etc/systemd/system/slurmd.service.d/ai-how.conf"
+
 in_root() { chroot "$root" "$@"; }
 in_root systemctl --quiet set-default multi-user.target
-in_root systemctl --quiet disable munge.service slurmctld.service slurmd.service nfs-server.service ssh.service \
-  chrony.service rpcbind.service rpcbind.socket nfs-blkmap.service nfs-client.target remote-fs.target
+for unit in munge.service slurmctld.service slurmd.service nfs-server.service ssh.service chrony.service \
+  rpcbind.service rpcbind.socket nfs-blkmap.service nfs-client.target remote-fs.target; do
+  [ ! -e "$root/usr/lib/systemd/system/$unit" ] || in_root systemctl --quiet disable "$unit"
+done
 # Whatever else a package wants at boot is left out: a node's first boot leads to the guest agent and no further.
 # Identity starts the services of the role, and ai-how-after.service the rest when the node has joined.
 for wants in "$root"/etc/systemd/system/*.wants "$root"/etc/systemd/system/*.requires; do
@@ -69,15 +75,19 @@ drop_signature() {
   set -- "$1" $(tail -c 32 "$1" | head -c 4 | od -An -v -t u1)
   truncate -s "-$((40 + (($2 * 256 + $3) * 256 + $4) * 256 + $5))" "$1"
 }
-initrd_modules='drivers/block/virtio_blk net/core/failover drivers/net/net_failover drivers/net/virtio_net
+# Some of these are part of the kernel itself, others are in other suites.
+initrd_modules='drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev
+  drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci drivers/char/virtio_console drivers/block/virtio_blk
+  net/core/failover drivers/net/net_failover drivers/net/virtio_net
   drivers/misc/pvpanic/pvpanic drivers/misc/pvpanic/pvpanic-mmio'
 for module in $initrd_modules fs/nfs fs/nfsd fs/nfs_common fs/lockd fs/netfs net/sunrpc net/dns_resolver fs/autofs \
   net/netfilter/nfnetlink net/netfilter/x_tables net/ipv4/netfilter/ip_tables \
   drivers/virtio drivers/firmware/qemu_fw_cfg drivers/char/hw_random/virtio-rng; do
-  find "$modules/$module" "$modules/$module.ko.xz" -name '*.ko.xz' 2> /dev/null | while read -r file; do
-    xz -d "$file"
-    drop_signature "${file%.xz}"
-  done
+  find "$modules/$module" "$modules/$module.ko" "$modules/$module.ko.xz" -name '*.ko' -o -name '*.ko.xz' 2> /dev/null |
+    while read -r file; do
+      case $file in *.xz) xz -d "$file" ;; esac
+      drop_signature "${file%.xz}"
+    done
 done
 in_root depmod "$version"
 work=$OUT/initrd.d
@@ -85,8 +95,9 @@ mkdir -p "$work/modules" "$work/bin" "$work/dev" "$work/root"
 cp "$INIT" "$work/init"
 chmod 0755 "$work/init"
 cp "$root/usr/bin/busybox" "$work/bin/busybox"
-number=1
+number=10
 for module in $initrd_modules; do
+  [ -e "$modules/$module.ko" ] || continue
   cp "$modules/$module.ko" "$work/modules/$number-${module##*/}.ko"
   number=$((number + 1))
 done
@@ -95,6 +106,8 @@ rm -rf "$work"
 
 cp "$root/boot/vmlinuz-$version" "$OUT/bzImage"
 rm -rf "${root:?}"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
+# It was for this build alone.
+sed -i '/Check-Valid-Until/d' "$root/etc/apt/apt.conf.d/99mmdebstrap"
 list_packages
 # mmdebstrap takes what it keeps there away when this is over.
 mkdir "$OUT/tmp.d"

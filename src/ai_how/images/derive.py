@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ai_how.errors import ImageError
 from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
-from ai_how.images.build import Watcher, build_errors, finish
+from ai_how.images.build import USUAL, BuildOptions, Watcher, build_errors, finish, is_expired
 from ai_how.images.copying import disk_errors
 from ai_how.images.manifest import INITRD, KERNEL, Image
 from ai_how.images.recipe import ROOT
@@ -48,17 +48,15 @@ def derive_image(
     base: Image,
     *,
     watch: Watcher,
-    mirror: str | None = None,
-    refresh: bool = False,
+    options: BuildOptions = USUAL,
 ) -> Image:
     """Make the image of a blueprint on `base`, or return it if it exists.
 
-    With `refresh` it is made again, with the newest packages. Raises ImageError with the last lines
-    of what failed; nothing of the image is in the store then.
+    Raises ImageError with the last lines of what failed; nothing of the image is in the store then.
     """
     recipe = blueprint.recipe(base.digest)
     digest = digest_of_recipe(recipe)
-    if not refresh and (image := store.find_built(digest)):
+    if not options.refresh and (image := store.find_built(digest)):
         return image
     if base.tree is None or base.kernel is None or base.initrd is None:
         raise ImageError(
@@ -70,10 +68,10 @@ def derive_image(
         get_tool(program, package=package)
     with store.draft() as draft:
         with disk_errors(draft):
-            _write_job(draft / "job", blueprint, base, mirror=mirror, refresh=refresh)
+            _write_job(draft / "job", blueprint, base, options)
         if blueprint.recipe(base.digest) != recipe:
             raise ImageError(f"files of the image {blueprint.name} changed while they were read")
-        _run(draft, blueprint, base, watch)
+        _run(draft, blueprint, base, watch, options)
         watch(0.95, "converting the disk")
         for name in (KERNEL, INITRD):
             os.link(base.directory / name, draft / name)
@@ -90,18 +88,16 @@ def derive_image(
     return image
 
 
-def _write_job(
-    job: Path, blueprint: Blueprint, base: Image, *, mirror: str | None, refresh: bool
-) -> None:
+def _write_job(job: Path, blueprint: Blueprint, base: Image, options: BuildOptions) -> None:
     """The files that derive.sh reads."""
     job.mkdir()
     (job / "packages").write_text("".join(f"{name}\n" for name in blueprint.all_packages))
     if blueprint.documented:
         (job / "documented").write_text("".join(f"{name}\n" for name in blueprint.documented))
-    if refresh:
+    if options.refresh:
         (job / "upgrade").touch()
-    if mirror:
-        (job / "sources.list").write_text(f"deb {mirror} {base.manifest.suite} main\n")
+    if options.mirror:
+        (job / "sources.list").write_text(f"deb {options.mirror} {base.manifest.suite} main\n")
     for number, one in enumerate(blueprint.all_files):
         (job / "files").mkdir(exist_ok=True)
         stage(one.source, job / "files" / str(number))
@@ -116,17 +112,20 @@ def _write_job(
         (job / "run" / str(number)).write_text(command + "\n")
 
 
-def _run(draft: Path, blueprint: Blueprint, base: Image, watch: Watcher) -> None:
+def _run(
+    draft: Path, blueprint: Blueprint, base: Image, watch: Watcher, options: BuildOptions
+) -> None:
     settings = {
         "OUT": str(draft),
         "PLACE": str(find_workplace(draft, ROOT)),
         "BASE": str(base.tree),
+        "CHECK_EXPIRY": "false" if options.allow_expired else "true",
         "PACK": str(ROOT / "pack.sh"),
         "IMAGE_BYTES": str(base.manifest.virtual_size_bytes),
     }
     heard = _Heard(blueprint, draft, base.manifest.suite, watch)
     try:
-        with build_errors(blueprint.name, draft):
+        with build_errors(blueprint.name, draft, again=blueprint.name):
             run_lines(
                 in_namespace([get_tool("sh"), ROOT / "derive.sh"]),
                 env=build_environment(settings),
@@ -193,9 +192,9 @@ class _Heard:
             )
         if self.phase in ("install", "documentation") and (found := _NO_PACKAGE.search(said)):
             return self._no_package(found)
-        if self.phase == "update":
+        if self.phase == "update" and not is_expired(said):
             return ImageError(
-                f"the image {name} cannot be built: the package lists cannot be read",
+                f"the image {name} cannot be built: the lists of packages cannot be read",
                 details=said,
                 hint=f"ai-how image build {shlex.quote(name)} --mirror http://deb.debian.org/debian",
             )

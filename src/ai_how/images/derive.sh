@@ -2,7 +2,8 @@
 # derive.sh: makes an image from the tree of another one, as root of a namespace in which it is PID 1.
 # Below $OUT it finds job/: packages, documented (if the documentation is kept), upgrade (if packages of the base shall be
 # the newest), sources.list (if another is used), files/ (NUMBER, and NUMBER.target), run/ (NUMBER, and NUMBER.script).
-# BASE is the packed tree and PACK pack.sh, IMAGE_BYTES the least size of the disk.
+# BASE is the packed tree, PACK pack.sh, IMAGE_BYTES the least size of the disk, CHECK_EXPIRY false if the lists of packages
+# may be old, else true.
 set -eu
 [ $$ = 1 ] || exit 70 # all other processes are killed below
 root=$OUT/root
@@ -53,7 +54,7 @@ install_packages() {
   fi
   boot_links > "$OUT/links.before"
   say phase update
-  get -o APT::Update::Error-Mode=any update
+  get -o APT::Update::Error-Mode=any -o "Acquire::Check-Valid-Until=$CHECK_EXPIRY" update
   in_root apt-cache pkgnames > "$OUT/known" # for what to say of a package that is none of them
   if [ -e "$job/documented" ]; then
     sed -i '/^path-exclude=/d' "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"

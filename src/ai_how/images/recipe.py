@@ -50,6 +50,7 @@ LEFT_OUT = (
 CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet audit=0 rcupdate.rcu_expedited=1"
 ROOT = Path(str(files("ai_how.images")))
 DEFAULT = "default"
+SUITE = "suite:"
 DEFAULT_SUITE = "trixie"
 
 
@@ -64,6 +65,11 @@ class Recipe:
     image_bytes: int
     cmdline: str
     files: dict[str, str]
+
+    @property
+    def asked_as(self) -> str:
+        """What it is called in a command that builds it."""
+        return DEFAULT if self.name == DEFAULT else f"{SUITE}{self.suite}"
 
     @property
     def digest(self) -> str:

@@ -23,6 +23,7 @@ from ai_how.images.copying import (
     sweep_drafts,
     sync,
 )
+from ai_how.images.exchange import is_export, unpack_export
 from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image, Manifest, read_manifest
 from ai_how.images.qcow2_header import MAX_VIRTUAL_BYTES, Qcow2Header, find_format, read_header
 from ai_how.images.qemu_img import check_image, convert
@@ -179,8 +180,8 @@ class ImageStore:
     ) -> Image:
         """Import a disk by path or https address; it boots with firmware and its own boot loader.
 
-        Its digest is that of the original file. Raises ImageError for anything that ai-how would
-        not boot; nothing of it remains then.
+        Its digest is that of the original file; an exported image is again what it was. Raises
+        ImageError for anything that ai-how would not boot; nothing of it remains then.
         """
         is_address = isinstance(source, str) and "://" in source
         if sha256 is not None and not _SHA256.fullmatch(sha256):
@@ -204,19 +205,37 @@ class ImageStore:
                 download(str(source), copy, max_bytes=limit, on_progress=on_progress)
             else:
                 copy_sparse(Path(source), copy, on_progress=on_progress)
+            if is_export(copy):
+                return self._take_in_export(copy, draft, str(source), name=name, sha256=sha256)
             # This comes first: the later steps take as long as a file claims to be.
             kind = self._look_at(copy, source=str(source))
             digest = sha256_of(copy)
-            if sha256 is not None and digest != sha256.lower():
-                raise ImageError(
-                    f"{source} does not have the expected sha256",
-                    details=f"expected sha256 {sha256.lower()}\nfound    sha256 {digest}",
-                )
+            _require_digest(str(source), digest, sha256)
             if known := self._known(digest, name):
                 return known
             header = self._take_in(copy, draft / DISK, kind, source=str(source))
             manifest = _manifest_of_foreign(draft / DISK, digest, header, str(source), name)
             return self.add(draft, manifest)
+
+    def _take_in_export(
+        self, copy: Path, draft: Path, source: str, *, name: str | None, sha256: str | None
+    ) -> Image:
+        """Turn the private copy of an exported image into that image."""
+        if sha256 is not None:
+            _require_digest(source, sha256_of(copy), sha256)
+        with _told_of(source, draft / MANIFEST):
+            manifest = unpack_export(copy, draft, source=source)
+        copy.unlink()
+        if name not in (None, manifest.name):
+            raise ImageError(
+                f"{source} is the image {manifest.name}: an exported image keeps its name",
+                hint=f"ai-how image import {shlex.quote(source)}",
+            )
+        with _told_of(source, draft / DISK):
+            check_image(
+                draft / DISK, read_header(draft / DISK, max_virtual_bytes=self.max_virtual_bytes)
+            )
+        return self.add(draft, manifest)
 
     def _look_at(self, copy: Path, *, source: str) -> str | None:
         """The format of an acceptable file: "qcow2", or None for a raw disk.
@@ -305,6 +324,14 @@ class ImageStore:
                 sync(self.paths.root)
         else:
             path.unlink(missing_ok=True)
+
+
+def _require_digest(source: str, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted.lower():
+        raise ImageError(
+            f"{source} does not have the expected sha256",
+            details=f"expected sha256 {wanted.lower()}\nfound    sha256 {found}",
+        )
 
 
 def _broken(image: BrokenImage) -> ImageError:

@@ -1,6 +1,6 @@
 """The specification of images: what is added to which image."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -9,6 +9,7 @@ from ai_how.spec.hardware import Spec
 from ai_how.spec.lists import NameOrSection, OneOrList
 
 Suite = Literal["bookworm", "trixie", "forky"]
+SUITES: tuple[str, ...] = get_args(Suite)
 PackageSet = Literal["devel", "containers", "modules", "accounting"]
 
 

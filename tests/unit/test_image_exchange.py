@@ -1,0 +1,146 @@
+"""Exported images: whole or not at all, and nothing but the files of an image comes in."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from test_image_catalogue import DEFAULT, add
+
+from ai_how.errors import HostError, ImageError
+from ai_how.images.exchange import export_image
+from ai_how.images.manifest import DISK, MANIFEST, Image
+from ai_how.images.store import ImageStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    (tmp_path / "images").mkdir()
+    return ImageStore(tmp_path / "images")
+
+
+@pytest.fixture
+def image(store: ImageStore) -> Image:
+    return add(store, DEFAULT, "default", asked=DEFAULT)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> ImageStore:
+    (tmp_path / "other").mkdir()
+    return ImageStore(tmp_path / "other")
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as packed:
+        return {one.name: packed.extractfile(one).read() for one in packed}
+
+
+def write(path: Path, *entries: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as packed:
+        for info, data in entries:
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return path
+
+
+def entry(name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    return info, data
+
+
+def test_an_image_is_the_same_on_another_machine(image, store, other, tmp_path):
+    export_image(image, tmp_path / "default.tar")
+    taken = other.import_file(tmp_path / "default.tar")
+    assert taken.manifest == image.manifest
+    other.verify(taken)
+    assert other.find_built(DEFAULT) == taken
+    assert other.import_file(tmp_path / "default.tar") == taken
+
+
+def test_an_export_never_replaces_a_file(image, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(HostError, match="mine is there already"):
+        export_image(image, tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_an_image_that_has_changed_is_not_exported(image, tmp_path):
+    image.disk.chmod(0o644)
+    with image.disk.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    with pytest.raises(ImageError, match=r"disk\.qcow2 has changed"):
+        export_image(image, tmp_path / "file")
+    assert not list(tmp_path.glob("*file*"))
+
+
+@pytest.mark.fault("S04", "an exported image with what is none of its files")
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        (entry("../../evil", b"x"), "which is no file of an image"),
+        (entry("/etc/passwd", b"x"), "which is no file of an image"),
+        (entry("more", b"x"), "which is no file of an image"),
+        (entry("tree.tar.zst", b"", tarfile.SYMTYPE), "which is no file of an image"),
+        (entry("tree.tar.zst", b"", tarfile.LNKTYPE), "which is no file of an image"),
+        (entry("tree.tar.zst", b"", tarfile.CHRTYPE), "which is no file of an image"),
+        (entry("tree.tar.zst", b"", tarfile.FIFOTYPE), "which is no file of an image"),
+        (entry("tree.tar.zst", b"", tarfile.DIRTYPE), "which is no file of an image"),
+        (entry("tree.tar.zst", b"x"), "tree.tar.zst differs from its manifest"),
+        (entry("disk.qcow2", b"x"), "disk.qcow2 is not where it belongs"),
+        (entry("manifest.json", b"x"), "manifest.json is not where it belongs"),
+    ],
+)
+def test_what_is_no_file_of_the_image_is_refused(image, other, tmp_path, extra, why):
+    export_image(image, tmp_path / "good")
+    files = [entry(name, data) for name, data in members(tmp_path / "good").items()]
+    hostile = write(tmp_path / "hostile", *files, extra)
+    with pytest.raises(ImageError) as caught:
+        other.import_file(hostile)
+    assert caught.value.brief.startswith(f"{hostile} is refused: ")
+    assert caught.value.brief.endswith(why)
+    assert other.list() == ()
+    assert not list(other.paths.root.glob(".part-*"))
+
+
+@pytest.mark.fault("S04", "an exported image that was changed on its way")
+def test_each_byte_is_verified(image, other, tmp_path):
+    export_image(image, tmp_path / "good")
+    files = members(tmp_path / "good")
+    files[DISK] = files[DISK][:-1] + b"\1"
+    changed = write(tmp_path / "changed", *(entry(*one) for one in files.items()))
+    with pytest.raises(ImageError) as caught:
+        other.import_file(changed)
+    assert caught.value.brief == f"{changed} is refused: {DISK} differs from its manifest"
+    assert hashlib.sha256(files[DISK]).hexdigest() in (caught.value.details or "")
+
+
+@pytest.mark.parametrize("kept", [700, 2000, 200_000])
+def test_a_file_that_was_cut_is_refused(image, other, tmp_path, kept):
+    export_image(image, tmp_path / "good")
+    cut = tmp_path / "cut"
+    cut.write_bytes((tmp_path / "good").read_bytes()[:kept])
+    with pytest.raises(ImageError, match="cut is refused"):
+        other.import_file(cut)
+
+
+def test_the_manifest_comes_first_and_is_small(image, other, tmp_path):
+    export_image(image, tmp_path / "good")
+    files = members(tmp_path / "good")
+    late = write(tmp_path / "late", *(entry(*one) for one in reversed(files.items())))
+    with pytest.raises(ImageError, match="is not where it belongs"):
+        other.import_file(late)
+    large = write(tmp_path / "large", entry(MANIFEST, bytes(2 << 20)))
+    with pytest.raises(ImageError, match="is too large"):
+        other.import_file(large)
+
+
+def test_another_name_or_digest_is_refused(image, other, tmp_path):
+    export_image(image, tmp_path / "good")
+    with pytest.raises(ImageError, match="an exported image keeps its name"):
+        other.import_file(tmp_path / "good", name="mine")
+    with pytest.raises(ImageError, match="does not have the expected sha256"):
+        other.import_file(tmp_path / "good", sha256="0" * 64)
