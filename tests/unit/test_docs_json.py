@@ -240,6 +240,12 @@ def test_what_is_in_an_image_is_as_the_page_says(cli: Cli) -> None:
         "- bc 1",
         "  jq 1.7.1-6 -> 1.8-6",
     ]
+    bill = json.loads(cli("image", "show", "ours", "--sbom").out)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert "pkg:deb/debian/jq@1.7.1-6?arch=amd64&distro=trixie" in [
+        one["purl"] for one in bill["components"]
+    ]
+    assert cli("image", "show", "debian", "--sbom").code == 3
     refused = cli("image", "diff", "debian", "ours")
     assert refused.code == 3
     assert "the packages of debian" in refused.err

@@ -20,13 +20,25 @@ Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the sta
 
 
 @app.command(short_help="Show how an image was made, and its packages.")
-def show(ctx: typer.Context, wanted: Wanted) -> None:
+def show(
+    ctx: typer.Context,
+    wanted: Wanted,
+    sbom: Annotated[
+        bool,
+        typer.Option("--sbom", help="Print a software bill of materials instead (CycloneDX JSON)."),
+    ] = False,
+) -> None:
     """Show how an image was made, its packages, and the clusters that use it."""
     from ai_how.images.packages import packages_of
     from ai_how.state.every_cluster import read_every_state, users_of_image
 
     context = context_of(ctx)
     image = _get(context, wanted)
+    if sbom:
+        from ai_how.images.sbom import render_sbom
+
+        console.show_text(render_sbom(image))
+        return
     packages = packages_of(image)
     users = list(users_of_image(read_every_state(context.roots), image.digest))
     used_bytes = sum(path.stat().st_blocks * 512 for path in image.directory.iterdir())
