@@ -10,7 +10,8 @@ from qcow2_writer import MIB, Qcow2
 from ai_how.errors import HostError, ImageError
 from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of, digest_of_recipe
 from ai_how.images.catalogue import ImageCatalogue
-from ai_how.images.manifest import DISK, PACKAGES, Image, Manifest
+from ai_how.images.derive import find_start
+from ai_how.images.manifest import DISK, MANIFEST, PACKAGES, TREE, Image, Manifest
 from ai_how.images.packages import (
     Package,
     VersionChange,
@@ -43,7 +44,13 @@ def store(tmp_path: Path) -> ImageStore:
 
 
 def add(
-    store: ImageStore, digest: str, name: str, *, asked: str | None = None, year: int = 2026
+    store: ImageStore,
+    digest: str,
+    name: str,
+    *,
+    asked: str | None = None,
+    year: int = 2026,
+    tree: bool = False,
 ) -> Image:
     disk = Qcow2(virtual_bytes=MIB).render()
     manifest = Manifest(
@@ -54,10 +61,13 @@ def add(
         virtual_size_bytes=MIB,
         disk_sha256=hashlib.sha256(disk).hexdigest(),
         packages_sha256=hashlib.sha256(JQ.encode()).hexdigest(),
+        tree_sha256=hashlib.sha256(b"tree").hexdigest() if tree else None,
         identity="agent",
     )
     with store.draft() as draft:
         (draft / DISK).write_bytes(disk)
+        if tree:
+            (draft / TREE).write_bytes(b"tree")
         (draft / PACKAGES).write_text(JQ)
         return store.add(draft, manifest)
 
@@ -163,6 +173,27 @@ def test_a_base_may_be_one_of_the_store(store: ImageStore) -> None:
     catalogue.require_base("mine")
     mine = add(store, digest_on(base.digest, Blueprint(name="mine", packages=("jq",))), "mine")
     assert catalogue.find("mine") == mine
+
+
+def test_a_build_goes_on_from_the_image_that_has_most_of_it(store: ImageStore) -> None:
+    def made(digest: str, blueprint: Blueprint, base: str = DEFAULT) -> Image:
+        image = add(store, digest * 64, "earlier", tree=True)
+        recipe = blueprint.recipe(base)
+        manifest = image.manifest.model_copy(update={"recipe": recipe})
+        path = image.directory / MANIFEST
+        path.chmod(0o644)
+        path.write_text(manifest.model_dump_json())
+        return Image(image.directory, manifest)
+
+    wanted = Blueprint(name="mine", packages=("a", "b", "c")).recipe(DEFAULT)
+    assert find_start(store, wanted) is None
+    made("1", Blueprint(name="earlier", packages=("a",)))
+    made("2", Blueprint(name="earlier", packages=("a", "b", "d")))
+    made("3", Blueprint(name="earlier", packages=("a", "b"), steps=(BuildStep("true"),)))
+    made("4", Blueprint(name="earlier", packages=("a", "b")), base="0" * 64)
+    made("5", Blueprint(name="earlier", packages=("a", "b"), sets=("devel",)))
+    best = made("6", Blueprint(name="earlier", packages=("a", "b")))
+    assert find_start(store, wanted) == best
 
 
 def test_a_name_that_nobody_describes_is_refused(store: ImageStore) -> None:

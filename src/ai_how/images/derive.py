@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ai_how.errors import ImageError
 from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
@@ -71,7 +72,8 @@ def derive_image(
             _write_job(draft / "job", blueprint, base, options)
         if blueprint.recipe(base.digest) != recipe:
             raise ImageError(f"files of the image {blueprint.name} changed while they were read")
-        _run(draft, blueprint, base, watch, options)
+        start = base if options.refresh else find_start(store, recipe) or base
+        _run(draft, blueprint, start, watch, options)
         watch(0.95, "converting the disk")
         for name in (KERNEL, INITRD):
             os.link(base.directory / name, draft / name)
@@ -86,6 +88,29 @@ def derive_image(
         )
     watch(1.0, "done")
     return image
+
+
+def find_start(store: ImageStore, recipe: dict[str, Any]) -> Image | None:
+    """An image from which less is to be added than from the base, and with the same result.
+
+    It was made from the same base, with a part of the packages and files, and no command: an
+    image to which a package is added costs the installation of that package.
+    """
+    fitting = [
+        one
+        for one in store.list()
+        if isinstance(one, Image) and one.tree and _is_part(one.manifest.recipe, recipe)
+    ]
+    return max(fitting, key=lambda one: len(one.manifest.recipe["all_packages"]), default=None)
+
+
+def _is_part(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    return (
+        all(earlier.get(key) == recipe[key] for key in ("base", "scripts", "documented"))
+        and not earlier["run"]
+        and set(earlier["all_packages"]) <= set(recipe["all_packages"])
+        and earlier["files"].items() <= recipe["files"].items()
+    )
 
 
 def _write_job(job: Path, blueprint: Blueprint, base: Image, options: BuildOptions) -> None:

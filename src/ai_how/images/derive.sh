@@ -56,8 +56,12 @@ install_packages() {
   say phase update
   get -o APT::Update::Error-Mode=any -o "Acquire::Check-Valid-Until=$CHECK_EXPIRY" update
   in_root apt-cache pkgnames > "$OUT/known" # for what to say of a package that is none of them
-  if [ -e "$job/documented" ]; then
-    sed -i '/^path-exclude=/d' "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+  # Of a base with documentation that is there already.
+  settings=$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap
+  wants_documentation=
+  if [ -e "$job/documented" ] && grep -q '^path-exclude=' "$settings"; then
+    wants_documentation=yes
+    sed -i '/^path-exclude=/d' "$settings"
   fi
   # The kernel is that of the base, whose modules are made for it.
   kernels=$(in_root dpkg-query --show --showformat '${Package}\n' 'linux-image-*')
@@ -69,7 +73,7 @@ install_packages() {
   fi
   say phase install
   again=
-  if [ -e "$job/documented" ]; then
+  if [ -n "$wants_documentation" ]; then
     # shellcheck disable=SC2046
     again=$(in_root dpkg-query --show --showformat '${Package}\n' $(cat "$job/documented") 2> /dev/null | sort -u)
   fi
