@@ -179,6 +179,7 @@ def test_status_is_as_the_page_says() -> None:
     )
     full = replace(
         poor,
+        slurm_version="24.11.5",
         slurm_trouble=None,
         network_problems=("it is gone",),
         impostors=("a copy",),

@@ -56,8 +56,9 @@ def show_status(seen: "ClusterStatus") -> None:
     from ai_how.clusters.status import describe_impostor
 
     word = "ready" if seen.is_ready else "not ready"
+    slurm = f"SLURM {seen.slurm_version}, " if seen.slurm_version else ""
     console.show_line(
-        f"{seen.name}: {word}, on {seen.host}, network {seen.subnet} ({seen.network})"
+        f"{seen.name}: {word}, {slurm}on {seen.host}, network {seen.subnet} ({seen.network})"
         f"{'' if seen.has_uplink or not seen.network_is_active else ', no uplink'}"
     )
     table = _fit(seen.nodes, console.width_for_tables())

@@ -27,6 +27,7 @@ from ai_how.clusters.status import (
     ClusterStatus,
     describe_impostor,
     find_disk_problems,
+    find_slurm_version,
     status_of,
 )
 from ai_how.errors import HostError, StateError
@@ -44,7 +45,13 @@ from ai_how.state.cluster_state import read_state, remove_state
 from ai_how.state.every_cluster import read_every_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import HPC, ClusterState, NodeState
-from ai_how.state.paths import ClusterPaths, Roots, StoragePaths, ensure_private_directory
+from ai_how.state.paths import (
+    ClusterPaths,
+    ImagePaths,
+    Roots,
+    StoragePaths,
+    ensure_private_directory,
+)
 from ai_how.vm_management.context import Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.waiting import Deadline
@@ -256,15 +263,18 @@ class ClusterManager:
         state, place = self.get_state(), self.place()
         self._refuse_moved(place)
         problems = find_disk_problems(state, DiskManager(place.storage))
+        version = find_slurm_version(state, ImagePaths(self.roots.images))
         if not place.is_up:
             down = Observed(disks=existing_disks(state), host_is_down=True)
-            return status_of(self.kind, state, down, {}, problems)
+            return status_of(self.kind, state, down, {}, problems, slurm_version=version)
         with _client_of(place) as client:
             seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
                 seen = replace(seen, wiring=observe_wiring(seen, state, place))
                 stats = client.stats(seen.domains)
-            return status_of(self.kind, state, seen, stats, problems, file_systems)
+            return status_of(
+                self.kind, state, seen, stats, problems, file_systems, slurm_version=version
+            )
 
     def run_in(
         self, node: NodeState, argv: Sequence[str], *, timeout_s: float, shown: str | None = None

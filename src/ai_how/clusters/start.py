@@ -18,7 +18,7 @@ from ai_how.clusters.preflight.existing_cluster import (
     find_disk_directory,
     find_losses,
 )
-from ai_how.clusters.preflight.node_images import choose_accel, get_image
+from ai_how.clusters.preflight.node_images import catalogue_of, choose_accel, get_image
 from ai_how.clusters.preflight.subnet_choice import choose_cluster_subnet
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.clusters.secrets import write_ssh_files
@@ -28,7 +28,6 @@ from ai_how.host.memory_facts import read_memory
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.manifest import Image
-from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import Plan
 from ai_how.spec.identity import new_cluster_id
@@ -74,7 +73,7 @@ class StartContext:
 
     @property
     def catalogue(self) -> ImageCatalogue:
-        return ImageCatalogue(ImageStore(self.roots.images), self.file)
+        return catalogue_of(self.roots, self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,14 @@ from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import NodeReadiness
+from ai_how.errors import ImageError
 from ai_how.host.uplink import uplink_remedy
+from ai_how.images.manifest import MANIFEST, read_manifest
 from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.paths import ImagePaths
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift
@@ -103,6 +106,8 @@ class ClusterStatus:
     network_problems: tuple[str, ...]
     has_uplink: bool
     """Whether nodes reach the outside, as far as that is known."""
+    slurm_version: str | None
+    """In the controller's image; None where that is not known."""
     slurm_trouble: str | None
     impostors: tuple[str, ...]
     is_ready: bool
@@ -117,6 +122,8 @@ def status_of(
     stats: Mapping[UUID, DomainStats],
     disk_problems: Mapping[str, tuple[str, ...]],
     file_systems: Mapping[UUID, tuple[FileSystem, ...]] = MappingProxyType({}),
+    *,
+    slurm_version: str | None = None,
 ) -> ClusterStatus:
     """Combine the observations (pure)."""
     nodes = tuple(
@@ -138,6 +145,7 @@ def status_of(
         network_is_active=bool(seen.network and seen.network.is_active),
         network_problems=tuple(_network_problems(state, seen)),
         has_uplink=_has_uplink(state, seen),
+        slurm_version=slurm_version,
         slurm_trouble=seen.workload_trouble,
         impostors=seen.impostors,
         is_ready=seen.readiness is not None and kind.is_ready(state, seen.readiness),
@@ -158,6 +166,16 @@ def find_disk_problems(state: ClusterState, disks: DiskManager) -> Mapping[str, 
         if found := disks.find_problems(one.disk, disks.storage.base(one.image_digest)):
             problems[one.name] = found
     return problems
+
+
+def find_slurm_version(state: ClusterState, images: ImagePaths) -> str | None:
+    """Of the controller's image; None where that is gone, or does not say it."""
+    if (controller := state.find_controller()) is None:
+        return None
+    try:
+        return read_manifest(images.image(controller.image_digest) / MANIFEST).slurm_version
+    except ImageError:
+        return None
 
 
 def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:

@@ -9,9 +9,15 @@ from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.manifest import Image
 from ai_how.images.recipe import DEFAULT
-from ai_how.spec.models import HardwareSpec
+from ai_how.images.store import ImageStore
+from ai_how.spec.models import ClusterFile, HardwareSpec
 from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import Accel
+
+
+def catalogue_of(roots: Roots, file: ClusterFile) -> ImageCatalogue:
+    """The images that a cluster file can name."""
+    return ImageCatalogue(ImageStore(roots.images), file)
 
 
 def get_image(name: str | None, catalogue: ImageCatalogue, kind: ClusterKind) -> Image:
