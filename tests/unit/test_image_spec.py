@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.cli.context import Context
+from ai_how.clusters.cleanup import keep_source
 from ai_how.spec.images import script_in
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Problem
 from ai_how.spec.reader import read_spec, read_spec_text
+from ai_how.state.paths import ClusterPaths, default_roots
 
 CLUSTER = """
 clusters:
@@ -151,3 +154,28 @@ def test_a_copy_of_a_file_names_what_lies_beside_the_original(tmp_path: Path) ->
 )
 def test_a_script_is_told_from_a_command(command: str, script: str | None) -> None:
     assert script_in(command) == script
+
+
+def test_the_copy_of_a_cluster_s_file_finds_what_lay_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    paths = default_roots().cluster("hpc")
+    paths.root.mkdir(parents=True)
+    text = f'version: "1.0"\nimages: {{mine: {{run: ./install.sh}}}}{CLUSTER}'
+    beside = tmp_path / "project"
+    spec, _ = read_spec_text(text, "cluster.yaml", {})
+    assert spec is not None
+    keep_source(text, paths, spec.placed_in(beside))
+    kept, _ = Context().load_spec(paths.spec)
+    assert kept.directory == beside
+    assert kept == spec.placed_in(beside)
+
+
+def test_of_a_file_without_images_only_the_text_is_kept(tmp_path: Path) -> None:
+    paths = ClusterPaths(tmp_path)
+    spec, _ = read_spec_text(f'version: "1.0"{CLUSTER}', "cluster.yaml", {}, directory=tmp_path)
+    assert spec is not None
+    keep_source("text", paths, spec)
+    assert paths.spec.read_text() == "text"
+    assert not paths.spec_directory.exists()
