@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ai_how.host.embedded import EmbeddedHost
-from ai_how.host.outside_access import read_outside_access
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.outside_access import read_outside_access
 from ai_how.process import get_tool, run, start_daemon
 from ai_how.state.paths import default_roots
 from ai_how.waiting import Deadline, wait_until

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.host.capacity_checks import CapacityRequest, check_capacity
 from ai_how.host.checks import (
-    CapacityRequest,
     Check,
     Status,
-    check_capacity,
     check_embedded,
     check_firewall,
     check_host,

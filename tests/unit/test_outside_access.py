@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.host import outside_access
-from ai_how.host.outside_access import OutsideAccess, read_outside_access
+from ai_how import outside_access
+from ai_how.images.sandbox import build_environment
+from ai_how.outside_access import OutsideAccess, read_outside_access
 
 PEM = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
 OTHER = PEM.replace("QUJD", "REVG")
@@ -98,3 +99,13 @@ def test_apt_is_asked_for_its_own_settings(tmp_path: Path, monkeypatch: pytest.M
     }
     tool.write_text("#!/bin/sh\nexit 1\n")
     assert not read_outside_access({}, tmp_path)
+
+
+def test_a_build_uses_the_proxies_of_the_host_also_those_of_apt_alone() -> None:
+    apt = {"Acquire::http::Proxy": URL, "Acquire::https::Proxy": "DIRECT"}
+    only_apt = build_environment({"OUT": "/x"}, OutsideAccess(apt=apt))
+    assert (only_apt["http_proxy"], only_apt["OUT"]) == (URL, "/x")
+    assert "https_proxy" not in only_apt
+    both = build_environment({}, OutsideAccess({"http_proxy": "http://p:1"}, apt=apt))
+    assert both["HTTP_PROXY"] == "http://p:1"
+    assert "http_proxy" not in build_environment({}, OutsideAccess())

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from ai_how.clusters.kind import ClusterSection
 from ai_how.guest.outside_files import OutsideFiles
-from ai_how.host.outside_access import read_outside_access
 from ai_how.host.place import HypervisorHost
+from ai_how.outside_access import read_outside_access
 from ai_how.state.models import ClusterState
 
 # A variable with the name of each node would be longer than some programs read.

@@ -16,7 +16,8 @@ from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.plans.rendering import build_domain_definitions
 from ai_how.clusters.preflight.node_images import choose_accel, get_image
 from ai_how.errors import AiHowError, HostError
-from ai_how.host.checks import CapacityRequest, Status, check_capacity
+from ai_how.host.capacity_checks import CapacityRequest, check_capacity
+from ai_how.host.checks import Status
 from ai_how.host.facts import read_facts
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue

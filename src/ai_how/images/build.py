@@ -20,6 +20,7 @@ from ai_how.images.qemu_img import convert
 from ai_how.images.recipe import ROOT, Recipe, default_recipe
 from ai_how.images.sandbox import build_environment, find_workplace, in_namespace
 from ai_how.images.store import ImageStore
+from ai_how.outside_access import OutsideAccess, read_outside_access
 from ai_how.process import Argument, get_tool, run, run_lines
 
 # The progress of a build, as a share of the whole, when mmdebstrap prints one of these lines
@@ -58,12 +59,19 @@ class BuildOptions:
 
     `mirror` is the URL of a Debian mirror, None for the usual one. With `refresh` an image that
     exists is built again, with the newest packages. With `allow_expired` the lists of packages may
-    be older than they say themselves, as those of a snapshot are.
+    be older than they say themselves, as those of a snapshot are. Unless `uses_proxy`, the proxies
+    and certificates of this host are not used.
     """
 
     mirror: str | None = None
     refresh: bool = False
     allow_expired: bool = False
+    uses_proxy: bool = True
+
+    @property
+    def access(self) -> OutsideAccess:
+        """How a build reaches the outside."""
+        return read_outside_access() if self.uses_proxy else OutsideAccess()
 
 
 USUAL = BuildOptions()
@@ -242,7 +250,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, options: BuildOption
     ]
     run_lines(
         in_namespace([get_tool("sh"), "-c", _BOOTSTRAP, "sh", *command]),
-        env=build_environment(settings),
+        env=build_environment(settings, options.access),
         is_whole_env=True,
         on_line=follow,
     )

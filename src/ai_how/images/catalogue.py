@@ -85,6 +85,8 @@ class ImageCatalogue:
         for a name that nobody describes, and where one cannot be built.
         """
         names = tuple(names)
+        if (hpc := self.file.clusters.hpc) and hpc.access.proxy == "none":
+            options = replace(options, uses_proxy=False)
         images = []
         for number, name in enumerate(names):
             part = _part_of(watch, number, len(names), name)

@@ -123,6 +123,8 @@ def _write_job(job: Path, blueprint: Blueprint, base: Image, options: BuildOptio
         (job / "upgrade").touch()
     if options.mirror:
         (job / "sources.list").write_text(f"deb {options.mirror} {base.manifest.suite} main\n")
+    if certificates := options.access.certificates:
+        (job / "certificates").write_text("".join(certificates))
     for number, one in enumerate(blueprint.all_files):
         (job / "files").mkdir(exist_ok=True)
         stage(one.source, job / "files" / str(number))
@@ -153,7 +155,7 @@ def _run(
         with build_errors(blueprint.name, draft, again=blueprint.name):
             run_lines(
                 in_namespace([get_tool("sh"), ROOT / "derive.sh"]),
-                env=build_environment(settings),
+                env=build_environment(settings, options.access),
                 is_whole_env=True,
                 on_line=heard.hear,
             )

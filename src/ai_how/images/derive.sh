@@ -1,7 +1,8 @@
 #!/bin/sh
 # derive.sh: makes an image from the tree of another one, as root of a namespace in which it is PID 1.
 # Below $OUT it finds job/: packages, documented (if the documentation is kept), upgrade (if packages of the base shall be
-# the newest), sources.list (if another is used), files/ (NUMBER, and NUMBER.target), run/ (NUMBER, and NUMBER.script).
+# the newest), sources.list (if another is used), certificates (that are trusted while it runs), files/ (NUMBER, and
+# NUMBER.target), run/ (NUMBER, and NUMBER.script).
 # BASE is the packed tree, PACK pack.sh, IMAGE_BYTES the least size of the disk, CHECK_EXPIRY false if the lists of packages
 # may be old, else true.
 set -eu
@@ -44,6 +45,15 @@ mount_system() {
     ln -s "/proc/self/fd/${number%:*}" "$root/dev/${number#*:}"
   done
   mount -t tmpfs -o mode=0755 tmpfs "$root/run"
+}
+
+# The certificates of the host are the nodes' own, when they are told: an image may go to another host.
+distrust_host() { [ ! -e "$bundle" ] || sed -i '/^# ai-how: begin$/,/^# ai-how: end$/d' "$bundle"; }
+
+trust_host() {
+  distrust_host
+  [ ! -e "$job/certificates" ] || [ ! -e "$bundle" ] ||
+    { echo '# ai-how: begin'; cat "$job/certificates"; echo '# ai-how: end'; } >> "$bundle"
 }
 
 install_packages() {
@@ -138,7 +148,10 @@ mount_system
 printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
 chmod 0755 "$root/usr/sbin/policy-rc.d"
 cat /etc/resolv.conf > "$root/etc/resolv.conf"
+bundle=$root/etc/ssl/certs/ca-certificates.crt
+trust_host
 install_packages
+trust_host
 if [ -d "$job/files" ]; then
   say phase files
   copy_files
@@ -149,6 +162,7 @@ fi
 # Nothing that a script has left running writes any more.
 kill -KILL -1 2> /dev/null || :
 say phase pack
+distrust_host
 rm -f "$root/usr/sbin/policy-rc.d"
 for mounted in run dev/shm dev/pts dev sys proc; do
   umount -l "$root/$mounted"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ai_how.errors import HostError
+from ai_how.outside_access import OutsideAccess
 from ai_how.process import Argument, dying_with_us, get_tool, run, search_path
 
 # Directories that every system has and that may be covered in a mount namespace of our own.
@@ -28,17 +29,21 @@ def in_namespace(argv: Sequence[Argument]) -> list[Argument]:
     )
 
 
-def build_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """All variables of a build: `settings`, and nothing of what the user has set.
+def build_environment(settings: Mapping[str, str], access: OutsideAccess) -> dict[str, str]:
+    """All variables of a build: `settings`, and of what the user has set only the proxies.
 
     What every build and every script of an image shall see belongs in here.
     """
-    return {
-        "PATH": search_path(),
-        "HOME": "/root",
-        "LC_ALL": "C.UTF-8",
-        "DEBIAN_FRONTEND": "noninteractive",
-    } | dict(settings)
+    return (
+        access.for_builds()
+        | {
+            "PATH": search_path(),
+            "HOME": "/root",
+            "LC_ALL": "C.UTF-8",
+            "DEBIAN_FRONTEND": "noninteractive",
+        }
+        | dict(settings)
+    )
 
 
 def find_workplace(*needed: Path) -> Path:

@@ -13,7 +13,8 @@ from ai_how.errors import (
     LibvirtError,
     SpecError,
 )
-from ai_how.host.checks import CapacityRequest, Status, check_capacity, check_tun
+from ai_how.host.capacity_checks import CapacityRequest, check_capacity
+from ai_how.host.checks import Status, check_tun
 from ai_how.host.facts import read_facts
 from ai_how.host.place import HypervisorHost
 from ai_how.images.manifest import Image

@@ -10,14 +10,8 @@ from ai_how.clusters.manager import ClusterManager
 from ai_how.clusters.preflight.node_images import get_image
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.errors import AiHowError, OwnershipError, StateError
-from ai_how.host.checks import (
-    CapacityRequest,
-    Check,
-    Status,
-    check_capacity,
-    check_host,
-    check_subnet_collisions,
-)
+from ai_how.host.capacity_checks import CapacityRequest, check_capacity
+from ai_how.host.checks import Check, Status, check_host, check_subnet_collisions
 from ai_how.host.facts import HostFacts, read_facts
 from ai_how.host.name_checks import check_names
 from ai_how.host.place import HypervisorHost

@@ -78,6 +78,15 @@ class OutsideAccess:
         values = {**self.proxies, NO_PROXY: ",".join(word for word in besides if word)}
         return values | {name.upper(): value for name, value in values.items()}
 
+    def for_builds(self) -> dict[str, str]:
+        """The variables for a program of this host; a proxy that only apt has serves all."""
+        of_apt = {
+            f"{scheme}_proxy": url
+            for scheme in ("http", "https", "ftp")
+            if (url := self.apt.get(f"Acquire::{scheme}::Proxy", "DIRECT")) != "DIRECT"
+        }
+        return OutsideAccess({**of_apt, **self.proxies}, self.no_proxy).environment()
+
 
 def read_outside_access(
     environ: Mapping[str, str] = os.environ, root: Path = Path("/")
