@@ -11,7 +11,7 @@ from ai_how.host.logout import find_end, user_name
 from ai_how.host.name_checks import check_names
 from ai_how.host.place import Choice, choose_host, saves_for_root
 from ai_how.host.running import find_supervisor
-from ai_how.host.uplink import read_uplink
+from ai_how.host.uplink import STARTING, read_uplink
 from ai_how.state.paths import Roots
 
 
@@ -27,7 +27,9 @@ def run_doctor(roots: Roots, *, kind: str, kernel: Path | None = None) -> tuple[
     verdict = kvm_verdict(kernel=kernel, cache=roots.kvm_verdict)
     host = find_supervisor(roots.embedded)
     if host:
-        facts = replace(facts, is_embedded_up=True, no_uplink=read_uplink(roots.embedded, host))
+        trouble = read_uplink(roots.embedded, host)
+        no_uplink = None if trouble == STARTING else trouble
+        facts = replace(facts, is_embedded_up=True, no_uplink=no_uplink)
     logout = check_logout(Path("/"), kind=kind, supervisor=host.pid if host else None)
     about = (check_names(facts), *check_choice(choice, kind=kind), logout)
     return (check_kvm(verdict), *check_host(facts), *about)

@@ -32,7 +32,7 @@ from ai_how.host.running import (
     start_ticks,
 )
 from ai_how.host.supervisor import SOCKETS, Order
-from ai_how.host.uplink import ensure_uplink, read_uplink
+from ai_how.host.uplink import await_uplink_end, ensure_uplink, read_uplink
 from ai_how.limits import find_told_limit, require_tasks
 from ai_how.process import Argument, get_tool, start_detached
 from ai_how.state.files import replaced_atomically
@@ -347,6 +347,7 @@ class EmbeddedHost:
             "the end of the embedded host",
             interval_s=0.01,
         )
+        await_uplink_end(self.paths, supervisor)
 
     def _failure(self, brief: str) -> HostError:
         try:

@@ -72,7 +72,10 @@ def _user_namespace(pid: int | str = "self") -> Path:
 
 
 def main(paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[int]) -> None:
-    uplink = Uplink(paths, pid, ticks, relays)
+    try:
+        uplink = Uplink(paths, pid, ticks, relays)
+    except ProcessLookupError:
+        return
     if not uplink.take():
         return
     try:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from ai_how.host.daemon_log import say
 from ai_how.host.guest_rules import LINK
 from ai_how.host.running import FLOCK, start_ticks
-from ai_how.host.uplink import LONGEST_NOTE, OLD_HOST, UplinkNote
+from ai_how.host.uplink import LONGEST_NOTE, OLD_HOST, STARTING, UplinkNote
 from ai_how.process import Argument, Daemon, dying_with_us, get_tool, start_daemon
 from ai_how.state.lock import OPENED
 from ai_how.state.paths import EmbeddedPaths
@@ -23,7 +23,6 @@ SETTLED_S = 0.5
 # It ends while this host has no network, so it is tried again for ever.
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LONGEST_REASON = 300
-STARTING = "it is being started"
 
 
 def owner_of_network(network: int) -> int:
@@ -56,9 +55,12 @@ class Uplink:
     """The uplink of one supervisor, as others see it in its file."""
 
     def __init__(self, paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[int]) -> None:
+        """Raises ProcessLookupError if the supervisor has ended: its directory may be gone."""
         self.paths, self.pid, self.ticks, self.relays = paths, pid, ticks, relays
-        self.file = os.open(paths.uplink, OPENED, 0o600)
         self.end = os.pidfd_open(pid)
+        if self.has_ended:
+            raise ProcessLookupError
+        self.file = os.open(paths.uplink, OPENED, 0o600)
 
     @property
     def has_ended(self) -> bool:

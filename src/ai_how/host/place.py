@@ -13,6 +13,7 @@ from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.facts import read_libvirt_access
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
 from ai_how.host.supervisor import MAX_CALLS
+from ai_how.host.uplink import STARTING
 from ai_how.state.paths import Roots, StoragePaths
 
 SYSTEM_IMAGES = Path("/var/lib/libvirt/images")
@@ -101,8 +102,12 @@ class HypervisorHost:
 
     @property
     def uplink_trouble(self) -> str | None:
-        """Why its guests reach nothing outside, where that is known without looking at rules."""
-        return self.embedded.uplink_trouble if self.embedded else None
+        """Why its guests reach nothing outside, where that is known without looking at rules.
+
+        None also while the uplink is being started.
+        """
+        trouble = self.embedded.uplink_trouble if self.embedded else None
+        return None if trouble == STARTING else trouble
 
     @property
     def saves_memory(self) -> bool:

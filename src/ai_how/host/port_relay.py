@@ -33,11 +33,7 @@ def _serve(listener: socket.socket, port: int) -> None:
 
 def _relay(guest: socket.socket, port: int, free: BoundedSemaphore) -> None:
     try:
-        with (
-            guest,
-            suppress(OSError),
-            socket.create_connection(("localhost", port), timeout=CONNECT_S) as proxy,
-        ):
+        with guest, suppress(OSError), _connected(port) as proxy:
             proxy.settimeout(None)
             back = Thread(target=_copy, args=(proxy, guest), daemon=True)
             back.start()
@@ -45,6 +41,14 @@ def _relay(guest: socket.socket, port: int, free: BoundedSemaphore) -> None:
             back.join()
     finally:
         free.release()
+
+
+def _connected(port: int) -> socket.socket:
+    """A connection to a port of loopback. Raises OSError."""
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=CONNECT_S)
+    except OSError:
+        return socket.create_connection(("::1", port), timeout=CONNECT_S)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ai_how.errors import DeadlineError
 from ai_how.host.guest_rules import NO_USER_NAMESPACES, why_no_uplink
 from ai_how.host.running import FLOCK, Supervisor
 from ai_how.process import Argument, start_detached
@@ -23,6 +24,7 @@ from ai_how.waiting import Deadline, wait_until
 PATIENCE_S = 10.0
 LONGEST_NOTE = 4096
 
+STARTING = "it is being started"
 NOT_RUNNING = "the process of the uplink is not running"
 OLD_HOST = "the embedded host was started by an earlier version; it needs a restart"
 
@@ -95,6 +97,17 @@ def read_uplink(paths: EmbeddedPaths, supervisor: Supervisor) -> str | None:
         return why
     note = _read_note(paths, supervisor)
     return note.trouble if note and note.is_current else NOT_RUNNING
+
+
+def await_uplink_end(paths: EmbeddedPaths, supervisor: Supervisor) -> None:
+    """Wait until the process of the uplink of a host that has ended writes no more."""
+    with suppress(DeadlineError):
+        wait_until(
+            lambda: not _is_running(paths, supervisor),
+            Deadline.after(PATIENCE_S),
+            "the end of the uplink",
+            interval_s=0.01,
+        )
 
 
 def _is_running(paths: EmbeddedPaths, supervisor: Supervisor) -> bool:
