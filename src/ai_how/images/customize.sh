@@ -12,6 +12,10 @@ find "$root/etc/systemd" "$root/etc/ssh/sshd_config.d" "$root/etc/ssh/ssh_config
 # SLURM of bookworm runs in the foreground instead.
 grep -q -e --systemd "$root/usr/lib/systemd/system/slurmd.service" ||
   sed -i 's/--systemd/-D -s/' "$root/etc/systemd/system/slurmd.service.d/ai-how.conf"
+# There it also asks for PMIx by a name that only the package for developers has.
+for library in "$root"/usr/lib/*/pmix2/lib/libpmix.so.2; do
+  [ ! -e "$library" ] || [ -e "${library%.2}" ] || ln -s libpmix.so.2 "${library%.2}"
+done
 
 in_root() { chroot "$root" "$@"; }
 in_root systemctl --quiet set-default multi-user.target
