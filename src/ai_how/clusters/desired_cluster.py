@@ -136,7 +136,7 @@ def _remembered(
 def _network(
     section: ClusterSection, cluster_id: UUID, choices: HostChoices, previous: ClusterState | None
 ) -> NetworkState:
-    """That of before, but for the uplink, which may be given and taken at any time."""
+    """A new network, or the previous one, of which only the uplink may change."""
     if previous:
         return previous.network.model_copy(update={"uplink": section.network.uplink})
     subnet = choices.subnet()
