@@ -233,7 +233,7 @@ def test_a_backup_is_made_of_guests_that_are_off_before_anything_is_removed(
     ended = tiny_home.call(*words, shutdown_s=4)
     assert ended.code == 0, ended.said
     assert "hpc-controller did not shut down in time and was powered off" in ended.err
-    assert "the backup of hpc-controller may lack what it wrote" in ended.err
+    assert "the backup of hpc-controller may lack the writes" in ended.err
     assert "the backup of hpc-compute" not in ended.err
     done = [key.split("/")[0] for moment, key in ended.boundaries if moment == "after done"]
     assert done.index("backup") > max(place for place, word in enumerate(done) if word == "off")
