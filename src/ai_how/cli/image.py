@@ -143,7 +143,7 @@ def list_images(ctx: typer.Context) -> None:
     )
 
 
-@app.command("import")
+@app.command("import", short_help="Import an exported image, or a disk with a boot loader.")
 def import_image(
     ctx: typer.Context,
     source: Annotated[
