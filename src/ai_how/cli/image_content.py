@@ -94,7 +94,7 @@ def diff(
         console.show_line("both have the same packages")
 
 
-@app.command("export")
+@app.command("export", short_help="Write an image to a file, for `image import`.")
 def export_to(
     ctx: typer.Context,
     wanted: Wanted,
