@@ -21,7 +21,7 @@ from ai_how.hpc import identities
 from ai_how.hpc.manager import HpcManager
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.images.build import build_default_image
-from ai_how.images.manifest import DISK, INITRD, KERNEL, MANIFEST, Manifest
+from ai_how.images.manifest import DISK, MANIFEST, Manifest
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
@@ -176,6 +176,7 @@ def faulty(manifest: Manifest, name: str, words: str) -> Manifest:
         update={
             "name": name,
             "digest": hashlib.sha256(name.encode()).hexdigest(),
+            "asked_digest": None,
             "cmdline": f"{manifest.cmdline} {words}".strip(),
         }
     )
@@ -184,7 +185,8 @@ def faulty(manifest: Manifest, name: str, words: str) -> Manifest:
 def add_image(root: Path, manifest: Manifest, source: Path, disk: Path) -> None:
     directory = root / manifest.digest
     directory.mkdir()
-    for name, there in ((DISK, disk), (KERNEL, source / KERNEL), (INITRD, source / INITRD)):
+    for name in manifest.sha256_by_file:
+        there = disk if name == DISK else source / name
         try:
             os.link(there, directory / name)
         except OSError:  # another file system

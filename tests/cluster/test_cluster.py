@@ -333,6 +333,7 @@ def test_nodes_use_the_proxy_of_their_host_as_long_as_it_has_one(cluster):
     finally:
         del cluster.env["http_proxy"]
         server.shutdown()
+        server.server_close()
     cluster.start()
     assert cluster.ssh("compute-01", "printenv http_proxy; true") == ""
     assert cluster.execute("compute-01", "grep -c proxy /etc/environment; true").strip() == "0"
