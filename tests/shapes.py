@@ -86,6 +86,16 @@ COMPUTE_GPU = replace(
     shares=(VirtioFsShare(Path("/srv/data"), "data"), VirtioFsShare(Path("/opt/sw"), "sw")),
 )
 
+COMPUTE_SHARES = replace(
+    COMPUTE,
+    memory_backing=MemoryBacking(is_memfd=True, is_shared=True),
+    shares=(
+        VirtioFsShare(
+            Path("/home/me/project"), "project", Path("/etc/libvirt/hooks/ai-how-share-login-rw")
+        ),
+    ),
+)
+
 COMPUTE_FIRMWARE = replace(
     COMPUTE,
     boot=None,
@@ -100,6 +110,7 @@ DOMAINS = {
     "compute-kvm-pinned-hugepages-numa": COMPUTE_KVM,
     "compute-kvm-gpu-vgpu-virtiofs": COMPUTE_GPU,
     "compute-firmware": COMPUTE_FIRMWARE,
+    "compute-tcg-served-share": COMPUTE_SHARES,
 }
 
 NETWORK = NetworkDefinition(

@@ -1,6 +1,7 @@
 """What was asked for in the file, and the VM that a node becomes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -160,6 +161,39 @@ def test_memory_is_shared_whenever_a_directory_is(performance, has_share, backin
     shape = compute_shape(hpc)
     assert shape.memory_backing == backing
     assert [(str(s.source), s.tag) for s in shape.shares] == [("/srv/data", "data")] * has_share
+
+
+@pytest.mark.parametrize(
+    ("keys", "server"),
+    [
+        ({}, "login-rw"),
+        ({"readonly": True}, "login-ro"),
+        ({"options": "ro,noatime"}, "login-ro"),
+        ({"owner": "me"}, "login-rw"),
+        ({"owner": "1000"}, "login-rw"),
+        ({"owner": "admin"}, "login-rw"),  # as in files for another system: no guest has it
+        ({"owner": "root"}, "root-rw"),
+        ({"owner": "0", "readonly": True}, "root-ro"),
+        ({"owner": "slurm"}, "other-rw"),
+        ({"owner": "1234"}, "other-rw"),
+    ],
+)
+def test_the_program_that_serves_a_share_depends_on_its_owner(keys, server):
+    mount = {"tag": "data", "host_path": "/srv/data", "mount_point": "/data"} | keys
+    hpc = hpc_with(virtio_fs_mounts=[mount])
+    place, host = replace(PLACE, login="me"), replace(INTEL, maps_shares=True)
+    shape = define_domain(
+        nodes_of(hpc)[1], "demo", hpc.hardware, cluster_id=CLUSTER, placement=place, host=host
+    )
+    assert [one.server for one in shape.shares] == [
+        Path(f"/etc/libvirt/hooks/ai-how-share-{server}")
+    ]
+
+
+def test_the_systems_libvirt_starts_virtiofsd_itself():
+    mount = {"tag": "data", "host_path": "/srv/data", "mount_point": "/data"}
+    shape = compute_shape(hpc_with(virtio_fs_mounts=[mount]))
+    assert [one.server for one in shape.shares] == [None]
 
 
 def test_devices_of_the_host_reach_the_vm():

@@ -11,6 +11,7 @@ from ai_how.host.logout import find_end, user_name
 from ai_how.host.name_checks import check_names
 from ai_how.host.place import Choice, choose_host, saves_for_root
 from ai_how.host.running import find_supervisor
+from ai_how.host.share_server import find_virtiofsd, install_virtiofsd
 from ai_how.host.uplink import STARTING, read_uplink
 from ai_how.state.paths import Roots
 
@@ -31,7 +32,7 @@ def run_doctor(roots: Roots, *, kind: str, kernel: Path | None = None) -> tuple[
         no_uplink = None if trouble == STARTING else trouble
         facts = replace(facts, is_embedded_up=True, no_uplink=no_uplink)
     logout = check_logout(Path("/"), kind=kind, supervisor=host.pid if host else None)
-    about = (check_names(facts), *check_choice(choice, kind=kind), logout)
+    about = (check_names(facts), check_virtiofsd(), *check_choice(choice, kind=kind), logout)
     return (check_kvm(verdict), *check_host(facts), *about)
 
 
@@ -48,6 +49,14 @@ def check_kvm(verdict: KvmVerdict) -> Check:
     """KVM only affects speed: guests are emulated without it."""
     status = Status.OK if verdict.works else Status.WARNING
     return Check("kvm", status, f"{verdict.why} ({verdict.decided_by})", verdict.remedy)
+
+
+def check_virtiofsd() -> Check:
+    """Only nodes that share directories of the host need it."""
+    if program := find_virtiofsd():
+        return Check("virtiofsd", Status.OK, str(program))
+    found = "not installed: nodes cannot have virtio_fs_mounts"
+    return Check("virtiofsd", Status.HINT, found, install_virtiofsd())
 
 
 def check_logout(root: Path, *, kind: str, supervisor: int | None = None) -> Check:

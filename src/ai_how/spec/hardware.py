@@ -147,6 +147,11 @@ class VirtioFsMount(Spec):
         Field(description="Mount options, as for mount(8).", examples=["rw,relatime"]),
     ] = ""
 
+    def owner_for(self, login: str) -> str | None:
+        """The owner in a guest: an account that no guest has is the `login` account."""
+        is_known = self.owner is None or self.owner.isdigit() or self.owner in fields.SYSTEM_USERS
+        return self.owner if is_known else login
+
     @property
     def is_read_only(self) -> bool:
         return "ro" in self.mount_options.split(",")

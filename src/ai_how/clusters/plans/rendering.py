@@ -91,7 +91,12 @@ def build_domain_definitions(
     """A function that builds the definition of a node's VM on this host."""
     state = desired.state
     cpu = read_cpu(Path("/"))
-    fit = HostFeatures(accel, cpu.virtualization if cpu else None, DiskCache.WRITEBACK)
+    fit = HostFeatures(
+        accel,
+        cpu.virtualization if cpu else None,
+        DiskCache.WRITEBACK,
+        maps_shares=place.embedded is not None,
+    )
     pins = pin_nodes(
         desired.section.hardware,
         (node for node, _ in desired.nodes),
@@ -107,6 +112,7 @@ def build_domain_definitions(
             console_log=paths.console_log(one.name),
             boot=_kernel(image, place, one, accel),
             pins=pins[node.name],
+            login=state.user,
             owner=caller_of(paths),
             kind=state.marked_kind,
         )

@@ -144,10 +144,14 @@ class PciAddress:
 
 @dataclass(frozen=True, slots=True)
 class VirtioFsShare:
-    """A directory of the host that the guest mounts by its tag."""
+    """A directory of the host that the guest mounts by its tag.
+
+    `server` is the program that libvirt starts for it; None is virtiofsd itself.
+    """
 
     source: Path
     tag: str
+    server: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

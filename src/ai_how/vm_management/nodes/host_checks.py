@@ -8,6 +8,7 @@ from ai_how.host.checks import Check, Status
 from ai_how.host.facts import HostFacts
 from ai_how.host.pci import check_passthrough, read_pci_devices
 from ai_how.host.place import HypervisorHost
+from ai_how.host.share_server import find_virtiofsd, install_virtiofsd
 from ai_how.spec.nodes import Node
 
 
@@ -24,6 +25,10 @@ def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
 def check_shares(nodes: Sequence[Node], place: HypervisorHost) -> Iterator[Check]:
     """A failure for each shared directory that is missing, or not visible to QEMU."""
     root = place.root
+    sharing = [node.name for node in nodes if node.virtio_fs_mounts]
+    if sharing and place.runs_guests and find_virtiofsd() is None:
+        found = f"virtiofsd is not installed, and {', '.join(sharing)} has virtio_fs_mounts"
+        yield Check("shares", Status.FAILURE, found, install_virtiofsd())
     for node in nodes:
         for share in node.virtio_fs_mounts:
             path = Path(share.host_path)

@@ -7,8 +7,10 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import HostError, SpecError
+from ai_how.guest.base_identity import LOGIN_ID
+from ai_how.host.share_server import SharedAs, script_of
 from ai_how.libvirt_client.facts import Mark, Owner
-from ai_how.spec.hardware import AccelerationSpec, PerformanceSpec
+from ai_how.spec.hardware import AccelerationSpec, PerformanceSpec, VirtioFsMount
 from ai_how.spec.identity import mac_address, object_uuid
 from ai_how.spec.models import HardwareSpec
 from ai_how.spec.nodes import Node, cpu_topology_for, numa_topology_for
@@ -53,6 +55,8 @@ class HostFeatures:
     accel: Accel
     virtualization: str | None  # the CPU feature: vmx or svm
     disk_cache: DiskCache = DiskCache.NONE
+    maps_shares: bool = False
+    """Whether our own program serves shares there, and the host's user is the login account."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class NodePlacement:
     console_log: Path
     boot: DirectKernel | None  # None: the firmware boots its disk
     pins: Pins = ()
+    login: str = ""
     owner: Owner | None = None
     kind: str | None = None
     """The kind of the cluster, as in its mark."""
@@ -107,11 +112,25 @@ def define_domain(
         ),
         pins=placement.pins,
         shares=tuple(
-            VirtioFsShare(Path(mount.host_path), mount.tag) for mount in node.virtio_fs_mounts
+            VirtioFsShare(
+                Path(mount.host_path),
+                mount.tag,
+                _server_of(mount, placement.login) if host.maps_shares else None,
+            )
+            for mount in node.virtio_fs_mounts
         ),
         pci_devices=tuple(PciAddress.parse(device.pci_address) for device in node.pcie_devices),
         mdevs=(node.vgpu_mdev_uuid,) if node.vgpu_mdev_uuid else (),
     )
+
+
+def _server_of(mount: VirtioFsMount, login: str) -> Path:
+    owner = mount.owner_for(login)
+    if owner in (None, login, str(LOGIN_ID)):
+        shared_as = SharedAs.LOGIN
+    else:
+        shared_as = SharedAs.ROOT if owner in ("root", "0") else SharedAs.OTHER
+    return script_of(shared_as, is_read_only=mount.is_read_only)
 
 
 def pin_nodes(
