@@ -12,7 +12,7 @@ import pytest
 from ai_how.guest.base_identity import Neighbour, render_archive
 from ai_how.guest.outside_files import OutsideFiles
 from ai_how.hpc.identities import build_identities, choose_wait_s, ensure_secrets
-from ai_how.hpc.node_identity import NodeIdentity
+from ai_how.hpc.node_identity import HOME_MOUNTS, NodeIdentity
 from ai_how.process import run
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
@@ -210,12 +210,81 @@ def test_shares_are_mounted_by_a_script_in_their_order(tmp_path):
         "mkdir|-p|/data/here|",
         "mountpoint|-q|/data/here|",
         "mount|-t|virtiofs|-o|defaults|data|/data/here|",
-        "chown|me:|/data/here|",
+        "chown|me|/data/here|",
         "chmod|750|/data/here|",
         "mkdir|-p|/sw|",
         "mountpoint|-q|/sw|",
         "mount|-t|virtiofs|-o|ro|sw|/sw|",
     ]
+
+
+POINT, SLURMD = "/home/me/src/p", "slurmd.service"
+PROJECT = VirtioFsMount(
+    tag="project", host_path="/p", mount_point=POINT, owner="admin", group="staff"
+)
+
+
+def test_a_node_mounts_shares_below_the_shared_home_after_it():
+    node = replace(COMPUTE, shares=(PROJECT, *SHARES), home_points=(PROJECT.mount_point,))
+    assert "project" not in text_of(node, "etc/ai-how/mounts")
+    assert "/data/here" in text_of(node, "etc/ai-how/mounts")
+    script = text_of(node, "etc/ai-how/home-mounts")
+    assert script.splitlines() == [
+        "n=0",
+        f"until [ -d {POINT} ] || [ $n -ge 100 ]; do sleep 0.3; n=$((n + 1)); done",
+        "set -e",
+        "[ -d /home/me/src ] || { mkdir /home/me/src; chown 1000:1000 /home/me/src; }",
+        f"[ -d {POINT} ] || {{ mkdir {POINT}; chown 1000:1000 {POINT}; }}",
+        f"mountpoint -q {POINT} || mount -t virtiofs -o defaults project {POINT}",
+        f"chown me {POINT}",
+        "group=staff",
+        'grep -q "^$group:" /etc/group || group=me',
+        f'chgrp "$group" {POINT}',
+    ]
+    services = node.services()
+    assert services.index("home.mount") < services.index(HOME_MOUNTS) < services.index(SLURMD)
+    unit = text_of(node, f"etc/systemd/system/{HOME_MOUNTS}")
+    assert "After=home.mount\nBefore=slurmd.service\n" in unit
+
+
+def test_the_controller_makes_the_mount_points_below_the_home_that_it_serves():
+    node = replace(CONTROLLER, home_points=("/home/me/p", "/home/alice/p"))
+    assert text_of(node, "etc/ai-how/home-mounts").splitlines() == [
+        "[ -d /home/me/p ] || { mkdir /home/me/p; chown 1000:1000 /home/me/p; }",
+        "mkdir -p /home/alice/p",
+    ]
+    assert HOME_MOUNTS in node.services()
+    own = replace(CONTROLLER, shares=(PROJECT,))
+    assert "/home/me" in text_of(own, "etc/ai-how/mounts")
+    assert HOME_MOUNTS not in own.services()
+
+
+def test_without_a_shared_home_there_is_nothing_to_wait_for():
+    node = replace(COMPUTE, home_is_nfs=False, shares=(PROJECT,))
+    assert "/home/me" in text_of(node, "etc/ai-how/mounts")
+    assert HOME_MOUNTS not in node.services()
+
+
+def test_the_login_account_can_pass_to_a_share_below_root():
+    node = replace(COMPUTE, shares=(VirtioFsMount(tag="r", host_path="/p", mount_point="/root/p"),))
+    assert "mkdir -p /root/p\nchmod o+x /root\n" in text_of(node, "etc/ai-how/mounts")
+
+
+@pytest.mark.parametrize(
+    ("home", "points"), [("nfs", ("/home/a/p",)), ("none", ())], ids=["shared home", "own homes"]
+)
+def test_the_mount_points_of_all_nodes_are_made_where_home_is(tmp_path, home, points):
+    mounts = "".join(
+        f"{{tag: {tag}, host_path: /p, mount_point: {point}}}, "
+        for tag, point in (("p", "/home/a/p"), ("q", "/q"))
+    )
+    node = f"{{cpu_cores: 1, memory_gb: 1, disk_gb: 10, virtio_fs_mounts: [{mounts}]}}"
+    hpc = read_hpc(f"storage: {{home: {home}}}", nodes=f"compute_nodes: [{node}]")
+    draft = draft_of(hpc)
+    paths = ClusterPaths(tmp_path / "hpc")
+    ensure_secrets(draft.state, paths)
+    identities = build_identities(draft, paths, has_host_clock=False)
+    assert {one().home_points for one in identities.values()} == {points}
 
 
 def test_without_shares_there_is_no_such_script():

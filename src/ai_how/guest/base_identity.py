@@ -75,6 +75,11 @@ class BaseIdentity:
         shares = ("ai-how-mounts.service",) if self.shares else ()
         return (*clock, *shares, "ssh.socket", "ai-how-grow.service")
 
+    @property
+    def early_shares(self) -> tuple[VirtioFsMount, ...]:
+        """The shares that are mounted before other services are started."""
+        return self.shares
+
     def settings(self) -> dict[str, str]:
         """The settings that the scripts of the image read."""
         return {
@@ -109,7 +114,7 @@ class BaseIdentity:
         if self.outside.digest:
             yield from (Entry(*file) for file in self.outside.files())
         if self.shares:
-            yield Entry("etc/ai-how/mounts", _mounts(self.shares))
+            yield Entry("etc/ai-how/mounts", render_mounts(self.early_shares, self.login))
 
 
 def render_archive(node: BaseIdentity, *, now_s: int) -> bytes:
@@ -159,19 +164,41 @@ def _chrony(node: BaseIdentity) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _mounts(shares: Iterable[VirtioFsMount]) -> str:
-    """A script that mounts the host's directories; run once by ai-how-mounts.service."""
+def is_below_home(mount_point: str) -> bool:
+    """Whether the shared home would cover this mount point."""
+    return mount_point.startswith("/home/")
+
+
+def render_mounts(shares: Iterable[VirtioFsMount], login: str) -> str:
+    """A script that mounts the host's directories; it can be run again."""
     lines = ["set -e"]
     for share in shares:
         tag, point = shlex.quote(share.tag), shlex.quote(str(share.mount_point))
         options = f"-o {shlex.quote(share.mount_options)} " if share.mount_options else ""
-        lines.append(f"mkdir -p {point}")
+        lines += render_directories(share.mount_point, login)
         lines.append(f"mountpoint -q {point} || mount -t virtiofs {options}{tag} {point}")
         if share.is_read_only:
             continue  # its owner and mode are those of the host
-        owner = f"{share.owner or ''}:{share.group or ''}" if share.owner or share.group else ""
-        if owner:
+        if owner := share.owner_for(login):
             lines.append(f"chown {shlex.quote(owner)} {point}")
+        if group := share.group:
+            lines.append(f"group={shlex.quote(group)}")
+            if not group.isdigit():
+                # A group that the guest does not have is the login account's.
+                lines.append(f'grep -q "^$group:" /etc/group || group={shlex.quote(login)}')
+            lines.append(f'chgrp "$group" {point}')
         if share.mode:
             lines.append(f"chmod {shlex.quote(share.mode)} {point}")
     return "\n".join(lines) + "\n"
+
+
+def render_directories(mount_point: str, login: str) -> list[str]:
+    """The commands that make a mount point, and let the login account reach it."""
+    own = f"/home/{login}/"
+    if not mount_point.startswith(own):
+        lets_pass = ["chmod o+x /root"] if mount_point.startswith("/root/") else []
+        return [f"mkdir -p {shlex.quote(mount_point)}", *lets_pass]
+    parts = mount_point.removeprefix(own).split("/")
+    made = (shlex.quote(own + "/".join(parts[: end + 1])) for end in range(len(parts)))
+    owner = f"{LOGIN_ID}:{LOGIN_ID}"
+    return [f"[ -d {one} ] || {{ mkdir {one}; chown {owner} {one}; }}" for one in made]

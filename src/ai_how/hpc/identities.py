@@ -15,7 +15,7 @@ from ai_how.clusters.secrets import (
     own_keys,
     public_key,
 )
-from ai_how.guest.base_identity import Neighbour, render_archive
+from ai_how.guest.base_identity import Neighbour, is_below_home, render_archive
 from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.section import hpc_of
@@ -64,6 +64,7 @@ def build_identities(
         own_keys=own_keys(desired),
         slurm_conf=_slurm_conf(desired),
         host_keys=cache(lambda: host_keys(desired, paths)),
+        home_points=_home_points(desired),
         has_host_clock=has_host_clock,
         wait_s=0 if has_host_clock else choose_wait_s(len(desired.nodes), os.cpu_count() or 1),
     )
@@ -81,8 +82,17 @@ class _Common:
     own_keys: tuple[str, ...]
     slurm_conf: str
     host_keys: Callable[[], tuple[str, ...]]
+    home_points: tuple[str, ...]
     has_host_clock: bool
     wait_s: int
+
+
+def _home_points(desired: DesiredCluster) -> tuple[str, ...]:
+    """The mount points of all nodes below a home that the controller exports, each once."""
+    if hpc_of(desired.section).storage.home != "nfs":
+        return ()
+    points = (share.mount_point for node, _ in desired.nodes for share in node.virtio_fs_mounts)
+    return tuple(dict.fromkeys(one for one in points if is_below_home(one)))
 
 
 def choose_wait_s(nodes: int, cpus: int) -> int:
@@ -148,6 +158,7 @@ def _identity(
         login=state.user,
         authorized_keys=(public_key(paths.ssh_key), *common.own_keys),
         home_is_nfs=hpc.storage.home == "nfs",
+        home_points=common.home_points,
         has_host_clock=common.has_host_clock,
         wait_s=common.wait_s,
         slurm_conf=common.slurm_conf,
