@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from ai_how.clusters.cleanup import (
 from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.named_nodes import no_such_cluster, require_on
-from ai_how.clusters.observation import Observed, existing_disks, observe, observe_wiring
+from ai_how.clusters.observation import Observed, existing_disks, observe, with_host_faults
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.existing_cluster import refuse_moved
 from ai_how.clusters.status import (
@@ -270,7 +270,7 @@ class ClusterManager:
         with _client_of(place) as client:
             seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
-                seen = replace(seen, wiring=observe_wiring(seen, state, place))
+                seen = with_host_faults(seen, state, place)
                 stats = client.stats(seen.domains)
             return status_of(
                 self.kind, state, seen, stats, problems, file_systems, slurm_version=version

@@ -1,7 +1,7 @@
 """The cluster as libvirt, the disks and its nodes show it now."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ai_how.clusters.kind import ClusterKind
@@ -15,6 +15,7 @@ from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.networks.links import Link, find_bridge_problem, find_ports
 from ai_how.vm_management.nodes.clocks import polled_clocks
+from ai_how.vm_management.nodes.share_faults import ShareFault, find_share_faults
 from ai_how.vm_management.owners import describe_owner, owner_of
 
 
@@ -60,6 +61,8 @@ class Observed:
     host_is_down: bool = False
     wiring: Wiring | None = None
     """The result of `observe_wiring`; None if it was not called, or could not tell."""
+    share_faults: Mapping[str, tuple[ShareFault, ...]] = field(default_factory=dict)
+    """By node: the shares that it has lost; empty if `observe_shares` was not called."""
     impostors: tuple[str, ...] = ()
     """VMs with this cluster's mark that are not its nodes: anybody can copy a mark."""
 
@@ -148,6 +151,15 @@ def learn_names(client: LibvirtClient, state: ClusterState) -> None:
         client.learn(node.uuid, node.domain_name)
 
 
+def with_host_faults(seen: Observed, state: ClusterState, place: HypervisorHost) -> Observed:
+    """The observation with what only the host itself shows."""
+    return replace(
+        seen,
+        wiring=observe_wiring(seen, state, place),
+        share_faults=observe_shares(seen, state, place),
+    )
+
+
 def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -> Wiring | None:
     """Check on the host whether the running VMs are on the network, and DHCP and DNS are served.
 
@@ -180,6 +192,21 @@ def observe_wiring(seen: Observed, state: ClusterState, place: HypervisorHost) -
         uplink_is_ours=networks.is_private,
         outside_trouble=place.uplink_trouble if wants_uplink else None,
     )
+
+
+def observe_shares(
+    seen: Observed, state: ClusterState, place: HypervisorHost
+) -> Mapping[str, tuple[ShareFault, ...]]:
+    """The faults of the running nodes' shares, for nodes that have any; none if nobody can know."""
+    root = place.root
+    if root is None:
+        return {}
+    return {
+        node.name: faults
+        for node in state.nodes
+        if (domain := seen.find_domain(node.uuid)) and domain.state.is_on
+        if (faults := find_share_faults(domain, root))
+    }
 
 
 def _taps_of_nodes(

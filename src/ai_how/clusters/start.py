@@ -9,7 +9,7 @@ from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
 from ai_how.clusters.kind import ClusterKind, ClusterSection
-from ai_how.clusters.observation import Observed, observe, observe_wiring
+from ai_how.clusters.observation import Observed, observe, with_host_faults
 from ai_how.clusters.outside import find_outside
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
@@ -151,11 +151,7 @@ def _look(context: StartContext) -> _Looked:
     for name in context.only:
         desired.state.get_node(name)
     seen = observe(client, desired.state, context.kind)
-    seen = replace(
-        seen,
-        has_disk_directory=has_directory,
-        wiring=observe_wiring(seen, desired.state, place),
-    )
+    seen = with_host_faults(replace(seen, has_disk_directory=has_directory), desired.state, place)
     for line in (
         *check_images(desired, previous, context.catalogue),
         *find_losses(desired, previous, seen),

@@ -241,6 +241,7 @@ def _node_status(
         problems=(
             *problems,
             *_wiring_problems(one.name, seen, kind),
+            *_share_problems(one.name, seen, kind),
             *_clock_problems(one, seen),
             *(str(each) for each in file_systems if each.is_full),
         ),
@@ -256,6 +257,12 @@ def _wiring_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
         yield "not on the network"
     elif tap := faults.down_taps.get(node):
         yield f"its network interface {tap} is down"
+
+
+def _share_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
+    for fault in seen.share_faults.get(node, ()):
+        remedy = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
+        yield f"{fault}; to mount it again: {remedy}" if fault.is_there else str(fault)
 
 
 def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:

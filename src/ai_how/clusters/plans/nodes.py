@@ -77,6 +77,13 @@ class NodePlanner:
                 details="A running VM cannot get a new one.",
                 hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
+        ended = [fault for fault in self.seen.share_faults.get(one.name, ()) if fault.is_there]
+        if is_wanted and is_on and ended:
+            raise HostError(
+                f"{one.name}: {ended[0]}",
+                details="A running VM cannot get a new one. Programs that use the share hang.",
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
+            )
         chain, saved = NodeChain(), None
         if one.name not in self.seen.disks:
             saved = self.inputs.saved_of(one.name) if is_wanted else None
