@@ -128,15 +128,15 @@ class VirtioFsMount(Spec):
         fields.MountPoint, Field(description="Where the guest mounts it.", examples=["/data"])
     ]
     readonly: Annotated[
-        bool, Field(description="Mount it read-only in the guest.", examples=[False])
+        bool, Field(description="Share it read-only.", examples=[False])
     ] = False
     owner: Annotated[
         fields.AccountName | None,
-        Field(description="Owner of the mount point (default: as on the host).", examples=["hpc"]),
+        Field(description="Owner in the guest: the login account (default), root, or another.", examples=["hpc"]),
     ] = None
     group: Annotated[
         fields.AccountName | None,
-        Field(description="Group of the mount point (default: as on the host).", examples=["hpc"]),
+        Field(description="Group of the mount point (default: the owner's).", examples=["hpc"]),
     ] = None
     mode: Annotated[
         fields.FileMode | None,
