@@ -127,12 +127,13 @@ class VirtioFsMount(Spec):
     mount_point: Annotated[
         fields.MountPoint, Field(description="Where the guest mounts it.", examples=["/data"])
     ]
-    readonly: Annotated[
-        bool, Field(description="Share it read-only.", examples=[False])
-    ] = False
+    readonly: Annotated[bool, Field(description="Share it read-only.", examples=[False])] = False
     owner: Annotated[
         fields.AccountName | None,
-        Field(description="Owner in the guest: the login account (default), root, or another.", examples=["hpc"]),
+        Field(
+            description="Owner in the guest: the login account (default), root, or another.",
+            examples=["hpc"],
+        ),
     ] = None
     group: Annotated[
         fields.AccountName | None,
