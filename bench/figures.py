@@ -51,7 +51,7 @@ class Results:
 
     `stages_s` has what each start did, by kind and node; `boot_s` when a cold boot passed its
     marks, by node, from the start of its QEMU; `qemu_mib` what the QEMU of each node took when a
-    large cluster was ready.
+    large cluster was ready; `files_s` what work on files took, by where they are.
     """
 
     machine: dict[str, str]
@@ -59,6 +59,7 @@ class Results:
     stages_s: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     boot_s: dict[str, dict[str, float]] = field(default_factory=dict)
     qemu_mib: dict[str, float] = field(default_factory=dict)
+    files_s: dict[str, dict[str, float]] = field(default_factory=dict)
     peers: list[PeerResult] = field(default_factory=list)
 
 
@@ -75,6 +76,7 @@ def render(results: Results) -> str:
             ),
             *(render_nodes("cold boot, at (s)", results.boot_s) if results.boot_s else ()),
             *(f"each QEMU of {name}: {mib:.0f} MiB" for name, mib in results.qemu_mib.items()),
+            *(render_nodes("files in (s)", results.files_s) if results.files_s else ()),
             *(render_peers(results) if results.peers else ()),
         ]
     )

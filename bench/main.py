@@ -18,6 +18,7 @@ from ours import measure_cli, measure_cluster, measure_many
 from peers import measure_peers
 from plot import render_svg
 from running import AI_HOW, ROOT, prepared
+from shares import measure_shares
 
 RESULTS = ROOT / "bench" / "results.json"
 PICTURE = ROOT / "bench" / "stages.svg"
@@ -38,6 +39,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--no-cluster", action="store_true", help="only the CLI's own cost")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--no-peers", action="store_true", help="without other tools")
+    choice.add_argument(
+        "--only-shares", action="store_true", help="nothing but virtiofs against NFS"
+    )
     choice.add_argument("--only-peers", action="store_true", help="nothing but other tools")
     options = parser.parse_args()
     if options.state_dir and options.state_dir.exists() and any(options.state_dir.iterdir()):
@@ -53,12 +57,14 @@ def measure(options: argparse.Namespace) -> Results:
             measure_cli(bench, results)
             if not options.no_cluster:
                 try:
-                    measure_cluster(bench, results)
+                    if not options.only_shares:
+                        measure_cluster(bench, results)
+                    measure_shares(bench, results)
                     if options.many:
                         measure_many(bench, results, options.many)
                 finally:
                     bench.clean_up()
-    if not (options.no_peers or options.no_cluster):
+    if not (options.no_peers or options.no_cluster or options.only_shares):
         results.peers = measure_peers()
     return results
 
@@ -101,7 +107,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print(render(results))
-    if not options.no_cluster or options.json:
+    if options.json or not (options.no_cluster or options.only_shares):
         write(results, options.json or RESULTS, options.svg or PICTURE)
     return 0
 
