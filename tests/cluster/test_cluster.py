@@ -33,7 +33,15 @@ clusters:
     controller: {cpu_cores: 1, memory_gb: 1, disk_gb: 10}
     compute_nodes:
       - {count: 2, cpu_cores: 1, memory_gb: 1, disk_gb: 10}
-      - {cpu_cores: 1, memory_gb: 0.75, disk_gb: 10, auto_start: false}
+      - cpu_cores: 1
+        memory_gb: 0.75
+        disk_gb: 10
+        auto_start: false
+        virtio_fs_mounts:
+          - {tag: project, host_path: "${PWD}/project", mount_point: "${PWD}/project", owner: admin}
+          - {tag: home, host_path: "${PWD}/project", mount_point: /home/hpc/on/host}
+          - {tag: tools, host_path: "${PWD}/project", mount_point: /root/tools, owner: root}
+          - {tag: kept, host_path: "${PWD}/project", mount_point: /srv/kept, readonly: true}
     slurm_config: {partitions: [compute], max_job_time: "1:00:00"}
 """
 SPARE = """\
@@ -55,7 +63,9 @@ print(f"rank {rank} of {size} on {MPI.Get_processor_name()} sum {total}")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("life"), FILE)
+    directory = tmp_path_factory.mktemp("life")
+    (directory / "project").mkdir()
+    made = Cluster(directory, FILE, PWD=str(directory))
     # The worst that a user can set: what we write must be closed to others all the same.
     former = os.umask(0o000)
     made.call("image", "build", timeout_s=START_S)
@@ -365,6 +375,26 @@ def test_a_commands_options_need_no_dashes_and_its_words_stay_words(cluster):
     assert cluster.call("hpc", "exec", "compute-01", "echo a  b | tr a c") == "c b\n"
 
 
+def share_files_with_host(cluster: Cluster) -> None:
+    """The owner of a directory is the login account; the same in each place where it is mounted."""
+    project = cluster.file.with_name("project")
+    (project / "mine").write_text("of the host")
+    for place in (project, Path("/home/hpc/on/host")):
+        seen = cluster.ssh("compute-03", f"cd {place} && cat mine && stat -c ' %U %G' . mine")
+        assert seen.split() == ["of", "the", "host", *["hpc", "hpc"] * 2]
+    cluster.ssh("compute-03", "echo job > /home/hpc/on/host/made; sudo touch /root/tools/roots")
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in project.iterdir()}
+    assert owners == dict.fromkeys(("mine", "made", "roots"), (0, 0))
+    assert (project / "made").read_text() == "job\n"
+    write = "sudo mount -o remount,rw /srv/kept; sudo touch /srv/kept/new"
+    done = cluster.try_call("hpc", "ssh", "compute-03", "--", write)
+    assert "Read-only file system" in done.stderr
+    assert cluster.ssh("compute-03", "stat -c %U /home/hpc/on /root/tools").split() == [
+        "hpc",
+        "root",
+    ]
+
+
 @pytest.mark.fault("H11", "one node stopped under a job, then waited for in vain")
 def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster):
     steps = cluster.start("compute-03")
@@ -372,6 +402,7 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
     assert not [key for key in steps if "compute-01" in key]
     await_idle(cluster, "compute-03")
     assert cluster.ssh("controller", "srun -w compute-03 hostname") == "compute-03\n"
+    share_files_with_host(cluster)
     job = submit(cluster, "compute-03")
     argv = [*cluster.argv, "-c", str(cluster.file), "hpc", "stop", "compute-03", "--wait"]
     log = cluster.file.with_name("wait.log")
