@@ -26,6 +26,7 @@ from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.records import decode_step, encode_step
 from ai_how.plan.step import Plan, Step
 from ai_how.state.paths import ClusterPaths, StoragePaths
+from ai_how.vm_management.nodes.share_faults import ShareFault
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps import disks as disk_steps
 from ai_how.vm_management.steps import domains as domain_steps
@@ -286,6 +287,18 @@ def test_a_node_whose_interface_was_deleted_is_refused_with_what_gives_it_anothe
     # One that crashed is started anew, and gets another.
     crashed = start(seen=with_domain(seen, "compute-02", VmState.CRASHED))
     assert "boot/hpc-compute-02" in keys(crashed)
+
+
+def test_a_node_whose_share_is_not_served_is_refused_with_what_mounts_it_again():
+    ended, removed = ShareFault("/srv/a", is_there=True), ShareFault("/srv/b", is_there=False)
+    seen = replace(everything_seen(DRAFT), share_faults={"compute-02": (removed, ended)})
+    with pytest.raises(HostError) as caught:
+        start(seen=seen)
+    assert caught.value.brief == "compute-02: the server of its share /srv/a has ended"
+    assert caught.value.hint == "ai-how hpc stop compute-02 && ai-how hpc start compute-02"
+    assert start(seen=seen, only=["compute-01"]).steps == ()
+    # Without its directory, the check of the shares says what to do.
+    assert start(seen=replace(seen, share_faults={"compute-02": (removed,)})).steps == ()
 
 
 @pytest.mark.parametrize("state", ["drained", "draining"])

@@ -16,6 +16,7 @@ from ai_how.hpc.kind import SLURM
 from ai_how.images.manifest import Image
 from ai_how.plan.journal import Journal
 from ai_how.state.paths import Roots, default_roots, ensure_private_directory
+from ai_how.vm_management.nodes.share_faults import ShareFault
 from bare_kind import BARE
 from cluster_bench import draft_of, everything_seen, make_image, read_hpc
 
@@ -84,6 +85,16 @@ def test_what_is_found_of_a_cluster_names_the_verbs_of_its_kind():
     assert status.network_problems[0].endswith("ai-how bare start")
     [problem] = status.nodes[1].problems[-1:]
     assert problem.endswith("ai-how bare stop compute-01 && ai-how bare start compute-01")
+    faults = tuple(ShareFault("/srv/a", is_there=is_there) for is_there in (True, False))
+    seen = replace(seen, wiring=None, share_faults={"compute-01": faults})
+    status = status_of(BARE, CLUSTER.state, seen, {}, {})
+    assert status.nodes[1].problems[-2:] == (
+        (
+            "the server of its share /srv/a has ended; to mount it again: "
+            "ai-how bare stop compute-01 && ai-how bare start compute-01"
+        ),
+        "its share /srv/a was removed on this host",
+    )
 
 
 def test_a_kind_says_which_images_its_nodes_boot(tmp_path):

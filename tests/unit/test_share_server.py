@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ai_how.host.checks import Status
+from ai_how.host.doctor import check_virtiofsd
+from ai_how.host.place import resolve_host
 from ai_how.host.share_server import (
     IdRange,
     SharedAs,
@@ -25,7 +28,11 @@ from ai_how.host.share_server import (
 )
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
+from ai_how.spec.nodes import nodes_of
+from ai_how.state.paths import default_roots
+from ai_how.vm_management.nodes.host_checks import check_shares
 from ai_how.vm_management.nodes.share_faults import find_share_faults
+from cluster_bench import read_hpc
 
 ROOT = (IdRange(0, 0, 2**32 - 1),)
 USER = (IdRange(0, 1234, 1), IdRange(1, 100000, 65536))
@@ -128,6 +135,25 @@ def test_the_command_that_installs_virtiofsd_is_that_of_the_suite(tmp_path, code
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text(f"ID=x\nVERSION_CODENAME={codename}\n")
     assert install_virtiofsd(tmp_path) == f"sudo apt-get install {package}"
+
+
+def test_without_virtiofsd_doctor_and_start_say_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if find_virtiofsd(tmp_path):
+        pytest.skip("virtiofsd is among the programs of the system")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text("VERSION_CODENAME=trixie\n")
+    advice = "sudo apt-get install virtiofsd"
+    hint = check_virtiofsd(tmp_path)
+    assert (hint.status, hint.advice) == (Status.HINT, advice)
+    mounts = f"[{{tag: t, host_path: {tmp_path}, mount_point: /data}}]"
+    node = f"{{cpu_cores: 1, memory_gb: 1, disk_gb: 10, virtio_fs_mounts: {mounts}}}"
+    nodes = nodes_of(read_hpc(nodes=f"compute_nodes: [{node}]"))
+    place = resolve_host("embedded", default_roots(tmp_path / "state"))
+    [failure] = check_shares(nodes, place, machine=tmp_path)
+    assert failure.found == ("virtiofsd is not installed, for the virtio_fs_mounts of compute-01")
+    assert (failure.status, failure.advice) == (Status.FAILURE, advice)
+    assert not list(check_shares(nodes[:1], place, machine=tmp_path))
 
 
 def test_a_share_that_was_removed_or_is_not_served_is_a_fault(tmp_path):

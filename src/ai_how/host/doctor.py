@@ -32,7 +32,12 @@ def run_doctor(roots: Roots, *, kind: str, kernel: Path | None = None) -> tuple[
         no_uplink = None if trouble == STARTING else trouble
         facts = replace(facts, is_embedded_up=True, no_uplink=no_uplink)
     logout = check_logout(Path("/"), kind=kind, supervisor=host.pid if host else None)
-    about = (check_names(facts), check_virtiofsd(), *check_choice(choice, kind=kind), logout)
+    about = (
+        check_names(facts),
+        check_virtiofsd(Path("/")),
+        *check_choice(choice, kind=kind),
+        logout,
+    )
     return (check_kvm(verdict), *check_host(facts), *about)
 
 
@@ -51,12 +56,12 @@ def check_kvm(verdict: KvmVerdict) -> Check:
     return Check("kvm", status, f"{verdict.why} ({verdict.decided_by})", verdict.remedy)
 
 
-def check_virtiofsd() -> Check:
+def check_virtiofsd(root: Path) -> Check:
     """Only nodes that share directories of the host need it."""
-    if program := find_virtiofsd():
+    if program := find_virtiofsd(root):
         return Check("virtiofsd", Status.OK, str(program))
     found = "not installed: nodes cannot have virtio_fs_mounts"
-    return Check("virtiofsd", Status.HINT, found, install_virtiofsd())
+    return Check("virtiofsd", Status.HINT, found, install_virtiofsd(root))
 
 
 def check_logout(root: Path, *, kind: str, supervisor: int | None = None) -> Check:

@@ -22,13 +22,18 @@ def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
     return check_passthrough(asked, read_pci_devices(), uplinks=uplinks)
 
 
-def check_shares(nodes: Sequence[Node], place: HypervisorHost) -> Iterator[Check]:
-    """A failure for each shared directory that is missing, or not visible to QEMU."""
+def check_shares(
+    nodes: Sequence[Node], place: HypervisorHost, *, machine: Path = Path("/")
+) -> Iterator[Check]:
+    """A failure for each shared directory that is missing, or not visible to QEMU.
+
+    And one if the `machine` has nothing to serve them.
+    """
     root = place.root
     sharing = [node.name for node in nodes if node.virtio_fs_mounts]
-    if sharing and place.runs_guests and find_virtiofsd() is None:
-        found = f"virtiofsd is not installed, and {', '.join(sharing)} has virtio_fs_mounts"
-        yield Check("shares", Status.FAILURE, found, install_virtiofsd())
+    if sharing and place.runs_guests and find_virtiofsd(machine) is None:
+        found = f"virtiofsd is not installed, for the virtio_fs_mounts of {', '.join(sharing)}"
+        yield Check("shares", Status.FAILURE, found, install_virtiofsd(machine))
     for node in nodes:
         for share in node.virtio_fs_mounts:
             path = Path(share.host_path)
