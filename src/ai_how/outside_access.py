@@ -3,10 +3,12 @@
 Guests and image builds are given the same. Values may contain a password: they are never logged.
 """
 
+import json
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -42,33 +44,49 @@ class OutsideAccess:
     """Options of apt: `Acquire::http::Proxy` and the like."""
     certificates: tuple[str, ...] = field(default=(), repr=False)
     """Certificate authorities of the administrator's, each in PEM."""
+    own: frozenset[str] = frozenset()
+    """Names and addresses of this host besides loopback, at which guests may not connect."""
 
     def __bool__(self) -> bool:
         return bool(self.proxies or self.apt or self.certificates)
 
     @property
     def local_ports(self) -> frozenset[int]:
-        """The ports of this host's loopback at which one of the proxies listens."""
+        """The ports of this host at which one of the proxies listens."""
         urls = (*self.proxies.values(), *self.apt.values())
-        return frozenset(port for url in urls if (port := _local_port(url)))
+        return frozenset(port for url in urls if (port := self._local_port(url)))
 
     def by_gateway(self, address: str) -> "OutsideAccess":
-        """The same for guests: a proxy on this host's loopback is at `address`."""
-        return OutsideAccess(
-            {name: _moved(url, address) for name, url in self.proxies.items()},
-            self.no_proxy,
-            {name: _moved(url, address) for name, url in self.apt.items()},
-            self.certificates,
+        """The same for guests: a proxy on this host is at `address`."""
+
+        def moved(url: str) -> str:
+            port = self._local_port(url)
+            return _moved(url, f"{address}:{port}") if port else url
+
+        return replace(
+            self,
+            proxies={name: moved(url) for name, url in self.proxies.items()},
+            apt={name: moved(url) for name, url in self.apt.items()},
         )
 
     def without_local(self) -> "OutsideAccess":
-        """The same without the proxies on this host's loopback, which guests cannot reach."""
-        return OutsideAccess(
-            {name: url for name, url in self.proxies.items() if not _local_port(url)},
-            self.no_proxy,
-            {name: url for name, url in self.apt.items() if not _local_port(url)},
-            self.certificates,
+        """The same without the proxies on this host, which guests cannot reach."""
+        return replace(
+            self,
+            proxies={name: url for name, url in self.proxies.items() if not self._local_port(url)},
+            apt={name: url for name, url in self.apt.items() if not self._local_port(url)},
         )
+
+    def _local_port(self, url: str) -> int | None:
+        """The port of a proxy on this host, None for any other."""
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host = parts.hostname or ""
+            if host != "localhost" and host not in self.own and not ip_address(host).is_loopback:
+                return None
+            return parts.port or DEFAULT_PORTS.get(parts.scheme, 80)
+        except ValueError:
+            return None
 
     def environment(self, own: Iterable[str] = ()) -> dict[str, str]:
         """The variables, in both cases; `own` are names and networks for which none is used."""
@@ -85,7 +103,7 @@ class OutsideAccess:
             for scheme in ("http", "https", "ftp")
             if (url := self.apt.get(f"Acquire::{scheme}::Proxy", "DIRECT")) != "DIRECT"
         }
-        return OutsideAccess({**of_apt, **self.proxies}, self.no_proxy).environment()
+        return replace(self, proxies={**of_apt, **self.proxies}).environment()
 
 
 def read_outside_access(
@@ -95,11 +113,13 @@ def read_outside_access(
     told = {name: environ.get(name) or environ.get(name.upper()) or "" for name in PROXIES}
     proxies = {name: url for name, url in told.items() if _is_usable(url)}
     no_proxy = environ.get(NO_PROXY) or environ.get(NO_PROXY.upper()) or ""
+    apt = _apt_settings()
     return OutsideAccess(
         proxies,
         ",".join(_words(no_proxy)),
-        _apt_settings(),
+        apt,
         tuple(dict.fromkeys(_certificates(root))),
+        _own() if proxies or apt else frozenset(),
     )
 
 
@@ -141,21 +161,20 @@ def _certificates(root: Path) -> Iterable[str]:
                 continue
 
 
-def _local_port(url: str) -> int | None:
-    """The port of a proxy on this host's loopback, None for any other."""
+def _own() -> frozenset[str]:
+    """The names and addresses of this host, as far as they are known without asking anybody."""
+    name = socket.gethostname().lower()
+    tool = find_tool("ip")
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        host = parts.hostname or ""
-        is_local = host == "localhost" or ip_address(host).is_loopback
-        return (parts.port or DEFAULT_PORTS.get(parts.scheme, 80)) if is_local else None
-    except ValueError:
-        return None
+        told = json.loads(run([tool or "ip", "-j", "addr"], timeout_s=ASK_TIMEOUT_S).stdout)
+        addresses = [one["local"] for link in told for one in link.get("addr_info", ())]
+    except (ToolError, ValueError, KeyError, TypeError):
+        addresses = []
+    return frozenset((name, name.partition(".")[0], *addresses))
 
 
-def _moved(url: str, address: str) -> str:
-    port = _local_port(url)
-    if port is None:
-        return url
+def _moved(url: str, place: str) -> str:
+    """The same URL at another host and port."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     user, at, _ = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user}{at}{address}:{port}"))
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{place}"))

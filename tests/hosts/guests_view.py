@@ -21,6 +21,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.host.uplink import Relays
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.process import get_tool, run, start_daemon
@@ -169,6 +170,11 @@ def look_at_relay() -> None:
     sys.stdout.write(json.dumps(seen | {"another port": reaches(own)}))
 
 
+def look_at_others_relay() -> None:
+    """In the guest of a network that has none."""
+    sys.stdout.write(json.dumps(reaches(str(OTHER.gateway), LOOPBACK_PORT)))
+
+
 def look_from_an_isolated_network() -> None:
     """In a guest of the other network, which has no uplink."""
     own = str(OTHER.gateway)
@@ -271,8 +277,9 @@ def main() -> None:
             if "lose-uplink" in sys.argv[1:]:
                 whole = seen["a file"]
                 seen |= lose_uplink(host, lambda: ask_in(inside, "fetch") == whole)
-            host.ensure_uplink(frozenset({LOOPBACK_PORT}))
+            host.ensure_uplink(Relays(str(NETWORK.gateway), frozenset({LOOPBACK_PORT})))
             seen["a proxy on loopback"] = ask_in(inside, "relay")
+            seen["the same for another cluster"] = ask_in(isolated, "others-relay")
             sys.stdout.write(json.dumps(seen))
 
 
@@ -280,6 +287,7 @@ IN_A_GUEST = {
     "look": look,
     "fetch": fetch_again,
     "relay": look_at_relay,
+    "others-relay": look_at_others_relay,
     "isolated": look_from_an_isolated_network,
 }
 

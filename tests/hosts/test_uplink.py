@@ -99,6 +99,7 @@ def check_view(seen: dict[str, object], *, has_lost_uplink: bool) -> None:
         "the host's loopback": [False] * 4,
         "a file": {"bytes": BLOCKS * BLOCK_BYTES, "sha256": digest_of_file()},
         "a proxy on loopback": {"own": True, "other": False, "host": False, "another port": False},
+        "the same for another cluster": False,
         "without an uplink": {"a name": -1, "a node": 1, OUTSIDE: False, HOST: False},
         **dict.fromkeys(["fetched after pasta", "fetched after its process"] if more else [], True),
     }

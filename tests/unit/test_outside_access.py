@@ -1,5 +1,6 @@
 """The proxies, the settings of apt and the certificates of a host, and what guests get of them."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_proxy_on_loopback_is_at_the_gateway_for_guests(
     assert seen.by_gateway("10.0.0.1").proxies == {"http_proxy": moved}
     assert seen.by_gateway("10.0.0.1").apt == {"Acquire::http::Proxy": moved}
     assert bool(seen.without_local()) is (port is None)
+
+
+def test_a_proxy_at_an_address_or_the_name_of_this_host_is_relayed_too(tmp_path: Path) -> None:
+    name = socket.gethostname()
+    seen = read_outside_access({"http_proxy": f"http://{name}:3128"}, tmp_path)
+    assert seen.local_ports == {3128}
+    own = OutsideAccess({"http_proxy": "http://192.0.2.7:80"}, own=frozenset({"192.0.2.7"}))
+    assert own.by_gateway("10.0.0.1").proxies == {"http_proxy": "http://10.0.0.1:80"}
 
 
 def test_the_cluster_itself_is_reached_without_a_proxy() -> None:

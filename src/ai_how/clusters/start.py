@@ -26,6 +26,7 @@ from ai_how.clusters.workload import describe_drained
 from ai_how.host.facts import read_cpu
 from ai_how.host.memory_facts import read_memory
 from ai_how.host.place import HypervisorHost
+from ai_how.host.uplink import Relays
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
@@ -111,8 +112,9 @@ class PreparedStart:
 
     def prepare_host(self, place: HypervisorHost) -> None:
         """Ensure that nodes reach the proxies that listen on the host's loopback alone."""
-        if self.desired.outside.relays and place.embedded:
-            place.embedded.ensure_uplink(self.desired.outside.relays)
+        if place.embedded:
+            gateway = str(self.desired.state.network.gateway)
+            place.embedded.ensure_uplink(Relays(gateway, self.desired.outside.relays))
 
     def prepare_files(self, paths: ClusterPaths, proxy: list[str]) -> None:
         """Create the keys, unless they exist, and write the ssh configuration."""

@@ -32,7 +32,7 @@ from ai_how.host.running import (
     start_ticks,
 )
 from ai_how.host.supervisor import SOCKETS, Order
-from ai_how.host.uplink import await_uplink_end, ensure_uplink, read_uplink
+from ai_how.host.uplink import Relays, await_uplink_end, ensure_uplink, read_uplink
 from ai_how.limits import find_told_limit, require_tasks
 from ai_how.process import Argument, get_tool, start_detached
 from ai_how.state.files import replaced_atomically
@@ -140,10 +140,10 @@ class EmbeddedHost:
             ensure_uplink(self.paths, supervisor, outliving)
             return True
 
-    def ensure_uplink(self, relays: frozenset[int] = frozenset()) -> None:
+    def ensure_uplink(self, relays: Relays | None = None) -> None:
         """Start the uplink of a running host again if its process has ended.
 
-        Guests then reach the ports `relays` of this host's loopback at their gateway.
+        The guests of one cluster then have these `relays`, and no others.
         """
         if supervisor := self.find_supervisor():
             ensure_uplink(self.paths, supervisor, outliving, relays=relays)

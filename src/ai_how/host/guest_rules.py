@@ -27,8 +27,10 @@ NO_BROKEN_SEGMENTS = (
 )
 # A libvirtd that starts at the same time may hold the lock of older iptables.
 WAITING = ("-w", "5")
+OUR_RESOLV_CONF = Path("/run/ai-how.resolv.conf")  # a name that no link of the real host has
 NAMES_INSIDE = f"nameserver {NAME_SERVERS[0]}\n"
 NO_NAMES = "# no uplink, so no names from outside\n"
+OLD_HOST = "the embedded host was started by an earlier version; it needs a restart"
 NO_PASTA = "pasta is not installed"
 NO_USER_NAMESPACES = "user namespaces are switched off (user.max_user_namespaces is 0)"
 MAX_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")

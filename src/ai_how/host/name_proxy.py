@@ -1,6 +1,7 @@
 """The DNS proxy for guests: it asks this host's own name servers."""
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ PATIENCE_S = 4.0  # per server; clients give up after 5 s
 RESOLV_CONF = Path("/etc/resolv.conf")
 LONGEST = 65535
 AT_ONCE = 64
+PAUSE_S = 0.2
 HEADER = 12  # bytes before the question; RFC 1035
 
 
@@ -80,8 +82,13 @@ def answer_streams(listener: socket.socket) -> None:
             free.release()
 
     while True:
-        line, _ = listener.accept()
         free.acquire()
+        try:
+            line, _ = listener.accept()
+        except OSError:  # too many files are open, or it was gone before
+            free.release()
+            time.sleep(PAUSE_S)
+            continue
         _begin(answer, line, free=free)
 
 

@@ -1,9 +1,10 @@
 """The part of an embedded host that runs outside: pasta, and the DNS proxy for its guests.
 
-uplink.py runs it as `python -m ai_how.host.outside ROOT PID TICKS PORT…`, with the directory of the
-host, its supervisor, and the ports to relay. It restarts pasta, and ends with the supervisor.
+uplink.py runs it as `python -m ai_how.host.outside ROOT PID TICKS RELAY…`, with the directory of
+the host, its supervisor, and the relays. It restarts pasta, and ends with the supervisor.
 """
 
+import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -71,7 +72,9 @@ def _user_namespace(pid: int | str = "self") -> Path:
     return Path(f"/proc/{pid}/ns/user").readlink()
 
 
-def main(paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[int]) -> None:
+def main(paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[str]) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         uplink = Uplink(paths, pid, ticks, relays)
     except ProcessLookupError:
@@ -104,8 +107,8 @@ def _give(uplink: Uplink) -> None:
 
 if __name__ == "__main__":
     try:
-        pid, ticks, *ports = map(int, sys.argv[2:])
-        main(EmbeddedPaths(Path(sys.argv[1])), pid, ticks, ports)
+        root, supervisor, started, *places = sys.argv[1:]
+        main(EmbeddedPaths(Path(root)), int(supervisor), int(started), places)
     except (AiHowError, OSError, ValueError) as error:
         say(f"guests have no uplink: {error}")
         sys.exit(1)

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 from ai_how.host.daemon_log import say
-from ai_how.host.guest_rules import LINK
+from ai_how.host.guest_rules import LINK, OLD_HOST
 from ai_how.host.running import FLOCK, start_ticks
-from ai_how.host.uplink import LONGEST_NOTE, OLD_HOST, STARTING, UplinkNote
-from ai_how.process import Argument, Daemon, dying_with_us, get_tool, start_daemon
+from ai_how.host.uplink import LONGEST_NOTE, STARTING, UplinkNote
+from ai_how.process import Argument, Daemon, dying_with_us, get_tool, run, start_daemon
 from ai_how.state.lock import OPENED
 from ai_how.state.paths import EmbeddedPaths
 
@@ -23,6 +23,7 @@ SETTLED_S = 0.5
 # It ends while this host has no network, so it is tried again for ever.
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LONGEST_REASON = 300
+REFUSED = "root may not make a user namespace here"
 
 
 def owner_of_network(network: int) -> int:
@@ -54,7 +55,7 @@ def pasta_argv(owner: int) -> list[Argument]:
 class Uplink:
     """The uplink of one supervisor, as others see it in its file."""
 
-    def __init__(self, paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[int]) -> None:
+    def __init__(self, paths: EmbeddedPaths, pid: int, ticks: int, relays: Sequence[str]) -> None:
         """Raises ProcessLookupError if the supervisor has ended: its directory may be gone."""
         self.paths, self.pid, self.ticks, self.relays = paths, pid, ticks, relays
         self.end = os.pidfd_open(pid)
@@ -94,7 +95,10 @@ class Uplink:
         network = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         owner = owner_of_network(network)
         if is_own(owner):
-            self.note(OLD_HOST)
+            unshare = get_tool("unshare", package="util-linux")
+            made = run([unshare, "--user", "--map-root-user", "true"], check=False)
+            can_make = made.returncode == 0
+            self.note(OLD_HOST if can_make else REFUSED)
             self._wait([self.end], None)
             return
         pause_s = SHORTEST_PAUSE_S

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ai_how.errors import AiHowError
+from ai_how.host.guest_rules import OUR_RESOLV_CONF
 from ai_how.process import get_tool, run, search_path
 
 # The place where mounts are prepared before they hide their targets. It is mounted anew at the end,
@@ -21,7 +22,6 @@ from ai_how.process import get_tool, run, search_path
 STAGE = Path("/sys")
 RUN, DEV, ETC = Path("/run"), Path("/dev"), Path("/etc")
 RESOLV_CONF = ETC / "resolv.conf"
-OUR_RESOLV_CONF = RUN / "ai-how.resolv.conf"  # a name that no link of the real host has
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 OPTIONAL_DEVICES = ("net/tun", "vhost-net", "vfio", "hugepages", "fuse")
 # Programs that others than us run in there, each found on PATH; they may be links.
@@ -193,9 +193,13 @@ def _cover_run(kept: Sequence[Path], resolv_conf: str, names: Path) -> None:
         (STAGE / name).mkdir()
     _fill(RUN, kept)
     is_ours = _is_made_anew(names, kept)
-    file = STAGE / (names.relative_to(RUN) if is_ours else OUR_RESOLV_CONF.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = STAGE / OUR_RESOLV_CONF.name
     file.write_text(resolv_conf)
+    if is_ours:
+        # One file with two names, so that what changes the first changes the second.
+        second = STAGE / names.relative_to(RUN)
+        second.parent.mkdir(parents=True, exist_ok=True)
+        second.hardlink_to(file)
     mount("--move", STAGE, RUN)
     if not is_ours and _is_file(names):
         mount("--bind", OUR_RESOLV_CONF, names)

@@ -9,24 +9,25 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.errors import DeadlineError
-from ai_how.host.guest_rules import NO_USER_NAMESPACES, why_no_uplink
+from ai_how.host.guest_rules import NO_USER_NAMESPACES, OLD_HOST, why_no_uplink
 from ai_how.host.running import FLOCK, Supervisor
 from ai_how.process import Argument, start_detached
+from ai_how.state.lock import held_lock
 from ai_how.state.paths import EmbeddedPaths
 from ai_how.waiting import Deadline, wait_until
 
 PATIENCE_S = 10.0
+BEGIN_S = 3.0
 LONGEST_NOTE = 4096
 
 STARTING = "it is being started"
 NOT_RUNNING = "the process of the uplink is not running"
-OLD_HOST = "the embedded host was started by an earlier version; it needs a restart"
 
 
 def uplink_remedy(trouble: str) -> str | None:
@@ -51,10 +52,23 @@ class UplinkNote:
     pid: int
     trouble: str | None
     """Why guests have no uplink; None if they have one."""
-    relays: tuple[int, ...] = ()
-    """The ports of this host's loopback that guests reach at their gateway."""
+    relays: tuple[str, ...] = ()
+    """ADDRESS:PORT of each: a gateway, and the port of this host's loopback."""
     is_current: bool = True
     """Whether the process runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relays:
+    """The ports of this host's loopback that the guests behind one gateway reach there."""
+
+    gateway: str
+    ports: frozenset[int]
+
+    def among(self, every: Iterable[str]) -> tuple[str, ...]:
+        """All relays, each ADDRESS:PORT, with those of this gateway as they are to be."""
+        others = [one for one in every if one.rpartition(":")[0] != self.gateway]
+        return tuple(sorted([*others, *(f"{self.gateway}:{port}" for port in self.ports)]))
 
 
 def ensure_uplink(
@@ -62,33 +76,39 @@ def ensure_uplink(
     supervisor: Supervisor,
     scope: Callable[[], Sequence[str]],
     *,
-    relays: frozenset[int] = frozenset(),
+    relays: Relays | None = None,
 ) -> None:
     """Start the process that gives this host its uplink, unless it runs or cannot run.
 
-    One that runs without some of the `relays` is started anew. `scope` gives the prefix with which
-    the host was started, to survive a logout.
+    One that runs with other `relays` is started anew. `scope` gives the prefix with which the host
+    was started, to survive a logout.
     """
     if why_no_uplink():
         return
-    note = _read_note(paths, supervisor)
-    # A process that has ended had the relays of other clusters as well.
-    relays |= {*note.relays} if note else set()
-    if note and note.is_current:
-        if relays == {*note.relays}:
-            return
-        with suppress(ProcessLookupError):
-            os.kill(note.pid, signal.SIGTERM)
-        wait_until(
-            lambda: not _is_running(paths, supervisor),
-            Deadline.after(PATIENCE_S),
-            "the end of the uplink",
-            interval_s=0.02,
-        )
-    argv: list[Argument] = [*scope(), sys.executable, "-I", "-m", "ai_how.host.outside", paths.root]
-    its = (supervisor.pid, supervisor.start_ticks, *sorted(relays))
-    with Path("/dev/null").open() as nothing:
-        start_detached([*argv, *map(str, its)], log=paths.supervisor_log, stdin=nothing.fileno())
+    with held_lock(paths.uplink_lock, doing="starting the uplink", wait_s=PATIENCE_S):
+        if relays:
+            # The one that was started with the host a moment ago.
+            with suppress(DeadlineError):
+                wait_until(
+                    lambda: _is_running(paths, supervisor),
+                    Deadline.after(BEGIN_S),
+                    "the uplink",
+                    interval_s=0.02,
+                )
+        note = _read_note(paths, supervisor)
+        # A process that has ended had the relays of other clusters as well.
+        had = note.relays if note else ()
+        wanted = relays.among(had) if relays else tuple(had)
+        if note and note.is_current:
+            if wanted == tuple(had):
+                return
+            with suppress(ProcessLookupError):
+                os.kill(note.pid, signal.SIGTERM)
+            await_uplink_end(paths, supervisor)
+        argv: list[Argument] = [*scope(), sys.executable, "-I", "-m", "ai_how.host.outside"]
+        argv += [paths.root, str(supervisor.pid), str(supervisor.start_ticks), *wanted]
+        with Path("/dev/null").open() as nothing:
+            start_detached(argv, log=paths.supervisor_log, stdin=nothing.fileno())
 
 
 def read_uplink(paths: EmbeddedPaths, supervisor: Supervisor) -> str | None:
@@ -96,7 +116,9 @@ def read_uplink(paths: EmbeddedPaths, supervisor: Supervisor) -> str | None:
     if why := why_no_uplink():
         return why
     note = _read_note(paths, supervisor)
-    return note.trouble if note and note.is_current else NOT_RUNNING
+    if note and not note.is_current and note.trouble in (None, STARTING):
+        return NOT_RUNNING  # it was killed; one that gave up has said why
+    return note.trouble if note else NOT_RUNNING
 
 
 def await_uplink_end(paths: EmbeddedPaths, supervisor: Supervisor) -> None:

@@ -229,6 +229,11 @@ class EmbeddedPaths:
         return self.root / "uplink.json"
 
     @property
+    def uplink_lock(self) -> Path:
+        """Held while that process is started."""
+        return self.root / "uplink.lock"
+
+    @property
     def uplink_log(self) -> Path:
         """The output of pasta since it was last started."""
         return self.root / "uplink.log"
