@@ -86,7 +86,7 @@ def ensure_uplink(
     if why_no_uplink():
         return
     with held_lock(paths.uplink_lock, doing="starting the uplink", wait_s=PATIENCE_S):
-        if relays:
+        if relays and relays.ports:
             # The one that was started with the host a moment ago.
             with suppress(DeadlineError):
                 wait_until(
@@ -96,6 +96,8 @@ def ensure_uplink(
                     interval_s=0.02,
                 )
         note = _read_note(paths, supervisor)
+        if relays and not relays.ports and not (note and note.is_current):
+            return  # it has none to take away
         # A process that has ended had the relays of other clusters as well.
         had = note.relays if note else ()
         wanted = relays.among(had) if relays else tuple(had)
