@@ -240,3 +240,18 @@ def test_packages_are_those_of_the_list_beside_the_disk(store: ImageStore, tmp_p
 def test_the_version_of_slurm_is_without_that_of_debian(version: str, slurm: str) -> None:
     assert find_slurm_version((package("bash", "5"), package("slurm-client", version))) == slurm
     assert find_slurm_version((package("bash", "5"),)) is None
+
+
+def test_a_node_with_containers_prepares_for_podman_before_slurm_starts() -> None:
+    files = {
+        one.target: one.source.read_text()
+        for one in Blueprint(name="mine", sets=("containers",)).all_files
+    }
+    prepares = "ai-how-containers.service"
+    unit = files[f"/etc/systemd/system/{prepares}"]
+    assert "Before=slurmd.service slurmctld.service" in unit
+    assert "rm -rf /tmp/storage-run-*" in unit
+    assert "modprobe tun && chmod 0666 /dev/net/tun" in unit
+    for service in ("slurmd", "slurmctld"):
+        wants = files[f"/etc/systemd/system/{service}.service.d/containers.conf"]
+        assert wants == f"[Unit]\nWants={prepares}\n"
