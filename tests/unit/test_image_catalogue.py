@@ -1,6 +1,7 @@
 """Which image a name of the cluster file is: digests, the store, and what is missing."""
 
 import hashlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from ai_how.images.packages import (
     packages_of,
     read_packages,
 )
-from ai_how.images.recipe import default_recipe, suite_recipe
+from ai_how.images.recipe import ROOT, default_recipe, suite_recipe
 from ai_how.images.store import ImageStore
+from ai_how.process import run
 from ai_how.spec.reader import read_spec_text
 
 CLUSTER = """
@@ -255,3 +257,22 @@ def test_a_node_with_containers_prepares_for_podman_before_slurm_starts() -> Non
     for service in ("slurmd", "slurmctld"):
         wants = files[f"/etc/systemd/system/{service}.service.d/containers.conf"]
         assert wants == f"[Unit]\nWants={prepares}\n"
+
+
+def test_the_settings_that_a_suite_has_for_other_hosts_are_taken_out(tmp_path: Path) -> None:
+    """The commands of customize.sh about them, on files as Debian has them."""
+    files = {
+        "etc/openmpi/openmpi-mca-params.conf": "# a\nbtl_tcp_if_include=lo\n",
+        "usr/lib/tmpfiles.d/tmp.conf": "# D\nD /tmp 1777 root root -\n#q /var/tmp 1777\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "etc/tmpfiles.d").mkdir()
+    lines = (ROOT / "customize.sh").read_text().splitlines()
+    ours = [line for line in lines if "btl_tcp_if_include" in line or "tmpfiles.d/tmp.conf" in line]
+    run(["sh", "-euc", "\n".join(ours)], env={**os.environ, "root": str(tmp_path)})
+    of_mpi = (tmp_path / "etc/openmpi/openmpi-mca-params.conf").read_text()
+    assert of_mpi == "# a\n# btl_tcp_if_include=lo\n"
+    of_tmp = (tmp_path / "etc/tmpfiles.d/tmp.conf").read_text()
+    assert of_tmp == "# D\nq /tmp 1777 root root -\n#q /var/tmp 1777\n"

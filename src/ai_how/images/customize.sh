@@ -61,10 +61,14 @@ chroot "$root" chown slurm:slurm /var/spool/slurmctld
 mkdir -p "$root/etc/nfs.conf.d"
 printf '[nfsd]\nvers2=n\nvers3=n\nthreads=4\ngrace-time=10\nlease-time=10\n' > "$root/etc/nfs.conf.d/ai-how.conf"
 rm -f "$root/etc/slurm/plugstack.conf"
+# With forky's settings, programs would reach only those on their own node.
+sed -i 's/^btl_tcp_if_include=lo$/# &/' "$root/etc/openmpi/openmpi-mca-params.conf"
 # A locale that is there, whatever that of the user who logs in is called.
 printf 'LANG=C.UTF-8\n' > "$root/etc/locale.conf"
 ln -sf ../locale.conf "$root/etc/default/locale"
 sed -i 's/^AcceptEnv .*/AcceptEnv COLORTERM NO_COLOR/' "$root/etc/ssh/sshd_config"
+# bookworm empties /tmp when it boots, which here is minutes after that: jobs would lose their files.
+sed 's/^D /q /' "$root/usr/lib/tmpfiles.d/tmp.conf" > "$root/etc/tmpfiles.d/tmp.conf"
 # Logins are let in by systemd-user-sessions, which is not started: nothing may shut them out, then.
 ln -sf /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
 
