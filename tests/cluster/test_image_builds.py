@@ -167,6 +167,42 @@ def test_a_link_of_the_image_leads_to_no_place_of_the_host(mine):
     assert not Path("/run/nested").exists()
 
 
+def test_programs_of_an_image_reach_nothing_of_the_host(store, tmp_path):
+    """Neither by the root of a process, nor by a link that is followed when they have ended."""
+    scratch = tmp_path / "scratch"
+    (scratch / "apt").mkdir(parents=True)
+    for name in ("precious.log", "machine-id", "ssh_host_x", "resolv.conf", "policy-rc.d"):
+        (scratch / name).write_text("precious")
+    (tmp_path / "look.sh").write_text(
+        f"""#!/bin/sh -e
+for process in /proc/[0-9]*; do [ ! -e "$process/root{scratch}" ]; done
+[ ! -e "{scratch}" ]
+rm -rf /var/log && ln -s {scratch} /var/log
+rm -rf /usr/sbin/policy-rc.d && ln -s {scratch}/policy-rc.d /usr/sbin/policy-rc.d
+rm -f /etc/machine-id && ln -s {scratch}/machine-id /etc/machine-id
+mkdir -p {scratch}
+rm -rf /etc/ssh && ln -s {scratch} /etc/ssh
+"""
+    )
+    made = build(store, "{run: [./look.sh]}", tmp_path)
+    assert {path.name for path in scratch.iterdir()} == {
+        *("precious.log", "machine-id", "ssh_host_x", "resolv.conf", "policy-rc.d", "apt")
+    }
+    assert {path.read_text() for path in scratch.iterdir() if path.is_file()} == {"precious"}
+    # Such a tree is unpacked again.
+    again = f"{{from: {made.digest}, run: [test -L /etc/ssh, rm -f /ai-how-job/resolv.conf]}}"
+    build(store, again, tmp_path)
+    assert (scratch / "resolv.conf").read_text() == "precious"
+
+
+def test_a_list_of_packages_is_no_link_to_a_file_of_the_host(store, tmp_path):
+    job = "ln -sf /etc/shadow /ai-how-job/packages.tsv"
+    hide = "printf '#!/bin/sh\\n' > /usr/bin/dpkg-query"
+    with pytest.raises(ImageError, match="mine cannot be built"):
+        build(store, f'{{run: ["{job}", "{hide}"]}}', tmp_path)
+    assert drafts(store) == []
+
+
 def test_an_unchanged_image_is_not_built_again(store, ours, mine):
     before = time.monotonic()
     assert build(store, MINE, ours) == mine

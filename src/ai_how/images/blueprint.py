@@ -15,7 +15,7 @@ from ai_how.errors import ImageError
 from ai_how.images.recipe import ROOT
 from ai_how.images.sets import DOCUMENTED, keeps_documentation, packages_in
 
-_SCRIPTS = ("derive.sh", "pack.sh")
+_SCRIPTS = ("derive.sh", "derive-inside.sh", "pack.sh")
 
 
 @dataclass(frozen=True, slots=True)

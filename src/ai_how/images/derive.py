@@ -4,6 +4,8 @@ import difflib
 import os
 import re
 import shlex
+import stat
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -114,7 +116,7 @@ def _is_part(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
 
 
 def _write_job(job: Path, blueprint: Blueprint, base: Image, options: BuildOptions) -> None:
-    """The files that derive.sh reads."""
+    """The files that derive-inside.sh reads."""
     job.mkdir()
     (job / "packages").write_text("".join(f"{name}\n" for name in blueprint.all_packages))
     if blueprint.documented:
@@ -148,17 +150,21 @@ def _run(
         "BASE": str(base.tree),
         "CHECK_EXPIRY": "false" if options.allow_expired else "true",
         "PACK": str(ROOT / "pack.sh"),
+        "INSIDE": str(ROOT / "derive-inside.sh"),
+        "PYTHON": sys.executable,
         "IMAGE_BYTES": str(base.manifest.virtual_size_bytes),
     }
     heard = _Heard(blueprint, draft, base.manifest.suite, watch)
     try:
         with build_errors(blueprint.name, draft, again=blueprint.name):
-            run_lines(
-                in_namespace([get_tool("sh"), ROOT / "derive.sh"]),
-                env=build_environment(settings, options.access),
-                is_whole_env=True,
-                on_line=heard.hear,
-            )
+            # What a program of the image has begun ends with the first namespace.
+            for phase in ("make", "pack"):
+                run_lines(
+                    in_namespace([get_tool("sh"), ROOT / "derive.sh", phase]),
+                    env=build_environment(settings, options.access),
+                    is_whole_env=True,
+                    on_line=heard.hear,
+                )
     except ImageError as error:
         raise heard.explain(error) from error
 
@@ -230,10 +236,19 @@ class _Heard:
     def _no_package(self, found: re.Match[str]) -> ImageError:
         package = found["name"] or found["none"] or found["of"]
         what = f"{package} {found['version']}" if found["version"] else package
-        known = (self.draft / "known").read_text().split()
+        known = _read_list(self.draft / "job" / "known")
         near = difflib.get_close_matches(package, set(known) - {package}, n=1)
         return ImageError(
             f"the image {self.blueprint.name} cannot be built: {self.suite} has no package {what}",
             details=f"Did you mean {near[0]}?" if near else None,
             hint=f"https://packages.debian.org/search?keywords={package}&suite={self.suite}",
         )
+
+
+def _read_list(path: Path) -> list[str]:
+    """The words of a file that a program of an image may have made a link, or anything else."""
+    try:
+        is_file = stat.S_ISREG(path.lstat().st_mode)
+        return path.read_text(errors="replace").split() if is_file else []
+    except OSError:
+        return []
