@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from test_image_catalogue import DEFAULT, add
 
 from ai_how.errors import HostError, ImageError
+from ai_how.images.derive import find_start
 from ai_how.images.exchange import export_image
-from ai_how.images.manifest import DISK, MANIFEST, Image
+from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image
 from ai_how.images.store import ImageStore
 
 
@@ -136,6 +138,48 @@ def test_the_manifest_comes_first_and_is_small(image, other, tmp_path):
     large = write(tmp_path / "large", entry(MANIFEST, bytes(2 << 20)))
     with pytest.raises(ImageError, match="is too large"):
         other.import_file(large)
+
+
+@pytest.mark.fault("S04", "an exported image whose manifest has values of wrong types")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"created_at": "2026-01-01T00:00:00"},
+        {"recipe": {"with": 3}},
+        {"recipe": {"packages": [1]}},
+        {"recipe": {"run": [{"sha256": None}]}},
+        {"recipe": {"run": "x"}},
+        {"recipe": {"base": "0", "files": ["x"]}},
+        {"recipe": {"all_packages": None}},
+    ],
+)
+def test_a_manifest_of_wrong_types_is_refused_and_breaks_no_verb(
+    image, store, other, tmp_path, change
+):
+    export_image(image, tmp_path / "good")
+    files = members(tmp_path / "good")
+    changed = json.dumps(json.loads(files[MANIFEST]) | change).encode()
+    files[MANIFEST] = changed
+    hostile = write(tmp_path / "hostile", *(entry(*one) for one in files.items()))
+    with pytest.raises(ImageError, match="is not a manifest") as caught:
+        other.import_file(hostile)
+    assert next(iter(change)) in (caught.value.details or "")
+    assert other.list() == ()
+    # One that is in the store all the same, beside others.
+    add(store, "a" * 64, "mine")
+    path = image.directory / MANIFEST
+    path.chmod(0o644)
+    path.write_bytes(changed)
+    assert [type(one) for one in store.list()] == [Image, BrokenImage]
+
+
+def test_a_recipe_without_all_its_parts_is_no_start(store):
+    image = add(store, "b" * 64, "earlier", tree=True)
+    path = image.directory / MANIFEST
+    recipe = {"base": DEFAULT, "scripts": {}, "documented": []}
+    path.chmod(0o644)
+    path.write_text(image.manifest.model_copy(update={"recipe": recipe}).model_dump_json())
+    assert find_start(store, recipe | {"all_packages": [], "files": {}, "run": []}) is None
 
 
 def test_another_name_or_digest_is_refused(image, other, tmp_path):

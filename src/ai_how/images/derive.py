@@ -109,6 +109,7 @@ def find_start(store: ImageStore, recipe: dict[str, Any]) -> Image | None:
 def _is_part(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
     return (
         all(earlier.get(key) == recipe[key] for key in ("base", "scripts", "documented"))
+        and earlier.keys() >= {"run", "all_packages", "files"}
         and not earlier["run"]
         and set(earlier["all_packages"]) <= set(recipe["all_packages"])
         and earlier["files"].items() <= recipe["files"].items()

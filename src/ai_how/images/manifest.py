@@ -1,16 +1,17 @@
 """An image is a read-only directory with a manifest of what it must contain."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -26,6 +27,25 @@ MANIFEST = "manifest.json"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+class _Step(BaseModel):
+    command: str
+    sha256: str | None = None
+
+
+class _Recipe(BaseModel):
+    """The parts of a recipe that ai-how reads, and their types; any of them may be missing."""
+
+    source: str = ""
+    base: str = ""
+    with_: Annotated[list[str], Field(alias="with")] = []
+    packages: list[str] = []
+    all_packages: list[str] = []
+    documented: list[str] = []
+    files: dict[str, str] = {}
+    scripts: dict[str, str] = {}
+    run: list[_Step] = []
 
 
 class Manifest(BaseModel):
@@ -44,7 +64,7 @@ class Manifest(BaseModel):
     schema_version: Literal[1] = 1
     digest: Digest
     name: ImageName
-    created_at: datetime
+    created_at: AwareDatetime
     virtual_size_bytes: Annotated[int, Field(gt=0)]
     disk_sha256: Sha256
     kernel_sha256: Sha256 | None = None
@@ -57,6 +77,12 @@ class Manifest(BaseModel):
     slurm_version: str | None = None
     tree_sha256: Sha256 | None = None
     packages_sha256: Sha256 | None = None
+
+    @field_validator("recipe")
+    @classmethod
+    def _has_known_types(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        _Recipe.model_validate(recipe)
+        return recipe
 
     @model_validator(mode="after")
     def _needs_a_kernel(self) -> Self:
