@@ -120,6 +120,24 @@ def test_each_byte_is_verified(image, other, tmp_path):
     assert hashlib.sha256(files[DISK]).hexdigest() in (caught.value.details or "")
 
 
+@pytest.mark.fault("S04", "an exported image with a file of an impossible size")
+@pytest.mark.parametrize("size", [-1, -512, -(1 << 20), 1 << 50])
+@pytest.mark.parametrize("name", [MANIFEST, DISK])
+def test_a_file_of_an_impossible_size_is_refused(image, other, tmp_path, name, size):
+    export_image(image, tmp_path / "good")
+    info = tarfile.TarInfo(name)
+    data = bytearray((tmp_path / "good").read_bytes())
+    with tarfile.open(tmp_path / "good") as packed:
+        at = packed.getmember(name).offset
+    info.size = size
+    data[at : at + 512] = info.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "bent").write_bytes(data)
+    with pytest.raises(ImageError) as caught:
+        other.import_file(tmp_path / "bent")
+    assert caught.value.brief.endswith(f"is refused: {name} cannot have {size} bytes")
+    assert other.list() == ()
+
+
 @pytest.mark.parametrize("kept", [700, 2000, 200_000])
 def test_a_file_that_was_cut_is_refused(image, other, tmp_path, kept):
     export_image(image, tmp_path / "good")

@@ -116,6 +116,7 @@ def _members(file: IO[bytes], source: str) -> Iterator[tuple[str, int]]:
 
     The headers are read one by one: tarfile would follow extensions of any size.
     """
+    end = os.fstat(file.fileno()).st_size
     while True:
         block = file.read(tarfile.BLOCKSIZE)
         if not block.strip(b"\0"):
@@ -127,6 +128,8 @@ def _members(file: IO[bytes], source: str) -> Iterator[tuple[str, int]]:
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.name not in _NAMES:
             raise _refused(source, f"it contains {info.name!r}, which is no file of an image")
         begin = file.tell()
+        if not 0 <= info.size <= end - begin:
+            raise _refused(source, f"{info.name} cannot have {info.size} bytes")
         yield info.name, info.size
         file.seek(begin + info.size + -info.size % tarfile.BLOCKSIZE)
 
