@@ -4,12 +4,15 @@ import hashlib
 import io
 import json
 import tarfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cli_runner import Cli
 from test_image_catalogue import DEFAULT, add
 
 from ai_how.errors import HostError, ImageError
+from ai_how.images.blueprint import Blueprint
 from ai_how.images.derive import find_start
 from ai_how.images.exchange import export_image
 from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image
@@ -56,10 +59,48 @@ def entry(name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> tuple[tarfil
 def test_an_image_is_the_same_on_another_machine(image, store, other, tmp_path):
     export_image(image, tmp_path / "default.tar")
     taken = other.import_file(tmp_path / "default.tar")
-    assert taken.manifest == image.manifest
+    marks = {"is_imported": True, "created_at": taken.manifest.created_at}
+    assert taken.manifest == image.manifest.model_copy(update=marks)
+    assert abs(datetime.now(UTC) - taken.manifest.created_at) < timedelta(minutes=5)
     other.verify(taken)
     assert other.find_built(DEFAULT) == taken
     assert other.import_file(tmp_path / "default.tar") == taken
+
+
+def test_an_imported_image_is_taken_only_where_none_was_built_here(store, other, tmp_path):
+    """Even if its manifest says that it is newer, and that it was not imported."""
+    theirs = add(store, "e" * 64, "default", asked=DEFAULT, year=2090)
+    export_image(theirs, tmp_path / "theirs.tar")
+    taken = other.import_file(tmp_path / "theirs.tar")
+    assert other.find_built(DEFAULT) == taken
+    ours = add(other, "d" * 64, "default", asked=DEFAULT, year=2020)
+    assert other.find_built(DEFAULT) == ours
+    assert "is_imported" not in (ours.directory / MANIFEST).read_text()
+
+
+def test_a_build_does_not_go_on_from_an_imported_image(store, other, tmp_path):
+    blueprint = Blueprint(name="mine", packages=("a",))
+    recipe = blueprint.recipe(DEFAULT)
+    image = add(store, "c" * 64, "mine", tree=True)
+    path = image.directory / MANIFEST
+    path.chmod(0o644)
+    path.write_text(image.manifest.model_copy(update={"recipe": recipe}).model_dump_json())
+    wanted = Blueprint(name="mine", packages=("a", "b")).recipe(DEFAULT)
+    [image] = store.list()
+    assert find_start(store, wanted) == image
+    export_image(image, tmp_path / "mine.tar")
+    other.import_file(tmp_path / "mine.tar")
+    assert find_start(other, wanted) is None
+
+
+def test_import_says_what_the_image_is_used_for(store, image, tmp_path, monkeypatch, capsys):
+    export_image(image, tmp_path / "default.tar")
+    export_image(add(store, "c" * 64, "mine"), tmp_path / "mine.tar")
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    for name in ("default", "mine"):
+        said = cli("image", "import", tmp_path / f"{name}.tar").out
+        assert f"it is used for {name} unless one is built here:\n" in said
+        assert f"  ai-how image build {name} --refresh\n" in said
 
 
 def test_an_export_never_replaces_a_file(image, tmp_path):

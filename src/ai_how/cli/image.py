@@ -1,5 +1,6 @@
 """`ai-how image`: the images of the nodes."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,6 +163,12 @@ def import_image(
     with console.ProgressBar("importing", is_silent=context.is_json) as bar:
         image = _store(context).import_file(source, name=name, sha256=sha256, on_progress=bar.watch)
     _show_image(image, context)
+    if image.manifest.is_imported and not context.is_json:
+        from ai_how.images.recipe import asked_name
+
+        name = asked_name(image.manifest.asked_digest or image.digest) or image.name
+        console.show_line(f"it is used for {name} unless one is built here:")
+        console.show_line(f"  ai-how image build {shlex.quote(name)} --refresh")
 
 
 @app.command(short_help="Check all bytes of images, and their disks.")

@@ -149,10 +149,12 @@ def finish(
     packages = read_packages(draft / PACKAGES)
     asked = digest
     if former := store.find_built(asked):
-        if packages_of(former) == packages:
+        is_imported = former.manifest.is_imported
+        if packages_of(former) == packages and not is_imported:
             return former
         listed = (draft / PACKAGES).read_bytes()
-        digest = hashlib.sha256(asked.encode() + listed).hexdigest()
+        mark = b"local" if is_imported else b""
+        digest = hashlib.sha256(asked.encode() + listed + mark).hexdigest()
     manifest = Manifest(
         digest=digest,
         asked_digest=asked,

@@ -96,12 +96,16 @@ def find_start(store: ImageStore, recipe: dict[str, Any]) -> Image | None:
     """An image from which less is to be added than from the base, and with the same result.
 
     It was made from the same base, with a part of the packages and files, and no command: an
-    image to which a package is added costs the installation of that package.
+    image to which a package is added costs the installation of that package. One that was made on
+    another machine is none: only who names it trusts it.
     """
     fitting = [
         one
         for one in store.list()
-        if isinstance(one, Image) and one.tree and _is_part(one.manifest.recipe, recipe)
+        if isinstance(one, Image)
+        and one.tree
+        and not one.manifest.is_imported
+        and _is_part(one.manifest.recipe, recipe)
     ]
     return max(fitting, key=lambda one: len(one.manifest.recipe["all_packages"]), default=None)
 

@@ -56,7 +56,8 @@ class Manifest(BaseModel):
 
     An image that was made again with newer packages has a digest of its own; `asked_digest` is that
     of its recipe. `suite`, `slurm_version`, the tree of files and the list of packages are those of
-    images that we build; earlier versions of ai-how did not write them.
+    images that we build; earlier versions of ai-how did not write them. One that was exported on
+    another machine is marked, and its `created_at` is the time of the import.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,7 @@ class Manifest(BaseModel):
     slurm_version: str | None = None
     tree_sha256: Sha256 | None = None
     packages_sha256: Sha256 | None = None
+    is_imported: bool = False
 
     @field_validator("recipe")
     @classmethod

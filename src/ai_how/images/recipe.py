@@ -10,6 +10,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from ai_how.spec.images import SUITES
+
 PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -101,3 +103,9 @@ def suite_recipe(suite: str) -> Recipe:
             for path in ours
         },
     )
+
+
+def asked_name(digest: str) -> str | None:
+    """What the built-in image of this recipe is called in a command, None for any other."""
+    recipes = (suite_recipe(suite) for suite in SUITES)
+    return next((one.asked_as for one in recipes if one.digest == digest), None)

@@ -81,13 +81,15 @@ class ImageStore:
         return None
 
     def find_built(self, asked_digest: str) -> Image | None:
-        """The newest image that was made by the recipe of this digest.
+        """The newest image that was made by the recipe of this digest, here if there is one.
 
         Raises ImageError where the only one is broken.
         """
-        for one in self.list():
-            if isinstance(one, Image) and one.made_by(asked_digest):
-                return one
+        everything = self.list()
+        made = [one for one in everything if isinstance(one, Image) and one.made_by(asked_digest)]
+        if made:
+            return next((one for one in made if not one.manifest.is_imported), made[0])
+        for one in everything:
             if isinstance(one, BrokenImage) and one.digest == asked_digest:
                 raise _broken(one)
         return None
@@ -129,7 +131,10 @@ class ImageStore:
             )
         self._check_disk(draft, manifest)
         with disk_errors(self.paths.root):
-            (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+            # Without the mark, an earlier ai-how can read it.
+            left_out = None if manifest.is_imported else {"is_imported"}
+            text = manifest.model_dump_json(indent=2, exclude=left_out)
+            (draft / MANIFEST).write_text(f"{text}\n")
             for path in draft.iterdir():
                 path.chmod(0o444)
                 sync(path)
@@ -180,7 +185,7 @@ class ImageStore:
     ) -> Image:
         """Import a disk by path or https address; it boots with firmware and its own boot loader.
 
-        Its digest is that of the original file; an exported image is again what it was. Raises
+        Its digest is that of the original file; an exported image keeps its own. Raises
         ImageError for anything that ai-how would not boot; nothing of it remains then.
         """
         is_address = isinstance(source, str) and "://" in source
@@ -235,7 +240,8 @@ class ImageStore:
             check_image(
                 draft / DISK, read_header(draft / DISK, max_virtual_bytes=self.max_virtual_bytes)
             )
-        return self.add(draft, manifest)
+        marks = {"created_at": datetime.now(UTC), "is_imported": True}
+        return self.add(draft, manifest.model_copy(update=marks))
 
     def _look_at(self, copy: Path, *, source: str) -> str | None:
         """The format of an acceptable file: "qcow2", or None for a raw disk.
