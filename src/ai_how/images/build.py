@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ai_how.errors import HostError, ImageError
 from ai_how.images.copying import disk_errors, full_disk, remove_tree, sha256_of
@@ -45,6 +46,9 @@ PROGRAMS = (
     ("qemu-img", "qemu-utils"),
 )
 
+# What mmdebstrap writes without a mirror.
+DEBIAN = "http://deb.debian.org/debian"
+DEBIAN_SECURITY = "http://security.debian.org/debian-security"
 # How a kernel begins that is packed by this program, and the end of the name that it unpacks.
 _PACKERS = {b"\x28\xb5\x2f\xfd": ("zstd", ".zst"), b"\xfd7zXZ\0": ("xz", ".xz")}
 # Such a kernel (bookworm's) is left to the guest: it is what a guest unpacks fastest.
@@ -57,7 +61,8 @@ Watcher = Callable[[float, str], None]
 class BuildOptions:
     """How an image is built, which decides nothing of its recipe.
 
-    `mirror` is the URL of a Debian mirror, None for the usual one. With `refresh` an image that
+    `mirror` is the URL of a Debian mirror, None for the usual one; the image has the usual one at
+    the end. With `refresh` an image that
     exists is built again, with the newest packages. With `allow_expired` the lists of packages may
     be older than they say themselves, as those of a snapshot are. Unless `uses_proxy`, the proxies
     and certificates of this host are not used.
@@ -67,6 +72,17 @@ class BuildOptions:
     refresh: bool = False
     allow_expired: bool = False
     uses_proxy: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ImageError for a mirror with a password: processes and logs would show it."""
+        parts = urlsplit(self.mirror or "")
+        if "@" in parts.netloc:
+            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            raise ImageError(
+                "a mirror cannot have a user or a password in its URL",
+                details="A proxy that logs in for this machine (http_proxy, https_proxy) can.",
+                hint=f"ai-how image build --mirror {shlex.quote(bare)}",
+            )
 
     @property
     def access(self) -> OutsideAccess:
@@ -244,6 +260,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, options: BuildOption
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
         # The image has its own initrd; building the package's would take ten seconds for nothing.
         f'--essential-hook=install -D /dev/null "$1{conf}"; echo {setting} > "$1{conf}"',
+        *([f"--customize-hook={usual_sources_hook(recipe.suite)}"] if options.mirror else []),
         f'--customize-hook=sh {shlex.quote(str(ROOT / "customize.sh"))} "$1"',
         f"--include={','.join(recipe.packages)}",
         recipe.suite,
@@ -257,6 +274,16 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, options: BuildOption
         on_line=follow,
     )
     remove_tree(work)
+
+
+def usual_sources_hook(suite: str) -> str:
+    """A hook of mmdebstrap by which an image from another mirror has Debian's own sources."""
+    lines = (
+        f"deb {DEBIAN} {suite} main",
+        f"deb {DEBIAN} {suite}-updates main",
+        f"deb {DEBIAN_SECURITY} {suite}-security main",
+    )
+    return f"printf '%s\\n' {shlex.join(lines)} > \"$1/etc/apt/sources.list\""
 
 
 def unpack_kernel(packed: Path, target: Path) -> None:
