@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_an_export_never_replaces_a_file(image, tmp_path):
     with pytest.raises(HostError, match="mine is there already"):
         export_image(image, tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_two_exports_to_one_file_leave_each_others_drafts_alone(image, tmp_path):
+    former, same = tmp_path / ".file.part", tmp_path / f".file.{os.getpid()}.part"
+    former.write_text("of another process")
+    export_image(image, tmp_path / "file")
+    assert former.read_text() == "of another process"
+    same.write_text("of another host")
+    (tmp_path / "file").unlink()
+    with pytest.raises(HostError):
+        export_image(image, tmp_path / "file")
+    assert same.read_text() == "of another host"
+
+
+def test_what_appears_during_an_export_is_not_replaced(image, tmp_path):
+    with pytest.raises(HostError, match="file is there already"):
+        export_image(
+            image, tmp_path / "file", on_progress=lambda _: (tmp_path / "file").write_text("new")
+        )
+    assert [path.name for path in tmp_path.glob("*file*")] == ["file"]
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_an_image_that_has_changed_is_not_exported(image, tmp_path):

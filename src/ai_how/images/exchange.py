@@ -34,38 +34,45 @@ def export_image(image: Image, target: Path, *, on_progress: Progress | None = N
     Raises HostError where something is there, or the file system refuses; ImageError where a file
     of the image has changed.
     """
-    if os.path.lexists(target):
-        raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
-    wanted = image.manifest.sha256_by_file
-    total = sum((image.directory / name).stat().st_size for name in wanted)
-    draft = target.with_name(f".{target.name}.part")
-    done = 0
-    with disk_errors(target.parent, needed_bytes=total):
+    _require_free(target)
+    total = sum((image.directory / name).stat().st_size for name in image.manifest.sha256_by_file)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with disk_errors(target.parent, needed_bytes=total), draft.open("xb") as file:
+        # From here on the draft is ours to remove.
         try:
-            with draft.open("xb") as file:
-                for name in (MANIFEST, *wanted):
-                    path = image.directory / name
-                    file.write(_header(name, path.stat().st_size))
-                    digest = hashlib.sha256()
-                    with path.open("rb") as source:
-                        while chunk := source.read(_CHUNK_BYTES):
-                            file.write(chunk)
-                            digest.update(chunk)
-                            done += len(chunk)
-                            if on_progress:
-                                on_progress(min(1.0, done / total))
-                    file.write(bytes(-path.stat().st_size % tarfile.BLOCKSIZE))
-                    if name in wanted and digest.hexdigest() != wanted[name]:
-                        raise ImageError(
-                            f"{path} has changed", hint=f"ai-how image verify {image.digest[:12]}"
-                        )
-                file.write(bytes(2 * tarfile.BLOCKSIZE))
-                file.flush()
-                os.fsync(file.fileno())
+            _write_all(file, image, total, on_progress)
+            file.flush()
+            os.fsync(file.fileno())
+            _require_free(target)
             draft.rename(target)
             sync(target.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _require_free(target: Path) -> None:
+    if os.path.lexists(target):
+        raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
+
+
+def _write_all(file: IO[bytes], image: Image, total: int, on_progress: Progress | None) -> None:
+    wanted = image.manifest.sha256_by_file
+    done = 0
+    for name in (MANIFEST, *wanted):
+        path = image.directory / name
+        file.write(_header(name, path.stat().st_size))
+        digest = hashlib.sha256()
+        with path.open("rb") as source:
+            while chunk := source.read(_CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                if on_progress:
+                    on_progress(min(1.0, done / total))
+        file.write(bytes(-path.stat().st_size % tarfile.BLOCKSIZE))
+        if name in wanted and digest.hexdigest() != wanted[name]:
+            raise ImageError(f"{path} has changed", hint=f"ai-how image verify {image.digest[:12]}")
+    file.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
 def is_export(path: Path) -> bool:
