@@ -177,6 +177,29 @@ def test_a_base_may_be_one_of_the_store(store: ImageStore) -> None:
     assert catalogue.find("mine") == mine
 
 
+def test_a_disk_that_was_imported_is_no_base_and_the_remedy_is_another(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.qcow2").write_bytes(Qcow2(virtual_bytes=MIB).render())
+    disk = store.import_file(tmp_path / "theirs.qcow2")
+    catalogue = catalogue_of(store, "{mine: {from: theirs, packages: jq}}")
+    with pytest.raises(ImageError) as caught:
+        catalogue.build(["mine"], watch=lambda _share, _what: None)
+    assert caught.value.brief == f"mine cannot be made from theirs {disk.digest[:12]}"
+    assert caught.value.details == "An image that was imported as a disk has no tree of files."
+    assert caught.value.hint == "from: default  # of the image mine in the cluster file"
+
+
+def test_an_image_of_an_earlier_ai_how_is_built_again_for_what_is_made_from_it(
+    store: ImageStore,
+) -> None:
+    base = add(store, "a" * 64, "theirs")
+    catalogue = catalogue_of(store, "{mine: {from: theirs, packages: jq}}")
+    with pytest.raises(ImageError, match="mine cannot be made from theirs") as caught:
+        catalogue.build(["mine"], watch=lambda _share, _what: None)
+    assert caught.value.hint == f"ai-how image rm {base.digest[:12]}  # then build it again"
+
+
 def test_a_build_goes_on_from_the_image_that_has_most_of_it(store: ImageStore) -> None:
     def made(digest: str, blueprint: Blueprint, base: str = DEFAULT) -> Image:
         image = add(store, digest * 64, "earlier", tree=True)

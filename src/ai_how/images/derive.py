@@ -62,11 +62,7 @@ def derive_image(
     if not options.refresh and (image := store.find_built(digest)):
         return image
     if base.tree is None or base.kernel is None or base.initrd is None:
-        raise ImageError(
-            f"{blueprint.name} cannot be made from {base.name} {base.digest[:12]}",
-            details="It has no tree of files: it was imported, or built by an earlier ai-how.",
-            hint=f"ai-how image rm {base.digest[:12]}  # then build it again",
-        )
+        raise _no_base(blueprint.name, base)
     for program, package in _PROGRAMS:
         get_tool(program, package=package)
     with store.draft() as draft:
@@ -90,6 +86,21 @@ def derive_image(
         )
     watch(1.0, "done")
     return image
+
+
+def _no_base(name: str, base: Image) -> ImageError:
+    brief = f"{name} cannot be made from {base.name} {base.digest[:12]}"
+    if base.manifest.identity == "nocloud" or base.manifest.is_imported:
+        return ImageError(
+            brief,
+            details="An image that was imported as a disk has no tree of files.",
+            hint=f"from: default  # of the image {name} in the cluster file",
+        )
+    return ImageError(
+        brief,
+        details="It was built by an earlier ai-how, and has no tree of files.",
+        hint=f"ai-how image rm {base.digest[:12]}  # then build it again",
+    )
 
 
 def find_start(store: ImageStore, recipe: dict[str, Any]) -> Image | None:
