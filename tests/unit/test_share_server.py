@@ -156,6 +156,20 @@ def test_without_virtiofsd_doctor_and_start_say_what_installs_it(tmp_path, monke
     assert not list(check_shares(nodes[:1], place, machine=tmp_path))
 
 
+def running(xml: str) -> DomainInfo:
+    return DomainInfo(
+        uuid4(), "hpc-compute-01", VmState.RUNNING, *(1, 1), *(True, 7), *(1, 512), None, xml
+    )
+
+
+def test_a_share_that_cannot_be_looked_at_is_a_fault_and_no_traceback(tmp_path):
+    """As with EACCES, ESTALE and ENOTCONN, which root would not get here."""
+    (tmp_path / "srv").mkdir()
+    domain = running(LIVE_XML.format(gone="/" + 300 * "x", kept="/srv"))
+    [fault] = find_share_faults(domain, tmp_path)
+    assert not fault.is_there
+
+
 def test_a_share_that_was_removed_or_is_not_served_is_a_fault(tmp_path):
     (tmp_path / "srv").mkdir()
     notes = tmp_path / "run/libvirt/qemu"
@@ -164,16 +178,7 @@ def test_a_share_that_was_removed_or_is_not_served_is_a_fault(tmp_path):
     for alias, pid in (("fs0", 12), ("fs1", 12), ("fs2", 13)):
         (notes / f"7-hpc-compute-01-{alias}-fs.pid").write_text(str(pid))
     (notes / "8-hpc-compute-02-fs1-fs.pid").write_text("13")
-    domain = DomainInfo(
-        uuid4(),
-        "hpc-compute-01",
-        VmState.RUNNING,
-        *(1, 1),
-        *(True, 7),
-        *(1, 512),
-        None,
-        LIVE_XML.format(gone="/gone", kept="/srv"),
-    )
+    domain = running(LIVE_XML.format(gone="/gone", kept="/srv"))
     assert [str(fault) for fault in find_share_faults(domain, tmp_path)] == [
         "its share /gone was removed on this host",
         "the server of its share /srv has ended",

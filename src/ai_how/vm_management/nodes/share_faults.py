@@ -1,5 +1,6 @@
 """Whether the shared directories of running VMs are still there, and still served."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,14 @@ class ShareFault:
 
 
 def find_share_faults(domain: DomainInfo, root: Path) -> tuple[ShareFault, ...]:
-    """The faults of a running VM's shares; `root` is the root directory of its embedded host."""
+    """The faults of a running VM's shares; `root` is the root directory of its embedded host.
+
+    A directory that we may not look at, or whose server does not answer, counts as removed.
+    """
     return tuple(
         ShareFault(path, is_there)
         for path, alias in _shares_of(domain)
-        for is_there in [(root / path.lstrip("/")).is_dir()]
+        for is_there in [os.path.isdir(root / path.lstrip("/"))]  # noqa: PTH112
         if not (is_there and _is_served(domain, alias, root))
     )
 
