@@ -17,6 +17,7 @@ from ai_how.host.place import resolve_host
 from ai_how.host.share_server import (
     IdRange,
     SharedAs,
+    find_maps,
     find_virtiofsd,
     install_virtiofsd,
     partners,
@@ -57,6 +58,15 @@ def test_the_owner_of_a_directory_is_the_login_account_on_the_host_of_root():
     assert partners(SharedAs.LOGIN, (0, 50), is_of_user=False) == ((1000, 0), (1000, 50))
     assert partners(SharedAs.LOGIN, (1000, 1000), is_of_user=False) == ((1000, 1000),) * 2
     assert partners(SharedAs.ROOT, (1001, 0), is_of_user=False) == ((0, 1001), (0, 0))
+
+
+def test_root_of_a_rootless_container_is_no_ordinary_user():
+    """There the maps are those of a user, and files of others are of root's own accounts."""
+    for_root = find_maps(SharedAs.LOGIN, (USER, USER), (33, 33), is_of_user=False)
+    assert for_root == (b"0 0 1\n1 1 32\n33 1000 1\n34 34 966\n1000 33 1\n1001 1001 64536\n",) * 2
+    assert find_maps(SharedAs.LOGIN, (USER, USER), (1000, 1000), is_of_user=False) is None
+    for_user = find_maps(SharedAs.LOGIN, (USER, USER), (33, 33), is_of_user=True)
+    assert for_user == (b"0 1000 1\n1 1 999\n1000 0 1\n1001 1001 64536\n",) * 2
 
 
 def test_a_share_of_a_system_account_keeps_its_numbers_on_the_host_of_root():
@@ -101,17 +111,21 @@ def test_the_directory_is_found_in_what_libvirt_says(argv, source):
 
 def test_libvirt_gets_a_program_for_each_kind_of_share(tmp_path):
     scripts = tmp_path / "hooks"
-    write_scripts(scripts)
+    write_scripts(scripts, is_of_user=False)
     names = sorted(path.name for path in scripts.iterdir())
     assert names == [
         f"ai-how-share-{who}-{how}" for who in ("login", "other", "root") for how in ("ro", "rw")
     ]
     script = scripts / script_of(SharedAs.ROOT, is_read_only=True).name
     assert os.access(script, os.X_OK)
-    assert f'{sys.executable} -I -m ai_how.host.share_server root ro "$@"' in script.read_text()
+    assert f'{sys.executable} -I -m ai_how.host.share_server root ro of-root "$@"' in (
+        script.read_text()
+    )
     before = script.stat().st_ino
-    write_scripts(scripts)
+    write_scripts(scripts, is_of_user=False)
     assert script.stat().st_ino == before
+    write_scripts(scripts, is_of_user=True)
+    assert 'share_server root ro of-user "$@"' in script.read_text()
 
 
 def test_virtiofsd_is_found_where_its_package_says(tmp_path):

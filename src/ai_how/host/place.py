@@ -54,7 +54,8 @@ class HypervisorHost:
         if self.embedded is None:
             return False
         was_started = self._ensure_embedded(self.embedded, roots)
-        write_scripts(self.embedded.paths.etc / SCRIPTS.name)
+        is_of_user = self.embedded.needs_user_namespace
+        write_scripts(self.embedded.paths.etc / SCRIPTS.name, is_of_user=is_of_user)
         return was_started
 
     def _ensure_embedded(self, embedded: EmbeddedHost, roots: Roots) -> bool:

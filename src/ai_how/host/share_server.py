@@ -26,6 +26,8 @@ from ai_how.process import become, find_tool
 # Debian's AppArmor profile of libvirtd lets it run programs there.
 SCRIPTS = Path("/etc/libvirt/hooks")
 LOGIN_ID = 1000
+# Whose embedded host it is, as the scripts say.
+OF_USER, OF_ROOT = "of-user", "of-root"
 # Where packages say which virtiofsd they have, as libvirt reads it.
 DESCRIPTIONS = Path("usr/share/qemu/vhost-user")
 # There QEMU up to 7.2 has a virtiofsd of its own.
@@ -59,17 +61,19 @@ def script_of(shared_as: SharedAs, *, is_read_only: bool) -> Path:
     return SCRIPTS / f"ai-how-share-{shared_as}-{'ro' if is_read_only else 'rw'}"
 
 
-def write_scripts(directory: Path) -> None:
+def write_scripts(directory: Path, *, is_of_user: bool) -> None:
     """Write the programs for libvirt; its XML can name a program, but none of its arguments.
 
-    `directory` is that of SCRIPTS as seen from outside the embedded host.
+    `directory` is that of SCRIPTS as seen from outside the embedded host, which is an ordinary
+    user's or root's. Its maps do not tell: root of a container may have those of a user.
     """
     directory.mkdir(exist_ok=True)
     for shared_as in SharedAs:
         for is_read_only in (False, True):
             file = directory / script_of(shared_as, is_read_only=is_read_only).name
             access = "ro" if is_read_only else "rw"
-            words = [sys.executable, "-I", "-m", "ai_how.host.share_server", shared_as, access]
+            module = ("-I", "-m", "ai_how.host.share_server")
+            words = [sys.executable, *module, shared_as, access, OF_USER if is_of_user else OF_ROOT]
             text = f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'
             if read_text(file) != text.strip():
                 # Written again by the next run if this one is cut short, so it needs no fsync.
@@ -219,21 +223,35 @@ def _require(result: int, what: str) -> None:
         sys.exit(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def main(shared_as: str, access: str, *argv: str) -> None:
-    """Become virtiofsd for one share."""
+def find_maps(
+    shared_as: SharedAs,
+    ranges: Sequence[Sequence[IdRange]],
+    owner: tuple[int, int],
+    *,
+    is_of_user: bool,
+) -> tuple[bytes, bytes] | None:
+    """The maps (of users and groups) of the share's namespace; None if it needs none.
+
+    `ranges` are those of the present namespace, `owner` (uid and gid) is the directory's.
+    """
+    pairs = partners(shared_as, owner, is_of_user=is_of_user)
+    if all(one == other for one, other in pairs):
+        return None
+    uids, gids = (swapped(each, *pair) for each, pair in zip(ranges, pairs, strict=True))
+    return render_ranges(uids), render_ranges(gids)
+
+
+def main(shared_as: str, access: str, host: str, *argv: str) -> None:
+    """Become virtiofsd for one share; `host` is OF_USER or OF_ROOT."""
     program = find_virtiofsd()
     if program is None:
         sys.exit("virtiofsd is not installed")
     if source := source_of(argv):
         files = (Path("/proc/self/uid_map"), Path("/proc/self/gid_map"))
         ranges = [read_ranges(file) for file in files]
-        # An ordinary user has one id of their own there, and others below or above it.
-        is_of_user = ranges[0][0].count == 1
         seen = source.stat()
-        pairs = partners(SharedAs(shared_as), (seen.st_uid, seen.st_gid), is_of_user=is_of_user)
-        changed = [swapped(each, *pair) for each, pair in zip(ranges, pairs, strict=True)]
-        is_mapped = any(one != other for one, other in pairs)
-        maps = (render_ranges(changed[0]), render_ranges(changed[1])) if is_mapped else None
+        owner, is_of_user = (seen.st_uid, seen.st_gid), host == OF_USER
+        maps = find_maps(SharedAs(shared_as), ranges, owner, is_of_user=is_of_user)
         if maps or access == "ro":
             enter_namespaces(maps)
         if access == "ro":
