@@ -12,6 +12,7 @@ from shutil import rmtree
 
 from ai_how.errors import DeadlineError
 from ai_how.host.embedded import EmbeddedHost
+from ai_how.host.guest_rules import LINK
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import find_tool, get_tool, run
 from ai_how.state.paths import default_roots
@@ -45,7 +46,11 @@ def look_at_objects(host: EmbeddedHost) -> Lines:
         return frozenset(
             [f"VM {vm.name} {vm.uuid}: {vm.state}" for vm in client.list_domains()]
             + [f"network {net.name}, active {net.is_active}" for net in client.list_networks()]
-            + [f"link inside: {name}" for name in _link_names(host.enter(["ip", "-br", "link"]))]
+            + [
+                f"link inside: {name}"
+                for name in _link_names(host.enter(["ip", "-br", "link"]))
+                if name != LINK  # it comes a moment after the host is up
+            ]
             + [f"process inside: {name}" for name in names_inside(host)]
             + [f"file: {path}" for top in (host.paths.etc, host.paths.lib) for path in files(top)]
         )

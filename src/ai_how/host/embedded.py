@@ -31,6 +31,7 @@ from ai_how.host.running import (
     hold,
     start_ticks,
 )
+from ai_how.host.share_server import SCRIPTS, write_scripts
 from ai_how.host.supervisor import SOCKETS, Order
 from ai_how.host.uplink import Relays, await_uplink_end, ensure_uplink, read_uplink
 from ai_how.limits import find_told_limit, require_tasks
@@ -317,6 +318,8 @@ class EmbeddedHost:
         # directory above is accessible only to its user.
         self.paths.lib.chmod(0o711)
         self._remove_former_run()
+        is_of_user = self.needs_user_namespace
+        write_scripts(self.paths.etc / SCRIPTS.name, is_of_user=is_of_user)
         order = Order(
             etc=str(self.paths.etc),
             lib=str(self.paths.lib),
