@@ -148,6 +148,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H15": "a bridge, a tap or a dnsmasq is removed under running guests",
         "H16": "a guest's journal is larger than an agent's answer, or of an earlier boot",
         "H17": "the programs of the embedded host's uplink are killed",
+        "H18": "the build of an image is killed or interrupted, fails, or fills the disk",
         "H21": "a guest whose file systems are full",
         "H22": "tools that users expect in a node are missing, or print errors",
     },

@@ -224,6 +224,7 @@ def test_an_image_is_made_from_one_of_the_store_by_its_name(store, mine, tmp_pat
     assert made.manifest.recipe["base"] == mine.digest
 
 
+@pytest.mark.fault("H18", "a package, a script, a command or a file that is wrong")
 @pytest.mark.parametrize(
     ("image", "brief", "details"),
     [
@@ -289,6 +290,7 @@ def processes_of(draft: str) -> list[str]:
 PHASES = ("unpacking the base", "sleep 1", "making the file system", "converting the disk")
 
 
+@pytest.mark.fault("H18", "kill -9 in each phase")
 def test_a_build_that_is_killed_leaves_nothing_that_runs_or_stays(home, store, tmp_path):
     """Each next one removes what the one before has left."""
     image = "{run: [sleep 1]}"
@@ -310,6 +312,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_runs_or_stays(home, store, t
     store.verify(made)
 
 
+@pytest.mark.fault("H18", "Ctrl-C while a command runs")
 def test_ctrl_c_ends_a_build_at_once(home, store, tmp_path):
     described("{run: [sleep 600]}", tmp_path)
     with started(home, tmp_path) as child:
@@ -325,6 +328,7 @@ def test_ctrl_c_ends_a_build_at_once(home, store, tmp_path):
     assert drafts(store) == []
 
 
+@pytest.mark.fault("H18", "no space left in the store")
 def test_a_full_disk_is_named_with_what_would_help(default, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
@@ -341,6 +345,7 @@ def test_a_full_disk_is_named_with_what_would_help(default, tmp_path):
         run(["umount", "-n", images])
 
 
+@pytest.mark.fault("H18", "an ordinary user's build is killed")
 def test_an_ordinary_user_builds_and_cleans_up_after_a_kill(default):
     with made_user(f"aihow{os.getpid()}i", kept=(".local", ".cache")) as name:
         account = pwd.getpwnam(name)
