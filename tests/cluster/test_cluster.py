@@ -408,11 +408,12 @@ def test_a_node_that_is_left_off_starts_when_it_is_named_and_stops_alone(cluster
     log = cluster.file.with_name("wait.log")
     waiting = start_daemon(argv, log=log)
     wait_until(lambda: f"waiting for job {job}" in _text_of(log), Deadline.after(ASK_S), "the wait")
-    assert cluster.nodes()["compute-03"]["slurm"] == "draining"
+    assert cluster.nodes()["compute-03"]["slurm"].rstrip("*") == "draining"
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(ASK_S) != 0
     assert "accepting jobs again: compute-03" in _text_of(log)
-    assert cluster.nodes()["compute-03"]["slurm"] in {"mixed", "allocated"}
+    # On a busy host SLURM marks a node with * that has not answered for a moment.
+    assert cluster.nodes()["compute-03"]["slurm"].rstrip("*") in {"mixed", "allocated"}
     done = cluster.try_call("hpc", "stop", "compute-03", timeout_s=START_S)
     assert done.returncode == 0, done.stderr
     assert f"job {job} (wrap, of hpc) is requeued: its node is stopped" in done.stderr

@@ -200,3 +200,13 @@ def test_a_share_that_was_removed_or_is_not_served_is_a_fault(tmp_path):
     assert [fault.is_there for fault in find_share_faults(domain, tmp_path)] == [False, True]
     # libvirt noted nothing for that one.
     assert len(find_share_faults(replace(domain, domid=9), tmp_path)) == 1
+
+
+def test_nobody_else_may_change_the_programs_whatever_the_umask(tmp_path):
+    former = os.umask(0)
+    try:
+        write_scripts(tmp_path / "hooks", is_of_user=True)
+    finally:
+        os.umask(former)
+    every = [tmp_path / "hooks", *(tmp_path / "hooks").iterdir()]
+    assert [path.stat().st_mode & 0o777 for path in every] == [0o755] * len(every)

@@ -67,7 +67,7 @@ def write_scripts(directory: Path, *, is_of_user: bool) -> None:
     `directory` is that of SCRIPTS as seen from outside the embedded host, which is an ordinary
     user's or root's. Its maps do not tell: root of a container may have those of a user.
     """
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(mode=0o755, exist_ok=True)
     for shared_as in SharedAs:
         for is_read_only in (False, True):
             file = directory / script_of(shared_as, is_read_only=is_read_only).name
