@@ -149,6 +149,11 @@ class EmbeddedHost:
         if supervisor := self.find_supervisor():
             ensure_uplink(self.paths, supervisor, outliving, relays=relays)
 
+    def write_share_scripts(self) -> None:
+        """Write the programs of shares; a running host of an earlier version has none."""
+        is_of_user = self.needs_user_namespace
+        write_scripts(self.paths.etc / SCRIPTS.name, is_of_user=is_of_user)
+
     @property
     def uplink_trouble(self) -> str | None:
         """Why the guests of a running host have no uplink; None if they have one, or it is down."""
@@ -318,8 +323,7 @@ class EmbeddedHost:
         # directory above is accessible only to its user.
         self.paths.lib.chmod(0o711)
         self._remove_former_run()
-        is_of_user = self.needs_user_namespace
-        write_scripts(self.paths.etc / SCRIPTS.name, is_of_user=is_of_user)
+        self.write_share_scripts()
         order = Order(
             etc=str(self.paths.etc),
             lib=str(self.paths.lib),

@@ -1,12 +1,12 @@
 """The DNS proxy for guests: it asks this host's own name servers."""
 
 import socket
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Thread
 
+from ai_how.host.connections import serve_connections
 from ai_how.host.listening import NAMES_PORT
 from ai_how.host.resolver import DEFAULT, find_servers
 
@@ -14,7 +14,6 @@ PATIENCE_S = 4.0  # per server; clients give up after 5 s
 RESOLV_CONF = Path("/etc/resolv.conf")
 LONGEST = 65535
 AT_ONCE = 64
-PAUSE_S = 0.2
 HEADER = 12  # bytes before the question; RFC 1035
 
 
@@ -70,26 +69,13 @@ def answer_datagrams(line: socket.socket) -> None:
 
 def answer_streams(listener: socket.socket) -> None:
     """Answer questions by TCP: answers that are too large for a datagram."""
-    free = BoundedSemaphore(AT_ONCE)
 
     def answer(line: socket.socket) -> None:
-        try:
-            with line, suppress(OSError):
-                line.settimeout(PATIENCE_S)
-                while len(question := _read_message(line)) > HEADER:
-                    line.sendall(ask_by_stream(question))
-        finally:
-            free.release()
+        line.settimeout(PATIENCE_S)
+        while len(question := _read_message(line)) > HEADER:
+            line.sendall(ask_by_stream(question))
 
-    while True:
-        free.acquire()
-        try:
-            line, _ = listener.accept()
-        except OSError:  # too many files are open, or it was gone before
-            free.release()
-            time.sleep(PAUSE_S)
-            continue
-        _begin(answer, line, free=free)
+    serve_connections(listener, answer, at_once=AT_ONCE)
 
 
 def ask_by_stream(question: bytes) -> bytes:

@@ -12,7 +12,6 @@ from ai_how.errors import AiHowError, HostError, SpecError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.facts import read_libvirt_access
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
-from ai_how.host.share_server import SCRIPTS, write_scripts
 from ai_how.host.supervisor import MAX_CALLS
 from ai_how.host.uplink import STARTING
 from ai_how.state.paths import Roots, StoragePaths
@@ -53,19 +52,14 @@ class HypervisorHost:
         """
         if self.embedded is None:
             return False
-        was_started = self._ensure_embedded(self.embedded, roots)
-        is_of_user = self.embedded.needs_user_namespace
-        write_scripts(self.embedded.paths.etc / SCRIPTS.name, is_of_user=is_of_user)
-        return was_started
-
-    def _ensure_embedded(self, embedded: EmbeddedHost, roots: Roots) -> bool:
-        supervisor = embedded.find_supervisor()
+        supervisor = self.embedded.find_supervisor()
         if supervisor is None:
-            return embedded.up(with_kvm=decide_kvm(roots).works)
+            return self.embedded.up(with_kvm=decide_kvm(roots).works)
         if not (supervisor.has_own_run and supervisor.socket.exists()):
-            embedded.up(with_kvm=supervisor.has_kvm)
-        embedded.check_files(supervisor)
-        embedded.ensure_uplink()
+            self.embedded.up(with_kvm=supervisor.has_kvm)
+        self.embedded.check_files(supervisor)
+        self.embedded.write_share_scripts()
+        self.embedded.ensure_uplink()
         return False
 
     def kvm(self, roots: Roots) -> KvmVerdict:

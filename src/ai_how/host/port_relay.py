@@ -4,55 +4,36 @@ For a proxy that listens here: guests may not connect to this host, and reach it
 """
 
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from threading import BoundedSemaphore, Thread
+from functools import partial
+from threading import Thread
 
+from ai_how.host.connections import serve_connections
 from ai_how.host.network_facts import read_own_addresses
 
 AT_ONCE = 256
 CONNECT_S = 10.0
-PAUSE_S = 0.2
 CHUNK_BYTES = 1 << 16
 
 
 def serve_relays(listeners: Sequence[socket.socket]) -> None:
     """Relay what connects to each of them to its port, in threads."""
     for listener in listeners:
-        port = listener.getsockname()[1]
-        Thread(target=_serve, args=(listener, port), daemon=True).start()
+        relay = partial(_relay, listener.getsockname()[1])
+        serve = partial(serve_connections, listener, relay, at_once=AT_ONCE)
+        Thread(target=serve, daemon=True).start()
 
 
-def _serve(listener: socket.socket, port: int) -> None:
-    free = BoundedSemaphore(AT_ONCE)
-    while True:
-        free.acquire()
-        try:
-            guest, _ = listener.accept()
-        except OSError:  # too many files are open, or it was gone before
-            free.release()
-            time.sleep(PAUSE_S)
-            continue
-        try:
-            Thread(target=_relay, args=(guest, port, free), daemon=True).start()
-        except RuntimeError:  # no thread can be started: the client has to try again
-            guest.close()
-            free.release()
-
-
-def _relay(guest: socket.socket, port: int, free: BoundedSemaphore) -> None:
-    try:
-        with guest, suppress(OSError), _connected(port) as proxy:
-            proxy.settimeout(None)
-            for side in (guest, proxy):
-                _notice_its_end(side)
-            back = Thread(target=_copy, args=(proxy, guest), daemon=True)
-            back.start()
-            _copy(guest, proxy)
-            back.join()
-    finally:
-        free.release()
+def _relay(port: int, guest: socket.socket) -> None:
+    with _connected(port) as proxy:
+        proxy.settimeout(None)
+        for side in (guest, proxy):
+            _notice_its_end(side)
+        back = Thread(target=_copy, args=(proxy, guest), daemon=True)
+        back.start()
+        _copy(guest, proxy)
+        back.join()
 
 
 def _notice_its_end(side: socket.socket) -> None:

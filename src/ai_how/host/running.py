@@ -136,12 +136,17 @@ def is_held(directory: Path) -> bool:
     except OSError:
         return False
     try:
-        asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
-        told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+        return is_locked(descriptor)
     except OSError:
         return False  # a file system without such locks: rely on what is visible
     finally:
         os.close(descriptor)
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether another process holds a lock of fcntl on an open file. Raises OSError."""
+    asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
+    told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
     return bool(told[0] != fcntl.F_UNLCK)
 
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ai_how.errors import AiHowError
+from ai_how.host.daemon_log import say
 from ai_how.host.guest_rules import OWN_GATEWAY_ONLY, ensure_rule, resolv_conf_inside
 from ai_how.host.private_world import prepare_mounts
 from ai_how.process import get_tool, run
@@ -204,12 +205,6 @@ def find_domain(pid: int) -> str | None:
         except OSError:
             continue
     return None
-
-
-def say(line: str) -> None:
-    """Write a line to the log, which embedded.py shows if the host does not start."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def report() -> None:

@@ -4,7 +4,6 @@ Each command that needs the host looks whether that process runs, and starts it 
 also work without it.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from ai_how.errors import DeadlineError
 from ai_how.host.guest_rules import NO_USER_NAMESPACES, OLD_HOST, why_no_uplink
-from ai_how.host.running import FLOCK, Supervisor
+from ai_how.host.running import Supervisor, is_locked
 from ai_how.process import Argument, start_detached
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import EmbeddedPaths
@@ -146,8 +145,7 @@ def _read_note(paths: EmbeddedPaths, supervisor: Supervisor) -> UplinkNote | Non
     except OSError:
         return None
     try:
-        asked = FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
-        told = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+        is_current = is_locked(descriptor)
         note = UplinkNote(**json.loads(os.pread(descriptor, LONGEST_NOTE, 0)))
     except (OSError, ValueError, TypeError):
         return None
@@ -156,4 +154,4 @@ def _read_note(paths: EmbeddedPaths, supervisor: Supervisor) -> UplinkNote | Non
     # The process of a host that has just ended may still hold the lock.
     if [*note.of] != [supervisor.pid, supervisor.start_ticks]:
         return None
-    return replace(note, is_current=told[0] != fcntl.F_UNLCK)
+    return replace(note, is_current=is_current)
