@@ -50,8 +50,8 @@ def test_an_image_may_be_as_short_as_its_packages() -> None:
         (
             "{mine: {from: {suite: forky, name: default}}}",
             (
-                "images.mine.from: one of `name` and `suite` is required: `from: default`, "
-                "or `from: {suite: bookworm}`"
+                "images.mine.from: one of `name`, `suite`, `path` and `url` is required: "
+                "`from: default`, `from: {suite: bookworm}`, or `from: {path: ./image.qcow2}`"
             ),
         ),
         (
@@ -170,6 +170,15 @@ def test_the_copy_of_a_cluster_s_file_finds_what_lay_beside_it(
     kept, _ = Context().load_spec(paths.spec)
     assert kept.directory == beside
     assert kept == spec.placed_in(beside)
+
+
+def test_a_cluster_whose_image_is_a_path_knows_where_that_begins(tmp_path: Path) -> None:
+    paths = ClusterPaths(tmp_path)
+    text = f'version: "1.0"{CLUSTER.replace("mine", "./a.qcow2")}'
+    spec, _ = read_spec_text(text, "cluster.yaml", {})
+    assert spec is not None
+    keep_source(text, paths, spec.placed_in(tmp_path / "project"))
+    assert paths.spec_directory.read_text() == str(tmp_path / "project")
 
 
 def test_of_a_file_without_images_only_the_text_is_kept(tmp_path: Path) -> None:

@@ -50,7 +50,10 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
     _, problems = read_spec_text(text, "cluster.yaml", {})
     errors = [p.text for p in problems if p.severity is Severity.ERROR]
     assert errors == [
-        "one of `name` and `suite` is required: `from: default`, or `from: {suite: bookworm}`",
+        (
+            "one of `name`, `suite`, `path` and `url` is required: `from: default`, "
+            "`from: {suite: bookworm}`, or `from: {path: ./image.qcow2}`"
+        ),
         "2 nodes cannot all have the vGPU c2177883-f1bb-47f0-914d-32a22e3a8804",
         "'hpcbr0' is also clusters.hpc.network.bridge",
     ]

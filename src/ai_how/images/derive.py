@@ -21,6 +21,7 @@ from ai_how.images.recipe import ROOT
 from ai_how.images.sandbox import build_environment, find_workplace, in_namespace
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run_lines
+from ai_how.spec.images import NO_TREE
 
 _PHASES = {
     "unpack": (0.02, "unpacking the base"),
@@ -93,7 +94,7 @@ def _no_base(name: str, base: Image) -> ImageError:
     if base.manifest.identity == "nocloud" or base.manifest.is_imported:
         return ImageError(
             brief,
-            details="An image that was imported as a disk has no tree of files.",
+            details=NO_TREE,
             hint=f"from: default  # of the image {name} in the cluster file",
         )
     return ImageError(

@@ -167,7 +167,7 @@ ImageReference = Annotated[
     str,
     Matching(
         r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",
-        "a path, or the name of an image in the store",
+        "a name in `images` or in the store, a path, or https://…#sha256=…",
     ),
 ]
 ImageName = Annotated[
@@ -195,6 +195,25 @@ HostFile = Annotated[
         r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",
         "a path of the host, such as ./site.sh",
     ),
+]
+HttpsUrl = Annotated[
+    str,
+    Matching(
+        r"https://[^\s/#?\x00-\x1f\x7f][^\s#\x00-\x1f\x7f]{0,2047}", "an https:// URL without #"
+    ),
+]
+FileOrUrl = Annotated[
+    str,
+    Matching(
+        r"https://[^\s/#?\x00-\x1f\x7f][^\s#\x00-\x1f\x7f]{0,2047}"
+        r"|(?!\w+://)[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",
+        "an https:// URL, or a path of the host",
+    ),
+]
+Sha256 = Annotated[
+    str,
+    Matching(r"[0-9A-Fa-f]{64}", "64 hexadecimal digits, as sha256sum prints them"),
+    AfterValidator(str.lower),
 ]
 BuildCommand = Annotated[
     str,

@@ -5,12 +5,26 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ai_how.spec.images import ImageSpec, script_in
+from pydantic import ValidationError
+
+from ai_how.spec.images import (
+    NO_TREE,
+    OF_PLACES,
+    ImageBaseSpec,
+    ImageSpec,
+    base_of,
+    is_place,
+    is_url,
+    path_in,
+    script_in,
+    section_of,
+)
 from ai_how.spec.models import ClusterFile
-from ai_how.spec.problems import Finding, Loc, error_at, warning_at
+from ai_how.spec.problems import Finding, Loc, error_at, render_value, warning_at
 from ai_how.spec.view import clusters_of
 
 BUILT_IN = "default"
+_LONG = "images: {NAME: {from: {url: …, checksums: …, key: …}}}"
 
 
 def check_images(file: ClusterFile) -> Iterator[Finding]:
@@ -20,18 +34,19 @@ def check_images(file: ClusterFile) -> Iterator[Finding]:
         if name == BUILT_IN:
             yield error_at(f"`{BUILT_IN}` is the built-in image; choose another name", loc)
             continue
-        base = image.from_
-        if (base.name is None) == (base.suite is None):
-            yield error_at(
-                "one of `name` and `suite` is required: `from: default`, or "
-                "`from: {suite: bookworm}`",
-                (*loc, "from"),
-            )
+        if wrong := find_contradiction(image.from_):
+            field, words = wrong
+            yield error_at(words, (*loc, "from", field) if field else (*loc, "from"))
         elif road := _road_back(name, file.images):
             words = " -> ".join(road)
             yield error_at(f"an image cannot be made from itself: {words}", (*loc, "from"))
+        elif image.is_changed and _root_of(name, file.images).is_place:
+            yield _no_tree(loc, image)
         yield from _check_twice((*loc, "packages"), image.packages)
-    wanted = set(_booted(file)) | {one.from_.name for one in file.images.values()}
+    for loc, text in _booted(file):
+        if why := _why_no_reference(text):
+            yield error_at(why, loc)
+    wanted = {text for _, text in _booted(file)} | {one.from_.name for one in file.images.values()}
     for name in file.images:
         if name not in wanted:
             yield warning_at(
@@ -45,8 +60,8 @@ def check_image_files(file: ClusterFile, directory: Path) -> Iterator[Finding]:
     for name, image in file.images.items():
         for target, source in image.files.items():
             loc: Loc = ("images", name, "files", target)
-            if why := _why_unusable(directory / source, may_be_directory=True):
-                yield error_at(f"{directory / source}: {why}", loc)
+            if why := _why_unusable(path_in(directory, source), may_be_directory=True):
+                yield error_at(f"{path_in(directory, source)}: {why}", loc)
         for index, command in enumerate(image.run):
             loc = ("images", name, "run", index)
             if script := script_in(command):
@@ -54,12 +69,116 @@ def check_image_files(file: ClusterFile, directory: Path) -> Iterator[Finding]:
                     yield error_at(f"{directory / script}: {why}", loc)
             elif " " not in command and (directory / command).is_file():
                 yield warning_at(f"is run as a command; the script beside it is `./{command}`", loc)
+        for key, text in _files_of(image.from_):
+            if why := _why_unusable(path_in(directory, text), may_be_directory=False):
+                yield error_at(f"{path_in(directory, text)}: {why}", ("images", name, "from", key))
+    for loc, text in _booted(file):
+        yield from _check_booted(loc, text, file, directory)
 
 
-def _booted(file: ClusterFile) -> Iterator[str | None]:
+def names_files(file: ClusterFile) -> bool:
+    """Whether the images of a file may depend on what lies beside it."""
+    return bool(file.images) or any(is_place(text) for _, text in _booted(file))
+
+
+def _booted(file: ClusterFile) -> Iterator[tuple[Loc, str]]:
+    """What the nodes of the file boot, each with its place."""
     for cluster in clusters_of(file):
-        yield cluster.spec.base_image_path
-        yield from (node.spec.base_image_path for node in cluster.nodes)
+        asked = [(cluster.loc, cluster.spec.base_image_path)]
+        asked += [(node.loc, node.spec.base_image_path) for node in cluster.nodes]
+        yield from (((*loc, "base_image_path"), text) for loc, text in asked if text is not None)
+
+
+def _check_booted(loc: Loc, text: str, file: ClusterFile, directory: Path) -> Iterator[Finding]:
+    if is_place(text):
+        path = None if is_url(text) else path_in(directory, text)
+        if path and (why := _why_unusable(path, may_be_directory=False)):
+            yield error_at(f"{path}: {why}", loc)
+    elif text not in file.images and _is_file(directory / text):
+        yield warning_at(f"is the name of an image; the file beside it is `./{text}`", loc)
+
+
+def _files_of(base: ImageBaseSpec) -> Iterator[tuple[str, str]]:
+    """The fields that name files of the host, each with its path."""
+    fields = ("path", "checksums", "signature", "key")
+    values = ((key, getattr(base, key)) for key in fields)
+    yield from ((key, text) for key, text in values if text is not None and not is_url(text))
+
+
+def find_contradiction(base: ImageBaseSpec) -> tuple[str | None, str] | None:
+    """What is wrong between the fields of a `from`: the field if it is about one, and the words."""
+    named = [one for one in (base.name, base.suite, base.path, base.url) if one is not None]
+    beside = [key for key in OF_PLACES if getattr(base, key) is not None]
+    field: str | None = None
+    if len(named) != 1:
+        words = (
+            "one of `name`, `suite`, `path` and `url` is required: `from: default`, "
+            "`from: {suite: bookworm}`, or `from: {path: ./image.qcow2}`"
+        )
+    elif beside and not base.is_place:
+        field, words = beside[0], "belongs to `path` or `url`"
+    elif base.checksums and base.sha256:
+        field, words = "checksums", "one of `sha256` and `checksums` is enough"
+    elif base.checksums and not base.key:
+        field = "checksums"
+        words = (
+            "checksums without a signature are worth no more than the https of their server: name "
+            "a file with the `key` that must have signed them, or the `sha256` of the image"
+        )
+    elif (base.signature or base.key) and not base.checksums:
+        field = "signature" if base.signature else "key"
+        words = "has no effect without `checksums`"
+    elif base.url and not (base.sha256 or base.checksums):
+        field = "url"
+        words = (
+            "a URL needs the digest of its file: `sha256`, or `checksums` with the `key` that "
+            "must have signed them"
+        )
+    else:
+        return None
+    return field, words
+
+
+def _why_no_reference(text: str) -> str | None:
+    """What is wrong with the URL of a `base_image_path`."""
+    if not is_url(text):
+        return None
+    try:
+        base = base_of(text)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        value = render_value(section_of(text)[str(found["loc"][0])])
+        return f"found {value}; allowed: {found['ctx']['allowed']}"
+    if base.sha256:
+        return None
+    return (
+        f"a URL needs the digest of its file: `{text}#sha256=DIGEST`; where its publisher signs "
+        f"checksums: `{_LONG}`"
+    )
+
+
+def _root_of(name: str, images: Mapping[str, ImageSpec]) -> ImageBaseSpec:
+    """What an image is made from in the end, or something of the circle that it leads into."""
+    base, seen = images[name].from_, {name}
+    while base.name is not None and base.name in images and base.name not in seen:
+        seen.add(base.name)
+        base = images[base.name].from_
+    return base
+
+
+def _no_tree(loc: Loc, image: ImageSpec) -> Finding:
+    added = next(key for key in ("with_", "packages", "files", "run") if getattr(image, key))
+    return error_at(
+        f"something can be added to an image only where ai-how has its tree of files. {NO_TREE}",
+        (*loc, added.rstrip("_")),
+    )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _road_back(name: str, images: Mapping[str, ImageSpec]) -> list[str]:

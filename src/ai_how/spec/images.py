@@ -1,20 +1,52 @@
-"""The specification of images: what is added to which image."""
+"""The specification of images: where one comes from, and what is added to it."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from ai_how.spec import fields
 from ai_how.spec.hardware import Spec
-from ai_how.spec.lists import NameOrSection, OneOrList
+from ai_how.spec.lists import OneOrList, TextOrSection
 
 Suite = Literal["bookworm", "trixie", "forky"]
 SUITES: tuple[str, ...] = get_args(Suite)
 PackageSet = Literal["devel", "containers", "modules", "accounting"]
+Firmware = Literal["bios", "uefi"]
+
+# What `path` and `url` may have beside them.
+OF_PLACES = ("sha256", "checksums", "signature", "key", "firmware")
+NO_TREE = "An image that was imported as a disk has no tree of files."
+_WITH_DIGEST = re.compile(r"(?P<url>[^#]*)#sha256=(?P<sha256>[^#]*)")
+
+
+def is_url(text: str) -> bool:
+    return "://" in text
+
+
+def is_place(text: str) -> bool:
+    """Whether a `base_image_path` is a path or a URL, and not a name."""
+    return "/" in text
+
+
+def section_of(text: str) -> dict[str, str]:
+    """The long form of a `base_image_path` or of a short `from`."""
+    if not is_place(text):
+        return {"name": text}
+    if not is_url(text):
+        return {"path": text}
+    found = _WITH_DIGEST.fullmatch(text)
+    return found.groupdict() if found else {"url": text}
+
+
+def path_in(directory: Path, text: str) -> Path:
+    """A path of the host that the file names: relative to the file, or to a home (`~`)."""
+    return directory / Path(text).expanduser() if text.startswith("~") else directory / text
 
 
 class ImageBaseSpec(Spec):
-    """What an image is made from: one of both fields; the file may give only a name."""
+    """What an image is made from: one of the first four fields; the file may give only a text."""
 
     name: Annotated[
         fields.ImageName | None,
@@ -30,11 +62,68 @@ class ImageBaseSpec(Spec):
             examples=["forky"],
         ),
     ] = None
+    path: Annotated[
+        fields.HostFile | None,
+        Field(
+            description="A disk (qcow2 or raw) or an exported image, relative to this file.",
+            examples=["./debian-13.qcow2"],
+        ),
+    ] = None
+    url: Annotated[
+        fields.HttpsUrl | None,
+        Field(
+            description="The same at an https address; it needs sha256, or checksums and key.",
+            examples=["https://example.org/debian-13.qcow2"],
+        ),
+    ] = None
+    sha256: Annotated[
+        fields.Sha256 | None,
+        Field(description="The SHA-256 of the file that path or url names.", examples=["0" * 64]),
+    ] = None
+    checksums: Annotated[
+        fields.FileOrUrl | None,
+        Field(
+            description="The publisher's file of checksums (SHA256SUMS, SHA512SUMS, CHECKSUM): a "
+            "URL or a path.",
+            examples=["https://example.org/SHA256SUMS"],
+        ),
+    ] = None
+    signature: Annotated[
+        fields.FileOrUrl | None,
+        Field(
+            description="The signature of the checksums, if it is a file of its own.",
+            examples=["https://example.org/SHA256SUMS.gpg"],
+        ),
+    ] = None
+    key: Annotated[
+        fields.HostFile | None,
+        Field(
+            description="A file with the public key that must have signed the checksums.",
+            examples=["./publisher.asc"],
+        ),
+    ] = None
+    firmware: Annotated[
+        Firmware | None,
+        Field(
+            description="How the disk boots: bios or uefi. Default: found by looking at it.",
+            examples=["uefi"],
+        ),
+    ] = None
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it is a file or a URL, and not an image that has a name."""
+        return self.path is not None or self.url is not None
+
+
+def base_of(text: str) -> ImageBaseSpec:
+    """A path or a URL of the file, in the long form. Raises ValidationError for a wrong URL."""
+    return ImageBaseSpec.model_validate(section_of(text))
 
 
 class ImageSpec(Spec):
     from_: Annotated[
-        Annotated[ImageBaseSpec, NameOrSection()],
+        Annotated[ImageBaseSpec, TextOrSection(section_of)],
         Field(alias="from", description="The image that this one is made from."),
     ] = Field(default=ImageBaseSpec.model_construct(name="default"), alias="from")
     with_: Annotated[

@@ -1,5 +1,6 @@
 """Fields that can be written in several ways: one item or a list, a node or a group."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,10 @@ class OneOrList:
 
 
 @dataclass(frozen=True, slots=True)
-class NameOrSection:
-    """A section that may be written as its name alone."""
+class TextOrSection:
+    """A section that may be written as one text, from which `section_of` makes the section."""
+
+    section_of: Callable[[str], dict[str, str]]
 
     def __get_pydantic_core_schema__(
         self, source: type[Any], handler: GetCoreSchemaHandler
@@ -52,9 +55,13 @@ class NameOrSection:
     ) -> JsonSchemaValue:
         return {"anyOf": [handler(schema), {"type": "string"}]}
 
-    @staticmethod
-    def as_section(value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+    def as_section(self, value: object) -> object:
+        return self.section_of(value) if isinstance(value, str) else value
+
+
+def named(text: str) -> dict[str, str]:
+    """The section of a text that is only its name."""
+    return {"name": text}
 
 
 def tag_of_node(value: object) -> str:

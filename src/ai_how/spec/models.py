@@ -22,7 +22,7 @@ from ai_how.spec.hardware import (
     VirtioFsMount,
 )
 from ai_how.spec.images import ImageBaseSpec, ImageSpec
-from ai_how.spec.lists import NameOrSection, OneOrList
+from ai_how.spec.lists import OneOrList, TextOrSection, named
 from ai_how.spec.node_specs import (
     ComputeEntry,
     ComputeGroupSpec,
@@ -200,7 +200,7 @@ class PartitionSpec(Spec):
 
 class SlurmConfigSpec(Spec):
     partitions: Annotated[
-        tuple[Annotated[PartitionSpec, NameOrSection()], ...],
+        tuple[Annotated[PartitionSpec, TextOrSection(named)], ...],
         Field(description="Names, or sections. Default: one partition, `compute`, with all nodes."),
     ] = (PartitionSpec.model_construct(name="compute"),)
     default_partition: Annotated[
@@ -254,8 +254,8 @@ class ClusterSpec(Spec):
     base_image_path: Annotated[
         fields.ImageReference | None,
         Field(
-            description="Image of the nodes: a name in `images` or in the store. Default: built "
-            "in.",
+            description="Image of the nodes: a name in `images` or in the store, a path (with a /) "
+            "relative to this file, or https://host/x.qcow2#sha256=DIGEST. Default: built in.",
             examples=["default"],
         ),
     ] = None

@@ -32,7 +32,7 @@ class NodeResources(Spec):
     base_image_path: Annotated[
         fields.ImageReference | None,
         Field(
-            description="Image of this node: a path or a stored name. Default: the cluster's.",
+            description="Image of this node: a name, a path or a URL. Default: the cluster's.",
             examples=["default"],
         ),
     ] = None

@@ -180,6 +180,14 @@ class ImagePaths:
         return self.root / digest
 
     @property
+    def sources(self) -> Path:
+        """Which image was imported from which file or URL, one small file each."""
+        return self.root / ".sources"
+
+    def source(self, key: str) -> Path:
+        return self.sources / f"{key}.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / ".lock"
 
