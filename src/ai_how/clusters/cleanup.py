@@ -15,6 +15,7 @@ from ai_how.images.copying import disk_errors
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.plan.step import Plan
+from ai_how.spec.image_checks import names_files
 from ai_how.spec.models import ClusterFile
 from ai_how.state.cluster_state import read_state
 from ai_how.state.files import replaced_atomically
@@ -135,7 +136,7 @@ def keep_source(text: str, paths: ClusterPaths, spec: ClusterFile) -> None:
     An identical copy is not written again.
     """
     _keep(text, paths.spec)
-    if spec.images and spec.directory is not None:
+    if spec.directory is not None and names_files(spec):
         _keep(str(spec.directory), paths.spec_directory)
 
 

@@ -12,8 +12,16 @@ from ai_how.images.build import USUAL, BuildOptions, Watcher, build_suite_image
 from ai_how.images.derive import derive_image
 from ai_how.images.manifest import Image
 from ai_how.images.recipe import DEFAULT, SUITE, Recipe, default_recipe, suite_recipe
+from ai_how.images.sources import (
+    ImageSource,
+    find_imported,
+    import_source,
+    source_of,
+    source_of_text,
+    stored_name,
+)
 from ai_how.images.store import ImageStore
-from ai_how.spec.images import SUITES, ImageSpec, script_in
+from ai_how.spec.images import SUITES, ImageSpec, is_place, path_in, script_in
 from ai_how.spec.models import ClusterFile
 
 
@@ -31,6 +39,8 @@ class ImageCatalogue:
         """
         if recipe := self._recipe(name):
             return self.store.find_built(recipe.digest)
+        if source := self._source(name):
+            return self._find_imported(source)
         if name is None or (spec := self.file.images.get(name)) is None:
             return self.store.find(name or DEFAULT)
         base = self.find(_base_of(spec))
@@ -43,6 +53,8 @@ class ImageCatalogue:
         """What the image of this name is called in the store: one without additions is its base."""
         if recipe := self._recipe(name):
             return recipe.name
+        if source := self._source(name):
+            return stored_name(self.store, source)
         spec = self.file.images.get(name or DEFAULT)
         if spec is None or spec.is_changed:
             return name or DEFAULT
@@ -51,7 +63,7 @@ class ImageCatalogue:
     def require_base(self, name: str | None) -> None:
         """Raises ImageError where an image of the file is made from one that nobody has."""
         spec = self.file.images.get(name or DEFAULT)
-        if spec is None:
+        if spec is None or spec.from_.is_place:
             return
         base = _base_of(spec)
         if not self.is_ours(base) and self.find(base) is None:
@@ -63,8 +75,9 @@ class ImageCatalogue:
         self.require_base(base)
 
     def is_ours(self, name: str | None) -> bool:
-        """Whether `build` can make it: it is built in, or one of the file."""
-        return self._recipe(name) is not None or name in self.file.images
+        """Whether `build` can make it: it is built in, one of the file, or a file or a URL."""
+        is_known = self._recipe(name) is not None or name in self.file.images
+        return is_known or (name is not None and is_place(name))
 
     def missing(self, names: Iterable[str | None]) -> tuple[str, ...]:
         """Those of these names that `build` would make, each once, bases first."""
@@ -96,6 +109,8 @@ class ImageCatalogue:
     def _have(self, name: str, watch: Watcher, options: BuildOptions) -> Image:
         if recipe := self._recipe(name):
             return build_suite_image(self.store, recipe, watch=watch, options=options)
+        if source := self._source(name):
+            return self._import(source, watch, options)
         spec = self.file.images.get(name)
         if spec is None:
             raise self._unknown(name)
@@ -111,6 +126,28 @@ class ImageCatalogue:
         blueprint = self._blueprint(name, spec)
         return derive_image(self.store, blueprint, base, watch=watch, options=options)
 
+    def _find_imported(self, source: ImageSource) -> Image | None:
+        """The image of a file or a URL as it was imported."""
+        return find_imported(self.store, source)
+
+    def _import(self, source: ImageSource, watch: Watcher, options: BuildOptions) -> Image:
+        image = None if options.refresh else self._find_imported(source)
+        return image or import_source(self.store, source, watch)
+
+    def _source(self, name: str | None) -> ImageSource | None:
+        """Where the image of this name is from, if that is a file or a URL.
+
+        Nothing is added to such an image: `validate` refuses it (`image_checks.check_images`).
+        """
+        if name is None:
+            return None
+        if is_place(name):
+            return source_of_text(name, self.file.directory)
+        spec = self.file.images.get(name)
+        if spec is None or not spec.from_.is_place:
+            return None
+        return source_of(spec.from_, self.file.directory, name)
+
     def _recipe(self, name: str | None) -> Recipe | None:
         """The recipe of a built-in image; `suite:NAME` is that of a suite of Debian."""
         if name is None or name == DEFAULT:
@@ -120,13 +157,16 @@ class ImageCatalogue:
 
     def _is_made(self, name: str) -> bool:
         """Whether there is anything to build for it besides its base."""
+        if self._recipe(name) or self._source(name):
+            return True
         spec = self.file.images.get(name)
-        return self._recipe(name) is not None or (spec is not None and spec.is_changed)
+        return spec is not None and spec.is_changed
 
     def _road(self, name: str) -> tuple[str, ...]:
         """What an image is made from, and so on, to the image itself."""
         spec = self.file.images.get(name)
-        return (*(self._road(_base_of(spec)) if spec else ()), name)
+        has_base = spec is not None and not spec.from_.is_place
+        return (*(self._road(_base_of(spec)) if spec and has_base else ()), name)
 
     def _blueprint(self, name: str, spec: ImageSpec) -> Blueprint:
         directory = self._directory(name) if spec.files or any(map(script_in, spec.run)) else Path()
@@ -135,7 +175,8 @@ class ImageCatalogue:
             sets=spec.with_,
             packages=spec.packages,
             files=tuple(
-                CopiedFile(target, directory / source) for target, source in spec.files.items()
+                CopiedFile(target, path_in(directory, source))
+                for target, source in spec.files.items()
             ),
             steps=tuple(
                 BuildStep(command, directory / script if (script := script_in(command)) else None)

@@ -112,8 +112,13 @@ def forget_cached(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """The digest of a file, in hexadecimal."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """Another digest of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def copy_sparse(source: Path, target: Path, *, on_progress: Progress | None = None) -> None:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from ai_how.errors import ImageError
+from ai_how.spec.images import Firmware
 
 DISK = "disk.qcow2"
 KERNEL = "vmlinuz"
@@ -57,7 +58,8 @@ class Manifest(BaseModel):
     An image that was made again with newer packages has a digest of its own; `asked_digest` is that
     of its recipe. `suite`, `slurm_version`, the tree of files and the list of packages are those of
     images that we build; earlier versions of ai-how did not write them. One that was exported on
-    another machine is marked, and its `created_at` is the time of the import.
+    another machine is marked, and its `created_at` is the time of the import. `firmware` is what
+    the user said of a disk; None means that it is to be found by looking.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +81,7 @@ class Manifest(BaseModel):
     tree_sha256: Sha256 | None = None
     packages_sha256: Sha256 | None = None
     is_imported: bool = False
+    firmware: Firmware | None = None
 
     @field_validator("recipe")
     @classmethod
@@ -91,6 +94,16 @@ class Manifest(BaseModel):
         if self.kernel_sha256 is None and (self.initrd_sha256 or self.cmdline):
             raise ValueError("an initrd or a command line without a kernel")
         return self
+
+    @property
+    def text(self) -> str:
+        """The file; without the fields that an earlier ai-how does not know, where it can."""
+        unset = {
+            name
+            for name, value in (("is_imported", self.is_imported), ("firmware", self.firmware))
+            if not value
+        }
+        return self.model_dump_json(indent=2, exclude=unset) + "\n"
 
     @property
     def sha256_by_file(self) -> dict[str, str]:

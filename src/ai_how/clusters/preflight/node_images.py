@@ -26,11 +26,6 @@ def get_image(name: str | None, catalogue: ImageCatalogue, kind: ClusterKind) ->
     Raises HostError with the command that makes it available, or if nodes of this kind cannot boot
     it.
     """
-    if name is not None and "/" in name:
-        raise HostError(
-            f"{name} is a file; nodes boot images from the store",
-            hint=f"ai-how image import {shlex.quote(name)}  # then give its name",
-        )
     image = catalogue.find(name)
     if image is None:
         if name is None or name == DEFAULT:
