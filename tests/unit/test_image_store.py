@@ -517,7 +517,7 @@ def test_an_image_is_downloaded_once(store: ImageStore, cloud: Path, address: st
     ("path", "reason"),
     [
         ("/rocky-9.qcow2", "does not have the expected sha256"),
-        ("/absent", "HTTP Error 404"),
+        ("/absent", "the server has no such file\nHTTP 404 Not Found"),
         ("/down", "redirects to http://localhost/rocky-9.qcow2, not to https"),
         ("/cut", "could not be downloaded|ended after"),
     ],

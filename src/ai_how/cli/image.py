@@ -10,6 +10,14 @@ from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
 from ai_how.cli.image_content import app as of_content
+from ai_how.cli.image_source import (
+    Checksums,
+    Firmware,
+    Key,
+    Sha256,
+    Signature,
+    source_of_options,
+)
 from ai_how.errors import ImageError, StateError
 
 if TYPE_CHECKING:
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
 
 app = new_app("Build and manage the images of the nodes.")
 app.add_typer(of_content)
+
 
 Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
@@ -153,15 +162,29 @@ def import_image(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Default: the file name.")
     ] = None,
-    sha256: Annotated[
-        str | None,
-        typer.Option("--sha256", metavar="DIGEST", help="The expected digest; required for a URL."),
-    ] = None,
+    sha256: Sha256 = None,
+    checksums: Checksums = None,
+    signature: Signature = None,
+    key: Key = None,
+    firmware: Firmware = None,
 ) -> None:
-    """Import an exported image, or a disk that boots with firmware and its own boot loader."""
+    """Import an exported image, or a disk that boots with firmware and its own boot loader.
+
+    A URL needs --sha256, or --checksums with --key.
+    """
+    from ai_how.images.sources import import_source
+
     context = context_of(ctx)
+    asked = source_of_options(
+        source,
+        sha256=sha256,
+        checksums=checksums,
+        signature=signature,
+        key=key,
+        firmware=firmware,
+    )
     with console.ProgressBar("importing", is_silent=context.is_json) as bar:
-        image = _store(context).import_file(source, name=name, sha256=sha256, on_progress=bar.watch)
+        image = import_source(_store(context), asked, bar.watch, name=name)
     _show_image(image, context)
     if image.manifest.is_imported and not context.is_json:
         from ai_how.images.recipe import asked_name

@@ -79,6 +79,10 @@ class ImageCatalogue:
         is_known = self._recipe(name) is not None or name in self.file.images
         return is_known or (name is not None and is_place(name))
 
+    def is_from_elsewhere(self, name: str | None) -> bool:
+        """Whether it is a file or a URL, which `build` imports."""
+        return self._source(name) is not None
+
     def missing(self, names: Iterable[str | None]) -> tuple[str, ...]:
         """Those of these names that `build` would make, each once, bases first."""
         roads = (self._road(name or DEFAULT) for name in names)
@@ -102,7 +106,8 @@ class ImageCatalogue:
             options = replace(options, uses_proxy=False)
         images = []
         for number, name in enumerate(names):
-            part = _part_of(watch, number, len(names), name)
+            source = self._source(name)
+            part = _part_of(watch, number, len(names), source.name if source else name)
             images.append(self._have(name, part, options))
         return tuple(images)
 
@@ -131,7 +136,9 @@ class ImageCatalogue:
         return find_imported(self.store, source)
 
     def _import(self, source: ImageSource, watch: Watcher, options: BuildOptions) -> Image:
-        image = None if options.refresh else self._find_imported(source)
+        # What has a digest of its own cannot be newer.
+        is_known = not (options.refresh and source.checksums)
+        image = self._find_imported(source) if is_known else None
         return image or import_source(self.store, source, watch)
 
     def _source(self, name: str | None) -> ImageSource | None:

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from ai_how.errors import ImageError
 from ai_how.images.copying import Progress, copy_sparse, digest_of, sha256_of
-from ai_how.images.download import download
 from ai_how.images.exchange import is_export, unpack_export
 from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image, Manifest
 from ai_how.images.qcow2_header import Qcow2Header, find_format, read_header
@@ -65,7 +64,8 @@ def import_disk(
         )
     if is_address and not (wanted.sha256 or wanted.sha512):
         raise ImageError(
-            f"{source} is refused: a download needs its sha256",
+            f"{source} is refused: a download needs its sha256, or signed checksums",
+            details="`--checksums` takes the publisher's file, `--key` the key that signed it.",
             hint=f"ai-how image import {shlex.quote(str(source))} --sha256 SHA256",
         )
     if is_address and wanted.sha256 and (known := find_known(store, wanted.sha256, wanted)):
@@ -73,6 +73,9 @@ def import_disk(
     with store.draft() as draft:
         copy = draft / "incoming"
         if is_address:
+            # With it comes TLS, which nearly no run needs.
+            from ai_how.images.download import download  # noqa: PLC0415
+
             limit = store.max_virtual_bytes
             download(str(source), copy, max_bytes=limit, on_progress=on_progress)
         else:

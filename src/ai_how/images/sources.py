@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ai_how.errors import ImageError
 from ai_how.images.build import Watcher
-from ai_how.images.copying import disk_errors
+from ai_how.images.checksums import Digests, find_digests
+from ai_how.images.copying import copy_sparse, disk_errors
 from ai_how.images.importing import Wanted, import_disk, require_firmware, told
 from ai_how.images.manifest import Digest, Image, Sha256
 from ai_how.images.recipe import DEFAULT
+from ai_how.images.signatures import Signed, verified_text
 from ai_how.images.store import ImageStore
 from ai_how.spec.images import SUITES, Firmware, ImageBaseSpec, base_of, is_url, path_in
 from ai_how.state.files import replaced_atomically
@@ -35,6 +37,7 @@ _LONGEST_NAME = 80
 # A file that is written twice within a tick of the kernel's clock keeps its times.
 _TICK_S = 0.05
 _COPIED = 0.9
+_LARGEST_TEXT = 8 << 20  # of checksums, signatures and keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,7 @@ def source_of_text(text: str, directory: Path | None) -> ImageSource:
 
 def name_of(place: Location) -> str:
     """A valid name for the image of a file: its own, as far as that is one."""
-    path = str(place) if isinstance(place, Path) else unquote(urlsplit(place).path)
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", PurePosixPath(path).stem)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", PurePosixPath(_file_name(place)).stem)
     name = re.sub(r"^[^A-Za-z0-9]+", "", stem)[:_LONGEST_NAME] or "image"
     return f"{name}-disk" if name in (DEFAULT, *SUITES) else name
 
@@ -148,11 +150,15 @@ def import_source(
     ImageError for whatever is not as it must be; nothing of it is in the store then.
     """
     _require_absolute(source)
-    sha256 = source.sha256
+    digests = Digests(source.sha256, None)
+    if source.checksums:
+        watch(0.0, "reading the checksums")
+        digests = _published_digests(store, source, source.checksums)
     wanted = Wanted(
         name=name,
         default_name=stored_name(store, source),
-        sha256=sha256,
+        sha256=digests.sha256,
+        sha512=digests.sha512,
         firmware=source.firmware,
     )
     doing = "copying" if isinstance(source.place, Path) else "downloading"
@@ -164,7 +170,7 @@ def import_source(
         store,
         source.place,
         wanted,
-        on_progress=lambda share: watch(_COPIED * share, f"{doing} {source.name}"),
+        on_progress=lambda share: watch(_COPIED * share, doing),
         on_copied=partial(_on_copied, source, before, watch),
     )
     _record(
@@ -172,6 +178,45 @@ def import_source(
     )
     watch(1.0, "done")
     return image
+
+
+def _published_digests(
+    store: ImageStore, source: ImageSource, checksums: SignedChecksums
+) -> Digests:
+    """The digests of the image in the publisher's file, after the check of its signature."""
+    with store.draft() as draft:
+        names = {"checksums": checksums.file, "key": checksums.key}
+        if checksums.signature:
+            names["signature"] = checksums.signature
+        for name, place in names.items():
+            _fetch(place, draft / name)
+        signed = Signed(
+            file=draft / "checksums",
+            told=told(str(checksums.file)),
+            key=draft / "key",
+            key_told=str(checksums.key),
+            signature=draft / "signature" if checksums.signature else None,
+            signature_told=told(str(checksums.signature)),
+        )
+        text = verified_text(signed, draft)
+    return find_digests(text, _file_name(source.place), told=signed.told)
+
+
+def _fetch(place: Location, target: Path) -> None:
+    if not isinstance(place, Path):
+        # With it comes TLS, which nearly no run needs.
+        from ai_how.images.download import download  # noqa: PLC0415
+
+        download(place, target, max_bytes=_LARGEST_TEXT)
+        return
+    copy_sparse(place, target)
+    if target.stat().st_size > _LARGEST_TEXT:
+        raise ImageError(f"{place} is refused: it is larger than {_LARGEST_TEXT} bytes")
+
+
+def _file_name(place: Location) -> str:
+    path = str(place) if isinstance(place, Path) else unquote(urlsplit(place).path)
+    return PurePosixPath(path).name
 
 
 def _on_copied(
@@ -195,7 +240,8 @@ def _path(text: str, directory: Path | None) -> Path:
 
 def _require_absolute(source: ImageSource) -> None:
     checksums = source.checksums
-    places = [source.place, *((checksums.file, checksums.key) if checksums else ())]
+    signed = (checksums.file, checksums.key, checksums.signature) if checksums else ()
+    places = [source.place, *signed]
     for place in places:
         if isinstance(place, Path) and not place.is_absolute():
             raise ImageError(

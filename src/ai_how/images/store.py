@@ -178,7 +178,7 @@ class ImageStore:
         Its digest is that of the original file; an exported image keeps its own. Raises
         ImageError for anything that ai-how would not boot; nothing of it remains then.
         """
-        # With it comes TLS, which nearly no run needs.
+        # It takes images in, and is therefore above this module.
         from ai_how.images.importing import Wanted, import_disk  # noqa: PLC0415
 
         wanted = Wanted(name=name, sha256=sha256, firmware=firmware)
