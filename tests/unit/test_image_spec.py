@@ -1,11 +1,14 @@
 """`images` in the cluster file: what is accepted, and each refusal with its place."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from ai_how.cli.context import Context
 from ai_how.clusters.cleanup import keep_source
+from ai_how.process import run
 from ai_how.spec.images import script_in
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Problem
@@ -188,3 +191,180 @@ def test_of_a_file_without_images_only_the_text_is_kept(tmp_path: Path) -> None:
     keep_source("text", paths, spec)
     assert paths.spec.read_text() == "text"
     assert not paths.spec_directory.exists()
+
+
+SHA = "a" * 64
+
+
+def booting(text: str, directory: Path | None = None) -> list[str]:
+    cluster = CLUSTER.replace("base_image_path: mine", f"base_image_path: {text}")
+    _, problems = read_spec_text(f'version: "1.0"{cluster}', "f", {}, directory=directory)
+    return [str(one) for one in problems]
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "url", "sha256"),
+    [
+        ("./a.qcow2", "./a.qcow2", None, None),
+        ("{path: a.qcow2}", "a.qcow2", None, None),
+        (f"https://h/a.qcow2#sha256={SHA.upper()}", None, "https://h/a.qcow2", SHA),
+        (f"{{url: 'https://h/a?b=c', sha256: {SHA}}}", None, "https://h/a?b=c", SHA),
+    ],
+)
+def test_an_image_may_be_a_file_or_a_url(
+    given: str, path: str | None, url: str | None, sha256: str | None
+) -> None:
+    spec, problems = read(f"{{mine: {{from: {given}}}}}")
+    assert problems == []
+    assert spec is not None
+    base = spec.images["mine"].from_
+    assert (base.path, base.url, base.sha256, base.name) == (path, url, sha256, None)
+    assert base.is_place
+
+
+def test_all_that_is_said_of_a_url_is_read() -> None:
+    spec, problems = read(
+        "{mine: {from: {url: https://h/a, checksums: https://h/S, signature: ./S.gpg, key: k.asc, "
+        "firmware: uefi}}}"
+    )
+    assert problems == []
+    assert spec is not None
+    base = spec.images["mine"].from_
+    assert (base.checksums, base.signature, base.key) == ("https://h/S", "./S.gpg", "k.asc")
+    assert base.firmware == "uefi"
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("{url: http://h/a}", "url: found 'http://h/a'; allowed: an https:// URL without #"),
+        ("http://h/a", "url: found 'http://h/a'; allowed: an https:// URL without #"),
+        ("{url: https:///a}", "url: found 'https:///a'; allowed: an https:// URL without #"),
+        ("{url: https://h/a}", "url: a URL needs the digest of its file: `sha256`, or `checksums`"),
+        ("https://h/a", "url: a URL needs the digest of its file: `sha256`, or `checksums` with"),
+        (
+            "{url: https://h/a, sha256: abc}",
+            "sha256: found 'abc'; allowed: 64 hexadecimal digits, as sha256sum prints them",
+        ),
+        (
+            "{url: https://h/a, checksums: https://h/S}",
+            "checksums: checksums without a signature are worth no more than the https of their",
+        ),
+        (
+            "{url: https://h/a, checksums: https://h/S, signature: https://h/S.gpg}",
+            "checksums: checksums without a signature are worth no more than the https",
+        ),
+        (
+            "{url: https://h/a, checksums: http://h/S, key: k}",
+            "checksums: found 'http://h/S'; allowed: an https:// URL, or a path of the host",
+        ),
+        (f"{{url: https://h/a, sha256: {SHA}, key: k}}", "key: has no effect without `checksums`"),
+        (
+            f"{{url: https://h/a, sha256: {SHA}, checksums: S, key: k}}",
+            "checksums: one of `sha256` and `checksums` is enough",
+        ),
+        ("{path: a, url: https://h/a}", ": one of `name`, `suite`, `path` and `url` is required"),
+        ("{sha256: " + SHA + "}", ": one of `name`, `suite`, `path` and `url` is required"),
+        ("{suite: forky, firmware: uefi}", "firmware: belongs to `path` or `url`"),
+        (f"{{name: default, sha256: {SHA}}}", "sha256: belongs to `path` or `url`"),
+        ("{path: a, firmware: efi}", "firmware: found 'efi'; allowed: bios or uefi"),
+        ("{path: a, sha265: b}", "sha265: unknown key; did you mean `sha256`?"),
+    ],
+)
+def test_what_is_wrong_with_a_file_or_a_url_is_said(base: str, expected: str) -> None:
+    [problem] = problems_of(f"{{mine: {{from: {base}}}}}")
+    place = "images.mine.from" if expected.startswith(":") else "images.mine.from."
+    assert problem.startswith(f"{place}{expected}")
+
+
+@pytest.mark.parametrize(
+    ("images", "place"),
+    [
+        ("{mine: {from: ./a, packages: jq}}", "images.mine.packages"),
+        ("{mine: {from: {path: a}, with: devel}}", "images.mine.with"),
+        (f"{{mine: {{from: 'https://h/a#sha256={SHA}', run: 'true'}}}}", "images.mine.run"),
+        ("{base: {from: ./a}, mine: {from: base, files: {/opt/x: ./x}}}", "images.mine.files"),
+    ],
+)
+def test_nothing_can_be_added_to_the_disk_of_others(images: str, place: str) -> None:
+    [problem] = problems_of(images)
+    assert problem == (
+        f"{place}: something can be added to an image only where ai-how has its tree of files. "
+        "An image that was imported as a disk has no tree of files."
+    )
+
+
+def test_files_that_an_image_is_from_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "a").touch()
+    images = "{mine: {from: {path: ~/gone, checksums: ./directory, signature: ./nope, key: ./a}}}"
+    assert problems_of(images, tmp_path) == [
+        f"images.mine.from.checksums: {tmp_path}/directory: not a file",
+        f"images.mine.from.path: {tmp_path}/home/gone: no such file or directory",
+        f"images.mine.from.signature: {tmp_path}/nope: no such file or directory",
+    ]
+    assert problems_of(f"{{mine: {{from: {{url: https://h/a, sha256: {SHA}}}}}}}", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("./gone.qcow2", "f:5: clusters.hpc.base_image_path: {}/gone.qcow2: no such file"),
+        ("./directory", "f:5: clusters.hpc.base_image_path: {}/directory: not a file"),
+        (
+            "a.qcow2",
+            "f:5: clusters.hpc.base_image_path: is the name of an image; the file beside it is `",
+        ),
+        (
+            "https://h/a.qcow2",
+            (
+                "f:5: clusters.hpc.base_image_path: a URL needs the digest of its file: "
+                "`https://h/a.qcow2#sha256=DIGEST`; where its publisher signs checksums: `images: "
+            ),
+        ),
+        (
+            "'http://h/a#sha256=" + SHA + "'",
+            "f:5: clusters.hpc.base_image_path: found 'http://h/a'; allowed: an https:// URL",
+        ),
+        (
+            "https://h/a#sha256=abc",
+            "f:5: clusters.hpc.base_image_path: found 'abc'; allowed: 64 hexadecimal digits",
+        ),
+        (
+            "https://h/a#md5=abc",
+            "f:5: clusters.hpc.base_image_path: found 'https://h/a#md5=abc'; allowed: an https://",
+        ),
+    ],
+)
+def test_a_wrong_path_or_url_of_the_nodes_is_said_at_its_line(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "a.qcow2").touch()
+    [problem] = booting(text, tmp_path)
+    assert problem.startswith(expected.format(tmp_path))
+
+
+def test_a_file_that_nobody_may_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.qcow2").touch(mode=0)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f'version: "1.0"{CLUSTER.replace("path: mine", "path: ./a.qcow2")}')
+    # Without these capabilities, root is an ordinary owner of its files.
+    caps = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+    as_user = caps if os.geteuid() == 0 else ()
+    words = [*as_user, sys.executable, "-m", "ai_how", "validate", "--offline", path]
+    done = run(words, check=False)
+    assert done.returncode == 2
+    assert f"{path}:5: clusters.hpc.base_image_path: {tmp_path}/a.qcow2: you may not" in done.stderr
+
+
+def test_a_node_may_boot_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.qcow2").touch()
+    cluster = CLUSTER.replace("disk_gb: 5}\n", "disk_gb: 5, base_image_path: ./b.qcow2}\n", 1)
+    text = f'version: "1.0"{cluster.replace("path: mine", "path: ./a.qcow2")}'
+    _, problems = read_spec_text(text, "f", {}, directory=tmp_path)
+    [problem] = map(str, problems)
+    assert problem.startswith("f:6: clusters.hpc.controller.base_image_path: ")

@@ -69,6 +69,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme != "https":
+            fp.close()
             raise ImageError(f"{req.full_url} is refused: it redirects to {newurl}, not to https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

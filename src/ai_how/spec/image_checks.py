@@ -36,7 +36,9 @@ def check_images(file: ClusterFile) -> Iterator[Finding]:
             continue
         if wrong := find_contradiction(image.from_):
             field, words = wrong
-            yield error_at(words, (*loc, "from", field) if field else (*loc, "from"))
+            base: Loc = (*loc, "from")
+            beside = ((*base, key) for key in OF_PLACES)  # one of these is wrong: that comes first
+            yield error_at(words, (*base, field) if field else base, *beside)
         elif road := _road_back(name, file.images):
             words = " -> ".join(road)
             yield error_at(f"an image cannot be made from itself: {words}", (*loc, "from"))
