@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from qcow2_writer import MIB, Qcow2
 
-from ai_how.errors import ImageError
+from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.clusters.preflight.existing_cluster import check_images
+from ai_how.clusters.preflight.node_images import get_image
+from ai_how.errors import HostError, ImageError, SpecError
+from ai_how.images.build import BuildOptions
 from ai_how.images.catalogue import ImageCatalogue
+from ai_how.images.manifest import Image
 from ai_how.images.sources import (
     ImageSource,
     find_imported,
@@ -19,6 +24,9 @@ from ai_how.images.sources import (
 )
 from ai_how.images.store import ImageStore
 from ai_how.spec.reader import read_spec_text
+from ai_how.state.models import ClusterState
+from bare_kind import BARE
+from cluster_bench import draft_of, read_hpc
 
 SHA = "a" * 64
 
@@ -268,3 +276,62 @@ def test_where_a_relative_path_begins_must_be_known(store: ImageStore, disk: Pat
     with pytest.raises(ImageError, match=r"debian-13\.qcow2 is relative to its cluster file"):
         lost.find("./debian-13.qcow2")
     assert lost.stored_name("./debian-13.qcow2") == "debian-13"
+
+
+def test_a_start_needs_the_file_that_a_new_node_boots(store: ImageStore, disk: Path) -> None:
+    catalogue = catalogue_of(store, disk.parent, "./debian-13.qcow2", "{}")
+    with pytest.raises(HostError, match=r"\./debian-13\.qcow2 is not imported yet") as caught:
+        get_image("./debian-13.qcow2", catalogue, BARE)
+    assert caught.value.hint == "ai-how image build ./debian-13.qcow2"
+    [image] = catalogue.build(["./debian-13.qcow2"], watch=quiet)
+    assert get_image("./debian-13.qcow2", catalogue, BARE) == image
+    disk.unlink()
+    with pytest.raises(HostError, match=r"debian-13\.qcow2 cannot be read: No such file"):
+        get_image("./debian-13.qcow2", catalogue, BARE)
+
+
+def on(image: Image, asked: str) -> tuple[DesiredCluster, ClusterState]:
+    """A cluster whose nodes exist on this image, and what its file asks for now."""
+    hpc = read_hpc(f"base_image_path: {asked}")
+    state = draft_of(hpc).state
+    nodes = [one.model_copy(update={"image_digest": image.digest}) for one in state.nodes]
+    state = state.model_copy(update={"nodes": tuple(nodes)})
+    return draft_of(hpc, state), state
+
+
+def test_existing_nodes_keep_the_image_of_a_file_that_changed(
+    store: ImageStore, disk: Path
+) -> None:
+    asked = "./debian-13.qcow2"
+    catalogue = catalogue_of(store, disk.parent, asked, "{}")
+    [first] = catalogue.build([asked], watch=quiet)
+    cluster = on(first, asked)
+    assert list(check_images(*cluster, catalogue)) == []
+    write_disk(disk, mib=2)
+    [warning] = check_images(*cluster, catalogue)
+    assert warning.endswith(f"on the image debian-13 {first.digest[:12]}, which is not the newest")
+    catalogue.build(catalogue.missing([asked]), watch=quiet)
+    assert list(check_images(*cluster, catalogue)) == [warning]
+    disk.unlink()
+    assert list(check_images(*cluster, catalogue)) == []
+
+
+def test_existing_nodes_cannot_get_the_image_of_another_file(store: ImageStore, disk: Path) -> None:
+    write_disk(disk.with_name("other.qcow2"), mib=2)
+    catalogue = catalogue_of(store, disk.parent, "./other.qcow2", "{}")
+    [first] = catalogue.build(["./debian-13.qcow2"], watch=quiet)
+    with pytest.raises(SpecError, match="its disk is based on debian-13; the file asks for other"):
+        list(check_images(*on(first, "./other.qcow2"), catalogue))
+
+
+def test_to_take_a_file_anew_does_not_copy_what_is_the_same(store: ImageStore, disk: Path) -> None:
+    catalogue = catalogue_of(store, disk.parent, "./debian-13.qcow2", "{}")
+    [image] = catalogue.build(["./debian-13.qcow2"], watch=quiet)
+    heard: list[str] = []
+    again = catalogue.build(
+        ["./debian-13.qcow2"],
+        watch=lambda _share, what: heard.append(what),
+        options=BuildOptions(refresh=True),
+    )
+    assert again == (image,)
+    assert heard == []
