@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from ai_how.clusters.preflight.node_images import get_image
 from ai_how.errors import HostError, ImageError, SpecError
 from ai_how.images.build import BuildOptions
 from ai_how.images.catalogue import ImageCatalogue
-from ai_how.images.manifest import Image
+from ai_how.images.exchange import export_image
+from ai_how.images.manifest import DISK, Image, Manifest
 from ai_how.images.sources import (
     ImageSource,
     find_imported,
@@ -335,3 +337,45 @@ def test_to_take_a_file_anew_does_not_copy_what_is_the_same(store: ImageStore, d
     )
     assert again == (image,)
     assert heard == []
+
+
+def test_an_exported_image_may_be_named_by_its_file(store: ImageStore, disk: Path) -> None:
+    elsewhere = ImageStore(disk.parent / "elsewhere")
+    image = add_ours(elsewhere)
+    file = disk.with_name("science.tar")
+    export_image(image, file)
+    catalogue = catalogue_of(store, disk.parent, "mine", "{mine: {from: ./science.tar}}")
+    [found] = catalogue.build(["mine"], watch=quiet)
+    assert (found.name, found.digest) == (image.name, image.digest)
+    assert found.manifest.identity == "agent"
+    assert catalogue.find("mine") == found
+    assert catalogue.stored_name("mine") == image.name
+    digest = digest_of(file.read_bytes())
+    assert find_imported(store, ImageSource(file, "x", sha256=digest)) == found
+    assert find_imported(store, ImageSource(file, "x", sha256=SHA)) is None
+
+
+def add_ours(store: ImageStore) -> Image:
+    """An image as we build them."""
+    data = Qcow2(virtual_bytes=MIB).render()
+    manifest = Manifest(
+        digest=SHA,
+        name="science",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        virtual_size_bytes=MIB,
+        disk_sha256=digest_of(data),
+        identity="agent",
+    )
+    with store.draft() as draft:
+        (draft / DISK).write_bytes(data)
+        return store.add(draft, manifest)
+
+
+@pytest.mark.parametrize("text", ["ftp://h/a.img", "http://h/a.img", "https://h/a.img#md5=1"])
+def test_what_is_no_address_is_refused_by_the_command_as_well(
+    store: ImageStore, disk: Path, text: str
+) -> None:
+    catalogue = catalogue_of(store, disk.parent, "default", "{}")
+    with pytest.raises(ImageError, match="is refused") as caught:
+        catalogue.build([text], watch=quiet)
+    assert caught.value.details == "Allowed: an https:// URL without #."

@@ -267,6 +267,11 @@ def test_all_that_is_said_of_a_url_is_read() -> None:
         ("{sha256: " + SHA + "}", ": one of `name`, `suite`, `path` and `url` is required"),
         ("{suite: forky, firmware: uefi}", "firmware: belongs to `path` or `url`"),
         (f"{{name: default, sha256: {SHA}}}", "sha256: belongs to `path` or `url`"),
+        ("{path: https://h/a}", "path: is a URL; write `url: https://h/a`"),
+        (
+            "{path: a, checksums: S, key: https://h/k}",
+            "key: must be a file of yours: a key from the server of the image proves nothing",
+        ),
         ("{path: a, firmware: efi}", "firmware: found 'efi'; allowed: bios or uefi"),
         ("{path: a, sha265: b}", "sha265: unknown key; did you mean `sha256`?"),
     ],

@@ -94,8 +94,14 @@ def source_of(base: ImageBaseSpec, directory: Path | None, name: str | None = No
 
 
 def source_of_text(text: str, directory: Path | None) -> ImageSource:
-    """The source of a `base_image_path` that is a path or a URL."""
-    return source_of(base_of(text), directory)
+    """The source of a `base_image_path` that is a path or a URL. Raises ImageError for another."""
+    try:
+        return source_of(base_of(text), directory)
+    except ValidationError as error:
+        allowed = error.errors(include_url=False)[0]["ctx"]["allowed"]
+        raise ImageError(
+            f"{text} is refused", details=f"Allowed: {allowed}.", hint="ai-how image import --help"
+        ) from error
 
 
 def name_of(place: Location) -> str:

@@ -119,6 +119,11 @@ def find_contradiction(base: ImageBaseSpec) -> tuple[str | None, str] | None:
         )
     elif beside and not base.is_place:
         field, words = beside[0], "belongs to `path` or `url`"
+    elif base.path and is_url(base.path):
+        field, words = "path", f"is a URL; write `url: {base.path}`"
+    elif base.key and is_url(base.key):
+        field = "key"
+        words = "must be a file of yours: a key from the server of the image proves nothing"
     elif base.checksums and base.sha256:
         field, words = "checksums", "one of `sha256` and `checksums` is enough"
     elif base.checksums and not base.key:
