@@ -309,3 +309,17 @@ def test_every_printed_command_is_one_that_the_program_takes():
             for command in commands:
                 assert "…" not in command, where
                 parse(shlex.split(command))
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("ai-how image build ./a.qcow2", "-c my.yaml --state-dir s "),
+        ("ai-how image build mine --file FILE", "--state-dir s "),
+        ("ai-how image rm mine", "--state-dir s "),
+    ],
+)
+def test_what_builds_an_image_is_about_the_same_file(text, options):
+    call = Call("ai-how", file=Path("my.yaml"), state_dir=Path("s"), connect="test:///default")
+    with called_as(call):
+        assert completed(text) == text.replace("ai-how ", f"ai-how {options}")

@@ -106,7 +106,9 @@ def _complete(found: re.Match[str], call: Call) -> str:
 def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
     words: list[str] = []
     is_of_cluster = verb.startswith(_CLUSTERS) or verb == "image warm"
-    if is_of_cluster and call.file and not call.cluster and "--cluster" not in rest:
+    # The file says what the images are, too.
+    takes_file = is_of_cluster or (verb == "image build" and "--file" not in rest)
+    if takes_file and call.file and not call.cluster and "--cluster" not in rest:
         words += ["-c", str(call.file)]
     if call.state_dir and verb not in _NEED_NO_STATE:
         words += ["--state-dir", str(call.state_dir)]
