@@ -1,6 +1,7 @@
 """Names, subnets, files and addresses of hosts that must go no further than the door."""
 
 import os
+import re
 import resource
 import sys
 from ipaddress import IPv4Network
@@ -111,7 +112,10 @@ def test_a_bad_name_for_an_image_is_refused_and_makes_no_file_anywhere(cli, tmp_
             assert ended.code in {2, 3}, (name, ended)
     assert everything(tmp_path) - everything(cli.home) == outside
     images = cli.roots.images
-    assert {path.name for path in images.iterdir()} <= {".lock"}
+    assert {path.name for path in images.iterdir()} == {".lock", ".sources"}
+    # What was imported from that file, under a name that is not of the user's making.
+    [record] = (images / ".sources").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{64}\.json", record.name)
     points(len(names))
 
 
