@@ -315,6 +315,7 @@ def test_every_printed_command_is_one_that_the_program_takes():
     ("text", "options"),
     [
         ("ai-how image build ./a.qcow2", "-c my.yaml --state-dir s "),
+        ("ai-how image build", "--state-dir s "),
         ("ai-how image build mine --file FILE", "--state-dir s "),
         ("ai-how image rm mine", "--state-dir s "),
     ],
