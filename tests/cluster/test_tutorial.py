@@ -35,7 +35,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def test_the_page_shows_what_its_commands_print(is_long: bool, tmp_path: Path) -> None:
     page = PAGE.read_text()
     shown = list(commands(page))
-    assert [command.split()[1] for command, _ in shown] == ["validate", *["hpc"] * 6]
+    assert [command.split()[1] for command, _ in shown] == ["validate", *["hpc"] * 9]
     if not is_long:
         pytest.skip("an image with compilers is built in some minutes: --long")
     [spec] = [block for block in blocks(page) if block.startswith("version:")]
