@@ -17,7 +17,7 @@ from ai_how.cli.app import app
 from ai_how.cli.arguments import read_command_line
 from ai_how.console.commands import Call, called_as, completed
 from ai_how.process import run
-from ai_how.state.cluster_state import write_state
+from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.paths import default_roots, ensure_private_directory
 from cluster_bench import draft_of, read_hpc
 
@@ -115,6 +115,43 @@ def test_a_cluster_that_was_stopped_by_its_name_is_started_by_it(cli, elsewhere,
         3,
         "error: the file of the cluster demo is not stored here",
     )
+
+
+EXPIRED = """\
+#!/bin/sh
+echo "E: Release file for http://mirror/forky/InRelease is expired (invalid since 23d)." >&2
+exit 1
+"""
+OF_FORKY = f"images: {{mine: {{from: {{suite: forky}}, packages: [gdb]}}}}\n{GOOD}".replace(
+    "name: demo", "name: demo\n    base_image_path: mine"
+)
+
+
+@pytest.mark.parametrize("words", [["my cluster.yaml"], ["--cluster", "demo"]])
+def test_an_image_that_a_start_cannot_build_is_built_by_what_its_hint_says(
+    cli, elsewhere, monkeypatch, words
+):
+    """The images are those of the file that the start has read, wherever that is."""
+    kept = default_roots(elsewhere).cluster("demo")
+    named = kept.spec if "--cluster" in words else Path("my cluster.yaml")
+    named.write_text(OF_FORKY)
+    state = read_state(kept)
+    write_state(kept, state.model_copy(update={"nodes": state.nodes[:1]}))
+    program = cli.home / "bin" / "mmdebstrap"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(EXPIRED)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    where = ["--state-dir", str(elsewhere)]
+    ended = cli(*where, "hpc", "start", *words)
+    assert "error: the image forky cannot be built: the lists of packages are out" in ended.err
+    build = [*where, "image", "build", "suite:forky", "--allow-expired"]
+    assert hint_of(ended) == ["ai-how", "-c", str(named), *build]
+    program.write_text("#!/bin/sh\necho $* >&2\nexit 1")
+    assert "Acquire::Check-Valid-Until" in cli(*hint_of(ended)[1:]).err
+    # An image of the file itself is found by it, too.
+    again = [word.replace("suite:forky", "mine") for word in hint_of(ended)[1:]]
+    assert "Acquire::Check-Valid-Until" in cli(*again).err
 
 
 def test_another_host_is_named_in_the_same_command(cli, elsewhere):
@@ -315,7 +352,7 @@ def test_every_printed_command_is_one_that_the_program_takes():
     ("text", "options"),
     [
         ("ai-how image build ./a.qcow2", "-c my.yaml --state-dir s "),
-        ("ai-how image build", "--state-dir s "),
+        ("ai-how image build", "-c my.yaml --state-dir s "),
         ("ai-how image build mine --file FILE", "--state-dir s "),
         ("ai-how image rm mine", "--state-dir s "),
     ],

@@ -106,10 +106,10 @@ def _complete(found: re.Match[str], call: Call) -> str:
 def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
     words: list[str] = []
     is_of_cluster = verb.startswith(_CLUSTERS) or verb == "image warm"
-    # The file says what an image of that name is.
-    is_of_image = verb == "image build" and rest.strip() and "--file" not in rest
-    takes_file = is_of_cluster or is_of_image
-    if takes_file and call.file and not call.cluster and "--cluster" not in rest:
+    takes_file = is_of_cluster and not call.cluster and "--cluster" not in rest
+    # A cluster that is named has no file for this verb, but its images are described in one.
+    takes_file = takes_file or (verb == "image build" and "--file" not in rest)
+    if takes_file and call.file:
         words += ["-c", str(call.file)]
     if call.state_dir and verb not in _NEED_NO_STATE:
         words += ["--state-dir", str(call.state_dir)]
