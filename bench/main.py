@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from figures import BenchError, Results, render
+from images import measure_images
 from ours import measure_cli, measure_cluster, measure_many
 from peers import measure_peers
 from plot import render_svg
-from running import AI_HOW, ROOT, prepared
+from running import AI_HOW, ROOT, Bench, prepared
 from shares import measure_shares
 
 RESULTS = ROOT / "bench" / "results.json"
@@ -42,6 +43,9 @@ def read_options() -> argparse.Namespace:
     choice.add_argument(
         "--only-shares", action="store_true", help="nothing but virtiofs against NFS"
     )
+    choice.add_argument(
+        "--only-images", action="store_true", help="nothing but builds of images, and their starts"
+    )
     choice.add_argument("--only-peers", action="store_true", help="nothing but other tools")
     options = parser.parse_args()
     if options.state_dir and options.state_dir.exists() and any(options.state_dir.iterdir()):
@@ -57,16 +61,29 @@ def measure(options: argparse.Namespace) -> Results:
             measure_cli(bench, results)
             if not options.no_cluster:
                 try:
-                    if not options.only_shares:
-                        measure_cluster(bench, results)
-                    measure_shares(bench, results)
-                    if options.many:
-                        measure_many(bench, results, options.many)
+                    measure_ours(bench, results, options)
                 finally:
                     bench.clean_up()
-    if not (options.no_peers or options.no_cluster or options.only_shares):
+    if not (options.no_peers or options.no_cluster or has_one_part(options)):
         results.peers = measure_peers()
     return results
+
+
+def has_one_part(options: argparse.Namespace) -> bool:
+    """Whether it is a run of one part, which is not what results.json has."""
+    return bool(options.only_shares or options.only_images)
+
+
+def measure_ours(bench: Bench, results: Results, options: argparse.Namespace) -> None:
+    """What boots guests of ours."""
+    if not has_one_part(options):
+        measure_cluster(bench, results)
+    if not options.only_images:
+        measure_shares(bench, results)
+    if not options.only_shares:
+        measure_images(bench, results)
+    if options.many:
+        measure_many(bench, results, options.many)
 
 
 def read_machine() -> dict[str, str]:
@@ -107,7 +124,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print(render(results))
-    if options.json or not (options.no_cluster or options.only_shares):
+    if options.json or not (options.no_cluster or has_one_part(options)):
         write(results, options.json or RESULTS, options.svg or PICTURE)
     return 0
 

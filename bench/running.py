@@ -19,10 +19,14 @@ AI_HOW = ROOT / ".venv" / "bin" / "ai-how"
 
 @dataclass(frozen=True)
 class Bench:
-    """A state directory of its own, and a working directory that holds the cluster file."""
+    """A state directory of its own, and a working directory that holds the cluster file.
+
+    `data` has a store of images of its own; without it, that is the user's.
+    """
 
     state: Path
     work: Path
+    data: Path | None = None
 
     def argv(self, words: str) -> list[str]:
         options = ["--state-dir", str(self.state), "--connect", "embedded"]
@@ -31,6 +35,8 @@ class Bench:
     def run(self, words: str) -> tuple[Run, str]:
         """Run `ai-how WORDS` to its end. Raises BenchError with its output where it fails."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AI_HOW_")}
+        if self.data:
+            kept["XDG_DATA_HOME"] = str(self.data)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             began = time.monotonic()
             child = subprocess.Popen(
