@@ -527,6 +527,16 @@ def test_a_stopped_cluster_comes_back_as_it_was(cluster):
     assert cluster.ssh("controller", "srun -N2 cat seen.txt") == "written\nwritten\n"
 
 
+def test_a_share_is_there_again_when_its_node_was_off(cluster):
+    project = cluster.file.with_name("project")
+    (project / "made").write_text("of the host, meanwhile\n")
+    assert "boot/hpc-compute-03" in cluster.start("compute-03")
+    await_idle(cluster, "compute-03")
+    seen = cluster.ssh("controller", "srun -w compute-03 cat /home/hpc/on/host/made")
+    assert seen == "of the host, meanwhile\n"
+    share_files_with_host(cluster)
+
+
 @pytest.mark.fault("S13", "a whole cluster's life under umask 000")
 @pytest.mark.fault("S14", "the munge key searched for after a whole cluster's life")
 @pytest.mark.fault("S15", "all secrets searched for in files, arguments, environments and output")

@@ -2,11 +2,17 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
-from trixie import get_tree, on_trixie
+from ai_how.images.build import build_default_image
+from ai_how.images.store import ImageStore
+from ai_how.process import run
+from ai_how.state.paths import default_roots
+from trixie import USER_ID, get_tree, on_trixie
 
 pytestmark = [
     pytest.mark.libvirt,
@@ -46,4 +52,37 @@ def test_a_cluster_has_its_life_on_debian_13(
     assert "hpc: ready" in said["verbs"]["status after libvirtd died"][1]
     assert "compute-02: resuming" in said["verbs"]["resume"][1]
     assert said["running at last"] == ["compute-01", "compute-02", "controller"]
+    assert said["left"] == []
+
+
+@pytest.fixture
+def tmp_with_image(tmp_path: Path) -> Iterator[Path]:
+    """A directory with a store `data` of the user's, in which is the default image."""
+    image = build_default_image(ImageStore(default_roots().images))
+    images = tmp_path / "data/ai-how/images"
+    images.mkdir(parents=True)
+    run(["cp", "-a", "--reflink=auto", image.directory, images])
+    yield tmp_path
+    rmtree(tmp_path / "data")
+
+
+@pytest.mark.parametrize("as_user", [True, False], ids=["user", "root"])
+def test_a_node_has_directories_of_a_host_with_debian_13(
+    tree: Path, tmp_with_image: Path, as_user: bool, is_long: bool
+) -> None:
+    """By libvirt 11 and the virtiofsd that is not QEMU's any more."""
+    if not as_user and not is_long:
+        pytest.skip("the same as root boots one more system: --long")
+    if as_user:
+        run(["chown", "-R", f"{USER_ID}:{USER_ID}", tmp_with_image / "data"])
+    done = on_trixie(
+        tree, tmp_with_image, "trixie_shares.py", "/tmp/data", as_user=as_user, timeout_s=LIFE_S
+    )
+    said = json.loads(done.stdout)
+    assert said["libvirt"][0] >= 11
+    assert int(said["virtiofsd"].partition(".")[0]) >= 1
+    seen = ["one", "hpc:hpc", "700", "kept", "root:root"]
+    assert (said["guest"], said["refused"]) == (seen, True), said["said"]
+    assert said["there"] == ["two\n", ["it"]]
+    assert said["ours"] == [True, True]
     assert said["left"] == []

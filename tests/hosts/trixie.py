@@ -21,14 +21,14 @@ from ai_how.state.lock import held_lock
 from ai_how.state.paths import default_roots
 
 ROOT = Path(__file__).resolve().parents[2]
-USER = "somebody"
+USER, USER_ID = "somebody", 1000
 BUILD_S = 900
 SUITE = "trixie"
 PACKAGES = (
     *("base-files", "base-passwd", "bash", "coreutils", "dash", "findutils", "grep", "hostname"),
     *("libpam-modules", "passwd", "procps", "sed", "util-linux", "mount", "e2fsprogs"),
     *("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-utils", "dnsmasq-base"),
-    *("nftables", "iptables", "iproute2", "uidmap", "passt", "openssh-client"),
+    *("nftables", "iptables", "iproute2", "uidmap", "passt", "openssh-client", "virtiofsd"),
     *("python3", "python3-libvirt"),
 )
 LEFT_OUT = ("doc", "man", "info", "locale")
