@@ -166,7 +166,7 @@ def test_validate_shows_what_the_cluster_costs_beside_what_the_host_has(cli):
     assert rows["vCPUs"][0] == "3"
     assert rows["memory"][:2] == ["3072", "MiB"]
     assert rows["disk, worst case"][:2] == ["30.0", "GiB"]
-    assert "ai-how image build" in ended.out
+    assert "ai-how -c demo.yaml image build" in ended.out
     assert ended.out.endswith("this host can run the cluster\n")
 
 
