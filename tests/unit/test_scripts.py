@@ -17,6 +17,7 @@ CANDIDATES = [
     *(ROOT / "script").iterdir(),
     ROOT / ".ci" / "run",
     *(ROOT / "bench").iterdir(),
+    *(ROOT / "tests" / "data").iterdir(),
     *(path for path in IMAGES.iterdir() if path.is_file()),
     *(IMAGES / "rootfs" / "usr" / "lib" / "ai-how").iterdir(),
 ]
