@@ -103,8 +103,11 @@ mv "$root/boot/grub/load.cfg" "$esp/EFI/debian/grub.cfg"
 
 say "clean-up"
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/mailname" "$root/var/lib/dbus/machine-id" "$root/tmp/grub-probe" \
-  "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$root"/var/cache/apt/*.bin \
+  "$root"/etc/apt/apt.conf.d/*mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/*mmdebstrap "$root"/var/cache/apt/*.bin \
   "$root/var/log/alternatives.log" "$root/var/log/bootstrap.log" "$root/var/log/dpkg.log"
+# What kept services from being started; mmdebstrap would undo it after us.
+rm -f "$root/usr/sbin/policy-rc.d"
+[ ! -e "$root/sbin/start-stop-daemon.REAL" ] || mv "$root/sbin/start-stop-daemon.REAL" "$root/sbin/start-stop-daemon"
 find "$root/var/lib/apt/lists" "$root/var/cache/apt/archives" -type f -delete
 rm -rf "$root/var/log/apt" "$root/var/lib/cloud" "$root/etc/resolv.conf"
 ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
