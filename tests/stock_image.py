@@ -147,6 +147,7 @@ def bootstrap(suite: str, work: Path) -> None:
             *(get_tool("mmdebstrap", package="mmdebstrap"), "--mode=root", "--variant=minbase"),
             *("--format=null", "--verbose", '--aptopt=Apt::Install-Recommends "false"'),
             "--dpkgopt=force-unsafe-io",
+            "--skip=cleanup/apt,cleanup/mmdebstrap,cleanup/reproducible",  # the disk is made before
             f'--essential-hook=printf "%s\\n" {FSTAB} > "$1/etc/fstab"',  # the initrd is made by it
             f'--customize-hook=sh "{SCRIPT}" "$1"',
             f"--include={','.join((*PACKAGES, *OF_SUITE[suite]))}",

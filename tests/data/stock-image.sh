@@ -105,7 +105,7 @@ say "clean-up"
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/mailname" "$root/var/lib/dbus/machine-id" "$root/tmp/grub-probe" \
   "$root"/etc/apt/apt.conf.d/*mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/*mmdebstrap "$root"/var/cache/apt/*.bin \
   "$root/var/log/alternatives.log" "$root/var/log/bootstrap.log" "$root/var/log/dpkg.log"
-# What kept services from being started; mmdebstrap would undo it after us.
+# What kept services from being started while packages were installed.
 rm -f "$root/usr/sbin/policy-rc.d"
 [ ! -e "$root/sbin/start-stop-daemon.REAL" ] || mv "$root/sbin/start-stop-daemon.REAL" "$root/sbin/start-stop-daemon"
 find "$root/var/lib/apt/lists" "$root/var/cache/apt/archives" -type f -delete
