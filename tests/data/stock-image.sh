@@ -59,6 +59,7 @@ system_info:
       primary: https://deb.debian.org/debian
       security: https://deb.debian.org/debian-security
 END
+echo LANG=C.UTF-8 > "$root/etc/default/locale" # otherwise cloud-init asks for one that is not generated
 in_root systemctl --quiet enable systemd-networkd.service systemd-resolved.service
 
 say "GRUB"
