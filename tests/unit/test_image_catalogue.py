@@ -283,7 +283,7 @@ def test_a_node_with_containers_prepares_for_podman_before_slurm_starts() -> Non
 
 
 def test_the_settings_that_a_suite_has_for_other_hosts_are_taken_out(tmp_path: Path) -> None:
-    """The commands of customize.sh about them, on files as Debian has them."""
+    """The commands of our scripts about them, on files as Debian has them."""
     files = {
         "etc/openmpi/openmpi-mca-params.conf": "# a\nbtl_tcp_if_include=lo\n",
         "usr/lib/tmpfiles.d/tmp.conf": "# D\nD /tmp 1777 root root -\n#q /var/tmp 1777\n",
@@ -292,7 +292,8 @@ def test_the_settings_that_a_suite_has_for_other_hosts_are_taken_out(tmp_path: P
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "etc/tmpfiles.d").mkdir()
-    lines = (ROOT / "customize.sh").read_text().splitlines()
+    scripts = [(ROOT / name).read_text() for name in ("node.sh", "customize.sh")]
+    lines = "\n".join(scripts).splitlines()
     ours = [line for line in lines if "btl_tcp_if_include" in line or "tmpfiles.d/tmp.conf" in line]
     run(["sh", "-euc", "\n".join(ours)], env={**os.environ, "root": str(tmp_path)})
     of_mpi = (tmp_path / "etc/openmpi/openmpi-mca-params.conf").read_text()

@@ -242,6 +242,7 @@ def _bootstrap(recipe: Recipe, draft: Path, watch: Watcher, options: BuildOption
         "TMPDIR": str(place / "tmp"),
         "TREE": str(ROOT / "rootfs"),
         "INIT": str(ROOT / "initrd-init"),
+        "NODE": str(ROOT / "node.sh"),
         "PACK": str(ROOT / "pack.sh"),
         "IMAGE_BYTES": str(recipe.image_bytes),
         # The image must not depend on the user's umask.

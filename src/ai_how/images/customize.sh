@@ -1,21 +1,15 @@
 #!/bin/sh
 # customize.sh ROOT: run by mmdebstrap when the packages are in, in its namespace. Makes ROOT an image in $OUT.
-# IMAGE_BYTES, TREE (the file tree to lay over), INIT (the initrd's /init), PACK (pack.sh) and OUT come by environment.
+# IMAGE_BYTES, TREE (the file tree to lay over), INIT (the initrd's /init), NODE (node.sh), PACK (pack.sh) and OUT come by
+# environment.
 set -eu
 root=$1
 # shellcheck source=src/ai_how/images/pack.sh
 . "$PACK"
-cp -R --no-preserve=ownership "$TREE/." "$root/"
-find "$root/usr/lib/ai-how" -type f -exec chmod 0755 {} +
-find "$root/etc/systemd" "$root/etc/ssh/sshd_config.d" "$root/etc/ssh/ssh_config.d" -type f -exec chmod 0644 {} +
-
-# SLURM of bookworm runs in the foreground instead.
-grep -q -e --systemd "$root/usr/lib/systemd/system/slurmd.service" ||
-  sed -i 's/--systemd/-D -s/' "$root/etc/systemd/system/slurmd.service.d/ai-how.conf"
-# There it also asks for PMIx by a name that only the package for developers has.
-for library in "$root"/usr/lib/*/pmix2/lib/libpmix.so.2; do
-  [ ! -e "$library" ] || [ -e "${library%.2}" ] || ln -s libpmix.so.2 "${library%.2}"
-done
+# shellcheck source=src/ai_how/images/node.sh
+. "$NODE"
+lay_over "$TREE"
+fit_software
 
 in_root() { chroot "$root" "$@"; }
 in_root systemctl --quiet set-default multi-user.target
@@ -54,19 +48,10 @@ in_root systemctl --quiet enable ai-how-network.service ai-how-role.service qemu
 
 forget_identity
 printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
-mkdir -p "$root/etc/slurm" "$root/etc/ssh/authorized_keys.d" "$root/var/spool/slurmctld" "$root/var/spool/slurmd"
 chroot "$root" chown slurm:slurm /var/spool/slurmctld
-
-# NFS version 4 alone, which needs no rpcbind and no statd.
-mkdir -p "$root/etc/nfs.conf.d"
-printf '[nfsd]\nvers2=n\nvers3=n\nthreads=4\ngrace-time=10\nlease-time=10\n' > "$root/etc/nfs.conf.d/ai-how.conf"
-rm -f "$root/etc/slurm/plugstack.conf"
-# With forky's settings, programs would reach only those on their own node.
-sed -i 's/^btl_tcp_if_include=lo$/# &/' "$root/etc/openmpi/openmpi-mca-params.conf"
 # A locale that is there, whatever that of the user who logs in is called.
 printf 'LANG=C.UTF-8\n' > "$root/etc/locale.conf"
 ln -sf ../locale.conf "$root/etc/default/locale"
-sed -i 's/^AcceptEnv .*/AcceptEnv COLORTERM NO_COLOR/' "$root/etc/ssh/sshd_config"
 # bookworm empties /tmp when it boots, which here is minutes after that: jobs would lose their files.
 sed 's/^D /q /' "$root/usr/lib/tmpfiles.d/tmp.conf" > "$root/etc/tmpfiles.d/tmp.conf"
 # Logins are let in by systemd-user-sessions, which is not started: nothing may shut them out, then.

@@ -89,7 +89,7 @@ def default_recipe() -> Recipe:
 @cache
 def suite_recipe(suite: str) -> Recipe:
     """The recipe of the built-in image with the packages of a suite of Debian."""
-    ours = [ROOT / name for name in ("customize.sh", "initrd-init", "pack.sh")]
+    ours = [ROOT / name for name in ("customize.sh", "initrd-init", "node.sh", "pack.sh")]
     ours += sorted(path for path in (ROOT / "rootfs").rglob("*") if path.is_file())
     return Recipe(
         name=DEFAULT if suite == DEFAULT_SUITE else suite,
