@@ -103,6 +103,12 @@ COMPUTE_FIRMWARE = replace(
     disk_cache=DiskCache.WRITEBACK,
     backing_chain=(STORAGE / "bases/warm.qcow2", STORAGE / "bases/0011223344.qcow2"),
 )
+COMPUTE_UEFI = replace(
+    COMPUTE_FIRMWARE,
+    is_uefi=True,
+    nvram=STORAGE / "preparing/nvram.fd",
+    seed=STORAGE / "preparing/seed.iso",
+)
 
 DOMAINS = {
     "controller-tcg": CONTROLLER,
@@ -110,6 +116,7 @@ DOMAINS = {
     "compute-kvm-pinned-hugepages-numa": COMPUTE_KVM,
     "compute-kvm-gpu-vgpu-virtiofs": COMPUTE_GPU,
     "compute-firmware": COMPUTE_FIRMWARE,
+    "compute-uefi": COMPUTE_UEFI,
     "compute-tcg-served-share": COMPUTE_SHARES,
 }
 

@@ -15,7 +15,7 @@ from ai_how.libvirt_client.xml import census, read_xml
 from ai_how.vm_management.nodes.domain_definition import CpuMode
 from ai_how.vm_management.xml import render
 from ai_how.vm_management.xml.render import render_definition
-from shapes import COMPUTE_GPU, COMPUTE_KVM, CONTROLLER, NETWORK
+from shapes import COMPUTE_GPU, COMPUTE_KVM, COMPUTE_UEFI, CONTROLLER, NETWORK
 
 # Everything that a shape can hold, at once.
 FULL = replace(
@@ -102,6 +102,13 @@ def lists_for(shape) -> st.SearchStrategy[list[str]]:
 @given(lists_for(FULL))
 def test_every_value_of_a_domain_stays_a_value(drawn):
     assert_all_arrive(FULL, drawn)
+
+
+@pytest.mark.fault("S01", "markup and arbitrary text in every string of a VM with UEFI and a seed")
+@settings(deadline=None)
+@given(lists_for(COMPUTE_UEFI))
+def test_every_value_of_a_domain_with_uefi_stays_a_value(drawn):
+    assert_all_arrive(COMPUTE_UEFI, drawn)
 
 
 @pytest.mark.fault("S01", "markup and arbitrary text in every string of a network")

@@ -12,6 +12,7 @@ from ai_how.host.name_checks import check_names
 from ai_how.host.place import Choice, choose_host, saves_for_root
 from ai_how.host.running import find_supervisor
 from ai_how.host.share_server import find_virtiofsd, install_virtiofsd
+from ai_how.host.uefi import INSTALL_UEFI, has_uefi
 from ai_how.host.uplink import STARTING, read_uplink
 from ai_how.state.paths import Roots
 
@@ -35,6 +36,7 @@ def run_doctor(roots: Roots, *, kind: str, kernel: Path | None = None) -> tuple[
     about = (
         check_names(facts),
         check_virtiofsd(Path("/")),
+        check_imported_images(Path("/")),
         *check_choice(choice, kind=kind),
         logout,
     )
@@ -62,6 +64,15 @@ def check_virtiofsd(root: Path) -> Check:
         return Check("virtiofsd", Status.OK, str(program))
     found = "not installed: nodes cannot have virtio_fs_mounts"
     return Check("virtiofsd", Status.HINT, found, install_virtiofsd(root))
+
+
+def check_imported_images(root: Path) -> Check:
+    """Whether cloud images of others can boot here, as far as that is known."""
+    tested = "Debian 12 and 13 are tested; Ubuntu, AlmaLinux and Rocky Linux are not"
+    if has_uefi(root):
+        return Check("images of others", Status.OK, tested)
+    found = f"by BIOS only: there is no UEFI firmware for VMs. {tested}"
+    return Check("images of others", Status.HINT, found, INSTALL_UEFI)
 
 
 def check_logout(root: Path, *, kind: str, supervisor: int | None = None) -> Check:

@@ -111,6 +111,7 @@ def build_domain_definitions(
             backing_chain=(place.storage.base(one.image_digest),),
             console_log=paths.console_log(one.name),
             boot=_kernel(image, place, one, accel),
+            is_uefi=image.manifest.firmware == "uefi",
             pins=pins[node.name],
             login=state.user,
             owner=caller_of(paths),

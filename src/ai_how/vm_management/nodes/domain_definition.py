@@ -156,7 +156,12 @@ class VirtioFsShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainDefinition:
-    """All properties of a VM. With `boot` None, the firmware (SeaBIOS) boots its disk."""
+    """All properties of a VM.
+
+    With `boot` None, the firmware boots the disk by its own boot loader. `seed` is a second disk,
+    which the guest can only read. `nvram` is the file of the variables of UEFI, None for a file
+    that libvirt chooses by the name of the VM and removes with its definition.
+    """
 
     mark: Mark
     name: str
@@ -173,6 +178,9 @@ class DomainDefinition:
     mac: str
     console_log: Path
     boot: DirectKernel | None = None
+    is_uefi: bool = False
+    nvram: Path | None = None
+    seed: Path | None = None
     disk_cache: DiskCache = DiskCache.NONE
     memory_backing: MemoryBacking = MemoryBacking()
     pins: tuple[VcpuPin, ...] = ()
@@ -212,6 +220,7 @@ class DomainDefinition:
             "a virtiofs mount needs shared memory": (
                 bool(self.shares) and not self.memory_backing.is_shared
             ),
+            "a kernel that QEMU loads needs no UEFI": (self.boot is not None and self.is_uefi),
         }
         return [problem for problem, is_there in checks.items() if is_there]
 

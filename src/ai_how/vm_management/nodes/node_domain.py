@@ -68,6 +68,7 @@ class NodePlacement:
     backing_chain: tuple[Path, ...]
     console_log: Path
     boot: DirectKernel | None  # None: the firmware boots its disk
+    is_uefi: bool = False
     pins: Pins = ()
     login: str = ""
     owner: Owner | None = None
@@ -106,6 +107,7 @@ def define_domain(
         mac=mac_address(cluster_id, node.name),
         console_log=placement.console_log,
         boot=placement.boot,
+        is_uefi=placement.is_uefi,
         disk_cache=host.disk_cache,
         memory_backing=_memory_backing(
             acceleration.performance, is_shared=bool(node.virtio_fs_mounts)
@@ -166,7 +168,7 @@ def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, 
 def _cpu(
     node: Node, acceleration: AccelerationSpec, accel: Accel, virtualization: str | None
 ) -> CpuDefinition:
-    mode, model = _cpu_mode(acceleration.cpu_model, accel)
+    mode, model = choose_cpu_mode(acceleration.cpu_model, accel)
     topology = cpu_topology_for(acceleration.cpu_topology, node.cpu_cores)
     return CpuDefinition(
         mode=mode,
@@ -181,7 +183,8 @@ def _cpu(
     )
 
 
-def _cpu_mode(cpu_model: str | None, accel: Accel) -> tuple[CpuMode, str | None]:
+def choose_cpu_mode(cpu_model: str | None, accel: Accel) -> tuple[CpuMode, str | None]:
+    """libvirt's mode and model for the `cpu_model` of a file; None is the best there is."""
     if cpu_model not in _HOST_MODES:
         return CpuMode.CUSTOM, cpu_model
     if accel is Accel.KVM:
