@@ -129,6 +129,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "S31": "control characters and hostile XML from libvirt",
         "S32": "a program of another user that is first on PATH",
         "S33": "guests that reach addresses that must be closed to them",
+        "S34": "an image of others whose guest lies while it is prepared",
     },
     "usual hosts": {
         "H01": "required files are behind links into directories that the embedded host hides",
@@ -149,6 +150,8 @@ FAMILIES: dict[str, dict[str, str]] = {
         "H16": "a guest's journal is larger than an agent's answer, or of an earlier boot",
         "H17": "the programs of the embedded host's uplink are killed",
         "H18": "the build of an image is killed or interrupted, fails, or fills the disk",
+        "H19": "whoever prepares an imported image, its VM or libvirtd ends",
+        "H20": "nodes run a system that others made",
         "H21": "a guest whose file systems are full",
         "H22": "tools that users expect in a node are missing, or print errors",
     },

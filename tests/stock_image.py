@@ -30,6 +30,7 @@ from ai_how.state.paths import default_roots
 SUITES = ("bookworm", "trixie")
 FIRMWARES = ("bios", "uefi")
 IMAGE_BYTES = 3 << 30
+REPOSITORY_HOST = "packages.test"
 BUILD_S = 900
 SCRIPT = Path(__file__).parent / "data/stock-image.sh"
 # The lists of Debian's images: what makes a system that boots, and what is useful in the cloud.
@@ -67,7 +68,7 @@ BIOS_BOOT = 2048  # the first sector of the partition that holds GRUB's core
 class StockImage:
     """An image that nobody has started yet, and a flat apt repository for what it has not.
 
-    An apt source for it: `deb [trusted=yes] http://HOST:PORT ./`.
+    The image's only source of packages is http://REPOSITORY_HOST/, which a test serves.
     """
 
     disk: Path
@@ -136,6 +137,7 @@ def bootstrap(suite: str, work: Path) -> None:
         "OUT": str(work),
         "TMPDIR": str(work / "tmp"),
         "EXTRA": " ".join(EXTRA),
+        "REPOSITORY_HOST": REPOSITORY_HOST,
         "IMAGE_BYTES": str(IMAGE_BYTES),
         "FS_UUID": FS_UUID,
         "ROOT_UUID": ROOT_UUID,

@@ -21,7 +21,7 @@ mv "$root/tmp/Release" "$OUT/repository/Release"
 umount "$root/mnt"
 
 say "settings"
-mkdir -p "$root/etc/netplan" "$root/etc/apt/mirrors"
+mkdir -p "$root/etc/netplan"
 {
   printf 'network:\n    version: 2\n    ethernets:\n'
   for kind in en eth; do
@@ -32,15 +32,9 @@ mkdir -p "$root/etc/netplan" "$root/etc/apt/mirrors"
   done
 } > "$root/etc/netplan/90-default.yaml"
 chmod 600 "$root/etc/netplan/90-default.yaml"
-echo https://deb.debian.org/debian > "$root/etc/apt/mirrors/debian.list"
-echo https://deb.debian.org/debian-security > "$root/etc/apt/mirrors/debian-security.list"
-rm -f "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*
-{
-  printf 'Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\n'
-  printf 'Suites: %s %s-updates %s-backports\nComponents: main\n\n' "$SUITE" "$SUITE" "$SUITE"
-  printf 'Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian-security.list\n'
-  printf 'Suites: %s-security\nComponents: main\n' "$SUITE"
-} > "$root/etc/apt/sources.list.d/debian.sources"
+# Debian's images name Debian's own mirror: these name the one that a test serves.
+rm -rf "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/* "$root/etc/apt/mirrors"
+echo "deb [trusted=yes] http://$REPOSITORY_HOST/ ./" > "$root/etc/apt/sources.list.d/packages.list"
 cat > "$root/etc/cloud/cloud.cfg.d/01_debian_cloud.cfg" <<'END'
 apt:
   generate_mirrorlists: true

@@ -29,6 +29,7 @@ from ai_how.spec.reader import read_spec_text
 from ai_how.state.models import ClusterState
 from bare_kind import BARE
 from cluster_bench import draft_of, read_hpc
+from prepared_images import preparer_of
 
 SHA = "a" * 64
 
@@ -73,7 +74,7 @@ clusters:
 """
     spec, problems = read_spec_text(text, "cluster.yaml", {}, directory=directory)
     assert spec is not None, problems
-    return ImageCatalogue(store, spec)
+    return ImageCatalogue(store, spec, preparer_of(store))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_the_catalogue_finds_and_imports_what_a_file_names(
     store: ImageStore, disk: Path, booted: str, images: str
 ) -> None:
     catalogue = catalogue_of(store, disk.parent, booted, images)
-    name = "debian-13" if booted == "./debian-13.qcow2" else "mine"
+    name = "debian-13-prepared" if booted == "./debian-13.qcow2" else "mine-prepared"
     assert catalogue.is_ours(booted)
     assert catalogue.find(booted) is None
     assert catalogue.stored_name(booted) == name
@@ -269,7 +270,7 @@ def test_one_file_under_two_names_is_one_image(store: ImageStore, disk: Path) ->
     catalogue = catalogue_of(store, disk.parent, "a", images)
     [one, other] = catalogue.build(["a", "b"], watch=quiet)
     assert one == other
-    assert store.list() == (one,)
+    assert {image.name for image in store.list()} == {"a", "a-prepared"}
 
 
 def test_where_a_relative_path_begins_must_be_known(store: ImageStore, disk: Path) -> None:
@@ -277,7 +278,7 @@ def test_where_a_relative_path_begins_must_be_known(store: ImageStore, disk: Pat
     lost = ImageCatalogue(store, catalogue.file.placed_in(None))
     with pytest.raises(ImageError, match=r"debian-13\.qcow2 is relative to its cluster file"):
         lost.find("./debian-13.qcow2")
-    assert lost.stored_name("./debian-13.qcow2") == "debian-13"
+    assert lost.stored_name("./debian-13.qcow2") == "debian-13-prepared"
 
 
 def test_a_start_needs_the_file_that_a_new_node_boots(store: ImageStore, disk: Path) -> None:
@@ -311,7 +312,9 @@ def test_existing_nodes_keep_the_image_of_a_file_that_changed(
     assert list(check_images(*cluster, catalogue)) == []
     write_disk(disk, mib=2)
     [warning] = check_images(*cluster, catalogue)
-    assert warning.endswith(f"on the image debian-13 {first.digest[:12]}, which is not the newest")
+    assert warning.endswith(
+        f"on the image debian-13-prepared {first.digest[:12]}, which is not the newest"
+    )
     catalogue.build(catalogue.missing([asked]), watch=quiet)
     assert list(check_images(*cluster, catalogue)) == [warning]
     disk.unlink()
@@ -322,7 +325,7 @@ def test_existing_nodes_cannot_get_the_image_of_another_file(store: ImageStore, 
     write_disk(disk.with_name("other.qcow2"), mib=2)
     catalogue = catalogue_of(store, disk.parent, "./other.qcow2", "{}")
     [first] = catalogue.build(["./debian-13.qcow2"], watch=quiet)
-    with pytest.raises(SpecError, match="its disk is based on debian-13; the file asks for other"):
+    with pytest.raises(SpecError, match="is based on debian-13-prepared; the file asks for other"):
         list(check_images(*on(first, "./other.qcow2"), catalogue))
 
 
@@ -330,13 +333,49 @@ def test_to_take_a_file_anew_does_not_copy_what_is_the_same(store: ImageStore, d
     catalogue = catalogue_of(store, disk.parent, "./debian-13.qcow2", "{}")
     [image] = catalogue.build(["./debian-13.qcow2"], watch=quiet)
     heard: list[str] = []
-    again = catalogue.build(
+    [again] = catalogue.build(
         ["./debian-13.qcow2"],
         watch=lambda _share, what: heard.append(what),
         options=BuildOptions(refresh=True),
     )
-    assert again == (image,)
-    assert heard == []
+    # It is prepared anew, with newer packages.
+    assert again.name == image.name
+    assert again.digest != image.digest
+    assert catalogue.find("./debian-13.qcow2") == again
+    assert not [what for what in heard if "copying" in what]
+
+
+def test_a_disk_that_is_prepared_may_be_removed(store: ImageStore, disk: Path) -> None:
+    digest = digest_of(disk.read_bytes())
+    images = f"{{mine: {{from: {{url: 'https://h/x.qcow2', sha256: {digest}}}}}}}"
+    store.import_file(disk)
+    catalogue = catalogue_of(store, disk.parent, "mine", images)
+    [made] = catalogue.build(["mine"], watch=quiet)
+    theirs = store.get(digest)
+    store.remove(theirs, used_by={})
+    assert catalogue.find("mine") == made
+    assert catalogue.missing(["mine"]) == ()
+
+
+def test_a_disk_of_the_store_is_prepared_by_its_name(store: ImageStore, disk: Path) -> None:
+    store.import_file(disk, name="theirs")
+    catalogue = catalogue_of(store, disk.parent, "theirs", "{}")
+    assert catalogue.missing(["theirs"]) == ("theirs",)
+    with pytest.raises(HostError, match="the image theirs is not prepared yet") as caught:
+        get_image("theirs", catalogue, BARE)
+    assert caught.value.hint == "ai-how image build theirs"
+    [made] = catalogue.build(["theirs"], watch=quiet)
+    assert made.name == "theirs-prepared" == catalogue.stored_name("theirs")
+    assert get_image("theirs", catalogue, BARE) == made
+    # And what was made of it has a name of its own.
+    assert catalogue_of(store, disk.parent, "theirs-prepared", "{}").find(made.name) == made
+
+
+def test_without_a_host_a_disk_is_not_prepared(store: ImageStore, disk: Path) -> None:
+    store.import_file(disk, name="theirs")
+    catalogue = ImageCatalogue(store, catalogue_of(store, disk.parent, "theirs", "{}").file)
+    with pytest.raises(ImageError, match="theirs has to be prepared for a cluster, in a VM"):
+        catalogue.build(["theirs"], watch=quiet)
 
 
 def test_an_exported_image_may_be_named_by_its_file(store: ImageStore, disk: Path) -> None:

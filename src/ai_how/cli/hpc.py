@@ -102,7 +102,15 @@ def _build_missing_images(manager: "HpcManager", spec: "ClusterFile", context: C
     if missing := find_missing_images(manager.kind, spec, state, context.roots):
         what = "building the image" if len(missing) == 1 else f"building {len(missing)} images"
         with console.ProgressBar(what, is_silent=context.is_json) as bar:
-            build_images(spec, missing, context.roots, bar.watch)
+            build_images(
+                manager.kind,
+                spec,
+                missing,
+                context.roots,
+                lambda: manager.place(spec.host.uri),
+                watch=bar.watch,
+                warn=manager.warn,
+            )
 
 
 @app.command()

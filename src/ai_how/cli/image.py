@@ -76,19 +76,34 @@ def build(
 
     Without a cluster file it builds the default image.
     """
+    from ai_how.clusters.images import build_images
+    from ai_how.clusters.preflight.node_images import catalogue_of
+    from ai_how.host.place import resolve_host
+    from ai_how.hpc.kind import SLURM
     from ai_how.images.build import BuildOptions
-    from ai_how.images.catalogue import ImageCatalogue
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
     options = BuildOptions(mirror=mirror, refresh=refresh, allow_expired=allow_expired)
-    catalogue = ImageCatalogue(_store(context), spec)
-    names = (name,) if name else _images_in(spec, catalogue)
+    names = (name,) if name else _images_in(spec, catalogue_of(context.roots, spec))
     what = "building the image" if len(names) == 1 else f"building {len(names)} images"
     with console.ProgressBar(what, is_silent=context.is_json) as bar:
-        images = catalogue.build(names, watch=bar.watch, options=options)
+        images = build_images(
+            SLURM,
+            spec,
+            names,
+            context.roots,
+            lambda: resolve_host(context.host_uri(spec), context.roots),
+            watch=bar.watch,
+            warn=console.show_warning,
+            options=options,
+        )
+    _show_built(images, context, is_one=name is not None or len(names) == 1)
+
+
+def _show_built(images: "tuple[Image, ...]", context: Context, *, is_one: bool) -> None:
     if context.is_json:
-        console.show_json(_data(images[0]) if name or len(names) == 1 else [*map(_data, images)])
+        console.show_json(_data(images[0]) if is_one else [*map(_data, images)])
         return
     for image in images:
         _show_image(image, context)

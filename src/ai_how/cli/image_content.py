@@ -142,7 +142,10 @@ def _lines_of(image: "Image", used_bytes: int, users: list[str]) -> list[str]:
         ("disk of a node", f"{manifest.virtual_size_bytes / 2**30:.1f} GiB at least"),
         ("in the store", f"{used_bytes / 2**20:.0f} MiB"),
         ("used by", ", ".join(users)),
-        ("imported from", recipe.get("source")),
+        ("boots by", _boots_by(image)),
+        ("system", recipe.get("system")),
+        ("prepared from", _prepared_from(recipe)),
+        ("imported from", None if "prepared_from" in recipe else recipe.get("source")),
         ("made from", str(recipe.get("base", ""))[:12]),
         ("with", ", ".join(recipe.get("with", ()))),
         ("packages", ", ".join(recipe.get("packages", ()))),
@@ -150,3 +153,15 @@ def _lines_of(image: "Image", used_bytes: int, users: list[str]) -> list[str]:
         *(("run", step["command"]) for step in recipe.get("run", ())),
     ]
     return [image.name, *(f"  {what}: {fact}" for what, fact in facts if fact)]
+
+
+def _boots_by(image: "Image") -> str | None:
+    """How it boots, of one with a boot loader of its own."""
+    if image.kernel:
+        return None
+    return image.manifest.firmware or ("bios" if "prepared_from" in image.manifest.recipe else None)
+
+
+def _prepared_from(recipe: dict[str, Any]) -> str | None:
+    digest = recipe.get("prepared_from")
+    return f"{recipe.get('source')} {digest[:12]}" if digest else None

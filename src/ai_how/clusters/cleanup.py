@@ -23,6 +23,7 @@ from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots, ensure_parents
 from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.preparing.drafts import end_leftovers
 from ai_how.vm_management.steps.disks import BackUpDisk
 
 
@@ -205,6 +206,7 @@ def _end_idle(place: HypervisorHost) -> None:
         if not is_unused:
             return
         with LibvirtClient(place.uri, is_kept=place.is_kept) as client:
+            end_leftovers(place.storage, client)
             is_idle = not client.list_domains() and not client.list_networks()
         if is_idle:
             place.embedded.down()

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ai_how.process import Argument, dying_with_us, get_tool, run
@@ -84,25 +85,59 @@ def render_ssh_config(state: ClusterState, paths: ClusterPaths, proxy: Sequence[
     """
     blocks = []
     for node in state.nodes:
-        lines = [
-            f"Host {node.domain_name} {node.name}",
-            f"  HostName {node.ip}",
-            f"  User {state.user}",
-            f"  HostKeyAlias {node.domain_name}",
-            f"  IdentityFile {_argument(paths.ssh_key)}",
-            "  IdentitiesOnly yes",
-            f"  UserKnownHostsFile {_argument(paths.known_hosts)}",
-            "  GlobalKnownHostsFile /dev/null",
-            "  StrictHostKeyChecking yes",
-            "  UpdateHostKeys no",
-            "  PasswordAuthentication no",
-            "  LogLevel ERROR",
-        ]
-        if proxy:
-            words = " ".join(_quoted(word) for word in proxy)
-            lines.append(f"  ProxyCommand {words} %h %p")
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
+        login = Login(str(node.ip), state.user, paths.ssh_key, paths.known_hosts)
+        names = f"{node.domain_name} {node.name}"
+        blocks.append(_block(names, login, proxy, alias=node.domain_name))
+    return "\n".join(blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A login by ssh: the address, the account, its private key, and the keys of known hosts."""
+
+    address: str
+    user: str
+    key: Path
+    known_hosts: Path
+
+
+def render_first_login(name: str, login: Login, proxy: Sequence[str]) -> str:
+    """A configuration for ssh(1) to a guest whose host key is not known yet.
+
+    The key that it first shows is written to `known_hosts`, and no other one is accepted then.
+    """
+    more = ("ConnectTimeout 15", "ServerAliveInterval 15", "ServerAliveCountMax 8")
+    return _block(name, login, proxy, alias=name, checking="accept-new", more=more)
+
+
+def _block(
+    names: str,
+    login: Login,
+    proxy: Sequence[str],
+    *,
+    alias: str,
+    checking: str = "yes",
+    more: Sequence[str] = (),
+) -> str:
+    lines = [
+        f"Host {names}",
+        f"  HostName {login.address}",
+        f"  User {login.user}",
+        f"  HostKeyAlias {alias}",
+        f"  IdentityFile {_argument(login.key)}",
+        "  IdentitiesOnly yes",
+        f"  UserKnownHostsFile {_argument(login.known_hosts)}",
+        "  GlobalKnownHostsFile /dev/null",
+        f"  StrictHostKeyChecking {checking}",
+        "  UpdateHostKeys no",
+        "  PasswordAuthentication no",
+        "  LogLevel ERROR",
+        *(f"  {line}" for line in more),
+    ]
+    if proxy:
+        words = " ".join(_quoted(word) for word in proxy)
+        lines.append(f"  ProxyCommand {words} %h %p")
+    return "\n".join(lines) + "\n"
 
 
 def _argument(path: Path) -> str:

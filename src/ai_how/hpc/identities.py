@@ -20,7 +20,7 @@ from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
-from ai_how.hpc.versions import has_pmix, slurm_version_of
+from ai_how.hpc.versions import has_pmix_of
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
 from ai_how.state.models import ClusterState, NodeState
@@ -180,5 +180,5 @@ def _slurm_conf(desired: DesiredCluster) -> str:
         controller.ip,
         nodes,
         hpc_of(desired.section).slurm_config,
-        has_pmix=has_pmix(slurm_version_of(desired, controller)),
+        has_pmix=has_pmix_of(desired, controller),
     )

@@ -31,6 +31,13 @@ def has_pmix(version: str | None) -> bool:
     return release is None or release < _NO_PMIX
 
 
+def has_pmix_of(desired: DesiredCluster, node: NodeState) -> bool:
+    """Whether SLURM of the node's image has PMIx; for one that was prepared, what was found."""
+    image = desired.images.get(node.image_digest)
+    seen = image.manifest.recipe.get("has_pmix") if image else None
+    return has_pmix(slurm_version_of(desired, node)) if seen is None else bool(seen)
+
+
 def slurm_version_of(desired: DesiredCluster, node: NodeState) -> str | None:
     """The version of SLURM in the node's image; None where that is not known."""
     image = desired.images.get(node.image_digest)

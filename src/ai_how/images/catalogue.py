@@ -2,15 +2,16 @@
 
 import difflib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.errors import ImageError
 from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of_recipe
 from ai_how.images.build import USUAL, BuildOptions, Watcher, build_suite_image
-from ai_how.images.derive import derive_image
+from ai_how.images.derive import derive_image, no_base
 from ai_how.images.manifest import Image
+from ai_how.images.preparing import find_prepared, name_of_prepared
 from ai_how.images.recipe import DEFAULT, SUITE, Recipe, default_recipe, suite_recipe
 from ai_how.images.sources import (
     ImageSource,
@@ -24,26 +25,46 @@ from ai_how.images.store import ImageStore
 from ai_how.spec.images import SUITES, ImageSpec, is_place, path_in, script_in
 from ai_how.spec.models import ClusterFile
 
+# The share of an import, where the disk has to be prepared after it.
+_IMPORTED = 0.1
+
+Preparer = Callable[[Image, Watcher], Image]
+"""Turns an imported disk into an image of ours: `clusters.prepare_images.ImagePreparer`."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageCatalogue:
-    """The images that a cluster file can name: `default`, its own ones, and those of the store."""
+    """The images that a cluster file can name: `default`, its own ones, and those of the store.
+
+    A disk that was imported stands for what is prepared from it: nodes boot that.
+    """
 
     store: ImageStore
     file: ClusterFile
+    preparer: Preparer | None = None
+    """Needed to build what is made from an imported disk."""
 
     def find(self, name: str | None) -> Image | None:
         """The newest image of this name as the file describes it; None if it is not there.
 
         None is the built-in image. Raises ImageError where a file that decides it cannot be read.
         """
+        image = self._find(name)
+        if image and is_disk(image):
+            return find_prepared(self.store, image.digest)
+        if image is None and (source := self._place_of(name)) and source.known_digest:
+            # The disk may be removed once it is prepared.
+            return find_prepared(self.store, source.known_digest)
+        return image
+
+    def _find(self, name: str | None) -> Image | None:
         if recipe := self._recipe(name):
             return self.store.find_built(recipe.digest)
         if source := self._source(name):
             return self._find_imported(source)
         if name is None or (spec := self.file.images.get(name)) is None:
             return self.store.find(name or DEFAULT)
-        base = self.find(_base_of(spec))
+        base = self._find(_base_of(spec)) if not spec.is_changed else self.find(_base_of(spec))
         if base is None or not spec.is_changed:
             return base
         blueprint = self._blueprint(name, spec)
@@ -51,6 +72,15 @@ class ImageCatalogue:
 
     def stored_name(self, name: str | None) -> str:
         """What the image of this name is called in the store: one without additions is its base."""
+        asked = self._stored_name(name)
+        try:
+            image = self._find(name) or self.store.find(asked)
+        except ImageError:  # a file that decides it is gone
+            image = self.store.find(asked)
+        is_imported = is_disk(image) if image else self._place_of(name) is not None
+        return name_of_prepared(asked) if is_imported else asked
+
+    def _stored_name(self, name: str | None) -> str:
         if recipe := self._recipe(name):
             return recipe.name
         if source := self._source(name):
@@ -58,7 +88,7 @@ class ImageCatalogue:
         spec = self.file.images.get(name or DEFAULT)
         if spec is None or spec.is_changed:
             return name or DEFAULT
-        return self.stored_name(_base_of(spec))
+        return self._stored_name(_base_of(spec))
 
     def require_base(self, name: str | None) -> None:
         """Raises ImageError where an image of the file is made from one that nobody has."""
@@ -75,9 +105,19 @@ class ImageCatalogue:
         self.require_base(base)
 
     def is_ours(self, name: str | None) -> bool:
-        """Whether `build` can make it: it is built in, one of the file, or a file or a URL."""
+        """Whether `build` can make it: built in, one of the file, a file, a URL, or a disk."""
         is_known = self._recipe(name) is not None or name in self.file.images
-        return is_known or (name is not None and is_place(name))
+        return is_known or (name is not None and (is_place(name) or self._is_disk(name)))
+
+    def has_disk(self, name: str | None) -> bool:
+        """Whether the disk is in the store from which the image of this name is prepared."""
+        image = self._find(name)
+        return image is not None and is_disk(image)
+
+    def _is_disk(self, name: str) -> bool:
+        """Whether it is a disk of the store, which has to be prepared."""
+        image = self.store.find(name)
+        return image is not None and is_disk(image)
 
     def is_from_elsewhere(self, name: str | None) -> bool:
         """Whether it is a file or a URL, which `build` imports."""
@@ -112,16 +152,39 @@ class ImageCatalogue:
         return tuple(images)
 
     def _have(self, name: str, watch: Watcher, options: BuildOptions) -> Image:
+        source = self._place_of(name)
+        image = self._make(name, _within(watch, 0.0, _IMPORTED) if source else watch, options)
+        if not is_disk(image):
+            watch(1.0, "done")
+            return image
+        prepared = None if options.refresh else find_prepared(self.store, image.digest)
+        if prepared:
+            watch(1.0, "done")
+            return prepared
+        if self.preparer is None:
+            raise ImageError(
+                f"the image {image.name} has to be prepared for a cluster, in a VM",
+                hint=f"ai-how image build {shlex.quote(name)}",
+            )
+        made = self.preparer(image, _within(watch, _IMPORTED, 1.0))
+        watch(1.0, "done")
+        return made
+
+    def _make(self, name: str, watch: Watcher, options: BuildOptions) -> Image:
         if recipe := self._recipe(name):
             return build_suite_image(self.store, recipe, watch=watch, options=options)
         if source := self._source(name):
             return self._import(source, watch, options)
         spec = self.file.images.get(name)
         if spec is None:
+            if (image := self.store.find(name)) and is_disk(image):
+                return image
             raise self._unknown(name)
         base_name = _base_of(spec)
         if not spec.is_changed:
-            return self._have(base_name, watch, options)
+            return self._make(base_name, watch, options)
+        if (disk := self._find(base_name)) and is_disk(disk):
+            raise no_base(name, disk)
         base = self.find(base_name)
         if base is None:
             self.require_base(name)
@@ -155,6 +218,13 @@ class ImageCatalogue:
             return None
         return source_of(spec.from_, self.file.directory, name)
 
+    def _place_of(self, name: str | None) -> ImageSource | None:
+        """The file or URL of an image, or of the one that it is without any addition."""
+        if (source := self._source(name)) or name is None:
+            return source
+        spec = self.file.images.get(name)
+        return self._place_of(_base_of(spec)) if spec and not spec.is_changed else None
+
     def _recipe(self, name: str | None) -> Recipe | None:
         """The recipe of a built-in image; `suite:NAME` is that of a suite of Debian."""
         if name is None or name == DEFAULT:
@@ -167,7 +237,7 @@ class ImageCatalogue:
         if self._recipe(name) or self._source(name):
             return True
         spec = self.file.images.get(name)
-        return spec is not None and spec.is_changed
+        return spec.is_changed if spec else self._is_disk(name)
 
     def _road(self, name: str) -> tuple[str, ...]:
         """What an image is made from, and so on, to the image itself."""
@@ -210,10 +280,20 @@ class ImageCatalogue:
         )
 
 
+def is_disk(image: Image) -> bool:
+    """Whether it was imported as a disk, on which nothing is ours yet."""
+    return image.manifest.identity == "nocloud"
+
+
 def _base_of(spec: ImageSpec) -> str:
     """The name of the base, as `ImageCatalogue` takes it."""
     base = spec.from_
     return f"{SUITE}{base.suite}" if base.suite else base.name or DEFAULT
+
+
+def _within(watch: Watcher, begin: float, end: float) -> Watcher:
+    """A watcher of what is done from one share of the whole to another one."""
+    return lambda share, what: watch(begin + share * (end - begin), what)
 
 
 def _part_of(watch: Watcher, number: int, count: int, name: str) -> Watcher:

@@ -63,7 +63,7 @@ def derive_image(
     if not options.refresh and (image := store.find_built(digest)):
         return image
     if base.tree is None or base.kernel is None or base.initrd is None:
-        raise _no_base(blueprint.name, base)
+        raise no_base(blueprint.name, base)
     for program, package in _PROGRAMS:
         get_tool(program, package=package)
     with store.draft() as draft:
@@ -89,9 +89,11 @@ def derive_image(
     return image
 
 
-def _no_base(name: str, base: Image) -> ImageError:
+def no_base(name: str, base: Image) -> ImageError:
+    """Why an image cannot be made from one without a tree of files."""
     brief = f"{name} cannot be made from {base.name} {base.digest[:12]}"
-    if base.manifest.identity == "nocloud" or base.manifest.is_imported:
+    is_prepared = "prepared_from" in base.manifest.recipe
+    if base.manifest.identity == "nocloud" or base.manifest.is_imported or is_prepared:
         return ImageError(
             brief,
             details=NO_TREE,

@@ -25,6 +25,7 @@ TREE = "tree.tar.zst"
 PACKAGES = "packages.tsv"
 MANIFEST = "manifest.json"
 
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
@@ -47,6 +48,10 @@ class _Recipe(BaseModel):
     files: dict[str, str] = {}
     scripts: dict[str, str] = {}
     run: list[_Step] = []
+    prepared_from: str = ""
+    system: str = ""
+    os: str = ""
+    has_pmix: bool | None = None
 
 
 class Manifest(BaseModel):

@@ -6,12 +6,13 @@ from pathlib import Path
 from ai_how.errors import ImageError
 from ai_how.images.manifest import PACKAGES, Image
 
-_SLURM = "slurm-client"
+# Of Debian and its relatives, and of EPEL.
+_SLURM = ("slurm-client", "slurm")
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A Debian package that is installed in an image, and the source package it was built from."""
+    """A package that is installed in an image, and the source package it was built from."""
 
     name: str
     version: str
@@ -38,7 +39,7 @@ def packages_of(image: Image) -> tuple[Package, ...] | None:
 
 def find_slurm_version(packages: tuple[Package, ...]) -> str | None:
     """SLURM's version without Debian's part, such as 24.11.5; None where it is not installed."""
-    version = next((one.version for one in packages if one.name == _SLURM), None)
+    version = next((one.version for one in packages if one.name in _SLURM), None)
     return version and version.rpartition("-")[0].partition("+")[0]
 
 

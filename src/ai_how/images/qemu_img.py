@@ -88,6 +88,21 @@ def convert(
         raise _failure(f"{source} cannot be converted", target.parent, "\n".join(said)) from None
 
 
+def read_start(path: Path, *, blocks: int, scratch: Path) -> bytes:
+    """The first `blocks` of 512 bytes that a guest sees on a qcow2; `scratch` is a file to use.
+
+    A smaller disk gives fewer.
+    """
+    words = ("dd", "-f", "qcow2", "-O", "raw", "bs=512", f"count={blocks}")
+    done = _qemu_img(*words, f"if={path.absolute()}", f"of={scratch.absolute()}", cpu_s=_QUICK_S)
+    if done.returncode:
+        raise _failure(f"{path} cannot be read", path.parent, done.stderr)
+    try:
+        return scratch.read_bytes()
+    finally:
+        scratch.unlink()
+
+
 def check_same(source: Path, copy: Path) -> None:
     """Read two qcow2 files to their end. Raises ImageError if a guest would see other bytes."""
     words = ("compare", "-f", "qcow2", "-F", "qcow2", source, copy)

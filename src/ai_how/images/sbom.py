@@ -50,7 +50,7 @@ def render_sbom(image: Image) -> str:
             name=one.name,
             version=one.version,
             type=ComponentType.LIBRARY,
-            purl=_purl(one, image.manifest.suite),
+            purl=_purl(one, image),
             bom_ref=f"{one.name}:{one.architecture}",
         )
         for one in packages
@@ -61,8 +61,10 @@ def render_sbom(image: Image) -> str:
     return str(JsonV1Dot6(bom).output_as_string(indent=2))
 
 
-def _purl(package: "Package", suite: str | None) -> "PackageURL":
+def _purl(package: "Package", image: Image) -> "PackageURL":
     from packageurl import PackageURL  # noqa: PLC0415  it comes with the library
 
+    suite, distribution = image.manifest.suite, image.manifest.recipe.get("os") or "debian"
     qualifiers = {"arch": package.architecture} | ({"distro": suite} if suite else {})
-    return PackageURL("deb", "debian", package.name, package.version, qualifiers)
+    kind = "rpm" if package.source.endswith(".src.rpm") else "deb"
+    return PackageURL(kind, distribution, package.name, package.version, qualifiers)

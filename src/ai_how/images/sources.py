@@ -64,6 +64,11 @@ class ImageSource:
     firmware: Firmware | None = None
 
     @property
+    def known_digest(self) -> str | None:
+        """The digest of the image, where it is known without having it."""
+        return self.sha256 if isinstance(self.place, str) else None
+
+    @property
     def told(self) -> str:
         """The absolute path, or the URL without a password and a token that it may carry."""
         return told(str(self.place))

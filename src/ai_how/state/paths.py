@@ -152,6 +152,16 @@ class StoragePaths:
         return self.root / ".locks" / "saved"
 
     @property
+    def preparing(self) -> Path:
+        """Drafts (`.part-<pid>-…`) of VMs in which imported images are prepared."""
+        return self.root / "preparing"
+
+    @property
+    def preparing_lock(self) -> Path:
+        """Held while an image is prepared."""
+        return self.root / ".locks" / "preparing"
+
+    @property
     def disks(self) -> Path:
         return self.root / "disks"
 

@@ -32,7 +32,10 @@ def get_image(name: str | None, catalogue: ImageCatalogue, kind: ClusterKind) ->
             raise HostError("the default image is not built yet", hint="ai-how image build")
         if catalogue.is_ours(name):
             catalogue.require_base(name)
-            made = "imported" if catalogue.is_from_elsewhere(name) else "built"
+            if catalogue.has_disk(name):
+                made = "prepared"
+            else:
+                made = "imported" if catalogue.is_from_elsewhere(name) else "built"
             raise HostError(
                 f"the image {name} is not {made} yet",
                 hint=f"ai-how image build {shlex.quote(name)}",

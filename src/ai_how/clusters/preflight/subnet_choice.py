@@ -11,7 +11,7 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import read_state
 from ai_how.state.paths import Roots
-from ai_how.vm_management.networks.host_networks import HostNetworks
+from ai_how.vm_management.networks.host_networks import HostNetworks, NetworksInUse
 from ai_how.vm_management.networks.subnets import TakenSubnet, check_bridge, choose_subnet
 
 
@@ -24,15 +24,27 @@ def choose_cluster_subnet(
     client: LibvirtClient,
 ) -> IPv4Network:
     """The subnet that is asked for, or a free one. Raises HostError if it is in use."""
-    xmls = [one.xml for one in client.list_networks()]
-    seen = HostNetworks(tuple(place.enter([]))).observe(xmls)
+    seen = _observe(place, client)
     if section.network.bridge:
         check_bridge(section.network.bridge, seen.links)
     taken = (*seen.subnets, *_promised_subnets(roots, besides=section.name))
     return choose_subnet(section.network.subnet, taken, cluster_id, node_count=node_count)
 
 
-def _promised_subnets(roots: Roots, *, besides: str) -> Iterator[TakenSubnet]:
+def choose_free_subnet(
+    for_id: UUID, roots: Roots, place: HypervisorHost, client: LibvirtClient
+) -> IPv4Network:
+    """A subnet that nobody uses, for a network that no cluster has."""
+    taken = (*_observe(place, client).subnets, *_promised_subnets(roots))
+    return choose_subnet(None, taken, for_id, node_count=1)
+
+
+def _observe(place: HypervisorHost, client: LibvirtClient) -> NetworksInUse:
+    xmls = [one.xml for one in client.list_networks()]
+    return HostNetworks(tuple(place.enter([]))).observe(xmls)
+
+
+def _promised_subnets(roots: Roots, *, besides: str | None = None) -> Iterator[TakenSubnet]:
     """The subnets of clusters that are off or being created."""
     for name in roots.cluster_names():
         if name == besides:

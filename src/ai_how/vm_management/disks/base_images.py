@@ -77,7 +77,8 @@ def remove_unused(storage: StoragePaths, used: Collection[str]) -> tuple[Path, .
 
 
 def _digests_below_overlays(storage: StoragePaths) -> set[str]:
-    overlays = (*storage.disks.glob("*/*.qcow2"), *storage.saved.glob("*/*.qcow2"))
+    places = (storage.disks, storage.saved, storage.preparing)
+    overlays = (path for place in places for path in place.glob("*/*.qcow2"))
     names = (read_header(path, allow_backing=True).backing_file for path in overlays)
     return {Path(name).stem for name in names if name}
 

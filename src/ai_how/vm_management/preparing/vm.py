@@ -1,0 +1,265 @@
+"""Boots an imported image in a VM of its own, runs prepare.sh there by ssh, and keeps its disk."""
+
+import base64
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from ai_how.errors import DeadlineError, HostError, ImageError, ToolError
+from ai_how.guest.cloud_seed import render_user_data, write_seed
+from ai_how.guest.outside_files import DIRECTORY, OutsideFiles
+from ai_how.guest.serial_log import read_console
+from ai_how.guest.ssh import Login, ensure_key, render_first_login
+from ai_how.images import qemu_img
+from ai_how.images.manifest import DISK, Image
+from ai_how.images.preparing import PLACE, Heard, finish_prepared, render_job
+from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import Mark
+from ai_how.libvirt_client.network_xml import NetworkHost
+from ai_how.process import Argument, dying_with_us, get_tool, run, run_lines
+from ai_how.spec.identity import mac_address
+from ai_how.spec.images import Firmware
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import GIB
+from ai_how.vm_management.networks.definition import NetworkDefinition, render_network
+from ai_how.vm_management.nodes.domain_definition import (
+    Accel,
+    CpuDefinition,
+    CpuTopology,
+    DiskCache,
+    DomainDefinition,
+)
+from ai_how.vm_management.nodes.node_domain import choose_cpu_mode
+from ai_how.vm_management.preparing.drafts import PREPARING_ID, network_uuid, vm_uuid
+from ai_how.vm_management.xml.render import render_domain
+from ai_how.waiting import Deadline, wait_until
+
+USER, NAME = "ai-how-prepare", "prepare"
+MEMORY_MIB = 2048
+ADDED_GIB = 2
+"""The room on its disk for what is added, beyond what the image has."""
+BOOT_S = 900.0
+LOGIN_S = 60.0
+SCRIPT_S = 3600
+OFF_S = 300.0
+_TAIL_LINES = 15
+_BOOTED, _PREPARED, _CONVERTED = 0.2, 0.9, 0.99
+
+Watch = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparingVm:
+    """The VM that boots an image to prepare it: what it gets of its host."""
+
+    image: Image
+    draft: Path
+    """Of the storage: its disk, its seed, its serial log."""
+    subnet: IPv4Network
+    accel: Accel
+    cpu_model: str | None
+    vcpus: int
+    firmware: Firmware
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.subnet[1]
+
+    @property
+    def address(self) -> IPv4Address:
+        return self.subnet[2]
+
+    @property
+    def disk_bytes(self) -> int:
+        return (-(-self.image.manifest.virtual_size_bytes // GIB) + ADDED_GIB) * GIB
+
+    @property
+    def console(self) -> Path:
+        return self.draft / "console.log"
+
+    @property
+    def short(self) -> str:
+        return vm_uuid(self.draft).hex[:8]
+
+    def network(self) -> NetworkDefinition:
+        mac = mac_address(vm_uuid(self.draft), NAME)
+        return NetworkDefinition(
+            name=f"ai-how-prepare-{self.short}",
+            uuid=network_uuid(self.draft),
+            mark=Mark("", PREPARING_ID, ""),
+            bridge=f"ahp{self.short}",
+            subnet=self.subnet,
+            gateway=self.gateway,
+            domain="ai-how.internal",
+            hosts=(NetworkHost(mac, NAME, self.address),),
+        )
+
+    def domain(self, base: Path) -> DomainDefinition:
+        """The VM, with its own disk on top of `base`."""
+        mode, model = choose_cpu_mode(self.cpu_model, self.accel)
+        uuid = vm_uuid(self.draft)
+        return DomainDefinition(
+            mark=Mark("", PREPARING_ID, ""),
+            name=f"ai-how-prepare-{self.short}",
+            uuid=uuid,
+            genid=uuid,
+            title=f"a machine in which the image {self.image.name} is prepared",
+            memory_mib=MEMORY_MIB,
+            vcpus=self.vcpus,
+            accel=self.accel,
+            cpu=CpuDefinition(mode, CpuTopology(1, self.vcpus, 1), model),
+            disk=self.draft / DISK,
+            backing_chain=(base,),
+            network=self.network().name,
+            mac=mac_address(uuid, NAME),
+            console_log=self.console,
+            is_uefi=self.firmware == "uefi",
+            nvram=self.draft / "nvram.fd" if self.firmware == "uefi" else None,
+            seed=self.draft / "seed.iso",
+            disk_cache=DiskCache.UNSAFE,  # what is lost in a crash is made again
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Helpers:
+    """What a preparation uses besides its VM."""
+
+    store: ImageStore
+    disks: DiskManager
+    client: LibvirtClient
+    proxy: Sequence[str]
+    """The ProxyCommand of ssh; empty where guests can be reached directly."""
+    outside: OutsideFiles
+    uplink_trouble: str | None
+
+
+def run_preparation(vm: PreparingVm, helpers: Helpers, watch: Watch) -> Image:
+    """Turn the image of a VM, whose network is up, into an image of ours.
+
+    Raises ImageError that says what the guest said; the caller ends the VM in any case.
+    """
+    client = helpers.client
+    with helpers.store.draft() as draft:
+        ssh = _make_files(vm, helpers, draft)
+        watch(0.02, "booting")
+        base = helpers.disks.storage.base(vm.image.digest)
+        client.boot_transient(render_domain(vm.domain(base)))
+        _wait_for_login(vm, client, ssh, watch)
+        heard = Heard(vm.image, lambda share, what: watch(_BOOTED + share * 0.7, what))
+        _run_script(helpers, ssh, heard)
+        watch(_PREPARED, "shutting down")
+        _wait_until_off(vm, client)
+        for path in (draft / "ssh").iterdir():
+            path.unlink()
+        (draft / "ssh").rmdir()
+        watch(_PREPARED, "converting the disk")
+        qemu_img.convert(
+            vm.draft / DISK,
+            draft / DISK,
+            source_format="qcow2",
+            on_progress=lambda done: watch(
+                _PREPARED + done * (_CONVERTED - _PREPARED), "converting the disk"
+            ),
+        )
+        return finish_prepared(helpers.store, draft, vm.image, heard, vm.firmware)
+
+
+def _make_files(vm: PreparingVm, helpers: Helpers, draft: Path) -> list[Argument]:
+    """Its disk and its seed, and the command that logs in to it."""
+    base = helpers.disks.ensure_base(vm.image)
+    qemu_img.make_overlay(vm.draft / DISK, base=base, virtual_bytes=vm.disk_bytes)
+    place = draft / "ssh"
+    place.mkdir(mode=0o700)
+    public = ensure_key(place / "id", "ai-how")
+    write_seed(
+        vm.draft / "seed.iso",
+        instance=vm_uuid(vm.draft),
+        hostname=NAME,
+        user_data=render_user_data(USER, public),
+    )
+    vm.console.touch(mode=0o600)
+    login = Login(str(vm.address), USER, place / "id", place / "known_hosts")
+    (place / "config").write_text(render_first_login(NAME, login, helpers.proxy))
+    ssh = get_tool("ssh", package="openssh-client")
+    return [ssh, "-F", place / "config", "-o", "BatchMode=yes", "--", NAME]
+
+
+def _wait_for_login(
+    vm: PreparingVm, client: LibvirtClient, ssh: Sequence[Argument], watch: Watch
+) -> None:
+    deadline, begun = Deadline.after(BOOT_S), time.monotonic()
+    while True:
+        info = client.find_domain(vm_uuid(vm.draft))
+        if info is None or not info.state.is_running:
+            raise _no_login(vm, "it ended before it let us in")
+        with suppress(ToolError):
+            if run([*ssh, "true"], timeout_s=LOGIN_S, check=False).returncode == 0:
+                return
+        if not deadline.remaining_s:
+            raise _no_login(vm, f"it did not let us in within {BOOT_S:.0f} s")
+        # How long it takes is not known: half of what is left with each minute.
+        share = 1 - 0.5 ** ((time.monotonic() - begun) / 60)
+        watch(0.02 + share * (_BOOTED - 0.02), "booting")
+        time.sleep(0.5)
+
+
+def _no_login(vm: PreparingVm, why: str) -> ImageError:
+    try:
+        said = read_console(vm.console, 0)
+    except OSError:
+        said = ""
+    lines = [line for line in said.splitlines() if line.strip()][-_TAIL_LINES:]
+    other = "uefi" if vm.firmware == "bios" else "bios"
+    name = shlex.quote(vm.image.name)
+    return ImageError(
+        f"the image {vm.image.name} cannot be prepared for a cluster: {why}",
+        details="\n".join(["It needs cloud-init with NoCloud, and an ssh server.", *lines]),
+        hint=f"ai-how image show {name}  # its firmware; another one: `firmware: {other}`",
+    )
+
+
+def _run_script(helpers: Helpers, ssh: Sequence[Argument], heard: Heard) -> None:
+    more = {"identity": f'OUTSIDE="{helpers.outside.digest}"\n'}
+    if helpers.outside.digest:
+        more |= {
+            f"outside.d/{path.removeprefix(DIRECTORY).lstrip('/')}": text
+            for path, text, _ in helpers.outside.files()
+        }
+    sent = base64.b64encode(render_job(more)).decode()
+    take = f"sudo mkdir -m 0700 -p {PLACE} && base64 -d | sudo tar -x -C {PLACE} -f - && "
+    take += f"sudo date -s @{int(time.time())} > /dev/null"
+    try:
+        run([*ssh, take], stdin=sent, timeout_s=BOOT_S)
+        timeout = get_tool("timeout", package="coreutils")
+        argv = [timeout, str(SCRIPT_S), *ssh, f"sudo sh {PLACE}/prepare.sh {USER}"]
+        run_lines(dying_with_us(argv), on_line=heard.hear)
+    except ToolError as error:
+        if not heard.is_finished:
+            raise heard.explain(helpers.uplink_trouble) from error
+    if not heard.is_finished:
+        raise heard.explain(helpers.uplink_trouble)
+
+
+def _wait_until_off(vm: PreparingVm, client: LibvirtClient) -> None:
+    def is_off() -> bool:
+        info = client.find_domain(vm_uuid(vm.draft))
+        return info is None or not info.state.is_on
+
+    try:
+        wait_until(is_off, Deadline.after(OFF_S), f"the end of the VM of {vm.image.name}")
+    except DeadlineError as error:
+        raise HostError(
+            f"the image {vm.image.name} cannot be prepared for a cluster: "
+            f"it did not shut down within {OFF_S:.0f} s"
+        ) from error
+
+
+def start_network(vm: PreparingVm, client: LibvirtClient) -> None:
+    """Create the network of a VM. The caller holds the host-wide lock, and removes it."""
+    client.define_network(render_network(vm.network()))
+    client.start_network(network_uuid(vm.draft))
