@@ -7,7 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # An ordinary user's PATH lacks the sbin directories, where libvirtd, mke2fs and ip live.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+LONGEST_LINE = 1 << 16
 
 Argument = str | Path
 Daemon = subprocess.Popen[bytes]
@@ -156,7 +158,7 @@ def run_lines(
     )
     with begin(popen) as child:
         try:
-            for raw in child.stdout or ():
+            for raw in _pieces(child.stdout):
                 tail = [*tail[-40:], raw.rstrip()]
                 on_line(raw.rstrip())
         except BaseException:
@@ -168,6 +170,12 @@ def run_lines(
         raise ToolError(
             f"{Path(words[0]).name} failed (exit code {child.returncode})", details="\n".join(tail)
         )
+
+
+def _pieces(output: IO[str] | None) -> Iterator[str]:
+    """The lines of an output; one without an end, which would fill our memory, in pieces."""
+    while output and (piece := output.readline(LONGEST_LINE)):
+        yield piece
 
 
 def start_piped(argv: Sequence[Argument]) -> subprocess.Popen[bytes]:

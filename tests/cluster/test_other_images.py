@@ -17,12 +17,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from ai_how.images.store import ImageStore
+from ai_how.process import run
 from real_cluster import START_S, Cluster
 from stock_image import REPOSITORY_HOST, StockImage, get_stock_image
 
 pytestmark = pytest.mark.slurm
 
 NODES = ["compute-01", "compute-02"]
+SENTINEL = "Sesame-9137-open"
 PREPARE_S = 2400
 FILE = """\
 version: "1.0"
@@ -110,7 +112,7 @@ def world(
     directory = tmp_path_factory.mktemp("other")
     (directory / "theirs.qcow2").symlink_to(image.disk)
     with serving_as_proxy(image.repository) as repository:
-        proxy = f"http://127.0.0.1:{repository.port}"
+        proxy = f"http://someone:{SENTINEL}@127.0.0.1:{repository.port}"
         cluster = Cluster(
             directory,
             FILE,
@@ -175,12 +177,33 @@ def test_nodes_have_nothing_in_common_that_is_theirs_alone(world: World) -> None
     for values in zip(*told, strict=True):
         if not values[0].startswith("ssh-"):
             assert len(set(values)) == 3, values
-    # What let us in to prepare it is gone, and cloud-init with it.
-    gone = "ls -d /home/ai-how-prepare /root/.ssh /var/lib/cloud /etc/ssh/ssh_host_rsa_key 2>&1"
-    assert "/home/ai-how-prepare\n" not in cluster.execute("compute-01", f"{gone} || :")
-    assert cluster.execute("compute-01", "grep -c ai-how-prepare /etc/passwd || :").strip() == "0"
-    keys = cluster.execute("compute-01", "cat /etc/ssh/authorized_keys.d/* /root/.ssh/* || :")
-    assert "ai-how hpc" in keys
+    # What let us in to prepare it is gone, and what would be the same in all nodes.
+    gone = (
+        *("/home/ai-how-prepare", "/root/.ssh/authorized_keys", "/var/lib/cloud/instance"),
+        *("/etc/ssh/ssh_host_rsa_key", "/etc/munge/munge.key.dpkg-old", "/etc/passwd-"),
+        "/etc/sudoers.d/90-cloud-init-users",
+    )
+    look = f"for path in {' '.join(gone)}; do [ ! -e $path ] || echo $path; done"
+    assert cluster.execute("compute-01", look) == ""
+    assert cluster.execute("compute-01", "grep -rl ai-how-prepare /etc || :") == ""
+
+
+def strings_of(disk: Path, wanted: bytes) -> int:
+    """How often these bytes are on a disk, as a guest sees it."""
+    raw = disk.with_name("raw")
+    run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, raw])
+    try:
+        done = run(["grep", "-c", "-a", "-F", wanted.decode(), raw], check=False)
+        return int(done.stdout)
+    finally:
+        raw.unlink()
+
+
+def test_no_password_of_a_proxy_is_on_the_disk(world: World, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    disk.symlink_to(world.store.get("theirs-prepared").disk)
+    assert strings_of(disk, b"GRUB") > 0, "the look itself finds something"
+    assert strings_of(disk, SENTINEL.encode()) == 0
 
 
 def test_it_stops_and_starts_with_its_identity(world: World) -> None:
@@ -200,6 +223,8 @@ def test_a_second_cluster_prepares_nothing_and_is_restored(world: World) -> None
     cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
     wanted = {f"restore/hpc-{name}" for name in ("controller", *NODES)}
     assert wanted <= set(cluster.start())
+    for node in ("controller", *NODES):
+        assert cluster.execute(node, "ls -d /run/ai-how-restored").strip()
     assert sorted(cluster.ssh("controller", "srun -N2 hostname").split()) == NODES
     assert len(world.repository.asked) == asked
     assert world.names() == {"theirs", "theirs-prepared"}

@@ -156,6 +156,7 @@ def test_a_guest_cannot_fill_our_memory_nor_write_to_the_terminal(image: Image) 
         (["ai-how: failed login"], None, "the number 1000", None),
         (["ai-how: phase configure", "oops"], None, "it failed while configuring", "oops"),
         (["ai-how: failed update-grub"], None, "to end: update-grub", None),
+        (["ai-how: slurm 21.08.5", "ai-how: finished"], None, "21.08.5 is too old", None),
     ],
 )
 def test_why_an_image_is_not_prepared(
@@ -166,6 +167,21 @@ def test_why_an_image_is_not_prepared(
     assert brief in error.brief
     assert error.details == details
     assert error.hint
+
+
+def test_what_ssh_said_is_told_where_the_guest_said_nothing(image: Image) -> None:
+    error = heard(image).explain(None, "Connection reset by peer")
+    assert error.details == "Connection reset by peer"
+    assert error.hint == "ai-how image build debian  # tries it again"
+
+
+@pytest.mark.parametrize(
+    ("version", "is_too_old"), [("21.08.5", True), ("22.05.8", False), ("24.11.5", False)]
+)
+def test_a_slurm_that_does_not_know_our_settings_is_refused(
+    version: str, is_too_old: bool, image: Image
+) -> None:
+    assert heard(image, f"ai-how: slurm {version}").is_too_old is is_too_old
 
 
 def test_progress_never_goes_back(image: Image) -> None:

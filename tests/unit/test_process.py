@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.process import dying_with_us, run
+from ai_how.process import LONGEST_LINE, dying_with_us, run, run_lines
 from ai_how.waiting import Deadline, wait_until
 
 
@@ -45,3 +45,13 @@ def _is_gone(program: Path) -> bool:
         return " Z " in (program / "stat").read_text() or not program.exists()
     except OSError:
         return True
+
+
+@pytest.mark.fault("S34", "one line of output without an end")
+def test_a_line_without_an_end_comes_in_pieces():
+    heard: list[int] = []
+    script = "head -c 50000000 /dev/zero | tr '\\0' x; echo; echo end"
+    run_lines(["sh", "-c", script], on_line=lambda line: heard.append(len(line)))
+    assert max(heard) <= LONGEST_LINE
+    assert sum(heard) == 50_000_000 + len("end")
+    assert heard[-1] == len("end")

@@ -21,7 +21,7 @@ from ai_how.vm_management.saved_machines.save_file import (
     write_clone,
 )
 from ai_how.vm_management.xml.render import render_definition
-from shapes import COMPUTE, CONTROLLER
+from shapes import COMPUTE, COMPUTE_UEFI, CONTROLLER
 
 STREAM = b"QEVM\0\0\0\3" + os.urandom(9000)
 
@@ -140,6 +140,16 @@ def test_a_saved_vm_becomes_a_node_and_keeps_its_devices() -> None:
     assert became.find("os/type").get("machine") == "pc-q35-7.2"
     assert "/saved/" not in xml
     assert str(nameless.uuid) not in xml
+
+
+def test_a_node_with_uefi_has_variables_of_its_own() -> None:
+    node = replace(COMPUTE_UEFI, nvram=None, seed=None)
+    saved = render_definition(generic_definition(node, disk=Path("/saved/disk.qcow2")))
+    assert read_xml(saved).findtext("os/nvram") == "/saved/nvram.fd"
+    # libvirt makes a file by the name of the node.
+    assert read_xml(with_identity(saved, render_definition(node))).find("os/nvram") is None
+    own = with_identity(saved, render_definition(replace(node, nvram=Path("/own/nvram.fd"))))
+    assert read_xml(own).findtext("os/nvram") == "/own/nvram.fd"
 
 
 def test_a_saved_vm_of_another_kind_becomes_no_node() -> None:

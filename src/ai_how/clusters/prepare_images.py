@@ -27,12 +27,15 @@ from ai_how.spec.images import Firmware
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import Roots
 from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.disks.space import GIB
 from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.preparing.drafts import PREPARING_ID, end_vm, preparing_draft
 from ai_how.vm_management.preparing.vm import (
+    ADDED_GIB,
     MEMORY_MIB,
     Helpers,
     PreparingVm,
+    make_disk,
     run_preparation,
     start_network,
 )
@@ -100,6 +103,7 @@ class ImagePreparer:
                 vcpus=min(_VCPUS, cpu.count if cpu else 1),
                 firmware=firmware,
             )
+            make_disk(vm, DiskManager(self.place.storage))
             start_network(vm, client)
         return vm
 
@@ -131,8 +135,8 @@ class ImagePreparer:
             vms=1,
             vcpus=1,
             memory_mib=MEMORY_MIB,
-            # Its own disk, and the copy of that in the store.
-            disk_bytes=2 * image.disk.stat().st_size,
+            # What is added, and the copy in the store, which is not compressed as most images are.
+            disk_bytes=ADDED_GIB * GIB + 3 * image.disk.stat().st_size,
             disk_directory=self.place.storage.root,
             hugepage_kib=None,
         )

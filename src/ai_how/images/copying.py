@@ -20,6 +20,7 @@ Progress = Callable[[float], None]
 _CHUNK_BYTES = 1 << 20
 _RANGE_BYTES = 64 << 20
 _DRAFT = ".part-"
+DRAFTS = f"{_DRAFT}*"
 _CANNOT_COPY_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 

@@ -114,16 +114,18 @@ put_aside() { [ ! -e "$1" ] || mv "$1" "$1.ai-how"; }
 
 put_back() { [ ! -e "$1.ai-how" ] || mv "$1.ai-how" "$1"; }
 
+# Certificates of the host are no secret. Its proxies may have a password: they stay in the memory of this VM.
 set_outside() {
-  mkdir -p /etc/ai-how
+  mkdir -p /etc/ai-how/outside.d
   cp "$here/identity" /etc/ai-how/identity
-  [ ! -d "$here/outside.d" ] || cp -R "$here/outside.d" /etc/ai-how/
+  [ ! -e "$here/outside.d/certificates" ] || cp "$here/outside.d/certificates" /etc/ai-how/outside.d/
   sh "$here/rootfs/usr/lib/ai-how/outside"
   if [ -e "$here/outside.d/environment" ]; then
     while read -r setting; do
       export "${setting?}"
     done < "$here/outside.d/environment"
   fi
+  [ ! -e "$here/outside.d/apt.conf" ] || export APT_CONFIG="$here/outside.d/apt.conf"
 }
 
 forget_outside() {
@@ -197,12 +199,15 @@ EOF
     ! has grub2-mkconfig || grub2-mkconfig -o /boot/grub2/grub.cfg > /dev/null 2>&1 || :
   fi
   # Where that has no effect, this has.
+  mkdir -p /etc/systemd/network
   ln -sf /dev/null /etc/systemd/network/99-default.link
   [ ! -e /etc/selinux/config ] || sed -i 's/^SELINUX=enforcing/SELINUX=permissive/' /etc/selinux/config
 }
 
 # What cloud-init set for this VM, and whatever would be the same in all nodes.
 forget() {
+  # These write at their end, or all the time.
+  systemctl stop systemd-random-seed.service rsyslog.service syslog.socket 2> /dev/null || :
   : > /etc/cloud/cloud-init.disabled 2> /dev/null || :
   rm -rf /var/lib/cloud /var/log/cloud-init*.log /etc/netplan/*.yaml /etc/network/interfaces.d/* \
     /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-e* /etc/sudoers.d/90-cloud-init-users \
@@ -211,13 +216,17 @@ forget() {
   rm -f /etc/ssh/ssh_host_* /etc/munge/munge.key /etc/hostname /etc/resolv.conf /var/lib/dbus/machine-id \
     /var/lib/systemd/random-seed /var/lib/systemd/credential.secret
   rm -rf /root/.ssh /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/log/journal/* \
-    /var/lib/dhcp/* /var/lib/NetworkManager/*.lease
+    /var/lib/dhcp/* /var/lib/NetworkManager/* /etc/ssh/sshd_config.d/50-cloud-init.conf \
+    /etc/NetworkManager/conf.d/*cloud-init* /etc/iscsi/initiatorname.iscsi /etc/nvme/hostid /etc/nvme/hostnqn
   printf '127.0.0.1 localhost\n' > /etc/hosts
   : > /etc/machine-id
   # Its owner is logged in just now.
   userdel -f "$user" 2> /dev/null || :
   groupdel "$user" 2> /dev/null || :
-  rm -rf "/home/${user:?}" "/var/mail/${user:?}"
+  rm -rf "/home/${user:?}" "/var/mail/${user:?}" /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow-
+  find /var/log -type f -exec truncate -s 0 {} +
+  # What is not written yet is not given back to the host.
+  sync
   fstrim / 2> /dev/null || :
 }
 
@@ -252,6 +261,7 @@ say phase configure
 awk -F: -v ours="$user" '$3 == 1000 && $1 != ours { found = 1 } END { exit !found }' /etc/passwd /etc/group && fail login
 getent passwd slurm > /dev/null || useradd --system --user-group --home-dir /var/lib/slurm --shell /bin/false slurm
 [ -x /bin/busybox ] || ln -s "$(command -v busybox)" /bin/busybox
+busybox --list | grep -qx nc || fail busybox
 lay_over "$here/rootfs"
 lay_over "$here/of_imported"
 fit_software

@@ -29,6 +29,7 @@ from ai_how.spec.images import Firmware
 PLACE = "/run/ai-how-prepare"
 """Where prepare.sh and what it reads lie in the VM."""
 _MOST_PACKAGES = 20_000
+_OLDEST_SLURM = (22, 5)
 _SCRIPTS = ("prepare.sh", "node.sh")
 _TREES = ("rootfs", "of_imported")
 _PHASES = {
@@ -160,8 +161,17 @@ class Heard:
             share, what = _PHASES["install"]
             self.watch(share + _INSTALLING * min(1.0, self.done / self.expected), what)
 
-    def explain(self, uplink_trouble: str | None) -> HostError:
-        """Why the image is not prepared, as an error that says what would help."""
+    @property
+    def is_too_old(self) -> bool:
+        """Whether its SLURM does not know what our settings need (cgroup v2)."""
+        found = re.match(r"(\d+)\.(\d+)", self.slurm or "")
+        return found is not None and (int(found[1]), int(found[2])) < _OLDEST_SLURM
+
+    def explain(self, uplink_trouble: str | None, told: str | None = None) -> HostError:
+        """Why the image is not prepared, as an error that says what would help.
+
+        `told` is what ssh said.
+        """
         brief = f"the image {self.image.name} cannot be prepared for a cluster"
         said = "\n".join(self.tail)
         if self.failure == "packages":
@@ -187,11 +197,16 @@ class Heard:
                 f"{brief}: it has an account with the number 1000, which is that of the login",
                 hint="remove that account in the image, then import it again",
             )
+        if self.is_too_old:
+            return ImageError(
+                f"{brief}: its SLURM {self.slurm} is too old, and 22.05 is the oldest that works",
+                hint="use a newer release of that distribution",
+            )
         doing = _PHASES[self.phase][1]
         return ImageError(
             f"{brief}: it failed while {doing}" + (f": {self.failure}" if self.failure else ""),
-            details=said or None,
-            hint=f"ai-how image rm {shlex.quote(self.image.name)}  # or another image",
+            details=said or told,
+            hint=f"ai-how image build {shlex.quote(self.image.name)}  # tries it again",
         )
 
 

@@ -1,11 +1,12 @@
 """Where such a VM has its files, and the removal of what a killed run left of it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID, uuid5
 
-from ai_how.images.copying import disk_errors, draft_directory, find_dead_drafts, sweep_drafts
+from ai_how.errors import LockedError
+from ai_how.images.copying import DRAFTS, disk_errors, draft_directory, remove_tree
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.state.lock import held_lock
 from ai_how.state.owned_directory import check_chain, ensure_traversable
@@ -39,17 +40,28 @@ def preparing_draft(storage: StoragePaths, client: LibvirtClient) -> Iterator[Pa
         held_lock(storage.preparing_lock, doing="prepare an image", wait_s=_LOCK_WAIT_S),
         disk_errors(storage.preparing),
     ):
-        end_leftovers(storage, client)
+        _end_all(storage, client)
         with draft_directory(storage.preparing) as draft:
             draft.chmod(0o711)
             yield draft
 
 
 def end_leftovers(storage: StoragePaths, client: LibvirtClient) -> None:
-    """Remove the VMs, networks and files of runs that were killed."""
-    for draft in find_dead_drafts(storage.preparing):
+    """Remove the VMs, networks and files of runs that were killed, unless an image is prepared."""
+    if not storage.preparing.is_dir():
+        return
+    with (
+        suppress(LockedError),
+        held_lock(storage.preparing_lock, doing="clean up after an image", wait_s=0),
+    ):
+        _end_all(storage, client)
+
+
+def _end_all(storage: StoragePaths, client: LibvirtClient) -> None:
+    """The same for whoever holds the lock: no draft is of a run that still goes on."""
+    for draft in storage.preparing.glob(DRAFTS):
         end_vm(draft, client)
-    sweep_drafts(storage.preparing)
+        remove_tree(draft)
 
 
 def end_vm(draft: Path, client: LibvirtClient) -> None:

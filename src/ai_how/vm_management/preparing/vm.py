@@ -1,6 +1,7 @@
 """Boots an imported image in a VM of its own, runs prepare.sh there by ssh, and keeps its disk."""
 
 import base64
+import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -157,6 +158,7 @@ def run_preparation(vm: PreparingVm, helpers: Helpers, watch: Watch) -> Image:
         for path in (draft / "ssh").iterdir():
             path.unlink()
         (draft / "ssh").rmdir()
+        _require_readable(vm)
         watch(_PREPARED, "converting the disk")
         qemu_img.convert(
             vm.draft / DISK,
@@ -170,9 +172,7 @@ def run_preparation(vm: PreparingVm, helpers: Helpers, watch: Watch) -> Image:
 
 
 def _make_files(vm: PreparingVm, helpers: Helpers, draft: Path) -> list[Argument]:
-    """Its disk and its seed, and the command that logs in to it."""
-    base = helpers.disks.ensure_base(vm.image)
-    qemu_img.make_overlay(vm.draft / DISK, base=base, virtual_bytes=vm.disk_bytes)
+    """Its seed, and the command that logs in to it."""
     place = draft / "ssh"
     place.mkdir(mode=0o700)
     public = ensure_key(place / "id", "ai-how")
@@ -198,7 +198,7 @@ def _wait_for_login(
         if info is None or not info.state.is_running:
             raise _no_login(vm, "it ended before it let us in")
         with suppress(ToolError):
-            if run([*ssh, "true"], timeout_s=LOGIN_S, check=False).returncode == 0:
+            if run(_unheard([*ssh, "true"]), timeout_s=LOGIN_S, check=False).returncode == 0:
                 return
         if not deadline.remaining_s:
             raise _no_login(vm, f"it did not let us in within {BOOT_S:.0f} s")
@@ -234,15 +234,29 @@ def _run_script(helpers: Helpers, ssh: Sequence[Argument], heard: Heard) -> None
     take = f"sudo mkdir -m 0700 -p {PLACE} && base64 -d | sudo tar -x -C {PLACE} -f - && "
     take += f"sudo date -s @{int(time.time())} > /dev/null"
     try:
-        run([*ssh, take], stdin=sent, timeout_s=BOOT_S)
+        run(_unheard([*ssh, take]), stdin=sent, timeout_s=BOOT_S)
         timeout = get_tool("timeout", package="coreutils")
         argv = [timeout, str(SCRIPT_S), *ssh, f"sudo sh {PLACE}/prepare.sh {USER}"]
         run_lines(dying_with_us(argv), on_line=heard.hear)
     except ToolError as error:
         if not heard.is_finished:
-            raise heard.explain(helpers.uplink_trouble) from error
-    if not heard.is_finished:
+            raise heard.explain(helpers.uplink_trouble, error.details) from error
+    if not heard.is_finished or heard.is_too_old:
         raise heard.explain(helpers.uplink_trouble)
+
+
+def _unheard(argv: Sequence[Argument]) -> list[Argument]:
+    """The command without its output, of which a guest could send without end."""
+    return [get_tool("sh"), "-c", 'exec "$@" > /dev/null 2>&1', "sh", *argv]
+
+
+def _require_readable(vm: PreparingVm) -> None:
+    if not os.access(vm.draft / DISK, os.R_OK):
+        raise HostError(
+            f"the image {vm.image.name} cannot be prepared for a cluster: "
+            "libvirt left its disk to a user whose files only root can read",
+            hint=f"ai-how --connect embedded image build {shlex.quote(vm.image.name)}",
+        )
 
 
 def _wait_until_off(vm: PreparingVm, client: LibvirtClient) -> None:
@@ -257,6 +271,13 @@ def _wait_until_off(vm: PreparingVm, client: LibvirtClient) -> None:
             f"the image {vm.image.name} cannot be prepared for a cluster: "
             f"it did not shut down within {OFF_S:.0f} s"
         ) from error
+
+
+def make_disk(vm: PreparingVm, disks: DiskManager) -> None:
+    """Create the disk of a VM. Under the host-wide lock nobody removes the base as unused."""
+    base = disks.ensure_base(vm.image)
+    qemu_img.make_overlay(vm.draft / DISK, base=base, virtual_bytes=vm.disk_bytes)
+    (vm.draft / DISK).chmod(0o600)
 
 
 def start_network(vm: PreparingVm, client: LibvirtClient) -> None:

@@ -45,6 +45,7 @@ def generic_definition(
         mac=_MAC,
         console_log=console_log,
         boot=boot and DirectKernel(boot.kernel, boot.initrd, generic_cmdline(boot.cmdline)),
+        nvram=disk.with_name("nvram.fd") if definition.is_uefi else None,
         pins=(),
     )
 

@@ -79,7 +79,7 @@ def with_identity(saved_xml: str, own_xml: str) -> str:
     QEMU's stream depends on them. Raises HostError if the devices differ.
     """
     saved, own = read_xml(saved_xml), read_xml(own_xml)
-    for name in ("name", "uuid", "genid", "title", "metadata", "cputune", "os/cmdline"):
+    for name in ("name", "uuid", "genid", "title", "metadata", "cputune", "os/cmdline", "os/nvram"):
         _replace(saved, own, name)
     for path, parts in _DEVICES.items():
         theirs, ours = saved.findall(path), own.findall(path)
