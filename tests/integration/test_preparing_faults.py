@@ -51,8 +51,9 @@ def drafts(home: TinyHome) -> list[Path]:
 
 def begin(home: TinyHome, client: LibvirtClient):
     pids: list[int] = []
+    former = set(prepared_vms(client))
     ended = home.begin(*BUILD, on_pid=pids.append, agents=False)
-    wait_until(lambda: bool(prepared_vms(client)), Deadline.after(120), "the VM")
+    wait_until(lambda: set(prepared_vms(client)) - former != set(), Deadline.after(120), "the VM")
     return pids[0], ended
 
 
