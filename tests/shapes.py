@@ -106,6 +106,7 @@ COMPUTE_FIRMWARE = replace(
 COMPUTE_UEFI = replace(
     COMPUTE_FIRMWARE,
     is_uefi=True,
+    has_screen=True,
     nvram=STORAGE / "preparing/nvram.fd",
     seed=STORAGE / "preparing/seed.iso",
 )

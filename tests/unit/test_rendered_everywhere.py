@@ -91,9 +91,24 @@ def test_no_node_has_a_display_at_all(tmp_path, name):
     for node, one in draft.nodes:
         root = read_xml(rendering.domain_xml(node, one))
         assert root.find(".//graphics") is None
-        # What boots by a boot loader has a screen, which leads nowhere.
-        assert (root.find(".//video") is None) == (root.find("./os/kernel") is not None)
+        assert root.find(".//video") is None
         assert [e.get("type") for e in root.find("devices").iter("interface")] == ["network"]
+
+
+def test_a_node_of_a_prepared_image_has_a_screen_for_its_boot_loader_alone(tmp_path):
+    draft = draft_of(read_hpc(), storage=tmp_path)
+    image = make_image(tmp_path / "image")
+    recipe = {"prepared_from": "0" * 64}
+    theirs = replace(
+        image, manifest=image.manifest.model_copy(update={"recipe": recipe, "firmware": "uefi"})
+    )
+    paths = ClusterPaths(tmp_path / "hpc")
+    rendering = rendering_of(draft, StoragePaths(tmp_path), paths, {DIGEST: theirs})
+    for node, one in draft.nodes:
+        root = read_xml(rendering.domain_xml(node, one))
+        assert root.find("devices/video") is not None
+        assert root.find(".//graphics") is None
+        assert root.find("os").get("firmware") == "efi"
 
 
 @pytest.mark.fault("S33", "the network that a cluster file leads to")

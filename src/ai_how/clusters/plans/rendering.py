@@ -112,6 +112,7 @@ def build_domain_definitions(
             console_log=paths.console_log(one.name),
             boot=_kernel(image, place, one, accel),
             is_uefi=image.manifest.firmware == "uefi",
+            has_screen="prepared_from" in image.manifest.recipe,
             pins=pins[node.name],
             login=state.user,
             owner=caller_of(paths),

@@ -179,6 +179,7 @@ class DomainDefinition:
     console_log: Path
     boot: DirectKernel | None = None
     is_uefi: bool = False
+    has_screen: bool = False  # for a boot loader that draws a menu; nobody sees it
     nvram: Path | None = None
     seed: Path | None = None
     disk_cache: DiskCache = DiskCache.NONE

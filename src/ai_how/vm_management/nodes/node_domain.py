@@ -69,6 +69,7 @@ class NodePlacement:
     console_log: Path
     boot: DirectKernel | None  # None: the firmware boots its disk
     is_uefi: bool = False
+    has_screen: bool = False
     pins: Pins = ()
     login: str = ""
     owner: Owner | None = None
@@ -108,6 +109,7 @@ def define_domain(
         console_log=placement.console_log,
         boot=placement.boot,
         is_uefi=placement.is_uefi,
+        has_screen=placement.has_screen,
         disk_cache=host.disk_cache,
         memory_backing=_memory_backing(
             acceleration.performance, is_shared=bool(node.virtio_fs_mounts)

@@ -120,6 +120,7 @@ class PreparingVm:
             mac=mac_address(uuid, NAME),
             console_log=self.console,
             is_uefi=self.firmware == "uefi",
+            has_screen=True,
             nvram=self.draft / "nvram.fd" if self.firmware == "uefi" else None,
             seed=self.draft / "seed.iso",
             disk_cache=DiskCache.UNSAFE,  # what is lost in a crash is made again
