@@ -38,6 +38,7 @@ SHELL_TEXTS = {
     ("cli/hpc_nodes.py", "command[0]"),  # the user's own line
     ("process.py", "begin"),
     ("images/build.py", "_BOOTSTRAP"),
+    ("vm_management/preparing/vm.py", "_UNHEARD"),
     ("hpc/steps.py", "script"),
     ("clusters/diagnosis/evidence.py", "kind.request"),
     ("guest/journal.py", "_CUT"),

@@ -49,6 +49,7 @@ LOGIN_S = 60.0
 SCRIPT_S = 3600
 OFF_S = 300.0
 _TAIL_LINES = 15
+_UNHEARD = 'exec "$@" > /dev/null 2>&1'
 _BOOTED, _PREPARED, _CONVERTED = 0.2, 0.9, 0.99
 
 Watch = Callable[[float, str], None]
@@ -248,7 +249,7 @@ def _run_script(helpers: Helpers, ssh: Sequence[Argument], heard: Heard) -> None
 
 def _unheard(argv: Sequence[Argument]) -> list[Argument]:
     """The command without its output, of which a guest could send without end."""
-    return [get_tool("sh"), "-c", 'exec "$@" > /dev/null 2>&1', "sh", *argv]
+    return [get_tool("sh"), "-c", _UNHEARD, "sh", *argv]
 
 
 def _require_readable(vm: PreparingVm) -> None:
