@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 app = new_app("Build and manage the images of the nodes.")
 app.add_typer(of_content)
 
-
 Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
 
 

@@ -11,8 +11,6 @@ from typing import Any
 from ai_how.errors import HostError
 
 DIRECTORIES = ("etc/qemu/firmware", "usr/share/qemu/firmware")
-
-
 INSTALL_UEFI = "sudo apt-get install ovmf  # Fedora: edk2-ovmf"
 
 

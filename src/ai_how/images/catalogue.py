@@ -64,9 +64,11 @@ class ImageCatalogue:
             return self._find_imported(source)
         if name is None or (spec := self.file.images.get(name)) is None:
             return self.store.find(name or DEFAULT)
-        base = self._find(_base_of(spec)) if not spec.is_changed else self.find(_base_of(spec))
-        if base is None or not spec.is_changed:
-            return base
+        if not spec.is_changed:
+            return self._find(_base_of(spec))
+        base = self.find(_base_of(spec))
+        if base is None:
+            return None
         blueprint = self._blueprint(name, spec)
         return self.store.find_built(digest_of_recipe(blueprint.recipe(base.digest)))
 
@@ -107,16 +109,11 @@ class ImageCatalogue:
     def is_ours(self, name: str | None) -> bool:
         """Whether `build` can make it: built in, one of the file, a file, a URL, or a disk."""
         is_known = self._recipe(name) is not None or name in self.file.images
-        return is_known or (name is not None and (is_place(name) or self._is_disk(name)))
+        return is_known or (name is not None and (is_place(name) or self.has_disk(name)))
 
     def has_disk(self, name: str | None) -> bool:
         """Whether the disk is in the store from which the image of this name is prepared."""
         image = self._find(name)
-        return image is not None and is_disk(image)
-
-    def _is_disk(self, name: str) -> bool:
-        """Whether it is a disk of the store, which has to be prepared."""
-        image = self.store.find(name)
         return image is not None and is_disk(image)
 
     def is_from_elsewhere(self, name: str | None) -> bool:
@@ -237,7 +234,7 @@ class ImageCatalogue:
         if self._recipe(name) or self._source(name):
             return True
         spec = self.file.images.get(name)
-        return spec.is_changed if spec else self._is_disk(name)
+        return spec.is_changed if spec else self.has_disk(name)
 
     def _road(self, name: str) -> tuple[str, ...]:
         """What an image is made from, and so on, to the image itself."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_how.errors import ImageError
+from ai_how.images.apt_progress import AptProgress
 from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
 from ai_how.images.build import USUAL, BuildOptions, Watcher, build_errors, finish, is_expired
 from ai_how.images.copying import disk_errors
@@ -34,8 +35,6 @@ _PHASES = {
     "pack": (0.80, "making the file system"),
     "clean": (0.93, "cleaning up"),
 }
-_COUNT = re.compile(r"(\d+) upgraded, (\d+) newly installed")
-_ONE = re.compile(r"^(Unpacking|Setting up) ")
 _NO_PACKAGE = re.compile(
     r"E: (?:Unable to locate package (?P<name>\S+)"
     r"|Package '(?P<none>\S+)' has no installation candidate"
@@ -200,8 +199,7 @@ class _Heard:
     step: int = 0
     code: str | None = None
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
-    expected: int = 0
-    done: int = 0
+    apt: AptProgress = field(default_factory=AptProgress)
 
     def hear(self, line: str) -> None:
         words = line.split()
@@ -220,14 +218,9 @@ class _Heard:
             self._count(line)
 
     def _count(self, line: str) -> None:
-        if self.phase != "install":
-            return
-        if found := _COUNT.search(line):
-            self.expected = 2 * (int(found[1]) + int(found[2]))
-        elif self.expected and _ONE.match(line):
-            self.done += 1
+        if self.phase == "install" and (done := self.apt.hear(line)) is not None:
             share, what = _PHASES["install"]
-            self.watch(share + _INSTALLING * min(1.0, self.done / self.expected), what)
+            self.watch(share + _INSTALLING * done, what)
 
     def explain(self, error: ImageError) -> ImageError:
         """The error in the words of the cluster file."""

@@ -25,10 +25,12 @@ TREE = "tree.tar.zst"
 PACKAGES = "packages.tsv"
 MANIFEST = "manifest.json"
 
-
+LONGEST_NAME = 80
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
-ImageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+ImageName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
+]
 
 
 class _Step(BaseModel):

@@ -6,20 +6,22 @@ image of ours.
 
 import hashlib
 import io
-import json
 import re
 import shlex
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ai_how.errors import HostError, ImageError
+from ai_how.images.apt_progress import AptProgress
+from ai_how.images.blueprint import digest_of_recipe
 from ai_how.images.copying import sha256_of
-from ai_how.images.manifest import DISK, PACKAGES, Image, Manifest
+from ai_how.images.manifest import DISK, LONGEST_NAME, PACKAGES, Image, Manifest
 from ai_how.images.packages import Package, find_slurm_version, read_packages
 from ai_how.images.qcow2_header import read_header
 from ai_how.images.recipe import ROOT
@@ -39,8 +41,6 @@ _PHASES = {
     "configure": (0.85, "configuring"),
     "forget": (0.95, "removing what is of this VM alone"),
 }
-_COUNT = re.compile(r"(\d+) upgraded, (\d+) newly installed")
-_ONE = re.compile(r"^(Unpacking|Setting up) ")
 _INSTALLING = 0.6
 _TAIL = 40
 _FIELDS = len(fields(Package))
@@ -48,26 +48,16 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
 _VERSION = re.compile(r"\d[\w.+~-]{0,40}")
 _WORD = re.compile(r"[a-z0-9._-]{1,40}")
 _SUFFIX = "-prepared"
-_LONGEST_NAME = 80
 
 
 def preparation_of(digest: str) -> dict[str, Any]:
     """All that decides what an imported image is turned into, for the manifest of the result."""
-    files = [ROOT / name for name in _SCRIPTS]
-    files += [path for tree in _TREES for path in (ROOT / tree).rglob("*") if path.is_file()]
-    return {
-        "prepared_from": digest,
-        "scripts": {
-            str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(files)
-        },
-    }
+    return {"prepared_from": digest, "scripts": dict(_digests_of_job())}
 
 
 def prepared_digest(digest: str) -> str:
     """The SHA-256 by which the image is found that was prepared from the one of this digest."""
-    text = json.dumps(preparation_of(digest), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of_recipe(preparation_of(digest))
 
 
 def find_prepared(store: ImageStore, digest: str) -> Image | None:
@@ -77,30 +67,36 @@ def find_prepared(store: ImageStore, digest: str) -> Image | None:
 
 def name_of_prepared(name: str) -> str:
     """What the image is called that is prepared from the one of this name."""
-    return f"{name[: _LONGEST_NAME - len(_SUFFIX)]}{_SUFFIX}"
+    return f"{name[: LONGEST_NAME - len(_SUFFIX)]}{_SUFFIX}"
 
 
 def render_job(more: dict[str, str]) -> bytes:
     """The tar archive that is unpacked at PLACE; `more` are further files of it, with content."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for path in sorted(_job_files()):
-            info = tarfile.TarInfo(str(path.relative_to(ROOT)))
-            content = path.read_bytes()
-            info.size, info.mode = len(content), 0o755 if path.suffix == ".sh" else 0o644
-            archive.addfile(info, io.BytesIO(content))
+        for path in _job_files():
+            mode = 0o755 if path.suffix == ".sh" else 0o644
+            _add(archive, str(path.relative_to(ROOT)), path.read_bytes(), mode)
         for name, text in more.items():
-            info = tarfile.TarInfo(name)
-            content = text.encode()
-            info.size, info.mode = len(content), 0o600
-            archive.addfile(info, io.BytesIO(content))
+            _add(archive, name, text.encode(), 0o600)
     return buffer.getvalue()
 
 
-def _job_files() -> Iterator[Path]:
-    yield from (ROOT / name for name in _SCRIPTS)
-    for tree in _TREES:
-        yield from (path for path in (ROOT / tree).rglob("*") if path.is_file())
+def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), mode
+    archive.addfile(info, io.BytesIO(content))
+
+
+def _job_files() -> list[Path]:
+    below = (path for tree in _TREES for path in (ROOT / tree).rglob("*") if path.is_file())
+    return sorted([*(ROOT / name for name in _SCRIPTS), *below])
+
+
+@cache
+def _digests_of_job() -> tuple[tuple[str, str], ...]:
+    """The SHA-256 of each of our files; they do not change while this program runs."""
+    return tuple((str(path.relative_to(ROOT)), sha256_of(path)) for path in _job_files())
 
 
 @dataclass(slots=True)
@@ -119,8 +115,7 @@ class Heard:
     is_finished: bool = False
     packages: list[str] = field(default_factory=list)
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
-    expected: int = 0
-    done: int = 0
+    apt: AptProgress = field(default_factory=AptProgress)
 
     def hear(self, line: str) -> None:
         line = _UNPRINTABLE.sub("", line)[:500]
@@ -146,20 +141,16 @@ class Heard:
             self.os = value
         elif word == "pmix":
             self.has_pmix = True
-        elif word == "package" and len(value.split()) == _FIELDS:
-            self.packages = [*self.packages, "\t".join(value.split())][:_MOST_PACKAGES]
+        elif word == "package" and len(self.packages) < _MOST_PACKAGES:
+            if len(value.split()) == _FIELDS:
+                self.packages.append("\t".join(value.split()))
         elif word == "finished":
             self.is_finished = True
 
     def _count(self, line: str) -> None:
-        if self.phase != "install":
-            return
-        if found := _COUNT.search(line):
-            self.expected = 2 * (int(found[1]) + int(found[2]))
-        elif self.expected and _ONE.match(line):
-            self.done += 1
+        if self.phase == "install" and (done := self.apt.hear(line)) is not None:
             share, what = _PHASES["install"]
-            self.watch(share + _INSTALLING * min(1.0, self.done / self.expected), what)
+            self.watch(share + _INSTALLING * done, what)
 
     @property
     def is_too_old(self) -> bool:
@@ -216,7 +207,8 @@ def finish_prepared(
     """Add the disk of a draft to the store, as what was prepared from `image`."""
     (draft / PACKAGES).write_text("".join(f"{line}\n" for line in heard.packages), "utf-8")
     packages = read_packages(draft / PACKAGES)
-    recipe, digest = preparation_of(image.digest), prepared_digest(image.digest)
+    recipe = preparation_of(image.digest)
+    digest = asked = digest_of_recipe(recipe)
     if heard.system:
         recipe["system"] = heard.system
     recipe |= {"source": image.name, "has_pmix": heard.has_pmix, "os": heard.os or ""}
@@ -227,7 +219,7 @@ def finish_prepared(
         draft,
         Manifest(
             digest=digest,
-            asked_digest=prepared_digest(image.digest),
+            asked_digest=asked,
             name=name_of_prepared(image.name),
             created_at=datetime.now(UTC),
             virtual_size_bytes=header.virtual_size_bytes,

@@ -21,7 +21,7 @@ from ai_how.images.build import Watcher
 from ai_how.images.checksums import Digests, find_digests
 from ai_how.images.copying import copy_sparse, disk_errors
 from ai_how.images.importing import Wanted, import_disk, require_firmware, told
-from ai_how.images.manifest import Digest, Image, Sha256
+from ai_how.images.manifest import LONGEST_NAME, Digest, Image, Sha256
 from ai_how.images.recipe import DEFAULT
 from ai_how.images.signatures import Signed, verified_text
 from ai_how.images.store import ImageStore
@@ -33,7 +33,6 @@ from ai_how.state.paths import ensure_private_directory
 Location = Path | str  # a text is an https URL
 
 _LOCK_WAIT_S = 60
-_LONGEST_NAME = 80
 # A file that is written twice within a tick of the kernel's clock keeps its times.
 _TICK_S = 0.05
 _COPIED = 0.9
@@ -112,7 +111,7 @@ def source_of_text(text: str, directory: Path | None) -> ImageSource:
 def name_of(place: Location) -> str:
     """A valid name for the image of a file: its own, as far as that is one."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", PurePosixPath(_file_name(place)).stem)
-    name = re.sub(r"^[^A-Za-z0-9]+", "", stem)[:_LONGEST_NAME] or "image"
+    name = re.sub(r"^[^A-Za-z0-9]+", "", stem)[:LONGEST_NAME] or "image"
     return f"{name}-disk" if name in (DEFAULT, *SUITES) else name
 
 
