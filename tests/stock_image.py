@@ -17,11 +17,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 from ai_how.process import get_tool, run
 from ai_how.state.lock import held_lock
@@ -188,31 +185,6 @@ def convert(raw: Path, target: Path) -> None:
     qemu_img = get_tool("qemu-img", package="qemu-utils")
     run([qemu_img, "convert", "-f", "raw", "-O", "qcow2", raw, target], timeout_s=BUILD_S)
     target.chmod(0o444)
-
-
-@contextmanager
-def serving(directory: Path, *, silence_s: float = 60) -> Iterator[int]:
-    """Serve the files of a directory by HTTP on a port of loopback, as long as the block runs.
-
-    A client that is silent for that long is left alone.
-    """
-
-    class Handler(SimpleHTTPRequestHandler):
-        timeout = silence_s
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Nothing: the tests have their own output."""
-
-    handler = partial(Handler, directory=str(directory))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def main() -> None:

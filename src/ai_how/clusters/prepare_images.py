@@ -6,12 +6,12 @@ from pathlib import Path
 
 from ai_how.clusters.cleanup import host_up
 from ai_how.clusters.kind import ClusterSection
+from ai_how.clusters.outside import outside_by
 from ai_how.clusters.preflight.node_images import choose_accel
 from ai_how.clusters.preflight.subnet_choice import choose_free_subnet
 from ai_how.errors import HostError
 from ai_how.guest.outside_files import OutsideFiles
-from ai_how.host.capacity_checks import CapacityRequest, check_capacity
-from ai_how.host.checks import Status
+from ai_how.host.capacity_checks import CapacityRequest, require_capacity
 from ai_how.host.facts import read_cpu, read_facts
 from ai_how.host.place import HypervisorHost
 from ai_how.host.uefi import require_uefi
@@ -22,7 +22,6 @@ from ai_how.images.manifest import Image
 from ai_how.images.qemu_img import read_start
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.outside_access import read_outside_access
 from ai_how.spec.images import Firmware
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import Roots
@@ -102,6 +101,7 @@ class ImagePreparer:
                 cpu_model=self.section.hardware.acceleration.cpu_model,
                 vcpus=min(_VCPUS, cpu.count if cpu else 1),
                 firmware=firmware,
+                base=self.place.storage.base(image.digest),
             )
             make_disk(vm, DiskManager(self.place.storage))
             start_network(vm, client)
@@ -110,7 +110,6 @@ class ImagePreparer:
     def _helpers(self, vm: PreparingVm, client: LibvirtClient) -> Helpers:
         return Helpers(
             store=ImageStore(self.roots.images),
-            disks=DiskManager(self.place.storage),
             client=client,
             proxy=self.place.ssh_proxy(self.roots),
             outside=self._outside(vm),
@@ -119,16 +118,10 @@ class ImagePreparer:
 
     def _outside(self, vm: PreparingVm) -> OutsideFiles:
         """What this host has to reach the outside."""
-        if self.section.access.proxy == "none":
-            return OutsideFiles()
-        access, gateway = read_outside_access(), str(vm.gateway)
+        outside = outside_by(vm.gateway, self.section, self.place, [str(vm.subnet)])
         if self.place.embedded:
-            self.place.embedded.ensure_uplink(Relays(gateway, access.local_ports))
-            access = access.by_gateway(gateway)
-        else:
-            access = access.without_local()
-        variables = access.environment([str(vm.subnet)])
-        return OutsideFiles(variables, access.apt, access.certificates)
+            self.place.embedded.ensure_uplink(Relays(str(vm.gateway), outside.relays))
+        return outside.files
 
     def _require_room(self, image: Image) -> None:
         cost = CapacityRequest(
@@ -140,8 +133,5 @@ class ImagePreparer:
             disk_directory=self.place.storage.root,
             hugepage_kib=None,
         )
-        for check in check_capacity(cost, read_facts(directories=(self.place.storage.root,))):
-            if check.status is Status.FAILURE:
-                raise HostError(
-                    f"the image {image.name} cannot be prepared: {check.found}", hint=check.advice
-                )
+        facts = read_facts(directories=(cost.disk_directory,))
+        require_capacity(cost, facts, refused=f"the image {image.name} cannot be prepared")

@@ -16,8 +16,7 @@ from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.plans.rendering import build_domain_definitions
 from ai_how.clusters.preflight.node_images import choose_accel, get_image
 from ai_how.errors import AiHowError, HostError
-from ai_how.host.capacity_checks import CapacityRequest, check_capacity
-from ai_how.host.checks import Status
+from ai_how.host.capacity_checks import CapacityRequest, require_capacity
 from ai_how.host.facts import read_facts
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
@@ -129,9 +128,8 @@ def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
         disk_directory=place.storage.root,
         hugepage_kib=definition.memory_backing.hugepage_kib,
     )
-    for check in check_capacity(cost, read_facts(directories=(place.storage.root,))):
-        if check.status is Status.FAILURE:
-            raise HostError(f"no VM was saved: {check.found}", hint=check.advice)
+    facts = read_facts(directories=(cost.disk_directory,))
+    require_capacity(cost, facts, refused="no VM was saved")
 
 
 def _find_wanted(

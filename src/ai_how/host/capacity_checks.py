@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from ai_how.errors import HostError
 from ai_how.host.checks import FIRST_BOOT_BYTES, GIB, QEMU_OVERHEAD_MIB, Check, Status
 from ai_how.host.facts import HostFacts
 
@@ -31,6 +32,13 @@ def check_capacity(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
         *_check_vcpu_cost(cost, facts),
         *_check_disk_cost(cost, facts),
     ]
+
+
+def require_capacity(cost: CapacityRequest, facts: HostFacts, *, refused: str) -> None:
+    """Raises HostError, which begins with `refused`, if something does not fit on the host."""
+    for check in check_capacity(cost, facts):
+        if check.status is Status.FAILURE:
+            raise HostError(f"{refused}: {check.found}", hint=check.advice)
 
 
 def _check_memory_cost(cost: CapacityRequest, facts: HostFacts) -> list[Check]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 from ai_how.errors import LockedError
-from ai_how.images.copying import DRAFTS, disk_errors, draft_directory, remove_tree
+from ai_how.images.copying import DRAFTS, remove_tree
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.state.lock import held_lock
-from ai_how.state.owned_directory import check_chain, ensure_traversable
 from ai_how.state.paths import StoragePaths
+from ai_how.vm_management.storage_drafts import storage_draft
 
 # The cluster id in the marks of these VMs and networks; no cluster has it.
 PREPARING_ID = UUID("0c5f2ea4-7c0a-4a53-9a0e-9d5c7b1f3e62")
@@ -34,16 +34,15 @@ def preparing_draft(storage: StoragePaths, client: LibvirtClient) -> Iterator[Pa
 
     It is removed after the block, and before that what a killed run has left.
     """
-    ensure_traversable(storage.preparing, below=storage.root)
-    check_chain(storage.root)
-    with (
-        held_lock(storage.preparing_lock, doing="prepare an image", wait_s=_LOCK_WAIT_S),
-        disk_errors(storage.preparing),
-    ):
-        _end_all(storage, client)
-        with draft_directory(storage.preparing) as draft:
-            draft.chmod(0o711)
-            yield draft
+    with storage_draft(
+        storage,
+        storage.preparing,
+        storage.preparing_lock,
+        doing="prepare an image",
+        wait_s=_LOCK_WAIT_S,
+        clean_up=lambda: _end_all(storage, client),
+    ) as draft:
+        yield draft
 
 
 def end_leftovers(storage: StoragePaths, client: LibvirtClient) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from uuid import UUID
 
 from ai_how.errors import DeadlineError, HostError, ImageError, ToolError
 from ai_how.guest.cloud_seed import render_user_data, write_seed
@@ -16,6 +17,7 @@ from ai_how.guest.outside_files import DIRECTORY, OutsideFiles
 from ai_how.guest.serial_log import read_console
 from ai_how.guest.ssh import Login, ensure_key, render_first_login
 from ai_how.images import qemu_img
+from ai_how.images.copying import remove_tree
 from ai_how.images.manifest import DISK, Image
 from ai_how.images.preparing import PLACE, Heard, finish_prepared, render_job
 from ai_how.images.store import ImageStore
@@ -67,6 +69,8 @@ class PreparingVm:
     cpu_model: str | None
     vcpus: int
     firmware: Firmware
+    base: Path
+    """The disk of the image in the storage, below its own."""
 
     @property
     def gateway(self) -> IPv4Address:
@@ -85,40 +89,46 @@ class PreparingVm:
         return self.draft / "console.log"
 
     @property
-    def short(self) -> str:
-        return vm_uuid(self.draft).hex[:8]
+    def uuid(self) -> UUID:
+        return vm_uuid(self.draft)
+
+    @property
+    def name(self) -> str:
+        """That of its network, too."""
+        return f"ai-how-prepare-{self.uuid.hex[:8]}"
+
+    @property
+    def mac(self) -> str:
+        return mac_address(self.uuid, NAME)
 
     def network(self) -> NetworkDefinition:
-        mac = mac_address(vm_uuid(self.draft), NAME)
         return NetworkDefinition(
-            name=f"ai-how-prepare-{self.short}",
+            name=self.name,
             uuid=network_uuid(self.draft),
             mark=Mark("", PREPARING_ID, ""),
-            bridge=f"ahp{self.short}",
+            bridge=f"ahp{self.uuid.hex[:8]}",
             subnet=self.subnet,
             gateway=self.gateway,
             domain="ai-how.internal",
-            hosts=(NetworkHost(mac, NAME, self.address),),
+            hosts=(NetworkHost(self.mac, NAME, self.address),),
         )
 
-    def domain(self, base: Path) -> DomainDefinition:
-        """The VM, with its own disk on top of `base`."""
+    def domain(self) -> DomainDefinition:
         mode, model = choose_cpu_mode(self.cpu_model, self.accel)
-        uuid = vm_uuid(self.draft)
         return DomainDefinition(
             mark=Mark("", PREPARING_ID, ""),
-            name=f"ai-how-prepare-{self.short}",
-            uuid=uuid,
-            genid=uuid,
+            name=self.name,
+            uuid=self.uuid,
+            genid=self.uuid,
             title=f"a machine in which the image {self.image.name} is prepared",
             memory_mib=MEMORY_MIB,
             vcpus=self.vcpus,
             accel=self.accel,
             cpu=CpuDefinition(mode, CpuTopology(1, self.vcpus, 1), model),
             disk=self.draft / DISK,
-            backing_chain=(base,),
-            network=self.network().name,
-            mac=mac_address(uuid, NAME),
+            backing_chain=(self.base,),
+            network=self.name,
+            mac=self.mac,
             console_log=self.console,
             is_uefi=self.firmware == "uefi",
             has_screen=True,
@@ -133,7 +143,6 @@ class Helpers:
     """What a preparation uses besides its VM."""
 
     store: ImageStore
-    disks: DiskManager
     client: LibvirtClient
     proxy: Sequence[str]
     """The ProxyCommand of ssh; empty where guests can be reached directly."""
@@ -150,16 +159,13 @@ def run_preparation(vm: PreparingVm, helpers: Helpers, watch: Watch) -> Image:
     with helpers.store.draft() as draft:
         ssh = _make_files(vm, helpers, draft)
         watch(0.02, "booting")
-        base = helpers.disks.storage.base(vm.image.digest)
-        client.boot_transient(render_domain(vm.domain(base)))
+        client.boot_transient(render_domain(vm.domain()))
         _wait_for_login(vm, client, ssh, watch)
         heard = Heard(vm.image, lambda share, what: watch(_BOOTED + share * 0.7, what))
         _run_script(helpers, ssh, heard)
         watch(_PREPARED, "shutting down")
         _wait_until_off(vm, client)
-        for path in (draft / "ssh").iterdir():
-            path.unlink()
-        (draft / "ssh").rmdir()
+        remove_tree(draft / "ssh")
         _require_readable(vm)
         watch(_PREPARED, "converting the disk")
         qemu_img.convert(
@@ -180,7 +186,7 @@ def _make_files(vm: PreparingVm, helpers: Helpers, draft: Path) -> list[Argument
     public = ensure_key(place / "id", "ai-how")
     write_seed(
         vm.draft / "seed.iso",
-        instance=vm_uuid(vm.draft),
+        instance=vm.uuid,
         hostname=NAME,
         user_data=render_user_data(USER, public),
     )
@@ -196,7 +202,7 @@ def _wait_for_login(
 ) -> None:
     deadline, begun = Deadline.after(BOOT_S), time.monotonic()
     while True:
-        info = client.find_domain(vm_uuid(vm.draft))
+        info = client.find_domain(vm.uuid)
         if info is None or not info.state.is_running:
             raise _no_login(vm, "it ended before it let us in")
         with suppress(ToolError):
@@ -263,7 +269,7 @@ def _require_readable(vm: PreparingVm) -> None:
 
 def _wait_until_off(vm: PreparingVm, client: LibvirtClient) -> None:
     def is_off() -> bool:
-        info = client.find_domain(vm_uuid(vm.draft))
+        info = client.find_domain(vm.uuid)
         return info is None or not info.state.is_on
 
     try:
@@ -277,8 +283,8 @@ def _wait_until_off(vm: PreparingVm, client: LibvirtClient) -> None:
 
 def make_disk(vm: PreparingVm, disks: DiskManager) -> None:
     """Create the disk of a VM. Under the host-wide lock nobody removes the base as unused."""
-    base = disks.ensure_base(vm.image)
-    qemu_img.make_overlay(vm.draft / DISK, base=base, virtual_bytes=vm.disk_bytes)
+    disks.ensure_base(vm.image)
+    qemu_img.make_overlay(vm.draft / DISK, base=vm.base, virtual_bytes=vm.disk_bytes)
     (vm.draft / DISK).chmod(0o600)
 
 

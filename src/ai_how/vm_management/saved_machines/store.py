@@ -28,11 +28,12 @@ from ai_how.images.copying import (
 from ai_how.images.manifest import Sha256
 from ai_how.state.files import fsync_directory
 from ai_how.state.lock import held_lock
-from ai_how.state.owned_directory import check_chain, ensure_traversable
+from ai_how.state.owned_directory import check_chain
 from ai_how.state.paths import StoragePaths
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.disks.base_images import check_unchanged, record_hash
 from ai_how.vm_management.saved_machines.save_file import read_save_image
+from ai_how.vm_management.storage_drafts import storage_draft
 
 DISK, MEMORY, MANIFEST = "disk.qcow2", "memory.save", "manifest.json"
 MAX_KEPT = 8
@@ -158,16 +159,15 @@ class SavedMachines:
 
         A draft that is not added is removed after the block.
         """
-        ensure_traversable(self.storage.saved, below=self.storage.root)
-        check_chain(self.storage.root)
-        with (
-            held_lock(self.storage.saved_lock, doing="save a VM", wait_s=_LOCK_WAIT_S),
-            disk_errors(self.storage.saved),
-        ):
-            sweep_drafts(self.storage.saved)
-            with draft_directory(self.storage.saved) as draft:
-                draft.chmod(0o711)
-                yield draft
+        with storage_draft(
+            self.storage,
+            self.storage.saved,
+            self.storage.saved_lock,
+            doing="save a VM",
+            wait_s=_LOCK_WAIT_S,
+            clean_up=lambda: sweep_drafts(self.storage.saved),
+        ) as draft:
+            yield draft
 
     def add(self, draft: Path, manifest: SavedManifest) -> SavedMachine:
         """Publish a draft with a disk and a memory. Call it inside the block of `making`."""
