@@ -357,6 +357,18 @@ def test_a_disk_that_is_prepared_may_be_removed(store: ImageStore, disk: Path) -
     assert catalogue.missing(["mine"]) == ()
 
 
+@pytest.mark.parametrize("booted", ["./debian-13.qcow2", "debian-13"])
+def test_what_is_there_already_shows_no_progress(
+    store: ImageStore, disk: Path, booted: str
+) -> None:
+    catalogue = catalogue_of(store, disk.parent, "./debian-13.qcow2", "{}")
+    [image] = catalogue.build(["./debian-13.qcow2"], watch=quiet)
+    heard: list[float] = []
+    again = catalogue.build([booted], watch=lambda share, _what: heard.append(share))
+    assert again == (image,)
+    assert heard == []
+
+
 def test_a_disk_of_the_store_is_prepared_by_its_name(store: ImageStore, disk: Path) -> None:
     store.import_file(disk, name="theirs")
     catalogue = catalogue_of(store, disk.parent, "theirs", "{}")

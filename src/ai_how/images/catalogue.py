@@ -150,20 +150,24 @@ class ImageCatalogue:
 
     def _have(self, name: str, watch: Watcher, options: BuildOptions) -> Image:
         source = self._place_of(name)
+        if source and not options.refresh and (there := self.find(name)):
+            return there
         image = self._make(name, _within(watch, 0.0, _IMPORTED) if source else watch, options)
-        if not is_disk(image):
+        if is_disk(image):
+            return self._prepare(name, image, _within(watch, _IMPORTED, 1.0), options)
+        if source:
             watch(1.0, "done")
-            return image
-        prepared = None if options.refresh else find_prepared(self.store, image.digest)
-        if prepared:
-            watch(1.0, "done")
-            return prepared
+        return image
+
+    def _prepare(self, name: str, image: Image, watch: Watcher, options: BuildOptions) -> Image:
+        if not options.refresh and (there := find_prepared(self.store, image.digest)):
+            return there
         if self.preparer is None:
             raise ImageError(
                 f"the image {image.name} has to be prepared for a cluster, in a VM",
                 hint=f"ai-how image build {shlex.quote(name)}",
             )
-        made = self.preparer(image, _within(watch, _IMPORTED, 1.0))
+        made = self.preparer(image, watch)
         watch(1.0, "done")
         return made
 
