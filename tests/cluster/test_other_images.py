@@ -7,19 +7,16 @@ lack comes from an apt repository that the test serves, as a proxy of this host,
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from urllib.parse import urlsplit
 
 import pytest
 
 from ai_how.images.store import ImageStore
 from ai_how.process import run
+from apt_proxy import Repository, serving_as_proxy
 from real_cluster import START_S, Cluster
-from stock_image import REPOSITORY_HOST, StockImage, get_stock_image
+from stock_image import StockImage, get_stock_image
 
 pytestmark = pytest.mark.slurm
 
@@ -45,45 +42,6 @@ total = world.allreduce(world.rank + 1)
 print(f"rank {world.rank} of {world.size} on {MPI.Get_processor_name()} sum {total}", flush=True)
 """
 EVERY = (("trixie", "bios"), ("trixie", "uefi"), ("bookworm", "bios"), ("bookworm", "uefi"))
-
-
-@dataclass(slots=True)
-class Repository:
-    """An apt repository behind a proxy on this host's loopback, and what was asked of it."""
-
-    directory: Path
-    port: int = 0
-    asked: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def serving_as_proxy(directory: Path) -> Iterator[Repository]:
-    """Serve the repository to whoever asks this proxy for its host, and nothing else."""
-    repository = Repository(directory)
-
-    class Handler(SimpleHTTPRequestHandler):
-        timeout = 60
-
-        def do_GET(self) -> None:
-            repository.asked.append(self.path)
-            if urlsplit(self.path).hostname != REPOSITORY_HOST:
-                self.send_error(403)
-                return
-            super().do_GET()
-
-        def translate_path(self, path: str) -> str:
-            self.directory = str(directory)
-            return super().translate_path(urlsplit(path).path)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        Thread(target=server.serve_forever, daemon=True).start()
-        repository.port = server.server_address[1]
-        yield repository
-        server.shutdown()
 
 
 @dataclass(frozen=True, slots=True)

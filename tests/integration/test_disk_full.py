@@ -109,6 +109,32 @@ def test_what_a_full_disk_cut_short_is_taken_away_and_the_room_is_told(
     call(home, "start")
 
 
+@pytest.mark.fault("H19", "the disk of the host fills up while an image is prepared")
+def test_a_full_disk_is_told_while_an_image_is_prepared(home: TinyHome) -> None:
+    storage = home.roots.embedded_storage
+    resize = ["mount", "-n", "-o"]
+    run([*resize, "remount,size=8g", storage.root])
+    (home.root / "writer.raw").write_bytes(WRITER.ljust(MIB, b"\0"))
+    imported = home.call("image", "import", str(home.root / "writer.raw"))
+    assert imported.code == 0, imported.said
+    ended = home.begin("image", "build", "writer", agents=False)
+    wait_until(
+        lambda: any(storage.preparing.glob(".part-*/console.log")), Deadline.after(120), "the VM"
+    )
+    run([*resize, f"remount,size={used_bytes(storage.root) + 64 * MIB}", storage.root])
+    done = ended()
+    assert done.code == 3, done.said
+    assert "the image writer cannot be prepared for a cluster: its VM is paused on an" in done.err
+    assert "0.0 MiB free" in done.err
+    assert f"df -h {storage.preparing}" in done.err
+    assert list(storage.preparing.glob(".part-*")) == []
+
+
+def used_bytes(directory: Path) -> int:
+    seen = os.statvfs(directory)
+    return (seen.f_blocks - seen.f_bfree) * seen.f_frsize
+
+
 @pytest.mark.fault("F48", "a guest writes until the storage is full; room is made; it goes on")
 def test_a_guest_that_was_paused_for_want_of_room_goes_on_when_there_is_some(
     home: TinyHome,

@@ -3,6 +3,7 @@
 import base64
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,14 +17,17 @@ from ai_how.guest.cloud_seed import render_user_data, write_seed
 from ai_how.guest.outside_files import DIRECTORY, OutsideFiles
 from ai_how.guest.serial_log import read_console
 from ai_how.guest.ssh import Login, ensure_key, render_first_login
+from ai_how.host.checks import MIB
 from ai_how.images import qemu_img
 from ai_how.images.copying import remove_tree
 from ai_how.images.manifest import DISK, Image
 from ai_how.images.preparing import PLACE, Heard, finish_prepared, render_job
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.agents import PAUSED_BY_IOERROR
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.facts import Mark
+from ai_how.libvirt_client.facts import DomainInfo, Mark
 from ai_how.libvirt_client.network_xml import NetworkHost
+from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import Argument, dying_with_us, get_tool, run, run_lines
 from ai_how.spec.identity import mac_address
 from ai_how.spec.images import Firmware
@@ -162,7 +166,7 @@ def run_preparation(vm: PreparingVm, helpers: Helpers, watch: Watch) -> Image:
         client.boot_transient(render_domain(vm.domain()))
         _wait_for_login(vm, client, ssh, watch)
         heard = Heard(vm.image, lambda share, what: watch(_BOOTED + share * 0.7, what))
-        _run_script(helpers, ssh, heard)
+        _run_script(vm, helpers, ssh, heard)
         watch(_PREPARED, "shutting down")
         _wait_until_off(vm, client)
         remove_tree(draft / "ssh")
@@ -205,6 +209,7 @@ def _wait_for_login(
         info = client.find_domain(vm.uuid)
         if info is None or not info.state.is_running:
             raise _no_login(vm, "it ended before it let us in")
+        _require_disk(vm, info)
         with suppress(ToolError):
             if run(_unheard([*ssh, "true"]), timeout_s=LOGIN_S, check=False).returncode == 0:
                 return
@@ -231,14 +236,21 @@ def _no_login(vm: PreparingVm, why: str) -> ImageError:
     )
 
 
-def _run_script(helpers: Helpers, ssh: Sequence[Argument], heard: Heard) -> None:
-    more = {"identity": f'OUTSIDE="{helpers.outside.digest}"\n'}
-    if helpers.outside.digest:
-        more |= {
-            f"outside.d/{path.removeprefix(DIRECTORY).lstrip('/')}": text
-            for path, text, _ in helpers.outside.files()
-        }
-    sent = base64.b64encode(render_job(more)).decode()
+def _require_disk(vm: PreparingVm, info: DomainInfo | None) -> None:
+    """Raise HostError if the VM waits for its disk: QEMU pauses it when the host has no room."""
+    if info is None or info.state is not VmState.PAUSED or info.reason != PAUSED_BY_IOERROR:
+        return
+    place = vm.draft.parent
+    raise HostError(
+        f"the image {vm.image.name} cannot be prepared for a cluster: "
+        "its VM is paused on an I/O error of its disk",
+        details=f"{place} has {shutil.disk_usage(place).free / MIB:.1f} MiB free.",
+        hint=f"df -h {shlex.quote(str(place))}  # is it full?",
+    )
+
+
+def _run_script(vm: PreparingVm, helpers: Helpers, ssh: Sequence[Argument], heard: Heard) -> None:
+    sent = base64.b64encode(render_whole_job(helpers.outside)).decode()
     take = f"sudo mkdir -m 0700 -p {PLACE} && base64 -d | sudo tar -x -C {PLACE} -f - && "
     take += f"sudo date -s @{int(time.time())} > /dev/null"
     try:
@@ -248,9 +260,21 @@ def _run_script(helpers: Helpers, ssh: Sequence[Argument], heard: Heard) -> None
         run_lines(dying_with_us(argv), on_line=heard.hear)
     except ToolError as error:
         if not heard.is_finished:
+            _require_disk(vm, helpers.client.find_domain(vm.uuid))
             raise heard.explain(helpers.uplink_trouble, error.details) from error
     if not heard.is_finished or heard.is_too_old:
         raise heard.explain(helpers.uplink_trouble)
+
+
+def render_whole_job(outside: OutsideFiles) -> bytes:
+    """The tar archive of what the VM gets to prepare its image, and to reach the outside by."""
+    more = {"identity": f'OUTSIDE="{outside.digest}"\n'}
+    if outside.digest:
+        more |= {
+            f"outside.d/{path.removeprefix(DIRECTORY).lstrip('/')}": text
+            for path, text, _ in outside.files()
+        }
+    return render_job(more)
 
 
 def _unheard(argv: Sequence[Argument]) -> list[Argument]:
