@@ -107,6 +107,22 @@ def test_a_url_is_downloaded_once_and_its_token_is_kept_nowhere(
     assert not [path for path in kept if b"secret" in path.read_bytes()]
 
 
+def test_a_url_with_a_sha512_is_downloaded_once(store: ImageStore, site: Site) -> None:
+    right = hashlib.sha512(DISK).hexdigest()
+    source = source_of_text(f"{site.url('/debian.qcow2')}#sha512={right.upper()}", None)
+    image = import_source(store, source, quiet)
+    assert image.digest == DIGEST
+    assert find_imported(store, source) == image
+    assert site.asked == ["/debian.qcow2"]
+    # A new token leads to the same file, and another digest to another one.
+    again = source_of_text(f"{site.url('/debian.qcow2?token=2')}#sha512={right}", None)
+    assert find_imported(store, again) == image
+    other = source_of_text(f"{site.url('/debian.qcow2')}#sha512={'0' * 128}", None)
+    assert find_imported(store, other) is None
+    with pytest.raises(ImageError, match="does not have the expected sha512"):
+        import_source(store, other, quiet)
+
+
 def test_a_digest_finds_what_was_imported_from_elsewhere(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "mine.qcow2").write_bytes(DISK)
     image = store.import_file(tmp_path / "mine.qcow2")
@@ -395,7 +411,9 @@ def test_the_command_checks_signed_checksums(cli: Cli, site: Site, keys: Keys) -
         ("--signature SUMS.gpg", "--signature: has no effect without `checksums`"),
         (f"--sha256 {DIGEST} --checksums SUMS --key k", "--checksums: one of `sha256` and"),
         ("--sha256 abc", "abc is not a sha256"),
-        ("", "is refused: a download needs its sha256, or signed checksums"),
+        ("--sha512 abc", "abc is not a sha256"),
+        (f"--sha512 {'x' * 128}", f"{'x' * 128} is not a sha512"),
+        ("", "is refused: a download needs its sha256 or sha512, or signed checksums"),
     ],
 )
 def test_the_command_refuses_what_the_file_refuses(cli: Cli, options: str, words: str) -> None:

@@ -196,6 +196,17 @@ def test_the_digest_of_a_file_is_required(store: ImageStore, disk: Path) -> None
         import_source(store, wrong, quiet)
 
 
+def test_a_sha512_of_a_file_is_required_as_well(store: ImageStore, disk: Path) -> None:
+    right = hashlib.sha512(disk.read_bytes()).hexdigest()
+    image = import_source(store, ImageSource(disk, "x", sha512=right), quiet)
+    assert find_imported(store, ImageSource(disk, "x", sha512=right)) == image
+    # Nobody has compared the file with another one.
+    wrong = ImageSource(disk, "x", sha512="0" * 128)
+    assert find_imported(store, wrong) is None
+    with pytest.raises(ImageError, match="does not have the expected sha512"):
+        import_source(store, wrong, quiet)
+
+
 def test_a_file_that_changes_while_it_is_copied_is_refused(store: ImageStore, disk: Path) -> None:
     def write(_share: float, what: str) -> None:
         if what.startswith("copying"):

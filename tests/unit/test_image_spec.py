@@ -203,22 +203,26 @@ def booting(text: str, directory: Path | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("given", "path", "url", "sha256"),
+    ("given", "path", "url", "digest"),
     [
         ("./a.qcow2", "./a.qcow2", None, None),
         ("{path: a.qcow2}", "a.qcow2", None, None),
         (f"https://h/a.qcow2#sha256={SHA.upper()}", None, "https://h/a.qcow2", SHA),
         (f"{{url: 'https://h/a?b=c', sha256: {SHA}}}", None, "https://h/a?b=c", SHA),
+        (f"https://h/a.qcow2#sha512={SHA * 2}", None, "https://h/a.qcow2", SHA * 2),
+        (f"{{path: a.qcow2, sha512: {SHA.upper() * 2}}}", "a.qcow2", None, SHA * 2),
     ],
 )
 def test_an_image_may_be_a_file_or_a_url(
-    given: str, path: str | None, url: str | None, sha256: str | None
+    given: str, path: str | None, url: str | None, digest: str | None
 ) -> None:
     spec, problems = read(f"{{mine: {{from: {given}}}}}")
     assert problems == []
     assert spec is not None
     base = spec.images["mine"].from_
-    assert (base.path, base.url, base.sha256, base.name) == (path, url, sha256, None)
+    assert (base.path, base.url, base.name) == (path, url, None)
+    assert (base.sha256 or base.sha512) == digest
+    assert base.sha512 is None or "512" in given
     assert base.is_place
 
 
@@ -240,11 +244,23 @@ def test_all_that_is_said_of_a_url_is_read() -> None:
         ("{url: http://h/a}", "url: found 'http://h/a'; allowed: an https:// URL without #"),
         ("http://h/a", "url: found 'http://h/a'; allowed: an https:// URL without #"),
         ("{url: https:///a}", "url: found 'https:///a'; allowed: an https:// URL without #"),
-        ("{url: https://h/a}", "url: a URL needs the digest of its file: `sha256`, or `checksums`"),
-        ("https://h/a", "url: a URL needs the digest of its file: `sha256`, or `checksums` with"),
+        ("{url: https://h/a}", "url: a URL needs the digest of its file: `sha256`, `sha512`, or"),
+        ("https://h/a", "url: a URL needs the digest of its file: `sha256`, `sha512`, or"),
         (
             "{url: https://h/a, sha256: abc}",
             "sha256: found 'abc'; allowed: 64 hexadecimal digits, as sha256sum prints them",
+        ),
+        (
+            "{url: https://h/a, sha512: abc}",
+            "sha512: found 'abc'; allowed: 128 hexadecimal digits, as sha512sum prints them",
+        ),
+        (
+            f"{{url: https://h/a, sha256: {SHA}, sha512: {SHA * 2}}}",
+            "sha512: one of `sha256` and `sha512` is enough",
+        ),
+        (
+            f"{{path: a, sha512: {SHA * 2}, checksums: S, key: k}}",
+            "checksums: one of `sha512` and `checksums` is enough",
         ),
         (
             "{url: https://h/a, checksums: https://h/S}",

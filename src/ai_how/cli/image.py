@@ -12,9 +12,9 @@ from ai_how.cli.groups import new_app
 from ai_how.cli.image_content import app as of_content
 from ai_how.cli.image_source import (
     Checksums,
+    Digest,
     Firmware,
     Key,
-    Sha256,
     Signature,
     source_of_options,
 )
@@ -176,7 +176,7 @@ def import_image(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Default: the file name.")
     ] = None,
-    sha256: Sha256 = None,
+    digest: Digest = None,
     checksums: Checksums = None,
     signature: Signature = None,
     key: Key = None,
@@ -184,14 +184,14 @@ def import_image(
 ) -> None:
     """Import an exported image, or a disk that boots with firmware and its own boot loader.
 
-    A URL needs --sha256, or --checksums with --key.
+    A URL needs --sha256 or --sha512, or --checksums with --key.
     """
     from ai_how.images.sources import import_source
 
     context = context_of(ctx)
     asked = source_of_options(
         source,
-        sha256=sha256,
+        digest=digest,
         checksums=checksums,
         signature=signature,
         key=key,

@@ -11,9 +11,15 @@ from ai_how.errors import SpecError
 if TYPE_CHECKING:
     from ai_how.images.sources import ImageSource
 
-Sha256 = Annotated[
+SHA512_DIGITS = 128
+Digest = Annotated[
     str | None,
-    typer.Option("--sha256", metavar="DIGEST", help="The expected digest of the file."),
+    typer.Option(
+        "--sha256",
+        "--sha512",
+        metavar="DIGEST",
+        help="The expected SHA-256 or SHA-512 of the file, whichever is known.",
+    ),
 ]
 Checksums = Annotated[
     str | None,
@@ -50,28 +56,32 @@ Firmware = Annotated[
 def source_of_options(
     source: str,
     *,
-    sha256: str | None,
+    digest: str | None,
     checksums: str | None,
     signature: str | None,
     key: Path | None,
     firmware: Literal["bios", "uefi"] | None,
 ) -> "ImageSource":
-    """A file or a URL, `#sha256=…` included. Raises SpecError for options that contradict."""
+    """A file or a URL with or without `#sha256=…`; a `digest` is known by its length.
+
+    Raises SpecError for options that contradict.
+    """
     from ai_how.images.sources import source_of
     from ai_how.spec.image_checks import find_contradiction
     from ai_how.spec.images import ImageBaseSpec, is_url, section_of
 
     place = section_of(source) if is_url(source) else {"path": source}
-    in_url = place.get("sha256")
-    if in_url and sha256:
+    if digest and (place.get("sha256") or place.get("sha512")):
         raise SpecError(
-            "the digest is given twice: in the URL, and by --sha256",
+            "the digest is given twice: in the URL, and by an option",
             hint=f"ai-how image import {shlex.quote(source)}",
         )
+    is_sha512 = digest is not None and len(digest) == SHA512_DIGITS
     base = ImageBaseSpec.model_construct(
         path=place.get("path"),
         url=place.get("url"),
-        sha256=sha256 or in_url,
+        sha256=place.get("sha256") or (None if is_sha512 else digest),
+        sha512=place.get("sha512") or (digest if is_sha512 else None),
         checksums=checksums,
         signature=signature,
         key=str(key) if key else None,

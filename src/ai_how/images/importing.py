@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ai_how.images.store import ImageStore
 
 _SECTOR_BYTES = 512
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_DIGITS = {"sha256": 64, "sha512": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,15 @@ def import_disk(
     `on_copied` may still refuse what was copied.
     """
     is_address = isinstance(source, str) and is_url(source)
-    if wanted.sha256 is not None and not _SHA256.fullmatch(wanted.sha256):
-        raise ImageError(
-            f"{wanted.sha256} is not a sha256", hint=f"sha256sum {shlex.quote(str(source))}"
-        )
+    for algorithm, digits in _DIGITS.items():
+        digest = getattr(wanted, algorithm)
+        if digest is not None and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", digest):
+            raise ImageError(
+                f"{digest} is not a {algorithm}", hint=f"{algorithm}sum {shlex.quote(str(source))}"
+            )
     if is_address and not (wanted.sha256 or wanted.sha512):
         raise ImageError(
-            f"{source} is refused: a download needs its sha256, or signed checksums",
+            f"{source} is refused: a download needs its sha256 or sha512, or signed checksums",
             details="`--checksums` takes the publisher's file, `--key` the key that signed it.",
             hint=f"ai-how image import {shlex.quote(str(source))} --sha256 SHA256",
         )

@@ -59,6 +59,7 @@ class ImageSource:
     place: Location
     name: str
     sha256: str | None = None
+    sha512: str | None = None
     checksums: SignedChecksums | None = None
     firmware: Firmware | None = None
 
@@ -94,7 +95,14 @@ def source_of(base: ImageBaseSpec, directory: Path | None, name: str | None = No
             key=_path(base.key, directory),
             signature=_location(base.signature, directory) if base.signature else None,
         )
-    return ImageSource(place, name or name_of(place), base.sha256, checksums, base.firmware)
+    return ImageSource(
+        place=place,
+        name=name or name_of(place),
+        sha256=base.sha256,
+        sha512=base.sha512,
+        checksums=checksums,
+        firmware=base.firmware,
+    )
 
 
 def source_of_text(text: str, directory: Path | None) -> ImageSource:
@@ -160,7 +168,7 @@ def import_source(
     ImageError for whatever is not as it must be; nothing of it is in the store then.
     """
     _require_absolute(source)
-    digests = Digests(source.sha256, None)
+    digests = Digests(source.sha256, source.sha512)
     if source.checksums:
         watch(0.0, "reading the checksums")
         digests = _published_digests(store, source, source.checksums)
@@ -286,10 +294,13 @@ def _read(store: ImageStore, digest: str) -> Image | None:
 
 def _key_of(source: ImageSource) -> str:
     """The name of the record: a digest of all that decides it besides a file's own content."""
-    if source.sha256 and not isinstance(source.place, Path):
-        decides = [source.sha256]
+    digest = source.sha256 or source.sha512
+    if digest and not isinstance(source.place, Path):
+        decides = [digest]
     else:
         decides = [str(source.place)]
+        # A record has the SHA-256 of the file, and can be compared with no other digest.
+        decides += [source.sha512] if source.sha512 else []
     if source.checksums:
         signed = (source.checksums.file, source.checksums.signature, source.checksums.key)
         decides += [_content_of(one) for one in signed]

@@ -215,6 +215,11 @@ Sha256 = Annotated[
     Matching(r"[0-9A-Fa-f]{64}", "64 hexadecimal digits, as sha256sum prints them"),
     AfterValidator(str.lower),
 ]
+Sha512 = Annotated[
+    str,
+    Matching(r"[0-9A-Fa-f]{128}", "128 hexadecimal digits, as sha512sum prints them"),
+    AfterValidator(str.lower),
+]
 BuildCommand = Annotated[
     str,
     Matching(

@@ -124,8 +124,11 @@ def find_contradiction(base: ImageBaseSpec) -> tuple[str | None, str] | None:
     elif base.key and is_url(base.key):
         field = "key"
         words = "must be a file of yours: a key from the server of the image proves nothing"
-    elif base.checksums and base.sha256:
-        field, words = "checksums", "one of `sha256` and `checksums` is enough"
+    elif base.sha256 and base.sha512:
+        field, words = "sha512", "one of `sha256` and `sha512` is enough"
+    elif base.checksums and (base.sha256 or base.sha512):
+        digest = "sha256" if base.sha256 else "sha512"
+        field, words = "checksums", f"one of `{digest}` and `checksums` is enough"
     elif base.checksums and not base.key:
         field = "checksums"
         words = (
@@ -135,11 +138,11 @@ def find_contradiction(base: ImageBaseSpec) -> tuple[str | None, str] | None:
     elif (base.signature or base.key) and not base.checksums:
         field = "signature" if base.signature else "key"
         words = "has no effect without `checksums`"
-    elif base.url and not (base.sha256 or base.checksums):
+    elif base.url and not (base.sha256 or base.sha512 or base.checksums):
         field = "url"
         words = (
-            "a URL needs the digest of its file: `sha256`, or `checksums` with the `key` that "
-            "must have signed them"
+            "a URL needs the digest of its file: `sha256`, `sha512`, or `checksums` with the "
+            "`key` that must have signed them"
         )
     else:
         return None
@@ -156,7 +159,7 @@ def _why_no_reference(text: str) -> str | None:
         found = error.errors(include_url=False)[0]
         value = render_value(section_of(text)[str(found["loc"][0])])
         return f"found {value}; allowed: {found['ctx']['allowed']}"
-    if base.sha256:
+    if base.sha256 or base.sha512:
         return None
     return (
         f"a URL needs the digest of its file: `{text}#sha256=DIGEST`; where its publisher signs "

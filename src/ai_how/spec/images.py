@@ -16,9 +16,9 @@ PackageSet = Literal["devel", "containers", "modules", "accounting"]
 Firmware = Literal["bios", "uefi"]
 
 # What `path` and `url` may have beside them.
-OF_PLACES = ("sha256", "checksums", "signature", "key", "firmware")
+OF_PLACES = ("sha256", "sha512", "checksums", "signature", "key", "firmware")
 NO_TREE = "An image that was imported as a disk has no tree of files."
-_WITH_DIGEST = re.compile(r"(?P<url>[^#]*)#sha256=(?P<sha256>[^#]*)")
+_WITH_DIGEST = re.compile(r"(?P<url>[^#]*)#(?P<kind>sha256|sha512)=(?P<digest>[^#]*)")
 
 
 def is_url(text: str) -> bool:
@@ -37,7 +37,7 @@ def section_of(text: str) -> dict[str, str]:
     if not is_url(text):
         return {"path": text}
     found = _WITH_DIGEST.fullmatch(text)
-    return found.groupdict() if found else {"url": text}
+    return {"url": found["url"], found["kind"]: found["digest"]} if found else {"url": text}
 
 
 def path_in(directory: Path, text: str) -> Path:
@@ -72,13 +72,21 @@ class ImageBaseSpec(Spec):
     url: Annotated[
         fields.HttpsUrl | None,
         Field(
-            description="The same at an https address; it needs sha256, or checksums and key.",
+            description="The same at an https address; it needs sha256, sha512, or checksums with "
+            "key.",
             examples=["https://example.org/debian-13.qcow2"],
         ),
     ] = None
     sha256: Annotated[
         fields.Sha256 | None,
         Field(description="The SHA-256 of the file that path or url names.", examples=["0" * 64]),
+    ] = None
+    sha512: Annotated[
+        fields.Sha512 | None,
+        Field(
+            description="The SHA-512 of that file, which some publishers give instead.",
+            examples=["0" * 128],
+        ),
     ] = None
     checksums: Annotated[
         fields.FileOrUrl | None,
