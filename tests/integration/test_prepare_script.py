@@ -6,6 +6,7 @@ needs a running system stays out: cloud-init's wait, and GRUB's look at the disk
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from ai_how.guest.outside_files import OutsideFiles
 from ai_how.images.manifest import Image
 from ai_how.images.preparing import PLACE, Heard
 from ai_how.images.store import ImageStore
-from ai_how.process import run
+from ai_how.process import Completed, run
 from ai_how.vm_management.preparing.vm import USER, render_whole_job
 from apt_proxy import serving_as_proxy
-from stock_image import SUITES, get_stock_image
+from stock_image import SUITES, StockImage, get_stock_image
 
 pytestmark = pytest.mark.libvirt
 
@@ -64,13 +65,15 @@ class Prepared:
 
 
 @pytest.fixture(scope="module", params=SUITES)
-def prepared(
-    request: pytest.FixtureRequest, is_long: bool, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Prepared]:
+def stock(request: pytest.FixtureRequest, is_long: bool) -> StockImage:
     if request.param != "trixie" and not is_long:
         pytest.skip("one suite shows the script: --long")
-    stock = get_stock_image(request.param, "bios")
-    place = tmp_path_factory.mktemp("prepare")
+    return get_stock_image(request.param, "bios")
+
+
+@contextmanager
+def system_of(stock: StockImage, place: Path) -> Iterator[tuple[Path, Path]]:
+    """The files of a stock image, to be changed, and the directory of those that are."""
     raw, below, over, root = (place / name for name in ("raw", "below", "over", "root"))
     for one in (below, over, root):
         one.mkdir()
@@ -82,31 +85,36 @@ def prepared(
     layers = f"lowerdir={below},upperdir={over / 'upper'},workdir={over / 'work'}"
     run(["mount", "-n", "-t", "overlay", "-o", layers, "overlay", root])
     try:
-        yield prepare(place, root, over / "upper", stock.repository)
+        for name, instead in LEFT_OUT.items():
+            program = root / "usr/local/sbin" / name
+            program.write_text(f"#!/bin/sh\n{instead}\n")
+            program.chmod(0o755)
+        yield root, over / "upper"
     finally:
         for one in (root, over, below):
             run(["umount", "-n", one], check=False)
         raw.unlink()
 
 
-def prepare(place: Path, root: Path, changed: Path, repository: Path) -> Prepared:
-    for name, instead in LEFT_OUT.items():
-        program = root / "usr/local/sbin" / name
-        program.write_text(f"#!/bin/sh\n{instead}\n")
-        program.chmod(0o755)
+@pytest.fixture(scope="module")
+def prepared(stock: StockImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    place = tmp_path_factory.mktemp("prepare")
+    with system_of(stock, place) as (root, changed), serving_as_proxy(stock.repository) as served:
+        said, done = prepare(place, root, f"http://someone:{SENTINEL}@127.0.0.1:{served.port}")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        yield Prepared(root, changed, said, served.asked, (place / "root.called").read_text())
+
+
+def prepare(place: Path, root: Path, proxy: str) -> tuple[Heard, Completed]:
+    outside = OutsideFiles({"http_proxy": proxy}, {"Acquire::http::Proxy": proxy})
+    (place / "job.tar").write_bytes(render_whole_job(outside))
+    spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
+    words = [*spaces, "sh", "-euc", RUN, "sh", root, place / "job.tar"]
+    done = run(words, timeout_s=SCRIPT_S, check=False)
     said = Heard(an_image(place), lambda _share, _what: None)
-    with serving_as_proxy(repository) as served:
-        proxy = f"http://someone:{SENTINEL}@127.0.0.1:{served.port}"
-        outside = OutsideFiles({"http_proxy": proxy}, {"Acquire::http::Proxy": proxy})
-        (place / "job.tar").write_bytes(render_whole_job(outside))
-        # The test's own names and times of files are seen by nobody else.
-        spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
-        words = [*spaces, "sh", "-euc", RUN, "sh", root, place / "job.tar"]
-        done = run(words, timeout_s=SCRIPT_S, check=False)
     for line in done.stdout.splitlines():
         said.hear(line)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return Prepared(root, changed, said, served.asked, (place / "root.called").read_text())
+    return said, done
 
 
 def an_image(place: Path) -> Image:
@@ -170,3 +178,19 @@ def test_it_boots_without_a_menu(prepared: Prepared) -> None:
     assert line
     assert "net.ifnames=0" in line[1]
     assert told.count("console=ttyS0") <= 2
+
+
+def test_what_lacks_is_named_where_nothing_reaches_the_packages(
+    stock: StockImage, tmp_path: Path
+) -> None:
+    with system_of(stock, tmp_path) as (root, _):
+        said, done = prepare(tmp_path, root, "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert not said.is_finished
+    alone = said.explain("pasta is not installed")
+    assert alone.brief.endswith("it lacks packages, and VMs have no uplink: pasta is not installed")
+    assert "slurmctld" in (alone.details or "")
+    other = said.explain(None)
+    assert other.brief.endswith("its packages cannot be installed")
+    assert "127.0.0.1" in (other.details or ""), "apt says what it could not reach"
+    assert other.hint
