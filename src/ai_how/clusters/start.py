@@ -13,6 +13,7 @@ from ai_how.clusters.observation import Observed, observe, with_host_faults
 from ai_how.clusters.outside import find_outside
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
+from ai_how.clusters.preflight.device_users import devices_of, require_free_devices
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,
     find_disk_directory,
@@ -47,6 +48,7 @@ from ai_how.vm_management.saved_machines.matching import (
 )
 from ai_how.vm_management.saved_machines.saving import no_save_reason
 from ai_how.vm_management.saved_machines.store import SavedMachines
+from ai_how.vm_management.steps.domains import StartDomain
 from ai_how.vm_management.steps.guest import AwaitAgent, GiveIdentity
 
 
@@ -109,6 +111,11 @@ class PreparedStart:
     plan: Plan
     images: Mapping[str, Image]
     archives: Mapping[str, Callable[[], bytes]]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the host that its nodes have when it has ended."""
+        return tuple(devices_of(node for node, _ in self.desired.nodes))
 
     def prepare_host(self, place: HypervisorHost) -> None:
         """Ensure that nodes reach the proxies that listen on the host's loopback alone."""
@@ -251,6 +258,9 @@ def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
             context.warn(line)
     if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
+    booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
+    nodes = [node for node, one in desired.nodes if one.domain_name in booted]
+    require_free_devices(desired, nodes, context.client, context.roots)
     check_host(desired, plan, seen, context.place, looked.images, context.warn)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.manager import ClusterManager
+from ai_how.clusters.preflight.device_users import check_device_users, devices_of
 from ai_how.clusters.preflight.node_images import get_image
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.errors import AiHowError, OwnershipError, StateError
@@ -102,6 +103,7 @@ def estimate(
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *check_devices(nodes, facts),
+            *_device_checks(nodes, section.name, state, place, roots),
             *check_shares(nodes, place),
             *_image_checks(nodes, catalogue, kind),
         ),
@@ -125,6 +127,25 @@ def _owner_checks(
         yield Check("name", Status.FAILURE, error.brief, error.hint)
     except AiHowError:
         return  # an unknown fact is not reported
+
+
+def _device_checks(
+    nodes: Sequence[Node],
+    name: str,
+    state: ClusterState | None,
+    place: HypervisorHost,
+    roots: Roots,
+) -> list[Check]:
+    """Devices of the host that VMs of others have now."""
+    wanted = devices_of(nodes)
+    if not wanted or not place.is_up:
+        return []
+    own = state.lineage if state else None
+    try:
+        with LibvirtClient(place.uri) as client:
+            return check_device_users(wanted, client, roots, name=name, own=own)
+    except AiHowError:
+        return []  # an unknown fact is not reported
 
 
 def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozenset[str]:

@@ -1,0 +1,137 @@
+"""Devices of the host that another VM has: only one VM can run with each.
+
+What libvirt shows counts. A start that has not ended yet is known by its journal, which is on disk
+before the host-wide lock is released.
+"""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.errors import AiHowError, HostError
+from ai_how.host.checks import Check, Status
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainInfo
+from ai_how.libvirt_client.xml import read_xml
+from ai_how.plan.journal import Journal
+from ai_how.spec.nodes import Node
+from ai_how.state.models import HPC
+from ai_how.state.paths import Roots
+from ai_how.vm_management.nodes.domain_definition import PciAddress
+from ai_how.vm_management.owners import caller_of, describe_owner, is_owned_by, owner_of
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUser:
+    """Who has a device, and the command that frees it."""
+
+    who: str
+    hint: str | None
+
+
+def devices_of(nodes: Iterable[Node]) -> dict[str, str]:
+    """The node that asks for each device: a PCI address as of `lspci -D`, or an mdev's UUID."""
+    found = {}
+    for node in nodes:
+        for device in node.pcie_devices:
+            found[str(PciAddress.parse(device.pci_address))] = node.name
+        if node.vgpu_mdev_uuid:
+            found[str(node.vgpu_mdev_uuid)] = node.name
+    return found
+
+
+def require_free_devices(
+    desired: DesiredCluster, booted: Iterable[Node], client: LibvirtClient, roots: Roots
+) -> None:
+    """Raises HostError that names who has a device of these nodes, and how to free it."""
+    wanted = devices_of(booted)
+    if not wanted:
+        return
+    name, own = desired.section.name, desired.state.lineage
+    checks = check_device_users(wanted, client, roots, name=name, own=own)
+    if checks:
+        raise HostError(
+            f"{checks[0].name} {checks[0].found}",
+            details="\n".join(f"{check.name} {check.found}" for check in checks[1:]) or None,
+            hint=checks[0].advice,
+        )
+
+
+def check_device_users(
+    wanted: Mapping[str, str], client: LibvirtClient, roots: Roots, *, name: str, own: UUID | None
+) -> list[Check]:
+    """A failure for each wanted device that another VM has, or will have in a moment.
+
+    `own` is the id of the cluster `name`: its own VMs are none of them.
+    """
+    users = dict(_promised(roots, besides=name))
+    for domain in client.list_domains():
+        if domain.state.is_on and not (domain.mark and domain.mark.id == own):
+            user = _user_of(domain, client, roots)
+            users |= dict.fromkeys(devices_in(domain.xml), user)
+    return [
+        Check(
+            f"the device {device} of {node}",
+            Status.FAILURE,
+            f"is in use by {users[device].who}",
+            users[device].hint,
+        )
+        for device, node in wanted.items()
+        if device in users
+    ]
+
+
+def devices_in(xml: str) -> Iterator[str]:
+    """The devices of the host in the XML of a VM, by PCI address or UUID.
+
+    A VM of others may have what we do not know, which is left out.
+    """
+    try:
+        root = read_xml(xml)
+    except HostError:
+        return
+    for address in root.iterfind("./devices/hostdev/source/address"):
+        if uuid := address.get("uuid"):
+            yield uuid.lower()
+            continue
+        words = [address.get(key) for key in ("domain", "bus", "slot", "function")]
+        try:
+            yield str(PciAddress(*(int(word or "0", 16) for word in words)))
+        except ValueError:
+            continue
+
+
+def _user_of(domain: DomainInfo, client: LibvirtClient, roots: Roots) -> DeviceUser:
+    mark = domain.mark
+    if mark is None:
+        return DeviceUser(f"the VM {domain.name}", client.virsh("shutdown", domain.name))
+    who = f"{mark.node} of the cluster {mark.cluster}"
+    owner = owner_of(domain)
+    # Anybody can copy a mark: only a cluster that we have is named in a command.
+    is_ours = mark.cluster in roots.cluster_names()
+    if not is_ours or not is_owned_by(owner, caller_of(roots.cluster(mark.cluster))):
+        told = f", of {describe_owner(owner)}" if owner else ""
+        return DeviceUser(f"{who}{told}", None)
+    return DeviceUser(who, _stop_of(mark.kind or HPC, mark.cluster))
+
+
+def _stop_of(kind: str, cluster: str) -> str:
+    return shlex.join(["ai-how", kind, "stop", "--cluster", cluster])
+
+
+def _promised(roots: Roots, *, besides: str) -> Iterator[tuple[str, DeviceUser]]:
+    """The devices of starts that are under way, or were killed."""
+    for name in roots.cluster_names():
+        if name == besides:
+            continue
+        try:
+            note = Journal.read_note(roots.cluster(name).journal) or {}
+        except AiHowError:
+            continue  # libvirt still shows what runs
+        user = DeviceUser(
+            f"a start of the cluster {name} that has not ended",
+            f"{_stop_of(note.get('kind', HPC), name)}  # when it has",
+        )
+        yield from ((device, user) for device in note.get("devices", ()))
