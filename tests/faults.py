@@ -59,6 +59,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "F44": "a foreign VM whose name extends ours, or with a disk or NIC among ours",
         "F45": "our UUID under another name, names that look alike, bridge names that are too long",
         "F46": "a start of a healthy cluster fails in the middle",
+        "F67": "another VM has a device of the host that a node is to have",
     },
     "storage": {
         "F47": "the disk is full when an image, an overlay or the state is written",

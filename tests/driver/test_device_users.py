@@ -102,6 +102,7 @@ def found(
             yield f"{check.name} {check.found}", check.advice
 
 
+@pytest.mark.fault("F67", "another cluster runs with the card, and with a share of it")
 def test_the_cluster_that_has_it_is_named_and_how_to_free_it(tmp_path: Path, roots: Roots) -> None:
     make_directory(roots, "theirs")
     uri = node(tmp_path, mark=mark_of())
@@ -114,6 +115,7 @@ def test_the_cluster_that_has_it_is_named_and_how_to_free_it(tmp_path: Path, roo
     ]
 
 
+@pytest.mark.fault("F67", "a VM of nobody, of another user, or with a copied mark has the card")
 @pytest.mark.parametrize(
     ("mark", "who", "hint"),
     [
@@ -148,6 +150,7 @@ def test_a_cluster_may_have_its_own(tmp_path: Path, roots: Roots) -> None:
     assert list(found(uri, roots, CARD, own=THEIRS)) == []
 
 
+@pytest.mark.fault("F67", "two starts at once, each with the same card")
 def test_a_start_that_is_under_way_has_its_devices(tmp_path: Path, roots: Roots) -> None:
     paths = make_directory(roots, "soon")
     note = {"kind": "hpc", "devices": [OTHER]}
@@ -164,6 +167,7 @@ def test_a_start_that_is_under_way_has_its_devices(tmp_path: Path, roots: Roots)
     assert list(found(uri, roots, OTHER)) == []
 
 
+@pytest.mark.fault("F67", "a start of a cluster whose card is in use")
 def test_a_start_is_refused_before_it_changes_anything(tmp_path: Path, roots: Roots) -> None:
     image, store = make_image(tmp_path / "image"), ImageStore(roots.images)
     with store.draft() as draft:
