@@ -51,6 +51,24 @@ def measure_images(bench: Bench, results: Results) -> None:
             ours.run(f"hpc destroy --force --cluster {cluster_of(image)}")
 
 
+def measure_disk(bench: Bench, results: Results, disk: Path) -> None:
+    """A disk of others: the first start imports and prepares it, the later ones are warm."""
+    ours = replace(bench, data=bench.work / "data")
+    image = str(disk.resolve())
+    file = ours.work / "imported.yaml"
+    file.write_text(FILE.format(name=NAME, packages="bc", cluster="of-imported", image=image))
+    first, later = (f"hpc start, {how}, 1 + 1, a disk of others" for how in ("first", "warm"))
+    say(f"... {first}")
+    results.runs[first] = [ours.run(f"hpc start {file}")[0]]
+    ours.run(f"image warm {file}")
+    results.runs[later] = []
+    for _ in range(STARTS):
+        ours.run("hpc destroy --force --cluster of-imported")
+        say(f"... {later}")
+        results.runs[later].append(ours.run(f"hpc start {file}")[0])
+    ours.run("hpc destroy --force --cluster of-imported")
+
+
 def cluster_of(image: str) -> str:
     return f"of-{image}"
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from figures import BenchError, Results, render
-from images import measure_images
+from images import measure_disk, measure_images
 from ours import measure_cli, measure_cluster, measure_many
 from peers import measure_peers
 from plot import render_svg
@@ -38,6 +38,9 @@ def read_options() -> argparse.Namespace:
         "--many", type=int, metavar="N", help="also a cluster of 1 + N nodes of 0.5 GiB"
     )
     parser.add_argument("--no-cluster", action="store_true", help="only the CLI's own cost")
+    parser.add_argument(
+        "--disk", type=Path, metavar="FILE", help="also a cloud image: its first and later starts"
+    )
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--no-peers", action="store_true", help="without other tools")
     choice.add_argument(
@@ -82,6 +85,8 @@ def measure_ours(bench: Bench, results: Results, options: argparse.Namespace) ->
         measure_shares(bench, results)
     if not options.only_shares:
         measure_images(bench, results)
+    if options.disk:
+        measure_disk(bench, results, options.disk)
     if options.many:
         measure_many(bench, results, options.many)
 
