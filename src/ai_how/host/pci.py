@@ -2,16 +2,19 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import Protocol
 
 from ai_how.host.checks import Check, Status
-from ai_how.host.reading import link_name, read_number, read_text
+from ai_how.host.reading import is_withheld, link_name, read_number, read_text
 
+DEVICES = Path("sys/bus/pci/devices")
 BRIDGE_CLASS = 0x06
 # A bridge with one of these drivers does not keep VFIO from using the rest of its group.
 BRIDGE_DRIVERS = (None, "pcieport")
 VFIO = "vfio-pci"
+_READ_OF_DEVICE = ("vendor", "device", "class", "boot_vga", "driver", "iommu_group")
 
 
 class AskedDevice(Protocol):
@@ -28,25 +31,77 @@ class AskedDevice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class AnyDevice:
+    """A device that is asked for by its address alone."""
+
+    pci_address: str
+    vendor_id: str | None = None
+    device_id: str | None = None
+    iommu_group: int | None = None
+
+
+class Reason(StrEnum):
+    """Why a device cannot be passed through, or only with a change to the host."""
+
+    ABSENT = auto()
+    OTHER_DEVICE = auto()
+    BRIDGE = auto()
+    BOOT_DISPLAY = auto()
+    UPLINK = auto()
+    DISKS = auto()
+    NO_IOMMU = auto()
+    GROUP = auto()
+    DRIVER_IN_USE = auto()
+    DRIVER_BOUND = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One reason at one device; `advice` is a command to paste."""
+
+    address: str
+    reason: Reason
+    status: Status
+    text: str
+    advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PciDevice:
     """One function of a device as sysfs shows it."""
 
     address: str
     vendor_id: int = 0
     device_id: int = 0
-    base_class: int = 0
+    class_code: int = 0
     driver: str | None = None
+    driver_module: str | None = None  # igc, i2c_nvidia_gpu; None also for a driver of the kernel
     driver_users: int = 0  # how often the driver's module is in use
     iommu_group: int | None = None
     is_boot_display: bool = False
     interfaces: frozenset[str] = frozenset()  # network interfaces, and bridges and bonds upon them
     blocks_in_use: tuple[str, ...] = ()  # "nvme0n1p2 (mounted on /)"
+    withheld: frozenset[str] = frozenset()  # files of sysfs that are there and cannot be read
+
+    @property
+    def base_class(self) -> int:
+        return self.class_code >> 16
+
+    @property
+    def slot(self) -> str:
+        """The address without the function: all functions of a card have the same."""
+        return self.address.rpartition(".")[0]
+
+    @property
+    def blocks_its_group(self) -> bool:
+        """Whether VFIO lets nobody use the group while the host has this device."""
+        return not (self.base_class == BRIDGE_CLASS and self.driver in BRIDGE_DRIVERS)
 
 
 def read_pci_devices(root: Path = Path("/")) -> dict[str, PciDevice]:
     """Every PCI function by address; `root` contains /sys and /proc."""
     busy = _busy_blocks(root)
-    directory = root / "sys/bus/pci/devices"
+    directory = root / DEVICES
     if not directory.is_dir():
         return {}
     return {entry.name: _read_device(root, entry, busy) for entry in sorted(directory.iterdir())}
@@ -64,79 +119,107 @@ def check_passthrough(
     A driver that is in use is a failure unless `force`; one that is only bound is a warning. A
     device without problems has no check.
     """
+    return [
+        Check(f"pci {found.address}", found.status, found.text, found.advice)
+        for found in find_obstacles(asked, devices, uplinks=uplinks, force=force)
+    ]
+
+
+def find_obstacles(
+    asked: Sequence[AskedDevice],
+    devices: Mapping[str, PciDevice],
+    *,
+    uplinks: Collection[str],
+    force: bool = False,
+) -> list[Obstacle]:
+    """The same as `check_passthrough`, with the reasons as data."""
     wanted = {device.pci_address.lower() for device in asked}
-    checks = []
+    found: list[Obstacle] = []
     for device in asked:
-        seen = devices.get(device.pci_address.lower())
-        name = f"pci {device.pci_address}"
+        address = device.pci_address
+        seen = devices.get(address.lower())
         if seen is None:
-            checks.append(Check(name, Status.FAILURE, "there is no such device", "lspci -D -nn"))
+            text, advice = "there is no such device", "lspci -D -nn"
+            found.append(Obstacle(address, Reason.ABSENT, Status.FAILURE, text, advice))
             continue
         refusals = [
             *_mistaken_identity(device, seen),
             *_needs_of_the_host(seen, uplinks),
             *_group_refusals(seen, wanted, devices),
         ]
-        checks += [Check(name, Status.FAILURE, text, advice) for text, advice in refusals]
+        found += [
+            Obstacle(address, reason, Status.FAILURE, text, advice)
+            for reason, text, advice in refusals
+        ]
         if not refusals:
-            checks += _driver_checks(name, seen, force=force)
-    return checks
+            found += _driver_obstacles(address, seen, force=force)
+    return found
 
 
-def _mistaken_identity(asked: AskedDevice, seen: PciDevice) -> list[tuple[str, str | None]]:
+Refusal = tuple[Reason, str, str | None]
+
+
+def _mistaken_identity(asked: AskedDevice, seen: PciDevice) -> list[Refusal]:
     show = f"lspci -nns {seen.address}"
-    wrong = []
+    wrong: list[Refusal] = []
     for word, want, have in (
         ("vendor", asked.vendor_id, seen.vendor_id),
         ("device", asked.device_id, seen.device_id),
     ):
         if want is not None and int(want, 16) != have:
-            wrong.append((f"its {word} id is {have:04x}, not {want}", show))
+            text = f"its {word} id is {have:04x}, not {want}"
+            wrong.append((Reason.OTHER_DEVICE, text, show))
     if asked.iommu_group is not None and asked.iommu_group != seen.iommu_group:
-        wrong.append((f"its IOMMU group is {seen.iommu_group}, not {asked.iommu_group}", show))
-    return list(wrong)
+        text = f"its IOMMU group is {seen.iommu_group}, not {asked.iommu_group}"
+        wrong.append((Reason.OTHER_DEVICE, text, show))
+    return wrong
 
 
-def _needs_of_the_host(seen: PciDevice, uplinks: Collection[str]) -> list[tuple[str, str | None]]:
-    reasons: list[tuple[str, str | None]] = []
+def _needs_of_the_host(seen: PciDevice, uplinks: Collection[str]) -> list[Refusal]:
+    reasons: list[Refusal] = []
     if seen.base_class == BRIDGE_CLASS:
-        reasons.append(("it is a bridge: name the devices behind it", "lspci -tv"))
+        reasons.append((Reason.BRIDGE, "it is a bridge: name the devices behind it", "lspci -tv"))
     if seen.is_boot_display:
-        reasons.append(("it is the display that the host booted with", None))
+        text = "it is the display that the host booted with"
+        reasons.append((Reason.BOOT_DISPLAY, text, None))
     if lost := sorted(seen.interfaces.intersection(uplinks)):
-        reasons.append((f"the host's default route uses {', '.join(lost)}", "ip route"))
+        text = f"the host's default route uses {', '.join(lost)}"
+        reasons.append((Reason.UPLINK, text, "ip route"))
     if seen.blocks_in_use:
-        reasons.append((f"the host uses {', '.join(seen.blocks_in_use)}", "lsblk"))
+        text = f"the host uses {', '.join(seen.blocks_in_use)}"
+        reasons.append((Reason.DISKS, text, "lsblk"))
     return reasons
 
 
 def _group_refusals(
     seen: PciDevice, wanted: Collection[str], devices: Mapping[str, PciDevice]
-) -> list[tuple[str, str | None]]:
+) -> list[Refusal]:
     if seen.iommu_group is None:
         remedy = "add intel_iommu=on or amd_iommu=on to the kernel command line"
-        return [("the IOMMU is off", remedy)]
+        return [(Reason.NO_IOMMU, "the IOMMU is off", remedy)]
     missing = sorted(
         other.address
         for other in devices.values()
         if other.iommu_group == seen.iommu_group
         and other.address not in wanted
-        and not (other.base_class == BRIDGE_CLASS and other.driver in BRIDGE_DRIVERS)
+        and other.blocks_its_group
     )
     if not missing:
         return []
     shared = f"IOMMU group {seen.iommu_group} also has {', '.join(missing)}: list all or none"
-    return [(shared, f"ls /sys/kernel/iommu_groups/{seen.iommu_group}/devices")]
+    show = f"ls /sys/kernel/iommu_groups/{seen.iommu_group}/devices"
+    return [(Reason.GROUP, shared, show)]
 
 
-def _driver_checks(name: str, seen: PciDevice, *, force: bool) -> list[Check]:
+def _driver_obstacles(address: str, seen: PciDevice, *, force: bool) -> list[Obstacle]:
     if seen.driver in (None, VFIO):
         return []
     advice = f"sudo virsh nodedev-detach pci_{seen.address.replace(':', '_').replace('.', '_')}"
     if seen.driver_users and not force:
-        return [Check(name, Status.FAILURE, f"its driver {seen.driver} is in use", advice)]
-    found = f"it is detached from its driver {seen.driver} while the VM runs"
-    return [Check(name, Status.WARNING, found, advice)]
+        text = f"its driver {seen.driver} is in use"
+        return [Obstacle(address, Reason.DRIVER_IN_USE, Status.FAILURE, text, advice)]
+    text = f"it is detached from its driver {seen.driver} while the VM runs"
+    return [Obstacle(address, Reason.DRIVER_BOUND, Status.WARNING, text, advice)]
 
 
 def _read_device(root: Path, entry: Path, busy: Mapping[str, str]) -> PciDevice:
@@ -151,13 +234,19 @@ def _read_device(root: Path, entry: Path, busy: Mapping[str, str]) -> PciDevice:
         address=entry.name,
         vendor_id=_read_hex(entry / "vendor"),
         device_id=_read_hex(entry / "device"),
-        base_class=_read_hex(entry / "class") >> 16,
+        class_code=_read_hex(entry / "class"),
         driver=link_name(entry / "driver"),
+        driver_module=link_name(entry / "driver/module"),
         driver_users=read_number(entry / "driver/module/refcnt") or 0,
         iommu_group=int(group) if group and group.isdecimal() else None,
         is_boot_display=read_text(entry / "boot_vga") == "1",
         interfaces=_interfaces(root, place),
         blocks_in_use=tuple(f"{name} ({busy[name]})" for name in blocks if name in busy),
+        withheld=frozenset(
+            name
+            for name in _READ_OF_DEVICE
+            if is_withheld(entry / name, is_link=name in ("driver", "iommu_group"))
+        ),
     )
 
 

@@ -23,3 +23,14 @@ def link_name(path: Path) -> str | None:
         return path.readlink().name
     except OSError:
         return None
+
+
+def is_withheld(path: Path, *, is_link: bool = False) -> bool:
+    """Whether a file (or link) that could not be read is there: its content is not known."""
+    try:
+        _ = path.readlink() if is_link else path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
