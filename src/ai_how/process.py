@@ -7,7 +7,9 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 LONGEST_LINE = 1 << 16
+_BOUNDED_PAUSE_S = 0.02
+_END_S = 1.0
 
 Argument = str | Path
 Daemon = subprocess.Popen[bytes]
@@ -176,6 +180,58 @@ def _pieces(output: IO[str] | None) -> Iterator[str]:
     """The lines of an output; one without an end, which would fill our memory, in pieces."""
     while output and (piece := output.readline(LONGEST_LINE)):
         yield piece
+
+
+def run_bounded(argv: Sequence[Argument], *, timeout_s: float, most_bytes: int) -> Completed:
+    """Run a program that may hang or never stop printing; stderr is not kept.
+
+    It is killed with its children when `timeout_s` have passed or it printed more than
+    `most_bytes`, and left behind if the kernel does not end it (a driver that hangs). Raises
+    ToolError for either, and if it is not installed.
+    """
+    words = [os.fspath(word) for word in argv]
+    logger.debug("$ %s", shlex.join(words))
+    name = Path(words[0]).name
+    with os.fdopen(os.memfd_create("answer"), "w+b") as out:
+        try:
+            child = begin(
+                lambda: subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.DEVNULL,
+                    env=child_environment(),
+                    start_new_session=True,
+                )
+            )
+        except OSError as error:
+            raise ToolError(f"{name} cannot be started", details=str(error)) from error
+        until = time.monotonic() + timeout_s
+        try:
+            # Not reaped yet, its number belongs to nobody else when its group is killed.
+            while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                if os.fstat(out.fileno()).st_size > most_bytes:
+                    raise ToolError(f"{name} printed more than {most_bytes} bytes")
+                if time.monotonic() >= until:
+                    raise ToolError(f"{name} did not answer within {timeout_s:.1f} s")
+                time.sleep(_BOUNDED_PAUSE_S)
+        finally:
+            _end_group(child)
+        if os.fstat(out.fileno()).st_size > most_bytes:
+            raise ToolError(f"{name} printed more than {most_bytes} bytes")
+        out.seek(0)
+        return Completed(child.returncode, out.read().decode(errors="replace"), "")
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill a session's processes; one that the kernel cannot end is not waited for."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    try:
+        child.wait(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+        logger.warning("%s cannot be killed: it waits for the kernel", child.pid)
+        child.returncode = -signal.SIGKILL  # else Python warns of it, whenever we end
 
 
 def start_piped(argv: Sequence[Argument]) -> subprocess.Popen[bytes]:

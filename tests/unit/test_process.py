@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from ai_how.process import LONGEST_LINE, dying_with_us, run, run_lines
+from ai_how.errors import ToolError
+from ai_how.process import LONGEST_LINE, dying_with_us, run, run_bounded, run_lines
 from ai_how.waiting import Deadline, wait_until
 
 
@@ -55,3 +57,44 @@ def test_a_line_without_an_end_comes_in_pieces():
     assert max(heard) <= LONGEST_LINE
     assert sum(heard) == 50_000_000 + len("end")
     assert heard[-1] == len("end")
+
+
+def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    told = tmp_path / "pids"
+    script = f"sleep 300 & echo $! $$ > {told}; wait"
+    with pytest.raises(ToolError, match=r"^sh did not answer within 0\.5 s$"):
+        run_bounded(["sh", "-c", script], timeout_s=0.5, most_bytes=1000)
+    for pid in told.read_text().split():
+        program = Path("/proc") / pid
+        wait_until(lambda program=program: _is_gone(program), Deadline.after(60), "its end")
+
+
+@pytest.mark.parametrize("script", ["yes", "head -c 100000000 /dev/zero", "head -c 2000 /dev/zero"])
+def test_a_program_that_prints_too_much_is_an_error(script: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ToolError, match=r"^sh printed more than 1000 bytes$"):
+        run_bounded(["sh", "-c", script], timeout_s=60, most_bytes=1000)
+    assert time.monotonic() - begun < 30
+
+
+def test_a_program_that_the_kernel_does_not_end_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits in a driver for a card that hangs: no signal reaches it."""
+    told = tmp_path / "pid"
+    kill = os.kill
+    monkeypatch.setattr("os.killpg", lambda _group, _signal: None)
+    monkeypatch.setattr("ai_how.process._END_S", 0.1)
+    with pytest.raises(ToolError, match=r"^sh did not answer within 0\.5 s$"):
+        run_bounded(["sh", "-c", f"echo $$ > {told}; exec sleep 300"], timeout_s=0.5, most_bytes=9)
+    pid = int(told.read_text())
+    assert not _is_gone(Path("/proc") / str(pid))
+    kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_what_a_bounded_program_prints_and_its_code_are_returned() -> None:
+    done = run_bounded(["sh", "-c", "echo a; echo b >&2; exit 4"], timeout_s=60, most_bytes=9)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "a\n", "")
+    with pytest.raises(ToolError, match=r"^nowhere cannot be started"):
+        run_bounded(["/nowhere"], timeout_s=60, most_bytes=9)
