@@ -1,6 +1,7 @@
 """The voice: nothing from outside is obeyed by a terminal, and no reader that leaves ends a run."""
 
 import dataclasses
+import io
 import json
 import sys
 from datetime import UTC, datetime
@@ -215,3 +216,27 @@ def test_on_a_terminal_a_bar_is_drawn_and_errors_are_red(tmp_path):
     assert "50 %" in shown
     assert r"downloading\x1b]0;x" in shown
     assert "\x1b[1;31merror: ValueError: no\x1b[0m" in shown
+
+
+def test_on_a_terminal_sentences_end_between_words_and_commands_stay_whole(monkeypatch):
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", shown)
+    for name, value in (("COLUMNS", "60"), ("NO_COLOR", "1"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    advice = "sudo sysctl -w net.ipv4.ip_forward=1 net.ipv4.conf.all.forwarding=1"
+    found = "IPv4 forwarding is off: guests cannot reach other networks"
+    console.show_checks([Check("forwarding", Status.WARNING, found, advice)])
+    console.show_fields({"found": [found, ""], "no": None})
+    console.show_wrapped(found, indent=4)
+    assert shown.getvalue().splitlines() == [
+        "warning  forwarding  IPv4 forwarding is off: guests cannot",
+        "                     reach other networks",
+        f"                     {advice}",
+        "found  IPv4 forwarding is off: guests cannot reach other",
+        "       networks",
+        "       ",
+        "no     -",
+        "    IPv4 forwarding is off: guests cannot reach other",
+        "    networks",
+    ]

@@ -25,6 +25,7 @@ from ai_how.console.show import (
     show_table,
     show_text,
     show_warning,
+    show_wrapped,
     width_for_tables,
 )
 from ai_how.console.streams import Style, guarded_output, is_terminal, pause
@@ -57,5 +58,6 @@ __all__ = [
     "show_table",
     "show_text",
     "show_warning",
+    "show_wrapped",
     "width_for_tables",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # A pipe has no width: each row stays on its line.
 _WIDTH_OF_PIPE = 10_000
+_NARROWEST = 30  # of wrapped text
 _STYLE_OF_STATUS = {
     "ok": Style.GOOD,
     "hint": Style.DIM,
@@ -114,6 +116,12 @@ def show_table(
     Console(file=sys.stdout, width=width_for_tables(), highlight=False).print(table)
 
 
+def show_wrapped(text: str, *, indent: int = 0, style: Style | None = None) -> None:
+    """Print a sentence; on a terminal its lines end between words."""
+    for line in _wrapped(clean(completed(text)), indent):
+        _write_line(f"{'':<{indent}}{paint(line, style, sys.stdout)}", sys.stdout)
+
+
 def show_fields(values: Mapping[str, object]) -> None:
     """Print the properties of an object, aligned; a list takes a line per entry."""
     width = max(map(len, values), default=0)
@@ -121,7 +129,8 @@ def show_fields(values: Mapping[str, object]) -> None:
         entries = value if isinstance(value, list | tuple) else [value]
         for number, entry in enumerate(entries):
             shown = "-" if entry is None else clean(entry)
-            _write_line(f"{'' if number else name:<{width}}  {shown}", sys.stdout)
+            for part, line in enumerate(_wrapped(shown, width + 2)):
+                _write_line(f"{'' if number or part else name:<{width}}  {line}", sys.stdout)
 
 
 def show_checks(checks: Sequence[CheckLike]) -> None:
@@ -130,7 +139,10 @@ def show_checks(checks: Sequence[CheckLike]) -> None:
     for check in checks:
         status = str(check.status)
         word = paint(f"{status:<7}", _STYLE_OF_STATUS.get(status), sys.stdout)
-        _write_line(f"{word}  {clean(check.name):<{width}}  {clean(check.found)}", sys.stdout)
+        first, *more = _wrapped(clean(check.found), width + 11)
+        _write_line(f"{word}  {clean(check.name):<{width}}  {first}", sys.stdout)
+        for line in more:
+            _write_line(f"{'':<{width + 11}}{line}", sys.stdout)
         if check.advice and status != "ok":
             _write_line(f"{'':<{width + 11}}{clean(completed(check.advice))}", sys.stdout)
 
@@ -172,6 +184,12 @@ def confirm(question: str) -> bool:
 def completed_checks(checks: Iterable["Check"]) -> "tuple[Check, ...]":
     """The checks for JSON, with completed commands as in `show_checks`."""
     return tuple(replace(check, advice=_completed(check.advice)) for check in checks)
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """The lines of a text beside an indent; words, such as paths and addresses, stay whole."""
+    width = max(_NARROWEST, width_for_tables() - indent)
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _completed(text: str | None) -> str | None:
