@@ -21,6 +21,8 @@ PCI_IDS = """\
 \t2684  AD102 [GeForce RTX 4090]
 \t\t1462 5103  GeForce RTX 4090 Gaming X Trio
 \t26b9  AD102GL [L40S]
+10df  Not asked for either
+\t2684  Another vendor's
 8086  Intel Corporation
 \t1533  I210 Gigabit Network Connection
 \t4680  AlderLake-S GT1

@@ -77,7 +77,7 @@ def test_version_and_help_end_with_0(cli):
         assert ended.out.startswith("Usage: ai-how")
 
 
-@pytest.mark.parametrize("words", [[], ["hpc"], ["image"], ["host"]], ids=" ".join)
+@pytest.mark.parametrize("words", [[], ["hpc"], ["image"], ["host"], ["gpu"]], ids=" ".join)
 def test_the_lists_of_verbs_are_whole_in_eighty_columns(cli, monkeypatch, words):
     monkeypatch.setenv("COLUMNS", "80")
     verbs = cli(*words, "--help").out.partition("Commands:")[2]

@@ -35,11 +35,12 @@ BELOW = {
     "libvirt_client": set(),
     "plan": {"state"},
     "host": {"images", "libvirt_client", "state"},
+    "gpu": {"host", "libvirt_client", "state"},
     "vm_management": _ALL_VMS,
     "clusters": _ALL_VMS,
     "hpc": {"clusters", *_ALL_VMS},
     "console": {"host", "plan"},
-    "cli": {"clusters", "hpc", "console", *_ALL_VMS},
+    "cli": {"clusters", "hpc", "console", "gpu", *_ALL_VMS},
 }
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 # A value in the place of the group is the kind of a cluster.
 VERB = re.compile(
-    r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|image|host|doctor|schema|…"
+    r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|image|host|gpu|doctor|schema|…"
     r"|(?:x1|\{[^}]+\})(?= (?:start|stop|destroy|recover|exec|ssh)\b))"
 )
 # What shows a text completes it: `console` does so for these, and for the hint of every error.
@@ -300,7 +300,7 @@ def parse(words: list[str]) -> None:
 
 
 PATH_COMMAND = re.compile(r"(chmod|df|findmnt|fuser|less|ls|mkdir|mv|qemu-img|rm)\b")
-NO_PATHS = ("seen.iommu_group", "previous.kind")
+NO_PATHS = ("seen.iommu_group", "gpu.iommu_group", "previous.kind")
 
 
 def test_a_path_in_a_command_to_paste_is_one_word():
