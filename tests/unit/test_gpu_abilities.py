@@ -26,6 +26,7 @@ from gpu_host import (
 from ai_how.gpu.abilities import Ability, Answer, Hurdle, What, abilities_of
 from ai_how.gpu.inventory import get_gpu, read_machine
 from ai_how.host.checks import Status
+from ai_how.host.iommu import read_iommu
 from ai_how.host.pci import AnyDevice, Reason, check_passthrough, read_pci_devices
 from ai_how.process import run
 
@@ -302,7 +303,9 @@ def test_the_answer_is_that_of_a_start(host: GpuHost, state: str) -> None:
     host.add_geforce()
     STATES[state](host)
     asked = [AnyDevice(GEFORCE), AnyDevice(SOUND)]
-    checks = check_passthrough(asked, read_pci_devices(host.root), uplinks=())
+    checks = check_passthrough(
+        asked, read_pci_devices(host.root), uplinks=(), iommu=read_iommu(host.root)
+    )
     is_refused = any(check.status is Status.FAILURE for check in checks)
     assert (whole(host).answer is Answer.YES) is not is_refused
 
@@ -373,7 +376,7 @@ def test_vfs_that_are_not_made_have_their_command(host: GpuHost) -> None:
 @pytest.mark.parametrize(
     ("kernel", "text"),
     [
-        ("6.8.0-45-generic", "there is no mdev on this kernel, from 6.8 on, and the driver offers"),
+        ("6.8.0-45-generic", "from Linux 6.8 on NVIDIA's driver has no mdev, and here it"),
         ("6.1.0-25-amd64", "the vGPU driver offers no types"),
         ("5.14.0-570.el9", "the vGPU driver offers no types"),
     ],

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
 from ai_how.host.checks import Check, Status
+from ai_how.host.iommu import read_iommu
 from ai_how.host.pci import check_passthrough, read_pci_devices
 
 GPU, SOUND, NIC, NVME, PORT = (
@@ -85,7 +87,11 @@ class Machine:
     def check(self, *asked: str | Asked, uplink: str = "wlan0", force: bool = False) -> list[Check]:
         devices = [Asked(item) if isinstance(item, str) else item for item in asked]
         return check_passthrough(
-            devices, read_pci_devices(self.root), uplinks=[uplink], force=force
+            devices,
+            read_pci_devices(self.root),
+            uplinks=[uplink],
+            iommu=read_iommu(self.root),
+            force=force,
         )
 
     def refusals(self, *asked: str | Asked, uplink: str = "wlan0") -> list[str]:
@@ -199,6 +205,11 @@ def test_a_disk_of_lvm_or_md_stays_with_the_host(machine: Machine, holder: str) 
 @pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_without_an_iommu_nothing_can_be_given_away(machine: Machine) -> None:
     (machine.root / f"sys/devices/{NIC}/iommu_group").unlink()
+    [check] = machine.check(NIC)
+    assert check.found == "it is in no IOMMU group, though other devices are"
+    machine.write_proc("cpuinfo", "vendor_id : GenuineIntel\n")
+    rmtree(machine.root / "sys/kernel/iommu_groups")
+    (machine.root / "sys/kernel/iommu_groups").mkdir()
     [check] = machine.check(NIC)
     assert check.found == "the IOMMU is off"
     assert check.advice is not None

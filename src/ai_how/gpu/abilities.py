@@ -7,7 +7,6 @@ from enum import StrEnum
 from ai_how.gpu.inventory import NVIDIA_DRIVER, Machine
 from ai_how.gpu.models import Gpu, VgpuWay
 from ai_how.gpu.remedies import (
-    no_iommu,
     remove_vfs,
     take_at_boot,
     take_now,
@@ -70,7 +69,7 @@ def abilities_of(gpu: Gpu, machine: Machine) -> tuple[Ability, Ability, Ability]
 def whole_of(gpu: Gpu, machine: Machine) -> Ability:
     """Whether a start would accept all functions of the card, and whether somebody has it open."""
     asked = [AnyDevice(one.address) for one in gpu.functions]
-    found = find_obstacles(asked, machine.devices, uplinks=machine.uplinks)
+    found = find_obstacles(asked, machine.devices, uplinks=machine.uplinks, iommu=machine.iommu)
     unknown = _unknown_for_whole(gpu, machine)
     failures = [
         one
@@ -103,7 +102,7 @@ def _hurdles_of_whole(gpu: Gpu, machine: Machine, failures: list[Obstacle]) -> I
     is_boot_display = any(one.reason is Reason.BOOT_DISPLAY for one in failures)
     for one in failures:
         if one.reason is Reason.NO_IOMMU:
-            yield Hurdle(*no_iommu(machine.iommu), one.reason)
+            yield Hurdle(one.text, one.advice, one.reason)
         elif one.reason is Reason.GROUP:
             yield _shared_group(gpu)
         elif one.reason is Reason.BOOT_DISPLAY:
@@ -214,8 +213,8 @@ def _nvidia_without_types(gpu: Gpu, machine: Machine) -> Ability:
         return Ability(What.VGPU, Answer.NOT_NOW, how, (hurdle,))
     if machine.kernel and machine.kernel >= NO_MDEV_SINCE and total:
         text = (
-            "there is no mdev on this kernel, from 6.8 on, and the driver offers no VF types: "
-            "vGPU 17 or later does"
+            "from Linux 6.8 on NVIDIA's driver has no mdev, and here it offers no types of VFs: "
+            "that of vGPU 17 or later does"
         )
         return Ability(What.VGPU, Answer.NOT_NOW, how, (Hurdle(text, "nvidia-smi vgpu -s"),))
     hurdle = Hurdle("the vGPU driver offers no types", "sudo journalctl -b -u nvidia-vgpud")

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from ai_how.gpu.models import Gpu, User, UserKind
-from ai_how.host.iommu import Iommu, why_off
 from ai_how.host.pci import VFIO, PciDevice
 
 MODPROBE_FILE = "/etc/modprobe.d/vfio-gpu.conf"
@@ -19,15 +18,6 @@ _UNITS_OF_SOUND = {
     "pipewire-pulse": "pipewire-pulse.socket pipewire-pulse",
     "pipewire": "pipewire.socket pipewire",
 }
-
-
-def no_iommu(iommu: Iommu) -> tuple[str, str]:
-    """Why a card has no IOMMU group, and what to do."""
-    text, advice = why_off(iommu)
-    if iommu.is_on:
-        # Debian's kernel has it on by default, except for the GPU in an Intel processor.
-        return "it is in no IOMMU group, though other devices are", advice
-    return text, advice
 
 
 def users_in_the_way(users: Sequence[User]) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,15 @@ def read_iommu(root: Path = Path("/")) -> Iommu:
     )
 
 
+def why_no_group(iommu: Iommu) -> tuple[str, str]:
+    """Why a device is in no IOMMU group, as far as that is known, and what to do."""
+    text, advice = why_off(iommu)
+    if iommu.is_on:
+        # Debian's kernel has it on by default, except for the GPU in an Intel processor.
+        return "it is in no IOMMU group, though other devices are", advice
+    return text, advice
+
+
 def why_off(iommu: Iommu) -> tuple[str, str]:
     """Why there are no groups, as far as that is known, and what to do."""
     if iommu.switched_off_by:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ai_how.host.checks import Check, Status
+from ai_how.host.iommu import Iommu, why_no_group
 from ai_how.host.reading import is_withheld, link_name, read_number, read_text
 
 DEVICES = Path("sys/bus/pci/devices")
@@ -112,6 +113,7 @@ def check_passthrough(
     devices: Mapping[str, PciDevice],
     *,
     uplinks: Collection[str],
+    iommu: Iommu,
     force: bool = False,
 ) -> list[Check]:
     """Why devices must not be passed through; `uplinks` are the interfaces with a default route.
@@ -121,7 +123,7 @@ def check_passthrough(
     """
     return [
         Check(f"pci {found.address}", found.status, found.text, found.advice)
-        for found in find_obstacles(asked, devices, uplinks=uplinks, force=force)
+        for found in find_obstacles(asked, devices, uplinks=uplinks, iommu=iommu, force=force)
     ]
 
 
@@ -130,6 +132,7 @@ def find_obstacles(
     devices: Mapping[str, PciDevice],
     *,
     uplinks: Collection[str],
+    iommu: Iommu,
     force: bool = False,
 ) -> list[Obstacle]:
     """The same as `check_passthrough`, with the reasons as data."""
@@ -145,7 +148,7 @@ def find_obstacles(
         refusals = [
             *_mistaken_identity(device, seen),
             *_needs_of_the_host(seen, uplinks),
-            *_group_refusals(seen, wanted, devices),
+            *_group_refusals(seen, wanted, devices, iommu),
         ]
         found += [
             Obstacle(address, reason, Status.FAILURE, text, advice)
@@ -192,11 +195,13 @@ def _needs_of_the_host(seen: PciDevice, uplinks: Collection[str]) -> list[Refusa
 
 
 def _group_refusals(
-    seen: PciDevice, wanted: Collection[str], devices: Mapping[str, PciDevice]
+    seen: PciDevice,
+    wanted: Collection[str],
+    devices: Mapping[str, PciDevice],
+    iommu: Iommu,
 ) -> list[Refusal]:
     if seen.iommu_group is None:
-        remedy = "add intel_iommu=on or amd_iommu=on to the kernel command line"
-        return [(Reason.NO_IOMMU, "the IOMMU is off", remedy)]
+        return [(Reason.NO_IOMMU, *why_no_group(iommu))]
     missing = sorted(
         other.address
         for other in devices.values()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ai_how.host.checks import Check, Status
 from ai_how.host.facts import HostFacts
+from ai_how.host.iommu import read_iommu
 from ai_how.host.pci import check_passthrough, read_pci_devices
 from ai_how.host.place import HypervisorHost
 from ai_how.host.share_server import find_virtiofsd, install_virtiofsd
@@ -19,7 +20,7 @@ def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
         return []
     routes = facts.routes or ()
     uplinks = {route.device for route in routes if route.is_default and route.device}
-    return check_passthrough(asked, read_pci_devices(), uplinks=uplinks)
+    return check_passthrough(asked, read_pci_devices(), uplinks=uplinks, iommu=read_iommu())
 
 
 def check_shares(
