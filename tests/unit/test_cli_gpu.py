@@ -160,6 +160,13 @@ def test_vfs_and_types_are_explained_and_long_lists_are_cut(host: GpuHost, cli: 
     assert "             and 4 more (--json)\n" in t4
 
 
+def test_a_function_in_a_group_of_its_own_is_told(host: GpuHost, cli: Cli) -> None:
+    host.add_radeon()
+    out = cli("gpu", "explain", RADEON).out
+    assert "functions    0000:0b:00.0 VGA 1002:744c, driver amdgpu\n" in out
+    assert "0000:0b:00.1 audio 1002:ab30, driver snd_hda_intel, IOMMU group 21\n" in out
+
+
 def test_what_cannot_be_read_is_said_to_be_unknown(host: GpuHost, cli: Cli) -> None:
     host.add_uhd()
     host.hide(host.device(UHD) / "boot_vga")

@@ -120,6 +120,14 @@ def test_a_group_that_is_shared_names_who_shares_it(host: GpuHost) -> None:
     assert found.hurdles[0].is_defect
 
 
+def test_each_function_has_its_own_group_and_the_shared_one_is_named(host: GpuHost) -> None:
+    host.add_radeon()
+    host.add(NIC, (INTEL, 0x1533), NETWORK, group=21)
+    text, advice = hurdle(whole(host, RADEON))
+    assert text.startswith(f"its IOMMU group also has {NIC} (Intel I210")
+    assert advice == "ls /sys/kernel/iommu_groups/21/devices"
+
+
 @pytest.mark.fault("S27", "GPUs drawn in sysfs, as gpu explain sees them")
 def test_the_boot_display_stays_with_the_host(host: GpuHost) -> None:
     host.add_uhd()

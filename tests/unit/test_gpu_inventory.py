@@ -63,8 +63,8 @@ def test_a_card_is_one_thing_with_all_functions_of_its_slot(host: GpuHost) -> No
     )
     sound_name = "NVIDIA AD102 High Definition Audio Controller"
     assert gpu.functions == (
-        Function(GEFORCE, FunctionKind.VGA, gpu.name, "10de", "2684", "nvidia"),
-        Function(SOUND, FunctionKind.AUDIO, sound_name, "10de", "22ba", "snd_hda_intel"),
+        Function(GEFORCE, FunctionKind.VGA, gpu.name, "10de", "2684", "nvidia", 12),
+        Function(SOUND, FunctionKind.AUDIO, sound_name, "10de", "22ba", "snd_hda_intel", 12),
     )
     assert (gpu.iommu_group, gpu.driver, gpu.module_users) == (12, "nvidia", 4)
     assert gpu.unknown == ()

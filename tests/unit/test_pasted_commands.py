@@ -300,7 +300,7 @@ def parse(words: list[str]) -> None:
 
 
 PATH_COMMAND = re.compile(r"(chmod|df|findmnt|fuser|less|ls|mkdir|mv|qemu-img|rm)\b")
-NO_PATHS = ("seen.iommu_group", "gpu.iommu_group", "previous.kind")
+NO_PATHS = ("seen.iommu_group", "group", "previous.kind")
 
 
 def test_a_path_in_a_command_to_paste_is_one_word():

@@ -19,7 +19,7 @@ def fields_of(card: "Card", machine: "Machine") -> dict[str, object]:
     chip = f" ({gpu.chip})" if gpu.chip else ""
     told: dict[str, object] = {
         "card": f"{gpu.name}{chip}",
-        "functions": [_function(one) for one in gpu.functions],
+        "functions": [_function(one, gpu.iommu_group) for one in gpu.functions],
         "IOMMU group": list(_group(gpu)),
         "display": _display(gpu),
         "used by": [_user(one) for one in gpu.users] or _nobody(gpu),
@@ -48,8 +48,9 @@ def fields_of(card: "Card", machine: "Machine") -> dict[str, object]:
     return told
 
 
-def _function(one: "Function") -> str:
-    return f"{one.address} {one.kind.value} {_ids(one)}, driver {one.driver or 'none'}"
+def _function(one: "Function", group: int | None) -> str:
+    other = "" if one.iommu_group == group else f", IOMMU group {one.iommu_group}"
+    return f"{one.address} {one.kind.value} {_ids(one)}, driver {one.driver or 'none'}{other}"
 
 
 def _ids(one: "Function") -> str:

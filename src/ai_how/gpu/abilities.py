@@ -104,7 +104,7 @@ def _hurdles_of_whole(gpu: Gpu, machine: Machine, failures: list[Obstacle]) -> I
         if one.reason is Reason.NO_IOMMU:
             yield Hurdle(one.text, one.advice, one.reason)
         elif one.reason is Reason.GROUP:
-            yield _shared_group(gpu)
+            yield _shared_group(gpu, machine.devices[one.address].iommu_group)
         elif one.reason is Reason.BOOT_DISPLAY:
             advice = "choose another card as the primary display in the firmware's set-up"
             yield Hurdle(one.text, advice, one.reason)
@@ -140,11 +140,11 @@ def _driver_in_use(gpu: Gpu, machine: Machine, in_use: list[Obstacle]) -> Iterat
         yield Hurdle(text, advice=f"sudo ai-how gpu explain {gpu.address}")
 
 
-def _shared_group(gpu: Gpu) -> Hurdle:
-    blocking = [one for one in gpu.neighbours if one.blocks_group]
+def _shared_group(gpu: Gpu, group: int | None) -> Hurdle:
+    blocking = [one for one in gpu.neighbours if one.blocks_group and one.iommu_group == group]
     named = ", ".join(f"{one.address} ({one.name})" for one in blocking)
     text = f"its IOMMU group also has {named}: another slot, or ACS in the firmware, separates them"
-    advice = f"ls /sys/kernel/iommu_groups/{gpu.iommu_group}/devices"
+    advice = f"ls /sys/kernel/iommu_groups/{group}/devices"
     return Hurdle(text, advice, Reason.GROUP)
 
 

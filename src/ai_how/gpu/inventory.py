@@ -202,6 +202,7 @@ def _function(seen: PciDevice, names: PciNames) -> Function:
         vendor_id=None if "vendor" in seen.withheld else f"{seen.vendor_id:04x}",
         device_id=None if "device" in seen.withheld else f"{seen.device_id:04x}",
         driver=seen.driver,
+        iommu_group=seen.iommu_group,
         blocks_group=seen.blocks_its_group,
     )
 

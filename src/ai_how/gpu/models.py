@@ -28,6 +28,7 @@ class Function:
     vendor_id: str | None  # four hexadecimal digits
     device_id: str | None
     driver: str | None
+    iommu_group: int | None = None
     blocks_group: bool = True  # not a bridge that VFIO tolerates
 
 

@@ -1,4 +1,4 @@
-"""The cards with all that is told about them, and the checks of `gpu doctor` (pure but reading)."""
+"""The cards with all that is told about them, and the checks of `gpu doctor`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
