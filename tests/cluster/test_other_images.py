@@ -109,8 +109,8 @@ def test_a_stock_image_becomes_a_cluster_that_runs_jobs(world: World) -> None:
 
 
 def console_of(cluster: Cluster) -> str:
-    logs = sorted((cluster.paths.root / "console").glob("*.log"))
-    return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in logs)
+    logs = sorted(path for path in cluster.paths.root.rglob("*console*") if path.is_file())
+    return "\n".join(f"{path}: {path.read_text(errors='replace')[-6000:]}" for path in logs)
 
 
 def test_it_is_the_image_of_others(world: World) -> None:

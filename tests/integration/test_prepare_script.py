@@ -162,6 +162,19 @@ def test_what_would_be_the_same_in_all_nodes_is_gone(prepared: Prepared) -> None
     assert "update_initramfs=yes" in prepared.text("etc/initramfs-tools/update-initramfs.conf")
 
 
+def test_nothing_of_the_account_that_let_us_in_is_left(prepared: Prepared) -> None:
+    done = run(["grep", "-rl", USER, prepared.root / "etc"], check=False)
+    assert done.stdout == ""
+
+
+def test_a_node_starts_without_its_boot_partition(prepared: Prepared) -> None:
+    lines = [line.split() for line in prepared.text("etc/fstab").splitlines()]
+    options = {words[1]: words[3].split(",") for words in lines}
+    assert "nofail" in options["/boot/efi"]
+    assert "umask=077" in options["/boot/efi"]
+    assert "nofail" not in options["/"]
+
+
 def test_the_password_of_the_proxy_is_in_no_file(prepared: Prepared) -> None:
     look = ["grep", "-r", "-l", "-a", "-F"]
     assert run([*look, "ai-how", prepared.changed], check=False).stdout, "the look finds something"

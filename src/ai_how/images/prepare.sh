@@ -205,6 +205,13 @@ EOF
   [ ! -e /etc/selinux/config ] || sed -i 's/^SELINUX=enforcing/SELINUX=permissive/' /etc/selinux/config
 }
 
+# A node needs its boot partitions no more once it runs: where they come late, it must not end in emergency mode.
+set_mounts() {
+  awk '$2 ~ "^/(boot|boot/efi|efi)$" && $4 !~ /(^|,)nofail(,|$)/ { $4 = $4 ",nofail" } 1' /etc/fstab > /etc/fstab.ai-how
+  cat /etc/fstab.ai-how > /etc/fstab
+  rm /etc/fstab.ai-how
+}
+
 # What cloud-init set for this VM, and whatever would be the same in all nodes.
 forget() {
   # These write at their end, or all the time.
@@ -224,7 +231,8 @@ forget() {
   # Its owner is logged in just now.
   userdel -f "$user" 2> /dev/null || :
   groupdel "$user" 2> /dev/null || :
-  rm -rf "/home/${user:?}" "/var/mail/${user:?}" /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow-
+  rm -rf "/home/${user:?}" "/var/mail/${user:?}" /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- \
+    /etc/subuid- /etc/subgid-
   find /var/log -type f -exec truncate -s 0 {} +
   # What is not written yet is not given back to the host.
   sync
@@ -270,6 +278,7 @@ chown slurm: /var/spool/slurmctld
 forget_outside
 set_units
 set_boot_loader
+set_mounts
 list_packages
 say_facts
 say phase forget
