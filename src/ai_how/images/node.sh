@@ -16,6 +16,9 @@ fit_software() {
   # SLURM of bookworm runs in the foreground instead.
   grep -q -e --systemd "$root/usr/lib/systemd/system/slurmd.service" ||
     sed -i 's/--systemd/-D -s/' "$root/etc/systemd/system/slurmd.service.d/ai-how.conf"
+  # There munge waits for time-sync.target, and that for chronyd, which then cannot wait for SLURM.
+  ! grep -q time-sync.target "$root/usr/lib/systemd/system/munge.service" ||
+    sed -i '/^After=/d' "$root/etc/systemd/system/chrony.service.d/ai-how.conf"
   # There it also asks for PMIx by a name that only the package for developers has.
   for library in "$root"/usr/lib/*/pmix2/lib/libpmix.so.2; do
     [ ! -e "$library" ] || [ -e "${library%.2}" ] || ln -s libpmix.so.2 "${library%.2}"
