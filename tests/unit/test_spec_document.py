@@ -55,7 +55,9 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
             "`from: {suite: bookworm}`, or `from: {path: ./image.qcow2}`"
         ),
         "2 nodes cannot all have the vGPU c2177883-f1bb-47f0-914d-32a22e3a8804",
+        "the node has a vGPU; give the simulated ones to another node",
         "'hpcbr0' is also clusters.hpc.network.bridge",
+        "simulated GPUs are for SLURM; remove it",
     ]
 
 

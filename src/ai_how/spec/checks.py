@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ai_how.spec.fields import SHORTEST_PREFIX
+from ai_how.spec.gpu_checks import check_gpus
 from ai_how.spec.hardware_checks import check_devices, check_hardware, check_mounts
 from ai_how.spec.image_checks import check_images
 from ai_how.spec.models import ClusterFile, HpcSpec
@@ -27,6 +28,7 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
         yield from check_addresses(cluster)
         yield from check_hardware(cluster)
         yield from check_devices(cluster)
+        yield from check_gpus(cluster)
         yield from check_mounts(cluster)
     if file.clusters.hpc:
         yield from check_slurm(file.clusters.hpc)

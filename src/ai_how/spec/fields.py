@@ -292,6 +292,13 @@ SlurmTime = Annotated[
         "or UNLIMITED",
     ),
 ]
+GresType = Annotated[
+    str,
+    Matching(
+        r"[a-z][a-z0-9_.-]{0,39}",
+        "a lower-case letter, then at most 39 of a-z, 0-9, `_`, `.` and `-`",
+    ),
+]
 PartitionName = Annotated[
     str,
     Matching(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from ai_how.spec import fields
+from ai_how.spec.gpus import GpuSpec, SimulatedGpusSpec
 from ai_how.spec.hardware import (
     AccelerationSpec,
     CpuTopologySpec,
@@ -44,6 +45,7 @@ __all__ = [
     "ComputeNodeSpec",
     "ControllerSpec",
     "CpuTopologySpec",
+    "GpuSpec",
     "HardwareSpec",
     "HostSpec",
     "HpcSpec",
@@ -57,6 +59,7 @@ __all__ = [
     "PcieDevice",
     "PciePassthroughSpec",
     "PerformanceSpec",
+    "SimulatedGpusSpec",
     "SlurmConfigSpec",
     "Spec",
     "StartSpec",

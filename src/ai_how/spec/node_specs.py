@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from ai_how.spec import fields
+from ai_how.spec.gpus import GpuSpec
 from ai_how.spec.hardware import PciePassthroughSpec, Spec, VgpuSpec, VirtioFsMount
 from ai_how.spec.lists import GROUP, LIST, NODE, POOLS, OneOrList, tag_of_node, tag_of_workers
 
@@ -78,6 +79,9 @@ class ComputeNodeSpec(NodeResources):
         PciePassthroughSpec | None, Field(description="Devices of the host for this node only.")
     ] = None
     vgpu: Annotated[VgpuSpec | None, Field(description="A share of a GPU for this node.")] = None
+    gpu: Annotated[
+        GpuSpec | None, Field(description="GPUs of this node that are not passed through.")
+    ] = None
 
 
 class ComputeGroupSpec(ComputeNodeSpec):

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
 
 from ai_how.errors import SpecError
+from ai_how.spec.gpus import SimulatedGpusSpec
 from ai_how.spec.models import (
     ClusterFile,
     ComputeGroupSpec,
@@ -45,6 +46,7 @@ class Node:
     virtio_fs_mounts: tuple[VirtioFsMount, ...]
     pcie_devices: tuple[PcieDevice, ...]
     vgpu_mdev_uuid: UUID | None
+    gpus: SimulatedGpusSpec | None = None
 
     def domain_name(self, cluster: str) -> str:
         return f"{cluster}-{self.name}"
@@ -103,6 +105,7 @@ def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:
             virtio_fs_mounts=spec.virtio_fs_mounts if shares else (),
             pcie_devices=devices_of(spec),
             vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
+            gpus=spec.gpu.simulated if spec.gpu else None,
         )
         for number, spec in enumerate(_written_out(hpc.compute_nodes), start=1)
     )

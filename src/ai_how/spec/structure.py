@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ai_how.spec.lists import without_tags
-from ai_how.spec.models import ClusterFile
+from ai_how.spec.models import ClusterFile, ComputeNodeSpec
 from ai_how.spec.problems import Finding, Loc, are_related, error_at, render_value
 from ai_how.spec.shape import known_keys
 
@@ -37,6 +37,7 @@ _STAND_INS: dict[str, Any] = {
     "worker_nodes": [_NODE],
     **_NODE,
     "count": 1,
+    "type": "stand-in",
     "sockets": 1,
     "cores": 1,
     "threads": 1,
@@ -81,6 +82,8 @@ def _findings(details: Sequence[ErrorDetails]) -> list[Finding]:
 
 def _unknown_key(loc: Loc) -> tuple[str, str | None]:
     key, known = str(loc[-1]), known_keys(loc[:-1])
+    if loc[-2:-1] in (("controller",), ("control_plane",)) and key in ComputeNodeSpec.model_fields:
+        return "is for nodes that run jobs; move it to one of them", None
     near = difflib.get_close_matches(key.lower(), known, n=1) or [
         name for name in known if name.startswith(f"{key}_") or key.startswith(f"{name}_")
     ]

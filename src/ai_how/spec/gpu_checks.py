@@ -1,0 +1,124 @@
+"""Checks of a node's GPUs: against what the cards are, and against its other devices."""
+
+from collections.abc import Iterator
+
+from ai_how.spec.gpus import SimulatedGpusSpec
+from ai_how.spec.mig import CARDS, find_card, fits
+from ai_how.spec.models import ComputeNodeSpec, HpcSpec
+from ai_how.spec.nodes import devices_of
+from ai_how.spec.problems import Finding, Loc, error_at, render_value, warning_at
+from ai_how.spec.view import LocatedCluster, LocatedNode
+
+
+def check_gpus(cluster: LocatedCluster) -> Iterator[Finding]:
+    for node in cluster.nodes:
+        if not isinstance(node.spec, ComputeNodeSpec) or node.spec.gpu is None:
+            continue
+        loc = (*node.loc, "gpu")
+        asked = node.spec.gpu.simulated
+        if asked is None:
+            yield warning_at("is empty, and has no effect; it may have `simulated`", loc)
+            continue
+        if not isinstance(cluster.spec, HpcSpec):
+            yield error_at("simulated GPUs are for SLURM; remove it", loc)
+            continue
+        yield from _check_neighbours(node, node.spec, (*loc, "simulated"))
+        yield from _check_card(asked, (*loc, "simulated"))
+        yield from _check_links(asked, (*loc, "simulated"))
+
+
+def _check_neighbours(node: LocatedNode, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:
+    """A driver in the guest would make device files of the same names."""
+    for index, device in enumerate(devices_of(spec)):
+        if device.device_type == "gpu":
+            real = (*node.loc, "pcie_passthrough", "devices", index)
+            yield error_at(
+                f"the node has a real GPU, {device.pci_address}; give the simulated ones to "
+                "another node",
+                loc,
+                real,
+            )
+    if spec.vgpu:
+        yield error_at(
+            "the node has a vGPU; give the simulated ones to another node",
+            loc,
+            (*node.loc, "vgpu"),
+        )
+
+
+def _check_card(asked: SimulatedGpusSpec, loc: Loc) -> Iterator[Finding]:
+    known = CARDS.get(asked.type)
+    if known is None:
+        if asked.memory_gb is None:
+            yield error_at(
+                f"is required: the memory of a {render_value(asked.type)} is not known",
+                (*loc, "memory_gb"),
+                (*loc, "type"),
+            )
+        if asked.mig:
+            yield error_at(
+                f"{render_value(asked.type)} has no known MIG profiles; types with MIG: "
+                f"{', '.join(CARDS)}",
+                (*loc, "mig"),
+                (*loc, "type"),
+            )
+        return
+    card = find_card(asked.type, asked.memory_gb)
+    if card is None:
+        sizes = " or ".join(str(one.memory_gb) for one in known)
+        yield error_at(
+            f"found {asked.memory_gb}; a card of type {asked.type} has {sizes} GB",
+            (*loc, "memory_gb"),
+            (*loc, "type"),
+        )
+        return
+    unknown = [name for name in asked.mig if name not in card.profiles]
+    for name in unknown:
+        yield error_at(
+            f"a card of type {asked.type} with {card.memory_gb} GB has no such profile; it has: "
+            f"{', '.join(card.profiles)}",
+            (*loc, "mig", name),
+            (*loc, "type"),
+            (*loc, "memory_gb"),
+        )
+    if not unknown and not fits(card, asked.mig):
+        slices = ", ".join(f"{count} x {name}" for name, count in asked.mig.items())
+        yield error_at(
+            f"{slices} do not fit on one card of type {asked.type} with {card.memory_gb} GB; "
+            "`mig` is the layout of each card",
+            (*loc, "mig"),
+        )
+
+
+def _check_links(asked: SimulatedGpusSpec, loc: Loc) -> Iterator[Finding]:
+    links, here = asked.links, (*loc, "links")
+    if links is None:
+        return
+    if asked.mig:
+        yield error_at("MIG slices have no links to each other; remove it", here, (*loc, "mig"))
+        return
+    if isinstance(links, int):
+        return
+    count = asked.count
+    if len(links) != count or any(len(row) != count for row in links):
+        yield error_at(
+            f"found rows of {', '.join(str(len(row)) for row in links) or 'no'} numbers; "
+            f"{count} cards need {count} rows of {count}",
+            here,
+            (*loc, "count"),
+        )
+        return
+    for card, row in enumerate(links):
+        for other, number in enumerate(row):
+            if (number == -1) is not (card == other):
+                yield error_at(
+                    f"found {number} from card {card} to card {other}; -1 is a card itself, "
+                    "and nothing else",
+                    (*here, card),
+                )
+            elif card < other and number != links[other][card]:
+                yield error_at(
+                    f"found {number} from card {card} to card {other}, but "
+                    f"{links[other][card]} back; a link has two ends",
+                    (*here, card),
+                )

@@ -1,0 +1,120 @@
+"""The specification of a node's GPUs: simulated ones, for SLURM without a card."""
+
+from typing import Annotated
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from ai_how.spec import fields
+from ai_how.spec.hardware import Spec
+from ai_how.spec.mig import find_card
+
+MOST_CARDS = 16
+MOST_LINKS = 1023  # SLURM's GRES_MAX_LINK
+
+
+def _number(value: object) -> int | None:
+    """A number of links; `${NAME}` in the file makes it a text. None if it is none."""
+    if isinstance(value, str) and value.isascii() and value.lstrip("-").isdigit():
+        value = int(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and isinstance(value, int) and -1 <= value <= MOST_LINKS else None
+
+
+def _links(value: object) -> int | tuple[tuple[int, ...], ...]:
+    if (number := _number(value)) is not None and number >= 0:
+        return number
+    if isinstance(value, list | tuple) and all(isinstance(row, list | tuple) for row in value):
+        rows = [[_number(one) for one in row] for row in value]
+        if all(one is not None for row in rows for one in row):
+            return tuple(tuple(one for one in row if one is not None) for row in rows)
+    raise fields.not_allowed(
+        f"a number of links between any two cards, 0 to {MOST_LINKS}, or a list of such numbers "
+        "for each card, with -1 for itself"
+    )
+
+
+Links = Annotated[
+    int | tuple[tuple[int, ...], ...],
+    PlainValidator(_links),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MOST_LINKS},
+                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            ]
+        }
+    ),
+]
+
+
+class SimulatedGpusSpec(Spec):
+    """GPUs that only SLURM sees: device files without a driver behind them."""
+
+    type: Annotated[
+        fields.GresType,
+        Field(
+            description="The type in SLURM, such as a100, h100, h200, a30, or any other name.",
+            examples=["a100"],
+        ),
+    ]
+    count: Annotated[
+        int, Field(ge=1, le=MOST_CARDS, description="The number of cards.", examples=[4])
+    ]
+    memory_gb: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1024,
+            description="Memory of a card in GB. Default: that of the type (a100: 40, h100: 80, "
+            "h200: 141, a30: 24); required for other types.",
+            examples=[40],
+        ),
+    ] = None
+    mig: Annotated[
+        dict[str, Annotated[int, Field(ge=1, le=8)]],
+        Field(
+            description='The MIG slices of each card, by profile, such as {"1g.5gb": 7}; SLURM '
+            "then has the slices, and no whole cards.",
+            examples=[{}],
+        ),
+    ] = Field(default_factory=dict)
+    links: Annotated[
+        Links | None,
+        Field(
+            description="NVLinks: a number between any two cards, or for each card a list with "
+            "the links to each, and -1 for itself.",
+            examples=[12],
+        ),
+    ] = None
+
+    @property
+    def card_memory_gb(self) -> int:
+        """The memory of a card in GB; 0 if it is neither given nor known, which is refused."""
+        if self.memory_gb is not None:
+            return self.memory_gb
+        card = find_card(self.type, None)
+        return card.memory_gb if card else 0
+
+    @property
+    def gres_counts(self) -> dict[str, int]:
+        """What a node has for SLURM: the number of each type, of whole cards or of slices."""
+        if not self.mig:
+            return {self.type: self.count}
+        return {profile: number * self.count for profile, number in sorted(self.mig.items())}
+
+    def links_of(self, card: int) -> tuple[int, ...] | None:
+        """The links of a card to each card, -1 to itself; None if the file gives none."""
+        if self.links is None:
+            return None
+        if isinstance(self.links, int):
+            return tuple(-1 if one == card else self.links for one in range(self.count))
+        return self.links[card]
+
+
+class GpuSpec(Spec):
+    """The GPUs of a node, besides those that are passed through."""
+
+    simulated: Annotated[
+        SimulatedGpusSpec | None,
+        Field(description="GPUs for SLURM without a card: no driver, no CUDA."),
+    ] = None

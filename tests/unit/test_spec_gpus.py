@@ -1,0 +1,186 @@
+"""Simulated GPUs in the cluster file: what fits on a card, and what is said of what does not."""
+
+from collections import Counter
+from itertools import product
+from typing import Any
+
+import pytest
+from test_spec_checks import MDEV, NODE, check
+
+from ai_how.spec.document import json_schema, render_default_file
+from ai_how.spec.mig import CARDS, find_card, fits, sorted_slices
+from ai_how.spec.models import SimulatedGpusSpec
+from cluster_bench import read_hpc
+
+A100 = {"type": "a100", "count": 2}
+PLACE = "hpc.compute_nodes[0].gpu.simulated"
+
+
+def with_gpus(**simulated: Any) -> dict[str, Any]:
+    return NODE | {"gpu": {"simulated": simulated}}
+
+
+def problems(**simulated: Any) -> list[str]:
+    return [
+        one.removeprefix(f"{PLACE}.")
+        for one in check({"compute_nodes": [with_gpus(**(A100 | simulated))]})
+    ]
+
+
+@pytest.mark.parametrize(
+    "simulated",
+    [
+        {},
+        {"memory_gb": 80},
+        {"mig": {"1g.5gb": 7}},
+        {"mig": {"3g.20gb": 1, "1g.5gb": 4}},
+        {"memory_gb": 80, "mig": {"7g.80gb": 1}},
+        {"type": "h200", "mig": {"1g.35gb": 4}},
+        {"type": "rtx4090", "memory_gb": 24},
+        {"links": 12},
+        {"links": [[-1, 4], [4, -1]]},
+        {"links": "${LINKS:-4}"},
+    ],
+)
+def test_what_cards_have_is_accepted(simulated: dict[str, Any]) -> None:
+    assert problems(**simulated) == []
+
+
+@pytest.mark.parametrize(
+    ("simulated", "said"),
+    [
+        ({"type": "A100"}, "type: found 'A100'; allowed: a lower-case letter, then at most 39 of "),
+        ({"count": 0}, "count: found '0'; the minimum is 1"),
+        ({"count": 17}, "count: found '17'; the maximum is 16"),
+        ({"memory_gb": 48}, "memory_gb: found 48; a card of type a100 has 40 or 80 GB"),
+        (
+            {"type": "rtx4090"},
+            "memory_gb: is required: the memory of a 'rtx4090' is not known",
+        ),
+        (
+            {"type": "rtx4090", "memory_gb": 24, "mig": {"1g.5gb": 1}},
+            "mig: 'rtx4090' has no known MIG profiles; types with MIG: a30, a100, h100, h200",
+        ),
+        (
+            {"memory_gb": 80, "mig": {"1g.5gb": 7}},
+            (
+                "mig.'1g.5gb': a card of type a100 with 80 GB has no such profile; it has: "
+                "1g.10gb, 1g.20gb, 2g.20gb, 3g.40gb, 4g.40gb, 7g.80gb"
+            ),
+        ),
+        (
+            {"mig": {"1g.5gb": 5, "2g.10gb": 2}},
+            (
+                "mig: 5 x 1g.5gb, 2 x 2g.10gb do not fit on one card of type a100 with 40 GB; "
+                "`mig` is the layout of each card"
+            ),
+        ),
+        ({"mig": {"1g.5gb": "many"}}, "mig.'1g.5gb': found 'many'; expected a whole number"),
+        (
+            {"mig": {"1g.5gb": 1}, "links": 4},
+            "links: MIG slices have no links to each other; remove it",
+        ),
+        ({"links": "all"}, "links: found 'all'; allowed: a number of links between any two cards"),
+        ({"links": [[-1, True], [4, -1]]}, "links: found a list; allowed: a number of links"),
+        (
+            {"links": [[-1, 4, 4], [4, -1, 4]]},
+            "links: found rows of 3, 3 numbers; 2 cards need 2 rows of 2",
+        ),
+        (
+            {"links": [[-1, 4], [3, -1]]},
+            "links[0]: found 4 from card 0 to card 1, but 3 back; a link has two ends",
+        ),
+        (
+            {"links": [[0, 4], [4, -1]]},
+            "links[0]: found 0 from card 0 to card 0; -1 is a card itself, and nothing else",
+        ),
+        ({"model": "x"}, "model: unknown key; known here: count, links, memory_gb, mig, type"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(
+    simulated: dict[str, Any], said: str
+) -> None:
+    [found] = problems(**simulated)
+    assert found.startswith(said)
+
+
+def test_the_controller_has_no_gpus() -> None:
+    assert check({"controller": with_gpus(**A100)}) == [
+        "hpc.controller.gpu: is for nodes that run jobs; move it to one of them"
+    ]
+
+
+def test_a_node_has_either_real_gpus_or_simulated_ones() -> None:
+    device = {"pci_address": "0000:65:00.0", "device_type": "gpu"}
+    real = {"pcie_passthrough": {"enabled": True, "devices": [device]}}
+    other = {"pcie_passthrough": {"enabled": True, "devices": [device | {"device_type": "other"}]}}
+    node = with_gpus(**A100)
+    assert check({"compute_nodes": [node | real]}) == [
+        f"{PLACE}: the node has a real GPU, 0000:65:00.0; give the simulated ones to another node"
+    ]
+    assert check({"compute_nodes": [node | {"vgpu": {"mdev_uuid": MDEV}}]}) == [
+        f"{PLACE}: the node has a vGPU; give the simulated ones to another node"
+    ]
+    assert check({"compute_nodes": [node | other]}) == []
+
+
+def test_a_section_without_any_gpu_is_reported() -> None:
+    assert check({"compute_nodes": [NODE | {"gpu": {}}]}) == [
+        "warning hpc.compute_nodes[0].gpu: is empty, and has no effect; it may have `simulated`"
+    ]
+
+
+def test_kubernetes_has_no_simulated_gpus() -> None:
+    cloud = {"name": "cloud", "control_plane": NODE, "worker_nodes": [with_gpus(**A100)]}
+    assert check(cloud=cloud)[-1] == (
+        "cloud.worker_nodes[0].gpu: simulated GPUs are for SLURM; remove it"
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(CARDS))
+def test_a_card_holds_as_many_equal_slices_as_nvidia_says(kind: str) -> None:
+    """The numbers of the MIG user guide's tables: instances available, by profile."""
+    most = {"1g": 7, "roomy": 4, "2g": 3, "3g": 2, "4g": 1, "7g": 1}
+    if kind == "a30":
+        most = {"1g": 4, "2g": 2, "4g": 1}
+    for card in CARDS[kind]:
+        seen = [
+            max(n for n in range(1, 9) if fits(card, {profile: n})) for profile in card.profiles
+        ]
+        assert seen == list(most.values())
+
+
+def test_no_layout_takes_more_than_the_card_has() -> None:
+    card = find_card("a100", 40)
+    assert card is not None
+    names = list(card.profiles)
+    for counts in product(range(3), repeat=len(names)):
+        layout = dict(zip(names, counts, strict=True))
+        if fits(card, layout):
+            slices = sorted_slices(card, layout)
+            assert sum(one.width for one in slices) <= 8
+            assert sum(int(one.name[0]) for one in slices) <= 7
+            assert Counter(one.name for one in slices) == Counter(layout)
+
+
+def test_a_group_has_that_many_cards_on_each_of_its_nodes() -> None:
+    nodes = "compute_nodes: {count: 2, cpu_cores: 1, memory_gb: 1, disk_gb: 10, gpu: {simulated: "
+    hpc = read_hpc(nodes=nodes + "{type: a100, count: 4, mig: {3g.20gb: 1, 1g.5gb: 4}}}}")
+    [group] = hpc.compute_nodes
+    assert group.gpu is not None
+    assert group.gpu.simulated is not None
+    assert group.gpu.simulated.gres_counts == {"1g.5gb": 16, "3g.20gb": 4}
+
+
+def test_links_are_those_of_each_card_to_each() -> None:
+    same = SimulatedGpusSpec.model_validate({"type": "a100", "count": 3, "links": 4})
+    assert [same.links_of(card) for card in range(3)] == [(-1, 4, 4), (4, -1, 4), (4, 4, -1)]
+    own = SimulatedGpusSpec.model_validate(A100 | {"links": [[-1, 2], [2, -1]]})
+    assert own.links_of(1) == (2, -1)
+    assert SimulatedGpusSpec.model_validate(A100).links_of(0) is None
+
+
+def test_the_field_is_explained() -> None:
+    assert "#simulated:" in render_default_file()
+    model = json_schema()["$defs"]["SimulatedGpusSpec"]["properties"]
+    assert set(model) == {"type", "count", "memory_gb", "mig", "links"}
