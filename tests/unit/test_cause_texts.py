@@ -92,6 +92,9 @@ STUCK = replace(
     NODE, state=VmState.PAUSED, reason="I/O error", disk_directory=Path("/srv/d"), free_bytes=0
 )
 ABSENT = node_readiness("compute-01", "unknown*", None)
+FEWER_GPUS = node_readiness(
+    "compute-01", "inval", "gres/gpu count reported lower than configured (7 < 8)"
+)
 LOW = node_readiness(
     "compute-01", "inval", "Low RealMemory (reported:211 < 90.00% of configured:401)"
 )
@@ -270,6 +273,16 @@ def test_what_is_certain_of_a_machine_is_named(seen, cause_id, text):
             Rank.NODE,
             SlurmCause.NODE_NOT_REGISTERED,
             "slurmd on compute-01 did not register: SLURM reports it as unknown*",
+        ),
+        (
+            NODE,
+            SlurmSigns(seen=FEWER_GPUS),
+            Rank.NODE,
+            SlurmCause.GPUS_REFUSED,
+            (
+                "SLURM refuses the GPUs of compute-01: "
+                "gres/gpu count reported lower than configured (7 < 8)"
+            ),
         ),
         (
             NODE,

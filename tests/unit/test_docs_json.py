@@ -23,6 +23,7 @@ from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.preflight.estimate import Estimate, Has, Needs
 from ai_how.clusters.status import status_of
+from ai_how.clusters.workload import GpuUse
 from ai_how.console.text import to_jsonable
 from ai_how.errors import HostError, PlanFailedError
 from ai_how.host.checks import Check, Status
@@ -192,6 +193,7 @@ def test_status_is_as_the_page_says() -> None:
                 disk_used_mib=200,
                 slurm="down*",
                 slurm_reason="Not responding",
+                gpus=(GpuUse("a100", 8, 2), GpuUse("h100", 4, None)),
                 stages_s={"boot": 0.5},
                 file_systems=(FileSystem("/", 900, 1000),),
                 problems=("not on the network",),

@@ -127,6 +127,7 @@ def _tables(nodes: "Sequence[NodeStatus]") -> "Iterator[Table]":
 def _table(
     nodes: "Sequence[NodeStatus]", figure: "Callable[[int | None, int | None], str]"
 ) -> "Table":
+    gpus = {"GPUs": [_gpus(node) for node in nodes]} if any(node.gpus for node in nodes) else {}
     return {
         "node": [node.name for node in nodes],
         "VM": [_state(node) for node in nodes],
@@ -137,8 +138,17 @@ def _table(
         "disk": [figure(node.disk_used_mib, node.disk_gib * GIB) for node in nodes],
         "agent": ["yes" if node.agent else "no" for node in nodes],
         "SLURM": [node.slurm or "-" for node in nodes],
+        **gpus,
         "reason": [node.slurm_reason or "" for node in nodes],
     }
+
+
+def _gpus(node: "NodeStatus") -> str:
+    """How many of each type jobs have, of how many."""
+    return ", ".join(
+        f"{'?' if one.allotted is None else one.allotted}/{one.count} {one.type}"
+        for one in node.gpus
+    )
 
 
 def _without(table: "Table", name: str) -> "Table":

@@ -130,7 +130,15 @@ def _remembered(
         image_digest=was.image_digest if was else choices.digest_of(node),
         auto_start=node.auto_start,
         stages_s=was.stages_s if was else {},
+        gpus=_gpus(node, was),
     )
+
+
+def _gpus(node: Node, was: NodeState | None) -> dict[str, int] | None:
+    """Empty, not None, where a node has no more GPUs: what it was given is to be taken away."""
+    if node.gpus:
+        return node.gpus.gres_counts
+    return None if was is None or was.gpus is None else {}
 
 
 def _network(

@@ -13,7 +13,7 @@ from uuid import UUID
 from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
-from ai_how.clusters.workload import NodeReadiness
+from ai_how.clusters.workload import GpuUse, NodeReadiness
 from ai_how.errors import ImageError
 from ai_how.host.uplink import uplink_remedy
 from ai_how.images.manifest import MANIFEST, read_manifest
@@ -87,6 +87,8 @@ class NodeStatus:
     agent: bool
     slurm: str | None
     slurm_reason: str | None
+    gpus: tuple[GpuUse, ...]
+    """As SLURM has them; as they were asked for, if it could not be asked."""
     stages_s: Mapping[str, float]
     file_systems: tuple[FileSystem, ...]
     """As its agent reports; empty if it was not asked, or did not answer in time."""
@@ -236,6 +238,7 @@ def _node_status(
         agent=bool(domain and domain.is_agent_connected),
         slurm=readiness.state if readiness else None,
         slurm_reason=readiness.reason if readiness else None,
+        gpus=_gpus(one, readiness),
         stages_s=one.stages_s,
         file_systems=file_systems,
         problems=(
@@ -246,6 +249,12 @@ def _node_status(
             *(str(each) for each in file_systems if each.is_full),
         ),
     )
+
+
+def _gpus(one: NodeState, readiness: NodeReadiness | None) -> tuple[GpuUse, ...]:
+    if readiness is not None and readiness.gpus:
+        return readiness.gpus
+    return tuple(GpuUse(kind, count, None) for kind, count in (one.gpus or {}).items())
 
 
 def _wiring_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:

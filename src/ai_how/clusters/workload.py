@@ -5,6 +5,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class GpuUse:
+    """The GPUs of one type on one node, whole cards or slices."""
+
+    type: str
+    count: int
+    allotted: int | None
+    """How many jobs have now; None if it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReadiness:
     """What the cluster's software reports of one node."""
 
@@ -15,9 +25,13 @@ class NodeReadiness:
     is_working: bool
     """Whether it accepts or runs jobs."""
     is_closed_by_us: bool = False
-    """Whether a stop of ours drained it and did not finish."""
+    """Whether it is to be undrained: a stop of ours drained it and did not finish, or the software
+    did so for a reason that is over.
+    """
     is_drained: bool = False
     """Whether a user drained it."""
+    gpus: tuple[GpuUse, ...] = ()
+    """Empty if it has none, or if they were not asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ echo '== nodes'; timeout 8 scontrol show node 2>&1
 
 _SERVICE_ERROR = re.compile(r"(?:slurmd|slurmctld)(?:\[\d+\])?: (?:\w+: )?((?:error|fatal): .+)")
 _MUNGE_REFUSES = re.compile(r"(Invalid|Expired|Rewound) credential")
+_GPUS_REFUSED = re.compile(r"gres/gpu\S* (count|topology|type)")
 _JOB = re.compile(r"^\s*\d+\s+(\S+)\s+\S+\s+(waiting|running)\s*$", re.MULTILINE)
 
 
@@ -43,6 +44,7 @@ class SlurmCause(StrEnum):
     MUNGE_DOWN = "munge-down"
     SLURMCTLD_DOWN = "slurmctld-down"
     NODE_NOT_REGISTERED = "node-not-registered"
+    GPUS_REFUSED = "gpus-refused"
     NODE_OUT_OF_SERVICE = "node-out-of-service"
 
 
@@ -137,6 +139,9 @@ def _not_registered(node: NodeEvidence, signs: SlurmSigns) -> Cause | None:
     seen = signs.seen
     if seen is None or seen.is_working:
         return None
+    if seen.reason and _GPUS_REFUSED.match(seen.reason):
+        text = f"SLURM refuses the GPUs of {node.name}: {one_line(seen.reason)}"
+        return Cause(Rank.NODE, SlurmCause.GPUS_REFUSED, node.name, text)
     if seen.reason and not seen.state.endswith("*") and seen.state != "unknown":
         text = f"SLURM reports {node.name} as {seen.state}: {one_line(seen.reason)}"
         return Cause(Rank.NODE, SlurmCause.NODE_OUT_OF_SERVICE, node.name, text)

@@ -15,8 +15,9 @@ from ai_how.clusters.secrets import (
     own_keys,
     public_key,
 )
-from ai_how.guest.base_identity import Neighbour, is_below_home, render_archive
+from ai_how.guest.base_identity import Entry, Neighbour, is_below_home, render_archive
 from ai_how.guest.ssh import ensure_munge_key
+from ai_how.hpc.gpus import cards_of, gpu_entries
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
@@ -63,6 +64,7 @@ def build_identities(
         neighbours=tuple(Neighbour(other.name, other.ip) for other in desired.state.nodes),
         own_keys=own_keys(desired),
         slurm_conf=_slurm_conf(desired),
+        slurm_nodes={one.name: one for one in slurm_nodes(desired)},
         host_keys=cache(lambda: host_keys(desired, paths)),
         home_points=_home_points(desired),
         has_host_clock=has_host_clock,
@@ -81,6 +83,7 @@ class _Common:
     neighbours: tuple[Neighbour, ...]
     own_keys: tuple[str, ...]
     slurm_conf: str
+    slurm_nodes: Mapping[str, SlurmNode]
     host_keys: Callable[[], tuple[str, ...]]
     home_points: tuple[str, ...]
     has_host_clock: bool
@@ -114,6 +117,8 @@ def config_digest(desired: DesiredCluster) -> str:
         own_keys(desired),
     )
     text = _slurm_conf(desired) + repr(told) + desired.outside.files.digest
+    if any(one.gpus is not None for one in desired.state.nodes):
+        text += repr([(node.name, node.gpus) for node, _ in desired.nodes])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -137,6 +142,7 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
         threads_per_core=layout.threads if layout else 1,
         memory_mib=one.memory_mib,
         is_left_off=node is None or not node.auto_start,
+        gpus=one.gpus or {},
     )
 
 
@@ -162,6 +168,8 @@ def _identity(
         has_host_clock=common.has_host_clock,
         wait_s=common.wait_s,
         slurm_conf=common.slurm_conf,
+        has_gpus=any(other.gpus for other in common.slurm_nodes.values()),
+        gpu_files=_gpu_files(node, one, common),
         host_keys=common.host_keys(),
         shares=node.virtio_fs_mounts,
         outside=desired.outside.files,
@@ -169,6 +177,13 @@ def _identity(
         host_key_public=public_key(host_key),
         munge_key=paths.munge_key.read_bytes(),
     )
+
+
+def _gpu_files(node: Node, one: NodeState, common: _Common) -> tuple[Entry, ...]:
+    if one.gpus is None:
+        return ()
+    cards = cards_of(node.gpus, one.uuid) if node.gpus else ()
+    return tuple(gpu_entries(cards, common.slurm_nodes[one.name]))
 
 
 def _slurm_conf(desired: DesiredCluster) -> str:

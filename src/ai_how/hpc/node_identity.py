@@ -11,6 +11,7 @@ from ai_how.guest.base_identity import (
     render_directories,
     render_mounts,
 )
+from ai_how.hpc.gpus import GPUS_UNIT
 from ai_how.hpc.slurm_config import CONTROLLER_PORT, render_cgroup_conf
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
@@ -39,6 +40,10 @@ class NodeIdentity(BaseIdentity):
     home_points: tuple[str, ...] = ()
     """The mount points below the shared home, of all nodes."""
     slurm_conf: str
+    has_gpus: bool = False
+    """Whether any node of the cluster has GPUs."""
+    gpu_files: tuple[Entry, ...] = ()
+    """Of a node that has simulated GPUs, or had some once."""
     munge_key: bytes = field(repr=False)
 
     def services(self) -> tuple[str, ...]:
@@ -48,7 +53,8 @@ class NodeIdentity(BaseIdentity):
             home = ("nfs-server.service",) if self.home_is_nfs else ()
             return ("munge.service", "slurmctld.service", *late, *home, *common)
         home = ("home.mount",) if self.home_is_nfs else ()
-        return ("munge.service", *home, *late, "slurmd.service", *common)
+        gpus = (GPUS_UNIT,) if self.gpu_files else ()
+        return ("munge.service", *gpus, *home, *late, "slurmd.service", *common)
 
     @property
     def early_shares(self) -> tuple[VirtioFsMount, ...]:
@@ -82,10 +88,11 @@ class NodeIdentity(BaseIdentity):
             yield Entry(f"etc/systemd/system/{HOME_MOUNTS}", _HOME_MOUNTS_UNIT)
         if self.role is Role.CONTROLLER:
             yield Entry("etc/slurm/slurm.conf", self.slurm_conf)
-            yield Entry("etc/slurm/cgroup.conf", render_cgroup_conf())
+            yield Entry("etc/slurm/cgroup.conf", render_cgroup_conf(has_gpus=self.has_gpus))
             if self.home_is_nfs:
                 options = "rw,async,no_subtree_check,root_squash"
                 yield Entry("etc/exports", f"/home {self.subnet}({options})\n")
         else:
             options = f"--conf-server controller:{CONTROLLER_PORT}"
             yield Entry("etc/default/slurmd", f"SLURMD_OPTIONS='{options}'\n")
+            yield from self.gpu_files

@@ -170,6 +170,7 @@ def _ready_steps(
                 partition,
                 hpc.storage.home,
                 told | {clocks.key},
+                tuple(one.name for one in up if one.name in names and one.gpus),
             )
         )
     return made

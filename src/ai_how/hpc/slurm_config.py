@@ -1,7 +1,7 @@
 """Renders slurm.conf and cgroup.conf (pure), in the terms of slurm.conf(5)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from ai_how.spec.models import PartitionSpec, SlurmConfigSpec
@@ -20,6 +20,8 @@ class SlurmNode:
     threads_per_core: int
     memory_mib: int
     is_left_off: bool = False
+    gpus: Mapping[str, int] = field(default_factory=dict)
+    """The number of its GPUs, or of their slices, by type."""
 
     @property
     def cpus(self) -> int:
@@ -73,6 +75,9 @@ def render_slurm_conf(
         # Without it, a job that asks for no memory gets all memory of its nodes, and cores stay
         # idle.
         settings["DefMemPerCPU"] = str(min(one.real_memory_mib // one.cpus for one in nodes))
+    if any(node.gpus for node in nodes):
+        # Not AccountingStorageTRES=gres/gpu: without slurmdbd, slurmctld then refuses to start.
+        settings["GresTypes"] = "gpu"
     lines = [f"{key}={value}" for key, value in settings.items()]
     lines += [_node_line(node) for node in nodes]
     lines += [
@@ -82,15 +87,20 @@ def render_slurm_conf(
     return "\n".join(lines) + "\n"
 
 
-def render_cgroup_conf() -> str:
-    """Jobs are limited to the cores and the memory that they were allocated."""
+def render_cgroup_conf(*, has_gpus: bool = False) -> str:
+    """Jobs are limited to the cores, the memory and the GPUs that they were allocated."""
     return (
         "CgroupPlugin=cgroup/v2\n"
         # slurmd creates its scope itself: to ask systemd over D-Bus starts three programs.
         "IgnoreSystemd=yes\n"
         "ConstrainCores=yes\n"
-        "ConstrainRAMSpace=yes\n"
+        "ConstrainRAMSpace=yes\n" + ("ConstrainDevices=yes\n" if has_gpus else "")
     )
+
+
+def render_gres(counts: Mapping[str, int]) -> str:
+    """The Gres= of a node."""
+    return ",".join(f"gpu:{kind}:{count}" for kind, count in counts.items())
 
 
 def _node_line(node: SlurmNode) -> str:
@@ -103,6 +113,8 @@ def _node_line(node: SlurmNode) -> str:
         f"ThreadsPerCore={node.threads_per_core}",
         f"RealMemory={node.real_memory_mib}",
     ]
+    if node.gpus:
+        words.append(f"Gres={render_gres(node.gpus)}")
     if node.is_left_off:
         return " ".join([*words, "State=DOWN", f'Reason="auto_start is off: start {node.name}"'])
     return " ".join([*words, "State=UNKNOWN"])

@@ -309,6 +309,8 @@ class AwaitReady(ClusterStep):
     partition: str
     home: str
     needs: frozenset[str] = frozenset()
+    gpu_nodes: tuple[str, ...] = ()
+    """Those of the nodes whose job gets a GPU."""
 
     @property
     def key(self) -> str:
@@ -326,7 +328,10 @@ class AwaitReady(ClusterStep):
         agent = context.agent(self.controller, "controller")
         deadline = Deadline.after(context.timeouts.ready_s)
         try:
-            self._await(context, agent, self.nodes, deadline)
+            others = [name for name in self.nodes if name not in self.gpu_nodes]
+            for nodes in (others, self.gpu_nodes):
+                if nodes:
+                    self._await(context, agent, nodes, deadline)
         except DeadlineError as error:
             if context.stop.is_set():
                 raise
@@ -339,10 +344,18 @@ class AwaitReady(ClusterStep):
         return Applied.MADE
 
     def _await(
-        self, context: PlanContext, agent: GuestAgent, nodes: Sequence[str], deadline: Deadline
+        self,
+        context: PlanContext,
+        agent: GuestAgent,
+        nodes: Sequence[str],
+        deadline: Deadline,
+        *,
+        is_again: bool = False,
     ) -> None:
         """Wait for all nodes. Undrain those that we drained; warn of those that a user drained."""
-        words = ["/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
+        # All nodes have GPUs, or none has. srun takes this variable as it does --gres.
+        gpu = ["/usr/bin/env", "SLURM_GRES=gpu:1"] if nodes[0] in self.gpu_nodes else []
+        words = [*gpu, "/usr/lib/ai-how/ready", self.home, self.partition, *nodes]
         ran = retry_if_connection_lost(
             lambda: agent.check(words, deadline, stop=context.stop)
         ).split()
@@ -356,8 +369,8 @@ class AwaitReady(ClusterStep):
                 context.warn(describe_drained(seen[name]))
         if closed := [name for name in silent if name in seen and seen[name].is_closed_by_us]:
             agent.check(open_words(closed), deadline)
-            if nodes == self.nodes:
-                self._await(context, agent, closed, deadline)
+            if not is_again:
+                self._await(context, agent, closed, deadline, is_again=True)
 
     def revert(self, context: PlanContext) -> None:
         """Nothing was changed."""

@@ -64,6 +64,11 @@ class NodeState(Remembered):
     auto_start: bool
     stages_s: dict[str, FiniteFloat] = {}
     """The seconds of each stage of its last bring-up."""
+    gpus: dict[str, NonNegativeInt] | None = None
+    """Its simulated GPUs for SLURM, by type; empty if the file had some once, and has none now.
+
+    None if it never had any; then it is not written, as older versions do not know it.
+    """
 
 
 class NetworkState(Remembered):
@@ -116,6 +121,9 @@ class ClusterState(Remembered):
             del record["kind"]
         if self.network.uplink:
             del record["network"]["uplink"]
+        for node in record["nodes"]:
+            if node["gpus"] is None:
+                del node["gpus"]
         return record
 
     def find_node(self, name: str) -> NodeState | None:
