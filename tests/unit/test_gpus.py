@@ -1,9 +1,11 @@
 """Simulated GPUs: what slurmd, the node and its users are told, letter by letter."""
 
+import base64
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,7 +22,7 @@ from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.plan import plan_start
 from ai_how.hpc.slurm_config import render_cgroup_conf, render_slurm_conf
 from ai_how.hpc.steps import AwaitReady
-from ai_how.hpc.workload import node_readiness, read_gpus
+from ai_how.hpc.workload import SINFO, node_readiness, observe_workload, read_gpus
 from ai_how.process import run
 from ai_how.spec.models import SimulatedGpusSpec
 from ai_how.state.models import ClusterState
@@ -207,6 +209,43 @@ def test_what_sinfo_says_of_gpus_is_read():
         "compute-02": (GpuUse("1g.5gb", 6, 1), GpuUse("3g.20gb", 2, 0)),
         "compute-04": (GpuUse("gpu", 4, 1),),
     }
+
+
+def test_what_a_hostile_controller_says_of_gpus_is_no_number_without_end():
+    assert read_gpus("compute-01|gpu:a100:" + "9" * 9999 + "|gpu:a100:1") == {"compute-01": ()}
+    assert read_gpus("compute-01|gpu:\x1b[31m:8|gpu:0") == {"compute-01": ()}
+
+
+class Controller:
+    """A libvirt whose guest runs any program, and prints what sinfo does."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def agent_command(self, uuid: UUID, command: dict[str, Any], timeout_s: float) -> object:
+        assert uuid
+        assert timeout_s > 0
+        arguments = command["arguments"]
+        if command["execute"] == "guest-exec":
+            self.words = [arguments["path"], *arguments["arg"]]
+            return {"pid": 1}
+        return {
+            "exited": True,
+            "exitcode": 0,
+            "out-data": base64.b64encode(TOLD.encode()).decode(),
+        }
+
+
+def test_slurm_is_asked_for_gpus_in_the_same_call_and_only_where_there_are_some():
+    made, plain = draft(EIGHT), draft("auto_start: true")
+    for desired, words in ((made, ["/bin/sh", "-c"]), (plain, list(SINFO)[:2])):
+        client = Controller()
+        seen = everything_seen(desired).domains
+        nodes = observe_workload(client, desired.state, seen).nodes
+        assert client.words[:2] == words
+        assert nodes is not None
+        assert nodes["compute-01"].state == "mixed"
+    assert "GresUsed" not in " ".join(client.words)
 
 
 def test_status_has_what_slurm_says_else_what_was_asked_for():

@@ -12,6 +12,7 @@ import pytest
 from ai_how.cli.hpc_view import show_status
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.status import ClusterStatus, status_of
+from ai_how.clusters.workload import GpuUse
 from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.facts import read_stats
 from ai_how.libvirt_client.vm_state import VmState
@@ -148,3 +149,16 @@ def test_a_clock_that_is_off_is_its_own_nodes_problem(skew_s: float, said: str |
     seen = Observed(skews_s={state.nodes[1].uuid: skew_s})
     problems = [one.problems for one in status_of(SLURM, state, seen, {}, {}).nodes]
     assert problems == [(), (said,) if said else (), *[()] * len(state.nodes[2:])]
+
+
+@pytest.mark.parametrize("columns", [80, 120, 160])
+def test_status_shows_what_jobs_have_of_the_gpus_of_each_node(columns, monkeypatch) -> None:
+    seen = usual()
+    first, *others = seen.nodes[1:]
+    gpus = (GpuUse("a100", 8, 2), GpuUse("3g.20gb", 2, None))
+    nodes = (seen.nodes[0], replace(first, gpus=gpus), *others)
+    lines = shown(replace(seen, nodes=nodes), columns, monkeypatch)
+    assert max(map(len, lines[1:])) <= columns
+    assert "GPUs" in lines[1].split()
+    assert "2/8 a100, ?/2 3g.20gb" in lines[3]
+    assert "GPUs" not in shown(seen, columns, monkeypatch)[1].split()

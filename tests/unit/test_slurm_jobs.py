@@ -159,6 +159,24 @@ def test_a_node_that_a_stop_has_closed_is_opened_when_it_is_back():
     assert world.said == []
 
 
+def test_ready_asks_for_a_gpu_where_there_is_one_and_undrains_what_slurm_drained_for_its_gpus():
+    nodes, gpu_nodes = ("compute-01", "compute-02", "compute-03"), ("compute-02", "compute-03")
+    step = AwaitReady("hpc", ID, nodes, "all", "nfs", gpu_nodes=gpu_nodes)
+    world = slurm("compute-01\n", "compute-02\ncompute-03\n")
+    step.apply(world)
+    plain, with_gpu = world.heard
+    assert plain == "/usr/lib/ai-how/ready nfs all compute-01"
+    with_env = "/usr/bin/env SLURM_GRES=gpu:1 /usr/lib/ai-how/ready nfs all"
+    assert with_gpu == f"{with_env} compute-02 compute-03"
+    why = "gres/gpu count reported lower than configured (0 < 8)"
+    told = f"compute-02|idle|none\ncompute-03|drained|{why}\n"
+    world = slurm("compute-01\n", "compute-02\n", told, "", "compute-03\n")
+    step.apply(world)
+    assert world.heard[3] == "scontrol update nodename=compute-03 state=undrain"
+    assert world.heard[4] == f"{with_env} compute-03"
+    assert world.said == []
+
+
 def dead(state: str, reason: str | None = None) -> list[str]:
     """The plan where compute-01 is off, and SLURM has it so."""
     seen = everything_seen(DRAFT)

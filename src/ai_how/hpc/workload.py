@@ -24,7 +24,7 @@ GPU_REASON = "gres/gpu count"
 # The count is that of slurm.conf; a node that reports fewer is out of service.
 GPUS = "sinfo -h -N -a -O 'NodeList:80|,Gres:400|,GresUsed:800'"
 _COLUMNS = 3
-_GPU = re.compile(r"gpu:(?:([^:,(|]+):)?(\d+)")
+_GPU = re.compile(r"gpu:(?:([A-Za-z0-9][A-Za-z0-9_.+-]{0,63}):)?([0-9]{1,6})(?=[,(]|$)")
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
 SINFO_S = 30.0
 
@@ -65,7 +65,8 @@ def _words(state: ClusterState) -> list[str]:
 def read_gpus(text: str) -> dict[str, tuple[GpuUse, ...]]:
     """Parse the output of `GPUS`, by node. Other lines are ignored.
 
-    `gpu:a100:8(S:0)` is what a node has, `gpu:a100:2(IDX:0-1)` what jobs have.
+    `gpu:a100:8(S:0)` is what a node has, `gpu:a100:2(IDX:0-1)` what jobs have. Types are sorted,
+    since SLURM changes their order.
     """
     seen = {}
     for line in text.splitlines():
@@ -75,7 +76,7 @@ def read_gpus(text: str) -> dict[str, tuple[GpuUse, ...]]:
         used = {kind: int(count) for kind, count in _GPU.findall(words[2])}
         seen[words[0]] = tuple(
             GpuUse(kind or "gpu", int(count), used.get(kind, 0))
-            for kind, count in _GPU.findall(words[1])
+            for kind, count in sorted(_GPU.findall(words[1]))
         )
     return seen
 
