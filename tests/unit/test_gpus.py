@@ -15,7 +15,7 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.status import status_of
 from ai_how.clusters.workload import GpuUse
-from ai_how.hpc.gpus import GPUS_UNIT, cards_of, render_fake_gpus, render_list
+from ai_how.hpc.gpus import GPUS_UNIT, GRES_UNIT, cards_of, render_fake_gpus, render_list
 from ai_how.hpc.identities import build_identities, config_digest, ensure_secrets, slurm_nodes
 from ai_how.hpc.kind import SLURM
 from ai_how.hpc.node_identity import NodeIdentity
@@ -139,6 +139,21 @@ def test_a_node_gets_its_files_and_makes_them_before_slurmd(tmp_path):
     assert GPUS_UNIT not in other.services()
     config = next(e for e in made["controller"].entries() if e.path.endswith("cgroup.conf"))
     assert "ConstrainDevices=yes" in str(config.content)
+
+
+@pytest.mark.parametrize(("version", "restarts"), [("22.05.8", True), ("24.11.5", False)])
+def test_an_older_slurmctld_is_restarted_for_other_gpus(tmp_path, version, restarts):
+    image = make_image(tmp_path / "image")
+    manifest = image.manifest.model_copy(update={"slurm_version": version})
+    images = {manifest.digest: replace(image, manifest=manifest)}
+    for gpus, expected in ((EIGHT, restarts), ("auto_start: true", False)):
+        made = replace(draft(gpus), images=images)
+        controller = identities_of(made, tmp_path)["controller"]
+        services = controller.services()
+        assert (GRES_UNIT in services) is expected
+        assert bool(controller.gpu_files) is expected
+        if expected:
+            assert services.index(GRES_UNIT) < services.index("slurmctld.service")
 
 
 def test_a_node_that_has_no_gpus_any_more_is_told_so(tmp_path):

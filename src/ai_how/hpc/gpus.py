@@ -26,6 +26,16 @@ Before=slurmd.service
 Type=oneshot
 ExecStart=/bin/busybox sh /etc/ai-how/make-gpus
 """
+GRES_UNIT = "ai-how-gres.service"
+_GRES_UNIT = """\
+[Unit]
+Description=An older slurmctld takes up other GPUs
+Before=slurmctld.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/busybox sh /etc/ai-how/restart-for-gres
+"""
 CARD_MAJOR = 195
 """NVIDIA's own, of Linux' list of allocated devices. Without the driver, nothing is behind it."""
 SLICE_MAJOR = 300
@@ -176,6 +186,12 @@ def gpu_entries(cards: Sequence[Card], node: SlurmNode) -> Iterator[Entry]:
     yield Entry("etc/ai-how/make-gpus", _guest_file("make-gpus"))
     yield Entry("etc/ai-how/nvidia-smi", _guest_file("nvidia-smi"), 0o755)
     yield Entry(f"etc/systemd/system/{GPUS_UNIT}", _UNIT)
+
+
+def gres_entries() -> Iterator[Entry]:
+    """The files of a controller whose slurmctld has to start again for other GPUs."""
+    yield Entry("etc/ai-how/restart-for-gres", _guest_file("restart-for-gres"))
+    yield Entry(f"etc/systemd/system/{GRES_UNIT}", _GRES_UNIT)
 
 
 @cache

@@ -17,11 +17,11 @@ from ai_how.clusters.secrets import (
 )
 from ai_how.guest.base_identity import Entry, Neighbour, is_below_home, render_archive
 from ai_how.guest.ssh import ensure_munge_key
-from ai_how.hpc.gpus import cards_of, gpu_entries
+from ai_how.hpc.gpus import cards_of, gpu_entries, gres_entries
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
-from ai_how.hpc.versions import has_pmix_of
+from ai_how.hpc.versions import has_pmix_of, reloads_gres, slurm_version_of
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
 from ai_how.state.models import ClusterState, NodeState
@@ -169,7 +169,7 @@ def _identity(
         wait_s=common.wait_s,
         slurm_conf=common.slurm_conf,
         has_gpus=any(other.gpus for other in common.slurm_nodes.values()),
-        gpu_files=_gpu_files(node, one, common),
+        gpu_files=_gpu_files(desired, node, one, common),
         host_keys=common.host_keys(),
         shares=node.virtio_fs_mounts,
         outside=desired.outside.files,
@@ -179,7 +179,13 @@ def _identity(
     )
 
 
-def _gpu_files(node: Node, one: NodeState, common: _Common) -> tuple[Entry, ...]:
+def _gpu_files(
+    desired: DesiredCluster, node: Node, one: NodeState, common: _Common
+) -> tuple[Entry, ...]:
+    if one.role is Role.CONTROLLER:
+        had_gpus = any(other.gpus is not None for other in desired.state.nodes)
+        needs_restart = had_gpus and not reloads_gres(slurm_version_of(desired, one))
+        return tuple(gres_entries()) if needs_restart else ()
     if one.gpus is None:
         return ()
     cards = cards_of(node.gpus, one.uuid) if node.gpus else ()

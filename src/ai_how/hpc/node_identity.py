@@ -11,7 +11,7 @@ from ai_how.guest.base_identity import (
     render_directories,
     render_mounts,
 )
-from ai_how.hpc.gpus import GPUS_UNIT
+from ai_how.hpc.gpus import GPUS_UNIT, GRES_UNIT
 from ai_how.hpc.slurm_config import CONTROLLER_PORT, render_cgroup_conf
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
@@ -43,7 +43,9 @@ class NodeIdentity(BaseIdentity):
     has_gpus: bool = False
     """Whether any node of the cluster has GPUs."""
     gpu_files: tuple[Entry, ...] = ()
-    """Of a node that has simulated GPUs, or had some once."""
+    """Of a node that has simulated GPUs, or had some once; of the controller, if its slurmctld has
+    to be restarted for them.
+    """
     munge_key: bytes = field(repr=False)
 
     def services(self) -> tuple[str, ...]:
@@ -51,7 +53,8 @@ class NodeIdentity(BaseIdentity):
         late = (HOME_MOUNTS,) if self._home_mounts else ()
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
-            return ("munge.service", "slurmctld.service", *late, *home, *common)
+            gres = (GRES_UNIT,) if self.gpu_files else ()
+            return ("munge.service", *gres, "slurmctld.service", *late, *home, *common)
         home = ("home.mount",) if self.home_is_nfs else ()
         gpus = (GPUS_UNIT,) if self.gpu_files else ()
         return ("munge.service", *gpus, *home, *late, "slurmd.service", *common)
@@ -83,6 +86,7 @@ class NodeIdentity(BaseIdentity):
     def entries(self) -> Iterable[Entry]:
         yield from super().entries()
         yield Entry("etc/munge/munge.key", self.munge_key, 0o400, "munge")
+        yield from self.gpu_files
         if script := self._home_mounts:
             yield Entry("etc/ai-how/home-mounts", script)
             yield Entry(f"etc/systemd/system/{HOME_MOUNTS}", _HOME_MOUNTS_UNIT)
@@ -95,4 +99,3 @@ class NodeIdentity(BaseIdentity):
         else:
             options = f"--conf-server controller:{CONTROLLER_PORT}"
             yield Entry("etc/default/slurmd", f"SLURMD_OPTIONS='{options}'\n")
-            yield from self.gpu_files

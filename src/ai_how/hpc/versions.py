@@ -12,6 +12,7 @@ _EARLY = {(22, 5): 0, (23, 2): 1, (23, 11): 2}
 _FIRST_YEAR, _BEFORE_IT, _NOVEMBER = 24, 3, 11
 _MOST_APART = 2
 _NO_PMIX = (26, 5)
+_RELOADS_GRES = (23, 11)
 
 
 def release_of(version: str | None) -> tuple[int, int] | None:
@@ -36,6 +37,15 @@ def has_pmix_of(desired: DesiredCluster, node: NodeState) -> bool:
     image = desired.images.get(node.image_digest)
     seen = image.manifest.recipe.get("has_pmix") if image else None
     return has_pmix(slurm_version_of(desired, node)) if seen is None else bool(seen)
+
+
+def reloads_gres(version: str | None) -> bool:
+    """Whether slurmctld of this version takes up other GRES without a restart.
+
+    Since 23.11 a reload is a new process; before, "GresPlugins changed … ignored".
+    """
+    release = release_of(version)
+    return release is None or release >= _RELOADS_GRES
 
 
 def slurm_version_of(desired: DesiredCluster, node: NodeState) -> str | None:
