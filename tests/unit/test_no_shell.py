@@ -40,6 +40,7 @@ SHELL_TEXTS = {
     ("images/build.py", "_BOOTSTRAP"),
     ("vm_management/preparing/vm.py", "_UNHEARD"),
     ("hpc/steps.py", "script"),
+    ("hpc/workload.py", "_WITH_GPUS"),  # made of constants
     ("clusters/diagnosis/evidence.py", "kind.request"),
     ("guest/journal.py", "_CUT"),
     ("clusters/diagnosis/evidence.py", "script"),

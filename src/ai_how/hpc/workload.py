@@ -26,6 +26,7 @@ GPUS = "sinfo -h -N -a -O 'NodeList:80|,Gres:400|,GresUsed:800'"
 _COLUMNS = 3
 _GPU = re.compile(r"gpu:(?:([A-Za-z0-9][A-Za-z0-9_.+-]{0,63}):)?([0-9]{1,6})(?=[,(]|$)")
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
+_WITH_GPUS = f"{GPUS}; exec {shlex.join(SINFO)}"
 SINFO_S = 30.0
 
 
@@ -59,7 +60,7 @@ def observe_workload(
 def _words(state: ClusterState) -> list[str]:
     if not any(node.gpus for node in state.nodes):
         return list(SINFO)
-    return ["/bin/sh", "-c", f"{GPUS}; exec {shlex.join(SINFO)}"]
+    return ["/bin/sh", "-c", _WITH_GPUS]
 
 
 def read_gpus(text: str) -> dict[str, tuple[GpuUse, ...]]:
