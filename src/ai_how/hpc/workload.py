@@ -26,7 +26,7 @@ GPUS = "sinfo -h -N -a -O 'NodeList:80|,Gres:400|,GresUsed:800'"
 _COLUMNS = 3
 _GPU = re.compile(r"gpu:(?:([A-Za-z0-9][A-Za-z0-9_.+-]{0,63}):)?([0-9]{1,6})(?=[,(]|$)")
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
-_WITH_GPUS = f"{GPUS}; exec {shlex.join(SINFO)}"
+_WITH_GPUS = f"{GPUS} && exec {shlex.join(SINFO)}"
 SINFO_S = 30.0
 
 
