@@ -38,7 +38,7 @@ NODE = """\
         <source><address uuid='{mdev}'/></source>
       </hostdev>
       <hostdev mode='subsystem' type='usb'>
-        <source><vendor id='0x1234'/><product id='0xbeef'/></source>
+        <source><vendor id='0x1234'/><product id='0xbeef'/><address bus='101' device='4'/></source>
       </hostdev>
     </devices>
     <test:runstate>{state}</test:runstate>
@@ -145,9 +145,17 @@ def test_a_vm_that_is_off_has_no_device(tmp_path: Path, roots: Roots) -> None:
     assert list(found(node(tmp_path, state=OFF), roots, CARD, MDEV)) == []
 
 
-def test_a_cluster_may_have_its_own(tmp_path: Path, roots: Roots) -> None:
+def test_a_node_may_have_its_own_and_not_that_of_another_one(tmp_path: Path, roots: Roots) -> None:
+    make_directory(roots, "theirs")
     uri = node(tmp_path, mark=mark_of())
     assert list(found(uri, roots, CARD, own=THEIRS)) == []
+    with LibvirtClient(uri) as client:
+        [check] = check_device_users({CARD: "compute-02"}, client, roots, name="theirs", own=THEIRS)
+        assert check.found == "is in use by compute-01 of the same cluster"
+        assert check.advice == "ai-how hpc stop --cluster theirs compute-01"
+        # A half-made cluster has no id yet.
+        wanted = {CARD: "compute-01"}
+        assert check_device_users(wanted, client, roots, name="theirs", own=None) == []
 
 
 @pytest.mark.fault("F67", "two starts at once, each with the same card")
@@ -159,9 +167,9 @@ def test_a_start_that_is_under_way_has_its_devices(tmp_path: Path, roots: Roots)
     ).close_file()
     uri = node(tmp_path)
     asked = f"the device {OTHER} of compute-01 is in use by"
-    hint = "ai-how hpc stop --cluster soon  # when it has"
+    hint = "ai-how hpc stop --cluster soon"
     assert list(found(uri, roots, OTHER)) == [
-        (f"{asked} a start of the cluster soon that has not ended", hint)
+        (f"{asked} a start of the cluster soon that has not ended, or was cut short", hint)
     ]
     paths.journal.write_bytes(b"damaged")
     assert list(found(uri, roots, OTHER)) == []
@@ -194,3 +202,22 @@ def test_a_start_is_refused_before_it_changes_anything(tmp_path: Path, roots: Ro
 )
 def test_what_a_vm_of_others_has_may_be_anything(xml: str) -> None:
     assert list(devices_in(xml)) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("<interface type='hostdev'><source>{pci}</source></interface>", [CARD]),
+        ("<disk type='nvme'><source type='pci'>{pci}</source></disk>", [CARD]),
+        ("<hostdev type='pci'><source>{pci}</source></hostdev>", [CARD]),
+        # Of USB: bus 101 is no bus of PCI.
+        ("<hostdev type='usb'><source><address bus='101' device='4'/></source></hostdev>", []),
+        ("<interface type='network'><source network='x'/>{pci}</interface>", []),
+    ],
+)
+def test_devices_of_the_host_are_those_with_a_pci_address_there(
+    device: str, expected: list[str]
+) -> None:
+    pci = "<address type='pci' domain='0x0000' bus='0x65' slot='0x00' function='0x0'/>"
+    xml = f"<domain><devices>{device.format(pci=pci)}</devices></domain>"
+    assert list(devices_in(xml)) == expected

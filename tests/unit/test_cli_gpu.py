@@ -235,7 +235,8 @@ def test_doctor_fails_for_what_must_be_mended(host: GpuHost, cli: Cli) -> None:
     host.switch_iommu_off()
     ended = cli("gpu", "doctor")
     assert ended.code == 3
-    grub = """sudo sed -i 's/^GRUB_CMDLINE_LINUX="/&intel_iommu=on iommu=pt /' /etc/default/grub"""
+    edit = """s/^GRUB_CMDLINE_LINUX=['\\"]/&intel_iommu=on iommu=pt /"""
+    grub = f'sudo sed -i "{edit}" /etc/default/grub'
     assert ended.out.splitlines() == [
         "failure  iommu         the IOMMU is off: no card can be passed to a VM",
         f"                       {grub} && sudo update-grub  # then reboot",

@@ -34,6 +34,7 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import Plan
 from ai_how.spec.identity import new_cluster_id
 from ai_how.spec.models import ClusterFile
+from ai_how.spec.nodes import Node
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
@@ -111,11 +112,8 @@ class PreparedStart:
     plan: Plan
     images: Mapping[str, Image]
     archives: Mapping[str, Callable[[], bytes]]
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The devices of the host that its nodes have when it has ended."""
-        return tuple(devices_of(node for node, _ in self.desired.nodes))
+    devices: tuple[str, ...] = ()
+    """The devices of the host that the nodes have which it boots."""
 
     def prepare_host(self, place: HypervisorHost) -> None:
         """Ensure that nodes reach the proxies that listen on the host's loopback alone."""
@@ -145,6 +143,7 @@ def prepare_start(context: StartContext) -> PreparedStart:
         archives=context.kind.build_archives(
             decided.desired, context.paths, has_host_clock=looked.accel is Accel.KVM
         ),
+        devices=tuple(devices_of(_booted(decided))),
     )
 
 
@@ -258,10 +257,18 @@ def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
             context.warn(line)
     if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
-    booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
-    nodes = [node for node, one in desired.nodes if one.domain_name in booted]
-    require_free_devices(desired, nodes, context.client, context.roots)
+    require_free_devices(desired, _booted(decided), context.client, context.roots)
     check_host(desired, plan, seen, context.place, looked.images, context.warn)
+
+
+def _booted(decided: _Decided) -> list[Node]:
+    """The nodes that the plan boots; one that was only paused keeps what it has."""
+    booted = {
+        step.domain
+        for step in decided.plan.steps
+        if isinstance(step, StartDomain) and not step.was_on
+    }
+    return [node for node, one in decided.desired.nodes if one.domain_name in booted]
 
 
 def _match_saved(context: StartContext, looked: _Looked) -> SavedMachineMatches:
@@ -298,6 +305,11 @@ def _stale_nodes(
 
 def _warn_of_waiting(context: StartContext, looked: _Looked, decided: _Decided) -> None:
     kind = context.kind.name
+    previous = {one.name: one for one in looked.previous.nodes} if looked.previous else {}
+    for one in decided.desired.state.nodes:
+        was = previous.get(one.name)
+        if was and (was.gpus or {}) != (one.gpus or {}) and looked.seen.is_on(one):
+            context.warn(f"{one.name} gets other GPUs: jobs that have some of it end")
     for name in decided.stale:
         one = decided.desired.state.get_node(name)
         goes_on = context.resumes and looked.seen.has_managed_save(one)

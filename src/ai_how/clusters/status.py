@@ -252,7 +252,7 @@ def _node_status(
 
 
 def _gpus(one: NodeState, readiness: NodeReadiness | None) -> tuple[GpuUse, ...]:
-    if readiness is not None and readiness.gpus:
+    if readiness is not None:
         return readiness.gpus
     return tuple(GpuUse(kind, count, None) for kind, count in (one.gpus or {}).items())
 

@@ -102,7 +102,7 @@ def _with_parameters(words: str, boot_loader: BootLoader) -> str:
         case BootLoader.GRUBBY:
             return f'sudo grubby --update-kernel=ALL --args="{words}"  # then reboot'
         case BootLoader.GRUB:
-            edit = f"""sudo sed -i 's/^{_GRUB_LINE}="/&{words} /' /etc/default/grub"""
+            edit = f"""sudo sed -i "s/^{_GRUB_LINE}=['\\"]/&{words} /" /etc/default/grub"""
             return f"{edit} && sudo update-grub  # then reboot"
         case BootLoader.UNKNOWN:
             return f"add {words} to the kernel command line, then reboot"

@@ -88,7 +88,7 @@ def read_sinfo(text: str) -> dict[str, NodeReadiness]:
     for line in text.splitlines():
         name, _, rest = line.strip().partition("|")
         state, _, reason = rest.partition("|")
-        if name and state:
+        if name and state and name == name.strip():  # else it is a line of `GPUS`
             seen[name] = node_readiness(
                 name, state.lower(), None if reason in {"", "none"} else reason
             )

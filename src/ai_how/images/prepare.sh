@@ -145,12 +145,15 @@ present() {
 # Another name of a unit, where the distribution has another one than Debian.
 alias_unit() {
   if [ -n "$(present "$1")" ] && [ -z "$(present "$2")" ]; then
-    ln -sf "$(systemctl show --property FragmentPath --value "$1")" "/etc/systemd/system/$2"
+    for directory in /lib/systemd/system /usr/lib/systemd/system /etc/systemd/system; do
+      [ ! -e "$directory/$1" ] || ln -sf "$directory/$1" "/etc/systemd/system/$2"
+    done
   fi
 }
 
 set_units() {
-  units=$(systemctl list-unit-files --no-legend --plain --no-pager | cut -d ' ' -f 1)
+  # From the disk: systemd has not read the units that the packages brought.
+  units=$(SYSTEMD_OFFLINE=1 systemctl list-unit-files --no-legend --plain --no-pager | cut -d ' ' -f 1)
   # The identity says which of these a node runs.
   ours=$(present munge.service slurmctld.service slurmd.service slurmdbd.service nfs-server.service \
     nfs-kernel-server.service chrony.service chronyd.service ssh.service ssh.socket sshd.service sshd.socket \
@@ -164,7 +167,7 @@ set_units() {
     snapd.socket snapd.seeded.service rpcbind.service rpcbind.socket rpc-statd.service rpc-statd-notify.service \
     nfs-blkmap.service nfs-idmapd.service auth-rpcgss-module.service rpc-gssd.service rpc-svcgssd.service fsidd.service)
   # shellcheck disable=SC2086
-  systemctl --quiet --no-reload disable $ours $masked 2> /dev/null || :
+  SYSTEMD_OFFLINE=1 systemctl --quiet disable $ours $masked 2> /dev/null || :
   for one in $masked; do
     ln -sf /dev/null "/etc/systemd/system/$one"
   done
@@ -175,9 +178,9 @@ set_units() {
     mkdir /etc/chrony
     ln -sf chrony/chrony.conf /etc/chrony.conf
   fi
-  systemctl --quiet --no-reload enable ai-how-network.service ai-how-role.service ai-how-journal.service \
+  SYSTEMD_OFFLINE=1 systemctl --quiet enable ai-how-network.service ai-how-role.service ai-how-journal.service \
     ai-how-clocksource.service qemu-guest-agent.service
-  systemctl --quiet --no-reload set-default multi-user.target
+  SYSTEMD_OFFLINE=1 systemctl --quiet set-default multi-user.target
 }
 
 # No wait for a menu, and a network card that is called eth0.
@@ -207,6 +210,7 @@ EOF
 
 # A node needs its boot partitions no more once it runs: where they come late, it must not end in emergency mode.
 set_mounts() {
+  [ -e /etc/fstab ] || return 0
   awk '$2 ~ "^/(boot|boot/efi|efi)$" && $4 !~ /(^|,)nofail(,|$)/ { $4 = $4 ",nofail" } 1' /etc/fstab > /etc/fstab.ai-how
   cat /etc/fstab.ai-how > /etc/fstab
   rm /etc/fstab.ai-how

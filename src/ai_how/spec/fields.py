@@ -295,7 +295,7 @@ SlurmTime = Annotated[
 GresType = Annotated[
     str,
     Matching(
-        r"[a-z][a-z0-9_.-]{0,39}",
+        r"(?!no_consume$)[a-z][a-z0-9_.-]{0,39}",  # that is a word of SLURM
         "a lower-case letter, then at most 39 of a-z, 0-9, `_`, `.` and `-`",
     ),
 ]

@@ -115,10 +115,12 @@ def _check_links(asked: SimulatedGpusSpec, loc: Loc) -> Iterator[Finding]:
                     f"found {number} from card {card} to card {other}; -1 is a card itself, "
                     "and nothing else",
                     (*here, card),
+                    (*loc, "count"),
                 )
             elif card < other and number != links[other][card]:
                 yield error_at(
                     f"found {number} from card {card} to card {other}, but "
                     f"{links[other][card]} back; a link has two ends",
                     (*here, card),
+                    (*loc, "count"),
                 )

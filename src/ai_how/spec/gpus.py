@@ -1,5 +1,6 @@
 """The specification of a node's GPUs: simulated ones, for SLURM without a card."""
 
+import re
 from typing import Annotated
 
 from pydantic import Field, PlainValidator, WithJsonSchema
@@ -14,7 +15,7 @@ MOST_LINKS = 1023  # SLURM's GRES_MAX_LINK
 
 def _number(value: object) -> int | None:
     """A number of links; `${NAME}` in the file makes it a text. None if it is none."""
-    if isinstance(value, str) and value.isascii() and value.lstrip("-").isdigit():
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,6}", value):
         value = int(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return value if is_number and isinstance(value, int) and -1 <= value <= MOST_LINKS else None

@@ -6,6 +6,7 @@ before the host-wide lock is released.
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,6 +23,8 @@ from ai_how.state.paths import Roots
 from ai_how.vm_management.nodes.domain_definition import PciAddress
 from ai_how.vm_management.owners import caller_of, describe_owner, is_owned_by, owner_of
 
+_WITH_PCI_ADDRESS = ("hostdev[@type='pci']", "interface[@type='hostdev']", "disk[@type='nvme']")
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceUser:
@@ -29,6 +32,8 @@ class DeviceUser:
 
     who: str
     hint: str | None
+    own_node: str | None = None
+    """Its name, if it is a node of the cluster that asks."""
 
 
 def devices_of(nodes: Iterable[Node]) -> dict[str, str]:
@@ -64,12 +69,12 @@ def check_device_users(
 ) -> list[Check]:
     """A failure for each wanted device that another VM has, or will have in a moment.
 
-    `own` is the id of the cluster `name`: its own VMs are none of them.
+    `own` is the id of the cluster `name`, None if it is not known: no node is in its own way.
     """
     users = dict(_promised(roots, besides=name))
     for domain in client.list_domains():
-        if domain.state.is_on and not (domain.mark and domain.mark.id == own):
-            user = _user_of(domain, client, roots)
+        if domain.state.is_on:
+            user = _user_of(domain, client, roots, own=own, own_name=name)
             users |= dict.fromkeys(devices_in(domain.xml), user)
     return [
         Check(
@@ -79,31 +84,32 @@ def check_device_users(
             users[device].hint,
         )
         for device, node in wanted.items()
-        if device in users
+        if device in users and users[device].own_node != node
     ]
 
 
 def devices_in(xml: str) -> Iterator[str]:
     """The devices of the host in the XML of a VM, by PCI address or UUID.
 
-    A VM of others may have what we do not know, which is left out.
+    A VM of others may have what we do not know, which is left out: USB and SCSI have other
+    addresses.
     """
     try:
         root = read_xml(xml)
     except HostError:
         return
-    for address in root.iterfind("./devices/hostdev/source/address"):
-        if uuid := address.get("uuid"):
-            yield uuid.lower()
-            continue
-        words = [address.get(key) for key in ("domain", "bus", "slot", "function")]
-        try:
-            yield str(PciAddress(*(int(word or "0", 16) for word in words)))
-        except ValueError:
-            continue
+    for address in root.iterfind("./devices/hostdev[@type='mdev']/source/address"):
+        yield address.get("uuid", "").lower()
+    for kind in _WITH_PCI_ADDRESS:
+        for address in root.iterfind(f"./devices/{kind}/source/address"):
+            words = [address.get(key, "") for key in ("domain", "bus", "slot", "function")]
+            with suppress(ValueError):
+                yield str(PciAddress(*(int(word, 16) for word in words)))
 
 
-def _user_of(domain: DomainInfo, client: LibvirtClient, roots: Roots) -> DeviceUser:
+def _user_of(
+    domain: DomainInfo, client: LibvirtClient, roots: Roots, *, own: UUID | None, own_name: str
+) -> DeviceUser:
     mark = domain.mark
     if mark is None:
         return DeviceUser(f"the VM {domain.name}", client.virsh("shutdown", domain.name))
@@ -114,11 +120,15 @@ def _user_of(domain: DomainInfo, client: LibvirtClient, roots: Roots) -> DeviceU
     if not is_ours or not is_owned_by(owner, caller_of(roots.cluster(mark.cluster))):
         told = f", of {describe_owner(owner)}" if owner else ""
         return DeviceUser(f"{who}{told}", None)
-    return DeviceUser(who, _stop_of(mark.kind or HPC, mark.cluster))
+    kind = mark.kind or HPC
+    if mark.id == own or (own is None and mark.cluster == own_name):
+        stop = _stop_of(kind, mark.cluster, mark.node)
+        return DeviceUser(f"{mark.node} of the same cluster", stop, own_node=mark.node)
+    return DeviceUser(who, _stop_of(kind, mark.cluster))
 
 
-def _stop_of(kind: str, cluster: str) -> str:
-    return shlex.join(["ai-how", kind, "stop", "--cluster", cluster])
+def _stop_of(kind: str, cluster: str, *nodes: str) -> str:
+    return shlex.join(["ai-how", kind, "stop", "--cluster", cluster, *nodes])
 
 
 def _promised(roots: Roots, *, besides: str) -> Iterator[tuple[str, DeviceUser]]:
@@ -131,7 +141,7 @@ def _promised(roots: Roots, *, besides: str) -> Iterator[tuple[str, DeviceUser]]
         except AiHowError:
             continue  # libvirt still shows what runs
         user = DeviceUser(
-            f"a start of the cluster {name} that has not ended",
-            f"{_stop_of(note.get('kind', HPC), name)}  # when it has",
+            f"a start of the cluster {name} that has not ended, or was cut short",
+            _stop_of(note.get("kind", HPC), name),
         )
         yield from ((device, user) for device in note.get("devices", ()))
