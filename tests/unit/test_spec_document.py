@@ -42,7 +42,8 @@ def test_the_default_file_explains_every_field() -> None:
             for key, info in fields_of(model).items():
                 assert re.search(rf"^ *#?(- )?{key}:", text, re.MULTILINE), key
                 assert (info.description or "")[:40] in text
-    assert max(map(len, text.splitlines())) <= 100
+    # A SHA-512 is longer than a line.
+    assert max(len(line) for line in text.splitlines() if "sha512:" not in line) <= 100
 
 
 def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -> None:
