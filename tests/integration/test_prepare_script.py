@@ -164,6 +164,14 @@ def test_what_would_be_the_same_in_all_nodes_is_gone(prepared: Prepared) -> None
     assert "update_initramfs=yes" in prepared.text("etc/initramfs-tools/update-initramfs.conf")
 
 
+def test_a_controller_does_not_mount_what_it_serves(prepared: Prepared) -> None:
+    """The generator has what is in /etc/exports mounted before the server starts."""
+    generators = sorted((prepared.root / "usr/lib/systemd/system-generators").iterdir())
+    [name] = [one.name for one in generators if one.name.startswith("nfs-server")]
+    masked = prepared.root / "etc/systemd/system-generators" / name
+    assert masked.readlink() == Path("/dev/null")
+
+
 def test_what_a_node_starts_at_once_can_be_put_in_order(prepared: Prepared) -> None:
     units = "munge slurmctld slurmd nfs-server chrony ai-how-after ai-how-clock ai-how-grow ssh"
     together = prepared.root / "etc/systemd/system/together.service"

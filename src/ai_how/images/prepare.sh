@@ -171,6 +171,9 @@ set_units() {
   for one in $masked; do
     ln -sf /dev/null "/etc/systemd/system/$one"
   done
+  # By this, a controller would mount what it serves before it serves it: each node has a home.mount.
+  mkdir -p /etc/systemd/system-generators
+  ln -sf /dev/null /etc/systemd/system-generators/nfs-server-generator
   alias_unit sshd.service ssh.service
   alias_unit sshd.socket ssh.socket
   alias_unit chronyd.service chrony.service
