@@ -214,6 +214,7 @@ TOLD = (
     "compute-02   |gpu:1g.5gb:6,gpu:3g.20gb:2|gpu:1g.5gb:1(IDX:3),gpu:3g.20gb:0(IDX:N/A)\n"
     "compute-03   |(null)   |gpu:0   \n"
     "compute-04   |gpu:4   |gpu:1(IDX:0)   \n"
+    "\n"
     "compute-01|mixed|none\n"
 )
 
@@ -260,6 +261,8 @@ def test_slurm_is_asked_for_gpus_in_the_same_call_and_only_where_there_are_some(
         assert client.words[:2] == words
         assert nodes is not None
         assert nodes["compute-01"].state == "mixed"
+        assert nodes["compute-01"].gpus == (GpuUse("a100", 8, 2),)
+        assert set(nodes) == {"compute-01"}
     assert "GresUsed" not in " ".join(client.words)
 
 

@@ -26,7 +26,8 @@ GPUS = "sinfo -h -N -a -O 'NodeList:80|,Gres:400|,GresUsed:800'"
 _COLUMNS = 3
 _GPU = re.compile(r"gpu:(?:([A-Za-z0-9][A-Za-z0-9_.+-]{0,63}):)?([0-9]{1,6})(?=[,(]|$)")
 SINFO = ("sinfo", "-h", "-N", "-a", "-o", "%N|%T|%E")
-_WITH_GPUS = f"{GPUS} && exec {shlex.join(SINFO)}"
+# A blank line is between the answers.
+_WITH_GPUS = f"{GPUS} && echo && exec {shlex.join(SINFO)}"
 SINFO_S = 30.0
 
 
@@ -49,12 +50,11 @@ def observe_workload(
     if answer.exit_code != 0:
         said = answer.errors.strip().splitlines()
         return Workload(None, said[-1][:200] if said else "no answer")
-    used = read_gpus(answer.output)
-    nodes = {
-        name: replace(node, gpus=used.get(name, ()))
-        for name, node in read_sinfo(answer.output).items()
-    }
-    return Workload(nodes)
+    gpus, _, nodes = answer.output.rpartition("\n\n")
+    used = read_gpus(gpus)
+    return Workload(
+        {name: replace(node, gpus=used.get(name, ())) for name, node in read_sinfo(nodes).items()}
+    )
 
 
 def _words(state: ClusterState) -> list[str]:
@@ -88,7 +88,7 @@ def read_sinfo(text: str) -> dict[str, NodeReadiness]:
     for line in text.splitlines():
         name, _, rest = line.strip().partition("|")
         state, _, reason = rest.partition("|")
-        if name and state and name == name.strip():  # else it is a line of `GPUS`
+        if name and state:
             seen[name] = node_readiness(
                 name, state.lower(), None if reason in {"", "none"} else reason
             )
