@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.libvirt_client.facts import Mark, Owner
+from ai_how.libvirt_client.host_devices import PciAddress
 from ai_how.libvirt_client.network_xml import NetworkHost
 from ai_how.vm_management.networks.definition import ForwardMode, NetworkDefinition
 from ai_how.vm_management.nodes.domain_definition import (
@@ -19,7 +20,6 @@ from ai_how.vm_management.nodes.domain_definition import (
     DomainDefinition,
     MemoryBacking,
     NumaCell,
-    PciAddress,
     VcpuPin,
     VirtioFsShare,
 )

@@ -6,12 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.clusters.preflight.device_users import check_device_users, devices_in
+from ai_how.clusters.preflight.device_users import check_device_users
 from ai_how.errors import HostError
 from ai_how.hpc.manager import HpcManager
 from ai_how.images.manifest import DISK
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.plan.journal import Journal
 from ai_how.spec.reader import read_spec
 from ai_how.state.paths import ClusterPaths, Roots, default_roots, ensure_private_directory

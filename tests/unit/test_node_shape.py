@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_how.errors import HostError, SpecError
+from ai_how.libvirt_client.host_devices import PciAddress
 from ai_how.spec.identity import mac_address, object_uuid
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import nodes_of
@@ -20,7 +21,6 @@ from ai_how.vm_management.nodes.domain_definition import (
     DomainDefinition,
     MemoryBacking,
     NumaCell,
-    PciAddress,
 )
 from ai_how.vm_management.nodes.node_domain import (
     EMULATED_MODEL,

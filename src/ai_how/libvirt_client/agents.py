@@ -19,7 +19,7 @@ from ai_how.errors import (
 from ai_how.libvirt_client.agent_answer import read_agent_answer
 from ai_how.libvirt_client.domains import Domains, find_raw_domain
 from ai_how.libvirt_client.error_codes import Kind, classify
-from ai_how.libvirt_client.facts import DomainEvent, DomainInfo
+from ai_how.libvirt_client.facts import PAUSED_BY_CRASH, DomainEvent, DomainInfo
 from ai_how.libvirt_client.session import JOB_LOCK_S, OnEvent, Session, Subscription
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.waiting import Deadline
@@ -29,10 +29,6 @@ AskAgent = Callable[[libvirt.virDomain, str, int, int], str]
 # Events are lost while a daemon restarts, so a wait also polls at this interval.
 LOST_EVENT_S = 2.0
 SLICE_S = 0.2
-
-# A VM that is paused by an I/O error (the host's disk is full) or a crash stays so.
-PAUSED_BY_IOERROR = 5
-PAUSED_BY_CRASH = 10
 
 # The guest, not libvirt, is why a command failed: the agent refused (INTERNAL_ERROR or, newer,
 # AGENT_COMMAND_FAILED), the VM does not run, or it has no channel for an agent.
@@ -100,8 +96,11 @@ def _is_agent_up(seen: DomainInfo | None, name: str) -> bool:
     """Whether the agent is connected. Raises GuestError if it can no longer connect."""
     if seen is None:
         raise GuestError(f"VM {name} is gone", "This happened while waiting for its agent.")
-    stuck = seen.state is VmState.PAUSED and seen.reason in {PAUSED_BY_IOERROR, PAUSED_BY_CRASH}
-    if stuck or seen.state is VmState.CRASHED or not seen.state.is_on:
+    # Paused by an I/O error or a crash, it stays so.
+    is_stuck = seen.waits_for_disk or (
+        seen.state is VmState.PAUSED and seen.reason == PAUSED_BY_CRASH
+    )
+    if is_stuck or seen.state is VmState.CRASHED or not seen.state.is_on:
         raise GuestError(
             f"{seen.name} is {seen.state.value.replace('_', ' ')} ({seen.reason_text})",
             "This happened while waiting for its agent.",

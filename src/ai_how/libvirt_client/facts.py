@@ -15,6 +15,7 @@ from ai_how.libvirt_client.xml import MARK_NAMESPACE, read_xml
 
 OFF_BY_DAEMON = 8
 ON_BY_BOOT = 1
+PAUSED_BY_IOERROR, PAUSED_BY_CRASH = 5, 10
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 Version = tuple[int, int, int]
@@ -74,6 +75,11 @@ class DomainInfo:
     def reason_text(self) -> str:
         """The reason of its state, in words."""
         return reason_text(self.state_number, self.reason)
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether QEMU has paused it on an I/O error: mostly, the host's disk is full."""
+        return self.state is VmState.PAUSED and self.reason == PAUSED_BY_IOERROR
 
     @property
     def was_booted(self) -> bool:

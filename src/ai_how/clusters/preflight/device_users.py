@@ -6,7 +6,6 @@ before the host-wide lock is released.
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,15 +14,12 @@ from ai_how.errors import AiHowError, HostError
 from ai_how.host.checks import Check, Status
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
-from ai_how.libvirt_client.xml import read_xml
+from ai_how.libvirt_client.host_devices import PciAddress, devices_in
 from ai_how.plan.journal import Journal
 from ai_how.spec.nodes import Node
 from ai_how.state.models import HPC
 from ai_how.state.paths import Roots
-from ai_how.vm_management.nodes.domain_definition import PciAddress
 from ai_how.vm_management.owners import caller_of, describe_owner, is_owned_by, owner_of
-
-_WITH_PCI_ADDRESS = ("hostdev[@type='pci']", "interface[@type='hostdev']", "disk[@type='nvme']")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +69,9 @@ def check_device_users(
     """
     users = dict(_promised(roots, besides=name))
     for domain in client.list_domains():
-        if domain.state.is_on:
+        if domain.state.is_on and (held := wanted.keys() & devices_in(domain.xml)):
             user = _user_of(domain, client, roots, own=own, own_name=name)
-            users |= dict.fromkeys(devices_in(domain.xml), user)
+            users |= dict.fromkeys(held, user)
     return [
         Check(
             f"the device {device} of {node}",
@@ -86,25 +82,6 @@ def check_device_users(
         for device, node in wanted.items()
         if device in users and users[device].own_node != node
     ]
-
-
-def devices_in(xml: str) -> Iterator[str]:
-    """The devices of the host in the XML of a VM, by PCI address or UUID.
-
-    A VM of others may have what we do not know, which is left out: USB and SCSI have other
-    addresses.
-    """
-    try:
-        root = read_xml(xml)
-    except HostError:
-        return
-    for address in root.iterfind("./devices/hostdev[@type='mdev']/source/address"):
-        yield address.get("uuid", "").lower()
-    for kind in _WITH_PCI_ADDRESS:
-        for address in root.iterfind(f"./devices/{kind}/source/address"):
-            words = [address.get(key, "") for key in ("domain", "bus", "slot", "function")]
-            with suppress(ValueError):
-                yield str(PciAddress(*(int(word, 16) for word in words)))
 
 
 def _user_of(

@@ -8,7 +8,6 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.errors import HostError, ImageError, SpecError
 from ai_how.images.catalogue import ImageCatalogue
-from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.models import ClusterState
 from ai_how.state.owned_directory import is_same_file
 from ai_how.state.paths import StoragePaths
@@ -17,7 +16,6 @@ from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import find_drift
 
 MIB = 1 << 20
-DISK_ERROR = "I/O error"
 RESUMABLE_BYTES = 64 * MIB  # enough for a guest to continue for a while
 
 
@@ -107,9 +105,7 @@ def check_resumable(state: ClusterState, seen: Observed, disks: DiskManager) -> 
     stuck = [
         one.name
         for one in state.nodes
-        if (domain := seen.find_domain(one.uuid))
-        and domain.state is VmState.PAUSED
-        and domain.reason_text == DISK_ERROR
+        if (domain := seen.find_domain(one.uuid)) and domain.waits_for_disk
     ]
     needed, free = len(stuck) * RESUMABLE_BYTES, disks.free_bytes()
     if free < needed:

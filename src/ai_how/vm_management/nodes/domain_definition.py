@@ -1,19 +1,14 @@
 """The definition of a VM: every value of its XML, typed and validated (pure)."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import SpecError
 from ai_how.libvirt_client.facts import Mark
-
-_PCI_ADDRESS = re.compile(
-    r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE
-)
-
+from ai_how.libvirt_client.host_devices import PciAddress
 
 # With 128 a node needs 10 % longer for its first job, as QEMU translates code again.
 TB_CACHE_MIB = 192
@@ -120,26 +115,6 @@ class DirectKernel:
     kernel: Path
     initrd: Path | None
     cmdline: str
-
-
-@dataclass(frozen=True, slots=True)
-class PciAddress:
-    """The PCI address of a host device, in the notation of `lspci -D`."""
-
-    domain: int
-    bus: int
-    slot: int
-    function: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads `0000:65:00.0`, or `65:00.0` in domain 0. Raises SpecError for anything else."""
-        if not (found := _PCI_ADDRESS.fullmatch(text)):
-            raise SpecError(f"{text!a} is not a PCI address such as 0000:65:00.0", hint="lspci -D")
-        return cls(*(int(part or "0", 16) for part in found.groups()))
-
-    def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from ai_how.host.checks import Check, Status
 from ai_how.host.facts import HostFacts
 from ai_how.host.iommu import read_iommu
+from ai_how.host.network_facts import uplinks_of
 from ai_how.host.pci import check_passthrough, read_pci_devices
 from ai_how.host.place import HypervisorHost
 from ai_how.host.share_server import find_virtiofsd, install_virtiofsd
@@ -18,8 +19,7 @@ def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
     asked = [device for node in nodes for device in node.pcie_devices]
     if not asked:
         return []
-    routes = facts.routes or ()
-    uplinks = {route.device for route in routes if route.is_default and route.device}
+    uplinks = uplinks_of(facts.routes or ())
     return check_passthrough(asked, read_pci_devices(), uplinks=uplinks, iommu=read_iommu())
 
 

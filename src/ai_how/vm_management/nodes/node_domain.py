@@ -10,6 +10,7 @@ from ai_how.errors import HostError, SpecError
 from ai_how.guest.base_identity import LOGIN_ID
 from ai_how.host.share_server import SharedAs, script_of
 from ai_how.libvirt_client.facts import Mark, Owner
+from ai_how.libvirt_client.host_devices import PciAddress
 from ai_how.spec.hardware import AccelerationSpec, PerformanceSpec, VirtioFsMount
 from ai_how.spec.identity import mac_address, object_uuid
 from ai_how.spec.models import HardwareSpec
@@ -25,7 +26,6 @@ from ai_how.vm_management.nodes.domain_definition import (
     DomainDefinition,
     MemoryBacking,
     NumaCell,
-    PciAddress,
     VcpuPin,
     VirtioFsShare,
 )

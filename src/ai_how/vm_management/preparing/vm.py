@@ -23,11 +23,9 @@ from ai_how.images.copying import remove_tree
 from ai_how.images.manifest import DISK, Image
 from ai_how.images.preparing import PLACE, Heard, finish_prepared, render_job
 from ai_how.images.store import ImageStore
-from ai_how.libvirt_client.agents import PAUSED_BY_IOERROR
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, Mark
 from ai_how.libvirt_client.network_xml import NetworkHost
-from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import Argument, dying_with_us, get_tool, run, run_lines
 from ai_how.spec.identity import mac_address
 from ai_how.spec.images import Firmware
@@ -238,7 +236,7 @@ def _no_login(vm: PreparingVm, why: str) -> ImageError:
 
 def _require_disk(vm: PreparingVm, info: DomainInfo | None) -> None:
     """Raise HostError if the VM waits for its disk: QEMU pauses it when the host has no room."""
-    if info is None or info.state is not VmState.PAUSED or info.reason != PAUSED_BY_IOERROR:
+    if info is None or not info.waits_for_disk:
         return
     place = vm.draft.parent
     raise HostError(
