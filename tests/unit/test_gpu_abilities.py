@@ -281,15 +281,21 @@ def test_what_is_not_readable_is_unknown_and_no_yes(host: GpuHost, name: str) ->
     assert hurdle(whole(host), Answer.UNKNOWN) == (f"not readable: {name}", None)
 
 
-def test_a_card_with_the_default_route_behind_it_stays(host: GpuHost) -> None:
-    """A network adapter at the USB port of a card."""
+@pytest.mark.parametrize(
+    ("destination", "mask"), [("00000000", "00000000"), ("00000080", "00000080")]
+)
+def test_a_card_with_the_default_route_behind_it_stays(
+    host: GpuHost, destination: str, mask: str
+) -> None:
+    """A network adapter at the USB port of a card; a VPN has the default route in two halves."""
     host.add_geforce()
     host.add("0000:65:00.2", (NVIDIA, 0x1AD8), 0x0C0330, group=12)
     (host.device("0000:65:00.2") / "usb1/net/eth9").mkdir(parents=True)
     (host.root / "sys/class/net").mkdir(parents=True)
     (host.root / "sys/class/net/eth9").symlink_to(host.device("0000:65:00.2") / "usb1/net/eth9")
     head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n"
-    host.write("proc/net/route", f"{head}eth9\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\n")
+    row = f"eth9\t{destination}\t0102A8C0\t0003\t0\t0\t0\t{mask}\t0\t0\t0\n"
+    host.write("proc/net/route", f"{head}damaged\n{row}")
     assert hurdle(whole(host)) == (
         "0000:65:00.2: the host's default route uses eth9",
         "ip route",

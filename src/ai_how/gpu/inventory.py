@@ -21,6 +21,7 @@ from ai_how.gpu.sysfs import (
 )
 from ai_how.gpu.users import Processes, nodes_of_card, read_processes, users_of
 from ai_how.host.iommu import Iommu, read_iommu
+from ai_how.host.network_facts import read_kernel_routes, uplinks_of
 from ai_how.host.pci import BRIDGE_CLASS, PciDevice, read_pci_devices
 from ai_how.host.reading import read_number, read_text
 
@@ -82,7 +83,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         or any(one.virtualization == "Host VGPU" for one in smi.cards.values()),
         has_names=names.is_found,
         has_initramfs_tools=(root / "usr/sbin/update-initramfs").exists(),
-        uplinks=_read_uplinks(root),
+        uplinks=uplinks_of(read_kernel_routes(root)),
         smi_trouble=smi.trouble,
     )
 
@@ -235,11 +236,3 @@ def _is_vf(root: Path, seen: PciDevice) -> bool:
 def _read_kernel(root: Path) -> tuple[int, int] | None:
     found = re.match(r"(\d+)\.(\d+)", read_text(root / "proc/sys/kernel/osrelease") or "")
     return (int(found[1]), int(found[2])) if found else None
-
-
-def _read_uplinks(root: Path) -> frozenset[str]:
-    """The interfaces of default IPv4 routes: `Iface Destination Gateway …`, in hexadecimal."""
-    rows = [line.split() for line in (read_text(root / "proc/net/route") or "").splitlines()[1:]]
-    return frozenset(
-        row[0] for row in rows if row[1:2] == ["00000000"] and row[7:8] == ["00000000"]
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ai_how.gpu.models import Bar, Link, MdevType, Sriov, VgpuType, VirtualFunction
 from ai_how.host.pci import DEVICES, PciDevice
-from ai_how.host.reading import is_withheld, read_number, read_text
+from ai_how.host.reading import entries, is_withheld, read_number, read_text
 
 MDEV_TYPES = "mdev_supported_types"
 VGPU_TYPES = "nvidia/creatable_vgpu_types"
@@ -24,14 +24,6 @@ _VGPU_TYPE = re.compile(r"^\s*(\d+)\s*:\s*(.*\S)\s*$", re.MULTILINE)
 def directory_of(root: Path, address: str) -> Path:
     """The directory of a PCI function."""
     return root / DEVICES / address
-
-
-def entries(directory: Path) -> list[Path]:
-    """What is in a directory; nothing where it is not there or cannot be read."""
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []
 
 
 def read_bars(directory: Path) -> tuple[Bar, ...]:

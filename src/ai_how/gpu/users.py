@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai_how.gpu.models import Container, Unit, User, UserKind
-from ai_how.gpu.sysfs import directory_of, entries
-from ai_how.host.reading import link_name, read_text
+from ai_how.gpu.sysfs import directory_of
+from ai_how.host.reading import entries, link_name, read_text
 
 # Nodes of a driver, for all its cards. They count for a card only if the process has no node of a
 # single card open: a CUDA program opens these as well as /dev/nvidia0.

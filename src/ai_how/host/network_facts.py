@@ -1,7 +1,8 @@
 """The host's IPv4 network as `ip`, nft and iptables report it; unknown facts are None."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -56,6 +57,29 @@ def read_routes() -> tuple[Route, ...] | None:
         if subnet:
             routes.append(Route(subnet, _text(item.get("dev"))))
     return tuple(routes)
+
+
+def read_kernel_routes(root: Path) -> tuple[Route, ...]:
+    """The same as /proc/net/route has them, for what runs no program; `root` contains /proc.
+
+    `Iface Destination Gateway Flags RefCnt Use Metric Mask`: addresses as the machine's own numbers
+    in hexadecimal (fib_route_seq_show in the kernel's fib_trie.c).
+    """
+    routes = []
+    for line in (read_text(root / "proc/net/route") or "").splitlines()[1:]:
+        try:
+            device, destination, _, _, _, _, _, mask = line.split()[:8]
+            address = IPv4Address(int(destination, 16).to_bytes(4, sys.byteorder))
+            subnet = IPv4Network((address, int(mask, 16).bit_count()))
+        except (ValueError, OverflowError):
+            continue
+        routes.append(Route(subnet, device))
+    return tuple(routes)
+
+
+def uplinks_of(routes: Iterable[Route]) -> frozenset[str]:
+    """The interfaces of default routes."""
+    return frozenset(route.device for route in routes if route.is_default and route.device)
 
 
 def read_addresses() -> tuple[Route, ...] | None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ai_how.host.checks import Check, Status
 from ai_how.host.iommu import Iommu, why_no_group
-from ai_how.host.reading import is_withheld, link_name, read_number, read_text
+from ai_how.host.reading import entries, is_withheld, link_name, read_number, read_text
 
 DEVICES = Path("sys/bus/pci/devices")
 BRIDGE_CLASS = 0x06
@@ -232,7 +232,7 @@ def _read_device(root: Path, entry: Path, busy: Mapping[str, str]) -> PciDevice:
     place = entry.resolve()
     blocks = [
         block.name
-        for block in _entries(root / "sys/class/block")
+        for block in entries(root / "sys/class/block")
         if block.resolve().is_relative_to(place)
     ]
     return PciDevice(
@@ -258,10 +258,10 @@ def _read_device(root: Path, entry: Path, busy: Mapping[str, str]) -> PciDevice:
 def _interfaces(root: Path, place: Path) -> frozenset[str]:
     """Network interfaces of a device, and everything stacked upon them (`upper_*` links)."""
     network = root / "sys/class/net"
-    found = {link.name for link in _entries(network) if link.resolve().is_relative_to(place)}
+    found = {link.name for link in entries(network) if link.resolve().is_relative_to(place)}
     todo = list(found)
     while todo:
-        links = _entries(network / todo.pop())
+        links = entries(network / todo.pop())
         uppers = {link.name.removeprefix("upper_") for link in links if "upper_" in link.name}
         todo += uppers - found
         found |= uppers
@@ -273,10 +273,10 @@ def _busy_blocks(root: Path) -> dict[str, str]:
     numbers, sources = _mounts(root)
     swaps = {line.split()[0] for line in _lines(root / "proc/swaps") if line.startswith("/dev/")}
     busy = {}
-    for block in _entries(root / "sys/class/block"):
+    for block in entries(root / "sys/class/block"):
         name = block.name
         mount = numbers.get(read_text(block / "dev") or "") or sources.get(f"/dev/{name}")
-        holders = sorted(holder.name for holder in _entries(block / "holders"))
+        holders = sorted(holder.name for holder in entries(block / "holders"))
         if mount:
             busy[name] = f"mounted on {mount}"
         elif f"/dev/{name}" in swaps:
@@ -302,13 +302,6 @@ def _mounts(root: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 def _lines(path: Path) -> list[str]:
     return (read_text(path) or "").splitlines()
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []
 
 
 def _read_hex(path: Path) -> int:

@@ -25,6 +25,14 @@ def link_name(path: Path) -> str | None:
         return None
 
 
+def entries(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where it is not there or cannot be read."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
 def is_withheld(path: Path, *, is_link: bool = False) -> bool:
     """Whether a file (or link) that could not be read is there: its content is not known."""
     try:
