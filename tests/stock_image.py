@@ -58,6 +58,7 @@ FSTAB = shlex.join(
     )
 )
 SECTOR = 512
+ROOT_START = 262144  # the first sector of the root file system, as in Debian's images
 BIOS_BOOT = 2048  # the first sector of the partition that holds GRUB's core
 
 
@@ -136,6 +137,7 @@ def bootstrap(suite: str, work: Path) -> None:
         "EXTRA": " ".join(EXTRA),
         "REPOSITORY_HOST": REPOSITORY_HOST,
         "IMAGE_BYTES": str(IMAGE_BYTES),
+        "ROOT_START": str(ROOT_START),
         "FS_UUID": FS_UUID,
         "ROOT_UUID": ROOT_UUID,
         "ESP_UUID": ESP_UUID,

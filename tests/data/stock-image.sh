@@ -1,10 +1,10 @@
 #!/bin/sh
 # stock-image.sh ROOT: run by mmdebstrap when the packages are in, in its mount namespace. Makes ROOT a stock image.
-# $OUT gets bios.raw, uefi.raw and repository/. By environment: SUITE, OUT, EXTRA, IMAGE_BYTES, FS_UUID, ROOT_UUID and
-# ESP_UUID (of the root file system, of its partition, and of the other partition).
+# $OUT gets bios.raw, uefi.raw and repository/. By environment: SUITE, OUT, EXTRA, IMAGE_BYTES, ROOT_START, FS_UUID,
+# ROOT_UUID and ESP_UUID (of the root file system, of its partition, and of the other partition).
 set -eu
 root=$1
-root_start=262144 esp_start=8192 esp_sectors=253952 # as in Debian's cloud images
+root_start=$ROOT_START esp_start=8192 esp_sectors=253952 # as in Debian's cloud images
 root_sectors=$((IMAGE_BYTES / 512 - root_start - 2048))
 in_root() { chroot "$root" "$@"; }
 say() { printf 'stock: %s %s\n' "$(date +%T)" "$*"; }

@@ -19,13 +19,12 @@ from ai_how.images.store import ImageStore
 from ai_how.process import Completed, run
 from ai_how.vm_management.preparing.vm import USER, render_whole_job
 from apt_proxy import serving_as_proxy
-from stock_image import SUITES, StockImage, get_stock_image
+from stock_image import ROOT_START, SECTOR, SUITES, StockImage, get_stock_image
 
 pytestmark = pytest.mark.libvirt
 
 SENTINEL = "Sesame-9137-open"
 SCRIPT_S = 900
-ROOT_START = 262144  # the first sector of the root file system, as in stock-image.sh
 # What the tests' own system does not do in there, each by what it leaves instead.
 LEFT_OUT = {"cloud-init": "exit 0", "update-grub": "echo update-grub >> /run/called"}
 # In a PID namespace of its own, so that no service that a package starts would stay.
@@ -78,7 +77,7 @@ def system_of(stock: StockImage, place: Path) -> Iterator[tuple[Path, Path]]:
     for one in (below, over, root):
         one.mkdir()
     run(["qemu-img", "convert", "-O", "raw", stock.disk, raw])
-    run(["mount", "-n", "-o", f"ro,loop,offset={ROOT_START * 512}", raw, below])
+    run(["mount", "-n", "-o", f"ro,loop,offset={ROOT_START * SECTOR}", raw, below])
     run(["mount", "-n", "-t", "tmpfs", "-o", "size=2g", "tmpfs", over])
     (over / "upper").mkdir()
     (over / "work").mkdir()

@@ -11,7 +11,6 @@ from ai_how.errors import SpecError
 if TYPE_CHECKING:
     from ai_how.images.sources import ImageSource
 
-SHA512_DIGITS = 128
 Digest = Annotated[
     str | None,
     typer.Option(
@@ -66,6 +65,7 @@ def source_of_options(
 
     Raises SpecError for options that contradict.
     """
+    from ai_how.images.checksums import KINDS
     from ai_how.images.sources import source_of
     from ai_how.spec.image_checks import find_contradiction
     from ai_how.spec.images import ImageBaseSpec, is_url, section_of
@@ -76,12 +76,13 @@ def source_of_options(
             "the digest is given twice: in the URL, and by an option",
             hint=f"ai-how image import {shlex.quote(source)}",
         )
-    is_sha512 = digest is not None and len(digest) == SHA512_DIGITS
+    if digest:
+        place[KINDS.get(len(digest), "sha256")] = digest
     base = ImageBaseSpec.model_construct(
         path=place.get("path"),
         url=place.get("url"),
-        sha256=place.get("sha256") or (None if is_sha512 else digest),
-        sha512=place.get("sha512") or (digest if is_sha512 else None),
+        sha256=place.get("sha256"),
+        sha512=place.get("sha512"),
         checksums=checksums,
         signature=signature,
         key=str(key) if key else None,

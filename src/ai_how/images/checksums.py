@@ -12,7 +12,8 @@ from ai_how.errors import ImageError
 
 _LINE = re.compile(r"(?P<hex>[0-9A-Fa-f]+) [ *](?P<name>.+)")
 _TAGGED = re.compile(r"(?P<kind>[A-Za-z0-9-]+) ?\((?P<name>.+)\) = (?P<hex>[0-9A-Fa-f]+)")
-_KINDS = {64: "sha256", 128: "sha512"}
+KINDS = {64: "sha256", 128: "sha512"}
+"""The kinds of digests by the number of their hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def _entries(text: str) -> list[tuple[str, str, str]]:
         if not (found := _LINE.fullmatch(line) or _TAGGED.fullmatch(line)):
             continue
         tag = found.groupdict().get("kind")
-        kind = _KINDS.get(len(found["hex"]))
+        kind = KINDS.get(len(found["hex"]))
         if kind and tag in (None, kind.upper()):
             entries.append((kind, found["name"].removeprefix("./"), found["hex"].lower()))
     return entries

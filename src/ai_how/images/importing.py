@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from ai_how.errors import ImageError
+from ai_how.images.checksums import KINDS
 from ai_how.images.copying import Progress, copy_sparse, digest_of, sha256_of
 from ai_how.images.exchange import is_export, unpack_export
 from ai_how.images.manifest import DISK, MANIFEST, BrokenImage, Image, Manifest
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ai_how.images.store import ImageStore
 
 _SECTOR_BYTES = 512
-_DIGITS = {"sha256": 64, "sha512": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def import_disk(
     `on_copied` may still refuse what was copied.
     """
     is_address = isinstance(source, str) and is_url(source)
-    for algorithm, digits in _DIGITS.items():
+    for digits, algorithm in KINDS.items():
         digest = getattr(wanted, algorithm)
         if digest is not None and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", digest):
             raise ImageError(
