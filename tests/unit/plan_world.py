@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from ai_how.plan.executor import execute
+from ai_how.plan.executor import AfterFailure, execute
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer
@@ -145,13 +145,14 @@ class Bench:
             on_boundary=on_boundary,
         )
 
-    def run(self, plan: Plan, *, on_boundary=None, **options) -> None:
+    def run(self, plan: Plan, *, on_boundary=None, evidence=None, undone=None, **options) -> None:
         """As a verb does it: create the journal, execute, and close it."""
         with self.journal(plan, on_boundary) as journal:
             execute(
                 plan,
                 self.world,
                 journal,
+                after_failure=AfterFailure(evidence, undone),
                 **{"observer": self.recorder, "interrupts": self.interrupts, **options},
             )
             journal.close()

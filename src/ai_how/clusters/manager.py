@@ -165,7 +165,7 @@ class ClusterManager:
                     keep_source(text, self.paths, spec)  # a run that was killed at its end did not
                 if dry_run or not start.plan.steps:
                     return start.plan
-                journal = runner.journal(start.plan, start.desired.state, devices=start.devices)
+                journal = runner.journal_of(start)
             runner.bring_up(start, journal, keep_on_failure=keep_on_failure)
             keep_source(text, self.paths, spec)
             return start.plan

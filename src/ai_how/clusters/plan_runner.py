@@ -1,6 +1,6 @@
 """Executes the plans of one cluster with a journal, and recovers from killed runs."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,16 @@ from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.start import PreparedStart
+from ai_how.clusters.undone_start import after_undo
 from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
 from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.plan.executor import OnFailure, execute
+from ai_how.plan.executor import AfterFailure, OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal, JournalContents, OnBoundary
 from ai_how.plan.observer import Observer
-from ai_how.plan.step import Plan
+from ai_how.plan.step import Plan, Step
 from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.models import ClusterState
@@ -89,13 +90,39 @@ class PlanRunner:
         self.warn(f"undoing the start that was cut short (process {left.pid})")
         with Interrupts() as interrupts:
             context = self._context(UUID(left.note["cluster_id"]), interrupts)
-            if noted := left.note.get("state"):
-                learn_names(self.client, ClusterState.model_validate(noted))
+            noted = left.note.get("state")
+            wanted = ClusterState.model_validate(noted) if noted else None
+            if wanted:
+                learn_names(self.client, wanted)
+            renews_keys = left.note.get("renews_keys", False)
             roll_back(
-                left, context, observer=self.observer, interrupts=interrupts, settle_s=SETTLE_S
+                left,
+                context,
+                observer=self.observer,
+                interrupts=interrupts,
+                settle_s=SETTLE_S,
+                on_undone=partial(self._remember_undone, wanted, renews_keys=renews_keys),
             )
         if not is_known:
             forget(self.paths)
+
+    def _remember_undone(
+        self, wanted: ClusterState | None, changed: Sequence[Step], *, renews_keys: bool
+    ) -> None:
+        """Write what is left in the nodes of a start that was undone; safe to repeat.
+
+        `wanted` is the state that the start would have left; None if its journal has none.
+        """
+        state = read_state(self.paths)
+        if state is None:
+            return
+        left = after_undo(state, wanted, changed, renews_keys=renews_keys)
+        if left != state:
+            write_state(self.paths, left)
+            self.warn(
+                "nodes keep what they were told until the next start: "
+                f"ai-how {self.kind.name} start"
+            )
 
     def bring_up(self, start: PreparedStart, journal: Journal, *, keep_on_failure: bool) -> None:
         """Execute a start and write its state; on failure save the evidence, and undo it."""
@@ -109,9 +136,11 @@ class PlanRunner:
                 console_offsets=mark_consoles(self.paths, state),
             )
             if keep_on_failure:
-                # Before the first step, as objects that remain after a failure need a state. No
-                # node has the new configuration yet, so the digest stays the previous one.
+                # Before the first step, as objects that remain after a failure need a state. If
+                # the plan tells nodes anything new, nobody knows then which of them have it.
                 told = previous.config_digest if previous else ""
+                if start.renews_keys or (start.tells_nodes and told != state.config_digest):
+                    told = ""
                 kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
                 state = state.model_copy(update={"serial": kept.serial})
             try:
@@ -125,14 +154,17 @@ class PlanRunner:
                     interrupts=interrupts,
                     workers=min(MAX_WORKERS, len(start.plan.steps)),
                     on_failure=OnFailure.KEEP if keep_on_failure else OnFailure.UNDO,
-                    evidence=partial(
-                        save_evidence,
-                        context,
-                        state,
-                        start.plan,
-                        self.place,
-                        self.warn,
-                        kind=self.kind.diagnosis,
+                    after_failure=AfterFailure(
+                        evidence=partial(
+                            save_evidence,
+                            context,
+                            state,
+                            start.plan,
+                            self.place,
+                            self.warn,
+                            kind=self.kind.diagnosis,
+                        ),
+                        undone=partial(self._remember_undone, state, renews_keys=start.renews_keys),
                     ),
                 )
             except AiHowError:
@@ -195,6 +227,15 @@ class PlanRunner:
                 on_failure=OnFailure.CONTINUE,
             )
             journal.close()
+
+    def journal_of(self, start: PreparedStart) -> Journal:
+        """Create the journal of a start."""
+        return self.journal(
+            start.plan,
+            start.desired.state,
+            devices=start.devices,
+            renews_keys=start.renews_keys,
+        )
 
     def journal(self, plan: Plan, state: ClusterState, **note: object) -> Journal:
         """Create the journal of a plan, with all that another process needs to continue it.

@@ -114,6 +114,13 @@ class PreparedStart:
     archives: Mapping[str, Callable[[], bytes]]
     devices: tuple[str, ...] = ()
     """The devices of the host that the nodes have which it boots."""
+    renews_keys: bool = False
+    """Whether `prepare_files` creates keys in place of lost ones, which no undo brings back."""
+
+    @property
+    def tells_nodes(self) -> bool:
+        """Whether a node is told the configuration of the cluster."""
+        return any(isinstance(step, GiveIdentity) for step in self.plan.steps)
 
     def prepare_host(self, place: HypervisorHost) -> None:
         """Ensure that nodes reach the proxies that listen on the host's loopback alone."""
@@ -144,6 +151,7 @@ def prepare_start(context: StartContext) -> PreparedStart:
             decided.desired, context.paths, has_host_clock=looked.accel is Accel.KVM
         ),
         devices=tuple(devices_of(_booted(decided))),
+        renews_keys=bool(decided.lost),
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from graphlib import TopologicalSorter
@@ -29,7 +30,7 @@ from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer, notify
 from ai_how.plan.start_limiter import StartLimiter
 from ai_how.plan.step import Applied, Plan, Step
-from ai_how.plan.undo import undo
+from ai_how.plan.undo import UndoneCallback, undo
 
 logger = logging.getLogger(__name__)
 EvidenceCallback = Callable[[Sequence[StepFailure]], SavedEvidence | None]
@@ -46,6 +47,19 @@ class OnFailure(StrEnum):
     """Run every step that does not need the failed one; a stop must not depend on one guest."""
 
 
+@dataclass(frozen=True, slots=True)
+class AfterFailure:
+    """What the caller does after a step has failed."""
+
+    evidence: EvidenceCallback | None = None
+    """Called with the errors before anything is undone, unless the run was interrupted."""
+    undone: UndoneCallback | None = None
+    """Called after a complete undo, also of a run that was interrupted."""
+
+
+NOTHING = AfterFailure()
+
+
 def execute(
     plan: Plan,
     context: Any,  # noqa: ANN401  the type is up to the steps
@@ -55,7 +69,7 @@ def execute(
     interrupts: Interrupts,
     workers: int = 8,
     on_failure: OnFailure = OnFailure.UNDO,
-    evidence: EvidenceCallback | None = None,
+    after_failure: AfterFailure = NOTHING,
 ) -> None:
     """Apply every step after the steps that it needs, at most `workers` at a time.
 
@@ -63,9 +77,9 @@ def execute(
 
     On return all steps are applied and the journal is open: the caller writes the state, then
     closes the journal. After a failure or an interrupt, no step begins and the running steps end.
-    After a failure, `evidence` is then called with the errors, before anything is undone. The error
-    that is raised names the directory of the evidence and the cause that was found. A step that
-    fails after an interrupt fails because of it: it has no cause to find or to tell.
+    What `after_failure` asks for is then done. The error that is raised names the directory of the
+    evidence and the cause that was found. A step that fails after an interrupt fails because of it:
+    it has no cause to find or to tell.
 
     Raises PlanFailedError or InterruptedRunError after `on_failure` was carried out. Raises
     UndoIncompleteError if some steps could not be undone; the journal then stays on disk.
@@ -78,11 +92,13 @@ def execute(
         run.apply_on(pool)
     if run.is_complete:
         return
-    if evidence and run.failures and not run.was_interrupted:
-        run.save_evidence(partial(evidence, tuple(run.failures)))
+    if after_failure.evidence and run.failures and not run.was_interrupted:
+        run.save_evidence(partial(after_failure.evidence, tuple(run.failures)))
     if on_failure is OnFailure.UNDO:
         run.undo_begun(workers)
     try:
+        if on_failure is OnFailure.UNDO and after_failure.undone:
+            after_failure.undone(run.changed)
         journal.close()
     except StateError as error:
         run.failures.append(StepFailure(None, error))
@@ -121,6 +137,15 @@ class _Run:
     @property
     def is_complete(self) -> bool:
         return len(self._done) == len(self._plan.steps) and not self.failures
+
+    @property
+    def changed(self) -> tuple[Step, ...]:
+        """The begun steps that may have changed something, as `JournalContents.changed`."""
+        return tuple(step for key, step in self._begun.items() if key not in self._kept)
+
+    @property
+    def _kept(self) -> frozenset[str]:
+        return frozenset(key for key, one in self._done.items() if one is Applied.KEPT)
 
     @property
     def cause(self) -> BaseException | None:
@@ -237,7 +262,7 @@ class _Run:
             self._journal,
             observer=self._observer,
             interrupts=self._interrupts,
-            needs_no_undo={key for key, applied in self._done.items() if applied is Applied.KEPT},
+            needs_no_undo=self._kept,
             workers=workers,
         )
         if not remaining:

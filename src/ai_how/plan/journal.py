@@ -46,8 +46,10 @@ class JournalContents:
     """The steps with an `intent` record, in this order. They may have ended or not."""
     done: frozenset[str]
     """Keys of the steps with a `done` record."""
+    kept: frozenset[str]
+    """Keys of begun steps that were KEPT: their object existed before."""
     needs_no_undo: frozenset[str]
-    """Keys of begun steps that were KEPT (existed before) or are undone already."""
+    """Keys of begun steps that were KEPT or are undone already."""
     is_over: bool
     """The run ended; only the journal itself is left to remove."""
     valid_bytes: int
@@ -59,6 +61,11 @@ class JournalContents:
         if self.is_over:
             return ()
         return tuple(step for step in reversed(self.begun) if step.key not in self.needs_no_undo)
+
+    @property
+    def changed(self) -> tuple[Step, ...]:
+        """The begun steps that may have changed something, whether they are undone or not."""
+        return tuple(step for step in self.begun if step.key not in self.kept)
 
 
 class Journal:
@@ -322,7 +329,8 @@ def _parse_records(
     header = decode_header(records[0])
     begun: dict[str, Step] = {}
     done: set[str] = set()
-    needs_no_undo: set[str] = set()
+    kept: set[str] = set()
+    undone: set[str] = set()
     is_over = False
     for record in records[1:]:
         match record:
@@ -330,10 +338,10 @@ def _parse_records(
                 begun |= {step["key"]: decode_step(step, step_types) for step in steps}
             case {"done": dict(applied)}:
                 done |= set(applied)
-                needs_no_undo |= {key for key, what in applied.items() if what == Applied.KEPT}
+                kept |= {key for key, what in applied.items() if what == Applied.KEPT}
             case {"undone": list(keys)}:
                 done -= set(keys)
-                needs_no_undo |= set(keys)
+                undone |= set(keys)
             case {"failed": _}:
                 pass  # For the user: a failed step is undone like one without a result.
             case {"end": _}:
@@ -350,7 +358,8 @@ def _parse_records(
         note=header.note,
         begun=tuple(begun.values()),
         done=frozenset(done),
-        needs_no_undo=frozenset(needs_no_undo),
+        kept=frozenset(kept),
+        needs_no_undo=frozenset(kept | undone),
         is_over=is_over,
         valid_bytes=valid_bytes,
     )

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
@@ -17,6 +17,10 @@ from ai_how.plan.step import Step
 from ai_how.waiting import Deadline, wait_until
 
 GRACE_S = 60
+
+# Called after an undo, while its journal exists, with the steps that may have changed something.
+# If it raises an error, the journal stays, and the next run repeats the call.
+UndoneCallback = Callable[[Sequence[Step]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ def roll_back(
     workers: int = 8,
     on_boundary: OnBoundary | None = None,
     settle_s: float = 0,
+    on_undone: UndoneCallback | None = None,
 ) -> None:
     """Roll back an unfinished run, and remove its journal; safe to repeat.
 
@@ -114,6 +119,8 @@ def roll_back(
                     failures=failures,
                     node=failures[0].node,
                 ) from remaining[0].error
+            if on_undone:
+                on_undone(contents.changed)
         journal.close()
 
 

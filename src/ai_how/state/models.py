@@ -65,9 +65,10 @@ class NodeState(Remembered):
     stages_s: dict[str, FiniteFloat] = {}
     """The seconds of each stage of its last bring-up."""
     gpus: dict[str, NonNegativeInt] | None = None
-    """Its simulated GPUs for SLURM, by type; empty if the file had some once, and has none now.
+    """Its simulated GPUs for SLURM, by type; empty if it had some once, and has none now.
 
-    None if it never had any; then it is not written, as older versions do not know it.
+    It is also empty if a start that was undone may have told it of some. None if it never had any;
+    then it is not written, as older versions do not know it.
     """
 
 
@@ -102,7 +103,10 @@ class ClusterState(Remembered):
     network: NetworkState
     nodes: tuple[NodeState, ...] = ()
     config_digest: str = ""
-    """SHA-256 of what all nodes were last told about the cluster: hosts and SLURM settings."""
+    """SHA-256 of what all nodes were last told about the cluster: hosts and SLURM settings.
+
+    Empty if that is not known. The next start then tells all nodes.
+    """
 
     @property
     def was_up(self) -> bool:
