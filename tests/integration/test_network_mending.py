@@ -13,7 +13,6 @@ import pytest
 from ai_how.libvirt_client.network_xml import read_network_facts
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.process import run
-from ai_how.state.cluster_state import read_state
 from ai_how.vm_management.networks.definition import define_network
 from ai_how.vm_management.networks.drift import facts_of
 from ai_how.vm_management.networks.host_networks import HostNetworks
@@ -262,12 +261,14 @@ def test_a_network_on_which_others_run_is_not_restarted_under_them(home: TinyHom
 def test_nodes_that_come_later_are_known_to_the_network(home: TinyHome) -> None:
     file = home.file("hpc")
     text = file.read_text()
-    before = read_state(home.paths("hpc"))
+    before = state_of(home)
     try:
         file.write_text(text.replace("count: 2", "count: 3"))
         failed = home.call("hpc", "start", fail={"boot/hpc-compute-03": ["before", "OSError"]})
         assert failed.code == 4, failed.said
-        assert read_state(home.paths("hpc")) == before
+        after = state_of(home)
+        assert (after.nodes, after.network) == (before.nodes, before.network)
+        assert after.config_digest == "", "the nodes that ran were told of it"
         assert "compute-03" not in virsh(home.host, "net-dumpxml", "hpc")
         assert "network-hosts/hpc" in steps(home)
         state = state_of(home)

@@ -8,13 +8,14 @@ from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.state.cluster_state import read_state
 from invariants import Watched
 from ledger import Points
-from tiny_cluster import FILE
+from tiny_cluster import FILE, Ended
 
 pytestmark = pytest.mark.libvirt
 
 FAILED, REMAINS = 4, 5
 SIGKILLED = -9
 NODES = ("controller", "compute-01", "compute-02")
+TELLING = {f"services/hpc-{name}" for name in NODES}
 WAYS = (("domain", "bad-mac"), ("boot", "no-disk"), ("agent", "OSError"))
 
 
@@ -79,6 +80,7 @@ def rewrite(watched: Watched, **changes: str) -> None:
 
 
 CHANGES = {
+    "start": "start: {warm: false}",
     "count": "compute_nodes: {count: 2",
     "compute_memory": "count: 2, cpu_cores: 1, memory_gb: 0.5",
     "compute_disk": "memory_gb: 0.5, disk_gb: 1}\n",
@@ -134,6 +136,50 @@ def test_a_cluster_that_grows_stays_healthy_when_that_fails_or_is_killed(
         rewrite(watched)
         watched.clear()
     points(made)
+
+
+@pytest.mark.fault("F60", "other settings of SLURM, and that start fails or is killed at any step")
+def test_nodes_that_were_told_other_settings_are_told_the_old_file_again(
+    watched: Watched, points: Points, *, is_long: bool
+) -> None:
+    watched.have("on", with_data=True)
+    before = domains(watched)
+    other = 'start: {warm: false}\n    slurm_config: {max_job_time: "1:00:00"}'
+    try:
+        rewrite(watched, start=other)
+        told = watched.call("start", codes={0})
+        pairs = list(dict.fromkeys(told.boundaries))
+        check_told_again(watched, told)
+        faults: list[dict[str, object]] = [
+            {"fail": {key: ["after", "OSError"]}}
+            for key in dict.fromkeys(key for _, key in pairs if key)
+        ]
+        chosen = pairs if is_long else [*pairs[:1], *pairs[3:-2:5]]
+        faults += [{"at_any": [pair], "act": "kill"} for pair in chosen]
+        for fault in faults:
+            rewrite(watched, start=other)
+            ended = watched.call("start", **fault)
+            assert ended.code in {FAILED, SIGKILLED}, ended.said
+            check_told_again(watched, ended)
+        check_untouched(watched, before)
+    finally:
+        rewrite(watched)
+        watched.clear()
+    points(len(faults))
+
+
+def check_told_again(watched: Watched, ended: Ended) -> None:
+    """A start with the old file tells all nodes, if a step of `ended` told one."""
+    rewrite(watched)
+    begun = intents(ended)
+    again = watched.call("start", codes={0})
+    assert intents(again) == (begun and TELLING), ended.said + again.said
+    assert watched.call("start", codes={0}).boundaries == ()
+
+
+def intents(ended: Ended) -> set[str]:
+    """The steps that tell a node something and were in the journal before they began."""
+    return {key for moment, key in ended.boundaries if moment == "after intent"} & TELLING
 
 
 def check_untouched(watched: Watched, before: dict[str, DomainInfo]) -> None:

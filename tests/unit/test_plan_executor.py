@@ -263,6 +263,76 @@ def test_rolling_back_says_what_still_remains_and_keeps_the_journal(bench):
     assert [step.key for step in bench.left().remaining] == ["disk-2"]
 
 
+def test_what_was_undone_is_told_while_the_journal_is_there(bench):
+    (bench.world.root / "network").touch()
+    told = []
+
+    def undone(steps):
+        told.append(([step.key for step in steps], bench.journal_path.exists()))
+
+    bench.world.on = raise_at("before apply", "domain-0", HostError("no"))
+    with pytest.raises(PlanFailedError):
+        bench.run(PLAN, undone=undone, workers=1)
+    [(keys, had_journal)] = told
+    assert had_journal
+    assert bench.world.content == ["network"]
+    assert "network" not in keys, "it was there before"
+    assert {"base", "disk-0", "domain-0"} <= set(keys)
+    assert not bench.journal_path.exists()
+
+
+def test_nothing_is_called_undone_that_is_kept(bench):
+    bench.world.on = raise_at("before apply", "domain-0", HostError("no"))
+    with pytest.raises(PlanFailedError):
+        bench.run(PLAN, undone=raise_at_once, on_failure=OnFailure.KEEP)
+
+
+def test_nothing_is_called_undone_that_remains(bench):
+    def on(moment, key):
+        if (moment, key) in {("before apply", "domain-1"), ("before revert", "base")}:
+            raise HostError("no")
+
+    bench.world.on = on
+    with pytest.raises(UndoIncompleteError):
+        bench.run(PLAN, undone=raise_at_once)
+    with pytest.raises(UndoIncompleteError):
+        roll_back(
+            bench.left(),
+            bench.world,
+            observer=bench.recorder,
+            interrupts=bench.interrupts,
+            on_undone=raise_at_once,
+        )
+
+
+def raise_at_once(steps):
+    raise AssertionError(steps)
+
+
+def test_the_journal_stays_until_what_was_undone_could_be_told(bench):
+    (bench.world.root / "network").touch()
+    told = []
+
+    def refuse(_steps):
+        raise StateError("the state is on a full disk")
+
+    bench.world.on = raise_at("before apply", "domain-0", HostError("no"))
+    with pytest.raises(PlanFailedError) as caught:
+        bench.run(PLAN, undone=refuse, workers=1)
+    assert "the state is on a full disk" in caught.value.details
+    assert bench.world.content == ["network"]
+    how = {"observer": bench.recorder, "interrupts": bench.interrupts}
+    with pytest.raises(StateError):
+        roll_back(bench.left(), bench.world, **how, on_undone=refuse)
+    left = bench.left()
+    assert left.remaining == ()
+    roll_back(left, bench.world, **how, on_undone=told.append)
+    assert [step.key for step in told[0]] == [
+        step.key for step in left.begun if step.key != "network"
+    ]
+    assert not bench.journal_path.exists()
+
+
 def test_evidence_is_saved_while_everything_still_stands(bench):
     seen = []
     bench.world.on = raise_at("after apply", "domain-1", HostError("no"))

@@ -137,6 +137,11 @@ def test_restoring_keeps_the_damaged_state_and_takes_no_serial_twice(paths):
     assert (paths.backups / "damaged.json").read_bytes() == b"half a st"
 
 
+def test_a_restored_state_does_not_say_what_the_nodes_were_told_since(paths):
+    write_state(paths, write_state(paths, cluster_state(config_digest="told")))
+    assert restore_state(paths, 1).config_digest == ""
+
+
 def test_restoring_what_is_not_there_names_what_is(paths):
     written(paths, 3)
     with pytest.raises(StateError, match="cluster demo has no backup 7") as caught:
