@@ -179,6 +179,7 @@ def test_a_second_cluster_prepares_nothing_and_is_restored(world: World) -> None
     asked = len(world.repository.asked)
     cluster.call("image", "warm", timeout_s=START_S)
     cluster.call("hpc", "destroy", "--force", timeout_s=START_S)
+    cluster.env["AI_HOW_NO_WARM"] = "0"  # tests boot every node, unless they ask otherwise
     wanted = {f"restore/hpc-{name}" for name in ("controller", *NODES)}
     assert wanted <= set(cluster.start())
     for node in ("controller", *NODES):
