@@ -1,9 +1,12 @@
 """docs/simulated-gpus.md as it stands, and what else holds for its cluster. The order matters."""
 
 import re
+import signal
+from pathlib import Path
 
 import pytest
 
+from ai_how.process import start_daemon
 from ai_how.vm_management.saved_machines.store import SavedMachines
 from ai_how.waiting import Deadline, wait_until
 from pages import DOCS, block_of, commands, run_commands
@@ -155,6 +158,31 @@ def test_a_running_node_loses_its_gpus_and_gets_them_back(cluster):
     assert cluster.status()["is_ready"]
     assert srun(cluster, "--gres=gpu:8")[0] == {ALLOWED: EIGHT, REFUSED: set()}
     assert cluster.start() == []
+
+
+def test_nodes_have_the_old_gpus_again_after_a_start_that_was_killed(cluster):
+    text, paths = cluster.file.read_text(), cluster.roots.cluster("gpus")
+    cluster.file.write_text(text.replace("count: 8", "count: 4"))
+    argv = [*cluster.argv, "-c", str(cluster.file), "hpc", "start"]
+    child = start_daemon(argv, log=cluster.file.with_name("killed.log"), env=cluster.env)
+    told = {f'"services/gpus-{name}":"made"' for name in ("controller", "compute-01")}
+    wait_until(
+        lambda: told <= set(re.findall(r'"services/[^"]*":"made"', read_if_there(paths.journal))),
+        Deadline.after(START_S),
+        "nodes that were told of four GPUs",
+    )
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    cluster.file.write_text(text)
+    steps = cluster.start()
+    assert {"services/gpus-controller", "services/gpus-compute-01"} <= set(steps)
+    assert cluster.status()["is_ready"]
+    assert srun(cluster, "--gres=gpu:8")[0] == {ALLOWED: EIGHT, REFUSED: set()}
+    assert cluster.start() == []
+
+
+def read_if_there(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_gpus_are_there_again_after_a_stop(cluster, is_long):
