@@ -189,6 +189,35 @@ def test_a_disk_with_a_mounted_partition_stays_with_the_host(
 
 
 @pytest.mark.fault("S27", "machines drawn in sysfs")
+@pytest.mark.parametrize(
+    ("mount", "found"),
+    [
+        ("36 1 259:3 / /srv rw - ext4 /dev/nvme3n1p2 rw\n", "nvme3n1p2 (mounted on /srv)"),
+        ("36 1 259:2 / /srv rw - ext4 /dev/nvme3n1 rw\n", "nvme3n1 (mounted on /srv)"),
+        ("36 1 259:5 / /srv rw - ext4 /dev/nvme4n1 rw\n", None),
+    ],
+    ids=["a partition", "all of it", "another disk"],
+)
+def test_a_disk_behind_nvme_multipath_stays_with_the_host(
+    machine: Machine, mount: str, found: str | None
+) -> None:
+    """As emulated_host.py's is: what is mounted is not below the device."""
+    for name in ("nvme0n1p1", "nvme0n1"):
+        (machine.root / "sys/class/block" / name).unlink()
+    machine.link("class/block/nvme3c0n1", f"devices/{NVME}/nvme/nvme0/nvme3c0n1")
+    (machine.root / f"sys/devices/{NVME}/nvme/nvme0/nvme3c0n1").mkdir()
+    for name, number in (
+        ("nvme3n1", "259:2"),
+        ("nvme3n1/nvme3n1p2", "259:3"),
+        ("nvme4n1", "259:5"),
+    ):
+        place = f"devices/virtual/nvme-subsystem/nvme-subsys{name[4]}/{name}"
+        machine.add_block(Path(name).name, place, number)
+    machine.write_proc("self/mountinfo", mount)
+    assert machine.refusals(NVME) == ([f"pci {NVME}: the host uses {found}"] if found else [])
+
+
+@pytest.mark.fault("S27", "machines drawn in sysfs")
 def test_a_disk_with_swap_stays_with_the_host(machine: Machine) -> None:
     machine.write_proc("swaps", "Filename Type Size\n/dev/nvme0n1p1 partition 1 0 -2\n")
     assert machine.refusals(NVME) == [f"pci {NVME}: the host uses nvme0n1p1 (swap)"]

@@ -1,5 +1,6 @@
 """Requested PCI devices: what they are, and whether the host can do without them."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum, auto
@@ -15,6 +16,9 @@ BRIDGE_CLASS = 0x06
 # A bridge with one of these drivers does not keep VFIO from using the rest of its group.
 BRIDGE_DRIVERS = (None, "pcieport")
 VFIO = "vfio-pci"
+# NVMe multipath hides a namespace of a controller, and shows one of its subsystem in its place:
+# nvme0c1n1 is at the device, and what is mounted is nvme0n1 below /sys/devices/virtual.
+_HIDDEN_NVME = re.compile(r"(nvme\d+)c\d+(n\d+)")
 _READ_OF_DEVICE = ("vendor", "device", "class", "boot_vga", "driver", "iommu_group")
 
 
@@ -230,11 +234,7 @@ def _driver_obstacles(address: str, seen: PciDevice, *, force: bool) -> list[Obs
 def _read_device(root: Path, entry: Path, busy: Mapping[str, str]) -> PciDevice:
     group = link_name(entry / "iommu_group")
     place = entry.resolve()
-    blocks = [
-        block.name
-        for block in entries(root / "sys/class/block")
-        if block.resolve().is_relative_to(place)
-    ]
+    blocks = _blocks(root, place)
     return PciDevice(
         address=entry.name,
         vendor_id=_read_hex(entry / "vendor"),
@@ -266,6 +266,15 @@ def _interfaces(root: Path, place: Path) -> frozenset[str]:
         todo += uppers - found
         found |= uppers
     return frozenset(found)
+
+
+def _blocks(root: Path, place: Path) -> list[str]:
+    """Block devices of a device and their partitions, through NVMe multipath as well."""
+    every = {block.name: block.resolve() for block in entries(root / "sys/class/block")}
+    own = [name for name, target in every.items() if target.is_relative_to(place)]
+    heads = {"".join(found.groups()) for name in own if (found := _HIDDEN_NVME.fullmatch(name))}
+    tops = [place, *(every[head] for head in heads & every.keys())]
+    return [name for name, at in every.items() if any(at.is_relative_to(top) for top in tops)]
 
 
 def _busy_blocks(root: Path) -> dict[str, str]:
