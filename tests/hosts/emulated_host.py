@@ -5,6 +5,7 @@ changes there is in its memory, and gone with it. Kernel and busybox are Debian'
 below our cache.
 """
 
+import json
 import shlex
 import shutil
 import sys
@@ -40,9 +41,15 @@ NVME = "0000:03:00.0"
 EDU = "0000:04:00.0"  # has no driver
 BRIDGED = ("0000:06:01.0", "0000:06:02.0")  # behind one bridge of conventional PCI
 DRIVERS = {
-    **{BOOT_DISPLAY: "bochs-drm", CARD[0]: None, CARD[1]: "xhci_hcd"},
-    **{MIXED_CARD[0]: "bochs-drm", MIXED_CARD[1]: "snd_hda_intel", NVME: "nvme", EDU: None},
-    **{BRIDGED[0]: "bochs-drm", BRIDGED[1]: None},
+    BOOT_DISPLAY: "bochs-drm",
+    CARD[0]: None,
+    CARD[1]: "xhci_hcd",
+    MIXED_CARD[0]: "bochs-drm",
+    MIXED_CARD[1]: "snd_hda_intel",
+    NVME: "nvme",
+    EDU: None,
+    BRIDGED[0]: "bochs-drm",
+    BRIDGED[1]: None,
 }
 VFS = 2
 
@@ -90,40 +97,38 @@ def qemu(kernel: Kernel, out: Path) -> list[str | Path]:
     """The machine without its devices."""
     # no_timer_check: on a busy machine the kernel's check of its timer panics.
     words = "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off intel_iommu=on"
-    shares = (("host", "/", True), ("tree", kernel.tree, True), ("out", out, False))
     return [
         *(get_tool("qemu-system-x86_64", package="qemu-system-x86"), "-nodefaults"),
         *("-no-user-config", "-display", "none", "-no-reboot", "-sandbox", "on"),
         *("-M", "q35", "-accel", "tcg,tb-size=256", "-cpu", "Nehalem", "-smp", "1"),
         *("-m", str(MEMORY_MIB), "-kernel", kernel.image, "-initrd", kernel.initramfs),
         *("-append", words, "-device", "intel-iommu,intremap=on"),
-        *(
-            word
-            for name, path, is_readonly in shares
-            for word in (
-                "-fsdev",
-                f"local,id={name},path={path},security_model=none,multidevs=remap"
-                f"{',readonly=on' if is_readonly else ''}",
-                "-device",
-                f"virtio-9p-pci,fsdev={name},mount_tag={name}",
-            )
-        ),
+        *share("host", Path("/"), "readonly=on"),
+        *share("tree", kernel.tree, "readonly=on"),
+        *share("out", out),
     ]
+
+
+def share(name: str, path: Path, *options: str) -> list[str]:
+    settings = [f"id={name}", f"path={path}", "security_model=none", "multidevs=remap", *options]
+    device = f"virtio-9p-pci,fsdev={name},mount_tag={name}"
+    return ["-fsdev", ",".join(["local", *settings]), "-device", device]
 
 
 def devices(disk: Path) -> list[str]:
     """The devices that can be given away, at the addresses above."""
-    ports = (f"pcie-root-port,id=port{n},chassis={n + 1},addr=8.{n}" for n in range(5))
+    vfs = f"sriov_max_vfs={VFS},sriov_vq_flexible={2 * VFS},sriov_vi_flexible={VFS}"
     every = (
-        *("VGA,addr=0x10", "pcie-root-port,id=port0,chassis=1,addr=8.0,multifunction=on"),
-        *list(ports)[1:],
+        "VGA,addr=0x10",
+        "pcie-root-port,id=port0,chassis=1,addr=8.0,multifunction=on",
+        *(f"pcie-root-port,id=port{n},chassis={n + 1},addr=8.{n}" for n in range(1, 5)),
         *("qxl,bus=port0,addr=0.0,multifunction=on", "qemu-xhci,bus=port0,addr=0.1"),
-        *("bochs-display,bus=port1,addr=0.0,multifunction=on",),
+        "bochs-display,bus=port1,addr=0.0,multifunction=on",
         *("ich9-intel-hda,id=sound,bus=port1,addr=0.1", "hda-duplex,bus=sound.0,audiodev=none"),
         "nvme-subsys,id=subsystem",
-        f"nvme,id=nvme,serial=one,subsys=subsystem,bus=port2,sriov_max_vfs={VFS},"
-        "sriov_vq_flexible=4,sriov_vi_flexible=2",
-        *("nvme-ns,drive=disk,nsid=1,bus=nvme", "edu,bus=port3", "pcie-pci-bridge,id=bridge,bus=port4"),
+        f"nvme,id=nvme,serial=one,subsys=subsystem,bus=port2,{vfs}",
+        *("nvme-ns,drive=disk,nsid=1,bus=nvme", "edu,bus=port3"),
+        "pcie-pci-bridge,id=bridge,bus=port4",
         *("bochs-display,bus=bridge,addr=1.0", "edu,bus=bridge,addr=2.0"),
     )
     return [
@@ -141,9 +146,9 @@ def make_disk(disk: Path) -> None:
 
 def get_kernel() -> Kernel:
     """The kernel, made where it is missing: less than a minute, by Debian's mirror."""
-    seed = Path(__file__).read_bytes() + INIT.read_bytes()
+    seed = json.dumps([SUITE, PACKAGES, FOR_ROOT, NOT_NEEDED, INIT.read_text()])
     top = default_roots().cache / "emulated-host"
-    place = top / sha256(seed).hexdigest()[:16]
+    place = top / sha256(seed.encode()).hexdigest()[:16]
     top.mkdir(parents=True, exist_ok=True)
     with held_lock(top / "lock", doing="unpacking a kernel", wait_s=BUILD_S):
         if not place.exists():

@@ -26,7 +26,7 @@ OUT = Path("/out/said.json")
 DEVICES = Path("/sys/bus/pci/devices")
 VFIO = "vfio-pci"
 PATIENCE_S = 240.0  # an emulated processor that others are using, too
-MODULES = ("tun", "vfio-pci", "nvme", "snd_hda_intel", "bochs", "xhci_pci")
+MODULES = ("tun", "vfio-pci", "vfio_iommu_type1", "nvme", "snd_hda_intel", "bochs", "xhci_pci")
 NODE = "compute-01"
 FILE = """\
 version: "1.0"
@@ -140,6 +140,7 @@ def see_facts(home: Home) -> Said:
         "doctor": home.ask("gpu", "doctor"),
         "groups": {one: group_of(one) for one in drivers()},
         "drivers": drivers(),
+        "blocks": [str(one.resolve()) for one in Path("/sys/class/block").glob("nvme*")],
     }
 
 
@@ -278,9 +279,7 @@ def see_start_killed_at_its_record(home: Home) -> Said:
 def _meanwhile(home: Home, verb: str, act: Callable[[int], None]) -> Said:
     """Begin a verb, act when a device has come to VFIO, and wait for the end."""
     pids: list[int] = []
-    ended = home.begin(
-        *("hpc", verb, NODE), name="one", patience_s=PATIENCE_S, on_pid=pids.append
-    )
+    ended = home.begin(*("hpc", verb, NODE), name="one", patience_s=PATIENCE_S, on_pid=pids.append)
     wait_until(
         lambda: VFIO in drivers().values(),
         Deadline.after(PATIENCE_S),

@@ -1,0 +1,211 @@
+"""Devices go to VMs and come back by real libvirt and VFIO, on an emulated host with an IOMMU.
+
+No GPU is there: a card is an emulated display with its second function. What happens there is in
+vfio_life.py; here it is judged.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulated_host import (
+    BOOT_DISPLAY,
+    BRIDGED,
+    CARD,
+    DRIVERS,
+    EDU,
+    MIXED_CARD,
+    NVME,
+    VFS,
+    run_inside,
+)
+
+pytestmark = [
+    pytest.mark.libvirt,
+    pytest.mark.skipif(os.geteuid() != 0, reason="its root directory is read as root"),
+]
+
+LIFE = ("facts", "refusals", "life", "vfs")
+FAULTS = (
+    *("qemu_killed", "daemon_killed", "daemon_killed_in_start", "daemon_killed_in_stop"),
+    *("start_killed", "start_killed_at_its_record"),
+)
+LIFE_S = 3600
+BOTH = (*CARD, *MIXED_CARD)
+VFIO = "vfio-pci"
+IDS = {CARD[0]: "1b36:0100", CARD[1]: "1b36:000d", NVME: "1b36:0010", EDU: "1234:11e8"}
+Said = dict[str, Any]
+Asked = Callable[[str], Said]
+
+
+def lived(out: Path, *scenarios: str) -> Asked:
+    """Boot the host, and have these happen there; what is returned has what was seen of each."""
+    out.mkdir()
+    ended = run_inside("vfio_life.py", *scenarios, out=out, timeout_s=LIFE_S)
+    file = out / "said.json"
+    said = json.loads(file.read_text()) if file.exists() else {}
+
+    def seen(name: str) -> Said:
+        assert name in said, ended
+        assert "broken" not in said[name], said[name]["broken"]
+        return said[name]
+
+    return seen
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return lived(tmp_path_factory.mktemp("vfio") / "life", *LIFE)
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Asked:
+    if not is_long:
+        pytest.skip("each of these boots two VMs under two emulations: --long")
+    return lived(tmp_path_factory.mktemp("vfio") / "faults", *FAULTS)
+
+
+def card(seen: Said, address: str) -> Said:
+    return next(one for one in seen["cards"] if one["gpu"]["address"] == address)
+
+
+def given(*addresses: str) -> dict[str, str | None]:
+    """The drivers while a VM has these."""
+    return known(DRIVERS) | dict.fromkeys(addresses, VFIO)
+
+
+def known(drivers: dict[str, str | None]) -> dict[str, str | None]:
+    return {one: drivers[one] for one in DRIVERS}
+
+
+def check(said: Said, code: int = 0) -> None:
+    assert said["code"] == code, f"{said['out']}\n{said['err']}"
+
+
+def test_what_is_said_of_the_cards_is_what_sysfs_has(life: Asked) -> None:
+    seen = life("facts")
+    assert known(seen["drivers"]) == DRIVERS
+    cards = [one["gpu"] for one in seen["cards"]]
+    functions = {
+        BOOT_DISPLAY: [BOOT_DISPLAY],
+        CARD[0]: list(CARD),
+        MIXED_CARD[0]: [MIXED_CARD[0]],  # the other is another maker's
+        BRIDGED[0]: [BRIDGED[0]],
+    }
+    assert {one["address"]: [f["address"] for f in one["functions"]] for one in cards} == functions
+    for one in cards:
+        assert one["is_boot_display"] is (one["address"] == BOOT_DISPLAY)
+        group = seen["groups"][one["address"]]
+        assert one["iommu_group"] == group
+        mates = {other for other, number in seen["groups"].items() if number == group}
+        neighbours = {mate["address"] for mate in one["neighbours"]}
+        assert neighbours == mates - {*functions[one["address"]]}
+        for function in one["functions"]:
+            assert function["driver"] == seen["drivers"][function["address"]]
+            assert function["iommu_group"] == seen["groups"][function["address"]]
+    assert seen["groups"][CARD[0]] == seen["groups"][CARD[1]]
+
+
+def test_the_answer_is_yes_for_a_card_alone_in_its_group(life: Asked) -> None:
+    seen = life("facts")
+    whole = {one["gpu"]["address"]: one["abilities"][0] for one in seen["cards"]}
+    assert {address: one["answer"] for address, one in whole.items()} == {
+        BOOT_DISPLAY: "not now",
+        CARD[0]: "yes",
+        MIXED_CARD[0]: "not now",
+        BRIDGED[0]: "not now",
+    }
+    assert "the display that the host booted with" in whole[BOOT_DISPLAY]["hurdles"][0]["text"]
+    for one, other in (MIXED_CARD, BRIDGED):
+        assert f"its IOMMU group also has {other}" in whole[one]["hurdles"][0]["text"]
+    checks = {(one["name"], one["status"]) for one in seen["doctor"]["checks"]}
+    assert not seen["doctor"]["is_able"]
+    assert {("iommu", "ok"), ("01:00.0", "ok"), ("02:00.0", "failure"), ("06:01.0", "failure")} <= (
+        checks
+    )
+
+
+@pytest.mark.fault("S27", "a boot display, a mounted disk and half a group, on an emulated host")
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("half a group", f"IOMMU group {{group}} also has {MIXED_CARD[1]}: list all or none"),
+        ("behind a bridge", f"IOMMU group {{group}} also has {BRIDGED[1]}: list all or none"),
+        ("boot display", "it is the display that the host booted with"),
+        ("mounted", "the host uses nvme0n1 (mounted on /srv/disk)"),
+    ],
+)
+def test_a_device_that_must_stay_is_refused_before_any_change(
+    life: Asked, what: str, found: str
+) -> None:
+    groups = life("facts")["groups"]
+    seen = life("refusals")
+    check(seen[what], 3)
+    group = groups[BRIDGED[0] if "bridge" in what else MIXED_CARD[0]]
+    assert found.format(group=group) in seen[what]["err"]
+    assert seen[what]["records"] == []
+    assert seen[f"{what}: same"]
+
+
+def test_devices_go_to_a_vm_and_come_back_to_their_drivers(life: Asked) -> None:
+    seen = life("life")
+    every = (*CARD, *MIXED_CARD, NVME, EDU)
+    check(seen["start"])
+    for one in (CARD[1], *MIXED_CARD, NVME):
+        told = f"pci {one}: it is detached from its driver {DRIVERS[one]} while the VM runs"
+        assert told in seen["start"]["err"]
+    assert known(seen["while it runs"]) == given(*every)
+    assert seen["open groups"] == seen["groups"]
+    for address in every:
+        assert f'host = "{address}"' in seen["inside"]
+    for ids in IDS.values():
+        assert f"PCI device {ids}" in seen["inside"]
+    check(seen["stop"])
+    assert seen["after stop"] == seen["before"]
+    assert known(seen["before"]) == DRIVERS
+
+
+def test_a_card_that_a_vm_has_is_shown_with_it(life: Asked) -> None:
+    one = card(life("life"), CARD[0])
+    assert one["defined_in"] == ["one/compute-01"]
+    assert {function["driver"] for function in one["gpu"]["functions"]} == {VFIO}
+    assert one["abilities"][0]["answer"] == "not now"
+    [user] = one["gpu"]["users"]
+    assert (user["command"], user["kind"]) == ("qemu-system-x86", "VM")
+
+
+@pytest.mark.fault("F67", "two clusters with one card, on the real VFIO")
+def test_a_card_is_refused_to_a_second_cluster_until_the_first_is_off(life: Asked) -> None:
+    seen = life("life")
+    check(seen["other"], 3)
+    assert (
+        f"the device {CARD[0]} of compute-01 is in use by compute-01 of the cluster one"
+        in (seen["other"]["err"])
+    )
+    assert "hint: ai-how" in seen["other"]["err"]
+    assert "stop --cluster one" in seen["other"]["err"]
+    assert seen["other"]["records"] == []
+    assert seen["after the other"] == seen["while it runs"]
+    check(seen["other again"])
+    assert len(seen["it has it"]) == 1
+    check(seen["destroy"])
+    assert seen["after destroy"] == seen["before"]
+
+
+def test_a_vf_goes_to_a_vm_while_the_device_stays_the_hosts(life: Asked) -> None:
+    seen = life("vfs")
+    vfs = seen["vfs"]
+    assert len(set(seen["groups"])) == 1 + VFS
+    check(seen["start"])
+    assert known(seen["while it runs"]) == DRIVERS
+    assert [seen["while it runs"][one] for one in vfs] == [VFIO, None]
+    assert seen["open groups"] == [str(seen["groups"][1])]
+    check(seen["stop"])
+    assert [seen["after stop"][one] for one in vfs] == [None, None]
+    assert set(vfs).isdisjoint(seen["without"])
+    check(seen["removed"], 3)
+    assert f"{vfs[0]}: there is no such device" in seen["removed"]["err"]
