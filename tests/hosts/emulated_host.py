@@ -63,7 +63,9 @@ class Kernel:
     tree: Path
 
 
-def run_inside(program: str, *words: str, out: Path, timeout_s: float) -> Completed:
+def run_inside(
+    program: str, *words: str, out: Path, timeout_s: float, has_iommu: bool = True
+) -> Completed:
     """Boot the host, run a Python program of tests/hosts there as root, and return its output.
 
     `out` is an empty directory, /out in there. The host ends with us, or after `timeout_s`: then
@@ -80,7 +82,14 @@ def run_inside(program: str, *words: str, out: Path, timeout_s: float) -> Comple
     console = out.with_name(f"{out.name}.console")
     try:
         done = run(
-            dying_with_us([*qemu(get_kernel(), out), *devices(disk), "-serial", f"file:{console}"]),
+            dying_with_us(
+                [
+                    *qemu(get_kernel(), out),
+                    *(["-device", "intel-iommu,intremap=on"] if has_iommu else []),
+                    *devices(disk),
+                    *("-serial", f"file:{console}"),
+                ]
+            ),
             timeout_s=timeout_s,
         )
     finally:
@@ -102,7 +111,7 @@ def qemu(kernel: Kernel, out: Path) -> list[str | Path]:
         *("-no-user-config", "-display", "none", "-no-reboot", "-sandbox", "on"),
         *("-M", "q35", "-accel", "tcg,tb-size=256", "-cpu", "Nehalem", "-smp", "1"),
         *("-m", str(MEMORY_MIB), "-kernel", kernel.image, "-initrd", kernel.initramfs),
-        *("-append", words, "-device", "intel-iommu,intremap=on"),
+        *("-append", words),
         *share("host", Path("/"), "readonly=on"),
         *share("tree", kernel.tree, "readonly=on"),
         *share("out", out),

@@ -42,10 +42,10 @@ Said = dict[str, Any]
 Asked = Callable[[str], Said]
 
 
-def lived(out: Path, *scenarios: str) -> Asked:
+def lived(out: Path, *scenarios: str, has_iommu: bool = True) -> Asked:
     """Boot the host, and have these happen there; what is returned has what was seen of each."""
     out.mkdir()
-    ended = run_inside("vfio_life.py", *scenarios, out=out, timeout_s=LIFE_S)
+    ended = run_inside("vfio_life.py", *scenarios, out=out, timeout_s=LIFE_S, has_iommu=has_iommu)
     file = out / "said.json"
     said = json.loads(file.read_text()) if file.exists() else {}
 
@@ -209,3 +209,83 @@ def test_a_vf_goes_to_a_vm_while_the_device_stays_the_hosts(life: Asked) -> None
     assert set(vfs).isdisjoint(seen["without"])
     check(seen["removed"], 3)
     assert f"{vfs[0]}: there is no such device" in seen["removed"]["err"]
+
+
+def test_without_an_iommu_no_card_can_be_given_away(tmp_path: Path, is_long: bool) -> None:
+    if not is_long:
+        pytest.skip("it takes one more boot: --long")
+    seen = lived(tmp_path / "none", "no_iommu", has_iommu=False)("no_iommu")
+    assert not seen["doctor"]["is_able"]
+    [iommu] = [one for one in seen["doctor"]["checks"] if one["name"] == "iommu"]
+    assert iommu["status"] == "failure"
+    assert "no card can be passed to a VM" in iommu["found"]
+    assert {one["abilities"][0]["answer"] for one in seen["cards"]} == {"not now"}
+    check(seen["start"], 3)
+    assert "IOMMU" in seen["start"]["err"]
+    assert seen["start"]["records"] == []
+    assert known(seen["after"]) == known(seen["before"]) == DRIVERS
+
+
+@pytest.mark.fault("F31", "the QEMU of a VM with devices of the host")
+def test_devices_come_back_when_qemu_is_killed(faults: Asked) -> None:
+    seen = faults("qemu_killed")
+    check(seen["start"])
+    assert seen["after kill"] == seen["before"]
+    check(seen["again"])
+    has_both_again_and_gives_them_back(seen)
+
+
+@pytest.mark.fault("F27", "the libvirtd of a VM with devices of the host")
+def test_a_new_libvirtd_knows_what_a_vm_has(faults: Asked) -> None:
+    seen = faults("daemon_killed")
+    check(seen["start"])
+    assert known(seen["after kill"]) == given(*BOTH)
+    check(seen["other"], 3)
+    assert "is in use by compute-01 of the cluster one" in seen["other"]["err"]
+    check(seen["last stop"])
+    assert seen["after last stop"] == seen["before"]
+
+
+@pytest.mark.fault("F27", "libvirtd, between unbind and bind of the devices of a VM")
+def test_a_start_whose_libvirtd_is_killed_between_unbind_and_bind(faults: Asked) -> None:
+    seen = faults("daemon_killed_in_start")
+    assert VFIO in seen["at kill"].values()
+    check_recovered(seen)
+
+
+@pytest.mark.fault("F27", "libvirtd, when QEMU has ended and its devices are not back")
+def test_a_stop_whose_libvirtd_is_killed_before_devices_are_back(faults: Asked) -> None:
+    seen = faults("daemon_killed_in_stop")
+    check(seen["start"])
+    assert VFIO in seen["at kill"].values()
+    check_recovered(seen)
+
+
+@pytest.mark.fault("F01", "a start, between unbind and bind of the devices of a VM")
+def test_a_start_that_is_killed_between_unbind_and_bind(faults: Asked) -> None:
+    seen = faults("start_killed")
+    assert seen["ended"]["code"] == -9
+    assert VFIO in seen["at kill"].values()
+    check_recovered(seen)
+
+
+@pytest.mark.fault("F01", "a start, after the boot of a VM with devices and before its record")
+def test_a_start_that_is_killed_before_the_record_of_its_boot(faults: Asked) -> None:
+    seen = faults("start_killed_at_its_record")
+    assert seen["ended"]["code"] == -9
+    assert known(seen["at kill"]) == given(*BOTH)
+    check_recovered(seen)
+
+
+def check_recovered(seen: Said) -> None:
+    """Stopped, it has none of them; and it can have them again."""
+    check(seen["stop"])
+    assert seen["after stop"] == seen["before"]
+    check(seen["again"])
+    has_both_again_and_gives_them_back(seen)
+
+
+def has_both_again_and_gives_them_back(seen: Said) -> None:
+    assert len(seen["open groups"]) == len((CARD, MIXED_CARD))
+    check(seen["last stop"])
+    assert seen["after last stop"] == seen["before"]

@@ -144,6 +144,17 @@ def see_facts(home: Home) -> Said:
     }
 
 
+def see_no_iommu(home: Home) -> Said:
+    """What is said on a host without one."""
+    return {
+        "cards": home.ask("gpu", "explain"),
+        "doctor": home.ask("gpu", "doctor"),
+        "before": drivers(),
+        "start": told(home.start("one", *CARD)),
+        "after": drivers(),
+    }
+
+
 def see_refusals(home: Home) -> Said:
     """Starts that must not happen, and what they have changed."""
     disk = Path("/srv/disk")
