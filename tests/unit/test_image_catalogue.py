@@ -221,6 +221,20 @@ def test_a_build_goes_on_from_the_image_that_has_most_of_it(store: ImageStore) -
     assert find_start(store, wanted) == best
 
 
+@pytest.mark.parametrize(("built", "goes_on"), [({}, True), ({"simulated-gpus": "0"}, False)])
+def test_a_build_goes_on_from_no_image_with_another_version_of_what_a_set_builds(
+    store: ImageStore, built: dict[str, str], goes_on: bool
+) -> None:
+    image = add(store, "1" * 64, "earlier", tree=True)
+    recipe = Blueprint(name="earlier", sets=("simulated-gpus",)).recipe(DEFAULT)
+    recipe["set_scripts"] |= built
+    path = image.directory / MANIFEST
+    path.chmod(0o644)
+    path.write_text(image.manifest.model_copy(update={"recipe": recipe}).model_dump_json())
+    wanted = Blueprint(name="mine", sets=("simulated-gpus",), packages=("jq",)).recipe(DEFAULT)
+    assert bool(find_start(store, wanted)) is goes_on
+
+
 def test_a_name_that_nobody_describes_is_refused(store: ImageStore) -> None:
     catalogue = catalogue_of(store, "{mine: {packages: jq}}")
     with pytest.raises(ImageError) as caught:

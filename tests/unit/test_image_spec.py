@@ -64,8 +64,8 @@ def test_an_image_may_be_as_short_as_its_packages() -> None:
         (
             "{mine: {with: develop}}",
             (
-                "images.mine.with[0]: found 'develop'; allowed: devel, containers, modules or "
-                "accounting"
+                "images.mine.with[0]: found 'develop'; allowed: devel, containers, modules, "
+                "accounting or simulated-gpus"
             ),
         ),
         (

@@ -13,7 +13,7 @@ from typing import Any
 
 from ai_how.errors import ImageError
 from ai_how.images.recipe import ROOT
-from ai_how.images.sets import DOCUMENTED, keeps_documentation, packages_in
+from ai_how.images.sets import DOCUMENTED, components_in, keeps_documentation, packages_in
 
 _SCRIPTS = ("derive.sh", "derive-inside.sh", "pack.sh")
 
@@ -49,6 +49,17 @@ class Blueprint:
         return tuple(sorted({*packages_in(self.sets), *self.packages}))
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """The components of Debian that packages come from, besides main."""
+        return components_in(self.sets)
+
+    @property
+    def set_scripts(self) -> dict[str, Path]:
+        """The directories of those sets that build something: each has a script, `install`."""
+        places = {name: ROOT / "set_scripts" / name for name in sorted(self.sets)}
+        return {name: place for name, place in places.items() if place.is_dir()}
+
+    @property
     def documented(self) -> tuple[str, ...]:
         """The packages of the base whose documentation is added."""
         return DOCUMENTED if keeps_documentation(self.sets) else ()
@@ -70,7 +81,7 @@ class Blueprint:
 
         Raises ImageError where a file or script cannot be read.
         """
-        return {
+        recipe: dict[str, Any] = {
             "name": self.name,
             "base": base_digest,
             "with": sorted(self.sets),
@@ -89,6 +100,9 @@ class Blueprint:
                 name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in _SCRIPTS
             },
         }
+        if scripts := self.set_scripts:
+            recipe["set_scripts"] = {name: digest_of(place) for name, place in scripts.items()}
+        return recipe
 
 
 def digest_of_recipe(recipe: dict[str, Any]) -> str:

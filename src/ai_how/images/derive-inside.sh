@@ -1,8 +1,9 @@
 #!/bin/sh
 # derive-inside.sh: what derive.sh becomes in the tree of the image, which is / here, with nothing of the host but /ai-how-job:
 # packages, documented (if the documentation is kept), upgrade (if packages of the base shall be the newest), sources.list
-# (if another is used), certificates (that are trusted while it runs), resolv.conf, files/ (NUMBER, and NUMBER.target), run/
-# (NUMBER, and NUMBER.script), pack.sh. It adds known and packages.tsv.
+# (if another is used), components (of Debian besides main), certificates (that are trusted while it runs), resolv.conf,
+# sets/ (NAME/install), files/ (NUMBER, and NUMBER.target), run/ (NUMBER, and NUMBER.script), pack.sh. It adds known and
+# packages.tsv.
 # CHECK_EXPIRY is false if the lists of packages may be old, else true.
 set -eu
 [ $$ = 1 ] || exit 70 # all other processes are killed below
@@ -35,11 +36,34 @@ trust_host() {
     { echo '# ai-how: begin'; cat "$job/certificates"; echo '# ai-how: end'; } >> "$bundle"
 }
 
+# The image keeps them: what comes from there shall get its updates.
+add_components() {
+  [ -e "$job/components" ] || return 0
+  while read -r component; do
+    sed -i "/^deb .* $component\\( .*\\)*\$/!s/^deb .*/& $component/" /etc/apt/sources.list
+  done < "$job/components"
+}
+
+# What a set builds in the image, by a script of its own, which uses `get`.
+install_sets() {
+  for set in "$job"/sets/*/; do
+    [ -e "$set/install" ] || continue
+    say phase sets
+    (
+      cd "$set"
+      # shellcheck source=/dev/null
+      . ./install
+    )
+  done
+}
+
 install_packages() {
   [ -s "$job/packages" ] || [ -e "$job/upgrade" ] || return 0
+  add_components
   if [ -e "$job/sources.list" ]; then
     mv /etc/apt/sources.list "$job/sources.list.kept"
     cp "$job/sources.list" /etc/apt/sources.list
+    add_components
   fi
   boot_links > "$job/links.before"
   say phase update
@@ -73,6 +97,7 @@ install_packages() {
     # shellcheck disable=SC2086
     get install --reinstall $again
   fi
+  install_sets
   # shellcheck disable=SC2086
   apt-mark --quiet unhold $kernels > /dev/null
   get clean

@@ -30,6 +30,7 @@ _PHASES = {
     "upgrade": (0.15, "taking newer packages"),
     "install": (0.20, "installing packages"),
     "documentation": (0.60, "adding documentation"),
+    "sets": (0.65, "building what the sets bring"),
     "files": (0.70, "copying files"),
     "run": (0.70, "running commands"),
     "pack": (0.80, "making the file system"),
@@ -130,6 +131,7 @@ def _is_part(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
         and not earlier["run"]
         and set(earlier["all_packages"]) <= set(recipe["all_packages"])
         and earlier["files"].items() <= recipe["files"].items()
+        and earlier.get("set_scripts", {}).items() <= recipe.get("set_scripts", {}).items()
     )
 
 
@@ -143,6 +145,11 @@ def _write_job(job: Path, blueprint: Blueprint, base: Image, options: BuildOptio
         (job / "upgrade").touch()
     if options.mirror:
         (job / "sources.list").write_text(f"deb {options.mirror} {base.manifest.suite} main\n")
+    if blueprint.components:
+        (job / "components").write_text("".join(f"{one}\n" for one in blueprint.components))
+    for name, place in blueprint.set_scripts.items():
+        (job / "sets").mkdir(exist_ok=True)
+        stage(place, job / "sets" / name)
     if certificates := options.access.certificates:
         (job / "certificates").write_text("".join(certificates))
     for number, one in enumerate(blueprint.all_files):
@@ -235,7 +242,9 @@ class _Heard:
                 details=said or "It printed nothing.",
                 hint=f"ai-how image build {shlex.quote(name)}  # after a change of that command",
             )
-        if self.phase in ("install", "documentation") and (found := _NO_PACKAGE.search(said)):
+        if self.phase in ("install", "documentation", "sets") and (
+            found := _NO_PACKAGE.search(said)
+        ):
             return self._no_package(found)
         if self.phase == "update" and not is_expired(said):
             return ImageError(

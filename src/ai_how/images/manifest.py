@@ -49,6 +49,7 @@ class _Recipe(BaseModel):
     documented: list[str] = []
     files: dict[str, str] = {}
     scripts: dict[str, str] = {}
+    set_scripts: dict[str, str] = {}
     run: list[_Step] = []
     prepared_from: str = ""
     system: str = ""

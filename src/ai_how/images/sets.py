@@ -15,7 +15,10 @@ _PACKAGES = {
     ),
     "modules": ("lmod",),
     "accounting": ("slurmdbd", "mariadb-server", "slurm-wlm-mysql-plugin"),
+    "simulated-gpus": ("slurm-wlm-nvml-plugin",),
 }
+# The parts of Debian, besides main, that packages of a set are in. The image keeps them as sources.
+_COMPONENTS = {"simulated-gpus": ("contrib",)}
 # With these, documentation is kept, and that of the base's packages which users ask for is added.
 _WITH_DOCUMENTATION = frozenset(("devel",))
 DOCUMENTED = (
@@ -28,6 +31,11 @@ DOCUMENTED = (
 def packages_in(sets: Collection[str]) -> tuple[str, ...]:
     """The packages of these sets, each once, sorted by name."""
     return tuple(sorted({package for name in sets for package in _PACKAGES[name]}))
+
+
+def components_in(sets: Collection[str]) -> tuple[str, ...]:
+    """The components of Debian besides main that these sets need, each once, sorted by name."""
+    return tuple(sorted({one for name in sets for one in _COMPONENTS.get(name, ())}))
 
 
 def keeps_documentation(sets: Collection[str]) -> bool:

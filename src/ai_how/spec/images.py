@@ -12,7 +12,7 @@ from ai_how.spec.lists import OneOrList, TextOrSection
 
 Suite = Literal["bookworm", "trixie", "forky"]
 SUITES: tuple[str, ...] = get_args(Suite)
-PackageSet = Literal["devel", "containers", "modules", "accounting"]
+PackageSet = Literal["devel", "containers", "modules", "accounting", "simulated-gpus"]
 Firmware = Literal["bios", "uefi"]
 
 # What `path` and `url` may have beside them.
@@ -138,7 +138,7 @@ class ImageSpec(Spec):
         Annotated[tuple[PackageSet, ...], OneOrList()],
         Field(
             alias="with",
-            description="Sets of packages: devel, containers, modules, accounting.",
+            description="Sets of packages: devel, containers, modules, accounting, simulated-gpus.",
             examples=[["devel"]],
         ),
     ] = Field(default=(), alias="with")
