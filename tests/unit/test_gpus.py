@@ -20,7 +20,7 @@ from ai_how.hpc.identities import build_identities, config_digest, ensure_secret
 from ai_how.hpc.kind import SLURM
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.plan import plan_start
-from ai_how.hpc.slurm_config import render_cgroup_conf, render_slurm_conf
+from ai_how.hpc.slurm_config import render_cgroup_conf, render_gres_conf, render_slurm_conf
 from ai_how.hpc.steps import AwaitReady
 from ai_how.hpc.workload import SINFO, node_readiness, observe_workload, read_gpus
 from ai_how.process import run
@@ -95,6 +95,50 @@ def test_slurmd_finds_whole_cards_with_the_cores_of_their_socket_and_their_links
     )
 
 
+def test_with_nvml_slurmd_looks_for_the_gpus_itself(tmp_path):
+    made = draft(EIGHT.replace("links: 12", "nvml: true"), EIGHT)
+    assert render_gres_conf(slurm_nodes(made)).splitlines()[1:] == [
+        "NodeName=compute-01 AutoDetect=nvml"
+    ]
+    identities = identities_of(made, tmp_path)
+    files = {e.path: e.content for e in identities["compute-01"].gpu_files}
+    assert files["etc/ai-how/fake_gpus.conf"] == ""
+    assert "bus\t7\tffff:08:00.0\n" in str(files["etc/ai-how/gpus"])
+    controller = {e.path: e.content for e in identities["controller"].entries()}
+    assert "AutoDetect=nvml" in str(controller["etc/slurm/gres.conf"])
+    # slurmctld is told to read all again where this file differs, and only there.
+    assert "AutoDetect=nvml in gres.conf: compute-01\n" in str(controller["etc/slurm/slurm.conf"])
+    other = {e.path: e.content for e in identities["compute-02"].gpu_files}
+    assert "bus" not in str(other["etc/ai-how/gpus"])
+    assert other["etc/ai-how/fake_gpus.conf"]
+
+
+def test_nvml_knows_of_each_card_what_slurmd_asks_for():
+    [node] = slurm_nodes(draft(EIGHT))
+    two = replace(node, sockets=2, cores_per_socket=2, threads_per_core=2)
+    listed = [
+        line.split("\t") for line in render_list(cards_of(spec(links=12), NODE), two).splitlines()
+    ]
+    assert [row[1:] for row in listed if row[0] == "cpus"] == [["0", "0-3"], ["1", "4-7"]]
+    assert [row[1:] for row in listed if row[0] == "links"] == [["0", "-1,12"], ["1", "12,-1"]]
+    cards = cards_of(spec(mig={"3g.20gb": 1, "1g.5gb": 1}), NODE)
+    listed = [line.split("\t") for line in render_list(cards, two).splitlines()]
+    # The minor number of a slice's access is where NVIDIA's list has it: 3 + (card * 15 + id) * 9.
+    assert [row[1:] for row in listed if row[0] == "slice"] == [
+        ["0", "1", "12"],
+        ["0", "7", "66"],
+        ["1", "1", "147"],
+        ["1", "7", "201"],
+    ]
+
+
+def test_a_node_without_nvml_is_told_what_it_always_was():
+    cards = cards_of(spec(links=4), NODE)
+    kinds = {line.split("\t")[0] for line in render_list(cards).splitlines()}
+    assert kinds == {"dev", "gpu"}
+    assert "nvml" not in repr(spec(nvml=True))
+
+
 def test_slurmd_finds_slices_with_their_device_files_and_uuids():
     [node] = slurm_nodes(draft(SLICES))
     cards = cards_of(spec(count=1, mig={"3g.20gb": 1, "1g.5gb": 1}), NODE)
@@ -151,7 +195,9 @@ def test_an_older_slurmctld_is_restarted_for_other_gpus(tmp_path, version, resta
         controller = identities_of(made, tmp_path)["controller"]
         services = controller.services()
         assert (GRES_UNIT in services) is expected
-        assert bool(controller.gpu_files) is expected
+        made_of = {entry.path for entry in controller.gpu_files}
+        assert ("etc/ai-how/restart-for-gres" in made_of) is expected
+        assert ("etc/slurm/gres.conf" in made_of) is (gpus == EIGHT)
         if expected:
             assert services.index(GRES_UNIT) < services.index("slurmctld.service")
 
@@ -187,6 +233,14 @@ def test_running_nodes_hear_of_every_change(other):
     made = draft(EIGHT)
     assert config_digest(made) != config_digest(draft(other, former=made.state))
     assert config_digest(made) == config_digest(draft(EIGHT, former=made.state))
+
+
+def test_running_nodes_hear_that_nvml_is_asked():
+    few = EIGHT.replace("links: 12", "links: 2")
+    made = draft(few)
+    by_nvml = draft(few.replace("links: 2", "links: 2, nvml: true"), former=made.state)
+    assert config_digest(made) != config_digest(by_nvml)
+    assert by_nvml.state.get_node("compute-01").gpus == {"a100": 8}
 
 
 def test_the_state_is_read_by_versions_that_know_no_gpus_where_there_are_none():

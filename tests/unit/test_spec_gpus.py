@@ -40,6 +40,8 @@ def problems(**simulated: Any) -> list[str]:
         {"links": 12},
         {"links": [[-1, 4], [4, -1]]},
         {"links": "${LINKS:-4}"},
+        {"links": 18, "nvml": True},
+        {"links": 19},
     ],
 )
 def test_what_cards_have_is_accepted(simulated: dict[str, Any]) -> None:
@@ -94,7 +96,18 @@ def test_what_cards_have_is_accepted(simulated: dict[str, Any]) -> None:
             {"links": [[0, 4], [4, -1]]},
             "links[0]: found 0 from card 0 to card 0; -1 is a card itself, and nothing else",
         ),
-        ({"model": "x"}, "model: unknown key; known here: count, links, memory_gb, mig, type"),
+        (
+            {"model": "x"},
+            "model: unknown key; known here: count, links, memory_gb, mig, nvml, type",
+        ),
+        (
+            {"links": 19, "nvml": True},
+            "links: card 0 has 19 links; NVML knows at most 18 of a card",
+        ),
+        (
+            {"links": [[-1, 4]], "nvml": True},
+            "links: found rows of 2 numbers; 2 cards need 2 rows of 2",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(
@@ -183,4 +196,4 @@ def test_links_are_those_of_each_card_to_each() -> None:
 def test_the_field_is_explained() -> None:
     assert "#simulated:" in render_default_file()
     model = json_schema()["$defs"]["SimulatedGpusSpec"]["properties"]
-    assert set(model) == {"type", "count", "memory_gb", "mig", "links"}
+    assert set(model) == {"type", "count", "memory_gb", "mig", "links", "nvml"}

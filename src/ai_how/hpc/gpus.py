@@ -60,6 +60,8 @@ class Slice:
     profile: str
     uuid: str
     memory_mib: int
+    instance: int
+    """The id of its GPU instance on the card."""
     files: tuple[DeviceFile, ...]
     """Without that of its card, which a job needs as well."""
 
@@ -110,6 +112,7 @@ def _slices(asked: SimulatedGpusSpec, card: int, node: UUID) -> Iterator[Slice]:
             profile=profile.name,
             uuid=f"MIG-{uuid5(node, f'gpu/{card}/{instance}')}",
             memory_mib=memory_mib,
+            instance=instance,
             files=tuple(
                 DeviceFile(f"/dev/nvidia-caps/nvidia-cap{one}", SLICE_MAJOR, one)
                 for one in (minor, minor + 1)
@@ -158,16 +161,36 @@ def _cores(card: int, count: int, node: SlurmNode) -> str:
     return f"{first}-{first + node.cores_per_socket - 1}"
 
 
-def render_list(cards: Sequence[Card]) -> str:
-    """The list by which a node makes its device files, and nvidia-smi lists them: with tabs."""
+def _cpus(card: int, count: int, node: SlurmNode) -> str:
+    """The CPUs of the card's socket, by the numbers that Linux gives them."""
+    size = node.cores_per_socket * node.threads_per_core
+    first = card * node.sockets // count * size
+    return f"{first}-{first + size - 1}"
+
+
+def render_list(cards: Sequence[Card], node: SlurmNode | None = None) -> str:
+    """The list by which a node makes its device files, and nvidia-smi lists them: with tabs.
+
+    With `node` it also has what NVML is asked for: that node is detected by it.
+    """
     lines = []
     for card in cards:
         lines.append(f"dev\t{_device(card.file)}")
         lines.append(_row("gpu", card.index, card.name, card.uuid, card.memory_mib, card.file.path))
+        if node:
+            # In a PCI domain that no machine has.
+            lines.append(_row("bus", card.index, f"ffff:{card.index + 1:02x}:00.0"))
+            lines.append(_row("cpus", card.index, _cpus(card.index, len(cards), node)))
+        if node and card.links:
+            lines.append(_row("links", card.index, ",".join(map(str, card.links))))
         for one in card.slices:
             lines += [f"dev\t{_device(file)}" for file in one.files]
-            access = one.files[0].path
-            lines.append(_row("mig", card.index, one.profile, one.uuid, one.memory_mib, access))
+            access = one.files[0]
+            lines.append(
+                _row("mig", card.index, one.profile, one.uuid, one.memory_mib, access.path)
+            )
+            if node:
+                lines.append(_row("slice", card.index, one.instance, access.minor))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -181,8 +204,9 @@ def _row(*words: object) -> str:
 
 def gpu_entries(cards: Sequence[Card], node: SlurmNode) -> Iterator[Entry]:
     """The files of a node that has simulated GPUs, or that had some and shall have none."""
-    yield Entry("etc/ai-how/gpus", render_list(cards))
-    yield Entry("etc/ai-how/fake_gpus.conf", render_fake_gpus(cards, node))
+    yield Entry("etc/ai-how/gpus", render_list(cards, node if node.has_nvml else None))
+    fake = "" if node.has_nvml else render_fake_gpus(cards, node)
+    yield Entry("etc/ai-how/fake_gpus.conf", fake)
     yield Entry("etc/ai-how/make-gpus", _guest_file("make-gpus"))
     yield Entry("etc/ai-how/nvidia-smi", _guest_file("nvidia-smi"), 0o755)
     yield Entry(f"etc/systemd/system/{GPUS_UNIT}", _UNIT)

@@ -20,7 +20,7 @@ from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.gpus import cards_of, gpu_entries, gres_entries
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.section import hpc_of
-from ai_how.hpc.slurm_config import SlurmNode, render_slurm_conf
+from ai_how.hpc.slurm_config import SlurmNode, render_gres_conf, render_slurm_conf
 from ai_how.hpc.versions import has_pmix_of, reloads_gres, slurm_version_of
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
@@ -143,6 +143,7 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
         memory_mib=one.memory_mib,
         is_left_off=node is None or not node.auto_start,
         gpus=one.gpus or {},
+        has_nvml=bool(node and node.gpus and node.gpus.nvml),
     )
 
 
@@ -183,9 +184,11 @@ def _gpu_files(
     desired: DesiredCluster, node: Node, one: NodeState, common: _Common
 ) -> tuple[Entry, ...]:
     if one.role is Role.CONTROLLER:
-        had_gpus = any(other.gpus is not None for other in desired.state.nodes)
-        needs_restart = had_gpus and not reloads_gres(slurm_version_of(desired, one))
-        return tuple(gres_entries()) if needs_restart else ()
+        if all(other.gpus is None for other in desired.state.nodes):
+            return ()
+        needs_restart = not reloads_gres(slurm_version_of(desired, one))
+        conf = render_gres_conf(common.slurm_nodes.values())
+        return (Entry("etc/slurm/gres.conf", conf), *(gres_entries() if needs_restart else ()))
     if one.gpus is None:
         return ()
     cards = cards_of(node.gpus, one.uuid) if node.gpus else ()

@@ -63,9 +63,11 @@ class SlurmCluster:
             )
 
     def check_software(self, desired: "DesiredCluster") -> None:
+        from ai_how.hpc.nvml import check_nvml
         from ai_how.hpc.versions import check_versions
 
         check_versions(desired)
+        check_nvml(desired)
 
     def plan_start(
         self,

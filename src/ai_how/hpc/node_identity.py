@@ -43,9 +43,7 @@ class NodeIdentity(BaseIdentity):
     has_gpus: bool = False
     """Whether any node of the cluster has GPUs."""
     gpu_files: tuple[Entry, ...] = ()
-    """Of a node that has simulated GPUs, or had some once; of the controller, if its slurmctld has
-    to be restarted for them.
-    """
+    """Of a node that has simulated GPUs, or had some once; of the controller of such a node."""
     munge_key: bytes = field(repr=False)
 
     def services(self) -> tuple[str, ...]:
@@ -53,7 +51,9 @@ class NodeIdentity(BaseIdentity):
         late = (HOME_MOUNTS,) if self._home_mounts else ()
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
-            gres = (GRES_UNIT,) if self.gpu_files else ()
+            gres = (
+                (GRES_UNIT,) if any(one.path.endswith(GRES_UNIT) for one in self.gpu_files) else ()
+            )
             return ("munge.service", *gres, "slurmctld.service", *late, *home, *common)
         home = ("home.mount",) if self.home_is_nfs else ()
         gpus = (GPUS_UNIT,) if self.gpu_files else ()

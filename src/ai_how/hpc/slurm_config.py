@@ -1,4 +1,4 @@
-"""Renders slurm.conf and cgroup.conf (pure), in the terms of slurm.conf(5)."""
+"""Renders slurm.conf, cgroup.conf and gres.conf (pure), in the terms of slurm.conf(5)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +22,8 @@ class SlurmNode:
     is_left_off: bool = False
     gpus: Mapping[str, int] = field(default_factory=dict)
     """The number of its GPUs, or of their slices, by type."""
+    has_nvml: bool = False
+    """Whether slurmd finds them by NVML."""
 
     @property
     def cpus(self) -> int:
@@ -79,6 +81,9 @@ def render_slurm_conf(
         # Not AccountingStorageTRES=gres/gpu: without slurmdbd, slurmctld then refuses to start.
         settings["GresTypes"] = "gpu"
     lines = [f"{key}={value}" for key, value in settings.items()]
+    if by_nvml := [node.name for node in nodes if node.has_nvml]:
+        # Also for slurmctld, which is told to read all again where slurm.conf differs.
+        lines.append(f"# AutoDetect=nvml in gres.conf: {','.join(by_nvml)}")
     lines += [_node_line(node) for node in nodes]
     lines += [
         _partition_line(partition, slurm, is_default=partition.name == slurm.default_name)
@@ -96,6 +101,12 @@ def render_cgroup_conf(*, has_gpus: bool = False) -> str:
         "ConstrainCores=yes\n"
         "ConstrainRAMSpace=yes\n" + ("ConstrainDevices=yes\n" if has_gpus else "")
     )
+
+
+def render_gres_conf(nodes: Iterable[SlurmNode]) -> str:
+    """gres.conf: which nodes find their GPUs themselves. The others do not, whatever they have."""
+    lines = [f"NodeName={node.name} AutoDetect=nvml" for node in nodes if node.has_nvml]
+    return "".join(f"{line}\n" for line in ("# Counts and types are in slurm.conf.", *lines))
 
 
 def render_gres(counts: Mapping[str, int]) -> str:

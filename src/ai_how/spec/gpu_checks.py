@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ai_how.spec.gpus import SimulatedGpusSpec
+from ai_how.spec.gpus import MOST_LANES, SimulatedGpusSpec
 from ai_how.spec.mig import CARDS, find_card, fits
 from ai_how.spec.models import ComputeNodeSpec, HpcSpec
 from ai_how.spec.nodes import devices_of
@@ -25,6 +25,7 @@ def check_gpus(cluster: LocatedCluster) -> Iterator[Finding]:
         yield from _check_neighbours(node, node.spec, (*loc, "simulated"))
         yield from _check_card(asked, (*loc, "simulated"))
         yield from _check_links(asked, (*loc, "simulated"))
+        yield from _check_lanes(asked, (*loc, "simulated"))
 
 
 def _check_neighbours(node: LocatedNode, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:
@@ -124,3 +125,19 @@ def _check_links(asked: SimulatedGpusSpec, loc: Loc) -> Iterator[Finding]:
                     (*here, card),
                     (*loc, "count"),
                 )
+
+
+def _check_lanes(asked: SimulatedGpusSpec, loc: Loc) -> Iterator[Finding]:
+    if not asked.nvml or asked.mig:
+        return
+    if isinstance(asked.links, tuple) and len(asked.links) != asked.count:
+        return
+    for card in range(asked.count):
+        lanes = sum(one for one in asked.links_of(card) or () if one > 0)
+        if lanes > MOST_LANES:
+            yield error_at(
+                f"card {card} has {lanes} links; NVML knows at most {MOST_LANES} of a card",
+                (*loc, "links"),
+                (*loc, "nvml"),
+            )
+            return

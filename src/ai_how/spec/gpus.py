@@ -11,6 +11,7 @@ from ai_how.spec.mig import find_card
 
 MOST_CARDS = 16
 MOST_LINKS = 1023  # SLURM's GRES_MAX_LINK
+MOST_LANES = 18  # NVML_NVLINK_MAX_LINKS: what NVML asks a card for
 
 
 def _number(value: object) -> int | None:
@@ -87,6 +88,16 @@ class SimulatedGpusSpec(Spec):
             examples=[12],
         ),
     ] = None
+    nvml: Annotated[
+        bool,
+        Field(
+            description="Whether SLURM finds the GPUs by its real AutoDetect=nvml, with an NVML "
+            "library that programs (pynvml) can use as well. It needs an image with the set "
+            "simulated-gpus.",
+            # What other versions say of a node without it stays as it was.
+            repr=False,
+        ),
+    ] = False
 
     @property
     def card_memory_gb(self) -> int:
