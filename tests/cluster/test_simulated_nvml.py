@@ -49,7 +49,9 @@ print(json.dumps([cards, os.environ.get("CUDA_VISIBLE_DEVICES", "")]))
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, is_long):
     if not is_long:
-        pytest.skip("tests/integration/test_nvml.py asks the same slurmd without VMs: --long")
+        pytest.skip(
+            "tests/integration/test_detected_gpus.py asks the same slurmd without VMs: --long"
+        )
     made = Cluster(tmp_path_factory.mktemp("nvml"), FILE)
     made.call("image", "build", timeout_s=START_S)
     made.call("image", "build", "gpus", timeout_s=START_S)

@@ -39,7 +39,7 @@ typedef struct device {
     unsigned int instance;
     unsigned int slice_count;
     unsigned long long memory_mib;
-    char name[TEXT], uuid[TEXT], bus[TEXT], cpus[LINE];
+    char name[TEXT], uuid[TEXT], cpus[LINE];
     unsigned int lane_count, lanes[MOST_LANES]; /* the number of the card at the other end of each */
     struct device *slices;
 } device;
@@ -92,7 +92,6 @@ static device *read_gpu(unsigned int number, char *rest) {
         return NULL;
     }
     device *card = &cards[card_count];
-    memset(card, 0, sizeof *card);
     *card = (device){.card = card, .index = card_count, .number = number, .slices = slices[card_count]};
     copy(card->name, TEXT, word(&rest));
     copy(card->uuid, TEXT, word(&rest));
@@ -109,7 +108,6 @@ static device *read_mig(device *card, char *rest) {
         return NULL;
     }
     device *slice = &card->slices[card->slice_count];
-    memset(slice, 0, sizeof *slice);
     *slice = (device){.card = card, .index = card->slice_count};
     if (snprintf(slice->name, TEXT, "%s MIG %s", card->name, word(&rest)) >= TEXT) {
         return NULL;
@@ -149,20 +147,19 @@ static bool read_list(void) {
         line[strcspn(line, "\n")] = '\0';
         char *kind = word(&rest);
         unsigned int number = strtoul(word(&rest), NULL, 10);
+        device *its_card = card && card->number == number ? card : NULL;
         if (!strcmp(kind, "gpu")) {
             card = read_gpu(number, rest);
+            slice = NULL;
         } else if (!strcmp(kind, "bus") && number < MOST_CARDS) {
             has_bus = true;
             copy(buses[number], TEXT, word(&rest));
-            if (card) {
-                copy(card->bus, TEXT, buses[number]);
-            }
-        } else if (!strcmp(kind, "cpus") && card) {
+        } else if (!strcmp(kind, "cpus") && its_card) {
             copy(card->cpus, LINE, word(&rest));
-        } else if (!strcmp(kind, "links") && card) {
+        } else if (!strcmp(kind, "links") && its_card) {
             read_links(card, word(&rest));
         } else if (!strcmp(kind, "mig")) {
-            slice = card ? read_mig(card, rest) : NULL;
+            slice = its_card ? read_mig(card, rest) : NULL;
         } else if (!strcmp(kind, "slice") && slice) {
             slice->instance = strtoul(word(&rest), NULL, 10);
         }
@@ -302,7 +299,7 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *id, device **found) {
     }
     for (unsigned int card = 0; card < card_count; card++) {
         pci_info info;
-        give_bus(cards[card].bus, &info);
+        give_bus(buses[cards[card].number], &info);
         if (info.domain == domain && info.bus == bus && info.device == number) {
             *found = &cards[card];
             return SUCCESS;
@@ -340,7 +337,7 @@ int nvmlDeviceGetMinorNumber(device *one, unsigned int *minor) {
 int nvmlDeviceGetPciInfo_v3(device *one, pci_info *answer) {
     int code = check(one, answer);
     if (code == SUCCESS) {
-        give_bus(one->card->bus, answer);
+        give_bus(buses[one->card->number], answer);
     }
     return code;
 }
@@ -506,8 +503,13 @@ int nvmlDeviceGetProcessUtilization(device *one, void *samples, unsigned int *co
 
 /* What only a card can tell, or do. The callers pass more arguments than are looked at. */
 
+static int refuse(const device *one) {
+    int code = check(one, one);
+    return code == SUCCESS ? NOT_SUPPORTED : code;
+}
+
 #define NOT_SIMULATED(name) \
-    int name(device *one) { return check(one, one) == SUCCESS ? NOT_SUPPORTED : check(one, one); }
+    int name(device *one) { return refuse(one); }
 
 NOT_SIMULATED(nvmlDeviceGetSupportedMemoryClocks)
 NOT_SIMULATED(nvmlDeviceGetSupportedGraphicsClocks)

@@ -298,7 +298,7 @@ def test_a_damaged_list_ends_no_program(system: System, tmp_path: Path) -> None:
     system.become(tmp_path, by_nvml(GPUS["whole"]))
     rows = ["gpu", "bus\t99\tx", "links\t0\t,,9", "slice\t0", "mig\t0", f"gpu\t0\t{'x' * 700}"]
     gpus = [f"gpu\t{n}\tName\tGPU-{n}\t1\t/dev/null\n" for n in range(40)]
-    some = "bus\t0\t0000:01:00.0\n" + "mig\t0\tx\tMIG-x\t1\t/dev/null\n" * 40
+    some = "bus\t0\t0000:01:00.0\n" + "mig\t15\tx\tMIG-x\t1\t/dev/null\n" * 40
     text = "\n".join([*rows, *gpus[:16], some, *gpus[16:], "links\t0\t-1,99999999"])
     (system.root / "damaged").write_text(text)
     ask = (
