@@ -107,7 +107,7 @@ def test_with_nvml_slurmd_looks_for_the_gpus_itself(tmp_path):
     controller = {e.path: e.content for e in identities["controller"].entries()}
     assert "AutoDetect=nvml" in str(controller["etc/slurm/gres.conf"])
     # slurmctld is told to read all again where this file differs, and only there.
-    assert "AutoDetect=nvml in gres.conf: compute-01\n" in str(controller["etc/slurm/slurm.conf"])
+    assert "AutoDetect in gres.conf: compute-01:nvml\n" in str(controller["etc/slurm/slurm.conf"])
     other = {e.path: e.content for e in identities["compute-02"].gpu_files}
     assert "bus" not in str(other["etc/ai-how/gpus"])
     assert other["etc/ai-how/fake_gpus.conf"]

@@ -204,8 +204,8 @@ def _row(*words: object) -> str:
 
 def gpu_entries(cards: Sequence[Card], node: SlurmNode) -> Iterator[Entry]:
     """The files of a node that has simulated GPUs, or that had some and shall have none."""
-    yield Entry("etc/ai-how/gpus", render_list(cards, node if node.has_nvml else None))
-    fake = "" if node.has_nvml else render_fake_gpus(cards, node)
+    yield Entry("etc/ai-how/gpus", render_list(cards, node if node.autodetect else None))
+    fake = "" if node.autodetect else render_fake_gpus(cards, node)
     yield Entry("etc/ai-how/fake_gpus.conf", fake)
     yield Entry("etc/ai-how/make-gpus", _guest_file("make-gpus"))
     yield Entry("etc/ai-how/nvidia-smi", _guest_file("nvidia-smi"), 0o755)

@@ -19,9 +19,11 @@ from ai_how.guest.base_identity import Entry, Neighbour, is_below_home, render_a
 from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.gpus import cards_of, gpu_entries, gres_entries
 from ai_how.hpc.node_identity import NodeIdentity
+from ai_how.hpc.real_gpus import real_gpus_of
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import SlurmNode, render_gres_conf, render_slurm_conf
 from ai_how.hpc.versions import has_pmix_of, reloads_gres, slurm_version_of
+from ai_how.images.manifest import Image
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
 from ai_how.state.models import ClusterState, NodeState
@@ -126,13 +128,15 @@ def slurm_nodes(desired: DesiredCluster) -> tuple[SlurmNode, ...]:
     """The compute nodes for slurm.conf, including those that are no longer in the spec."""
     hpc, asked = hpc_of(desired.section), {one.name: node for node, one in desired.nodes}
     return tuple(
-        _slurm_node(hpc, asked.get(one.name), one)
+        _slurm_node(hpc, asked.get(one.name), one, desired.images.get(one.image_digest))
         for one in desired.state.nodes
         if one.role is Role.COMPUTE
     )
 
 
-def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
+def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState, image: Image | None) -> SlurmNode:
+    real = real_gpus_of(node, image) if node else None
+    by_nvml = "nvml" if node and node.gpus and node.gpus.nvml else None
     layout = cpu_topology_for(hpc.hardware.acceleration.cpu_topology, one.cpu_cores)
     return SlurmNode(
         name=one.name,
@@ -142,8 +146,8 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState) -> SlurmNode:
         threads_per_core=layout.threads if layout else 1,
         memory_mib=one.memory_mib,
         is_left_off=node is None or not node.auto_start,
-        gpus=one.gpus or {},
-        has_nvml=bool(node and node.gpus and node.gpus.nvml),
+        gpus={"": real.count} if real else one.gpus or {},
+        autodetect=real.autodetect if real else by_nvml,
     )
 
 
@@ -184,10 +188,12 @@ def _gpu_files(
     desired: DesiredCluster, node: Node, one: NodeState, common: _Common
 ) -> tuple[Entry, ...]:
     if one.role is Role.CONTROLLER:
-        if all(other.gpus is None for other in desired.state.nodes):
+        nodes = common.slurm_nodes.values()
+        had_gpus = any(other.gpus is not None for other in desired.state.nodes)
+        if not had_gpus and not any(other.gpus for other in nodes):
             return ()
         needs_restart = not reloads_gres(slurm_version_of(desired, one))
-        conf = render_gres_conf(common.slurm_nodes.values())
+        conf = render_gres_conf(nodes)
         return (Entry("etc/slurm/gres.conf", conf), *(gres_entries() if needs_restart else ()))
     if one.gpus is None:
         return ()

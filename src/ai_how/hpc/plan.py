@@ -10,6 +10,7 @@ from ai_how.clusters.plans.nodes import NodeChain, NodePlanner, limit_boots, wit
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.clusters.plans.step_types import step_types
 from ai_how.hpc import steps as slurm_steps
+from ai_how.hpc.identities import slurm_nodes
 from ai_how.hpc.lost_nodes import with_lost_told
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import idle_partition
@@ -154,6 +155,7 @@ def _ready_steps(
     clocks = guest_steps.CheckClocks(cluster, tuple((one.name, one.uuid) for one in up), needs)
     hpc = hpc_of(desired.section)
     partitions = hpc.slurm_config.partitions
+    with_gpus = {one.name for one in slurm_nodes(desired) if one.gpus}
     tested: dict[str, list[str]] = {}
     for one in up:
         partition = idle_partition(partitions, one.name)
@@ -170,7 +172,7 @@ def _ready_steps(
                 partition,
                 hpc.storage.home,
                 told | {clocks.key},
-                tuple(one.name for one in up if one.name in names and one.gpus),
+                tuple(one.name for one in up if one.name in names and one.name in with_gpus),
             )
         )
     return made

@@ -21,9 +21,9 @@ class SlurmNode:
     memory_mib: int
     is_left_off: bool = False
     gpus: Mapping[str, int] = field(default_factory=dict)
-    """The number of its GPUs, or of their slices, by type."""
-    has_nvml: bool = False
-    """Whether slurmd finds them by NVML."""
+    """The number of its GPUs, or of their slices, by type; that of any type has no name."""
+    autodetect: str | None = None
+    """By what slurmd finds them, in the words of gres.conf; None if it is told."""
 
     @property
     def cpus(self) -> int:
@@ -81,9 +81,9 @@ def render_slurm_conf(
         # Not AccountingStorageTRES=gres/gpu: without slurmdbd, slurmctld then refuses to start.
         settings["GresTypes"] = "gpu"
     lines = [f"{key}={value}" for key, value in settings.items()]
-    if by_nvml := [node.name for node in nodes if node.has_nvml]:
-        # Also for slurmctld, which is told to read all again where slurm.conf differs.
-        lines.append(f"# AutoDetect=nvml in gres.conf: {','.join(by_nvml)}")
+    if found := [f"{node.name}:{node.autodetect}" for node in nodes if node.autodetect]:
+        # For slurmctld, which is told to read all its files again where this one differs.
+        lines.append(f"# AutoDetect in gres.conf: {','.join(found)}")
     lines += [_node_line(node) for node in nodes]
     lines += [
         _partition_line(partition, slurm, is_default=partition.name == slurm.default_name)
@@ -105,13 +105,17 @@ def render_cgroup_conf(*, has_gpus: bool = False) -> str:
 
 def render_gres_conf(nodes: Iterable[SlurmNode]) -> str:
     """gres.conf: which nodes find their GPUs themselves. The others do not, whatever they have."""
-    lines = [f"NodeName={node.name} AutoDetect=nvml" for node in nodes if node.has_nvml]
+    lines = [
+        f"NodeName={node.name} AutoDetect={node.autodetect}" for node in nodes if node.autodetect
+    ]
     return "".join(f"{line}\n" for line in ("# Counts and types are in slurm.conf.", *lines))
 
 
 def render_gres(counts: Mapping[str, int]) -> str:
     """The Gres= of a node."""
-    return ",".join(f"gpu:{kind}:{count}" for kind, count in counts.items())
+    return ",".join(
+        f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in counts.items()
+    )
 
 
 def _node_line(node: SlurmNode) -> str:

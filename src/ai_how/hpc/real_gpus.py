@@ -1,0 +1,51 @@
+"""Real GPUs of a node in SLURM: how many, and how slurmd finds them (pure).
+
+slurmd is told of no card that the node's own driver does not show: it would drain the node. So
+without NVIDIA's driver in the image SLURM has none, whatever is passed through.
+"""
+
+import re
+from dataclasses import dataclass
+
+from ai_how.hpc.versions import release_of
+from ai_how.images.manifest import Image
+from ai_how.images.packages import packages_of
+from ai_how.spec.nodes import Node
+
+# Of Debian, Ubuntu, Fedora and its relatives, and of NVIDIA's own repositories.
+_DRIVER = re.compile(r"nvidia-.*dkms.*|a?kmod-nvidia.*|linux-modules-nvidia-.*")
+_LIBRARY = re.compile(r"libnvidia-(.*-)?ml1")
+_PLUGIN = "slurm-wlm-nvml-plugin"
+_READS_PROC = (24, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class RealGpus:
+    """The cards of a node that SLURM can use."""
+
+    count: int
+    autodetect: str
+    """The value of `AutoDetect` in gres.conf."""
+
+
+def real_gpus_of(node: Node, image: Image | None) -> RealGpus | None:
+    """What SLURM has of the cards that a node has; None if it has none, or cannot find them."""
+    # Two functions of a slot are one card.
+    slots = {
+        device.pci_address.rpartition(".")[0]
+        for device in node.pcie_devices
+        if device.device_type == "gpu"
+    }
+    autodetect = _autodetect_of(image) if slots and image else None
+    return RealGpus(len(slots), autodetect) if autodetect else None
+
+
+def _autodetect_of(image: Image) -> str | None:
+    """By NVML if that is there, since it also finds MIG slices and links; else by /proc."""
+    names = {one.name for one in packages_of(image) or ()}
+    if not any(_DRIVER.fullmatch(name) for name in names):
+        return None
+    if _PLUGIN in names and any(_LIBRARY.fullmatch(name) for name in names):
+        return "nvml"
+    release = release_of(image.manifest.slurm_version)
+    return "nvidia" if release and release >= _READS_PROC else None
