@@ -8,22 +8,23 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.hpc.identities import build_identities, ensure_secrets
 from ai_how.images.build import build_default_image
 from ai_how.images.catalogue import ImageCatalogue
-from ai_how.images.manifest import Image
+from ai_how.images.manifest import PACKAGES, Image
 from ai_how.images.packages import packages_of
 from ai_how.images.store import ImageStore
 from ai_how.process import Completed, run
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.paths import ClusterPaths, default_roots
-from cluster_bench import draft_of, read_hpc
+from cluster_bench import DIGEST, draft_of, read_hpc
 
 pytestmark = pytest.mark.libvirt
 
@@ -39,6 +40,24 @@ clusters:
 """
 OTHER = "{type: a30, count: 1, nvml: true}"  # of another node of the cluster
 ASK_S = 120
+TOPOLOGY = "hardware: {acceleration: {cpu_topology: {sockets: 2, cores: 2, threads: 1}}}"
+# On a machine with two sockets of two cores.
+ASK_SLURMD = "HWLOC_SYNTHETIC='socket:2 core:2 pu:1' slurmd -G -N compute-01"
+# What NVIDIA's driver shows of two cards, after its documents.
+DRIVER = """\
+mount -t tmpfs tmpfs /proc/driver
+mount -t tmpfs tmpfs /sys/bus
+for card in 0 1; do
+  bus=0000:0$((card + 7)):00.0
+  mkdir -p /proc/driver/nvidia/gpus/$bus /sys/bus/pci/drivers/nvidia/$bus
+  printf 'Model: \\t\\t NVIDIA A100-SXM4-40GB\\nIRQ:   \\t\\t 40\\nGPU UUID: \\t GPU-%s\\n' $card \
+    > /proc/driver/nvidia/gpus/$bus/information
+  printf 'Bus Location: \\t %s\\nDevice Minor: \\t %s\\n' $bus $card \
+    >> /proc/driver/nvidia/gpus/$bus/information
+  echo $((card * 2))-$((card * 2 + 1)) > /sys/bus/pci/drivers/nvidia/$bus/local_cpulist
+  mknod -m 0666 /dev/nvidia$card c 195 $card
+done
+"""
 FAKE = "etc/slurm/fake_gpus.conf"
 # What needs a running cluster is left out of slurm.conf: munge, and the cgroups of a booted system.
 IN_IT = """\
@@ -110,6 +129,14 @@ def node_with(gpu: str) -> str:
     return f"{{cpu_cores: 4, memory_gb: 1, disk_gb: 10, gpu: {{simulated: {gpu}}}}}"
 
 
+def read_found(done: Completed) -> list[dict[str, str | None]]:
+    """What slurmd has found."""
+    said = done.stdout + done.stderr
+    found = [one.groupdict() for one in FOUND.finditer(said)]
+    assert len(found) == said.count("Gres Name="), said
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """The files of an image, as those of a node of this cluster."""
@@ -119,8 +146,9 @@ class System:
     def become(self, directory: Path, gpu: str) -> None:
         """Take the files of a node with these GPUs, and the configuration of its controller."""
         nodes = f"compute_nodes: [{node_with(gpu)}, {node_with(OTHER)}]"
-        topology = "hardware: {acceleration: {cpu_topology: {sockets: 2, cores: 2, threads: 1}}}"
-        desired = draft_of(read_hpc(topology, nodes=nodes))
+        self.become_node_of(draft_of(read_hpc(TOPOLOGY, nodes=nodes)), directory)
+
+    def become_node_of(self, desired: DesiredCluster, directory: Path) -> None:
         paths = ClusterPaths(directory)
         ensure_secrets(desired.state, paths)
         made = build_identities(desired, paths, has_host_clock=True)
@@ -139,24 +167,22 @@ class System:
     def call(self, script: str, *, check: bool = True) -> Completed:
         """Run this after the node's own script; nothing but changed files is left of it."""
         text = f"/bin/busybox sh /etc/ai-how/make-gpus\n{script}"
+        return self.call_bare(text, check=check)
+
+    def call_bare(self, text: str, *, check: bool = True) -> Completed:
         spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
         return run(
             [*spaces, "sh", "-euc", IN_IT, "sh", self.root, text], check=check, timeout_s=ASK_S
         )
 
     def find_gpus(self) -> list[dict[str, str | None]]:
-        """What slurmd finds, on a machine with two sockets of two cores."""
         # Beside slurm.conf: here that is no copy of the controller's.
         done = self.call(
             "fake=/var/spool/slurmd/conf-cache/fake_gpus.conf\n"
             "rm -f /etc/slurm/fake_gpus.conf\n"
-            "[ ! -e $fake ] || cp $fake /etc/slurm/\n"
-            "HWLOC_SYNTHETIC='socket:2 core:2 pu:1' slurmd -G -N compute-01"
+            f"[ ! -e $fake ] || cp $fake /etc/slurm/\n{ASK_SLURMD}"
         )
-        said = done.stdout + done.stderr
-        found = [one.groupdict() for one in FOUND.finditer(said)]
-        assert len(found) == said.count("Gres Name="), said
-        return found
+        return read_found(done)
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +332,30 @@ def test_a_damaged_list_ends_no_program(system: System, tmp_path: Path) -> None:
         "n.nvmlDeviceGetMaxMigDeviceCount(n.nvmlDeviceGetHandleByIndex(15)))"
     )
     assert system.call(f'AI_HOW_GPUS=/damaged python3 -c "{ask}"').stdout == "16 8\n"
+
+
+def test_slurm_detects_real_cards_by_what_their_driver_shows(
+    image: Image, system: System, tmp_path: Path
+) -> None:
+    """The plugin and the configuration are real; the driver is made of files."""
+    devices = ", ".join(f"{{pci_address: '0000:0{n}:00.0', device_type: gpu}}" for n in (7, 8))
+    node = "cpu_cores: 4, memory_gb: 1, disk_gb: 10"
+    nodes = (
+        f"compute_nodes: [{{{node}, pcie_passthrough: {{enabled: true, devices: [{devices}]}}}}]"
+    )
+    known = tmp_path / "known"
+    known.mkdir()
+    (known / PACKAGES).write_text("nvidia-kernel-dkms\t550\tamd64\tx\t550\n")
+    with_driver = replace(image, directory=known)
+    desired = replace(draft_of(read_hpc(TOPOLOGY, nodes=nodes)), images={DIGEST: with_driver})
+    system.become_node_of(desired, tmp_path)
+    (system.root / FAKE).unlink(missing_ok=True)
+    found = read_found(system.call_bare(DRIVER + ASK_SLURMD))
+    assert [(one["files"], one["cores"]) for one in found] == [
+        ("/dev/nvidia0", "0-1"),
+        ("/dev/nvidia1", "2-3"),
+    ]
+    # Where the driver has not come up, SLURM has none.
+    done = system.call_bare(ASK_SLURMD)
+    assert read_found(done) == []
+    assert "System GPU detection failed" in done.stderr

@@ -94,7 +94,8 @@ class SimulatedGpusSpec(Spec):
             description="Whether SLURM finds the GPUs by its real AutoDetect=nvml, with an NVML "
             "library that programs (pynvml) can use as well. It needs an image with the set "
             "simulated-gpus.",
-            # What other versions say of a node without it stays as it was.
+            examples=[False],
+            # repr() of nodes decides whether running ones are told anew; slurm.conf has this.
             repr=False,
         ),
     ] = False
