@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import MappingProxyType
 from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
@@ -52,6 +53,7 @@ def draft_of(
     cluster_id: UUID = CLUSTER_ID,
     subnet: IPv4Network = SUBNET,
     storage: Path = Path("/srv/ai-how"),
+    cards: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> DesiredCluster:
     """What `hpc start` would make of it, on a host whose storage is there."""
     return plan_desired_cluster(
@@ -64,6 +66,7 @@ def draft_of(
             subnet=lambda: subnet,
             disk_of=lambda node: StoragePaths(storage).disk(hpc.name, node),
             digest_of=lambda _node: DIGEST,
+            cards=cards,
         ),
         now=NOW,
     )

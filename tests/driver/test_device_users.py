@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.clusters.preflight.device_users import check_device_users
+from ai_how.clusters.preflight.device_users import check_device_users, find_device_users
 from ai_how.errors import HostError
 from ai_how.hpc.manager import HpcManager
 from ai_how.images.manifest import DISK
@@ -97,9 +97,8 @@ def found(
     uri: str, roots: Roots, *wanted: str, own: UUID | None = None
 ) -> Iterator[tuple[str, str | None]]:
     with LibvirtClient(uri) as client:
-        for check in check_device_users(
-            dict.fromkeys(wanted, "compute-01"), client, roots, name="mine", own=own
-        ):
+        users = find_device_users(client, roots, name="mine", own=own)
+        for check in check_device_users(dict.fromkeys(wanted, "compute-01"), users):
             yield f"{check.name} {check.found}", check.advice
 
 
@@ -151,12 +150,14 @@ def test_a_node_may_have_its_own_and_not_that_of_another_one(tmp_path: Path, roo
     uri = node(tmp_path, mark=mark_of())
     assert list(found(uri, roots, CARD, own=THEIRS)) == []
     with LibvirtClient(uri) as client:
-        [check] = check_device_users({CARD: "compute-02"}, client, roots, name="theirs", own=THEIRS)
+        users = find_device_users(client, roots, name="theirs", own=THEIRS)
+        [check] = check_device_users({CARD: "compute-02"}, users)
         assert check.found == "is in use by compute-01 of the same cluster"
         assert check.advice == "ai-how hpc stop --cluster theirs compute-01"
         # A half-made cluster has no id yet.
         wanted = {CARD: "compute-01"}
-        assert check_device_users(wanted, client, roots, name="theirs", own=None) == []
+        users = find_device_users(client, roots, name="theirs", own=None)
+        assert check_device_users(wanted, users) == []
 
 
 @pytest.mark.fault("F67", "two starts at once, each with the same card")

@@ -37,7 +37,7 @@ BELOW = {
     "host": {"images", "libvirt_client", "state"},
     "gpu": {"host", "libvirt_client", "state"},
     "vm_management": _ALL_VMS,
-    "clusters": _ALL_VMS,
+    "clusters": {"gpu", *_ALL_VMS},
     "hpc": {"clusters", *_ALL_VMS},
     "console": {"host", "plan"},
     "cli": {"clusters", "hpc", "console", "gpu", *_ALL_VMS},

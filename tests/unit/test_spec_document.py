@@ -50,15 +50,22 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
     text = re.sub(r"^( *)#(?=\S)", r"\1", render_default_file(), flags=re.MULTILINE)
     _, problems = read_spec_text(text, "cluster.yaml", {})
     errors = [p.text for p in problems if p.severity is Severity.ERROR]
+    ways = [
+        f"a node has `pci` or `{other}`, not both; give one to another node"
+        for other in ("count", "simulated")
+    ]
     assert errors == [
         (
             "one of `name`, `suite`, `path` and `url` is required: `from: default`, "
             "`from: {suite: bookworm}`, or `from: {path: ./image.qcow2}`"
         ),
         "2 nodes cannot all have the vGPU c2177883-f1bb-47f0-914d-32a22e3a8804",
+        "2 nodes cannot all have the card 0000:65:00.0; `gpu.count` gives each one",
+        *ways,
         "the node has a vGPU; give the simulated ones to another node",
         "'hpcbr0' is also clusters.hpc.network.bridge",
         "simulated GPUs are for SLURM; remove it",
+        *ways,
     ]
 
 

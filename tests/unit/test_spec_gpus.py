@@ -13,7 +13,9 @@ from ai_how.spec.models import SimulatedGpusSpec
 from cluster_bench import read_hpc
 
 A100 = {"type": "a100", "count": 2}
-PLACE = "hpc.compute_nodes[0].gpu.simulated"
+HERE = "hpc.compute_nodes[0].gpu"
+PLACE = f"{HERE}.simulated"
+CARD = "0000:65:00.0"
 
 
 def with_gpus(**simulated: Any) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def test_a_node_has_either_real_gpus_or_simulated_ones() -> None:
 
 def test_a_section_without_any_gpu_is_reported() -> None:
     assert check({"compute_nodes": [NODE | {"gpu": {}}]}) == [
-        "warning hpc.compute_nodes[0].gpu: is empty, and has no effect; it may have `simulated`"
+        f"warning {HERE}: is empty, and has no effect; it may have `pci`, `count` or `simulated`"
     ]
 
 
@@ -197,3 +199,91 @@ def test_the_field_is_explained() -> None:
     assert "#simulated:" in render_default_file()
     model = json_schema()["$defs"]["SimulatedGpusSpec"]["properties"]
     assert set(model) == {"type", "count", "memory_gb", "mig", "links", "nvml"}
+
+
+def of_nodes(*gpus: dict[str, Any], **more: Any) -> list[str]:
+    return check({"compute_nodes": [NODE | {"gpu": gpu} | more for gpu in gpus]})
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        {"pci": CARD},
+        {"pci": [CARD, "0000:B3:00.0"]},
+        {"count": 1},
+        {"count": 16, "model": "RTX 4090"},
+        {"count": 1, "model": 4090},
+        {"count": 1, "model": "Navi 31 [Radeon RX 7900 XT/7900 XTX]"},
+    ],
+)
+def test_cards_of_the_host_are_asked_for_in_these_ways(gpu: dict[str, Any]) -> None:
+    assert of_nodes(gpu) == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        ({"pci": CARD, "count": 1}, "count: a node has `pci` or `count`, not both; give one to "),
+        ({"count": 1, "simulated": A100}, "simulated: a node has `count` or `simulated`, not both"),
+        ({"pci": CARD, "simulated": A100}, "simulated: a node has `pci` or `simulated`, not both"),
+        ({"pci": CARD, "model": "x"}, "model: needs `count`; `pci` names the card itself"),
+        ({"model": "x"}, "model: needs `count`; `pci` names the card itself"),
+        ({"pci": "65:00.0"}, "pci[0]: found '65:00.0'; allowed: an address such as 0000:65:00.0"),
+        ({"count": 0}, "count: found '0'; the minimum is 1"),
+        ({"count": 17}, "count: found '17'; the maximum is 16"),
+        ({"count": 1, "model": ""}, "model: found ''; allowed: a letter or digit, then at most 63"),
+        ({"count": 1, "model": "x`y"}, "model: found 'x`y'; allowed: a letter or digit, then at "),
+        (
+            {"pci": [CARD, "0000:65:00.1"]},
+            f"pci[1]: the card at 0000:65:00.1 is also {HERE}.pci[0]",
+        ),
+    ],
+)
+def test_a_wrong_way_to_a_card_is_named(gpu: dict[str, Any], said: str) -> None:
+    [found] = of_nodes(gpu)
+    assert found.replace("clusters.", "").startswith(f"{HERE}.{said}")
+
+
+def test_a_card_belongs_to_one_node() -> None:
+    [found] = of_nodes({"pci": CARD}, {"pci": "0000:65:00.1"})
+    assert found == (
+        "hpc.compute_nodes[1].gpu.pci[0]: the card at 0000:65:00.1 is also "
+        "clusters.hpc.compute_nodes[0].gpu.pci[0]"
+    )
+    [found] = of_nodes({"pci": CARD}, count=2)
+    assert (
+        found
+        == f"{HERE}.pci[0]: 2 nodes cannot all have the card {CARD}; `gpu.count` gives each one"
+    )
+    assert of_nodes({"count": 1}, count=2) == []
+
+
+def test_a_card_is_not_also_passed_through() -> None:
+    def passing(address: str) -> dict[str, Any]:
+        device = {"pci_address": address, "device_type": "gpu"}
+        return NODE | {"pcie_passthrough": {"enabled": True, "devices": [device]}}
+
+    card = NODE | {"gpu": {"pci": CARD}}
+    also = "is also clusters.hpc.compute_nodes[0]"
+    device = "pcie_passthrough.devices[0].pci_address"
+    assert check({"compute_nodes": [passing("0000:65:00.1"), card]}) == [
+        f"hpc.compute_nodes[1].gpu.pci[0]: the card at {CARD} {also}.{device}"
+    ]
+    assert check({"compute_nodes": [card, passing("0000:65:00.1")]}) == [
+        f"hpc.compute_nodes[1].{device}: the card at 0000:65:00.1 {also}.gpu.pci[0]"
+    ]
+    # Twice in pcie_passthrough is told once, as that of one device.
+    assert check({"compute_nodes": [passing(CARD), passing(CARD)]}) == [
+        f"hpc.compute_nodes[1].{device}: the PCI device {CARD} {also}.{device}"
+    ]
+    assert check({"compute_nodes": [card, passing("0000:b3:00.0")]}) == []
+
+
+def test_clusters_of_one_file_may_name_the_same_card() -> None:
+    """Only one of them can be up, which a start says."""
+    card = {"gpu": {"pci": CARD}}
+    found = check(
+        {"compute_nodes": [NODE | card]},
+        cloud={"worker_nodes": [NODE | card], "name": "cloud", "control_plane": NODE},
+    )
+    assert not [line for line in found if "gpu" in line]

@@ -31,6 +31,8 @@ class DesiredCluster:
     changed: tuple[str, ...]
     forgotten: tuple[str, ...]
     outside: Outside = field(default_factory=Outside)
+    functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The functions of the host's cards that each node gets, by its name."""
     images: Mapping[str, Image] = field(default_factory=dict)
     """The images of its nodes, by digest; empty before they were looked up."""
 
@@ -43,6 +45,8 @@ class HostChoices:
     disk_of: Callable[[str], Path]
     digest_of: Callable[[Node], str]
     """The digest of the node's image."""
+    cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The cards that were chosen for each node that asks for a number of them, by its name."""
 
 
 def plan_desired_cluster(
@@ -131,6 +135,7 @@ def _remembered(
         auto_start=node.auto_start,
         stages_s=was.stages_s if was else {},
         gpus=_gpus(node, was),
+        cards=_cards(node, choices),
     )
 
 
@@ -139,6 +144,12 @@ def _gpus(node: Node, was: NodeState | None) -> dict[str, int] | None:
     if node.gpus:
         return node.gpus.gres_counts
     return None if was is None or was.gpus is None else {}
+
+
+def _cards(node: Node, choices: HostChoices) -> tuple[str, ...] | None:
+    if node.cards is None or not node.cards.count:
+        return None
+    return choices.cards.get(node.name) or None
 
 
 def _network(

@@ -74,6 +74,8 @@ class ClusterManager:
     on_boundary: OnBoundary | None = None
     is_named: bool = False
     """Whether the user gave the name, and no file that has it."""
+    machine: Path = Path("/")
+    """Contains the /sys, /proc and /usr that tell of the host's devices."""
 
     @property
     def paths(self) -> ClusterPaths:
@@ -157,6 +159,7 @@ class ClusterManager:
                         only=only,
                         is_warm=is_warm,
                         resumes=resumes,
+                        machine=self.machine,
                     )
                 )
                 if not dry_run and not start.plan.steps:

@@ -15,6 +15,7 @@ from ai_how.host.place import HypervisorHost
 from ai_how.images.qcow2_header import read_header
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, Mark
+from ai_how.libvirt_client.host_devices import passed_in
 from ai_how.libvirt_client.network_xml import read_network_facts
 from ai_how.libvirt_client.xml import read_xml
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
@@ -246,6 +247,7 @@ def _node(
         disk=disk,
         image_digest=Path(base or "").stem,
         auto_start=True,
+        cards=tuple(sorted(passed_in(seen.xml))) or None,
     )
 
 

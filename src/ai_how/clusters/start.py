@@ -13,7 +13,17 @@ from ai_how.clusters.observation import Observed, observe, with_host_faults
 from ai_how.clusters.outside import find_outside
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
-from ai_how.clusters.preflight.device_users import devices_of, require_free_devices
+from ai_how.clusters.preflight.cards import (
+    NodeCards,
+    assign_cards,
+    read_card_facts,
+    remembered_cards,
+)
+from ai_how.clusters.preflight.device_users import (
+    devices_of,
+    find_device_users,
+    require_free_devices,
+)
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,
     find_disk_directory,
@@ -66,6 +76,8 @@ class StartContext:
     only: Collection[str] = ()
     is_warm: bool = True
     resumes: bool = True
+    machine: Path = Path("/")
+    """Contains the /sys, /proc and /usr that tell of the host's devices."""
 
     @property
     def paths(self) -> ClusterPaths:
@@ -150,7 +162,7 @@ def prepare_start(context: StartContext) -> PreparedStart:
         archives=context.kind.build_archives(
             decided.desired, context.paths, has_host_clock=looked.accel is Accel.KVM
         ),
-        devices=tuple(devices_of(_booted(decided))),
+        devices=tuple(devices_of(_booted(decided), decided.desired.functions)),
         renews_keys=bool(decided.lost),
     )
 
@@ -197,6 +209,7 @@ def _desire(
     def digest_of_image(name: str | None) -> str:
         return get_image(name, context.catalogue, kind).digest
 
+    cards = _assign_cards(context, previous, cluster_id)
     choices = HostChoices(
         subnet=lambda: choose_cluster_subnet(
             section,
@@ -208,6 +221,7 @@ def _desire(
         ),
         disk_of=lambda node: place.storage.disk(section.name, node),
         digest_of=lambda node: digest_of_image(node.base_image),
+        cards={name: one.cards for name, one in cards.items()},
     )
     desired = plan_desired_cluster(
         section,
@@ -218,7 +232,27 @@ def _desire(
         choices=choices,
         now=datetime.now(UTC),
     )
-    return replace(desired, outside=find_outside(section, desired.state, place))
+    return replace(
+        desired,
+        outside=find_outside(section, desired.state, place),
+        functions={name: one.functions for name, one in cards.items()},
+    )
+
+
+def _assign_cards(
+    context: StartContext, previous: ClusterState | None, cluster_id: UUID
+) -> dict[str, NodeCards]:
+    """The cards of the nodes; the host is looked at only if one asks for some."""
+    nodes, name = context.kind.nodes_of(context.section), context.section.name
+    if not any(node.cards for node in nodes):
+        return {}
+    users = find_device_users(context.client, context.roots, name=name, own=cluster_id)
+    return assign_cards(
+        nodes,
+        read_card_facts(context.machine, users, context.roots, cluster=name),
+        remembered_cards(previous),
+        wanted=context.only or [node.name for node in nodes if node.auto_start],
+    )
 
 
 def _decide(context: StartContext, looked: _Looked) -> _Decided:
@@ -266,7 +300,15 @@ def _check(context: StartContext, looked: _Looked, decided: _Decided) -> None:
     if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
     require_free_devices(desired, _booted(decided), context.client, context.roots)
-    check_host(desired, plan, seen, context.place, looked.images, context.warn)
+    check_host(
+        desired,
+        plan,
+        seen,
+        context.place,
+        looked.images,
+        context.warn,
+        machine=context.machine,
+    )
 
 
 def _booted(decided: _Decided) -> list[Node]:

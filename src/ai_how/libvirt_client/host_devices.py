@@ -48,11 +48,20 @@ def devices_in(xml: str) -> frozenset[str]:
         return frozenset()
 
 
+def passed_in(xml: str) -> frozenset[str]:
+    """The PCI devices that a VM has as nodes have them. Raises HostError for what is no XML."""
+    return frozenset(_addresses(read_xml(xml), "hostdev[@type='pci']"))
+
+
 def _devices(root: Element) -> Iterator[str]:
     for address in root.iterfind("./devices/hostdev[@type='mdev']/source/address"):
         yield address.get("uuid", "").lower()
     for kind in _WITH_PCI_ADDRESS:
-        for address in root.iterfind(f"./devices/{kind}/source/address"):
-            words = [address.get(key, "") for key in ("domain", "bus", "slot", "function")]
-            with suppress(ValueError):
-                yield str(PciAddress(*(int(word, 16) for word in words)))
+        yield from _addresses(root, kind)
+
+
+def _addresses(root: Element, kind: str) -> Iterator[str]:
+    for address in root.iterfind(f"./devices/{kind}/source/address"):
+        words = [address.get(key, "") for key in ("domain", "bus", "slot", "function")]
+        with suppress(ValueError):
+            yield str(PciAddress(*(int(word, 16) for word in words)))

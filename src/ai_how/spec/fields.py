@@ -278,6 +278,13 @@ PciAddress = Annotated[
         r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", "an address such as 0000:65:00.0 (lspci -D)"
     ),
 ]
+CardModel = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9 ()\[\]/._+-]{0,63}",
+        "a letter or digit, then at most 63 of letters, digits, blanks and ()[]/._+-",
+    ),
+]
 PciId = Annotated[
     str,
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),

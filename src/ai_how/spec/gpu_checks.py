@@ -2,22 +2,23 @@
 
 from collections.abc import Iterator
 
-from ai_how.spec.gpus import MOST_LANES, SimulatedGpusSpec
+from ai_how.spec.gpus import MOST_LANES, GpuSpec, SimulatedGpusSpec
 from ai_how.spec.mig import CARDS, find_card, fits
 from ai_how.spec.models import ComputeNodeSpec, HpcSpec
 from ai_how.spec.nodes import devices_of
-from ai_how.spec.problems import Finding, Loc, error_at, render_value, warning_at
+from ai_how.spec.problems import Finding, Loc, error_at, render_path, render_value, warning_at
 from ai_how.spec.view import LocatedCluster, LocatedNode
 
 
 def check_gpus(cluster: LocatedCluster) -> Iterator[Finding]:
+    """One way for each node; a card belongs to one node; what is simulated fits on its card."""
     for node in cluster.nodes:
         if not isinstance(node.spec, ComputeNodeSpec) or node.spec.gpu is None:
             continue
         loc = (*node.loc, "gpu")
+        yield from _check_ways(node.spec.gpu, loc)
         asked = node.spec.gpu.simulated
         if asked is None:
-            yield warning_at("is empty, and has no effect; it may have `simulated`", loc)
             continue
         if not isinstance(cluster.spec, HpcSpec):
             yield error_at("simulated GPUs are for SLURM; remove it", loc)
@@ -26,6 +27,62 @@ def check_gpus(cluster: LocatedCluster) -> Iterator[Finding]:
         yield from _check_card(asked, (*loc, "simulated"))
         yield from _check_links(asked, (*loc, "simulated"))
         yield from _check_lanes(asked, (*loc, "simulated"))
+    yield from _check_owners(cluster)
+
+
+def _check_ways(asked: GpuSpec, loc: Loc) -> Iterator[Finding]:
+    ways = [
+        name
+        for name, is_given in (
+            ("pci", bool(asked.pci)),
+            ("count", asked.count is not None),
+            ("simulated", asked.simulated is not None),
+        )
+        if is_given
+    ]
+    if not ways and asked.model is None:
+        yield warning_at(
+            "is empty, and has no effect; it may have `pci`, `count` or `simulated`", loc
+        )
+    for other in ways[1:]:
+        yield error_at(
+            f"a node has `{ways[0]}` or `{other}`, not both; give one to another node",
+            (*loc, other),
+            (*loc, ways[0]),
+        )
+    if asked.model is not None and asked.count is None:
+        yield error_at("needs `count`; `pci` names the card itself", (*loc, "model"), loc)
+
+
+def _check_owners(cluster: LocatedCluster) -> Iterator[Finding]:
+    """A card is given with its whole slot; what `pcie_passthrough` has twice is told elsewhere."""
+    owners: dict[str, tuple[Loc, bool]] = {}
+    for node in cluster.nodes:
+        if not isinstance(node.spec, ComputeNodeSpec):
+            continue
+        devices = (*node.loc, "pcie_passthrough", "devices")
+        named = [
+            (device.pci_address, (*devices, index, "pci_address"), False)
+            for index, device in enumerate(devices_of(node.spec))
+        ]
+        addresses = node.spec.gpu.pci if node.spec.gpu else ()
+        named += [
+            (address, (*node.loc, "gpu", "pci", index), True)
+            for index, address in enumerate(addresses)
+        ]
+        for address, loc, is_card in named:
+            if is_card and node.count > 1:
+                yield error_at(
+                    f"{node.count} nodes cannot all have the card {address}; "
+                    "`gpu.count` gives each one",
+                    loc,
+                )
+            slot = address.rpartition(".")[0]
+            first = owners.setdefault(slot, (loc, is_card))
+            if first[0] != loc and (is_card or first[1]):
+                yield error_at(
+                    f"the card at {address} is also {render_path(first[0])}", loc, first[0]
+                )
 
 
 def _check_neighbours(node: LocatedNode, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:

@@ -1,12 +1,14 @@
-"""The specification of a node's GPUs: simulated ones, for SLURM without a card."""
+"""The specification of a node's GPUs: cards of the host, or simulated ones without a card."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from ai_how.spec import fields
 from ai_how.spec.hardware import Spec
+from ai_how.spec.lists import OneOrList
 from ai_how.spec.mig import find_card
 
 MOST_CARDS = 16
@@ -124,10 +126,51 @@ class SimulatedGpusSpec(Spec):
         return self.links[card]
 
 
-class GpuSpec(Spec):
-    """The GPUs of a node, besides those that are passed through."""
+@dataclass(frozen=True, slots=True)
+class AskedCards:
+    """The cards of the host that a node asks for: these, or `count` that a start chooses."""
 
+    addresses: tuple[str, ...] = ()
+    count: int = 0
+    model: str | None = None
+
+
+class GpuSpec(Spec):
+    """The GPUs of a node, in one of three ways: `pci`, `count` or `simulated`."""
+
+    pci: Annotated[
+        Annotated[tuple[fields.PciAddress, ...], OneOrList()],
+        Field(
+            max_length=MOST_CARDS,
+            description="The address of a card of the host, or a list of them. The node gets all "
+            "functions of each.",
+            examples=[["0000:65:00.0"]],
+        ),
+    ] = ()
+    count: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST_CARDS,
+            description="The number of cards of the host; a start chooses free ones.",
+            examples=[1],
+        ),
+    ] = None
+    model: Annotated[
+        fields.CardModel | None,
+        Field(
+            description="With `count`: a part of the name that `ai-how gpu list` shows.",
+            examples=["RTX 4090"],
+        ),
+    ] = None
     simulated: Annotated[
         SimulatedGpusSpec | None,
         Field(description="GPUs for SLURM without a card: no driver, no CUDA."),
     ] = None
+
+    @property
+    def cards(self) -> AskedCards | None:
+        """The cards of the host that it asks for; None if it asks for none."""
+        if not self.pci and self.count is None:
+            return None
+        return AskedCards(self.pci, self.count or 0, self.model)

@@ -80,7 +80,7 @@ class ComputeNodeSpec(NodeResources):
     ] = None
     vgpu: Annotated[VgpuSpec | None, Field(description="A share of a GPU for this node.")] = None
     gpu: Annotated[
-        GpuSpec | None, Field(description="GPUs of this node that are not passed through.")
+        GpuSpec | None, Field(description="GPUs of this node: cards of the host, or simulated.")
     ] = None
 
 

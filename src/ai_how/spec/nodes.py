@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
 
 from ai_how.errors import SpecError
-from ai_how.spec.gpus import SimulatedGpusSpec
+from ai_how.spec.gpus import AskedCards, SimulatedGpusSpec
 from ai_how.spec.models import (
     ClusterFile,
     ComputeGroupSpec,
@@ -47,6 +47,7 @@ class Node:
     pcie_devices: tuple[PcieDevice, ...]
     vgpu_mdev_uuid: UUID | None
     gpus: SimulatedGpusSpec | None = None
+    cards: AskedCards | None = None
 
     def domain_name(self, cluster: str) -> str:
         return f"{cluster}-{self.name}"
@@ -106,6 +107,7 @@ def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:
             pcie_devices=devices_of(spec),
             vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
             gpus=spec.gpu.simulated if spec.gpu else None,
+            cards=spec.gpu.cards if spec.gpu else None,
         )
         for number, spec in enumerate(_written_out(hpc.compute_nodes), start=1)
     )

@@ -70,6 +70,8 @@ class NodeState(Remembered):
     It is also empty if a start that was undone may have told it of some. None if it never had any;
     then it is not written, as older versions do not know it.
     """
+    cards: tuple[str, ...] | None = None
+    """The PCI addresses of the cards that were chosen for it; not written if there are none."""
 
 
 class NetworkState(Remembered):
@@ -126,8 +128,9 @@ class ClusterState(Remembered):
         if self.network.uplink:
             del record["network"]["uplink"]
         for node in record["nodes"]:
-            if node["gpus"] is None:
-                del node["gpus"]
+            for name in ("gpus", "cards"):
+                if node[name] is None:
+                    del node[name]
         return record
 
     def find_node(self, name: str) -> NodeState | None:

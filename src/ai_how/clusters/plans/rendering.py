@@ -114,6 +114,7 @@ def build_domain_definitions(
             is_uefi=image.manifest.firmware == "uefi",
             has_screen="prepared_from" in image.manifest.recipe,
             pins=pins[node.name],
+            cards=desired.functions.get(node.name, ()),
             login=state.user,
             owner=caller_of(paths),
             kind=state.marked_kind,

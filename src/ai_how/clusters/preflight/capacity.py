@@ -3,9 +3,11 @@
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
+from ai_how.clusters.preflight.devices import check_devices
 from ai_how.clusters.preflight.existing_cluster import check_resumable
 from ai_how.errors import (
     ConnectionLostError,
@@ -24,7 +26,7 @@ from ai_how.state.models import ClusterState
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.disks.space import GIB, DiskNeed, check_space, overlay_need
 from ai_how.vm_management.nodes.domain_definition import Accel
-from ai_how.vm_management.nodes.host_checks import check_devices, check_shares
+from ai_how.vm_management.nodes.host_checks import check_shares
 from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
 from ai_how.vm_management.saved_machines.store import SavedMachines
 from ai_how.vm_management.steps.disks import PlaceBase
@@ -56,6 +58,8 @@ def check_host(
     place: HypervisorHost,
     images: Mapping[str, Image],
     warn: Warn,
+    *,
+    machine: Path = Path("/"),
 ) -> None:
     """Raises HostError if the host lacks something that the plan needs; warns if it is scarce."""
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
@@ -63,7 +67,8 @@ def check_host(
     asked = desired.section.hardware.acceleration.performance
     nodes = [node for node, _ in desired.nodes]
     facts = read_facts(directories=(place.storage.root,))
-    checks = [*check_devices(nodes, facts), *check_shares(nodes, place)]
+    checks = check_devices(nodes, desired.functions, facts, machine=machine)
+    checks += check_shares(nodes, place)
     cost = CapacityRequest(
         vms=len(off),
         vcpus=sum(one.cpu_cores for one in off),

@@ -5,7 +5,7 @@ before the host-wide lock is released.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -32,10 +32,14 @@ class DeviceUser:
     """Its name, if it is a node of the cluster that asks."""
 
 
-def devices_of(nodes: Iterable[Node]) -> dict[str, str]:
-    """The node that asks for each device: a PCI address as of `lspci -D`, or an mdev's UUID."""
-    found = {}
+def devices_of(nodes: Iterable[Node], functions: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The node that asks for each device: a PCI address as of `lspci -D`, or an mdev's UUID.
+
+    `functions` are those of the cards of each node, by its name.
+    """
+    found: dict[str, str] = {}
     for node in nodes:
+        found |= dict.fromkeys(functions.get(node.name, ()), node.name)
         for device in node.pcie_devices:
             found[str(PciAddress.parse(device.pci_address))] = node.name
         if node.vgpu_mdev_uuid:
@@ -47,12 +51,12 @@ def require_free_devices(
     desired: DesiredCluster, booted: Iterable[Node], client: LibvirtClient, roots: Roots
 ) -> None:
     """Raises HostError that names who has a device of these nodes, and how to free it."""
-    wanted = devices_of(booted)
+    wanted = devices_of(booted, desired.functions)
     if not wanted:
         return
     name, own = desired.section.name, desired.state.lineage
-    checks = check_device_users(wanted, client, roots, name=name, own=own)
-    if checks:
+    users = find_device_users(client, roots, name=name, own=own)
+    if checks := check_device_users(wanted, users):
         raise HostError(
             f"{checks[0].name} {checks[0].found}",
             details="\n".join(f"{check.name} {check.found}" for check in checks[1:]) or None,
@@ -60,18 +64,8 @@ def require_free_devices(
         )
 
 
-def check_device_users(
-    wanted: Mapping[str, str], client: LibvirtClient, roots: Roots, *, name: str, own: UUID | None
-) -> list[Check]:
-    """A failure for each wanted device that another VM has, or will have in a moment.
-
-    `own` is the id of the cluster `name`, None if it is not known: no node is in its own way.
-    """
-    users = dict(_promised(roots, besides=name))
-    for domain in client.list_domains():
-        if domain.state.is_on and (held := wanted.keys() & devices_in(domain.xml)):
-            user = _user_of(domain, client, roots, own=own, own_name=name)
-            users |= dict.fromkeys(held, user)
+def check_device_users(wanted: Mapping[str, str], users: Mapping[str, DeviceUser]) -> list[Check]:
+    """A failure for each wanted device that another VM has, or will have in a moment."""
     return [
         Check(
             f"the device {device} of {node}",
@@ -82,6 +76,22 @@ def check_device_users(
         for device, node in wanted.items()
         if device in users and users[device].own_node != node
     ]
+
+
+def find_device_users(
+    client: LibvirtClient, roots: Roots, *, name: str, own: UUID | None
+) -> dict[str, DeviceUser]:
+    """Who has each device of the host now, or will have it in a moment.
+
+    `own` is the id of the cluster `name`, which asks; None if it is not known: no node is in its
+    own way.
+    """
+    users = dict(_promised(roots, besides=name))
+    for domain in client.list_domains():
+        if domain.state.is_on and (held := devices_in(domain.xml)):
+            user = _user_of(domain, client, roots, own=own, own_name=name)
+            users |= dict.fromkeys(held, user)
+    return users
 
 
 def _user_of(

@@ -1,16 +1,23 @@
 """Compares the cost of a cluster with the host, before any start."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.manager import ClusterManager
-from ai_how.clusters.preflight.device_users import check_device_users, devices_of
+from ai_how.clusters.preflight.cards import assign_cards, read_card_facts, remembered_cards
+from ai_how.clusters.preflight.device_users import (
+    DeviceUser,
+    check_device_users,
+    devices_of,
+    find_device_users,
+)
+from ai_how.clusters.preflight.devices import check_devices
 from ai_how.clusters.preflight.node_images import get_image
 from ai_how.clusters.recovery import refuse_lost
-from ai_how.errors import AiHowError, OwnershipError, StateError
+from ai_how.errors import AiHowError, HostError, OwnershipError, StateError
 from ai_how.host.capacity_checks import CapacityRequest, check_capacity
 from ai_how.host.checks import Check, Status, check_host, check_subnet_collisions
 from ai_how.host.facts import HostFacts, read_facts
@@ -23,7 +30,7 @@ from ai_how.state.every_cluster import read_every_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 from ai_how.vm_management.disks.space import DiskNeed, overlay_need
-from ai_how.vm_management.nodes.host_checks import check_devices, check_shares
+from ai_how.vm_management.nodes.host_checks import check_shares
 from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
 
 
@@ -69,8 +76,10 @@ def estimate(
     host_uri: str,
     roots: Roots,
     catalogue: ImageCatalogue,
+    *,
+    machine: Path = Path("/"),
 ) -> Estimate:
-    """Compare the spec with the host; changes nothing.
+    """Compare the spec with the host; changes nothing. `machine` contains its /sys and /proc.
 
     Raises HostError if the host that was asked for cannot be used at all.
     """
@@ -91,6 +100,8 @@ def estimate(
     if place.is_up:
         facts = replace(facts, no_uplink=place.uplink_trouble)
     own_bridge = state.network.bridge if state else None
+    users = _device_users(section.name, state, place, roots)
+    functions, of_cards = _assign(nodes, section.name, state, users, roots, machine)
     return Estimate(
         host=place.asked,
         needs=_needs_of(nodes),
@@ -102,8 +113,9 @@ def estimate(
             *check_capacity(_cost_of(section, nodes, running, place), facts),
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
-            *check_devices(nodes, facts),
-            *_device_checks(nodes, section.name, state, place, roots),
+            *of_cards,
+            *check_devices(nodes, functions, facts, machine=machine),
+            *check_device_users(devices_of(nodes, functions), users),
             *check_shares(nodes, place),
             *_image_checks(nodes, catalogue, kind),
         ),
@@ -129,23 +141,39 @@ def _owner_checks(
         return  # an unknown fact is not reported
 
 
-def _device_checks(
+def _device_users(
+    name: str, state: ClusterState | None, place: HypervisorHost, roots: Roots
+) -> dict[str, DeviceUser]:
+    """Who has the devices of the host now; nobody where libvirt cannot be asked."""
+    if not place.is_up:
+        return {}
+    try:
+        with LibvirtClient(place.uri) as client:
+            own = state.lineage if state else None
+            return find_device_users(client, roots, name=name, own=own)
+    except AiHowError:
+        return {}  # an unknown fact is not reported
+
+
+def _assign(
     nodes: Sequence[Node],
     name: str,
     state: ClusterState | None,
-    place: HypervisorHost,
+    users: Mapping[str, DeviceUser],
     roots: Roots,
-) -> list[Check]:
-    """Devices of the host that VMs of others have now."""
-    wanted = devices_of(nodes)
-    if not wanted or not place.is_up:
-        return []
-    own = state.lineage if state else None
+    machine: Path,
+) -> tuple[dict[str, tuple[str, ...]], list[Check]]:
+    """The functions of the cards that a start would give to each node, or why it would not."""
+    if not any(node.cards for node in nodes):
+        return {}, []
+    facts = read_card_facts(machine, users, roots, cluster=name)
+    wanted = [node.name for node in nodes if node.auto_start]
     try:
-        with LibvirtClient(place.uri) as client:
-            return check_device_users(wanted, client, roots, name=name, own=own)
-    except AiHowError:
-        return []  # an unknown fact is not reported
+        cards = assign_cards(nodes, facts, remembered_cards(state), wanted=wanted)
+    except HostError as error:
+        found = "; ".join([error.brief, *(error.details or "").splitlines()])
+        return {}, [Check("gpu", Status.FAILURE, found, error.hint)]
+    return {name: one.functions for name, one in cards.items()}, []
 
 
 def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozenset[str]:

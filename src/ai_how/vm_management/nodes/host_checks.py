@@ -1,26 +1,13 @@
-"""Checks the host devices and shared directories that the nodes of a file need."""
+"""Checks the shared directories that the nodes of a file need."""
 
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ai_how.host.checks import Check, Status
-from ai_how.host.facts import HostFacts
-from ai_how.host.iommu import read_iommu
-from ai_how.host.network_facts import uplinks_of
-from ai_how.host.pci import check_passthrough, read_pci_devices
 from ai_how.host.place import HypervisorHost
 from ai_how.host.share_server import find_virtiofsd, install_virtiofsd
 from ai_how.spec.nodes import Node
-
-
-def check_devices(nodes: Sequence[Node], facts: HostFacts) -> list[Check]:
-    """Whether the PCI devices can be passed through, and the host does not need them itself."""
-    asked = [device for node in nodes for device in node.pcie_devices]
-    if not asked:
-        return []
-    uplinks = uplinks_of(facts.routes or ())
-    return check_passthrough(asked, read_pci_devices(), uplinks=uplinks, iommu=read_iommu())
 
 
 def check_shares(

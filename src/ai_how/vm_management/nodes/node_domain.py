@@ -71,6 +71,7 @@ class NodePlacement:
     is_uefi: bool = False
     has_screen: bool = False
     pins: Pins = ()
+    cards: tuple[str, ...] = ()  # the addresses of all functions of its cards
     login: str = ""
     owner: Owner | None = None
     kind: str | None = None
@@ -123,7 +124,13 @@ def define_domain(
             )
             for mount in node.virtio_fs_mounts
         ),
-        pci_devices=tuple(PciAddress.parse(device.pci_address) for device in node.pcie_devices),
+        pci_devices=tuple(
+            PciAddress.parse(address)
+            for address in (
+                *placement.cards,
+                *(device.pci_address for device in node.pcie_devices),
+            )
+        ),
         mdevs=(node.vgpu_mdev_uuid,) if node.vgpu_mdev_uuid else (),
     )
 

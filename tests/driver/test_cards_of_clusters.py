@@ -1,0 +1,146 @@
+"""Clusters whose nodes have cards of the host: on libvirt's test driver, with a tree as sysfs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from card_bench import CARD, CARD_SOUND, OTHER, OTHER_SOUND, CardBench, card_bench
+
+from ai_how.clusters.preflight.estimate import estimate
+from ai_how.errors import HostError
+from ai_how.gpu.report import read_report
+from ai_how.host.checks import Status
+from ai_how.images.catalogue import ImageCatalogue
+from ai_how.images.store import ImageStore
+from bare_kind import BARE
+
+ONE, THIS = "gpu: {count: 1}", f'gpu: {{pci: "{CARD}"}}'
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CardBench]:
+    with card_bench(tmp_path, monkeypatch) as made:
+        yield made
+
+
+def possible(bench: CardBench, name: str, *nodes: str) -> list[str]:
+    """What `validate` finds of the devices."""
+    spec = bench.spec(name, *nodes)
+    assert spec.clusters.hpc is not None
+    catalogue = ImageCatalogue(ImageStore(bench.roots.images), spec)
+    found = estimate(
+        BARE, spec.clusters.hpc, "test:///default", bench.roots, catalogue, machine=bench.host.root
+    )
+    of_devices = ("pci", "gpu", "the device")
+    return [
+        f"{check.found}  # {check.advice}"
+        for check in found.checks
+        if check.status is Status.FAILURE and check.name.startswith(of_devices)
+    ]
+
+
+def test_a_named_card_is_in_the_vm_with_all_its_functions(bench: CardBench) -> None:
+    assert possible(bench, "mine", THIS) == []
+    bench.start("mine", THIS)
+    assert bench.passed("mine-compute-01") == [CARD, CARD_SOUND]
+    assert bench.passed("mine-controller") == []
+    assert bench.cards("mine", "compute-01") is None
+    report = read_report(bench.roots, bench.host.root)
+    assert [card.defined_in for card in report.cards] == [("mine/compute-01",), ()]
+    assert not bench.start("mine", THIS).steps
+
+
+def test_a_chosen_card_is_remembered_and_kept(bench: CardBench) -> None:
+    bench.start("mine", ONE, ONE)
+    assert bench.passed("mine-compute-01") == [CARD, CARD_SOUND]
+    assert bench.passed("mine-compute-02") == [OTHER, OTHER_SOUND]
+    assert bench.cards("mine", "compute-02") == (OTHER,)
+    assert not bench.start("mine", ONE, ONE).steps
+    bench.manager("mine").stop()
+    bench.start("mine", ONE, ONE)
+    assert bench.passed("mine-compute-02") == [OTHER, OTHER_SOUND]
+
+
+def test_two_clusters_with_one_card_each_get_another_one(bench: CardBench) -> None:
+    bench.start("mine", ONE)
+    bench.manager("mine").stop()
+    # The card is free, but the other cluster has it in its definition.
+    bench.start("yours", ONE)
+    assert bench.passed("yours-compute-01") == [OTHER, OTHER_SOUND]
+    bench.start("mine", ONE)
+    refused = (
+        "compute-01 is to have 1 card, and none is free",
+        f"{CARD} NVIDIA GeForce RTX 4090: in use by compute-01 of the cluster mine",
+        f"{OTHER} NVIDIA GeForce RTX 4090: in use by compute-01 of the cluster yours",
+    )
+    stop = "ai-how bare stop --cluster mine"
+    assert possible(bench, "theirs", ONE) == [f"{'; '.join(refused)}  # {stop}"]
+    with pytest.raises(HostError) as caught:
+        bench.start("theirs", ONE)
+    error = caught.value
+    assert (error.brief, error.details) == (refused[0], "\n".join(refused[1:]))
+    assert error.hint == stop
+    assert not bench.roots.cluster("theirs").is_used
+
+
+def test_only_one_of_two_clusters_with_the_same_card_is_up(bench: CardBench) -> None:
+    bench.start("mine", THIS)
+    found = "is in use by compute-01 of the cluster mine"
+    stop = "ai-how bare stop --cluster mine"
+    assert possible(bench, "yours", THIS) == [f"{found}  # {stop}"] * 2
+    with pytest.raises(HostError, match=f"the device {CARD} of compute-01 {found}"):
+        bench.start("yours", THIS)
+    bench.manager("mine").stop()
+    bench.start("yours", THIS)
+    assert bench.passed("yours-compute-01") == [CARD, CARD_SOUND]
+
+
+def test_what_blocks_the_card_is_refused_as_for_any_device(bench: CardBench) -> None:
+    bench.host.set(CARD, boot_vga="1")
+    text = "it is the display that the host booted with"
+    assert possible(bench, "mine", THIS) == [f"{text}  # None"]
+    with pytest.raises(HostError, match=text):
+        bench.start("mine", THIS)
+    bench.host.set(CARD, boot_vga="0")
+    bench.host.add("0000:65:01.0", (0x8086, 0x1533), 0x020000, group=12)
+    [one, two] = possible(bench, "mine", THIS)
+    assert one == two
+    assert "IOMMU group 12 also has 0000:65:01.0" in one
+    device = "{pci_address: '0000:65:01.0', device_type: network}"
+    passing = f"pcie_passthrough: {{enabled: true, devices: [{device}]}}"
+    assert possible(bench, "mine", f"{THIS}, {passing}") == []
+
+
+def test_a_card_can_be_given_to_a_cluster_that_exists(bench: CardBench) -> None:
+    bench.start("mine", "")
+    bench.start("mine", ONE)
+    assert bench.passed("mine-compute-01") == []
+    assert any("runs with its previous definition" in line for line in bench.warnings)
+    bench.manager("mine").stop(only=["compute-01"])
+    bench.start("mine", ONE)
+    assert bench.passed("mine-compute-01") == [CARD, CARD_SOUND]
+    bench.manager("mine").stop()
+    bench.start("mine", "")
+    assert bench.passed("mine-compute-01") == []
+    assert bench.cards("mine", "compute-01") is None
+
+
+def test_a_node_that_stays_off_takes_no_card_from_others(bench: CardBench) -> None:
+    nodes = (ONE, "gpu: {count: 2}")
+    bench.start("mine", *nodes, only=["controller", "compute-02"])
+    assert bench.passed("mine-compute-01") == []
+    assert len(bench.passed("mine-compute-02")) == 4
+    for _ in range(2):
+        with pytest.raises(HostError, match="compute-01 is to have 1 card, and none is free"):
+            bench.start("mine", *nodes, only=["compute-01"])
+        bench.manager("mine").stop()
+
+
+def test_a_lost_state_has_the_cards_of_its_vms(bench: CardBench) -> None:
+    bench.start("mine", "", ONE)
+    bench.roots.cluster("mine").state.unlink()
+    for backup in bench.roots.cluster("mine").backups.iterdir():
+        backup.unlink()
+    bench.manager("mine").recover(user="hpc")
+    assert bench.cards("mine", "compute-02") == (CARD, CARD_SOUND)
+    assert not bench.start("mine", "", ONE).steps
