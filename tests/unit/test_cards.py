@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gpu_host import AUDIO, GEFORCE, INTEL, NETWORK, NIC, NVIDIA, SOUND, VGA, GpuHost
 from test_state_models import cluster_state, node
 
 from ai_how.clusters.desired_cluster import DesiredCluster
@@ -25,6 +24,7 @@ from ai_how.state.cluster_state import write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import StoragePaths, default_roots, ensure_private_directory
 from cluster_bench import draft_of, make_image, read_hpc, rendering_of
+from gpu_host import AUDIO, GEFORCE, INTEL, NETWORK, NIC, NVIDIA, SOUND, VGA, GpuHost
 
 SECOND, SECOND_SOUND, THIRD = "0000:b3:00.0", "0000:b3:00.1", "0000:d8:00.0"
 NODE = "cpu_cores: 1, memory_gb: 1, disk_gb: 10"
@@ -133,7 +133,8 @@ def test_what_others_have_or_name_is_not_chosen(host: GpuHost) -> None:
 
 def test_a_card_that_the_host_needs_is_not_chosen(host: GpuHost) -> None:
     host.set(GEFORCE, boot_vga="1")
-    host.bind(SECOND, "nvidia", 3)
+    (host.device(SECOND) / "drm/card3").mkdir(parents=True)
+    host.add_process(812, "game", "/dev/dri/card3")
     assert assign(facts(host), "{count: 1}")["compute-01"].cards == (THIRD,)
 
 

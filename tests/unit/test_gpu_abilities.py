@@ -1,9 +1,21 @@
 """What each card can give to a VM, what stands in the way, and the command that helps."""
 
 import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from ai_how.clusters.preflight.devices import check_devices
+from ai_how.gpu.abilities import Ability, Answer, Hurdle, What, abilities_of
+from ai_how.gpu.inventory import get_gpu, read_machine
+from ai_how.host.checks import Status
+from ai_how.host.facts import read_facts
+from ai_how.host.pci import Reason
+from ai_how.process import run
+from ai_how.spec.nodes import nodes_of
+from cluster_bench import read_hpc
 from gpu_host import (
     A40,
     AMD_CPU,
@@ -22,13 +34,6 @@ from gpu_host import (
     VGA,
     GpuHost,
 )
-
-from ai_how.gpu.abilities import Ability, Answer, Hurdle, What, abilities_of
-from ai_how.gpu.inventory import get_gpu, read_machine
-from ai_how.host.checks import Status
-from ai_how.host.iommu import read_iommu
-from ai_how.host.pci import AnyDevice, Reason, check_passthrough, read_pci_devices
-from ai_how.process import run
 
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
 
@@ -225,20 +230,49 @@ def test_of_two_equal_cards_one_is_given_by_its_address(host: GpuHost) -> None:
     )
 
 
-def test_a_module_in_use_for_another_card_is_told_apart(host: GpuHost) -> None:
+def test_the_use_of_one_card_leaves_another_of_the_same_driver_free(host: GpuHost) -> None:
+    """The kernel counts the users of the driver, not of a card."""
     host.add_geforce(driver="nvidia", module_users=40)
-    assert hurdle(whole(host)) == (
-        "no process has it open, but its driver nvidia counts as in use",
-        f"sudo driverctl set-override {GEFORCE} vfio-pci",
+    host.add("0000:17:00.0", (NVIDIA, 0x2684), VGA, group=30, driver="nvidia")
+    host.write(f"proc/driver/nvidia/gpus/{GEFORCE}/information", "Device Minor: \t 0\n")
+    host.write("proc/driver/nvidia/gpus/0000:17:00.0/information", "Device Minor: \t 1\n")
+    host.add_process(960, "blender", "/dev/nvidia1", "/dev/nvidiactl")
+    assert whole(host).answer is Answer.YES
+    assert whole(host, "0000:17:00.0").hurdles[0].text == (
+        "blender (pid 960) has /dev/nvidia1 open"
     )
+
+
+def test_the_driver_of_a_usb_port_is_counted_as_ever(host: GpuHost) -> None:
+    """What uses it has no device node of the card open."""
+    host.add_geforce(driver="nvidia", module_users=40)
+    port = "0000:65:00.2"
+    host.add(port, (NVIDIA, 0x1AD8), 0x0C0330, group=12, driver="xhci_hcd", module_users=1)
+    assert whole(host).answer is Answer.NOT_NOW
+    assert "its driver nvidia and xhci_hcd is in use" in whole(host).hurdles[0].text
+    host.write("sys/module/xhci_hcd/refcnt", "0\n")
+    assert whole(host).answer is Answer.YES
+
+
+def test_a_card_that_may_have_the_kernels_console_is_told(host: GpuHost) -> None:
+    host.add_geforce(driver="nouveau", module_users=1)
+    (host.device(GEFORCE) / "graphics/fb0").mkdir(parents=True)
+    host.write("sys/class/vtconsole/vtcon0/name", "(S) dummy device\n")
+    host.write("sys/class/vtconsole/vtcon0/bind", "1\n")
+    host.write("sys/class/vtconsole/vtcon1/name", "(M) frame buffer device\n")
+    host.write("sys/class/vtconsole/vtcon1/bind", "1\n")
+    assert whole(host).answer is Answer.NOT_NOW
+    assert whole(host).hurdles[-1] == Hurdle(
+        "the kernel's console vtcon1 may be on it",
+        "echo 0 | sudo tee /sys/class/vtconsole/vtcon1/bind",
+    )
+    host.write("sys/class/vtconsole/vtcon1/bind", "0\n")
+    assert whole(host).answer is Answer.YES
 
 
 def test_what_an_ordinary_user_cannot_see_is_said(host: GpuHost) -> None:
     host.add_geforce(driver="nvidia", module_users=40)
-    host.add_process(700, "sleep")
-    descriptors = host.root / "proc/700/fd"
-    descriptors.rename(host.root / "gone")
-    host.hide(descriptors)
+    hide_a_process(host)
     assert [one.text for one in whole(host).hurdles] == [
         "its driver nvidia is in use: give the card to vfio-pci at boot",
         "processes of other users may have it open: they cannot be seen",
@@ -302,26 +336,73 @@ def test_a_card_with_the_default_route_behind_it_stays(
     )
 
 
-STATES = {
-    "free": lambda host: None,
-    "bound": lambda host: host.bind(GEFORCE, "nvidia"),
-    "in use": lambda host: host.bind(GEFORCE, "nvidia", 3),
-    "boot display": lambda host: host.set(GEFORCE, boot_vga="1"),
-    "shared": lambda host: host.add(NIC, (INTEL, 0x1533), NETWORK, group=12),
-    "no IOMMU": lambda host: host.switch_iommu_off(),
+def hide_a_process(host: GpuHost) -> None:
+    host.add_process(700, "sleep")
+    descriptors = host.root / "proc/700/fd"
+    descriptors.rename(host.root / "gone")
+    host.hide(descriptors)
+
+
+def open_by(host: GpuHost, node: str) -> None:
+    host.bind(GEFORCE, "nvidia", 3)
+    host.write(f"proc/driver/nvidia/gpus/{GEFORCE}/information", "Device Minor: \t 0\n")
+    (host.device(SOUND) / "sound/card1").mkdir(parents=True)
+    host.add_process(812, "some", node)
+
+
+def hidden(host: GpuHost) -> None:
+    host.bind(GEFORCE, "nvidia", 3)
+    hide_a_process(host)
+
+
+STATES: dict[str, tuple[Callable[[GpuHost], object], bool]] = {
+    "free": (lambda host: None, True),
+    "bound": (lambda host: host.bind(GEFORCE, "nvidia"), True),
+    "counted": (lambda host: host.bind(GEFORCE, "nvidia", 3), True),
+    "counted, and users are hidden": (hidden, False),
+    "not counted, and users are hidden": (hide_a_process, True),
+    "open": (lambda host: open_by(host, "/dev/nvidia0"), False),
+    "its sound is open": (lambda host: open_by(host, "/dev/snd/controlC1"), False),
+    "another card is open": (lambda host: open_by(host, "/dev/nvidia1"), True),
+    "open by a VM": (
+        lambda host: (
+            host.bind(GEFORCE, "vfio-pci"),
+            host.add_process(2000, "qemu-system-x86", "/dev/vfio/12"),
+        ),
+        False,
+    ),
+    "boot display": (lambda host: host.set(GEFORCE, boot_vga="1"), False),
+    "shared": (lambda host: host.add(NIC, (INTEL, 0x1533), NETWORK, group=12), False),
+    "no IOMMU": (lambda host: host.switch_iommu_off(), False),
 }
 
 
+@pytest.mark.fault("S27", "one card in twelve states: gpu explain and a start agree")
 @pytest.mark.parametrize("state", STATES)
 def test_the_answer_is_that_of_a_start(host: GpuHost, state: str) -> None:
     host.add_geforce()
-    STATES[state](host)
-    asked = [AnyDevice(GEFORCE), AnyDevice(SOUND)]
-    checks = check_passthrough(
-        asked, read_pci_devices(host.root), uplinks=(), iommu=read_iommu(host.root)
-    )
-    is_refused = any(check.status is Status.FAILURE for check in checks)
-    assert (whole(host).answer is Answer.YES) is not is_refused
+    change, is_free = STATES[state]
+    change(host)
+    facts = replace(read_facts(), routes=())
+    nodes = nodes_of(read_hpc())
+    functions = {"compute-01": (GEFORCE, SOUND)}
+    checks = check_devices(nodes, functions, facts, machine=host.root)
+    failures = {check.found for check in checks if check.status is Status.FAILURE}
+    assert (failures == set()) is is_free
+    assert (whole(host).answer is Answer.YES) is is_free
+    if state.startswith(("open", "its sound", "boot", "no IOMMU")):  # in the same words
+        assert failures <= {one.text for one in whole(host).hurdles}
+
+
+def test_a_node_that_is_on_may_use_its_card(host: GpuHost) -> None:
+    host.add_geforce(driver="vfio-pci")
+    host.bind(SOUND, "vfio-pci")
+    host.add_process(2000, "qemu-system-x86", "/dev/vfio/12")
+    nodes, functions = nodes_of(read_hpc()), {"compute-01": (GEFORCE, SOUND)}
+    facts = replace(read_facts(), routes=())
+    assert check_devices(nodes, functions, facts, on=["compute-01"], machine=host.root) == []
+    [check] = check_devices(nodes, functions, facts, on=["compute-02"], machine=host.root)
+    assert check.found == "qemu-system-x86 (pid 2000, VM) has /dev/vfio/12 open"
 
 
 # Parts
@@ -451,7 +532,8 @@ def test_every_advice_is_a_command_for_a_shell(host: GpuHost) -> None:
     host.add_uhd()
     host.add_radeon()
     unit = "/system.slice/a b;c.service"
-    host.add_process(812, "Xorg", "/dev/dri/card1")
+    host.write(f"proc/driver/nvidia/gpus/{GEFORCE}/information", "Device Minor: \t 0\n")
+    host.add_process(812, "Xorg", "/dev/dri/card1", "/dev/nvidia0")
     host.add_process(813, "odd", "/dev/dri/renderD129", cgroup=unit)
     host.add(NIC, (INTEL, 0x1533), NETWORK, group=12)
     machine = read_machine(host.root)

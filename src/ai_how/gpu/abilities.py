@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ai_how.gpu.inventory import NVIDIA_DRIVER, Machine
+from ai_how.gpu.inventory import NVIDIA_DRIVER, Machine, use_of
 from ai_how.gpu.models import Gpu, VgpuWay
 from ai_how.gpu.remedies import (
     remove_vfs,
     take_at_boot,
-    take_now,
     users_in_the_way,
 )
 from ai_how.host.checks import Status
@@ -67,9 +66,17 @@ def abilities_of(gpu: Gpu, machine: Machine) -> tuple[Ability, Ability, Ability]
 
 
 def whole_of(gpu: Gpu, machine: Machine) -> Ability:
-    """Whether a start would accept all functions of the card, and whether somebody has it open."""
+    """Whether a start would accept all functions of the card, and whether it is divided."""
     asked = [AnyDevice(one.address) for one in gpu.functions]
-    found = find_obstacles(asked, machine.devices, uplinks=machine.uplinks, iommu=machine.iommu)
+    kinds = [(one.address, one.kind) for one in gpu.functions]
+    hides_some = gpu.hides_users or gpu.console is not None
+    found = find_obstacles(
+        asked,
+        machine.devices,
+        uplinks=machine.uplinks,
+        iommu=machine.iommu,
+        uses=use_of(gpu.address, kinds, gpu.users, hides_some=hides_some),
+    )
     unknown = _unknown_for_whole(gpu, machine)
     failures = [
         one
@@ -108,7 +115,7 @@ def _hurdles_of_whole(gpu: Gpu, machine: Machine, failures: list[Obstacle]) -> I
         elif one.reason is Reason.BOOT_DISPLAY:
             advice = "choose another card as the primary display in the firmware's set-up"
             yield Hurdle(one.text, advice, one.reason)
-        elif one.reason is not Reason.DRIVER_IN_USE:
+        elif one.reason not in (Reason.DRIVER_IN_USE, Reason.OPENED):
             yield Hurdle(f"{one.address}: {one.text}", one.advice, one.reason)
     if gpu.sriov.vfs:
         text = f"it is divided into {_count(len(gpu.sriov.vfs), 'VF')}"
@@ -118,24 +125,26 @@ def _hurdles_of_whole(gpu: Gpu, machine: Machine, failures: list[Obstacle]) -> I
     if is_boot_display:
         return  # whoever uses it goes on doing so: the host keeps the card
     for text, advice in users_in_the_way(gpu.users):
-        yield Hurdle(text, advice)
-    if in_use:
-        yield from _driver_in_use(gpu, machine, in_use)
+        yield Hurdle(text, advice, Reason.OPENED)
+    yield from _driver_in_use(gpu, machine, in_use)
 
 
 def _driver_in_use(gpu: Gpu, machine: Machine, in_use: list[Obstacle]) -> Iterator[Hurdle]:
-    """A start refuses a card whose module is in use, though that may be for another card."""
-    drivers = dict.fromkeys(str(machine.devices[one.address].driver) for one in in_use)
-    named = " and ".join(drivers)
-    if gpu.users or gpu.hides_users:
+    """What keeps the host's drivers from a card that is used, or may be by users that are hidden.
+
+    The count of a driver's users is for all its cards.
+    """
+    functions = [machine.devices[one.address] for one in gpu.functions]
+    drivers = [one.driver for one in functions if one.driver_users and one.driver != VFIO]
+    if drivers and (in_use or gpu.users):
+        named = " and ".join(dict.fromkeys(map(str, drivers)))
         text = f"its driver {named} is in use: give the card to {VFIO} at boot"
         advice = take_at_boot(gpu, machine.devices, is_debian=machine.has_initramfs_tools)
         yield Hurdle(text, advice, Reason.DRIVER_IN_USE)
-    else:
-        text = f"no process has it open, but its driver {named} counts as in use"
-        advice = take_now([one.address for one in in_use])
-        yield Hurdle(text, advice, Reason.DRIVER_IN_USE)
-    if gpu.hides_users:
+    if in_use and gpu.console:
+        text = f"the kernel's console {gpu.console} may be on it"
+        yield Hurdle(text, f"echo 0 | sudo tee /sys/class/vtconsole/{gpu.console}/bind")
+    if in_use and gpu.hides_users:
         text = "processes of other users may have it open: they cannot be seen"
         yield Hurdle(text, advice=f"sudo ai-how gpu explain {gpu.address}")
 

@@ -1,18 +1,20 @@
 """All GPUs of the host, from sysfs and /proc; nothing is opened, loaded or changed."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ai_how.errors import HostError, SpecError
-from ai_how.gpu.models import Function, FunctionKind, Gpu
+from ai_how.gpu.models import Function, FunctionKind, Gpu, Sriov, User
 from ai_how.gpu.nvidia_smi import SmiAnswer, SmiCard, ask_nvidia_smi
 from ai_how.gpu.pci_names import PciNames, read_pci_names
+from ai_how.gpu.remedies import users_in_the_way
 from ai_how.gpu.sysfs import (
     directory_of,
     find_unreadable,
     read_bars,
+    read_console,
     read_link,
     read_mdev_types,
     read_memory_mib,
@@ -22,7 +24,7 @@ from ai_how.gpu.sysfs import (
 from ai_how.gpu.users import Processes, nodes_of_card, read_processes, users_of
 from ai_how.host.iommu import Iommu, read_iommu
 from ai_how.host.network_facts import read_kernel_routes, uplinks_of
-from ai_how.host.pci import BRIDGE_CLASS, PciDevice, read_pci_devices
+from ai_how.host.pci import BRIDGE_CLASS, CardUse, PciDevice, read_pci_devices
 from ai_how.host.reading import read_number, read_text
 
 _KINDS = {
@@ -35,6 +37,10 @@ _KINDS = {
     0x0C80: FunctionKind.UCSI,  # NVIDIA's USB Type-C controller
 }
 _CARDS = (0x03, 0x12)
+_WITH_NODES = (
+    *(FunctionKind.VGA, FunctionKind.THREE_D, FunctionKind.DISPLAY),
+    *(FunctionKind.ACCELERATOR, FunctionKind.AUDIO),
+)
 NVIDIA_DRIVER = "nvidia"
 PATIENCE_S = 5.0  # with nvidia-smi, which wakes each card that nobody uses
 # MIG user guide, "Supported GPUs"; used only where nvidia-smi does not say it.
@@ -97,6 +103,33 @@ def find_cards(devices: Iterable[PciDevice], root: Path) -> list[PciDevice]:
     return list(cards.values())
 
 
+def read_uses(devices: dict[str, PciDevice], root: Path) -> dict[str, CardUse]:
+    """Who has the cards open, for each function that has device nodes; asks no program."""
+    cards = find_cards(devices.values(), root)
+    processes = read_processes(root) if cards else Processes((), hides_some=False)
+    found: dict[str, CardUse] = {}
+    for card in cards:
+        slot = _slot_of(root, card, devices)
+        users = _users_of(root, slot, read_sriov(root, card.address, devices), processes)
+        kinds = [(one.address, kind_of(one)) for one in slot]
+        console = read_console(root, directory_of(root, card.address))
+        hides_some = processes.hides_some or console is not None
+        found |= use_of(card.address, kinds, users, hides_some=hides_some)
+    return found
+
+
+def use_of(
+    card: str,
+    kinds: Iterable[tuple[str, FunctionKind]],
+    users: Sequence[User],
+    *,
+    hides_some: bool,
+) -> dict[str, CardUse]:
+    """The use of a card by its functions, given with their kinds; of a USB port it says nothing."""
+    use = CardUse(card, tuple(users_in_the_way(users)), hides_some)
+    return {address: use for address, kind in kinds if kind in _WITH_NODES}
+
+
 def get_gpu(gpus: Iterable[Gpu], asked: str) -> Gpu:
     """The card of an address, with or without domain; any function of the card names it.
 
@@ -133,16 +166,8 @@ def _read_gpu(
     told: SmiCard | None,
 ) -> Gpu:
     directory = directory_of(root, seen.address)
-    # In the slot of a GPU in a processor are also its USB controllers, of another vendor id.
-    slot = [
-        one
-        for one in devices.values()
-        if (one.slot, one.vendor_id) == (seen.slot, seen.vendor_id) and not _is_vf(root, one)
-    ]
+    slot = _slot_of(root, seen, devices)
     sriov = read_sriov(root, seen.address, devices)
-    vfs = {one.address: one.iommu_group for one in sriov.vfs}
-    # A function in vfio's hands has its group's node; that is the use of the whole card.
-    nodes = nodes_of_card(root, {one.address: one.iommu_group for one in slot} | vfs)
     vendor, chip, name = _name(root, seen, names, told)
     return Gpu(
         address=seen.address,
@@ -155,8 +180,9 @@ def _read_gpu(
         neighbours=_neighbours(slot, devices, names),
         driver=seen.driver,
         module_users=seen.driver_users,
-        users=tuple(users_of(nodes, seen.driver, processes)),
+        users=_users_of(root, slot, sriov, processes),
         hides_users=processes.hides_some,
+        console=read_console(root, directory),
         is_boot_display=None if "boot_vga" in seen.withheld else seen.is_boot_display,
         monitors=read_monitors(directory),
         numa_node=read_number(directory / "numa_node"),  # -1, for none, is no number to it
@@ -169,6 +195,27 @@ def _read_gpu(
         can_mig=_can_mig(vendor, name, told, is_named=name != _numbered(vendor, seen)),
         unknown=find_unreadable(directory, seen),
     )
+
+
+def _slot_of(root: Path, card: PciDevice, devices: Mapping[str, PciDevice]) -> list[PciDevice]:
+    """The functions of a card, itself among them."""
+    # In the slot of a GPU in a processor are also its USB controllers, of another vendor id.
+    return [
+        one
+        for one in devices.values()
+        if (one.slot, one.vendor_id) == (card.slot, card.vendor_id) and not _is_vf(root, one)
+    ]
+
+
+def _users_of(
+    root: Path, slot: list[PciDevice], sriov: Sriov, processes: Processes
+) -> tuple[User, ...]:
+    """Who has the card of these functions open; its driver is that of its first GPU function."""
+    vfs = {one.address: one.iommu_group for one in sriov.vfs}
+    # A function in vfio's hands has its group's node; that is the use of the whole card.
+    nodes = nodes_of_card(root, {one.address: one.iommu_group for one in slot} | vfs)
+    driver = next(one.driver for one in slot if one.base_class in _CARDS)
+    return tuple(users_of(nodes, driver, processes))
 
 
 def kind_of(seen: PciDevice) -> FunctionKind:

@@ -181,6 +181,7 @@ class Gpu:
     module_users: int
     users: tuple[User, ...]
     hides_users: bool
+    console: str | None  # vtcon1: the kernel's console, where it may be on this card
     is_boot_display: bool | None
     monitors: tuple[str, ...]
     numa_node: int | None

@@ -60,11 +60,6 @@ def take_at_boot(gpu: Gpu, devices: Mapping[str, PciDevice], *, is_debian: bool)
     return f"printf '{text}' | sudo tee {MODPROBE_FILE} && {image}  # then reboot"
 
 
-def take_now(addresses: Sequence[str]) -> str:
-    """Bind functions that nobody has open to VFIO, now and after each boot."""
-    return " && ".join(f"sudo driverctl set-override {one} {VFIO}" for one in addresses)
-
-
 def remove_vfs(gpu: Gpu, sriov_manage: str) -> str:
     """Give the card its VFs back."""
     if gpu.is_nvidia:

@@ -64,6 +64,16 @@ def read_memory_mib(directory: Path) -> int | None:
     return None if size is None else size >> 20
 
 
+def read_console(root: Path, directory: Path) -> str | None:
+    """The kernel's console on framebuffers, if the card has one; which it uses is not told."""
+    if not any(one.name.startswith("fb") for one in entries(directory / "graphics")):
+        return None
+    for one in entries(root / "sys/class/vtconsole"):
+        if "frame buffer" in (read_text(one / "name") or "") and read_text(one / "bind") == "1":
+            return one.name
+    return None
+
+
 def read_monitors(directory: Path) -> tuple[str, ...]:
     """The connectors with a monitor: `drm/card0/card0-DP-1/status` is `connected`."""
     return tuple(

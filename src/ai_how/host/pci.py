@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from ai_how.host.checks import Check, Status
@@ -56,6 +57,7 @@ class Reason(StrEnum):
     DISKS = auto()
     NO_IOMMU = auto()
     GROUP = auto()
+    OPENED = auto()
     DRIVER_IN_USE = auto()
     DRIVER_BOUND = auto()
 
@@ -69,6 +71,21 @@ class Obstacle:
     status: Status
     text: str
     advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CardUse:
+    """Who has the card open that a function belongs to: each in words, with what ends it.
+
+    With `hides_some` there are processes whose open files cannot be seen.
+    """
+
+    card: str
+    users: tuple[tuple[str, str], ...] = ()
+    hides_some: bool = False
+
+
+NO_USES: Mapping[str, CardUse] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +135,21 @@ def check_passthrough(
     *,
     uplinks: Collection[str],
     iommu: Iommu,
+    uses: Mapping[str, CardUse] = NO_USES,
     force: bool = False,
 ) -> list[Check]:
     """Why devices must not be passed through; `uplinks` are the interfaces with a default route.
 
-    A driver that is in use is a failure unless `force`; one that is only bound is a warning. A
-    device without problems has no check.
+    A device that is in use is a failure unless `force`; a driver that is only bound is a warning. A
+    device without problems has no check. `uses` are those of cards, by the address of a function.
+    The kernel counts the users of a driver for all devices that it has, so that count decides only
+    for devices without a use, and where some users are hidden.
     """
     return [
         Check(f"pci {found.address}", found.status, found.text, found.advice)
-        for found in find_obstacles(asked, devices, uplinks=uplinks, iommu=iommu, force=force)
+        for found in find_obstacles(
+            asked, devices, uplinks=uplinks, iommu=iommu, uses=uses, force=force
+        )
     ]
 
 
@@ -137,9 +159,11 @@ def find_obstacles(
     *,
     uplinks: Collection[str],
     iommu: Iommu,
+    uses: Mapping[str, CardUse] = NO_USES,
     force: bool = False,
 ) -> list[Obstacle]:
     """The same as `check_passthrough`, with the reasons as data."""
+    told: set[str] = set()
     wanted = {device.pci_address.lower() for device in asked}
     found: list[Obstacle] = []
     for device in asked:
@@ -158,8 +182,17 @@ def find_obstacles(
             Obstacle(address, reason, Status.FAILURE, text, advice)
             for reason, text, advice in refusals
         ]
-        if not refusals:
-            found += _driver_obstacles(address, seen, force=force)
+        if refusals:
+            continue
+        use = uses.get(seen.address)
+        if use and use.users and not force:
+            if use.card not in told:
+                found += _opened(address, use)
+            told.add(use.card)
+        else:
+            counts = use is None or use.hides_some
+            is_used = counts and seen.driver_users > 0 and not force
+            found += _driver_obstacles(address, seen, is_used=is_used)
     return found
 
 
@@ -220,11 +253,17 @@ def _group_refusals(
     return [(Reason.GROUP, shared, show)]
 
 
-def _driver_obstacles(address: str, seen: PciDevice, *, force: bool) -> list[Obstacle]:
+def _opened(address: str, use: CardUse) -> list[Obstacle]:
+    return [
+        Obstacle(address, Reason.OPENED, Status.FAILURE, text, advice) for text, advice in use.users
+    ]
+
+
+def _driver_obstacles(address: str, seen: PciDevice, *, is_used: bool) -> list[Obstacle]:
     if seen.driver in (None, VFIO):
         return []
     advice = f"sudo virsh nodedev-detach pci_{seen.address.replace(':', '_').replace('.', '_')}"
-    if seen.driver_users and not force:
+    if is_used:
         text = f"its driver {seen.driver} is in use"
         return [Obstacle(address, Reason.DRIVER_IN_USE, Status.FAILURE, text, advice)]
     text = f"it is detached from its driver {seen.driver} while the VM runs"

@@ -67,7 +67,8 @@ def check_host(
     asked = desired.section.hardware.acceleration.performance
     nodes = [node for node, _ in desired.nodes]
     facts = read_facts(directories=(place.storage.root,))
-    checks = check_devices(nodes, desired.functions, facts, machine=machine)
+    on = [one.name for one in desired.state.nodes if seen.is_on(one)]
+    checks = check_devices(nodes, desired.functions, facts, on=on, machine=machine)
     checks += check_shares(nodes, place)
     cost = CapacityRequest(
         vms=len(off),

@@ -1,13 +1,20 @@
 """Whether the host can do without the PCI devices that the nodes of a file get."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from ai_how.gpu.inventory import read_uses
 from ai_how.host.checks import Check
 from ai_how.host.facts import HostFacts
 from ai_how.host.iommu import read_iommu
 from ai_how.host.network_facts import uplinks_of
-from ai_how.host.pci import AnyDevice, AskedDevice, check_passthrough, read_pci_devices
+from ai_how.host.pci import (
+    AnyDevice,
+    AskedDevice,
+    CardUse,
+    check_passthrough,
+    read_pci_devices,
+)
 from ai_how.spec.nodes import Node
 
 
@@ -16,19 +23,28 @@ def check_devices(
     functions: Mapping[str, Sequence[str]],
     facts: HostFacts,
     *,
+    on: Collection[str] = (),
     machine: Path = Path("/"),
 ) -> list[Check]:
     """Whether the devices can be passed through, and the host does not need them itself.
 
-    `functions` are those of the cards of each node, by its name.
+    `functions` are those of the cards of each node, by its name. A node that is `on` may use what
+    it has.
     """
     asked: list[AskedDevice] = []
+    used_by_nodes: set[str] = set()
     for node in nodes:
-        asked += [AnyDevice(address) for address in functions.get(node.name, ())]
-        asked += node.pcie_devices
+        own: list[AskedDevice] = [AnyDevice(one) for one in functions.get(node.name, ())]
+        own += node.pcie_devices
+        asked += own
+        if node.name in on:
+            used_by_nodes |= {one.pci_address for one in own}
     if not asked:
         return []
+    devices = read_pci_devices(machine)
+    uses = {
+        address: CardUse(use.card) if address in used_by_nodes else use
+        for address, use in read_uses(devices, machine).items()
+    }
     uplinks = uplinks_of(facts.routes or ())
-    return check_passthrough(
-        asked, read_pci_devices(machine), uplinks=uplinks, iommu=read_iommu(machine)
-    )
+    return check_passthrough(asked, devices, uplinks=uplinks, iommu=read_iommu(machine), uses=uses)

@@ -114,7 +114,7 @@ def estimate(
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *of_cards,
-            *check_devices(nodes, functions, facts, machine=machine),
+            *check_devices(nodes, functions, facts, on=running, machine=machine),
             *check_device_users(devices_of(nodes, functions), users),
             *check_shares(nodes, place),
             *_image_checks(nodes, catalogue, kind),
