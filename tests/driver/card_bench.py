@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from gpu_host import AUDIO, NVIDIA, VGA, GpuHost
 
 from ai_how.clusters.manager import ClusterManager
 from ai_how.images.manifest import DISK
@@ -25,6 +24,7 @@ from ai_how.state.cluster_state import read_state
 from ai_how.state.paths import Roots, default_roots
 from bare_kind import BARE
 from cluster_bench import make_image
+from gpu_host import AUDIO, NVIDIA, VGA, GpuHost
 
 URI = "test:///default"
 CARD, CARD_SOUND = "0000:65:00.0", "0000:65:00.1"

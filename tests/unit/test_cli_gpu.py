@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 from cli_runner import Cli
+from test_nvidia_smi import Smi
+from test_state_models import cluster_state, node
+
+from ai_how.cli import main
+from ai_how.state.cluster_state import write_state
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from gpu_host import (
     A40,
     GEFORCE,
@@ -22,12 +28,6 @@ from gpu_host import (
     UHD,
     GpuHost,
 )
-from test_nvidia_smi import Smi
-from test_state_models import cluster_state, node
-
-from ai_how.cli import main
-from ai_how.state.cluster_state import write_state
-from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
 NARROW = 80
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"

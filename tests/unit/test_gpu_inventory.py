@@ -4,6 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ai_how.errors import HostError, SpecError
+from ai_how.gpu.inventory import Machine, get_gpu, read_address, read_machine
+from ai_how.gpu.models import (
+    Bar,
+    Function,
+    FunctionKind,
+    Gpu,
+    Link,
+    MdevType,
+    Sriov,
+    VgpuType,
+    VgpuWay,
+    VirtualFunction,
+)
+from ai_how.host.pci import DEVICES
 from gpu_host import (
     A40,
     AMD,
@@ -24,22 +40,6 @@ from gpu_host import (
     VGA,
     GpuHost,
 )
-
-from ai_how.errors import HostError, SpecError
-from ai_how.gpu.inventory import Machine, get_gpu, read_address, read_machine
-from ai_how.gpu.models import (
-    Bar,
-    Function,
-    FunctionKind,
-    Gpu,
-    Link,
-    MdevType,
-    Sriov,
-    VgpuType,
-    VgpuWay,
-    VirtualFunction,
-)
-from ai_how.host.pci import DEVICES
 
 
 @pytest.fixture

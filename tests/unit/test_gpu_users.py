@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from gpu_host import GEFORCE, L40S, RADEON, RADEON_SOUND, T4, GpuHost
 
 from ai_how.gpu.inventory import read_machine
 from ai_how.gpu.models import Container, Gpu, Unit, User, UserKind
 from ai_how.gpu.users import find_container, find_unit
+from gpu_host import GEFORCE, L40S, RADEON, RADEON_SOUND, T4, GpuHost
 
 ID = "0123456789ab" * 5 + "cdef"
 SCOPE = f"/system.slice/docker-{ID}.scope"

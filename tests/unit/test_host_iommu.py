@@ -4,10 +4,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from gpu_host import AMD_CPU, INTEL_CPU, GpuHost
 
 from ai_how.host.iommu import BootLoader, Iommu, Maker, read_iommu, why_off
 from ai_how.process import run
+from gpu_host import AMD_CPU, INTEL_CPU, GpuHost
 
 GUEST_CPU = "vendor_id : GenuineIntel\nflags : fpu hypervisor vmx\n"
 

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from gpu_host import GEFORCE, H100, NVIDIA, RADEON, THREE_D, GpuHost
 
 from ai_how.errors import HostError
 from ai_how.gpu.inventory import read_machine
 from ai_how.gpu.models import Mig, MigProfile
 from ai_how.gpu.nvidia_smi import SmiAnswer, SmiCard, ask_nvidia_smi, read_cards, read_profiles
+from gpu_host import GEFORCE, H100, NVIDIA, RADEON, THREE_D, GpuHost
 
 HEAD = """\
 <?xml version="1.0" ?>
