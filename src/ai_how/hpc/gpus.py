@@ -7,11 +7,10 @@ since). Configless nodes do not fetch that file, and keep it when they fetch the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from uuid import UUID, uuid5
 
 from ai_how.guest.base_identity import Entry
+from ai_how.hpc.guest_file import read_guest_file
 from ai_how.hpc.slurm_config import SlurmNode
 from ai_how.spec.gpus import SimulatedGpusSpec
 from ai_how.spec.mig import find_card, sorted_slices
@@ -207,17 +206,12 @@ def gpu_entries(cards: Sequence[Card], node: SlurmNode) -> Iterator[Entry]:
     yield Entry("etc/ai-how/gpus", render_list(cards, node if node.autodetect else None))
     fake = "" if node.autodetect else render_fake_gpus(cards, node)
     yield Entry("etc/ai-how/fake_gpus.conf", fake)
-    yield Entry("etc/ai-how/make-gpus", _guest_file("make-gpus"))
-    yield Entry("etc/ai-how/nvidia-smi", _guest_file("nvidia-smi"), 0o755)
+    yield Entry("etc/ai-how/make-gpus", read_guest_file("make-gpus"))
+    yield Entry("etc/ai-how/nvidia-smi", read_guest_file("nvidia-smi"), 0o755)
     yield Entry(f"etc/systemd/system/{GPUS_UNIT}", _UNIT)
 
 
 def gres_entries() -> Iterator[Entry]:
     """The files of a controller whose slurmctld has to start again for other GPUs."""
-    yield Entry("etc/ai-how/restart-for-gres", _guest_file("restart-for-gres"))
+    yield Entry("etc/ai-how/restart-for-gres", read_guest_file("restart-for-gres"))
     yield Entry(f"etc/systemd/system/{GRES_UNIT}", _GRES_UNIT)
-
-
-@cache
-def _guest_file(name: str) -> str:
-    return (files("ai_how.hpc") / "guest_files" / name).read_text("utf-8")

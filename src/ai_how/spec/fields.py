@@ -306,6 +306,10 @@ GresType = Annotated[
         "a lower-case letter, then at most 39 of a-z, 0-9, `_`, `.` and `-`",
     ),
 ]
+MigProfile = Annotated[
+    str,
+    Matching(r"[1-7]g\.[0-9]{1,3}gb(\+[a-z.]{1,12})?", "a MIG profile such as 1g.10gb"),
+]
 PartitionName = Annotated[
     str,
     Matching(

@@ -9,10 +9,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 # Tags of unions. They appear in pydantic's locations; `without_tags` removes them.
-NODE, GROUP, LIST, POOLS = "<node>", "<group>", "<list>", "<pools>"
+NODE, GROUP, LIST, POOLS, LAYOUT = "<node>", "<group>", "<list>", "<pools>", "<layout>"
 # What pydantic puts behind a key that is wrong itself.
 _KEY = "[key]"
-_TAGS = frozenset((NODE, GROUP, LIST, POOLS, _KEY))
+_TAGS = frozenset((NODE, GROUP, LIST, POOLS, LAYOUT, _KEY))
 
 
 def without_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
