@@ -76,12 +76,16 @@ def start_with(cluster, old, new):
 
 def test_slurm_has_what_it_found(cluster):
     assert cluster.status()["is_ready"]
-    nodes = cluster.ssh("controller", "sinfo -h -N -o '%N %G'").splitlines()
-    assert [line.split() for line in nodes] == [
-        ["compute-01", "gpu:a100:4"],
-        ["compute-02", "gpu:3g.20gb:2,gpu:1g.5gb:6"],
-        ["compute-03", "gpu:a30:2"],
-    ]
+    counts = {
+        name: {one["type"]: one["count"] for one in node["gpus"]}
+        for name, node in cluster.nodes().items()
+        if name != "controller"
+    }
+    assert counts == {
+        "compute-01": {"a100": 4},
+        "compute-02": {"3g.20gb": 2, "1g.5gb": 6},
+        "compute-03": {"a30": 2},
+    }
     for name, lists in (("compute-01", ["gres.conf"]), ("compute-03", ["fake_gpus.conf"])):
         told = cluster.execute(name, f"cd {CACHE} && grep -l {name} gres.conf; ls fake* || :")
         assert told.split() == lists

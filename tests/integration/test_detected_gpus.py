@@ -270,6 +270,25 @@ def test_slurm_detects_nothing_for_a_node_that_is_told(system: System, tmp_path:
     assert said == "pynvml.NVMLError_DriverNotLoaded: Driver Not Loaded\n"
 
 
+def test_the_drivers_files_come_and_go_with_the_slices(system: System, tmp_path: Path) -> None:
+    system.become(tmp_path, by_nvml(GPUS["slices"]))
+    minors = "/proc/driver/nvidia-caps/mig-minors"
+    again = "/bin/busybox sh /etc/ai-how/make-gpus"
+    said = system.call(
+        f"cat {minors}; {again}; wc -l < {minors}\n"
+        f": > /etc/ai-how/gpus; {again}; ls {minors} /dev/nvidia* 2>&1 || :"
+    ).stdout.splitlines()
+    assert said[:4] == [
+        "gpu0/gi1/access 12",
+        "gpu0/gi1/ci0/access 13",
+        "gpu0/gi3/access 30",
+        "gpu0/gi3/ci0/access 31",
+    ]
+    # Two lines for each of three slices of two cards.
+    assert said[12] == "12"
+    assert [line for line in said[13:] if "No such file" not in line] == ["/dev/nvidia-caps:"]
+
+
 def test_programs_see_the_cards_by_pynvml(system: System, tmp_path: Path) -> None:
     system.become(tmp_path, by_nvml(GPUS["whole"]))
     seen, after = look(system)
