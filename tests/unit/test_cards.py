@@ -105,6 +105,31 @@ def test_what_is_named_and_is_no_card_is_told_with_what_there_is(host: GpuHost) 
     )
 
 
+def test_cards_that_are_to_be_divided_are_chosen_among_those_with_mig(host: GpuHost) -> None:
+    assert assign(facts(host), '{count: 1, mig: {"1g.10gb": 7}}')["compute-01"].cards == (THIRD,)
+    # A card that is not divided may be any.
+    assert assign(facts(host), "{count: 1, mig: {}}")["compute-01"].cards == (GEFORCE,)
+
+
+def test_a_card_that_cannot_be_divided_so_is_told_before_the_start(host: GpuHost) -> None:
+    none = f"{GEFORCE}, which compute-01 is to divide by `mig`, has no MIG: it is "
+    assert refusal(facts(host), f'{{pci: "{GEFORCE}", mig: {{"1g.10gb": 1}}}}') == (
+        f"{none}NVIDIA GeForce RTX 4090",
+        [],
+        f"ai-how gpu explain {GEFORCE}",
+    )
+    has = ["with 80 GB it has: 1g.10gb, 1g.20gb, 2g.20gb, 3g.40gb, 4g.40gb, 7g.80gb"]
+    for layout, told in (
+        ('{"1g.5gb": 1}', "1 x 1g.5gb"),
+        ('{"3g.40gb": 2, "1g.10gb+me": 1}', "2 x 3g.40gb, 1 x 1g.10gb+me"),
+    ):
+        assert refusal(facts(host), f'{{pci: "{THIRD}", mig: {layout}}}') == (
+            f"{THIRD} (NVIDIA H100 SXM5 80GB) cannot be divided into {told}, as compute-01 asks",
+            has,
+            f"ai-how gpu explain {THIRD}",
+        )
+
+
 def test_free_cards_are_chosen_in_order_and_no_two_nodes_share_one(host: GpuHost) -> None:
     names = ("compute-01", "compute-02", "compute-03")
     group = "{count: 1, model: rtx 4090}, count: 2"

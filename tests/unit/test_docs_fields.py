@@ -10,7 +10,7 @@ from ai_how.spec.models import ClusterFile
 from ai_how.spec.shape import fields_of, models_in
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cluster-file.md"
-ROW = re.compile(r"^\| (?:\*\*)?`([a-z0-9_]+)`(?:\*\*)? \|", re.MULTILINE)
+ROW = re.compile(r"^\| (?:\*\*)?`([a-z0-9_-]+)`(?:\*\*)? \|", re.MULTILINE)
 
 
 def every_model() -> dict[str, type[Spec]]:

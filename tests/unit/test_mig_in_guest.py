@@ -148,8 +148,9 @@ def test_slices_in_use_are_named_and_nothing_is_made(guest: Guest) -> None:
 
 
 def test_mig_is_switched_off_where_no_slices_are_asked_for(guest: Guest) -> None:
-    guest.has(gpu0={"mode": "Enabled", "pending": "Enabled"}, gpu1={})
-    assert guest.apply("0\t\n1\t\n").returncode == 0
+    never = {"mode": "[N/A]", "pending": "[N/A]"}
+    guest.has(gpu0={"mode": "Enabled", "pending": "Enabled"}, gpu1={}, gpu2=never)
+    assert guest.apply("0\t\n1\t\n2\t\n").returncode == 0
     assert guest.gpu(0)["mode"] == "Disabled"
     assert guest.changes == [["-i", "0", "-mig", "0"]]
 

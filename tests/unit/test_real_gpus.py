@@ -7,8 +7,10 @@ import pytest
 
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
+from ai_how.errors import HostError
 from ai_how.hpc.identities import build_identities, config_digest, ensure_secrets, slurm_nodes
 from ai_how.hpc.plan import plan_start
+from ai_how.hpc.real_gpus import check_mig
 from ai_how.hpc.steps import AwaitReady
 from ai_how.images.manifest import PACKAGES, Image
 from ai_how.state.paths import ClusterPaths, StoragePaths
@@ -109,3 +111,69 @@ def test_ready_gives_a_card_to_the_job_of_a_node_that_has_some(tmp_path: Path):
     inputs = rendering_of(made, StoragePaths(tmp_path), ClusterPaths(tmp_path), {DIGEST: image})
     [step] = [s for s in plan_start(made, Observed(), inputs).steps if isinstance(s, AwaitReady)]
     assert (step.nodes, step.gpu_nodes) == (("compute-01", "compute-02"), ("compute-01",))
+
+
+NVML = (DRIVER, "libnvidia-ml1", "slurm-wlm-nvml-plugin")
+BY_FILE = f"compute_nodes: [{{{NODE}, gpu: GPU}}, {{{NODE}}}]"
+
+
+def with_gpu(gpu: str, image: Image | None) -> DesiredCluster:
+    made = draft_of(read_hpc(nodes=BY_FILE.replace("GPU", gpu)))
+    return replace(made, images={DIGEST: image} if image else {})
+
+
+def node_files(desired: DesiredCluster, directory: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    paths = ClusterPaths(directory)
+    ensure_secrets(desired.state, paths)
+    identity = build_identities(desired, paths, has_host_clock=True)["compute-01"]()
+    return {one.path: str(one.content) for one in identity.entries()}, identity.services()
+
+
+@pytest.mark.parametrize("gpu", ["{count: 2}", '{pci: ["0000:65:00.0", "0000:66:00.0"]}'])
+def test_cards_by_the_gpu_section_are_counted(tmp_path: Path, gpu: str) -> None:
+    ours, other = slurm_nodes(with_gpu(gpu, image_with(tmp_path / "image", DRIVER)))
+    assert (ours.gpus, ours.autodetect) == ({"": 2}, "nvidia")
+    assert other.gpus == {}
+    assert slurm_nodes(with_gpu(gpu, image_with(tmp_path / "other")))[0].gpus == {}
+
+
+def test_a_node_divides_its_cards_before_slurmd_and_slurm_has_the_slices(tmp_path: Path) -> None:
+    image = image_with(tmp_path / "image", *NVML)
+    made = with_gpu('{count: 2, mig: {"1g.10gb": 1, "3g.40gb": 1, "2g.20gb": 1}}', image)
+    check_mig(made)
+    files, services = node_files(made, tmp_path)
+    assert files["etc/ai-how/mig"] == "".join(
+        f"{card}\t3g.40gb,2g.20gb,1g.10gb\n" for card in (0, 1)
+    )
+    assert "etc/ai-how/apply-mig" in files
+    assert services.index("ai-how-mig.service") < services.index("slurmd.service")
+    conf = controller_files(made, tmp_path)
+    assert "Gres=gpu:1g.10gb:2,gpu:2g.20gb:2,gpu:3g.40gb:2 " in conf["etc/slurm/slurm.conf"]
+    assert "NodeName=compute-01 AutoDetect=nvml" in conf["etc/slurm/gres.conf"]
+
+
+def test_cards_are_left_alone_without_mig_and_made_whole_where_it_is_empty(tmp_path: Path) -> None:
+    image = image_with(tmp_path / "image", *NVML)
+    alone, services = node_files(with_gpu("{count: 1}", image), tmp_path)
+    assert "etc/ai-how/mig" not in alone
+    assert "ai-how-mig.service" not in services
+    whole = with_gpu("{count: 1, mig: {}}", image)
+    assert node_files(whole, tmp_path)[0]["etc/ai-how/mig"] == "0\t\n"
+    assert slurm_nodes(whole)[0].gpus == {"": 1}
+    # A running node is told, though SLURM has the same number.
+    assert config_digest(whole) != config_digest(with_gpu("{count: 1}", image))
+
+
+@pytest.mark.parametrize("names", [(), (DRIVER,), NVML[1:]])
+def test_slices_need_an_image_that_can_make_and_find_them(tmp_path: Path, names) -> None:
+    image = image_with(tmp_path / "image", *names)
+    with pytest.raises(HostError, match="compute-01 has `mig`, and its image"):
+        check_mig(with_gpu('{count: 1, mig: {"1g.10gb": 1}}', image))
+    check_mig(with_gpu("{count: 1}", image))
+
+
+def test_to_make_cards_whole_takes_their_driver(tmp_path: Path) -> None:
+    whole = "{count: 1, mig: {}}"
+    check_mig(with_gpu(whole, image_with(tmp_path / "image", DRIVER)))
+    with pytest.raises(HostError, match="lacks NVIDIA's driver"):
+        check_mig(with_gpu(whole, image_with(tmp_path / "other")))

@@ -8,6 +8,7 @@ import pytest
 from test_spec_checks import MDEV, NODE, check
 
 from ai_how.spec.document import json_schema, render_default_file
+from ai_how.spec.gpus import GpuSpec
 from ai_how.spec.mig import CARDS, find_card, fits, sorted_slices
 from ai_how.spec.models import SimulatedGpusSpec
 from cluster_bench import read_hpc
@@ -242,6 +243,75 @@ def test_cards_of_the_host_are_asked_for_in_these_ways(gpu: dict[str, Any]) -> N
 def test_a_wrong_way_to_a_card_is_named(gpu: dict[str, Any], said: str) -> None:
     [found] = of_nodes(gpu)
     assert found.replace("clusters.", "").startswith(f"{HERE}.{said}")
+
+
+SEVEN = {"1g.10gb": 7}
+
+
+@pytest.mark.parametrize(
+    "mig",
+    [
+        SEVEN,
+        {},
+        {"3g.20gb": 1, "1g.5gb+me": 1},
+        [{"devices": "all", "mig-enabled": True, "mig-devices": SEVEN}],
+        [{"devices": [0, 1], "mig-devices": SEVEN}, {"devices": [1], "mig-devices": SEVEN}],
+        [{"devices": "all", "mig-enabled": False}],
+    ],
+)
+def test_mig_of_real_cards_is_one_layout_or_what_mig_parted_reads(mig: Any) -> None:
+    assert of_nodes({"count": 2, "mig": mig}) == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        ({"mig": SEVEN}, "mig: needs `pci` or `count`"),
+        ({"simulated": A100, "mig": SEVEN}, "mig: is of real cards; that of simulated ones is"),
+        ({"count": 1, "mig": {"8g.10gb": 1}}, "mig.'8g.10gb': found '8g.10gb'; allowed: a MI"),
+        ({"count": 1, "mig": {"1g.10gb": 9}}, "mig.'1g.10gb': found '9'; the maximum is 8"),
+        (
+            {"count": 1, "mig": [{"devices": [1], "mig-devices": SEVEN}]},
+            "mig[0].devices: there is no card 1: the node has 1, numbered from 0",
+        ),
+        (
+            {"count": 2, "mig": [{"devices": [1], "mig-devices": SEVEN}]},
+            "mig: card 0 stays whole, and others are divided: SLURM cannot tell them apart",
+        ),
+        (
+            {"count": 1, "mig": [{"mig-enabled": False, "mig-devices": SEVEN}]},
+            "mig[0]: found",
+        ),
+        (
+            {"count": 1, "mig": [{"device-filter": ["0x20B010DE"], "mig-devices": SEVEN}]},
+            "mig[0].device-filter: unknown",
+        ),
+    ],
+)
+def test_a_wrong_layout_of_real_cards_is_named(gpu: dict[str, Any], said: str) -> None:
+    found = of_nodes(gpu)
+    assert any(line.replace("clusters.", "").startswith(f"{HERE}.{said}") for line in found), found
+
+
+def test_a_card_that_is_passed_through_cannot_stay_whole_beside_slices() -> None:
+    device = {"pci_address": "0000:66:00.0", "device_type": "gpu"}
+    passed = {"enabled": True, "devices": [device]}
+    found = of_nodes({"pci": CARD, "mig": SEVEN}, pcie_passthrough=passed)
+    assert any("also has a GPU by `pcie_passthrough`, which stays whole" in line for line in found)
+
+
+def test_of_entries_for_the_same_card_the_last_counts() -> None:
+    spec = GpuSpec.model_validate(
+        {
+            "count": 3,
+            "mig": [
+                {"devices": "all", "mig-devices": SEVEN},
+                {"devices": [1], "mig-enabled": False},
+            ],
+        }
+    )
+    assert spec.cards
+    assert spec.cards.slices == (SEVEN, {}, SEVEN)
 
 
 def test_a_card_belongs_to_one_node() -> None:

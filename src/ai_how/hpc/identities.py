@@ -18,6 +18,7 @@ from ai_how.clusters.secrets import (
 from ai_how.guest.base_identity import Entry, Neighbour, is_below_home, render_archive
 from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.gpus import cards_of, gpu_entries, gres_entries
+from ai_how.hpc.mig import mig_entries
 from ai_how.hpc.node_identity import NodeIdentity
 from ai_how.hpc.real_gpus import real_gpus_of
 from ai_how.hpc.section import hpc_of
@@ -121,6 +122,9 @@ def config_digest(desired: DesiredCluster) -> str:
     text = _slurm_conf(desired) + repr(told) + desired.outside.files.digest
     if any(one.gpus is not None for one in desired.state.nodes):
         text += repr([(node.name, node.gpus) for node, _ in desired.nodes])
+    divided = [(node.name, node.cards.slices) for node, _ in desired.nodes if node.cards]
+    if any(slices is not None for _, slices in divided):
+        text += repr(divided)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -146,7 +150,7 @@ def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState, image: Image | 
         threads_per_core=layout.threads if layout else 1,
         memory_mib=one.memory_mib,
         is_left_off=node is None or not node.auto_start,
-        gpus={"": real.count} if real else one.gpus or {},
+        gpus=real.counts if real else one.gpus or {},
         autodetect=real.autodetect if real else by_nvml,
     )
 
@@ -195,10 +199,12 @@ def _gpu_files(
         needs_restart = not reloads_gres(slurm_version_of(desired, one))
         conf = render_gres_conf(nodes)
         return (Entry("etc/slurm/gres.conf", conf), *(gres_entries() if needs_restart else ()))
+    slices = node.cards.slices if node.cards else None
+    divided = () if slices is None else tuple(mig_entries(slices))
     if one.gpus is None:
-        return ()
+        return divided
     cards = cards_of(node.gpus, one.uuid) if node.gpus else ()
-    return tuple(gpu_entries(cards, common.slurm_nodes[one.name]))
+    return (*divided, *gpu_entries(cards, common.slurm_nodes[one.name]))
 
 
 def _slurm_conf(desired: DesiredCluster) -> str:

@@ -64,10 +64,12 @@ class SlurmCluster:
 
     def check_software(self, desired: "DesiredCluster") -> None:
         from ai_how.hpc.nvml import check_nvml
+        from ai_how.hpc.real_gpus import check_mig
         from ai_how.hpc.versions import check_versions
 
         check_versions(desired)
         check_nvml(desired)
+        check_mig(desired)
 
     def plan_start(
         self,

@@ -12,6 +12,7 @@ from ai_how.guest.base_identity import (
     render_mounts,
 )
 from ai_how.hpc.gpus import GPUS_UNIT, GRES_UNIT
+from ai_how.hpc.mig import MIG_UNIT
 from ai_how.hpc.slurm_config import CONTROLLER_PORT, render_cgroup_conf
 from ai_how.spec.models import VirtioFsMount
 from ai_how.spec.nodes import Role
@@ -51,13 +52,16 @@ class NodeIdentity(BaseIdentity):
         late = (HOME_MOUNTS,) if self._home_mounts else ()
         if self.role is Role.CONTROLLER:
             home = ("nfs-server.service",) if self.home_is_nfs else ()
-            gres = (
-                (GRES_UNIT,) if any(one.path.endswith(GRES_UNIT) for one in self.gpu_files) else ()
-            )
+            gres = self._gpu_units(GRES_UNIT)
             return ("munge.service", *gres, "slurmctld.service", *late, *home, *common)
         home = ("home.mount",) if self.home_is_nfs else ()
-        gpus = (GPUS_UNIT,) if self.gpu_files else ()
+        gpus = self._gpu_units(GPUS_UNIT, MIG_UNIT)
         return ("munge.service", *gpus, *home, *late, "slurmd.service", *common)
+
+    def _gpu_units(self, *known: str) -> tuple[str, ...]:
+        """Those of the units that are among its files."""
+        names = {one.path.rpartition("/")[2] for one in self.gpu_files}
+        return tuple(unit for unit in known if unit in names)
 
     @property
     def early_shares(self) -> tuple[VirtioFsMount, ...]:

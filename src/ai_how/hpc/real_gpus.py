@@ -5,8 +5,12 @@ without NVIDIA's driver in the image SLURM has none, whatever is passed through.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.errors import HostError
+from ai_how.hpc.mig import gres_counts
 from ai_how.hpc.versions import release_of
 from ai_how.images.manifest import Image
 from ai_how.images.packages import packages_of
@@ -23,7 +27,8 @@ _READS_PROC = (24, 11)
 class RealGpus:
     """The cards of a node that SLURM can use."""
 
-    count: int
+    counts: Mapping[str, int]
+    """Slices by their profile; the number of whole cards has no name."""
     autodetect: str
     """The value of `AutoDetect` in gres.conf."""
 
@@ -36,8 +41,31 @@ def real_gpus_of(node: Node, image: Image | None) -> RealGpus | None:
         for device in node.pcie_devices
         if device.device_type == "gpu"
     }
-    autodetect = _autodetect_of(image) if slots and image else None
-    return RealGpus(len(slots), autodetect) if autodetect else None
+    count = len(slots) + (node.cards.total if node.cards else 0)
+    autodetect = _autodetect_of(image) if count and image else None
+    if autodetect is None:
+        return None
+    slices = node.cards.slices if node.cards else None
+    return RealGpus(gres_counts(slices) if slices else {"": count}, autodetect)
+
+
+def check_mig(desired: DesiredCluster) -> None:
+    """Raises HostError where the image of a node with `mig` lacks what divides and finds cards."""
+    for node, one in desired.nodes:
+        image = desired.images.get(one.image_digest)
+        slices = node.cards.slices if node.cards else None
+        if slices is None or image is None:
+            continue
+        found_by = _autodetect_of(image)
+        if found_by is None or (any(slices) and found_by != "nvml"):
+            raise HostError(
+                f"{one.name} has `mig`, and its image {image.name} lacks NVIDIA's driver, or what "
+                "finds slices by it",
+                details=f"It needs the driver, its library libnvidia-ml1, and {_PLUGIN}: describe "
+                "an image with them, and name that as `base_image_path` of the node. A node keeps "
+                "the image that it was made with: destroy it first.",
+                hint="images: {gpus: {with: nvidia}}  # in the cluster file",
+            )
 
 
 def _autodetect_of(image: Image) -> str | None:

@@ -63,7 +63,7 @@ def _section(model: type[Spec], given: Mapping[str, Any] | None, indent: str) ->
     """Every field with its description; fields that are not in `given` are commented out."""
     for key, info in fields_of(model).items():
         value = None if given is None else given.get(key)
-        inner = models_in(info.annotation)
+        inner = () if _is_shown_short(info) else models_in(info.annotation)
         if inner or model is ClusterFile:
             yield ""
         yield from _comment(info, indent)
@@ -81,6 +81,11 @@ def _section(model: type[Spec], given: Mapping[str, Any] | None, indent: str) ->
         else:
             yield f"{mark}{key}:"
             yield from _section(inner[-1], value, f"{indent}  ")
+
+
+def _is_shown_short(info: FieldInfo) -> bool:
+    """Whether it has a short form, of which there is an example, beside one with fields."""
+    return bool(info.examples) and get_origin(info.annotation) not in (dict, tuple)
 
 
 def _is_list(info: FieldInfo) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ai_how.spec.gpus import MOST_LANES, GpuSpec, SimulatedGpusSpec
 from ai_how.spec.mig import CARDS, find_card, fits
+from ai_how.spec.mig_layouts import absent_cards
 from ai_how.spec.models import ComputeNodeSpec, HpcSpec
 from ai_how.spec.nodes import devices_of
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, render_value, warning_at
@@ -17,6 +18,7 @@ def check_gpus(cluster: LocatedCluster) -> Iterator[Finding]:
             continue
         loc = (*node.loc, "gpu")
         yield from _check_ways(node.spec.gpu, loc)
+        yield from _check_mig(node.spec.gpu, node.spec, loc)
         asked = node.spec.gpu.simulated
         if asked is None:
             continue
@@ -52,6 +54,36 @@ def _check_ways(asked: GpuSpec, loc: Loc) -> Iterator[Finding]:
         )
     if asked.model is not None and asked.count is None:
         yield error_at("needs `count`; `pci` names the card itself", (*loc, "model"), loc)
+
+
+def _check_mig(asked: GpuSpec, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:
+    if asked.mig is None:
+        return
+    here = (*loc, "mig")
+    if any(device.device_type == "gpu" for device in devices_of(spec)):
+        yield error_at(
+            "the node also has a GPU by `pcie_passthrough`, which stays whole: SLURM cannot tell "
+            "them apart; name it in `gpu.pci`",
+            here,
+        )
+    if asked.simulated is not None:
+        yield error_at("is of real cards; that of simulated ones is `simulated.mig`", here)
+        return
+    if (cards := asked.cards) is None:
+        yield error_at("needs `pci` or `count`", here, loc)
+        return
+    for index, card in absent_cards(asked.mig, cards.total):
+        yield error_at(
+            f"there is no card {card}: the node has {cards.total}, numbered from 0",
+            (*here, index, "devices"),
+        )
+    whole = [number for number, one in enumerate(cards.slices or ()) if not one]
+    if 0 < len(whole) < cards.total:
+        yield error_at(
+            f"card {whole[0]} stays whole, and others are divided: SLURM cannot tell them apart; "
+            "its widest profile, such as 7g.80gb, has all of a card",
+            here,
+        )
 
 
 def _check_owners(cluster: LocatedCluster) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The specification of a node's GPUs: cards of the host, or simulated ones without a card."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from ai_how.spec import fields
 from ai_how.spec.hardware import Spec
 from ai_how.spec.lists import OneOrList
 from ai_how.spec.mig import find_card
+from ai_how.spec.mig_layouts import Mig, layouts_of
 
 MOST_CARDS = 16
 MOST_LINKS = 1023  # SLURM's GRES_MAX_LINK
@@ -133,6 +135,12 @@ class AskedCards:
     addresses: tuple[str, ...] = ()
     count: int = 0
     model: str | None = None
+    slices: tuple[Mapping[str, int], ...] | None = None
+    """The MIG slices of each card, by profile; empty for a whole one. None: left as they are."""
+
+    @property
+    def total(self) -> int:
+        return len(self.addresses) or self.count
 
 
 class GpuSpec(Spec):
@@ -163,6 +171,15 @@ class GpuSpec(Spec):
             examples=["RTX 4090"],
         ),
     ] = None
+    mig: Annotated[
+        Mig | None,
+        Field(
+            description='With `pci` or `count`: the MIG slices of each card, such as {"1g.10gb": '
+            "7}, or a list as in `mig-configs` of mig-parted. The node divides its cards before "
+            "slurmd starts. {} makes them whole; without `mig` they are left as they are.",
+            examples=[{}],
+        ),
+    ] = None
     simulated: Annotated[
         SimulatedGpusSpec | None,
         Field(description="GPUs for SLURM without a card: no driver, no CUDA."),
@@ -173,4 +190,6 @@ class GpuSpec(Spec):
         """The cards of the host that it asks for; None if it asks for none."""
         if not self.pci and self.count is None:
             return None
-        return AskedCards(self.pci, self.count or 0, self.model)
+        total = len(self.pci) or self.count or 0
+        slices = None if self.mig is None else layouts_of(self.mig, total)
+        return AskedCards(self.pci, self.count or 0, self.model, slices)

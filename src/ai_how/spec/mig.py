@@ -5,6 +5,7 @@ Profiles": A30, A100, H100, H200), and of `nvidia-smi mig -lgip` and `-lgipp`. P
 extensions (`+me`, `+gfx`) are left out. Nothing here was compared with a card.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,6 +85,17 @@ def find_card(card_type: str, memory_gb: int | None) -> Card | None:
     return next((one for one in cards if memory_gb in (None, one.memory_gb)), None)
 
 
+def cards_named(name: str) -> tuple[Card, ...]:
+    """The known cards that a product name may mean, such as `GA100 [A100 SXM4 80GB]`.
+
+    Empty if none is known. Several if the name does not tell the memory.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    cards = next((CARDS[word] for word in words if word in CARDS), ())
+    sizes = {int(found[1]) for word in words if (found := re.fullmatch(r"(\d+)gb", word))}
+    return tuple(one for one in cards if one.memory_gb in sizes) or cards
+
+
 def sorted_slices(card: Card, layout: Mapping[str, int]) -> tuple[Profile, ...]:
     """The slices of a layout, the widest first."""
     wanted = [card.profiles[name] for name, count in layout.items() for _ in range(count)]
@@ -91,7 +103,10 @@ def sorted_slices(card: Card, layout: Mapping[str, int]) -> tuple[Profile, ...]:
 
 
 def fits(card: Card, layout: Mapping[str, int]) -> bool:
-    """Whether the slices of a layout can be placed on one card, in whatever order."""
+    """Whether the slices of a layout can be placed on one card, in whatever order.
+
+    All of them are profiles of the card.
+    """
     if sum(layout.values()) > card.memory_slices:
         return False
     return _can_place(sorted_slices(card, layout), frozenset(range(card.memory_slices)))

@@ -28,11 +28,13 @@ class MigDevicesSpec(Spec):
     devices: Annotated[
         Literal["all"] | tuple[Annotated[int, Field(ge=0, le=15)], ...],
         Field(description="all, or the numbers of cards, from 0.", examples=["all"]),
-    ]
-    mig_enabled: Annotated[bool, Field(description="false: the cards stay whole.")] = True
-    mig_devices: Annotated[Layout, Field(description="The slices of each of these cards.")] = Field(
-        default_factory=dict
-    )
+    ] = "all"
+    mig_enabled: Annotated[
+        bool, Field(description="false: the cards stay whole.", examples=[True])
+    ] = True
+    mig_devices: Annotated[
+        Layout, Field(description="The slices of each of these cards.", examples=[{}])
+    ] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _slices_where_enabled(self) -> Self:

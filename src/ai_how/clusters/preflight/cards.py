@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ai_how.clusters.preflight.device_users import DeviceUser
+from ai_how.clusters.preflight.mig_of_cards import require_mig
 from ai_how.errors import HostError
 from ai_how.gpu.abilities import Answer, Hurdle, whole_of
 from ai_how.gpu.inventory import Machine, read_machine
@@ -98,6 +99,9 @@ def assign_cards(
         for gpu in free[:missing]:
             owners[gpu.address] = name
             given[name].append(gpu)
+    for node in nodes:
+        if node.cards and node.cards.slices:
+            require_mig(node.name, given[node.name], node.cards.slices)
     return {name: _as_cards(gpus) for name, gpus in given.items()}
 
 
@@ -147,6 +151,8 @@ def _kept(
 
 
 def _fits(asked: AskedCards, gpu: Gpu) -> bool:
+    if any(asked.slices or ()) and gpu.can_mig is False:
+        return False
     return asked.model is None or asked.model.lower() in gpu.name.lower()
 
 
