@@ -19,6 +19,7 @@ from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.clusters.kind import ClusterSection
 from ai_how.clusters.manager import ClusterManager
 from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.devices import plan_returns
 from ai_how.clusters.plans.network import plan_network
 from ai_how.clusters.plans.nodes import NodeChain, NodePlanner, limit_boots
 from ai_how.clusters.plans.rendering import PlanInputs
@@ -149,7 +150,8 @@ class BareCluster:
 
     def plan_stop(self, state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
         on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
-        return Plan("stop", tuple(ShutDownGuest(one.domain_name, one.uuid) for one in on))
+        made = [ShutDownGuest(one.domain_name, one.uuid) for one in on]
+        return Plan("stop", (*made, *plan_returns(made, seen)))
 
     def plan_suspend(self, state: ClusterState, seen: Observed) -> Plan:
         on = [one for one in state.nodes if seen.is_on(one)]

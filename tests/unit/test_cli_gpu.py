@@ -2,7 +2,9 @@
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from cli_runner import Cli
@@ -11,6 +13,7 @@ from test_state_models import cluster_state, node
 
 from ai_how.cli import main
 from ai_how.state.cluster_state import write_state
+from ai_how.state.leases import Lease, write_lease
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 from gpu_host import (
     A40,
@@ -337,3 +340,28 @@ def test_on_a_terminal_nothing_but_a_command_is_wider_than_eighty_columns(
     commands = ("sudo ", "printf ", "echo ", "ls ", "choose ")
     wide = [line for line in lines if len(line) > NARROW]
     assert [line for line in wide if not line.lstrip().startswith(commands)] == []
+
+
+def test_doctor_names_a_device_that_did_not_come_back(host: GpuHost, cli: Cli) -> None:
+    host.add_geforce(driver="vfio-pci")
+    lease = Lease(
+        device=GEFORCE,
+        owner=uuid4(),
+        cluster="demo",
+        kind="hpc",
+        node="compute-01",
+        driver="nvidia",
+        boot="",
+        taken_at=datetime.now(UTC),
+    )
+    write_lease(cli.roots.leases, lease)
+    found = f"{GEFORCE} has the driver vfio-pci; before compute-01 of demo got it, it had nvidia"
+    document = json.loads(cli("gpu", "doctor", "--json").out)
+    [check] = [one for one in document["checks"] if one["name"] == "lease"]
+    assert (check["status"], check["found"]) == ("warning", found)
+    assert check["advice"].endswith(
+        f"echo | sudo tee /sys/bus/pci/devices/{GEFORCE}/driver_override"
+    )
+    assert found in "".join(cli("gpu", "doctor").out.split("\n"))
+    host.bind(GEFORCE, "nvidia")
+    assert "lease" not in cli("gpu", "doctor").out

@@ -14,6 +14,7 @@ import pytest
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed, Wiring
 from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.clusters.plans.devices import plan_returns
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import HostError, SpecError, StateError
 from ai_how.hpc import steps as slurm_steps
@@ -31,6 +32,7 @@ from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps import disks as disk_steps
 from ai_how.vm_management.steps import domains as domain_steps
 from ai_how.vm_management.steps import guest as guest_steps
+from ai_how.vm_management.steps import leases as lease_steps
 from ai_how.vm_management.steps import networks as network_steps
 from ai_how.vm_management.steps import power as power_steps
 from ai_how.vm_management.steps import suspend as suspend_steps
@@ -617,6 +619,18 @@ def every_plan() -> Iterator[Plan]:
     yield plan_suspend(DRAFT.state, everything_seen(DRAFT))
     yield plan_stop(DRAFT.state, everything_seen(DRAFT))
     yield plan_destroy(DRAFT.state, STOP, backups=Path("/backups"))
+    yield start(replace(DRAFT, functions={"compute-01": ("0000:65:00.0", "0000:65:00.1")}))
+    yield Plan("stop", (*STOP.steps, *plan_returns(STOP.steps, with_card())))
+
+
+def with_card() -> Observed:
+    """All is up, and compute-01 has a PCI device of the host."""
+    seen, node = everything_seen(DRAFT), DRAFT.state.get_node("compute-01")
+    address = "<address domain='0x0000' bus='0x65' slot='0x00' function='0x0'/>"
+    card = f"<devices><hostdev type='pci'><source>{address}</source></hostdev>"
+    domain = seen.domains[node.uuid]
+    domain = replace(domain, xml=domain.xml.replace("<devices>", card))
+    return replace(seen, domains={**seen.domains, node.uuid: domain})
 
 
 def test_every_step_is_the_same_after_a_journey_through_the_journal():
@@ -634,6 +648,7 @@ STEP_MODULES = (
     disk_steps,
     domain_steps,
     guest_steps,
+    lease_steps,
     network_steps,
     power_steps,
     suspend_steps,

@@ -24,11 +24,13 @@ def doctor(ctx: typer.Context) -> None:
 
     The first run after a reboot boots a small guest, to test whether KVM works.
     """
+    from ai_how.clusters.leases import check_leases
     from ai_how.host.doctor import run_doctor
 
     context = context_of(ctx)
     kernel, image = _check_image(context.roots)
-    checks = (*run_doctor(context.roots, kind="hpc", kernel=kernel), image)
+    of_leases = check_leases(context.roots)
+    checks = (*run_doctor(context.roots, kind="hpc", kernel=kernel), image, *of_leases)
     is_able = not any(check.status == "failure" for check in checks)
     if context.is_json:
         console.show_json({"is_able": is_able, "checks": console.completed_checks(checks)})

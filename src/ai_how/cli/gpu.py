@@ -81,10 +81,14 @@ def explain(
 
 @app.command(short_help="Check what keeps VMs from having the GPUs.")
 def doctor(ctx: typer.Context) -> None:
-    """Check what keeps VMs from having the GPUs; print a command for each problem."""
+    """Check what keeps VMs from having the GPUs, and which devices did not come back from VMs.
+
+    Each problem has a command.
+    """
+    from ai_how.clusters.leases import check_leases
     from ai_how.gpu.report import checks_of
 
-    checks = checks_of(_read(ctx))
+    checks = (*checks_of(_read(ctx)), *check_leases(context_of(ctx).roots, MACHINE))
     is_able = not any(check.status == "failure" for check in checks)
     if context_of(ctx).is_json:
         console.show_json({"is_able": is_able, "checks": console.completed_checks(checks)})

@@ -36,6 +36,11 @@ class DesiredCluster:
     images: Mapping[str, Image] = field(default_factory=dict)
     """The images of its nodes, by digest; empty before they were looked up."""
 
+    def pci_devices_of(self, node: Node) -> tuple[str, ...]:
+        """The addresses of all PCI devices that the node's VM gets."""
+        passed = (device.pci_address for device in node.pcie_devices)
+        return (*self.functions.get(node.name, ()), *passed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostChoices:

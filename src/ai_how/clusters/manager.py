@@ -231,7 +231,7 @@ class ClusterManager:
                     self.warn(describe_impostor(name))
                 check_snapshots(runner.client, state, seen, may_go=snapshots_too)
                 stop = self.kind.plan_stop(state, seen)
-                plan = plan_destroy(state, stop, backups=backups)
+                plan = plan_destroy(state, stop, seen, backups=backups)
                 if backups:
                     check_backups(state, seen)
                     prepare_backups(backups, plan, kind=self.kind.name)
@@ -388,9 +388,11 @@ class ClusterManager:
                 warn=self.warn,
                 timeouts=self.timeouts,
                 on_boundary=self.on_boundary,
+                machine=self.machine,
             )
             if left := self._read_journal():
                 runner.recover(left)
+            runner.settle_leases()
             yield runner
 
 

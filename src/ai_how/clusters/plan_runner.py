@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from ai_how.clusters.cleanup import drop_backups, forget
 from ai_how.clusters.diagnosis.evidence import save_evidence
 from ai_how.clusters.kind import ClusterKind
+from ai_how.clusters.leases import settle_leases
 from ai_how.clusters.observation import learn_names, observe
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
@@ -26,10 +27,12 @@ from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan, Step
 from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
+from ai_how.state.leases import read_leases
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.vm_management.lending import Lender
 from ai_how.vm_management.networks.host_networks import HostNetworks
 
 MAX_WORKERS = 64  # nearly all of them only wait for guests
@@ -51,6 +54,21 @@ class PlanRunner:
     warn: Callable[[str], None]
     timeouts: Timeouts
     on_boundary: OnBoundary | None = None
+    machine: Path = Path("/")
+
+    def settle_leases(self) -> None:
+        """Give back the devices of VMs that do not run, as a crash or a kill leaves them."""
+        if not read_leases(self.roots.leases):
+            return
+        lender = Lender(
+            leases=self.roots.leases,
+            client=self.client,
+            machine=self.machine,
+            warn=self.warn,
+            rebind_s=self.timeouts.rebind_s,
+        )
+        state = read_state(self.paths)
+        settle_leases(lender, self.roots, state.lineage if state else None)
 
     def recover(self, left: JournalContents) -> None:
         """Undo a start that was cut short; continue a stop or destroy."""
@@ -72,7 +90,7 @@ class PlanRunner:
             where = Path(left.note["backups"]) if left.note["backups"] else None
             seen = observe(self.client, state, self.kind, asks_workload=where is not None)
             stop = self.kind.plan_stop(state, seen)
-            self.destroy(plan_destroy(state, stop, backups=where), state, where)
+            self.destroy(plan_destroy(state, stop, seen, backups=where), state, where)
             remove_state(self.paths)
             forget(self.paths)
 
@@ -272,5 +290,6 @@ class PlanRunner:
             timeouts=self.timeouts,
             warn=self.warn,
             networks=HostNetworks(tuple(self.place.enter([]))),
+            machine=self.machine,
             restart_libvirtd=self.place.restart_libvirtd,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.devices import plan_returns
 from ai_how.errors import HostError
 from ai_how.hpc import steps as slurm_steps
 from ai_how.libvirt_client.xml import read_xml
@@ -52,6 +53,7 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
         for one in on
         if one.role is Role.CONTROLLER
     ]
+    made += plan_returns(tuple(made), seen)
     return Plan("stop", tuple(made))
 
 

@@ -16,6 +16,7 @@ import libvirt_qemu
 from ai_how.libvirt_client.agents import Agents, AskAgent
 from ai_how.libvirt_client.connection import Opener, open_connection, translate
 from ai_how.libvirt_client.console import Console
+from ai_how.libvirt_client.devices import Devices
 from ai_how.libvirt_client.domains import find_raw_domain
 from ai_how.libvirt_client.facts import HypervisorVersion, read_version
 from ai_how.libvirt_client.names import Names
@@ -27,7 +28,7 @@ from ai_how.libvirt_client.uri import read_uri
 PATIENCE_S = 30.0
 
 
-class LibvirtClient(Agents, NetworkUpdates):
+class LibvirtClient(Agents, Devices, NetworkUpdates):
     """One libvirt, reached by URI; several threads may use it. Connects at the first call.
 
     Every call ends: if libvirt does not answer for `patience_s` (and the 30 s more that a change

@@ -167,7 +167,7 @@ class GpuSpec(Spec):
     model: Annotated[
         fields.CardModel | None,
         Field(
-            description="With `count`: a part of the name that `ai-how gpu list` shows.",
+            description="With `count`: a part of the card's name, as `gpu list` shows it.",
             examples=["RTX 4090"],
         ),
     ] = None

@@ -101,6 +101,11 @@ class ClusterPaths:
         return self.console / f"{node}.log"
 
     @property
+    def leases(self) -> Path:
+        """Devices of the host that nodes have, one file each; of all clusters."""
+        return self.root.parent / ".leases"
+
+    @property
     def is_used(self) -> bool:
         """Whether files of a cluster are here: a directory with that name is not enough."""
         signs = (self.state, self.journal, self.secrets, self.evidence)
@@ -305,6 +310,11 @@ class Roots:
     def host_lock(self) -> Path:
         """Host-wide: subnets, bridges and base images are chosen under it."""
         return self.state / ".host.lock"
+
+    @property
+    def leases(self) -> Path:
+        """Devices of the host that nodes have, one file each."""
+        return self.state / ".leases"
 
     @property
     def warm_log(self) -> Path:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID
 
 from ai_how.errors import HostError
@@ -28,6 +29,8 @@ class Timeouts:
     """For slurmctld, when its saved state is needed before all nodes are ready."""
     ready_s: float = 900
     shutdown_s: float = 120
+    rebind_s: float = 5
+    """For libvirt to give the devices of a VM that is off back to their drivers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class PlanContext:
     warn: Callable[[str], None] = lambda _line: None
     """Shows a line to the user; may be called by any thread."""
     networks: HostNetworks = field(default_factory=HostNetworks)
+    machine: Path = Path("/")
+    """Contains the /sys and /proc that tell of the host's devices."""
     restart_libvirtd: Callable[[], None] = lambda: None
     """Kills libvirtd, so that its supervisor restarts it; does nothing on a foreign libvirtd."""
     console_offsets: Mapping[str, int] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps.disks import ClaimDirectory, CreateOverlay, GrowDisk, PlaceBase
 from ai_how.vm_management.steps.domains import DefineDomain, RestoreDomain, StartDomain
 from ai_how.vm_management.steps.guest import AwaitAgent, GiveIdentity
+from ai_how.vm_management.steps.leases import LeaseDevices
 from ai_how.vm_management.steps.suspend import StartFromManagedSave
 
 
@@ -98,6 +99,7 @@ class NodePlanner:
         if not is_wanted:
             return chain
         if domain is None or not is_on or domain.state is VmState.PAUSED:
+            chain.add(*([] if is_on else self._lease_devices(node, one, chain.last)))
             needs = self.network.needed | chain.last
             if not is_on:
                 # An overlay depends on its base, so the base is checked before each boot.
@@ -171,6 +173,10 @@ class NodePlanner:
             frozenset(needs),
             saved,
         )
+
+    def _lease_devices(self, node: Node, one: NodeState, needs: frozenset[str]) -> list[Step]:
+        devices = self.desired.pci_devices_of(node)
+        return [LeaseDevices(one.domain_name, one.uuid, devices, needs)] if devices else []
 
     def _place_base(self, one: NodeState) -> Step:
         return self.shared.setdefault(one.image_digest, PlaceBase(one.image_digest))

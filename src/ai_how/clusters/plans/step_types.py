@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ai_how.plan.step import Step
-from ai_how.vm_management.steps import disks, domains, guest, networks, power, suspend
+from ai_how.vm_management.steps import disks, domains, guest, leases, networks, power, suspend
 
 COMMON: tuple[type[Step], ...] = (
     networks.DefineNetwork,
@@ -22,6 +22,8 @@ COMMON: tuple[type[Step], ...] = (
     disks.RemoveDisk,
     disks.RemoveDiskDirectory,
     domains.DefineDomain,
+    leases.LeaseDevices,
+    leases.ReturnDevices,
     domains.StartDomain,
     domains.RestoreDomain,
     suspend.SuspendDomain,

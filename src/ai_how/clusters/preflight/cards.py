@@ -16,8 +16,6 @@ from ai_how.spec.nodes import Node
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 
-LIST, EXPLAIN = "ai-how gpu list", "ai-how gpu explain"
-
 
 @dataclass(frozen=True, slots=True)
 class NodeCards:
@@ -122,17 +120,19 @@ def _get_card(node: str, address: str, facts: CardFacts) -> Gpu:
             raise HostError(
                 f"{address}, which {node} is to have, is a VF of the card {gpu.address}",
                 details="gpu.pci takes whole cards; a VF is given by pcie_passthrough",
-                hint=f"{EXPLAIN} {gpu.address}",
+                hint=f"ai-how gpu explain {gpu.address}",
             )
     there = _list_cards(facts) or "this host has no GPU"
     if address in facts.machine.devices:
         raise HostError(
             f"{address}, which {node} is to have, is no GPU",
             details=f"other devices are given by pcie_passthrough\n{there}",
-            hint=LIST,
+            hint="ai-how gpu list",
         )
     raise HostError(
-        f"there is no device {address}, which {node} is to have", details=there, hint=LIST
+        f"there is no device {address}, which {node} is to have",
+        details=there,
+        hint="ai-how gpu list",
     )
 
 
@@ -146,11 +146,11 @@ def _kept(
         if (user := facts.users.get(gpu.address)) and user.own_node == name
     ]
     for address in dict.fromkeys((*remembered, *held)):
-        if (gpu := facts.find(address)) and _fits(asked, gpu):
+        if (gpu := facts.find(address)) and fits(asked, gpu):
             yield gpu
 
 
-def _fits(asked: AskedCards, gpu: Gpu) -> bool:
+def fits(asked: AskedCards, gpu: Gpu) -> bool:
     if any(asked.slices or ()) and gpu.can_mig is False:
         return False
     return asked.model is None or asked.model.lower() in gpu.name.lower()
@@ -161,7 +161,7 @@ def _free(asked: AskedCards, facts: CardFacts, owners: Mapping[str, str]) -> lis
     free = [
         gpu
         for gpu in facts.machine.gpus
-        if _fits(asked, gpu) and _why_not(gpu, facts, owners) is None
+        if fits(asked, gpu) and _why_not(gpu, facts, owners) is None
     ]
     return sorted(free, key=lambda gpu: (gpu.address in facts.elsewhere, gpu.address))
 
@@ -176,20 +176,20 @@ def _why_not(gpu: Gpu, facts: CardFacts, owners: Mapping[str, str]) -> Hurdle | 
     whole = whole_of(gpu, facts.machine)
     if whole.answer is Answer.YES:
         return None
-    unknown = Hurdle(f"whole: {whole.answer.value}", f"{EXPLAIN} {gpu.address}")
-    return next(iter(whole.hurdles), unknown)
+    advice = f"ai-how gpu explain {gpu.address}"
+    return next(iter(whole.hurdles), Hurdle(f"whole: {whole.answer.value}", advice))
 
 
 def _too_few(
     name: str, asked: AskedCards, facts: CardFacts, owners: Mapping[str, str]
 ) -> HostError:
     like = "" if asked.model is None else f" whose name has '{asked.model}'"
-    fitting = [gpu for gpu in facts.machine.gpus if _fits(asked, gpu)]
+    fitting = [gpu for gpu in facts.machine.gpus if fits(asked, gpu)]
     wants = f"{name} is to have {asked.count} card{'s' * (asked.count > 1)}{like}"
     if not fitting:
         there = _list_cards(facts)
         told = "no card of this host is one" if there else "this host has no GPU"
-        return HostError(f"{wants}, and {told}", details=there, hint=LIST)
+        return HostError(f"{wants}, and {told}", details=there, hint="ai-how gpu list")
     reasons = [(gpu, _why_not(gpu, facts, owners)) for gpu in fitting]
     own = sum(owners.get(gpu.address) == name for gpu in fitting)
     free = own + sum(why is None for _, why in reasons)
@@ -201,7 +201,7 @@ def _too_few(
         details="\n".join(
             f"{gpu.address} {gpu.name}: {why.text if why else 'free'}" for gpu, why in others
         ),
-        hint=min(hints, key=_is_of_others) if hints else LIST,
+        hint=min(hints, key=_is_of_others) if hints else "ai-how gpu list",
     )
 
 

@@ -30,6 +30,10 @@ class DeviceUser:
     hint: str | None
     own_node: str | None = None
     """Its name, if it is a node of the cluster that asks."""
+    cluster: str | None = None
+    """The cluster of the caller that has it, or will have it in a moment."""
+    node: str | None = None
+    """The node of that cluster, if its VM is on."""
 
 
 def devices_of(nodes: Iterable[Node], functions: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -110,8 +114,10 @@ def _user_of(
     kind = mark.kind or HPC
     if mark.id == own or (own is None and mark.cluster == own_name):
         stop = _stop_of(kind, mark.cluster, mark.node)
-        return DeviceUser(f"{mark.node} of the same cluster", stop, own_node=mark.node)
-    return DeviceUser(who, _stop_of(kind, mark.cluster))
+        who, own_node = f"{mark.node} of the same cluster", mark.node
+        return DeviceUser(who, stop, own_node, cluster=mark.cluster, node=mark.node)
+    stop = _stop_of(kind, mark.cluster)
+    return DeviceUser(who, stop, cluster=mark.cluster, node=mark.node)
 
 
 def _stop_of(kind: str, cluster: str, *nodes: str) -> str:
@@ -130,5 +136,6 @@ def _promised(roots: Roots, *, besides: str) -> Iterator[tuple[str, DeviceUser]]
         user = DeviceUser(
             f"a start of the cluster {name} that has not ended, or was cut short",
             _stop_of(note.get("kind", HPC), name),
+            cluster=name,
         )
         yield from ((device, user) for device in note.get("devices", ()))

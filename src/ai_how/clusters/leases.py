@@ -1,0 +1,92 @@
+"""Leases whose VM does not run: after a crash, a kill or a reboot, the devices are put right."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+from ai_how.errors import AiHowError, StateError
+from ai_how.host.checks import Check, Status
+from ai_how.host.place import resolve_host
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.host_devices import devices_in
+from ai_how.plan.journal import Journal
+from ai_how.state.cluster_state import read_state
+from ai_how.state.leases import Lease, find_damaged, read_leases
+from ai_how.state.paths import Roots
+from ai_how.vm_management.lending import (
+    Lender,
+    describe_lost,
+    is_there,
+    read_boot,
+    read_driver,
+    rebind_command,
+)
+
+
+def settle_leases(lender: Lender, roots: Roots, own: UUID | None) -> None:
+    """Give back what no VM runs with, of the cluster `own` and of clusters that are gone.
+
+    The caller holds the lock of its cluster, and no run of it is under way.
+    """
+    for lease in read_leases(lender.leases):
+        if lease.owner == own or _is_gone(roots, lease):
+            lender.give_back(lease)
+
+
+def _is_gone(roots: Roots, lease: Lease) -> bool:
+    """Whether the cluster of a lease is no longer there; a first start has only a journal."""
+    paths = roots.cluster(lease.cluster)
+    try:
+        note = Journal.read_note(paths.journal)
+        if note and note.get("cluster_id") == str(lease.owner):
+            return False
+        state = read_state(paths)
+    except StateError:
+        return False
+    return state is None or state.lineage != lease.owner
+
+
+def check_leases(roots: Roots, machine: Path = Path("/")) -> Iterator[Check]:
+    """A warning for each leased device that no VM runs with and that is not back, and what helps.
+
+    A host that cannot be asked for its VMs is left out.
+    """
+    for path in find_damaged(roots.leases):
+        advice = f"rm {shlex.quote(str(path))}"
+        yield Check("lease", Status.WARNING, f"{path} cannot be read", advice)
+    boot, used = read_boot(machine), dict[str, frozenset[str] | None]()
+    for lease in read_leases(roots.leases):
+        now = read_driver(machine, lease.device)
+        if lease.boot != boot or now == lease.driver or not is_there(machine, lease.device):
+            continue
+        uri = _uri_of(roots, lease)
+        if uri not in used:
+            used[uri] = _devices_in_use(uri, roots)
+        in_use = used[uri]
+        if in_use is not None and lease.device not in in_use:
+            advice = rebind_command(lease, now)
+            yield Check("lease", Status.WARNING, describe_lost(lease, now), advice)
+
+
+def _uri_of(roots: Roots, lease: Lease) -> str:
+    """The host of the cluster that has the lease, where that is known."""
+    try:
+        state = read_state(roots.cluster(lease.cluster))
+        note = Journal.read_note(roots.cluster(lease.cluster).journal) or {}
+    except StateError:
+        return "auto"
+    return state.host_uri if state else str(note.get("host", "auto"))
+
+
+def _devices_in_use(uri: str, roots: Roots) -> frozenset[str] | None:
+    """The devices of all VMs that are on at a host; None if it cannot be asked."""
+    try:
+        place = resolve_host(uri, roots)
+        if not place.is_up:
+            return frozenset()
+        with LibvirtClient(place.uri) as client:
+            on = [one for one in client.list_domains() if one.state.is_on]
+    except AiHowError:
+        return None
+    return frozenset().union(*(devices_in(one.xml) for one in on))

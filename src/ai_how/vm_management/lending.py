@@ -1,0 +1,180 @@
+"""Lends devices of the host to VMs, and sees that the host gets each back with its driver."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from ai_how.errors import DeadlineError, HostError, LibvirtError
+from ai_how.host.pci import DEVICES, VFIO
+from ai_how.host.reading import link_name, read_text
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.host_devices import devices_in
+from ai_how.state.leases import (
+    LOCK,
+    Lease,
+    find_lease,
+    read_leases,
+    remove_lease,
+    write_lease,
+)
+from ai_how.state.lock import held_lock
+from ai_how.waiting import Deadline, wait_until
+
+LOCK_S = 300.0  # a device that does not come back can take libvirt a minute
+REBIND_S = 5.0
+_BOOT_ID = Path("proc/sys/kernel/random/boot_id")
+_IN_NOBODYS_HANDS = (VFIO, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lender:
+    """The leases of one state directory, the libvirt that has the VMs, and the host.
+
+    `machine` contains the host's /sys and /proc. libvirt has `rebind_s` to give a device back by
+    itself, when its VM is off.
+    """
+
+    leases: Path
+    client: LibvirtClient
+    machine: Path = Path("/")
+    warn: Callable[[str], None] = lambda _line: None
+    rebind_s: float = REBIND_S
+
+    def take(
+        self, devices: Sequence[str], vm: UUID, *, owner: UUID, cluster: str, kind: str, node: str
+    ) -> None:
+        """Write a lease of each device for a VM, with the driver that it has now; safe to repeat.
+
+        A device that an earlier run left without its driver keeps what its lease says. Raises
+        HostError, and writes none, if another VM runs with one of them.
+        """
+        with self._locked():
+            for uuid, name, used in self._used():
+                if uuid == vm:
+                    continue
+                if taken := used.intersection(devices):
+                    raise HostError(
+                        f"the device {min(taken)} of {node} is in use by the VM {name}",
+                        hint=self.client.virsh("list"),
+                    )
+            for device in devices:
+                lease = Lease(
+                    device=device,
+                    owner=owner,
+                    cluster=cluster,
+                    kind=kind,
+                    node=node,
+                    driver=self._driver_before(device),
+                    boot=read_boot(self.machine),
+                    taken_at=datetime.now(UTC),
+                )
+                write_lease(self.leases, lease)
+
+    def leases_of(self, owner: UUID, node: str | None = None) -> tuple[Lease, ...]:
+        """The leases of a cluster, or of one node of it."""
+        return tuple(
+            lease
+            for lease in read_leases(self.leases)
+            if lease.owner == owner and node in (None, lease.node)
+        )
+
+    def give_back(self, lease: Lease) -> None:
+        """See that the host has a device with the driver that it had; then remove its lease.
+
+        Nothing is done while a VM runs with it, or if another cluster has leased it since. A device
+        that libvirt does not give back keeps its lease, and a line says what to do. Raises
+        LibvirtError if it is not known which VMs run.
+        """
+        with self._locked():
+            if find_lease(self.leases, lease.device) != lease:
+                return
+            if any(lease.device in used for _, _, used in self._used()):
+                return
+            if self._is_back(lease):
+                remove_lease(self.leases, lease.device)
+
+    def _is_back(self, lease: Lease) -> bool:
+        """Whether its lease has served: the device is back, or the host did another thing to it."""
+        if lease.boot != read_boot(self.machine) or not is_there(self.machine, lease.device):
+            return True
+        if not self._comes_back(lease):
+            try:
+                self.client.reattach_device(lease.device)
+            except LibvirtError as error:
+                self.warn(f"{lease.device} was not given back: {error.brief}")
+            else:
+                self._comes_back(lease)
+        now = read_driver(self.machine, lease.device)
+        if now == lease.driver:
+            return True
+        advice = rebind_command(lease, now)
+        self.warn(f"{describe_lost(lease, now)}; to give it back: {advice}")
+        return now not in _IN_NOBODYS_HANDS
+
+    def _comes_back(self, lease: Lease) -> bool:
+        """Whether it has its driver within a moment, or another one of the host."""
+
+        def has_one() -> bool:
+            now = read_driver(self.machine, lease.device)
+            return now == lease.driver or now not in _IN_NOBODYS_HANDS
+
+        with suppress(DeadlineError):
+            return wait_until(
+                has_one, Deadline.after(self.rebind_s), f"the driver of {lease.device}"
+            )
+        return False
+
+    def _driver_before(self, device: str) -> str | None:
+        now, known = read_driver(self.machine, device), find_lease(self.leases, device)
+        is_left = known is not None and known.boot == read_boot(self.machine)
+        return known.driver if known and is_left and now in _IN_NOBODYS_HANDS else now
+
+    def _used(self) -> Iterator[tuple[UUID, str, frozenset[str]]]:
+        """Each VM that is on, with its devices of the host."""
+        for domain in self.client.list_domains():
+            if domain.state.is_on:
+                yield domain.uuid, domain.name, devices_in(domain.xml)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with held_lock(self.leases / LOCK, doing="a lease of a device", wait_s=LOCK_S):
+            yield
+
+
+def read_driver(machine: Path, device: str) -> str | None:
+    """The driver that a device is bound to; None if there is none."""
+    return link_name(machine / DEVICES / device / "driver")
+
+
+def is_there(machine: Path, device: str) -> bool:
+    return (machine / DEVICES / device).exists()
+
+
+def read_boot(machine: Path) -> str:
+    """The id of the host's boot; empty where it cannot be read."""
+    return read_text(machine / _BOOT_ID) or ""
+
+
+def describe_lost(lease: Lease, now: str | None) -> str:
+    """What is wrong with a device that is not back."""
+    has = f"the driver {now}" if now else "no driver"
+    had = f"it had {lease.driver}" if lease.driver else "it had none"
+    return f"{lease.device} has {has}; before {lease.node} of {lease.cluster} got it, {had}"
+
+
+def rebind_command(lease: Lease, now: str | None) -> str:
+    """The command that gives a device the driver of its lease, without libvirt."""
+    there, device = f"/sys/bus/pci/devices/{lease.device}", lease.device
+    override = f"{there}/driver_override"
+    parts = [f"echo {device} | sudo tee {there}/driver/unbind"] if now else []
+    if lease.driver:
+        parts += [
+            f"echo {shlex.quote(lease.driver)} | sudo tee {override}",
+            f"echo {device} | sudo tee /sys/bus/pci/drivers_probe",
+            f"echo | sudo tee {override}",
+        ]
+    return " && ".join(parts)

@@ -1,0 +1,89 @@
+"""Where the steps for devices of the host are in the plans of a SLURM cluster."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.hpc.plan import plan_start
+from ai_how.hpc.stop_plan import plan_stop
+from ai_how.libvirt_client.vm_state import VmState
+from ai_how.plan.step import Plan
+from ai_how.state.paths import StoragePaths, default_roots
+from ai_how.vm_management.steps.leases import LeaseDevices, ReturnDevices
+from cluster_bench import draft_of, everything_seen, make_image, read_hpc, rendering_of
+
+GPU, SOUND, NIC = "0000:65:00.0", "0000:65:00.1", "0000:b3:00.0"
+DEVICE = f"{{pci_address: '{NIC}', device_type: network}}"
+NODE = "cpu_cores: 1, memory_gb: 1, disk_gb: 10"
+HPC = read_hpc(
+    nodes=f"""compute_nodes:
+      - {{{NODE}, gpu: {{count: 1}}, pcie_passthrough: {{enabled: true, devices: [{DEVICE}]}}}}
+      - {{{NODE}}}"""
+)
+DRAFT = replace(draft_of(HPC), functions={"compute-01": (GPU, SOUND)})
+HOSTDEV = (
+    "<hostdev type='pci'><source><address domain='0x0000' bus='0x65' slot='0x00' function='0x0'/>"
+    "</source></hostdev>"
+)
+
+
+def start(tmp_path: Path, seen: Observed, draft: DesiredCluster = DRAFT) -> Plan:
+    image = make_image(tmp_path / "image")
+    inputs = rendering_of(
+        draft, StoragePaths(tmp_path), default_roots(tmp_path).cluster("hpc"), {image.digest: image}
+    )
+    return plan_start(draft, seen, inputs)
+
+
+def with_card(state: VmState = VmState.RUNNING) -> Observed:
+    """All is up, and the VM of compute-01 has a card."""
+    seen = everything_seen(DRAFT, state)
+    node = DRAFT.state.get_node("compute-01")
+    domain = seen.domains[node.uuid]
+    xml = domain.xml.replace("<devices>", f"<devices>{HOSTDEV}")
+    return replace(seen, domains=dict(seen.domains) | {node.uuid: replace(domain, xml=xml)})
+
+
+def test_the_lease_is_between_the_definition_and_the_boot(tmp_path: Path) -> None:
+    steps = {step.key: step for step in start(tmp_path, Observed()).steps}
+    lease = steps["lease/hpc-compute-01"]
+    assert isinstance(lease, LeaseDevices)
+    assert lease.devices == (GPU, SOUND, NIC)
+    assert lease.needs == {"domain/hpc-compute-01"}
+    assert lease.key in steps["boot/hpc-compute-01"].needs
+    assert not {"lease/hpc-controller", "lease/hpc-compute-02"} & steps.keys()
+
+
+def test_a_node_that_is_on_or_only_paused_keeps_its_lease(tmp_path: Path) -> None:
+    seen = with_card()
+    assert not [one for one in start(tmp_path, seen).steps if isinstance(one, LeaseDevices)]
+    node = DRAFT.state.get_node("compute-01")
+    paused = replace(seen.domains[node.uuid], state=VmState.PAUSED)
+    seen = replace(seen, domains=dict(seen.domains) | {node.uuid: paused})
+    keys = {step.key for step in start(tmp_path / "again", seen).steps}
+    assert "boot/hpc-compute-01" in keys
+    assert "lease/hpc-compute-01" not in keys
+
+
+def test_a_stop_looks_at_the_devices_after_the_vm_is_off() -> None:
+    steps = {step.key: step for step in plan_stop(DRAFT.state, with_card()).steps}
+    returned = steps["return/hpc-compute-01"]
+    assert returned.needs == {"off/hpc-compute-01"}
+    assert [key for key in steps if key.startswith("return/")] == [returned.key]
+    # A device that does not come back keeps neither the controller on, nor SLURM uninformed.
+    assert not any(returned.key in step.needs for step in steps.values())
+    off = with_card(VmState.SHUT_OFF)
+    assert not any(isinstance(one, ReturnDevices) for one in plan_stop(DRAFT.state, off).steps)
+
+
+def test_a_destroy_does_so_once_with_and_without_backups() -> None:
+    seen = with_card()
+    plan = plan_destroy(DRAFT.state, None, seen)
+    [returned] = [step for step in plan.steps if isinstance(step, ReturnDevices)]
+    assert returned.needs == {"undefine/hpc-compute-01"}
+    stop = plan_stop(DRAFT.state, seen)
+    plan = plan_destroy(DRAFT.state, stop, seen, backups=Path("/backups"))
+    [returned] = [step for step in plan.steps if isinstance(step, ReturnDevices)]
+    assert returned.needs == {"off/hpc-compute-01"}
