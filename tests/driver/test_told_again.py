@@ -192,6 +192,7 @@ def dies(at: int | Record, act: Callable[[], object]) -> list[Record] | None:
             for thread in threading.enumerate():
                 if thread.name.startswith("step-"):
                     thread.join(60)
+                    assert not thread.is_alive(), thread.name
             return seen
     return None
 
