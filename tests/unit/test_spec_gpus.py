@@ -229,7 +229,7 @@ def test_cards_of_the_host_are_asked_for_in_these_ways(gpu: dict[str, Any]) -> N
         ({"pci": CARD, "simulated": A100}, "simulated: a node has `pci` or `simulated`, not both"),
         ({"pci": CARD, "model": "x"}, "model: needs `count`; `pci` names the card itself"),
         ({"model": "x"}, "model: needs `count`; `pci` names the card itself"),
-        ({"pci": "65:00.0"}, "pci[0]: found '65:00.0'; allowed: an address such as 0000:65:00.0"),
+        ({"pci": "65:00"}, "pci[0]: found '65:00'; allowed: an address such as 0000:65:00.0"),
         ({"count": 0}, "count: found '0'; the minimum is 1"),
         ({"count": 17}, "count: found '17'; the maximum is 16"),
         ({"count": 1, "model": ""}, "model: found ''; allowed: a letter or digit, then at most 63"),
@@ -312,6 +312,11 @@ def test_of_entries_for_the_same_card_the_last_counts() -> None:
     )
     assert spec.cards
     assert spec.cards.slices == (SEVEN, {}, SEVEN)
+
+
+def test_an_address_may_be_as_lspci_shows_it() -> None:
+    spec = GpuSpec.model_validate({"pci": ["65:00.0", "0000:B3:00.0"]})
+    assert spec.pci == (CARD, "0000:b3:00.0")
 
 
 def test_a_card_belongs_to_one_node() -> None:

@@ -149,6 +149,15 @@ _VITAL_DIRECTORIES = frozenset(
     ["bin", "boot", "etc", "lib", "lib64", "root", "run", "sbin", "tmp", "usr", "var"]
 )
 
+
+def _pci_address(value: object) -> object:
+    """In lower case, with the domain that `lspci` leaves out."""
+    if not isinstance(value, str):
+        return value
+    address = value.lower()
+    return f"0000:{address}" if address.count(":") == 1 else address
+
+
 Label = Annotated[
     str,
     Matching(
@@ -273,7 +282,7 @@ CpuFeature = Annotated[
 ]
 PciAddress = Annotated[
     str,
-    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    BeforeValidator(_pci_address),
     Matching(
         r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", "an address such as 0000:65:00.0 (lspci -D)"
     ),
