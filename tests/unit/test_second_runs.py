@@ -99,6 +99,21 @@ def test_goes_on():
 def test_destroys():
     assert STARTED
 """
+SKIPPED = """
+@pytest.mark.fault("F01", "it is not tried")
+def test_that_is_skipped():
+    pytest.skip("not here")
+
+
+@pytest.fixture
+def absent():
+    pytest.skip("not here either")
+
+
+@pytest.mark.fault("F01", "what it needs is not there")
+def test_that_has_no_fixture(absent):
+    pass
+"""
 KILLED = """
 @pytest.mark.libvirt
 def test_that_ends_pytest():
@@ -159,6 +174,12 @@ def test_what_passes_alone_is_printed_with_its_evidence_and_passes(suite):
     assert "left behind" in (leaking / "teardown.txt").read_text()
     # The table counts how the tests ended, not how they ended at first.
     assert "10/10 held" in end
+
+
+def test_what_was_skipped_is_not_counted(suite):
+    end = closing(suite(SKIPPED))
+    assert end.splitlines()[-1] == "1 passed, 0 failed, 2 skipped"
+    assert re.search(r"the command dies +0/0 held +0 of", end)
 
 
 def test_what_fails_twice_or_boots_no_machine_fails_the_suite(suite):
