@@ -12,7 +12,9 @@ import time
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import bare_kind
 from ai_how.process import get_tool, run
@@ -47,6 +49,31 @@ clusters:
 Said = dict[str, object]
 
 
+@dataclass(eq=False)
+class Forked:
+    """What has the verbs run, as a fork of us: to load it all again would take a minute here."""
+
+    pid: int
+    stdin: IO[str]
+    stdout: IO[str]
+
+    @classmethod
+    def start(cls, root: Path) -> "Forked":
+        (orders, to_child), (from_child, answers) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(to_child)
+            sys.stdin, sys.stdout = os.fdopen(orders), os.fdopen(answers, "w")
+            bare_kind.main(root)
+            os._exit(0)
+        os.close(orders)
+        os.close(answers)
+        return cls(pid, os.fdopen(to_child, "w"), os.fdopen(from_child))
+
+    def wait(self) -> None:
+        os.waitpid(self.pid, 0)
+
+
 class Home(TinyHome):
     """Clusters of which only one node boots; what that has is said before a verb."""
 
@@ -54,8 +81,10 @@ class Home(TinyHome):
         super().__init__(state)
         self.devices: dict[str, Collection[str]] = {}
 
-    def program(self) -> list[str | Path]:
-        return [sys.executable, bare_kind.__file__, str(self.root)]
+    def _start_zygote(self) -> Forked:
+        forked = Forked.start(self.root)
+        self.zygote_pids.add(forked.pid)
+        return forked
 
     def file(self, name: str) -> Path:
         every = self.devices.get(name, ())
@@ -350,6 +379,10 @@ def main(names: list[str]) -> None:
     state = Path("/srv/state")
     state.mkdir(mode=0o700)
     home = Home(state)
+    os.environ |= {
+        "XDG_DATA_HOME": str(home.root / "data"),
+        "XDG_CACHE_HOME": str(home.root / "cache"),
+    }
     before = drivers()
     try:
         home.prepare()
