@@ -7,12 +7,13 @@ import pytest
 from card_bench import CARD, CARD_SOUND, OTHER, OTHER_SOUND, CardBench, card_bench
 
 from ai_how.clusters.preflight.estimate import estimate
-from ai_how.errors import HostError
+from ai_how.errors import HostError, PlanFailedError
 from ai_how.gpu.report import read_report
 from ai_how.host.checks import Status
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.store import ImageStore
-from bare_kind import BARE
+from ai_how.plan.step import Applied
+from bare_kind import BARE, CheckRunning
 
 ONE, THIS = "gpu: {count: 1}", f'gpu: {{pci: "{CARD}"}}'
 
@@ -123,6 +124,23 @@ def test_a_card_can_be_given_to_a_cluster_that_exists(bench: CardBench) -> None:
     bench.start("mine", "")
     assert bench.passed("mine-compute-01") == []
     assert bench.cards("mine", "compute-01") is None
+
+
+def test_a_definition_that_was_undone_is_made_again(
+    bench: CardBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_step: CheckRunning, _context: object) -> Applied:
+        raise HostError("it does not run")
+
+    bench.start("mine", "")
+    bench.manager("mine").stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckRunning, "apply", fail)
+        with pytest.raises(PlanFailedError):
+            bench.start("mine", THIS)
+    assert bench.passed("mine-compute-01") == []
+    bench.start("mine", THIS)
+    assert bench.passed("mine-compute-01") == [CARD, CARD_SOUND]
 
 
 def test_a_node_that_stays_off_takes_no_card_from_others(bench: CardBench) -> None:

@@ -44,6 +44,8 @@ class DefineDomain(DomainStep):
     def revert(self, context: PlanContext) -> None:
         if self.former_xml is not None:
             context.client.define_domain(self.former_xml)
+            # Else the next start would take it for defined as it sent it last.
+            context.write_sent_xml(self.domain, self.former_xml)
             return
         context.client.destroy_domain(self.uuid)
         context.client.undefine_domain(self.uuid, snapshots_too=False)
