@@ -2,16 +2,20 @@
 
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from cli_runner import Cli
+from cli_runner import GOOD, Cli
 from test_nvidia_smi import Smi
 from test_state_models import cluster_state, node
 
 from ai_how.cli import main
+from ai_how.clusters.move_card import CardMove, NodeOf
+from ai_how.gpu.models import Gpu
 from ai_how.state.cluster_state import write_state
 from ai_how.state.leases import Lease, write_lease
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
@@ -365,3 +369,81 @@ def test_doctor_names_a_device_that_did_not_come_back(host: GpuHost, cli: Cli) -
     assert found in "".join(cli("gpu", "doctor").out.split("\n"))
     host.bind(GEFORCE, "nvidia")
     assert "lease" not in cli("gpu", "doctor").out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--to", "demo"), 2, "error: 'demo' is not CLUSTER/NODE\n"),
+        (
+            ("--to", "demo/x", "--force", "--timeout", "5"),
+            2,
+            "error: --timeout cannot be used with ",
+        ),
+        (
+            ("--to", "demo/compute-01"),
+            3,
+            "error: the file of the cluster demo is not stored here\n",
+        ),
+        (("--to", "none/compute-01"), 3, "error: there is no cluster none\n"),
+    ],
+)
+def test_a_move_that_cannot_be_is_refused(
+    host: GpuHost, cli: Cli, words: tuple[str, ...], code: int, said: str
+) -> None:
+    host.add_geforce()
+    remember(cli, "demo", pci("65", "0"))
+    ended = cli("gpu", "move", GEFORCE, *words)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "waits_s"),
+    [((), 1e9), (("--timeout", "5"), 5.0), (("--force",), None)],
+    ids=["waits", "waits so long", "does not wait"],
+)
+def test_a_move_says_what_it_does_and_what_is_off_now(
+    host: GpuHost,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    waits_s: float | None,
+) -> None:
+    host.add_geforce()
+    remember(cli, "demo")
+    cli.roots.cluster("demo").spec.write_text(GOOD)
+    planned: list[CardMove] = []
+
+    def plan_move(card: Gpu, target: NodeOf, *rest: Any, **more: Any) -> CardMove:
+        made = CardMove(
+            card=card,
+            target=target,
+            spec=rest[0],
+            source_file=rest[1],
+            source=NodeOf(more["manager_of"]("other"), "compute-02"),
+            is_target_on=True,
+            choice={},
+        )
+        planned.append(made)
+        return made
+
+    def carry_out(made: CardMove, *, waits_s: float | None, tell: Callable[[str], None]) -> None:
+        tell(f"stopping {made.stops[0]}, waiting {waits_s}")
+
+    monkeypatch.setattr("ai_how.clusters.move_card.plan_move", plan_move)
+    monkeypatch.setattr("ai_how.clusters.move_card.carry_out", carry_out)
+    asked = ("gpu", "move", "65:00.0", "--to", "demo/compute-01", *words)
+    ended = cli(*asked)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        f"stopping other/compute-02, waiting {waits_s}",
+        f"demo/compute-01 runs with {GEFORCE}",
+        "other/compute-02 is off; to start it again: ai-how hpc start --cluster other compute-02",
+    ]
+    assert planned[0].target.manager.machine == host.root
+    assert json.loads(cli(*asked, "--json").out) == {
+        "card": GEFORCE,
+        "node": "demo/compute-01",
+        "stopped": ["other/compute-02", "demo/compute-01"],
+    }

@@ -44,6 +44,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "gpu list": ((), ("--unknown",)),
     "gpu explain": ((), ("0000:99:00.0",)),
     "gpu doctor": (None, ("--unknown",)),
+    "gpu move": (None, ("65:00.0", "--to", "hpc/compute-01")),
     "host up": (None, ()),
     "host down": ((), None),
     "host status": ((), ("--unknown",)),

@@ -19,7 +19,7 @@ VERBS = {
     "hpc": "Start, stop, inspect and use the SLURM cluster.",
     "image": "Build and manage the images of the nodes.",
     "host": "Start, stop and inspect the embedded host.",
-    "gpu": "List and explain the GPUs of the host; change nothing.",
+    "gpu": "List and explain the GPUs of the host; move one to another node.",
     "doctor": "Check the host; print a command for each problem.",
     "schema": "Print the JSON Schema of the cluster file, for editors.",
 }

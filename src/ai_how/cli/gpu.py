@@ -1,4 +1,4 @@
-"""`ai-how gpu`: the GPUs of the host, what they can give to VMs, and what stands in the way."""
+"""`ai-how gpu`: the GPUs of the host, what VMs can have of them, and the move of one to a node."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
-from ai_how.cli.context import context_of
+from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.errors import HostError
+from ai_how.cli.hpc_cluster import load_kept, manager_of
+from ai_how.errors import HostError, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ai_how.gpu.abilities import Ability
     from ai_how.gpu.report import Card, Report
+    from ai_how.hpc.manager import HpcManager
 
 MACHINE = Path("/")
 NONE = "this host has no GPU"
+FOREVER_S = 1e9
 
-app = new_app("List and explain the GPUs of the host. These verbs change nothing.")
+app = new_app("List and explain the GPUs of the host, which changes nothing; move one to a node.")
 
 
 @app.command("list", short_help="List the GPUs, and what a VM can have of each.")
@@ -96,6 +101,66 @@ def doctor(ctx: typer.Context) -> None:
         console.show_checks(checks)
     if not is_able:
         raise typer.Exit(HostError.exit_code)
+
+
+@app.command(short_help="Give a card to another node: stop, and start, what it takes.")
+def move(
+    ctx: typer.Context,
+    card: Annotated[str, typer.Argument(metavar="CARD", help="Its address, such as 65:00.0.")],
+    to: Annotated[str, typer.Option("--to", metavar="CLUSTER/NODE", help="The node that gets it.")],
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", min=0, help="Wait at most S seconds for jobs."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do not wait for jobs.")] = False,
+) -> None:
+    """Give a card to a node, by the file of its cluster's last start.
+
+    That file must ask for this card, or for a number of cards. The node that runs with the card is
+    stopped, and so is the other one if it runs; each takes no new jobs, and its jobs are waited
+    for. Jobs that still run after --timeout, or with --force, are requeued if possible.
+    """
+    from ai_how.clusters.move_card import NodeOf, carry_out, plan_move
+    from ai_how.gpu.inventory import get_gpu, read_machine
+
+    if force and timeout is not None:
+        raise SpecError("--timeout cannot be used with --force, which does not wait")
+    cluster, _, node = to.partition("/")
+    if not (cluster and node):
+        raise SpecError(f"{to!a} is not CLUSTER/NODE", hint="ai-how gpu move --help")
+    context = context_of(ctx)
+    machine = read_machine(MACHINE)
+    found = get_gpu(machine.gpus, card)
+    spec, path = load_kept(context, cluster)
+    target = NodeOf(_manager(context, cluster), node)
+    what = plan_move(
+        found,
+        target,
+        spec,
+        path,
+        machine=machine,
+        manager_of=lambda name: _manager(context, name),
+    )
+    waits_s = None if force else FOREVER_S if timeout is None else timeout
+    if not what.is_done:
+        carry_out(what, waits_s=waits_s, tell=_telling(context))
+    if context.is_json:
+        stopped = [str(one) for one in what.stops]
+        console.show_json({"card": found.address, "node": to, "stopped": stopped})
+    elif what.is_done:
+        console.show_line(f"{to} runs with {found.address} already")
+    else:
+        console.show_line(f"{to} runs with {found.address}")
+        if what.source and str(what.source) != to:
+            console.show_line(f"{what.source} is off; to start it again: {what.source.start}")
+
+
+def _manager(context: Context, name: str) -> "HpcManager":
+    return replace(manager_of(context, name, is_named=True), machine=MACHINE)
+
+
+def _telling(context: Context) -> "Callable[[str], None]":
+    return (lambda _line: None) if context.is_json else console.show_line
 
 
 def _read(ctx: typer.Context) -> "Report":

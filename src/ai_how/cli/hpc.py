@@ -14,13 +14,14 @@ from ai_how.cli.hpc_cluster import (
     File,
     Words,
     find_manager,
+    load_kept,
     manager_of,
     name_of,
     split_words,
 )
 from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
-from ai_how.errors import SpecError, StateError
+from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
     from ai_how.hpc.manager import HpcManager
@@ -66,7 +67,7 @@ def start(
 
     context = context_of(ctx)
     file, nodes = split_words(words)
-    spec, path = _load_kept(context, cluster) if cluster else context.load_spec(file)
+    spec, path = load_kept(context, cluster) if cluster else context.load_spec(file)
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
@@ -278,23 +279,6 @@ def _is_typed(ctx: typer.Context, option: str) -> bool:
     """Whether it is on the command line: an environment variable must not lose jobs."""
     origin = ctx.get_parameter_source(option)
     return origin is not None and origin.name == "COMMANDLINE"
-
-
-def _load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | None]":
-    """The spec of the file of the cluster's last start, and the path of its copy."""
-    from ai_how.spec.nodes import get_hpc
-
-    name_of(context, cluster)
-    if not context.roots.cluster(cluster).root.is_dir():
-        raise StateError(f"there is no cluster {cluster}", hint="ai-how hpc start FILE")
-    if not (path := context.roots.cluster(cluster).spec).is_file():
-        raise StateError(
-            f"the file of the cluster {cluster} is not stored here", hint="ai-how hpc start FILE"
-        )
-    spec, _ = context.load_spec(path)
-    if (name := get_hpc(spec).name) != cluster:
-        raise SpecError(f"{path} is the file of {cluster}, but now names {name}")
-    return spec, path
 
 
 def _what_goes(manager: "HpcManager") -> list[str]:

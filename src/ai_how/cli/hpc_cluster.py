@@ -8,11 +8,12 @@ import typer
 from ai_how import console
 from ai_how.cli.arguments import looks_like_file
 from ai_how.cli.context import Context
-from ai_how.errors import SpecError
+from ai_how.errors import SpecError, StateError
 
 if TYPE_CHECKING:
     from ai_how.hpc.manager import HpcManager
     from ai_how.plan.observer import Observer
+    from ai_how.spec.models import ClusterFile
 
 Cluster = Annotated[
     str | None,
@@ -79,3 +80,20 @@ def manager_of(
 def find_manager(context: Context, cluster: str | None, file: Path | None) -> "HpcManager":
     """The manager of the cluster that --cluster or the file names."""
     return manager_of(context, name_of(context, cluster, file), is_named=bool(cluster))
+
+
+def load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | None]":
+    """The spec of the file of the cluster's last start, and the path of its copy."""
+    from ai_how.spec.nodes import get_hpc
+
+    name_of(context, cluster)
+    if not context.roots.cluster(cluster).root.is_dir():
+        raise StateError(f"there is no cluster {cluster}", hint="ai-how hpc start FILE")
+    if not (path := context.roots.cluster(cluster).spec).is_file():
+        raise StateError(
+            f"the file of the cluster {cluster} is not stored here", hint="ai-how hpc start FILE"
+        )
+    spec, _ = context.load_spec(path)
+    if (name := get_hpc(spec).name) != cluster:
+        raise SpecError(f"{path} is the file of {cluster}, but now names {name}")
+    return spec, path
