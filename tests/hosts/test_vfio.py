@@ -169,7 +169,7 @@ def test_devices_go_to_a_vm_and_come_back_to_their_drivers(life: Asked) -> None:
     for address in every:
         assert f'host = "{address}"' in seen["inside"]
     for ids in IDS.values():
-        assert f"PCI device {ids}" in seen["inside"]
+        assert f"pci id {ids}" in seen["inside"]
     check(seen["stop"])
     assert seen["after stop"] == seen["before"]
     assert known(seen["before"]) == DRIVERS
