@@ -149,7 +149,7 @@ def open_groups(pid: int | None) -> list[str]:
 
 
 def devices_inside(home: Home, name: str) -> str:
-    """What QEMU has plugged in, with ids and addresses on the host; no firmware need have seen it."""
+    """What QEMU has plugged in, with addresses on the host; no firmware need have seen it."""
     virsh = [get_tool("virsh", package="libvirt-clients"), "--connect", home.host.uri]
     return run([*virsh, "qemu-monitor-command", "--hmp", f"{name}-{NODE}", "info qtree"]).stdout
 
