@@ -126,6 +126,17 @@ def test_a_card_can_be_given_to_a_cluster_that_exists(bench: CardBench) -> None:
     assert bench.cards("mine", "compute-01") is None
 
 
+def test_the_card_of_a_node_that_stays_off_may_be_used_by_others(bench: CardBench) -> None:
+    bench.start("mine", THIS, "")
+    bench.manager("mine").stop()
+    bench.start("yours", THIS)
+    bench.host.add_process(2000, "qemu-system-x86", "/dev/vfio/12")
+    bench.start("mine", THIS, "", only=["compute-02"])
+    assert not bench.start("yours", THIS).steps
+    with pytest.raises(HostError, match="is in use by compute-01 of the cluster yours"):
+        bench.start("mine", THIS, "")
+
+
 def test_a_definition_that_was_undone_is_made_again(
     bench: CardBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -760,3 +760,31 @@ def test_a_command_is_never_sent_twice_to_an_agent() -> None:
 
 def pause(seconds: float) -> None:
     time.sleep(seconds)
+
+
+class Device:
+    """A device of the host; the test driver has none of PCI."""
+
+    def __init__(self) -> None:
+        self.reattached = 0
+
+    def reAttach(self) -> int:  # noqa: N802  libvirt's name
+        self.reattached += 1
+        return 0
+
+
+def test_a_device_is_given_back_by_its_name_in_libvirt(
+    script: Script, faulty: LibvirtClient
+) -> None:
+    device = Device()
+    known = {"pci_0000_65_00_1": device}
+    script.provide("nodeDeviceLookupByName", known.__getitem__)
+    faulty.reattach_device("0000:65:00.1")
+    script.fail("nodeDeviceLookupByName", LOST, is_after=True)
+    faulty.reattach_device("0000:65:00.1")
+    assert device.reattached == 2
+
+
+def test_a_device_that_libvirt_does_not_know_is_an_error(client: LibvirtClient) -> None:
+    with pytest.raises(LibvirtError, match="no node device with matching name 'pci_0000_65_00_0'"):
+        client.reattach_device("0000:65:00.0")

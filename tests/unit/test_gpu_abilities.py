@@ -394,14 +394,14 @@ def test_the_answer_is_that_of_a_start(host: GpuHost, state: str) -> None:
         assert failures <= {one.text for one in whole(host).hurdles}
 
 
-def test_a_node_that_is_on_may_use_its_card(host: GpuHost) -> None:
+def test_the_card_of_a_node_that_is_not_started_may_be_used(host: GpuHost) -> None:
     host.add_geforce(driver="vfio-pci")
     host.bind(SOUND, "vfio-pci")
     host.add_process(2000, "qemu-system-x86", "/dev/vfio/12")
     nodes, functions = nodes_of(read_hpc()), {"compute-01": (GEFORCE, SOUND)}
     facts = replace(read_facts(), routes=())
-    assert check_devices(nodes, functions, facts, on=["compute-01"], machine=host.root) == []
-    [check] = check_devices(nodes, functions, facts, on=["compute-02"], machine=host.root)
+    assert check_devices(nodes, functions, facts, unstarted=["compute-01"], machine=host.root) == []
+    [check] = check_devices(nodes, functions, facts, unstarted=["compute-02"], machine=host.root)
     assert check.found == "qemu-system-x86 (pid 2000, VM) has /dev/vfio/12 open"
 
 

@@ -244,7 +244,7 @@ def _refuse(move: CardMove, nodes: tuple[Node, ...], machine: Machine) -> None:
     # A stop closes what a running node has open. Whoever else has the card open stays.
     on = [node.name] if move.source or move.is_target_on else []
     root = move.target.manager.machine
-    for check in check_devices([node], functions, read_facts(), on=on, machine=root):
+    for check in check_devices([node], functions, read_facts(), unstarted=on, machine=root):
         if check.status is Status.FAILURE:
             raise HostError(f"{move.card.address}: {check.found}", hint=check.advice)
     for hurdle in () if move.source else whole_of(move.card, machine).hurdles:

@@ -67,8 +67,9 @@ def check_host(
     asked = desired.section.hardware.acceleration.performance
     nodes = [node for node, _ in desired.nodes]
     facts = read_facts(directories=(place.storage.root,))
-    on = [one.name for one in desired.state.nodes if seen.is_on(one)]
-    checks = check_devices(nodes, desired.functions, facts, on=on, machine=machine)
+    started = {one.name for one in off}
+    unstarted = [node.name for node in nodes if node.name not in started]
+    checks = check_devices(nodes, desired.functions, facts, unstarted=unstarted, machine=machine)
     checks += check_shares(nodes, place)
     cost = CapacityRequest(
         vms=len(off),

@@ -23,27 +23,27 @@ def check_devices(
     functions: Mapping[str, Sequence[str]],
     facts: HostFacts,
     *,
-    on: Collection[str] = (),
+    unstarted: Collection[str] = (),
     machine: Path = Path("/"),
 ) -> list[Check]:
     """Whether the devices can be passed through, and the host does not need them itself.
 
-    `functions` are those of the cards of each node, by its name. A node that is `on` may use what
-    it has.
+    `functions` are those of the cards of each node, by its name. Whoever uses the devices of an
+    `unstarted` node goes on: it is on itself, or stays off.
     """
     asked: list[AskedDevice] = []
-    used_by_nodes: set[str] = set()
+    left_alone: set[str] = set()
     for node in nodes:
         own: list[AskedDevice] = [AnyDevice(one) for one in functions.get(node.name, ())]
         own += node.pcie_devices
         asked += own
-        if node.name in on:
-            used_by_nodes |= {one.pci_address for one in own}
+        if node.name in unstarted:
+            left_alone |= {one.pci_address for one in own}
     if not asked:
         return []
     devices = read_pci_devices(machine)
     uses = {
-        address: CardUse(use.card) if address in used_by_nodes else use
+        address: CardUse(use.card) if address in left_alone else use
         for address, use in read_uses(devices, machine).items()
     }
     uplinks = uplinks_of(facts.routes or ())

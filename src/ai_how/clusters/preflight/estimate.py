@@ -100,6 +100,7 @@ def estimate(
     if place.is_up:
         facts = replace(facts, no_uplink=place.uplink_trouble)
     own_bridge = state.network.bridge if state else None
+    unstarted = {*running, *(node.name for node in nodes if not node.auto_start)}
     users = _device_users(section.name, state, place, roots)
     functions, of_cards = _assign(nodes, section.name, state, users, roots, machine)
     return Estimate(
@@ -114,7 +115,7 @@ def estimate(
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *of_cards,
-            *check_devices(nodes, functions, facts, on=running, machine=machine),
+            *check_devices(nodes, functions, facts, unstarted=unstarted, machine=machine),
             *check_device_users(devices_of(nodes, functions), users),
             *check_shares(nodes, place),
             *_image_checks(nodes, catalogue, kind),
