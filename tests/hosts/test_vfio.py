@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ai_how.errors import ToolError
 from emulated_host import (
     BOOT_DISPLAY,
     BRIDGED,

@@ -387,6 +387,7 @@ def main(names: list[str]) -> None:
         home.prepare()
         note("host up", {})
         for name in names:
+            home.have_host()  # it ends with its last cluster
             try:
                 seen = SCENARIOS[name](home)
             except Exception:  # noqa: BLE001  it is told, and the others are seen
