@@ -112,6 +112,19 @@ def test_what_blocks_the_card_is_refused_as_for_any_device(bench: CardBench) -> 
     assert possible(bench, "mine", f"{THIS}, {passing}") == []
 
 
+def test_a_group_goes_to_one_node_as_a_whole(bench: CardBench) -> None:
+    """Two cards in one group, as behind a bridge without ACS."""
+    for device in (OTHER, OTHER_SOUND):
+        group = bench.host.device(device) / "iommu_group"
+        group.unlink()
+        group.symlink_to(bench.host.root / "sys/kernel/iommu_groups/12")
+    other = f'gpu: {{pci: "{OTHER}"}}'
+    found = possible(bench, "mine", THIS, other)
+    assert f"IOMMU group 12 also has {OTHER}, {OTHER_SOUND}: list all or none" in found[0]
+    assert len(found) == 4
+    assert possible(bench, "mine", f'gpu: {{pci: ["{CARD}", "{OTHER}"]}}') == []
+
+
 def test_a_card_can_be_given_to_a_cluster_that_exists(bench: CardBench) -> None:
     bench.start("mine", "")
     bench.start("mine", ONE)

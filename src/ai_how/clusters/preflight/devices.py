@@ -28,23 +28,27 @@ def check_devices(
 ) -> list[Check]:
     """Whether the devices can be passed through, and the host does not need them itself.
 
-    `functions` are those of the cards of each node, by its name. Whoever uses the devices of an
-    `unstarted` node goes on: it is on itself, or stays off.
+    `functions` are those of the cards of each node, by its name. An IOMMU group goes to one node as
+    a whole. Whoever uses the devices of an `unstarted` node goes on: it is on itself, or stays off.
     """
-    asked: list[AskedDevice] = []
-    left_alone: set[str] = set()
+    asked: dict[str, list[AskedDevice]] = {}
     for node in nodes:
-        own: list[AskedDevice] = [AnyDevice(one) for one in functions.get(node.name, ())]
-        own += node.pcie_devices
-        asked += own
-        if node.name in unstarted:
-            left_alone |= {one.pci_address for one in own}
+        cards: list[AskedDevice] = [AnyDevice(one) for one in functions.get(node.name, ())]
+        if cards or node.pcie_devices:
+            asked[node.name] = [*cards, *node.pcie_devices]
     if not asked:
         return []
-    devices = read_pci_devices(machine)
-    uses = {
-        address: CardUse(use.card) if address in left_alone else use
-        for address, use in read_uses(devices, machine).items()
-    }
-    uplinks = uplinks_of(facts.routes or ())
-    return check_passthrough(asked, devices, uplinks=uplinks, iommu=read_iommu(machine), uses=uses)
+    devices, uplinks = read_pci_devices(machine), uplinks_of(facts.routes or ())
+    iommu, uses = read_iommu(machine), read_uses(devices, machine)
+    free = {address: CardUse(use.card) for address, use in uses.items()}
+    return [
+        check
+        for name, own in asked.items()
+        for check in check_passthrough(
+            own,
+            devices,
+            uplinks=uplinks,
+            iommu=iommu,
+            uses=free if name in unstarted else uses,
+        )
+    ]
