@@ -68,7 +68,7 @@ def check_virtiofsd(root: Path) -> Check:
 
 def check_imported_images(root: Path) -> Check:
     """Whether cloud images of others can boot here, as far as that is known."""
-    tested = "Debian 13 is tested; Debian 12, Ubuntu, AlmaLinux and Rocky Linux are not"
+    tested = "Debian 12 and 13 are tested; Ubuntu, AlmaLinux and Rocky Linux are not"
     if has_uefi(root):
         return Check("images of others", Status.OK, tested)
     found = f"by BIOS only: there is no UEFI firmware for VMs. {tested}"
