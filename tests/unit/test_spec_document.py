@@ -54,11 +54,19 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
     text = re.sub(r"^( *)#(?=\S)", r"\1", render_default_file(), flags=re.MULTILINE)
     _, problems = read_spec_text(text, "cluster.yaml", {})
     errors = [p.text for p in problems if p.severity is Severity.ERROR]
-    ways = [
-        f"a node has `pci` or `{other}`, not both; give one to another node"
-        for other in ("count", "simulated")
-    ]
-    ways.insert(1, "is of real cards; that of simulated ones is `simulated.mig`")
+
+    def ways(node: str) -> list[str]:
+        first, *others = [
+            f"a node has `pci` or `{other}`, not both; give one to another node"
+            for other in ("count", "vgpu", "simulated")
+        ]
+        of_vgpu = (
+            "the node also has a vGPU by `vgpu.mdev_uuid`; give one to another node",
+            f"the card at 0000:65:00.0 is given whole by clusters.{node}.gpu.pci[0]",
+        )
+        mig = "is of real cards; that of simulated ones is `simulated.mig`"
+        return [first, mig, others[0], *of_vgpu, others[1]]
+
     assert errors == [
         (
             "one of `name`, `suite`, `path` and `url` is required: `from: default`, "
@@ -66,11 +74,11 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
         ),
         "2 nodes cannot all have the vGPU c2177883-f1bb-47f0-914d-32a22e3a8804",
         "2 nodes cannot all have the card 0000:65:00.0; `gpu.count` gives each one",
-        *ways,
+        *ways("hpc.compute_nodes[0]"),
         "the node has a vGPU; give the simulated ones to another node",
         "'hpcbr0' is also clusters.hpc.network.bridge",
         "simulated GPUs are for SLURM; remove it",
-        *ways,
+        *ways("cloud.worker_nodes[0]"),
     ]
 
 

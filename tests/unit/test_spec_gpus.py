@@ -11,12 +11,14 @@ from ai_how.spec.document import json_schema, render_default_file
 from ai_how.spec.gpus import GpuSpec
 from ai_how.spec.mig import CARDS, find_card, fits, sorted_slices
 from ai_how.spec.models import SimulatedGpusSpec
+from ai_how.spec.nodes import nodes_of
 from cluster_bench import read_hpc
 
 A100 = {"type": "a100", "count": 2}
 HERE = "hpc.compute_nodes[0].gpu"
 PLACE = f"{HERE}.simulated"
 CARD = "0000:65:00.0"
+PROFILE = {"profile": "nvidia-63"}
 
 
 def with_gpus(**simulated: Any) -> dict[str, Any]:
@@ -142,7 +144,8 @@ def test_a_node_has_either_real_gpus_or_simulated_ones() -> None:
 
 def test_a_section_without_any_gpu_is_reported() -> None:
     assert check({"compute_nodes": [NODE | {"gpu": {}}]}) == [
-        f"warning {HERE}: is empty, and has no effect; it may have `pci`, `count` or `simulated`"
+        f"warning {HERE}: is empty, and has no effect; it may have `pci`, `count`, `vgpu` "
+        "or `simulated`"
     ]
 
 
@@ -215,6 +218,8 @@ def of_nodes(*gpus: dict[str, Any], **more: Any) -> list[str]:
         {"count": 16, "model": "RTX 4090"},
         {"count": 1, "model": 4090},
         {"count": 1, "model": "Navi 31 [Radeon RX 7900 XT/7900 XTX]"},
+        {"vgpu": {"profile": "GRID T4-1Q"}},
+        {"vgpu": {"profile": 1148, "parent": "0000:65:00.4"}},
     ],
 )
 def test_cards_of_the_host_are_asked_for_in_these_ways(gpu: dict[str, Any]) -> None:
@@ -230,6 +235,13 @@ def test_cards_of_the_host_are_asked_for_in_these_ways(gpu: dict[str, Any]) -> N
         ({"pci": CARD, "model": "x"}, "model: needs `count`; `pci` names the card itself"),
         ({"model": "x"}, "model: needs `count`; `pci` names the card itself"),
         ({"pci": "65:00"}, "pci[0]: found '65:00'; allowed: an address such as 0000:65:00.0"),
+        ({"pci": CARD, "vgpu": PROFILE}, "vgpu: a node has `pci` or `vgpu`, not both; give one to"),
+        ({"vgpu": PROFILE, "simulated": A100}, "simulated: a node has `vgpu` or `simulated`, not "),
+        ({"vgpu": PROFILE, "model": "x"}, "model: needs `count`; `pci` names the card itself"),
+        ({"vgpu": PROFILE, "mig": {}}, "mig: needs `pci` or `count`"),
+        ({"vgpu": {"parent": CARD}}, "vgpu.profile: is required"),
+        ({"vgpu": {"profile": "$(x)"}}, "vgpu.profile: found '$(x)'; allowed: a type of vGPU by"),
+        ({"vgpu": PROFILE | {"parent": "65:00"}}, "vgpu.parent: found '65:00'; allowed: an add"),
         ({"count": 0}, "count: found '0'; the minimum is 1"),
         ({"count": 17}, "count: found '17'; the maximum is 16"),
         ({"count": 1, "model": ""}, "model: found ''; allowed: a letter or digit, then at most 63"),
@@ -243,6 +255,30 @@ def test_cards_of_the_host_are_asked_for_in_these_ways(gpu: dict[str, Any]) -> N
 def test_a_wrong_way_to_a_card_is_named(gpu: dict[str, Any], said: str) -> None:
     [found] = of_nodes(gpu)
     assert found.replace("clusters.", "").startswith(f"{HERE}.{said}")
+
+
+def test_a_node_has_one_vgpu_and_its_card_is_not_given_whole() -> None:
+    made = {"vgpu": PROFILE | {"parent": "0000:65:00.4"}}
+    assert of_nodes(made, vgpu={"mdev_uuid": MDEV}) == [
+        f"{HERE}.vgpu: the node also has a vGPU by `vgpu.mdev_uuid`; give one to another node"
+    ]
+    assert of_nodes(made, {"pci": CARD}) == [
+        f"{HERE}.vgpu.parent: the card at 0000:65:00.4 is given whole by "
+        "clusters.hpc.compute_nodes[1].gpu.pci[0]"
+    ]
+    passed = {"pci_address": "0000:65:00.5", "device_type": "gpu"}
+    another = NODE | {"pcie_passthrough": {"enabled": True, "devices": [passed]}}
+    assert check({"compute_nodes": [NODE | {"gpu": made}, another]}) == []
+
+
+def test_each_node_of_a_group_has_a_vgpu_of_its_own() -> None:
+    nodes = nodes_of(
+        read_hpc(
+            nodes="compute_nodes: {count: 3, cpu_cores: 1, memory_gb: 1, disk_gb: 10, "
+            "gpu: {vgpu: {profile: nvidia-63}}}"
+        )
+    )
+    assert [node.vgpu and node.vgpu.profile for node in nodes] == [None, *["nvidia-63"] * 3]
 
 
 SEVEN = {"1g.10gb": 7}

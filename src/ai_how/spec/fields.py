@@ -294,6 +294,13 @@ CardModel = Annotated[
         "a letter or digit, then at most 63 of letters, digits, blanks and ()[]/._+-",
     ),
 ]
+VgpuProfile = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9 ()\[\]/._+-]{0,63}",
+        "a type of vGPU by its id or name, such as nvidia-63, 1148 or GRID T4-1Q",
+    ),
+]
 PciId = Annotated[
     str,
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),

@@ -19,6 +19,7 @@ def check_gpus(cluster: LocatedCluster) -> Iterator[Finding]:
         loc = (*node.loc, "gpu")
         yield from _check_ways(node.spec.gpu, loc)
         yield from _check_mig(node.spec.gpu, node.spec, loc)
+        yield from _check_vgpu(node, node.spec, loc)
         asked = node.spec.gpu.simulated
         if asked is None:
             continue
@@ -38,13 +39,14 @@ def _check_ways(asked: GpuSpec, loc: Loc) -> Iterator[Finding]:
         for name, is_given in (
             ("pci", bool(asked.pci)),
             ("count", asked.count is not None),
+            ("vgpu", asked.vgpu is not None),
             ("simulated", asked.simulated is not None),
         )
         if is_given
     ]
     if not ways and asked.model is None:
         yield warning_at(
-            "is empty, and has no effect; it may have `pci`, `count` or `simulated`", loc
+            "is empty, and has no effect; it may have `pci`, `count`, `vgpu` or `simulated`", loc
         )
     for other in ways[1:]:
         yield error_at(
@@ -86,12 +88,26 @@ def _check_mig(asked: GpuSpec, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Find
         )
 
 
+def _check_vgpu(node: LocatedNode, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:
+    """A node has one vGPU; a VF of its own has room for one."""
+    if spec.gpu and spec.gpu.vgpu and spec.vgpu:
+        yield error_at(
+            "the node also has a vGPU by `vgpu.mdev_uuid`; give one to another node",
+            (*loc, "vgpu"),
+            (*node.loc, "vgpu"),
+        )
+
+
 def _check_owners(cluster: LocatedCluster) -> Iterator[Finding]:
     """A card is given with its whole slot; what `pcie_passthrough` has twice is told elsewhere."""
     owners: dict[str, tuple[Loc, bool]] = {}
+    parents: list[tuple[str, Loc]] = []
     for node in cluster.nodes:
         if not isinstance(node.spec, ComputeNodeSpec):
             continue
+        vgpu = node.spec.gpu.vgpu if node.spec.gpu else None
+        if vgpu and vgpu.parent:
+            parents.append((vgpu.parent, (*node.loc, "gpu", "vgpu", "parent")))
         devices = (*node.loc, "pcie_passthrough", "devices")
         named = [
             (device.pci_address, (*devices, index, "pci_address"), False)
@@ -115,6 +131,12 @@ def _check_owners(cluster: LocatedCluster) -> Iterator[Finding]:
                 yield error_at(
                     f"the card at {address} is also {render_path(first[0])}", loc, first[0]
                 )
+    for address, loc in parents:
+        first = owners.get(address.rpartition(".")[0])
+        if first and first[1]:
+            yield error_at(
+                f"the card at {address} is given whole by {render_path(first[0])}", loc, first[0]
+            )
 
 
 def _check_neighbours(node: LocatedNode, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:

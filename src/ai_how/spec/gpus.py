@@ -128,6 +128,26 @@ class SimulatedGpusSpec(Spec):
         return self.links[card]
 
 
+class VgpuProfileSpec(Spec):
+    """A share of a card of the host, which a start makes and a stop removes."""
+
+    profile: Annotated[
+        fields.VgpuProfile,
+        Field(
+            description="The type of the vGPU by its id or its name, as `gpu explain` shows them.",
+            examples=["nvidia-63", "GRID T4-1Q"],
+        ),
+    ]
+    parent: Annotated[
+        fields.PciAddress | None,
+        Field(
+            description="The address of the card, or of a VF of it. Default: any that offers the "
+            "type and has one free.",
+            examples=["0000:65:00.0"],
+        ),
+    ] = None
+
+
 @dataclass(frozen=True, slots=True)
 class AskedCards:
     """The cards of the host that a node asks for: these, or `count` that a start chooses."""
@@ -144,7 +164,7 @@ class AskedCards:
 
 
 class GpuSpec(Spec):
-    """The GPUs of a node, in one of three ways: `pci`, `count` or `simulated`."""
+    """The GPUs of a node, in one of four ways: `pci`, `count`, `vgpu` or `simulated`."""
 
     pci: Annotated[
         Annotated[tuple[fields.PciAddress, ...], OneOrList()],
@@ -179,6 +199,10 @@ class GpuSpec(Spec):
             "slurmd starts. {} makes them whole; without `mig` they are left as they are.",
             examples=[{}],
         ),
+    ] = None
+    vgpu: Annotated[
+        VgpuProfileSpec | None,
+        Field(description="A vGPU that a start makes on a card of the host, and a stop removes."),
     ] = None
     simulated: Annotated[
         SimulatedGpusSpec | None,

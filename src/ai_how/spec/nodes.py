@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
 
 from ai_how.errors import SpecError
-from ai_how.spec.gpus import AskedCards, SimulatedGpusSpec
+from ai_how.spec.gpus import AskedCards, SimulatedGpusSpec, VgpuProfileSpec
 from ai_how.spec.models import (
     ClusterFile,
     ComputeGroupSpec,
@@ -48,6 +48,8 @@ class Node:
     vgpu_mdev_uuid: UUID | None
     gpus: SimulatedGpusSpec | None = None
     cards: AskedCards | None = None
+    vgpu: VgpuProfileSpec | None = None
+    """The vGPU that is made for it."""
 
     def domain_name(self, cluster: str) -> str:
         return f"{cluster}-{self.name}"
@@ -108,6 +110,7 @@ def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:
             vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
             gpus=spec.gpu.simulated if spec.gpu else None,
             cards=spec.gpu.cards if spec.gpu else None,
+            vgpu=spec.gpu.vgpu if spec.gpu else None,
         )
         for number, spec in enumerate(_written_out(hpc.compute_nodes), start=1)
     )
