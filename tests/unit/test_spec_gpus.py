@@ -144,8 +144,10 @@ def test_a_node_has_either_real_gpus_or_simulated_ones() -> None:
 
 def test_a_section_without_any_gpu_is_reported() -> None:
     assert check({"compute_nodes": [NODE | {"gpu": {}}]}) == [
-        f"warning {HERE}: is empty, and has no effect; it may have `pci`, `count`, `vgpu` "
-        "or `simulated`"
+        (
+            f"warning {HERE}: is empty, and has no effect; it may have `pci`, `count`, `vgpu` "
+            "or `simulated`"
+        )
     ]
 
 
@@ -263,8 +265,10 @@ def test_a_node_has_one_vgpu_and_its_card_is_not_given_whole() -> None:
         f"{HERE}.vgpu: the node also has a vGPU by `vgpu.mdev_uuid`; give one to another node"
     ]
     assert of_nodes(made, {"pci": CARD}) == [
-        f"{HERE}.vgpu.parent: the card at 0000:65:00.4 is given whole by "
-        "clusters.hpc.compute_nodes[1].gpu.pci[0]"
+        (
+            f"{HERE}.vgpu.parent: the card at 0000:65:00.4 is given whole by "
+            "clusters.hpc.compute_nodes[1].gpu.pci[0]"
+        )
     ]
     passed = {"pci_address": "0000:65:00.5", "device_type": "gpu"}
     another = NODE | {"pcie_passthrough": {"enabled": True, "devices": [passed]}}

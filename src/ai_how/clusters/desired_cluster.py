@@ -14,6 +14,7 @@ from ai_how.images.manifest import Image
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Node, assign_addresses, gateway_of, room_in
 from ai_how.state.models import ClusterState, NetworkState, NodeState
+from ai_how.vm_management.vgpus import Vgpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class DesiredCluster:
     outside: Outside = field(default_factory=Outside)
     functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The functions of the host's cards that each node gets, by its name."""
+    vgpus: Mapping[str, Vgpu] = field(default_factory=dict)
+    """The vGPU that is made for each node, by its name."""
     images: Mapping[str, Image] = field(default_factory=dict)
     """The images of its nodes, by digest; empty before they were looked up."""
 
@@ -40,6 +43,12 @@ class DesiredCluster:
         """The addresses of all PCI devices that the node's VM gets."""
         passed = (device.pci_address for device in node.pcie_devices)
         return (*self.functions.get(node.name, ()), *passed)
+
+    @property
+    def host_devices(self) -> dict[str, tuple[str, ...]]:
+        """The functions of each node's cards, and its vGPU as VMs have it, by its name."""
+        made = {name: (one.device,) for name, one in self.vgpus.items()}
+        return {**self.functions, **made}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ class HostChoices:
     digest_of: Callable[[Node], str]
     """The digest of the node's image."""
     cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The cards that were chosen for each node that asks for a number of them, by its name."""
+    """The cards that were chosen for each node, or the VF for its vGPU, by its name."""
 
 
 def plan_desired_cluster(
@@ -152,7 +161,7 @@ def _gpus(node: Node, was: NodeState | None) -> dict[str, int] | None:
 
 
 def _cards(node: Node, choices: HostChoices) -> tuple[str, ...] | None:
-    if node.cards is None or not node.cards.count:
+    if node.vgpu is None and (node.cards is None or not node.cards.count):
         return None
     return choices.cards.get(node.name) or None
 

@@ -12,7 +12,14 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import read_state
-from ai_how.state.leases import Lease, find_damaged, read_leases
+from ai_how.state.leases import (
+    Lease,
+    NodeLease,
+    VgpuLease,
+    find_damaged,
+    read_leases,
+    read_vgpu_leases,
+)
 from ai_how.state.paths import Roots
 from ai_how.vm_management.lending import (
     Lender,
@@ -22,19 +29,25 @@ from ai_how.vm_management.lending import (
     read_driver,
     rebind_command,
 )
+from ai_how.vm_management.vgpus import VgpuMaker, describe_left, is_left, removal_command
 
 
-def settle_leases(lender: Lender, roots: Roots, own: UUID | None) -> None:
+def settle_leases(lender: Lender, maker: VgpuMaker, roots: Roots, own: UUID | None) -> None:
     """Give back what no VM runs with, of the cluster `own` and of clusters that are gone.
+
+    Their vGPUs are removed.
 
     The caller holds the lock of its cluster, and no run of it is under way.
     """
     for lease in read_leases(lender.leases):
         if lease.owner == own or _is_gone(roots, lease):
             lender.give_back(lease)
+    for vgpu in read_vgpu_leases(maker.leases):
+        if vgpu.owner == own or _is_gone(roots, vgpu):
+            maker.remove(vgpu)
 
 
-def _is_gone(roots: Roots, lease: Lease) -> bool:
+def _is_gone(roots: Roots, lease: NodeLease) -> bool:
     """Whether the cluster of a lease is no longer there; a first start has only a journal."""
     paths = roots.cluster(lease.cluster)
     try:
@@ -50,26 +63,33 @@ def _is_gone(roots: Roots, lease: Lease) -> bool:
 def check_leases(roots: Roots, machine: Path = Path("/")) -> Iterator[Check]:
     """A warning for each leased device that no VM runs with and that is not back, and what helps.
 
-    A host that cannot be asked for its VMs is left out.
+    So for each vGPU that is left. A host that cannot be asked for its VMs is left out.
     """
     for path in find_damaged(roots.leases):
         advice = f"rm {shlex.quote(str(path))}"
         yield Check("lease", Status.WARNING, f"{path} cannot be read", advice)
     boot, used = read_boot(machine), dict[str, frozenset[str] | None]()
-    for lease in read_leases(roots.leases):
-        now = read_driver(machine, lease.device)
-        if lease.boot != boot or now == lease.driver or not is_there(machine, lease.device):
-            continue
+
+    def is_unused(lease: Lease | VgpuLease) -> bool:
         uri = _uri_of(roots, lease)
         if uri not in used:
             used[uri] = _devices_in_use(uri, roots)
         in_use = used[uri]
-        if in_use is not None and lease.device not in in_use:
+        return in_use is not None and lease.device not in in_use
+
+    for lease in read_leases(roots.leases):
+        now = read_driver(machine, lease.device)
+        if lease.boot != boot or now == lease.driver or not is_there(machine, lease.device):
+            continue
+        if is_unused(lease):
             advice = rebind_command(lease, now)
             yield Check("lease", Status.WARNING, describe_lost(lease, now), advice)
+    for vgpu in read_vgpu_leases(roots.leases):
+        if is_left(vgpu, machine) and is_unused(vgpu):
+            yield Check("vgpu", Status.WARNING, describe_left(vgpu), removal_command(vgpu))
 
 
-def _uri_of(roots: Roots, lease: Lease) -> str:
+def _uri_of(roots: Roots, lease: NodeLease) -> str:
     """The host of the cluster that has the lease, where that is known."""
     try:
         state = read_state(roots.cluster(lease.cluster))

@@ -10,7 +10,7 @@ from ai_how.errors import AiHowError, OwnershipError
 from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
-from ai_how.libvirt_client.host_devices import passed_in
+from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.networks.host_networks import HostNetworks
@@ -81,9 +81,9 @@ class Observed:
         return domain is not None and domain.state.is_on
 
     def has_devices(self, uuid: UUID) -> bool:
-        """Whether a VM is on with a PCI device of the host."""
+        """Whether a VM is on with a PCI device or a mediated device of the host."""
         domain = self.find_domain(uuid)
-        return domain is not None and domain.state.is_on and bool(passed_in(domain.xml))
+        return domain is not None and domain.state.is_on and bool(devices_in(domain.xml))
 
     def has_managed_save(self, node: NodeState) -> bool:
         """Whether the node's VM is off and its memory is saved."""

@@ -27,13 +27,14 @@ from ai_how.plan.observer import Observer
 from ai_how.plan.step import Plan, Step
 from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
-from ai_how.state.leases import read_leases
+from ai_how.state.leases import read_leases, read_vgpu_leases
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.lending import Lender
 from ai_how.vm_management.networks.host_networks import HostNetworks
+from ai_how.vm_management.vgpus import VgpuMaker
 
 MAX_WORKERS = 64  # nearly all of them only wait for guests
 
@@ -57,8 +58,11 @@ class PlanRunner:
     machine: Path = Path("/")
 
     def settle_leases(self) -> None:
-        """Give back the devices of VMs that do not run, as a crash or a kill leaves them."""
-        if not read_leases(self.roots.leases):
+        """Give back the devices of VMs that do not run, as a crash or a kill leaves them.
+
+        Their vGPUs are removed.
+        """
+        if not read_leases(self.roots.leases) and not read_vgpu_leases(self.roots.leases):
             return
         lender = Lender(
             leases=self.roots.leases,
@@ -68,7 +72,10 @@ class PlanRunner:
             rebind_s=self.timeouts.rebind_s,
         )
         state = read_state(self.paths)
-        settle_leases(lender, self.roots, state.lineage if state else None)
+        maker = VgpuMaker(
+            leases=self.roots.leases, client=self.client, machine=self.machine, warn=self.warn
+        )
+        settle_leases(lender, maker, self.roots, state.lineage if state else None)
 
     def recover(self, left: JournalContents) -> None:
         """Undo a start that was cut short; continue a stop or destroy."""

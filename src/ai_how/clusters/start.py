@@ -13,12 +13,6 @@ from ai_how.clusters.observation import Observed, observe, with_host_faults
 from ai_how.clusters.outside import find_outside
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
-from ai_how.clusters.preflight.cards import (
-    NodeCards,
-    assign_cards,
-    read_card_facts,
-    remembered_cards,
-)
 from ai_how.clusters.preflight.device_users import (
     devices_of,
     find_device_users,
@@ -29,6 +23,7 @@ from ai_how.clusters.preflight.existing_cluster import (
     find_disk_directory,
     find_losses,
 )
+from ai_how.clusters.preflight.host_gpus import Asker, HostGpus, assign_gpus
 from ai_how.clusters.preflight.node_images import catalogue_of, choose_accel, get_image
 from ai_how.clusters.preflight.subnet_choice import choose_cluster_subnet
 from ai_how.clusters.recovery import refuse_lost
@@ -162,7 +157,7 @@ def prepare_start(context: StartContext) -> PreparedStart:
         archives=context.kind.build_archives(
             decided.desired, context.paths, has_host_clock=looked.accel is Accel.KVM
         ),
-        devices=tuple(devices_of(_booted(decided), decided.desired.functions)),
+        devices=tuple(devices_of(_booted(decided), decided.desired.host_devices)),
         renews_keys=bool(decided.lost),
     )
 
@@ -209,7 +204,7 @@ def _desire(
     def digest_of_image(name: str | None) -> str:
         return get_image(name, context.catalogue, kind).digest
 
-    cards = _assign_cards(context, previous, cluster_id)
+    gpus = _assign_gpus(context, previous, cluster_id)
     choices = HostChoices(
         subnet=lambda: choose_cluster_subnet(
             section,
@@ -221,7 +216,7 @@ def _desire(
         ),
         disk_of=lambda node: place.storage.disk(section.name, node),
         digest_of=lambda node: digest_of_image(node.base_image),
-        cards={name: one.cards for name, one in cards.items()},
+        cards=gpus.remembered,
     )
     desired = plan_desired_cluster(
         section,
@@ -235,23 +230,22 @@ def _desire(
     return replace(
         desired,
         outside=find_outside(section, desired.state, place),
-        functions={name: one.functions for name, one in cards.items()},
+        functions=gpus.functions,
+        vgpus=gpus.vgpus,
     )
 
 
-def _assign_cards(
+def _assign_gpus(
     context: StartContext, previous: ClusterState | None, cluster_id: UUID
-) -> dict[str, NodeCards]:
-    """The cards of the nodes; the host is looked at only if one asks for some."""
+) -> HostGpus:
     nodes, name = context.kind.nodes_of(context.section), context.section.name
-    if not any(node.cards for node in nodes):
-        return {}
-    users = find_device_users(context.client, context.roots, name=name, own=cluster_id)
-    return assign_cards(
+    return assign_gpus(
         nodes,
-        read_card_facts(context.machine, users, context.roots, cluster=name),
-        remembered_cards(previous),
+        Asker(name=name, id=cluster_id, previous=previous),
+        lambda: find_device_users(context.client, context.roots, name=name, own=cluster_id),
+        context.roots,
         wanted=context.only or [node.name for node in nodes if node.auto_start],
+        machine=context.machine,
     )
 
 

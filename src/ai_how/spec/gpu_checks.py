@@ -132,10 +132,10 @@ def _check_owners(cluster: LocatedCluster) -> Iterator[Finding]:
                     f"the card at {address} is also {render_path(first[0])}", loc, first[0]
                 )
     for address, loc in parents:
-        first = owners.get(address.rpartition(".")[0])
-        if first and first[1]:
+        whole = owners.get(address.rpartition(".")[0])
+        if whole and whole[1]:
             yield error_at(
-                f"the card at {address} is given whole by {render_path(first[0])}", loc, first[0]
+                f"the card at {address} is given whole by {render_path(whole[0])}", loc, whole[0]
             )
 
 

@@ -71,7 +71,10 @@ class NodeState(Remembered):
     then it is not written, as older versions do not know it.
     """
     cards: tuple[str, ...] | None = None
-    """The PCI addresses of the cards that were chosen for it; not written if there are none."""
+    """The PCI addresses of the cards that were chosen for it, or of the VF that is its vGPU.
+
+    Not written if there are none.
+    """
 
 
 class NetworkState(Remembered):

@@ -95,7 +95,7 @@ class Lender:
             if any(lease.device in used for _, _, used in self._used()):
                 return
             if self._is_back(lease):
-                remove_lease(self.leases, lease.device)
+                remove_lease(self.leases, lease)
 
     def _is_back(self, lease: Lease) -> bool:
         """Whether its lease has served: the device is back, or the host did another thing to it."""

@@ -9,7 +9,7 @@ from ai_how.vm_management.steps.power import DestroyDomain, ShutDownGuest
 
 
 def plan_returns(steps: Iterable[Step], seen: Observed) -> Iterator[ReturnDevices]:
-    """A step after each that turns a VM off which is on with a PCI device of the host."""
+    """A step after each that turns a VM off which is on with devices of the host."""
     for step in steps:
         if isinstance(step, ShutDownGuest | DestroyDomain) and seen.has_devices(step.uuid):
             yield ReturnDevices(step.domain, step.uuid, frozenset({step.key}))

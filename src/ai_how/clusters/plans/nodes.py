@@ -19,6 +19,7 @@ from ai_how.vm_management.steps.domains import DefineDomain, RestoreDomain, Star
 from ai_how.vm_management.steps.guest import AwaitAgent, GiveIdentity
 from ai_how.vm_management.steps.leases import LeaseDevices
 from ai_how.vm_management.steps.suspend import StartFromManagedSave
+from ai_how.vm_management.steps.vgpus import MakeVgpu
 
 
 @dataclass(slots=True)
@@ -99,7 +100,8 @@ class NodePlanner:
         if not is_wanted:
             return chain
         if domain is None or not is_on or domain.state is VmState.PAUSED:
-            chain.add(*([] if is_on else self._lease_devices(node, one, chain.last)))
+            if not is_on:
+                self._lend(node, one, chain)
             needs = self.network.needed | chain.last
             if not is_on:
                 # An overlay depends on its base, so the base is checked before each boot.
@@ -174,9 +176,12 @@ class NodePlanner:
             saved,
         )
 
-    def _lease_devices(self, node: Node, one: NodeState, needs: frozenset[str]) -> list[Step]:
-        devices = self.desired.pci_devices_of(node)
-        return [LeaseDevices(one.domain_name, one.uuid, devices, needs)] if devices else []
+    def _lend(self, node: Node, one: NodeState, chain: NodeChain) -> None:
+        """The devices of the host that the node's VM boots with."""
+        if devices := self.desired.pci_devices_of(node):
+            chain.add(LeaseDevices(one.domain_name, one.uuid, devices, chain.last))
+        if vgpu := self.desired.vgpus.get(node.name):
+            chain.add(MakeVgpu(one.domain_name, one.uuid, vgpu, chain.last))
 
     def _place_base(self, one: NodeState) -> Step:
         return self.shared.setdefault(one.image_digest, PlaceBase(one.image_digest))

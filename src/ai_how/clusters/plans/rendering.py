@@ -115,6 +115,7 @@ def build_domain_definitions(
             has_screen="prepared_from" in image.manifest.recipe,
             pins=pins[node.name],
             cards=desired.functions.get(node.name, ()),
+            vgpu=desired.vgpus.get(node.name),
             login=state.user,
             owner=caller_of(paths),
             kind=state.marked_kind,

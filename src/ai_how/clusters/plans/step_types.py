@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 
 from ai_how.plan.step import Step
-from ai_how.vm_management.steps import disks, domains, guest, leases, networks, power, suspend
+from ai_how.vm_management.steps import (
+    disks,
+    domains,
+    guest,
+    leases,
+    networks,
+    power,
+    suspend,
+    vgpus,
+)
 
 COMMON: tuple[type[Step], ...] = (
     networks.DefineNetwork,
@@ -23,6 +32,7 @@ COMMON: tuple[type[Step], ...] = (
     disks.RemoveDiskDirectory,
     domains.DefineDomain,
     leases.LeaseDevices,
+    vgpus.MakeVgpu,
     leases.ReturnDevices,
     domains.StartDomain,
     domains.RestoreDomain,

@@ -9,6 +9,7 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.preflight.devices import check_devices
 from ai_how.clusters.preflight.existing_cluster import check_resumable
+from ai_how.clusters.preflight.vgpus import check_mdevs
 from ai_how.errors import (
     ConnectionLostError,
     HostError,
@@ -70,6 +71,7 @@ def check_host(
     started = {one.name for one in off}
     unstarted = [node.name for node in nodes if node.name not in started]
     checks = check_devices(nodes, desired.functions, facts, unstarted=unstarted, machine=machine)
+    checks += check_mdevs(nodes, machine)
     checks += check_shares(nodes, place)
     cost = CapacityRequest(
         vms=len(off),

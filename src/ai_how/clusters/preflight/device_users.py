@@ -36,14 +36,14 @@ class DeviceUser:
     """The node of that cluster, if its VM is on."""
 
 
-def devices_of(nodes: Iterable[Node], functions: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def devices_of(nodes: Iterable[Node], chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The node that asks for each device: a PCI address as of `lspci -D`, or an mdev's UUID.
 
-    `functions` are those of the cards of each node, by its name.
+    `chosen` are the functions of the cards of each node, and its vGPU, by its name.
     """
     found: dict[str, str] = {}
     for node in nodes:
-        found |= dict.fromkeys(functions.get(node.name, ()), node.name)
+        found |= dict.fromkeys(chosen.get(node.name, ()), node.name)
         for device in node.pcie_devices:
             found[str(PciAddress.parse(device.pci_address))] = node.name
         if node.vgpu_mdev_uuid:
@@ -55,7 +55,7 @@ def require_free_devices(
     desired: DesiredCluster, booted: Iterable[Node], client: LibvirtClient, roots: Roots
 ) -> None:
     """Raises HostError that names who has a device of these nodes, and how to free it."""
-    wanted = devices_of(booted, desired.functions)
+    wanted = devices_of(booted, desired.host_devices)
     if not wanted:
         return
     name, own = desired.section.name, desired.state.lineage

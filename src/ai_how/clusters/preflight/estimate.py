@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.manager import ClusterManager
-from ai_how.clusters.preflight.cards import assign_cards, read_card_facts, remembered_cards
 from ai_how.clusters.preflight.device_users import (
     DeviceUser,
     check_device_users,
@@ -15,7 +14,9 @@ from ai_how.clusters.preflight.device_users import (
     find_device_users,
 )
 from ai_how.clusters.preflight.devices import check_devices
+from ai_how.clusters.preflight.host_gpus import Asker, HostGpus, assign_gpus
 from ai_how.clusters.preflight.node_images import get_image
+from ai_how.clusters.preflight.vgpus import check_mdevs
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.errors import AiHowError, HostError, OwnershipError, StateError
 from ai_how.host.capacity_checks import CapacityRequest, check_capacity
@@ -25,6 +26,7 @@ from ai_how.host.name_checks import check_names
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.spec.identity import new_cluster_id
 from ai_how.spec.nodes import Node
 from ai_how.state.every_cluster import read_every_state
 from ai_how.state.models import ClusterState
@@ -102,7 +104,7 @@ def estimate(
     own_bridge = state.network.bridge if state else None
     unstarted = {*running, *(node.name for node in nodes if not node.auto_start)}
     users = _device_users(section.name, state, place, roots)
-    functions, of_cards = _assign(nodes, section.name, state, users, roots, machine)
+    gpus, of_cards = _assign(nodes, section.name, state, users, roots, machine)
     return Estimate(
         host=place.asked,
         needs=_needs_of(nodes),
@@ -115,8 +117,9 @@ def estimate(
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *of_cards,
-            *check_devices(nodes, functions, facts, unstarted=unstarted, machine=machine),
-            *check_device_users(devices_of(nodes, functions), users),
+            *check_devices(nodes, gpus.functions, facts, unstarted=unstarted, machine=machine),
+            *check_mdevs(nodes, machine),
+            *check_device_users(devices_of(nodes, gpus.host_devices), users),
             *check_shares(nodes, place),
             *_image_checks(nodes, catalogue, kind),
         ),
@@ -163,18 +166,22 @@ def _assign(
     users: Mapping[str, DeviceUser],
     roots: Roots,
     machine: Path,
-) -> tuple[dict[str, tuple[str, ...]], list[Check]]:
-    """The functions of the cards that a start would give to each node, or why it would not."""
-    if not any(node.cards for node in nodes):
-        return {}, []
-    facts = read_card_facts(machine, users, roots, cluster=name)
-    wanted = [node.name for node in nodes if node.auto_start]
+) -> tuple[HostGpus, list[Check]]:
+    """The cards and vGPUs that a start would give to each node, or why it would not."""
+    cluster_id = state.lineage if state else new_cluster_id()
     try:
-        cards = assign_cards(nodes, facts, remembered_cards(state), wanted=wanted)
+        gpus = assign_gpus(
+            nodes,
+            Asker(name=name, id=cluster_id, previous=state),
+            lambda: users,
+            roots,
+            wanted=[node.name for node in nodes if node.auto_start],
+            machine=machine,
+        )
     except HostError as error:
         found = "; ".join([error.brief, *(error.details or "").splitlines()])
-        return {}, [Check("gpu", Status.FAILURE, found, error.hint)]
-    return {name: one.functions for name, one in cards.items()}, []
+        return HostGpus(), [Check("gpu", Status.FAILURE, found, error.hint)]
+    return gpus, []
 
 
 def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozenset[str]:

@@ -162,6 +162,7 @@ class DomainDefinition:
     pins: tuple[VcpuPin, ...] = ()
     shares: tuple[VirtioFsShare, ...] = ()
     pci_devices: tuple[PciAddress, ...] = ()
+    vfs: tuple[PciAddress, ...] = ()  # vGPUs, which stay with the host's driver
     mdevs: tuple[UUID, ...] = ()
 
     template: ClassVar[str] = "domain.xml.j2"
@@ -203,7 +204,11 @@ class DomainDefinition:
     @property
     def wants_free_page_reporting(self) -> bool:
         """Whether memory that the guest frees returns to the host: not if it is pinned."""
-        return self.memory_backing.hugepage_kib is None and not self.pci_devices and not self.mdevs
+        return self.memory_backing.hugepage_kib is None and not self.has_host_devices
+
+    @property
+    def has_host_devices(self) -> bool:
+        return bool(self.pci_devices or self.vfs or self.mdevs)
 
     @property
     def emulator_cpuset(self) -> str:

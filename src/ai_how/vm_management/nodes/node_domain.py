@@ -29,6 +29,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     VcpuPin,
     VirtioFsShare,
 )
+from ai_how.vm_management.vgpus import Vgpu
 
 HUGEPAGE_KIB = {"2M": 2048, "1G": 1048576}
 
@@ -72,6 +73,7 @@ class NodePlacement:
     has_screen: bool = False
     pins: Pins = ()
     cards: tuple[str, ...] = ()  # the addresses of all functions of its cards
+    vgpu: Vgpu | None = None  # the one that is made for it
     login: str = ""
     owner: Owner | None = None
     kind: str | None = None
@@ -93,6 +95,7 @@ def define_domain(
     """
     acceleration = hardware.acceleration
     accel = host.accel if acceleration.enable_kvm else Accel.TCG
+    vgpu = placement.vgpu
     return DomainDefinition(
         mark=Mark(cluster, cluster_id, node.name, placement.owner, placement.kind),
         name=node.domain_name(cluster),
@@ -131,7 +134,8 @@ def define_domain(
                 *(device.pci_address for device in node.pcie_devices),
             )
         ),
-        mdevs=(node.vgpu_mdev_uuid,) if node.vgpu_mdev_uuid else (),
+        vfs=(PciAddress.parse(vgpu.parent),) if vgpu and vgpu.uuid is None else (),
+        mdevs=tuple(uuid for uuid in (node.vgpu_mdev_uuid, vgpu and vgpu.uuid) if uuid),
     )
 
 

@@ -18,7 +18,7 @@ _NOWHERE = Path("/nowhere")
 
 def cold_boot_reason(definition: DomainDefinition) -> str | None:
     """Why such a VM cannot be restored from a saved VM; None if it can."""
-    if definition.pci_devices or definition.mdevs:
+    if definition.has_host_devices:
         return "it has a device of the host"
     if definition.shares:
         return "it has virtiofs mounts"

@@ -8,6 +8,7 @@ from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.lending import Lender
 from ai_how.vm_management.steps.subjects import DomainStep
+from ai_how.vm_management.steps.vgpus import remove_vgpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,10 @@ class LeaseDevices(DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class ReturnDevices(ForwardStep, DomainStep):
-    """Give the devices of a VM that is off back to the host, with the drivers that they had."""
+    """Give the devices of a VM that is off back to the host, with the drivers that they had.
+
+    A vGPU that was made for it is removed.
+    """
 
     kind: ClassVar[str] = "return"
     uuid: UUID
@@ -50,6 +54,7 @@ class ReturnDevices(ForwardStep, DomainStep):
 
     def apply(self, context: PlanContext) -> Applied:
         give_back(context, self.domain)
+        remove_vgpus(context, self.domain)
         return Applied.MADE
 
     def describe(self) -> str:
