@@ -82,6 +82,7 @@ COMPUTE_GPU = replace(
     pins=(),
     memory_backing=MemoryBacking(is_memfd=True, is_shared=True),
     pci_devices=(PciAddress.parse("0000:65:00.0"), PciAddress.parse("0000:65:00.1")),
+    vfs=(PciAddress.parse("0000:5e:00.4"),),
     mdevs=(UUID("c2177883-f1bb-47f0-914d-32a22e3a8804"),),
     shares=(VirtioFsShare(Path("/srv/data"), "data"), VirtioFsShare(Path("/opt/sw"), "sw")),
 )

@@ -82,7 +82,8 @@ def test_libvirt_reads_a_domain_as_we_meant_it(connection, name):
     assert int(seen.findtext("memory")) == shape.memory_mib * 1024
     assert seen.find("cpu").get("mode") == shape.cpu.mode
     assert seen.find("metadata/{urn:ai-how:cluster:1}node").get("node") == shape.mark.node
-    assert len(seen.findall("devices/hostdev")) == len(shape.pci_devices) + len(shape.mdevs)
+    passed = (*shape.pci_devices, *shape.vfs, *shape.mdevs)
+    assert len(seen.findall("devices/hostdev")) == len(passed)
     assert len(seen.findall("devices/filesystem")) == len(shape.shares)
     log = seen.find("devices/serial/log")
     assert log.attrib == {"file": str(shape.console_log), "append": "on"}

@@ -244,11 +244,15 @@ def test_only_root_makes_one_and_the_command_is_told(
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
     uuid = mdev_uuid(ID, "compute-01", "nvidia-557", A40)
     assert refusal(host, vgpu("nvidia-557", A40)) == (
-        "only root can make the vGPU of compute-01, type nvidia-557 (NVIDIA A40-1B), on "
-        "0000:3b:00.4",
+        (
+            "only root can make the vGPU of compute-01, type nvidia-557 (NVIDIA A40-1B), on "
+            "0000:3b:00.4"
+        ),
         ["With one that root has made, the start goes on."],
-        f"echo {uuid} | sudo tee "
-        "/sys/bus/pci/devices/0000:3b:00.4/mdev_supported_types/nvidia-557/create",
+        (
+            f"echo {uuid} | sudo tee "
+            "/sys/bus/pci/devices/0000:3b:00.4/mdev_supported_types/nvidia-557/create"
+        ),
     )
     hint = f"echo 1148 | sudo tee /sys/bus/pci/devices/{VF0}/nvidia/current_vgpu_type"
     assert refusal(host, vgpu("1148"))[2] == hint
