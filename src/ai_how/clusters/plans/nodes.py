@@ -66,26 +66,10 @@ class NodePlanner:
         that its definition differs from what the spec asks for now. `holds` names the only copy of
         data on its disk. Raises SpecError or HostError if the node cannot become what is asked for.
         """
-        kind, domain = self.desired.state.kind, self.seen.find_domain(one.uuid)
+        domain = self.seen.find_domain(one.uuid)
         is_on = domain is not None and domain.state.is_running
-        if is_on and one.name in (*self.desired.grown, *self.desired.changed):
-            raise SpecError(
-                f"{one.name} is running, so its size cannot change",
-                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
-            )
-        if is_wanted and is_on and (tap := self.seen.known_faults.dead_taps.get(one.name)):
-            raise HostError(
-                f"{one.name} has lost its network interface: {tap} was deleted on the host",
-                details="A running VM cannot get a new one.",
-                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
-            )
-        ended = [fault for fault in self.seen.share_faults.get(one.name, ()) if fault.is_there]
-        if is_wanted and is_on and ended:
-            raise HostError(
-                f"{one.name}: {ended[0]}",
-                details="A running VM cannot get a new one. Programs that use the share hang.",
-                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
-            )
+        if is_on:
+            self._check_running(one, is_wanted=is_wanted)
         chain, saved = NodeChain(), None
         if one.name not in self.seen.disks:
             saved = self.inputs.saved_of(one.name) if is_wanted else None
@@ -145,6 +129,26 @@ class NodePlanner:
         needs = chain.last | ({plug.key} if plug else set())
         chain.add(AwaitAgent(one.domain_name, one.uuid, needs))
         chain.add(GiveIdentity(one.domain_name, one.name, one.uuid, chain.last))
+
+    def _check_running(self, one: NodeState, *, is_wanted: bool) -> None:
+        """Raises SpecError or HostError if a running node cannot become what is asked for."""
+        kind = self.desired.state.kind
+        again = f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}"
+        if one.name in (*self.desired.grown, *self.desired.changed):
+            raise SpecError(f"{one.name} is running, so its size cannot change", hint=again)
+        if is_wanted and (tap := self.seen.known_faults.dead_taps.get(one.name)):
+            raise HostError(
+                f"{one.name} has lost its network interface: {tap} was deleted on the host",
+                details="A running VM cannot get a new one.",
+                hint=again,
+            )
+        ended = [fault for fault in self.seen.share_faults.get(one.name, ()) if fault.is_there]
+        if is_wanted and ended:
+            raise HostError(
+                f"{one.name}: {ended[0]}",
+                details="A running VM cannot get a new one. Programs that use the share hang.",
+                hint=again,
+            )
 
     def _create_disk(
         self, one: NodeState, saved: SavedMachineRef | None, holds: str | None
