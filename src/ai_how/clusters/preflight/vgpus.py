@@ -220,7 +220,7 @@ def check_mdevs(nodes: Sequence[Node], machine: Path) -> list[Check]:
     profile = next(iter(_names_of(gpu).values()), "1148")
     return [
         Check(
-            "vgpu",
+            "gpu",
             Status.FAILURE,
             f"{node}: there is no mediated device {uuid}, and there can be none: the vGPUs of "
             f"{gpu.address} ({gpu.name}) are types of its VFs, as from Linux 6.8 on",
