@@ -36,6 +36,8 @@ from ai_how.vm_management.steps import leases as lease_steps
 from ai_how.vm_management.steps import networks as network_steps
 from ai_how.vm_management.steps import power as power_steps
 from ai_how.vm_management.steps import suspend as suspend_steps
+from ai_how.vm_management.steps import vgpus as vgpu_steps
+from ai_how.vm_management.vgpus import Vgpu
 from cluster_bench import (
     DIGEST,
     TWO_NODES,
@@ -620,6 +622,9 @@ def every_plan() -> Iterator[Plan]:
     yield plan_stop(DRAFT.state, everything_seen(DRAFT))
     yield plan_destroy(DRAFT.state, STOP, backups=Path("/backups"))
     yield start(replace(DRAFT, functions={"compute-01": ("0000:65:00.0", "0000:65:00.1")}))
+    for uuid in (None, UUID(int=1)):
+        vgpu = Vgpu("0000:65:00.4", "nvidia-63", uuid)
+        yield start(replace(DRAFT, vgpus={"compute-01": vgpu}))
     yield Plan("stop", (*STOP.steps, *plan_returns(STOP.steps, with_card())))
 
 
@@ -653,6 +658,7 @@ STEP_MODULES = (
     power_steps,
     suspend_steps,
     slurm_steps,
+    vgpu_steps,
 )
 
 
