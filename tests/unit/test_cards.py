@@ -130,6 +130,19 @@ def test_a_card_that_cannot_be_divided_so_is_told_before_the_start(host: GpuHost
         )
 
 
+def test_graphics_of_the_processor_are_chosen_last(host: GpuHost) -> None:
+    host.add("0000:00:02.0", (INTEL, 0x4680), VGA, group=2)
+    chosen = assign(facts(host), "{count: 4}")["compute-01"].cards
+    assert chosen == (GEFORCE, SECOND, THIRD, "0000:00:02.0")
+
+
+def test_a_card_that_is_gone_is_only_in_the_way_of_its_own_node(host: GpuHost) -> None:
+    gone, there = '{pci: "0000:99:00.0"}', f'{{pci: "{THIRD}"}}'
+    given = assign(facts(host), gone, there, wanted=("compute-02",))
+    assert given["compute-01"] == NodeCards((), ())
+    assert given["compute-02"].cards == (THIRD,)
+
+
 def test_free_cards_are_chosen_in_order_and_no_two_nodes_share_one(host: GpuHost) -> None:
     names = ("compute-01", "compute-02", "compute-03")
     group = "{count: 1, model: rtx 4090}, count: 2"

@@ -67,11 +67,15 @@ def assign_cards(
     """The cards of each node that asks for some; the same facts give the same cards.
 
     A node keeps what was chosen for it as long as that fits the file. Only `wanted` nodes get new
-    cards. Raises HostError for a card that is not there, and where too few are free; whether the
-    host can do without a card is checked later.
+    cards. Raises HostError for a card of theirs that is not there, and where too few are free;
+    whether the host can do without a card is checked later.
     """
     given: dict[str, list[Gpu]] = {
-        node.name: [_get_card(node.name, one, facts) for one in node.cards.addresses]
+        node.name: [
+            _get_card(node.name, one, facts)
+            for one in node.cards.addresses
+            if node.name in wanted or _is_there(one, facts)
+        ]
         for node in nodes
         if node.cards
     }
@@ -98,7 +102,7 @@ def assign_cards(
             owners[gpu.address] = name
             given[name].append(gpu)
     for node in nodes:
-        if node.cards and node.cards.slices:
+        if node.name in wanted and node.cards and node.cards.slices:
             require_mig(node.name, given[node.name], node.cards.slices)
     return {name: _as_cards(gpus) for name, gpus in given.items()}
 
@@ -109,6 +113,10 @@ def _as_cards(gpus: Iterable[Gpu]) -> NodeCards:
         tuple(gpu.address for gpu in every),
         tuple(one.address for gpu in every for one in gpu.functions),
     )
+
+
+def _is_there(address: str, facts: CardFacts) -> bool:
+    return any(one.address == address for gpu in facts.machine.gpus for one in gpu.functions)
 
 
 def _get_card(node: str, address: str, facts: CardFacts) -> Gpu:
@@ -163,7 +171,14 @@ def _free(asked: AskedCards, facts: CardFacts, owners: Mapping[str, str]) -> lis
         for gpu in facts.machine.gpus
         if fits(asked, gpu) and _why_not(gpu, facts, owners) is None
     ]
-    return sorted(free, key=lambda gpu: (gpu.address in facts.elsewhere, gpu.address))
+    return sorted(
+        free, key=lambda gpu: (gpu.address in facts.elsewhere, _is_on_board(gpu), gpu.address)
+    )
+
+
+def _is_on_board(gpu: Gpu) -> bool:
+    """Whether it is on the bus of the processor itself, as graphics and NPUs in it are."""
+    return gpu.address.startswith("0000:00:")
 
 
 def _why_not(gpu: Gpu, facts: CardFacts, owners: Mapping[str, str]) -> Hurdle | None:
