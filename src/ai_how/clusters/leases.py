@@ -7,7 +7,7 @@ from uuid import UUID
 
 from ai_how.errors import AiHowError, StateError
 from ai_how.host.checks import Check, Status
-from ai_how.host.place import resolve_host
+from ai_how.host.place import SYSTEM, resolve_host
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.plan.journal import Journal
@@ -35,14 +35,22 @@ from ai_how.vm_management.vgpus import VgpuMaker, describe_left, is_left, remova
 def settle_leases(lender: Lender, maker: VgpuMaker, roots: Roots, own: UUID | None) -> None:
     """Give back what no VM runs with, of the cluster `own` and of clusters that are gone.
 
-    Their vGPUs are removed.
+    Their vGPUs are removed. What VMs of another libvirt may run with is left to commands there. Of
+    a cluster that is gone it is tried once: later commands do not wait for it.
 
     The caller holds the lock of its cluster, and no run of it is under way.
     """
+    in_use, here = lender.in_use(), lender.client.uri
     for lease in read_leases(lender.leases):
-        if lease.owner == own or _is_gone(roots, lease):
+        if lease.host != here or lease.device in in_use:
+            continue
+        if lease.owner == own or (not lease.is_left and _is_gone(roots, lease)):
             lender.give_back(lease)
+        elif lease.is_left:
+            lender.forget(lease)
     for vgpu in read_vgpu_leases(maker.leases):
+        if vgpu.host != here or vgpu.device in in_use:
+            continue
         if vgpu.owner == own or _is_gone(roots, vgpu):
             maker.remove(vgpu)
 
@@ -71,7 +79,7 @@ def check_leases(roots: Roots, machine: Path = Path("/")) -> Iterator[Check]:
     boot, used = read_boot(machine), dict[str, frozenset[str] | None]()
 
     def is_unused(lease: Lease | VgpuLease) -> bool:
-        uri = _uri_of(roots, lease)
+        uri = _uri_of(lease)
         if uri not in used:
             used[uri] = _devices_in_use(uri, roots)
         in_use = used[uri]
@@ -89,14 +97,10 @@ def check_leases(roots: Roots, machine: Path = Path("/")) -> Iterator[Check]:
             yield Check("vgpu", Status.WARNING, describe_left(vgpu), removal_command(vgpu))
 
 
-def _uri_of(roots: Roots, lease: NodeLease) -> str:
-    """The host of the cluster that has the lease, where that is known."""
-    try:
-        state = read_state(roots.cluster(lease.cluster))
-        note = Journal.read_note(roots.cluster(lease.cluster).journal) or {}
-    except StateError:
-        return "auto"
-    return state.host_uri if state else str(note.get("host", "auto"))
+def _uri_of(lease: NodeLease) -> str:
+    """The host that has the VM of a lease, as it is asked for."""
+    known = lease.host == SYSTEM or lease.host.startswith("test:")
+    return lease.host if known else "embedded"
 
 
 def _devices_in_use(uri: str, roots: Roots) -> frozenset[str] | None:

@@ -82,6 +82,11 @@ class LibvirtClient(Agents, Devices, NetworkUpdates):
     ) -> None:
         self.close()
 
+    @property
+    def uri(self) -> str:
+        """The URI of this libvirt."""
+        return self._uri.for_libvirt
+
     def learn(self, uuid: UUID, name: str) -> None:
         """Record the name of a VM or network, for errors before it is first seen."""
         self._names.learn(uuid, name)

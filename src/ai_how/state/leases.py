@@ -34,6 +34,8 @@ class NodeLease(Remembered):
     kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
     """The kind of the cluster."""
     node: Name
+    host: str = ""
+    """The URI of the libvirt that has its VM."""
     boot: str
     """The id of the host's boot: after another one, drivers are bound anew, and vGPUs are gone."""
     taken_at: AwareDatetime
@@ -45,6 +47,9 @@ class Lease(NodeLease):
     device: Address
     driver: Word | None
     """The driver that it had before; None if it had none."""
+    is_left: bool = False
+    """Whether it was not given back when that was tried; then it had the driver `left_with`."""
+    left_with: Word | None = None
 
 
 class VgpuLease(NodeLease):

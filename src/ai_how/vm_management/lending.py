@@ -69,6 +69,7 @@ class Lender:
                     kind=kind,
                     node=node,
                     driver=self._driver_before(device),
+                    host=self.client.uri,
                     boot=read_boot(self.machine),
                     taken_at=datetime.now(UTC),
                 )
@@ -82,6 +83,10 @@ class Lender:
             if lease.owner == owner and node in (None, lease.node)
         )
 
+    def in_use(self) -> frozenset[str]:
+        """The devices of the host that VMs of this libvirt run with."""
+        return frozenset().union(*(used for _, _, used in self._used()))
+
     def give_back(self, lease: Lease) -> None:
         """See that the host has a device with the driver that it had; then remove its lease.
 
@@ -90,11 +95,16 @@ class Lender:
         LibvirtError if it is not known which VMs run.
         """
         with self._locked():
-            if find_lease(self.leases, lease.device) != lease:
-                return
-            if any(lease.device in used for _, _, used in self._used()):
+            if find_lease(self.leases, lease.device) != lease or lease.device in self.in_use():
                 return
             if self._is_back(lease):
+                remove_lease(self.leases, lease)
+
+    def forget(self, lease: Lease) -> None:
+        """Remove the lease of a device that was left, if somebody has bound it since."""
+        with self._locked():
+            is_same = find_lease(self.leases, lease.device) == lease
+            if is_same and read_driver(self.machine, lease.device) != lease.left_with:
                 remove_lease(self.leases, lease)
 
     def _is_back(self, lease: Lease) -> bool:
@@ -113,7 +123,10 @@ class Lender:
             return True
         advice = rebind_command(lease, now)
         self.warn(f"{describe_lost(lease, now)}; to give it back: {advice}")
-        return now not in _IN_NOBODYS_HANDS
+        if now not in _IN_NOBODYS_HANDS:
+            return True
+        write_lease(self.leases, lease.model_copy(update={"is_left": True, "left_with": now}))
+        return False
 
     def _comes_back(self, lease: Lease) -> bool:
         """Whether it has its driver within a moment, or another one of the host."""

@@ -108,6 +108,7 @@ class VgpuMaker:
                 cluster=cluster,
                 kind=kind,
                 node=node,
+                host=self.client.uri,
                 boot=read_boot(self.machine),
                 taken_at=datetime.now(UTC),
             )
