@@ -214,6 +214,36 @@ def test_leases_of_clusters_that_are_gone_are_settled_by_others(bench: CardBench
     assert (bench.drivers.of(CARD), leased(bench)) == ("nvidia", {})
 
 
+def test_a_lease_of_another_libvirt_is_left_to_that(bench: CardBench) -> None:
+    """Its VM may run there, though the state of its cluster is lost."""
+    bench.start("mine", THIS)
+    lease = read_leases(bench.roots.leases)[0]
+    bench.manager("mine").destroy()
+    bench.drivers.bind(CARD, "vfio-pci")
+    write(bench, lease, host="qemu:///system")
+    bench.start("yours", "")
+    assert bench.drivers.reattached == []
+    assert (bench.drivers.of(CARD), leased(bench)) == ("vfio-pci", {CARD: "nvidia"})
+
+
+def test_what_does_not_come_back_is_tried_once_if_its_cluster_is_gone(bench: CardBench) -> None:
+    bench.start("mine", THIS)
+    lease = read_leases(bench.roots.leases)[0]
+    bench.manager("mine").destroy()
+    bench.drivers.bind(CARD, None)
+    bench.drivers.can_reattach = False
+    write(bench, lease)
+    bench.start("yours", "")
+    assert (bench.drivers.reattached, leased(bench)) == ([CARD], {CARD: "nvidia"})
+    bench.manager("yours").stop()
+    assert (bench.drivers.reattached, leased(bench)) == ([CARD], {CARD: "nvidia"})
+    # Whoever binds it himself has it as he wants it.
+    bench.drivers.bind(CARD, "vfio-pci")
+    bench.start("yours", "")
+    assert (bench.drivers.of(CARD), bench.drivers.reattached) == ("vfio-pci", [CARD])
+    assert leased(bench) == {}
+
+
 def test_a_lease_of_a_cluster_that_only_begins_is_left_alone(bench: CardBench) -> None:
     die(lambda: bench.start("mine", THIS, on_boundary=at("before intent", BOOT_VM)))
     assert leased(bench) == HOST

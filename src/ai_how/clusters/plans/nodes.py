@@ -84,13 +84,12 @@ class NodePlanner:
         if not is_wanted:
             return chain
         if domain is None or not is_on or domain.state is VmState.PAUSED:
+            needs = self.network.needed
             if not is_on:
                 self._lend(node, one, chain)
-            needs = self.network.needed | chain.last
-            if not is_on:
                 # An overlay depends on its base, so the base is checked before each boot.
                 needs |= {self._place_base(one).key}
-            chain.add(self._start_domain(one, needs, saved))
+            chain.add(self._start_domain(one, needs | chain.last, saved))
         elif is_working:
             return chain
         chain.comes_up = True
