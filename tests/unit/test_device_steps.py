@@ -2,16 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.clusters.plans.step_types import step_types
 from ai_how.hpc.plan import plan_start
 from ai_how.hpc.stop_plan import plan_stop
+from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.libvirt_client.vm_state import VmState
+from ai_how.plan.records import decode_step, encode_step
 from ai_how.plan.step import Plan
 from ai_how.state.paths import StoragePaths, default_roots
+from ai_how.vm_management.steps.domains import DefineDomain
 from ai_how.vm_management.steps.leases import LeaseDevices, ReturnDevices
+from ai_how.vm_management.vgpus import Vgpu
 from cluster_bench import draft_of, everything_seen, make_image, read_hpc, rendering_of
 
 GPU, SOUND, NIC = "0000:65:00.0", "0000:65:00.1", "0000:b3:00.0"
@@ -87,3 +93,32 @@ def test_a_destroy_does_so_once_with_and_without_backups() -> None:
     plan = plan_destroy(DRAFT.state, stop, seen, backups=Path("/backups"))
     [returned] = [step for step in plan.steps if isinstance(step, ReturnDevices)]
     assert returned.needs == {"off/hpc-compute-01"}
+
+
+def test_a_vgpu_is_made_last_before_the_boot(tmp_path: Path) -> None:
+    mdev = UUID("5f2b1f0c-0000-4000-8000-000000000001")
+    made = {"compute-01": Vgpu(GPU, "nvidia-230", mdev), "compute-02": Vgpu(NIC, "1148")}
+    steps = {
+        step.key: step for step in start(tmp_path, Observed(), replace(DRAFT, vgpus=made)).steps
+    }
+    assert steps["vgpu/hpc-compute-01"].needs == {"lease/hpc-compute-01"}
+    assert steps["vgpu/hpc-compute-02"].needs == {"domain/hpc-compute-02"}
+    for name in made:
+        assert f"vgpu/hpc-{name}" in steps[f"boot/hpc-{name}"].needs
+        step = steps[f"vgpu/hpc-{name}"]
+        assert decode_step(encode_step(step), step_types()) == step
+    xml = {key: step.xml for key, step in steps.items() if isinstance(step, DefineDomain)}
+    assert str(mdev) in devices_in(xml["domain/hpc-compute-01"])
+    assert devices_in(xml["domain/hpc-compute-02"]) == {NIC}
+    assert "managed='no'" in xml["domain/hpc-compute-02"]
+
+
+def test_a_stop_removes_mediated_devices_after_the_vm_is_off() -> None:
+    seen = with_card()
+    node = DRAFT.state.get_node("compute-01")
+    mdev = "<hostdev type='mdev'><source><address uuid='5f2b1f0c'/></source></hostdev>"
+    domain = seen.domains[node.uuid]
+    domain = replace(domain, xml=domain.xml.replace(HOSTDEV, mdev))
+    seen = replace(seen, domains=dict(seen.domains) | {node.uuid: domain})
+    steps = {step.key: step for step in plan_stop(DRAFT.state, seen).steps}
+    assert steps["return/hpc-compute-01"].needs == {"off/hpc-compute-01"}
