@@ -65,8 +65,19 @@ def test_an_image_may_be_as_short_as_its_packages() -> None:
             "{mine: {with: develop}}",
             (
                 "images.mine.with[0]: found 'develop'; allowed: devel, containers, modules, "
-                "accounting or simulated-gpus"
+                "accounting, nvidia or simulated-gpus"
             ),
+        ),
+        (
+            "{mine: {with: [nvidia, simulated-gpus]}}",
+            (
+                "images.mine.with: `nvidia` and `simulated-gpus` exclude each other: each brings a "
+                "libnvidia-ml.so.1"
+            ),
+        ),
+        (
+            "{mine: {from: b, with: simulated-gpus}, b: {from: c}, c: {with: nvidia}}",
+            "images.mine.with: `nvidia` and `simulated-gpus` exclude each other",
         ),
         (
             "{mine: {packages: [jq, -y]}}",

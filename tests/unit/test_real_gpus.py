@@ -30,6 +30,7 @@ NODES = (
     f"{{{NODE}}}]"
 )
 DRIVER = "nvidia-kernel-dkms"
+OURS = "ai-how-nvidia-modules"
 
 
 def image_with(directory: Path, *names: str, slurm: str | None = "24.11.5") -> Image:
@@ -61,6 +62,9 @@ def controller_files(desired: DesiredCluster, directory: Path) -> dict[str, str]
         (("kmod-nvidia-latest-dkms",), "24.11.5", "nvidia"),
         ((DRIVER, "libnvidia-ml1", "slurm-wlm-nvml-plugin"), "24.11.5", "nvml"),
         ((DRIVER, "libnvidia-tesla-535-ml1", "slurm-wlm-nvml-plugin"), "22.05.8", "nvml"),
+        ((OURS, "libnvidia-ml1", "slurm-wlm-nvml-plugin"), "24.11.5", "nvml"),
+        ((OURS, "libnvidia-ml1", "slurm-wlm-nvml-plugin"), "22.05.8", "nvml"),
+        ((OURS,), "26.05.5", "nvidia"),
         # Our library knows no card.
         ((DRIVER, "ai-how-nvml", "slurm-wlm-nvml-plugin"), "24.11.5", "nvidia"),
         ((DRIVER,), "22.05.8", None),

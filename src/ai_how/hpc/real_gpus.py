@@ -16,8 +16,10 @@ from ai_how.images.manifest import Image
 from ai_how.images.packages import packages_of
 from ai_how.spec.nodes import Node
 
-# Of Debian, Ubuntu, Fedora and its relatives, and of NVIDIA's own repositories.
-_DRIVER = re.compile(r"nvidia-.*dkms.*|a?kmod-nvidia.*|linux-modules-nvidia-.*")
+# Of the set nvidia, of Debian, Ubuntu, Fedora and its relatives, and of NVIDIA's own repositories.
+_DRIVER = re.compile(
+    r"ai-how-nvidia-modules|nvidia-.*dkms.*|a?kmod-nvidia.*|linux-modules-nvidia-.*"
+)
 _LIBRARY = re.compile(r"libnvidia-(.*-)?ml1")
 _PLUGIN = "slurm-wlm-nvml-plugin"
 _READS_PROC = (24, 11)

@@ -2,8 +2,8 @@
 # derive-inside.sh: what derive.sh becomes in the tree of the image, which is / here, with nothing of the host but /ai-how-job:
 # packages, documented (if the documentation is kept), upgrade (if packages of the base shall be the newest), sources.list
 # (if another is used), components (of Debian besides main), certificates (that are trusted while it runs), resolv.conf,
-# sets/ (NAME/install), files/ (NUMBER, and NUMBER.target), run/ (NUMBER, and NUMBER.script), pack.sh. It adds known and
-# packages.tsv.
+# sets/ (NAME/answers, NAME/install), files/ (NUMBER, and NUMBER.target), run/ (NUMBER, and NUMBER.script), pack.sh. It
+# adds known and packages.tsv.
 # CHECK_EXPIRY is false if the lists of packages may be old, else true.
 set -eu
 [ $$ = 1 ] || exit 70 # all other processes are killed below
@@ -84,6 +84,10 @@ install_packages() {
     say phase upgrade
     get upgrade --with-new-pkgs
   fi
+  # To what a package asks when it is installed.
+  for answers in "$job"/sets/*/answers; do
+    [ ! -e "$answers" ] || debconf-set-selections "$answers"
+  done
   say phase install
   again=
   if [ -n "$wants_documentation" ]; then

@@ -18,7 +18,7 @@ from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
 from ai_how.images.build import USUAL, BuildOptions, Watcher, build_errors, finish, is_expired
 from ai_how.images.copying import disk_errors
 from ai_how.images.manifest import INITRD, KERNEL, Image
-from ai_how.images.recipe import ROOT
+from ai_how.images.recipe import DEFAULT_SUITE, ROOT, suite_recipe
 from ai_how.images.sandbox import build_environment, find_workplace, in_namespace
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run_lines
@@ -41,6 +41,7 @@ _NO_PACKAGE = re.compile(
     r"|Package '(?P<none>\S+)' has no installation candidate"
     r"|Version '(?P<version>\S+)' for '(?P<of>\S+)' was not found)"
 )
+_HEADERS = re.compile(r"linux-headers-\d")
 _TAIL = 40
 _INSTALLING = 0.4
 _PROGRAMS = (("zstd", "zstd"), ("tar", "tar"), ("mke2fs", "e2fsprogs"))
@@ -245,7 +246,8 @@ class _Heard:
         if self.phase in ("install", "documentation", "sets") and (
             found := _NO_PACKAGE.search(said)
         ):
-            return self._no_package(found)
+            is_for_modules = self.phase == "sets" and _HEADERS.match(_missing_in(found))
+            return self._no_headers(said) if is_for_modules else self._no_package(found)
         if self.phase == "update" and not is_expired(said):
             return ImageError(
                 f"the image {name} cannot be built: the lists of packages cannot be read",
@@ -254,8 +256,18 @@ class _Heard:
             )
         return ImageError(error.brief, details=said or error.details, hint=error.hint)
 
+    def _no_headers(self, said: str) -> ImageError:
+        """Modules fit one kernel; the archive keeps the headers of its newest ones."""
+        return ImageError(
+            f"the image {self.blueprint.name} cannot be built: there are no headers any more of "
+            "the kernel of its base, for which modules have to be built",
+            details=said,
+            hint=f"ai-how image build {suite_recipe(self.suite or DEFAULT_SUITE).asked_as} "
+            f"--refresh  # a newer kernel; then build {shlex.quote(self.blueprint.name)} again",
+        )
+
     def _no_package(self, found: re.Match[str]) -> ImageError:
-        package = found["name"] or found["none"] or found["of"]
+        package = _missing_in(found)
         what = f"{package} {found['version']}" if found["version"] else package
         known = _read_list(self.draft / "job" / "known")
         near = difflib.get_close_matches(package, set(known) - {package}, n=1)
@@ -264,6 +276,11 @@ class _Heard:
             details=f"Did you mean {near[0]}?" if near else None,
             hint=f"https://packages.debian.org/search?keywords={package}&suite={self.suite}",
         )
+
+
+def _missing_in(found: re.Match[str]) -> str:
+    """The package of a match of _NO_PACKAGE."""
+    return found["name"] or found["none"] or found["of"]
 
 
 def _read_list(path: Path) -> list[str]:

@@ -16,9 +16,17 @@ _PACKAGES = {
     "modules": ("lmod",),
     "accounting": ("slurmdbd", "mariadb-server", "slurm-wlm-mysql-plugin"),
     "simulated-gpus": ("slurm-wlm-nvml-plugin",),
+    # What programs with CUDA need when they run; its script builds the modules. No X, no OpenGL.
+    "nvidia": (
+        *("nvidia-kernel-support", "nvidia-modprobe", "firmware-nvidia-gsp", "nvidia-smi"),
+        *("libnvidia-ml1", "libcuda1", "libnvidia-nvvm4", "slurm-wlm-nvml-plugin"),
+    ),
 }
 # The parts of Debian, besides main, that packages of a set are in. The image keeps them as sources.
-_COMPONENTS = {"simulated-gpus": ("contrib",)}
+_COMPONENTS = {
+    "simulated-gpus": ("contrib",),
+    "nvidia": ("contrib", "non-free", "non-free-firmware"),
+}
 # With these, documentation is kept, and that of the base's packages which users ask for is added.
 _WITH_DOCUMENTATION = frozenset(("devel",))
 DOCUMENTED = (

@@ -24,6 +24,7 @@ from ai_how.spec.problems import Finding, Loc, error_at, render_value, warning_a
 from ai_how.spec.view import clusters_of
 
 BUILT_IN = "default"
+_APART = {"nvidia", "simulated-gpus"}
 _LONG = "images: {NAME: {from: {url: …, checksums: …, key: …}}}"
 
 
@@ -45,6 +46,11 @@ def check_images(file: ClusterFile) -> Iterator[Finding]:
         elif image.is_changed and _root_of(name, file.images).is_place:
             yield _no_tree(loc, image)
         yield from _check_twice((*loc, "packages"), image.packages)
+        if image.with_ and _sets_of(name, file.images) >= _APART:
+            yield error_at(
+                "`nvidia` and `simulated-gpus` exclude each other: each brings a libnvidia-ml.so.1",
+                (*loc, "with"),
+            )
     for loc, text in _booted(file):
         if why := _why_no_reference(text):
             yield error_at(why, loc)
@@ -174,6 +180,16 @@ def _root_of(name: str, images: Mapping[str, ImageSpec]) -> ImageBaseSpec:
         seen.add(base.name)
         base = images[base.name].from_
     return base
+
+
+def _sets_of(name: str, images: Mapping[str, ImageSpec]) -> set[str]:
+    """The sets of an image, and of those of the file that it is made from."""
+    sets, here, seen = set[str](), name, set[str]()
+    while here in images and here not in seen:
+        seen.add(here)
+        sets.update(images[here].with_)
+        here = images[here].from_.name or ""
+    return sets
 
 
 def _no_tree(loc: Loc, image: ImageSpec) -> Finding:
