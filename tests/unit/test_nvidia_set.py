@@ -127,7 +127,9 @@ def test_a_base_that_is_too_old_for_modules_is_said_with_what_helps(
         "for which modules have to be built"
     )
     assert error.details == f"Reading package lists...\n{said}"
-    assert error.hint == f"ai-how image build {base} --refresh  # a newer kernel; then build gpu again"
+    assert error.hint == (
+        f"ai-how image build {base} --refresh  # a newer kernel; then build gpu again"
+    )
 
 
 def test_another_package_that_is_missing_is_said_as_such(tmp_path: Path):

@@ -14,6 +14,7 @@ MIG_UNIT = "ai-how-mig.service"
 _UNIT = """\
 [Unit]
 Description=MIG slices of the GPUs
+After=ai-how-nvidia.service
 Before=slurmd.service
 
 [Service]
