@@ -14,6 +14,7 @@ MIG_UNIT = "ai-how-mig.service"
 _UNIT = """\
 [Unit]
 Description=MIG slices of the GPUs
+Wants=ai-how-nvidia.service
 After=ai-how-nvidia.service
 Before=slurmd.service
 

@@ -76,8 +76,9 @@ install_packages() {
     wants_documentation=yes
     sed -i '/^path-exclude=/d' "$settings"
   fi
-  # The kernel is that of the base, whose modules are made for it.
-  kernels=$(dpkg-query --show --showformat '${Package}\n' 'linux-image-*')
+  # The kernel is that of the base, whose modules are made for it. dpkg also shows packages that it has only heard of;
+  # apt refuses those where the archive has them no longer.
+  kernels=$(dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' 'linux-image-*' | sed -n 's/^.i //p')
   # shellcheck disable=SC2086
   apt-mark --quiet hold $kernels > /dev/null
   if [ -e "$job/upgrade" ]; then
