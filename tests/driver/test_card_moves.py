@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from card_bench import CARD, CARD_SOUND, OTHER, OTHER_SOUND, CardBench, card_bench
 
+from ai_how.clusters.cleanup import keep_source
 from ai_how.clusters.move_card import CardMove, NodeOf, carry_out, plan_move
 from ai_how.clusters.observation import Observed
 from ai_how.errors import AiHowError, HostError, InterruptedRunError, PlanFailedError
@@ -212,8 +213,9 @@ def test_a_card_of_somebody_elses_vm_is_not_moved(bench: CardBench) -> None:
 
 def test_a_suspended_node_is_not_given_another_card(bench: CardBench) -> None:
     bench.start("yours", "")
-    bench.start("yours", ONE)  # it runs on without a card
     bench.manager("yours").stop(suspends=True)
+    file, spec = bench.file("yours", ONE), bench.spec("yours", ONE)
+    keep_source(file.read_text(), bench.manager("yours").paths, spec)
     assert refused(bench, "yours/compute-01") == (
         "yours/compute-01 is suspended, and its memory knows no other card",
         "ai-how bare start --cluster yours",

@@ -5,6 +5,7 @@ What it prints is written after NVIDIA's MIG user guide; nothing was recorded fr
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ if words[3] == "-lgi":
         "| GPU   Name             Profile  Instance   Placement   |",
         "|                          ID       ID       Start:Size  |",
         "|" + "=" * 52 + "|", *rows, rule]))
+if words[3] == "-lci":
+    if not gpu.get("inside", len(gpu["slices"])):
+        end("No compute instances found: Not Found", 6)
+    end("\\n".join(f"|   0      {{n}}       MIG {{name:<12}} 0         0          0:1     |"
+        for n, name in enumerate(gpu["slices"])))
+if words[3] == "-dci" and not gpu.get("inside", len(gpu["slices"])):
+    end("No compute instances found: Not Found", 6)
 if words[3] in ("-dci", "-dgi"):
     if gpu.get("in_use"):
         end("Unable to destroy a compute instance ID  0 from GPU  0 GPU instance ID  0: In use by "
@@ -66,6 +74,7 @@ assert words[3] == "-cgi" and words[5] == "-C", words
 if gpu.get("is_full"):
     end("Unable to create a GPU instance on GPU  0 using profile 9: Insufficient Resources", 4)
 gpu["slices"] = words[4].split(",")
+gpu.pop("inside", None)
 end("Successfully created GPU instance")
 """
 
@@ -81,6 +90,13 @@ class Guest:
         smi = self.bin / "nvidia-smi"
         smi.write_text(SMI.format(python=sys.executable, state=str(self.state)))
         smi.chmod(0o755)
+        self.runs("false")
+
+    def runs(self, command: str) -> None:
+        """What tells the number of the process of slurmd."""
+        pidof = self.bin / "pidof"
+        pidof.write_text(f"#!/bin/sh\n{command}\n")
+        pidof.chmod(0o755)
 
     def has(self, **gpus: dict[str, Any]) -> None:
         full = {
@@ -103,7 +119,11 @@ class Guest:
     @property
     def changes(self) -> list[list[str]]:
         calls = json.loads(self.state.read_text())["calls"]
-        return [words for words in calls if words[-1] != "-lgi" and "--format" not in words[-1]]
+        return [
+            words
+            for words in calls
+            if words[-1] not in ("-lgi", "-lci") and "--format" not in words[-1]
+        ]
 
 
 @pytest.fixture
@@ -132,10 +152,30 @@ def test_a_gpu_that_is_divided_as_asked_is_left_alone(guest: Guest) -> None:
     assert guest.changes == []
 
 
+def test_slurmd_looks_again_if_anything_changed(guest: Guest) -> None:
+    divided = {"mode": "Enabled", "pending": "Enabled", "slices": ["7g.40gb"]}
+    guest.has(gpu0=divided)
+    slurmd = os.posix_spawnp("sleep", ["sleep", "600"], os.environ)
+    guest.runs(f"echo {slurmd}")
+    assert guest.apply("0\t7g.40gb\n").returncode == 0
+    assert os.waitpid(slurmd, os.WNOHANG) == (0, 0)
+    assert guest.apply("0\t3g.20gb\n").returncode == 0
+    assert os.waitpid(slurmd, 0) == (slurmd, signal.SIGKILL)
+
+
 def test_other_slices_are_removed_first(guest: Guest) -> None:
     guest.has(gpu0={"mode": "Enabled", "pending": "Enabled", "slices": ["7g.40gb"]})
     assert guest.apply("0\t3g.20gb\n").returncode == 0
     assert [words[3] for words in guest.changes] == ["-dci", "-dgi", "-cgi"]
+    assert guest.gpu(0)["slices"] == ["3g.20gb"]
+
+
+@pytest.mark.parametrize("has", ["3g.20gb", "7g.40gb"])
+def test_slices_in_which_nothing_can_run_are_made_anew(guest: Guest, has: str) -> None:
+    guest.has(gpu0={"mode": "Enabled", "pending": "Enabled", "slices": [has], "inside": 0})
+    done = guest.apply("0\t3g.20gb\n")
+    assert done.returncode == 0, done.stderr
+    assert [words[3] for words in guest.changes] == ["-dgi", "-cgi"]
     assert guest.gpu(0)["slices"] == ["3g.20gb"]
 
 

@@ -148,7 +148,11 @@ def carry_out(move: CardMove, *, waits_s: float | None, tell: Tell) -> None:
             tell(f"{one} is off; to start it as it was: {one.start}")
         raise
     if move.source:
-        _forget(move.source, move.card)
+        try:
+            _forget(move.source, move.card)
+        except AiHowError as error:
+            # The card has moved all the same; its former node asks for it until it is told.
+            tell(f"{move.source} remembers the card: {error.brief}")
 
 
 def remember(one: NodeOf, choice: Choice) -> Choice:
@@ -247,6 +251,11 @@ def _refuse(move: CardMove, nodes: tuple[Node, ...], machine: Machine) -> None:
     for check in check_devices([node], functions, read_facts(), unstarted=on, machine=root):
         if check.status is Status.FAILURE:
             raise HostError(f"{move.card.address}: {check.found}", hint=check.advice)
+    if move.card.sriov.vfs or move.card.mdev_uuids:
+        raise HostError(
+            f"{move.card.address} is divided: it has VFs or mediated devices",
+            hint=f"ai-how gpu explain {move.card.address}",
+        )
     for hurdle in () if move.source else whole_of(move.card, machine).hurdles:
         if hurdle.reason in (Reason.OPENED, Reason.DRIVER_IN_USE):
             raise HostError(f"{move.card.address}: {hurdle.text}", hint=hurdle.advice)

@@ -9,6 +9,7 @@ from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.network import NetworkPlan
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import HostError, SpecError
+from ai_how.libvirt_client.host_devices import passed_in
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import ConcurrencyLimit, Step
 from ai_how.spec.nodes import Node
@@ -69,7 +70,7 @@ class NodePlanner:
         domain = self.seen.find_domain(one.uuid)
         is_on = domain is not None and domain.state.is_running
         if is_on:
-            self._check_running(one, is_wanted=is_wanted)
+            self._check_running(node, one, is_wanted=is_wanted)
         chain, saved = NodeChain(), None
         if one.name not in self.seen.disks:
             saved = self.inputs.saved_of(one.name) if is_wanted else None
@@ -129,12 +130,20 @@ class NodePlanner:
         chain.add(AwaitAgent(one.domain_name, one.uuid, needs))
         chain.add(GiveIdentity(one.domain_name, one.name, one.uuid, chain.last))
 
-    def _check_running(self, one: NodeState, *, is_wanted: bool) -> None:
+    def _check_running(self, node: Node, one: NodeState, *, is_wanted: bool) -> None:
         """Raises SpecError or HostError if a running node cannot become what is asked for."""
-        kind = self.desired.state.kind
+        kind, domain = self.desired.state.kind, self.seen.find_domain(one.uuid)
         again = f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}"
         if one.name in (*self.desired.grown, *self.desired.changed):
             raise SpecError(f"{one.name} is running, so its size cannot change", hint=again)
+        # Its software would be told of cards that it does not have.
+        missing = set(self.desired.pci_devices_of(node)) - (
+            passed_in(domain.xml) if domain else frozenset()
+        )
+        if missing:
+            raise SpecError(
+                f"{one.name} is running, so it cannot get the device {min(missing)}", hint=again
+            )
         if is_wanted and (tap := self.seen.known_faults.dead_taps.get(one.name)):
             raise HostError(
                 f"{one.name} has lost its network interface: {tap} was deleted on the host",
