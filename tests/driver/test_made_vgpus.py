@@ -393,7 +393,7 @@ def test_a_stop_killed_at_any_record_removes_the_vgpu(
 
 @pytest.mark.fault("F06", "a run is killed beside the write that makes or removes a vGPU")
 @pytest.mark.parametrize(
-    ("verb", "then"), [("start", "stop"), ("stop", "destroy"), ("recovery", "start")]
+    ("verb", "then"), [("start", "start"), ("stop", "destroy"), ("recovery", "start")]
 )
 @pytest.mark.parametrize("where", ["before", "after"])
 @pytest.mark.parametrize("asked", [FIRST, THIRD])

@@ -161,7 +161,7 @@ class VgpuChoices:
         if user := self.facts.users.get(vf.address):
             return Hurdle(f"in use by {user.who}", user.hint)
         if vf.iommu_group is None:
-            return Hurdle("it is in no IOMMU group", "ai-how gpu doctor")
+            return Hurdle("it is in no IOMMU group", advice="ai-how gpu doctor")
         has = vf.current_type
         vgpu = Vgpu(offer.parent, offer.type)
         # To a user who cannot write there, root has given this one.
