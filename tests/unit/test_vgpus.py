@@ -189,6 +189,22 @@ def test_a_card_or_vf_that_another_node_gets_is_not_divided(host: GpuHost) -> No
     assert told == f"{T4} NVIDIA Tesla T4: compute-01 of this file has it"
 
 
+def test_a_card_with_vgpus_is_not_given_whole(host: GpuHost) -> None:
+    uuid = "c2177883-f1bb-47f0-914d-32a22e3a8804"
+    host.add_t4(15, uuid)
+    host.add_l40s()
+    whole = f"{{pci: '{L40S}'}}"
+    assert assign(host, whole).cards["compute-01"].cards == (L40S,)
+    host.set(VF1, nvidia__current_vgpu_type="1148")
+    for address, made in ((T4, uuid), (L40S, VF1)):
+        assert refusal(host, f"{{pci: '{address}'}}") == (
+            f"{address}, which compute-01 is to have whole, has vGPUs",
+            [made],
+            f"ai-how gpu explain {address}",
+        )
+    assert assign(host, whole, wanted=()).cards["compute-01"].cards == (L40S,)
+
+
 def test_cards_of_one_type_come_before_mixed_ones(host: GpuHost) -> None:
     host.add_t4()
     other = "0000:18:00.0"

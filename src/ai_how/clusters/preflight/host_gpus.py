@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.clusters.preflight.cards import (
+    CardFacts,
     NodeCards,
     assign_cards,
     read_card_facts,
@@ -13,6 +14,7 @@ from ai_how.clusters.preflight.cards import (
 )
 from ai_how.clusters.preflight.device_users import DeviceUser
 from ai_how.clusters.preflight.vgpus import VgpuChoices
+from ai_how.errors import HostError
 from ai_how.spec.nodes import Node
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
@@ -70,6 +72,8 @@ def assign_gpus(
     facts = read_card_facts(machine, find_users(), roots, cluster=asker.name)
     remembered = remembered_cards(asker.previous)
     cards = assign_cards(nodes, facts, remembered, wanted=wanted)
+    for name in cards.keys() & set(wanted):
+        _require_undivided(name, cards[name], facts)
     given = {address: name for name, one in cards.items() for address in one.functions}
     for node in nodes:
         given |= {device.pci_address: node.name for device in node.pcie_devices}
@@ -81,3 +85,15 @@ def assign_gpus(
         remembered=remembered,
     )
     return HostGpus(cards=cards, vgpus=choices.assign(nodes, wanted=wanted))
+
+
+def _require_undivided(node: str, cards: NodeCards, facts: CardFacts) -> None:
+    """Raises HostError for a card with vGPUs: its driver does not let go of it."""
+    for gpu in filter(None, map(facts.find, cards.cards)):
+        made = [*gpu.mdev_uuids, *(vf.address for vf in gpu.sriov.vfs if vf.current_type)]
+        if made:
+            raise HostError(
+                f"{gpu.address}, which {node} is to have whole, has vGPUs",
+                details="\n".join(made),
+                hint=f"ai-how gpu explain {gpu.address}",
+            )
