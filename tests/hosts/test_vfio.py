@@ -65,7 +65,9 @@ def lived(out: Path, *scenarios: str, has_iommu: bool = True) -> Asked:
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+def life(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Asked:
+    if not is_long:
+        pytest.skip("a host under emulation, with VMs: --long")
     return lived(tmp_path_factory.mktemp("vfio") / "life", *LIFE)
 
 
