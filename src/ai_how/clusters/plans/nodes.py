@@ -133,29 +133,32 @@ class NodePlanner:
     def _check_running(self, node: Node, one: NodeState, *, is_wanted: bool) -> None:
         """Raises SpecError or HostError if a running node cannot become what is asked for."""
         kind, domain = self.desired.state.kind, self.seen.find_domain(one.uuid)
-        again = f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}"
         if one.name in (*self.desired.grown, *self.desired.changed):
-            raise SpecError(f"{one.name} is running, so its size cannot change", hint=again)
+            raise SpecError(
+                f"{one.name} is running, so its size cannot change",
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
+            )
         # Its software would be told of cards that it does not have.
         missing = set(self.desired.pci_devices_of(node)) - (
             passed_in(domain.xml) if domain else frozenset()
         )
         if missing:
             raise SpecError(
-                f"{one.name} is running, so it cannot get the device {min(missing)}", hint=again
+                f"{one.name} is running, so it cannot get the device {min(missing)}",
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         if is_wanted and (tap := self.seen.known_faults.dead_taps.get(one.name)):
             raise HostError(
                 f"{one.name} has lost its network interface: {tap} was deleted on the host",
                 details="A running VM cannot get a new one.",
-                hint=again,
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
         ended = [fault for fault in self.seen.share_faults.get(one.name, ()) if fault.is_there]
         if is_wanted and ended:
             raise HostError(
                 f"{one.name}: {ended[0]}",
                 details="A running VM cannot get a new one. Programs that use the share hang.",
-                hint=again,
+                hint=f"ai-how {kind} stop {one.name} && ai-how {kind} start {one.name}",
             )
 
     def _create_disk(
