@@ -87,10 +87,12 @@ def check_host(
         checks += check_tun(facts)
     failures = [check for check in checks if check.status is Status.FAILURE]
     if failures:
+        first = failures[0]
         raise HostError(
-            failures[0].found,
+            # Of a device, "it" is said.
+            f"{first.name}: {first.found}" if first.name.startswith("pci ") else first.found,
             details="\n".join(f"{check.name}: {check.found}" for check in failures[1:]) or None,
-            hint=failures[0].advice,
+            hint=first.advice,
         )
     for check in checks:
         if check.status is Status.WARNING:
