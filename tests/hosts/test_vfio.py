@@ -67,14 +67,14 @@ def lived(out: Path, *scenarios: str, has_iommu: bool = True) -> Asked:
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Asked:
     if not is_long:
-        pytest.skip("a host under emulation, with VMs: --long")
+        pytest.skip("VMs under two emulations take five minutes or more: --long")
     return lived(tmp_path_factory.mktemp("vfio") / "life", *LIFE)
 
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Asked:
     if not is_long:
-        pytest.skip("each of these boots two VMs under two emulations: --long")
+        pytest.skip("each of these boots a VM twice under two emulations: --long")
     return lived(tmp_path_factory.mktemp("vfio") / "faults", *FAULTS)
 
 
@@ -156,6 +156,7 @@ def test_a_device_that_must_stay_is_refused_before_any_change(
     check(seen[what], 3)
     group = groups[BRIDGED[0] if "bridge" in what else MIXED_CARD[0]]
     assert found.format(group=group) in seen[what]["err"]
+    assert seen[what]["err"].startswith("error: pci 0000:")
     assert seen[what]["records"] == []
     assert seen[f"{what}: same"]
 
@@ -256,10 +257,23 @@ def test_a_new_libvirtd_knows_what_a_vm_has(faults: Asked) -> None:
 
 
 @pytest.mark.fault("F27", "libvirtd, between unbind and bind of the devices of a VM")
-def test_a_start_whose_libvirtd_is_killed_between_unbind_and_bind(faults: Asked) -> None:
+def test_a_start_goes_on_whose_libvirtd_is_killed_between_unbind_and_bind(faults: Asked) -> None:
     seen = faults("daemon_killed_in_start")
     assert VFIO in seen["at kill"].values()
-    check_recovered(seen)
+    check(seen["ended"])
+    assert known(seen["after fault"]) == given(*BOTH)
+    for verb in ("stop", "again", "last stop"):
+        check(seen[verb])
+    assert len(seen["open groups"]) == len((CARD, MIXED_CARD))
+
+
+@pytest.mark.xfail(
+    reason="libvirt gives back only what it took from a driver itself: what a killed libvirtd had "
+    "bound to vfio-pci stays there"
+)
+def test_no_device_stays_with_vfio_that_a_killed_libvirtd_had_bound(faults: Asked) -> None:
+    seen = faults("daemon_killed_in_start")
+    assert seen["after stop"] == seen["before"]
 
 
 @pytest.mark.fault("F27", "libvirtd, when QEMU has ended and its devices are not back")
