@@ -1,5 +1,6 @@
 """Where the steps for devices of the host are in the plans of a SLURM cluster."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -29,10 +30,6 @@ HPC = read_hpc(
       - {{{NODE}}}"""
 )
 DRAFT = replace(draft_of(HPC), functions={"compute-01": (GPU, SOUND)})
-HOSTDEV = (
-    "<hostdev type='pci'><source><address domain='0x0000' bus='0x65' slot='0x00' function='0x0'/>"
-    "</source></hostdev>"
-)
 
 
 def start(tmp_path: Path, seen: Observed, draft: DesiredCluster = DRAFT) -> Plan:
@@ -43,12 +40,20 @@ def start(tmp_path: Path, seen: Observed, draft: DesiredCluster = DRAFT) -> Plan
     return plan_start(draft, seen, inputs)
 
 
+def hostdev(address: str) -> str:
+    """The XML of a VM's device with this address."""
+    domain, bus, slot, function = re.split("[:.]", address)
+    where = f"domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'"
+    return f"<hostdev type='pci'><source><address {where}/></source></hostdev>"
+
+
 def with_card(state: VmState = VmState.RUNNING) -> Observed:
     """All is up, and the VM of compute-01 has a card."""
     seen = everything_seen(DRAFT, state)
     node = DRAFT.state.get_node("compute-01")
     domain = seen.domains[node.uuid]
-    xml = domain.xml.replace("<devices>", f"<devices>{HOSTDEV}")
+    devices = "".join(hostdev(one) for one in (GPU, SOUND, NIC))
+    xml = domain.xml.replace("<devices>", f"<devices>{devices}")
     return replace(seen, domains=dict(seen.domains) | {node.uuid: replace(domain, xml=xml)})
 
 
@@ -118,7 +123,8 @@ def test_a_stop_removes_mediated_devices_after_the_vm_is_off() -> None:
     node = DRAFT.state.get_node("compute-01")
     mdev = "<hostdev type='mdev'><source><address uuid='5f2b1f0c'/></source></hostdev>"
     domain = seen.domains[node.uuid]
-    domain = replace(domain, xml=domain.xml.replace(HOSTDEV, mdev))
+    devices = "".join(hostdev(one) for one in (GPU, SOUND, NIC))
+    domain = replace(domain, xml=domain.xml.replace(devices, mdev))
     seen = replace(seen, domains=dict(seen.domains) | {node.uuid: domain})
     steps = {step.key: step for step in plan_stop(DRAFT.state, seen).steps}
     assert steps["return/hpc-compute-01"].needs == {"off/hpc-compute-01"}
