@@ -47,8 +47,14 @@ class DesiredCluster:
     @property
     def host_devices(self) -> dict[str, tuple[str, ...]]:
         """The functions of each node's cards, and its vGPU as VMs have it, by its name."""
-        made = {name: (one.device,) for name, one in self.vgpus.items()}
-        return {**self.functions, **made}
+        return host_devices_of(self.functions, self.vgpus)
+
+
+def host_devices_of(
+    functions: Mapping[str, tuple[str, ...]], vgpus: Mapping[str, Vgpu]
+) -> dict[str, tuple[str, ...]]:
+    """The functions of each node's cards, and its vGPU as VMs have it, by its name."""
+    return {**functions, **{name: (one.device,) for name, one in vgpus.items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

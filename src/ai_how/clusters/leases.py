@@ -9,7 +9,6 @@ from ai_how.errors import AiHowError, StateError
 from ai_how.host.checks import Check, Status
 from ai_how.host.place import SYSTEM, resolve_host
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.plan.journal import Journal
 from ai_how.state.cluster_state import read_state
 from ai_how.state.leases import (
@@ -29,7 +28,7 @@ from ai_how.vm_management.lending import (
     read_driver,
     rebind_command,
 )
-from ai_how.vm_management.vgpus import VgpuMaker, describe_left, is_left, removal_command
+from ai_how.vm_management.vgpus import VgpuMaker, describe_left, is_left, removal_command, vgpu_of
 
 
 def settle_leases(lender: Lender, maker: VgpuMaker, roots: Roots, own: UUID | None) -> None:
@@ -94,7 +93,8 @@ def check_leases(roots: Roots, machine: Path = Path("/")) -> Iterator[Check]:
             yield Check("lease", Status.WARNING, describe_lost(lease, now), advice)
     for vgpu in read_vgpu_leases(roots.leases):
         if is_left(vgpu, machine) and is_unused(vgpu):
-            yield Check("vgpu", Status.WARNING, describe_left(vgpu), removal_command(vgpu))
+            advice = removal_command(vgpu_of(vgpu))
+            yield Check("vgpu", Status.WARNING, describe_left(vgpu), advice)
 
 
 def _uri_of(lease: NodeLease) -> str:
@@ -110,7 +110,6 @@ def _devices_in_use(uri: str, roots: Roots) -> frozenset[str] | None:
         if not place.is_up:
             return frozenset()
         with LibvirtClient(place.uri) as client:
-            on = [one for one in client.list_domains() if one.state.is_on]
+            return Lender(leases=roots.leases, client=client).in_use()
     except AiHowError:
         return None
-    return frozenset().union(*(devices_in(one.xml) for one in on))

@@ -287,17 +287,18 @@ PciAddress = Annotated[
         r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", "an address such as 0000:65:00.0 (lspci -D)"
     ),
 ]
+_PRODUCT_NAME = r"[A-Za-z0-9][A-Za-z0-9 ()\[\]/._+-]{0,63}"
 CardModel = Annotated[
     str,
     Matching(
-        r"[A-Za-z0-9][A-Za-z0-9 ()\[\]/._+-]{0,63}",
+        _PRODUCT_NAME,
         "a letter or digit, then at most 63 of letters, digits, blanks and ()[]/._+-",
     ),
 ]
 VgpuProfile = Annotated[
     str,
     Matching(
-        r"[A-Za-z0-9][A-Za-z0-9 ()\[\]/._+-]{0,63}",
+        _PRODUCT_NAME,
         "a type of vGPU by its id or name, such as nvidia-63, 1148 or GRID T4-1Q",
     ),
 ]

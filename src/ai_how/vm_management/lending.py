@@ -1,11 +1,12 @@
 """Lends devices of the host to VMs, and sees that the host gets each back with its driver."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import DeadlineError, HostError, LibvirtError
@@ -31,18 +32,49 @@ _IN_NOBODYS_HANDS = (VFIO, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lender:
-    """The leases of one state directory, the libvirt that has the VMs, and the host.
+class DeviceKeeper:
+    """What lends devices of the host: its leases, the libvirt that has the VMs, and the host.
 
     `machine` contains the host's /sys and /proc. libvirt has `rebind_s` to give a device back by
     itself, when its VM is off.
     """
+
+    what: ClassVar[str] = "device"
 
     leases: Path
     client: LibvirtClient
     machine: Path = Path("/")
     warn: Callable[[str], None] = lambda _line: None
     rebind_s: float = REBIND_S
+
+    def in_use(self) -> frozenset[str]:
+        """The devices of the host that VMs of this libvirt run with."""
+        return frozenset().union(*(used for _, _, used in self._used()))
+
+    def _refuse_used(self, devices: Collection[str], vm: UUID, node: str) -> None:
+        """Raises HostError if another VM than this one runs with one of these devices."""
+        for uuid, name, used in self._used():
+            if uuid != vm and (taken := used.intersection(devices)):
+                raise HostError(
+                    f"the {self.what} {min(taken)} of {node} is in use by the VM {name}",
+                    hint=self.client.virsh("list"),
+                )
+
+    def _used(self) -> Iterator[tuple[UUID, str, frozenset[str]]]:
+        """Each VM that is on, with its devices of the host."""
+        for domain in self.client.list_domains():
+            if domain.state.is_on:
+                yield domain.uuid, domain.name, devices_in(domain.xml)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with held_lock(self.leases / LOCK, doing=f"a lease of a {self.what}", wait_s=LOCK_S):
+            yield
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lender(DeviceKeeper):
+    """Lends PCI devices, and sees that the host gets each back with its driver."""
 
     def take(
         self, devices: Sequence[str], vm: UUID, *, owner: UUID, cluster: str, kind: str, node: str
@@ -53,14 +85,7 @@ class Lender:
         HostError, and writes none, if another VM runs with one of them.
         """
         with self._locked():
-            for uuid, name, used in self._used():
-                if uuid == vm:
-                    continue
-                if taken := used.intersection(devices):
-                    raise HostError(
-                        f"the device {min(taken)} of {node} is in use by the VM {name}",
-                        hint=self.client.virsh("list"),
-                    )
+            self._refuse_used(devices, vm, node)
             for device in devices:
                 lease = Lease(
                     device=device,
@@ -82,10 +107,6 @@ class Lender:
             for lease in read_leases(self.leases)
             if lease.owner == owner and node in (None, lease.node)
         )
-
-    def in_use(self) -> frozenset[str]:
-        """The devices of the host that VMs of this libvirt run with."""
-        return frozenset().union(*(used for _, _, used in self._used()))
 
     def give_back(self, lease: Lease) -> None:
         """See that the host has a device with the driver that it had; then remove its lease.
@@ -145,17 +166,6 @@ class Lender:
         now, known = read_driver(self.machine, device), find_lease(self.leases, device)
         is_left = known is not None and known.boot == read_boot(self.machine)
         return known.driver if known and is_left and now in _IN_NOBODYS_HANDS else now
-
-    def _used(self) -> Iterator[tuple[UUID, str, frozenset[str]]]:
-        """Each VM that is on, with its devices of the host."""
-        for domain in self.client.list_domains():
-            if domain.state.is_on:
-                yield domain.uuid, domain.name, devices_in(domain.xml)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with held_lock(self.leases / LOCK, doing="a lease of a device", wait_s=LOCK_S):
-            yield
 
 
 def read_driver(machine: Path, device: str) -> str | None:

@@ -5,29 +5,24 @@ to sysfs, which takes root. Where root has made a vGPU by hand, it is used as it
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 from uuid import UUID
 
 from ai_how.errors import HostError
 from ai_how.host.pci import DEVICES
 from ai_how.host.reading import read_text
-from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.spec.identity import object_uuid
 from ai_how.state.leases import (
-    LOCK,
     VgpuLease,
     find_vgpu_lease,
     read_vgpu_leases,
     remove_lease,
     write_lease,
 )
-from ai_how.state.lock import held_lock
-from ai_how.vm_management.lending import LOCK_S, read_boot
+from ai_how.vm_management.lending import DeviceKeeper, read_boot
 
 MDEVS = Path("sys/bus/mdev/devices")
 NO_TYPE = "0"  # what a VF that is no vGPU has as its type
@@ -72,16 +67,10 @@ class Vgpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VgpuMaker:
-    """The vGPUs of one state directory, the libvirt that has the VMs, and the host.
+class VgpuMaker(DeviceKeeper):
+    """Makes vGPUs for VMs, and removes them."""
 
-    `machine` contains the host's /sys and /proc.
-    """
-
-    leases: Path
-    client: LibvirtClient
-    machine: Path = Path("/")
-    warn: Callable[[str], None] = lambda _line: None
+    what: ClassVar[str] = "vGPU"
 
     def make(
         self, vgpu: Vgpu, vm: UUID, *, owner: UUID, cluster: str, kind: str, node: str
@@ -91,12 +80,7 @@ class VgpuMaker:
         Raises HostError, and leaves nothing, if another VM runs with it or the kernel refuses it.
         """
         with self._locked():
-            for uuid, name, used in self._used():
-                if uuid != vm and vgpu.device in used:
-                    raise HostError(
-                        f"the vGPU {vgpu.device} of {node} is in use by the VM {name}",
-                        hint=self.client.virsh("list"),
-                    )
+            self._refuse_used([vgpu.device], vm, node)
             is_there = vgpu.is_made(self.machine)
             if is_there and not can_write(self.machine, vgpu.removed_by[0]):
                 return False
@@ -150,9 +134,8 @@ class VgpuMaker:
         if it is not known which VMs run.
         """
         with self._locked():
-            if find_vgpu_lease(self.leases, lease.device) != lease:
-                return
-            if any(lease.device in used for _, _, used in self._used()):
+            is_same = find_vgpu_lease(self.leases, lease.device) == lease
+            if not is_same or lease.device in self.in_use():
                 return
             if not is_left(lease, self.machine) or self._removes(lease):
                 remove_lease(self.leases, lease)
@@ -167,19 +150,9 @@ class VgpuMaker:
             why = "the kernel keeps it"
         if not is_left(lease, self.machine):
             return True
-        advice = removal_command(lease)
+        advice = removal_command(vgpu_of(lease))
         self.warn(f"{describe_left(lease)}, and was not removed: {why}; to remove it: {advice}")
         return False
-
-    def _used(self) -> Iterator[tuple[UUID, str, frozenset[str]]]:
-        for domain in self.client.list_domains():
-            if domain.state.is_on:
-                yield domain.uuid, domain.name, devices_in(domain.xml)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with held_lock(self.leases / LOCK, doing="a lease of a vGPU", wait_s=LOCK_S):
-            yield
 
 
 def mdev_uuid(cluster_id: UUID, node: str, type_id: str, parent: str | None) -> UUID:
@@ -216,13 +189,15 @@ def write_sysfs(path: Path, text: str) -> None:
 
 def creation_command(vgpu: Vgpu) -> str:
     """The command by which root makes it."""
-    path, text = vgpu.made_by
-    return f"echo {text} | sudo tee /{path}"
+    return _write_command(*vgpu.made_by)
 
 
-def removal_command(lease: VgpuLease) -> str:
+def removal_command(vgpu: Vgpu) -> str:
     """The command by which root removes it."""
-    path, text = vgpu_of(lease).removed_by
+    return _write_command(*vgpu.removed_by)
+
+
+def _write_command(path: Path, text: str) -> str:
     return f"echo {text} | sudo tee /{path}"
 
 

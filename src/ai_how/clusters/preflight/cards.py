@@ -41,6 +41,13 @@ class CardFacts:
         """The card whose first function has this address."""
         return next((gpu for gpu in self.machine.gpus if gpu.address == address), None)
 
+    def find_by_function(self, address: str) -> Gpu | None:
+        """The card that has a function of this address."""
+        for gpu in self.machine.gpus:
+            if any(one.address == address for one in gpu.functions):
+                return gpu
+        return None
+
 
 def read_card_facts(
     root: Path, users: Mapping[str, DeviceUser], roots: Roots, *, cluster: str
@@ -74,7 +81,7 @@ def assign_cards(
         node.name: [
             _get_card(node.name, one, facts)
             for one in node.cards.addresses
-            if node.name in wanted or _is_there(one, facts)
+            if node.name in wanted or facts.find_by_function(one)
         ]
         for node in nodes
         if node.cards
@@ -115,15 +122,11 @@ def _as_cards(gpus: Iterable[Gpu]) -> NodeCards:
     )
 
 
-def _is_there(address: str, facts: CardFacts) -> bool:
-    return any(one.address == address for gpu in facts.machine.gpus for one in gpu.functions)
-
-
 def _get_card(node: str, address: str, facts: CardFacts) -> Gpu:
     """The card that has a function of this address."""
+    if card := facts.find_by_function(address):
+        return card
     for gpu in facts.machine.gpus:
-        if any(one.address == address for one in gpu.functions):
-            return gpu
         if any(one.address == address for one in gpu.sriov.vfs):
             raise HostError(
                 f"{address}, which {node} is to have, is a VF of the card {gpu.address}",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
+from ai_how.clusters.desired_cluster import host_devices_of
 from ai_how.clusters.preflight.cards import (
     CardFacts,
     NodeCards,
@@ -45,7 +46,7 @@ class HostGpus:
     @property
     def host_devices(self) -> dict[str, tuple[str, ...]]:
         """The functions of each node's cards, and its vGPU as VMs have it."""
-        return self.functions | {name: (one.device,) for name, one in self.vgpus.items()}
+        return host_devices_of(self.functions, self.vgpus)
 
     @property
     def remembered(self) -> dict[str, tuple[str, ...]]:

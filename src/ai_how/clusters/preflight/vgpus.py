@@ -13,7 +13,14 @@ from ai_how.gpu.models import Gpu, MdevType, VgpuWay, VirtualFunction
 from ai_how.host.checks import Check, Status
 from ai_how.spec.gpus import VgpuProfileSpec
 from ai_how.spec.nodes import Node
-from ai_how.vm_management.vgpus import MDEVS, Vgpu, can_write, creation_command, mdev_uuid
+from ai_how.vm_management.vgpus import (
+    MDEVS,
+    Vgpu,
+    can_write,
+    creation_command,
+    mdev_uuid,
+    removal_command,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ class VgpuChoices:
         if has and (str(has) != offer.type or can_write(self.root, vgpu.made_by[0])):
             return Hurdle(
                 f"it is a vGPU of type {has} already, of nobody that ai-how knows",
-                f"echo 0 | sudo tee /{vgpu.made_by[0]}",
+                removal_command(vgpu),
             )
         return None
 

@@ -8,7 +8,7 @@ from ai_how.plan.step import Applied, ForwardStep
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.lending import Lender
 from ai_how.vm_management.steps.subjects import DomainStep
-from ai_how.vm_management.steps.vgpus import remove_vgpus
+from ai_how.vm_management.steps.vgpus import keeper_of, remove_vgpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class LeaseDevices(DomainStep):
     needs: frozenset[str] = frozenset()
 
     def apply(self, context: PlanContext) -> Applied:
-        lender_of(context).take(
+        keeper_of(context, Lender).take(
             self.devices,
             self.uuid,
             owner=context.cluster_id,
@@ -61,18 +61,8 @@ class ReturnDevices(ForwardStep, DomainStep):
         return f"give the devices of the VM {self.domain} back to the host"
 
 
-def lender_of(context: PlanContext) -> Lender:
-    return Lender(
-        leases=context.paths.leases,
-        client=context.client,
-        machine=context.machine,
-        warn=context.warn,
-        rebind_s=context.timeouts.rebind_s,
-    )
-
-
 def give_back(context: PlanContext, domain: str) -> None:
     """Give back what a node has leased."""
-    lender = lender_of(context)
+    lender = keeper_of(context, Lender)
     for lease in lender.leases_of(context.cluster_id, context.node_of(domain)):
         lender.give_back(lease)

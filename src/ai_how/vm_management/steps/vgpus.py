@@ -1,13 +1,16 @@
 """The step that makes a vGPU for a VM."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 from uuid import UUID
 
 from ai_how.plan.step import Applied
 from ai_how.vm_management.context import PlanContext
+from ai_how.vm_management.lending import DeviceKeeper
 from ai_how.vm_management.steps.subjects import DomainStep
 from ai_how.vm_management.vgpus import Vgpu, VgpuMaker
+
+_Keeper = TypeVar("_Keeper", bound=DeviceKeeper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class MakeVgpu(DomainStep):
     needs: frozenset[str] = frozenset()
 
     def apply(self, context: PlanContext) -> Applied:
-        is_ours = maker_of(context).make(
+        is_ours = keeper_of(context, VgpuMaker).make(
             self.vgpu,
             self.uuid,
             owner=context.cluster_id,
@@ -41,17 +44,19 @@ class MakeVgpu(DomainStep):
         return f"make {what} for the VM {self.domain}"
 
 
-def maker_of(context: PlanContext) -> VgpuMaker:
-    return VgpuMaker(
+def keeper_of(context: PlanContext, kind: type[_Keeper]) -> _Keeper:
+    """What lends devices, or makes vGPUs, in a plan."""
+    return kind(
         leases=context.paths.leases,
         client=context.client,
         machine=context.machine,
         warn=context.warn,
+        rebind_s=context.timeouts.rebind_s,
     )
 
 
 def remove_vgpus(context: PlanContext, domain: str) -> None:
     """Remove what was made for a node."""
-    maker = maker_of(context)
+    maker = keeper_of(context, VgpuMaker)
     for lease in maker.leases_of(context.cluster_id, context.node_of(domain)):
         maker.remove(lease)
