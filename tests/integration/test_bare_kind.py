@@ -141,6 +141,8 @@ def test_each_verb_killed_at_any_record_is_recovered(
         return watched.call(verb, at_any=pairs, act="kill")
 
     pairs = without_twins(watched.boundaries[what], is_long=is_long)
+    if not is_long:  # the engine is that of a SLURM cluster, whose kills are at all of them
+        pairs = {(moment, key) for moment, key in pairs if moment != "after intent"}
     if what == "resume":
         watched.have("absent")  # "on" would not be resumed
     kill_everywhere(watched, pairs, begin, thens, points, figures)

@@ -53,7 +53,7 @@ def test_starting_and_destroying_again_and_again_uses_nothing_up(
     cycle(WARM_UP)
     counted = descriptors(), threading.active_count()
     resident = resident_bytes()
-    cycles = 50 if is_long else 8
+    cycles = 50 if is_long else 5
     cycle(cycles)
     # A connection is closed a moment after it was left, by the event loop: the counted one too.
     wait_until(

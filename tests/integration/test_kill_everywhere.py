@@ -17,13 +17,13 @@ from tiny_cluster import Ended
 
 pytestmark = pytest.mark.libvirt
 
-LAST = ("before intent", "ready/hpc")
+LAST = ("after intent", "ready/hpc")
 SIGKILLED = -9
 Pair = tuple[str, str]
 TWIN = "-compute-02"
-# What comes after a done, an undone or a failed is what comes before the next record.
+# What comes after a done, an undone or a failed is what comes before the next record. Before an
+# intent, nothing is there that is not there after it: the steps before it are recorded in both.
 DISTINCT = (
-    "before intent",
     "after intent",
     "before done",
     "before undone",
@@ -163,7 +163,7 @@ def begin_and_die(watched: Watched) -> None:
 def test_three_kills_in_a_row_converge(
     watched: Watched, points: Points, figures: dict[str, int], *, is_long: bool
 ) -> None:
-    rounds, dice = 60 if is_long else 8, random.Random(7)  # noqa: S311  a dice
+    rounds, dice = 60 if is_long else 5, random.Random(7)  # noqa: S311  a dice
     for then in islice(cycle(["start", "destroy", "status"]), rounds):
         first = dice.choice(["absent", "on", "off"])
         watched.have(first)

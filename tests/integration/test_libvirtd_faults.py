@@ -92,7 +92,7 @@ def test_a_start_outlives_libvirtd_at_any_step(
     destroy(home)
     before = look_at_host(home.host)
     ends = []
-    for at in spread(total, 9, is_long=is_long):
+    for at in spread(total, 6, is_long=is_long):
         kill = [(daemon_of(home.host), signal.SIGKILL)]
         ended = home.call("hpc", "start", at=at, act="signal", signals=kill)
         assert ended.code in {0, UNDONE}, f"at {ended.boundaries[at]}: {ended.said}"
@@ -313,7 +313,7 @@ def test_a_start_goes_on_when_a_reply_is_cut_in_half(
         start(home)
         total = link.packets
         destroy(home)
-        for at in spread(total, 9, is_long=is_long):
+        for at in spread(total, 6, is_long=is_long):
             link.arm(at)
             ended = home.call("hpc", "start")
             cuts = link.cuts

@@ -24,7 +24,7 @@ def failing(nodes: tuple[str, ...], kind: str, how: str) -> dict[str, list[str]]
 
 
 @pytest.mark.fault("F58", "a MAC address that libvirt refuses, a disk that QEMU misses, no agent")
-@pytest.mark.parametrize("nodes", [NODES[:1], NODES[1:2], NODES[:2], NODES[1:]])
+@pytest.mark.parametrize("nodes", [NODES[:1], NODES[1:]])
 @pytest.mark.parametrize(("kind", "how"), WAYS)
 def test_a_node_that_fails_is_named_and_all_is_undone(
     watched: Watched, nodes: tuple[str, ...], kind: str, how: str
@@ -114,7 +114,7 @@ def test_a_cluster_that_grows_stays_healthy_when_that_fails_or_is_killed(
         before = domains(watched)
         rewrite(watched, count="compute_nodes: {count: 3")
         made = 0
-        for key in keys:
+        for key in keys if is_long else keys[::2]:
             watched.call("start", codes={FAILED}, fail={key: ["after", "OSError"]})
             check_untouched(watched, before)
             assert domains(watched).keys() == ours(3)
@@ -150,11 +150,11 @@ def test_nodes_that_were_told_other_settings_are_told_the_old_file_again(
         told = watched.call("start", codes={0})
         pairs = list(dict.fromkeys(told.boundaries))
         check_told_again(watched, told)
+        keys = list(dict.fromkeys(key for _, key in pairs if key))
         faults: list[dict[str, object]] = [
-            {"fail": {key: ["after", "OSError"]}}
-            for key in dict.fromkeys(key for _, key in pairs if key)
+            {"fail": {key: ["after", "OSError"]}} for key in (keys if is_long else keys[::3])
         ]
-        chosen = pairs if is_long else [*pairs[:1], *pairs[3:-2:5]]
+        chosen = pairs if is_long else [*pairs[:1], *pairs[3:-2:9]]
         faults += [{"at_any": [pair], "act": "kill"} for pair in chosen]
         for fault in faults:
             rewrite(watched, start=other)
@@ -204,7 +204,7 @@ def test_nodes_that_run_run_on_when_a_start_that_boots_another_fails_or_is_kille
         pairs = list(dict.fromkeys(healed.boundaries))
         keys = list(dict.fromkeys(key for _, key in pairs if key))
         made = 0
-        for key in keys:
+        for key in keys if is_long else keys[::2]:
             client.destroy_domain(gone.uuid)
             watched.call("start", codes={FAILED}, fail={key: ["after", "OSError"]})
             check_untouched(watched, every)
