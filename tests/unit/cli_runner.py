@@ -41,7 +41,7 @@ class Cli:
         self._capsys = capsys
         for name in ("STATE", "DATA", "CACHE"):
             monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
-        for name in ("AI_HOW_CONFIG", "AI_HOW_CONNECT"):
+        for name in ("AI_HOW_CLUSTER", "AI_HOW_CONFIG", "AI_HOW_CONNECT"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.chdir(home)
 

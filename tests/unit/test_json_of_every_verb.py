@@ -27,6 +27,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc status": (None, ()),
     "hpc destroy": (("--force", *TEST_HOST), ()),
     "hpc recover": (None, TEST_HOST),
+    "hpc list": ((), ("--unknown",)),
     "hpc ssh": (None, ("controller",)),
     "hpc exec": (None, ("controller", "--", "id")),
     "hpc console": (None, ("controller",)),

@@ -37,7 +37,7 @@ class Group(TyperGroup):
     """A group of verbs; without a verb it prints its help."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  Typer's own type
-        if not args:
+        if not args and not ctx.resilient_parsing:  # which is completion by a shell
             console.show_text(ctx.get_help(), to_stderr=True)
             ctx.exit(_WRONG_USAGE)
         return super().parse_args(ctx, args)

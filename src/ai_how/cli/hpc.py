@@ -17,8 +17,10 @@ from ai_how.cli.hpc_cluster import (
     load_kept,
     manager_of,
     name_of,
+    named,
     split_words,
 )
+from ai_how.cli.hpc_list import app as of_all
 from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
 from ai_how.errors import SpecError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ai_how.spec.models import ClusterFile
 
 app = new_app("Start, stop, inspect and use the SLURM cluster.")
+app.add_typer(of_all)
 app.add_typer(of_nodes)
 
 WATCH_S = 2.0
@@ -67,6 +70,7 @@ def start(
 
     context = context_of(ctx)
     file, nodes = split_words(words)
+    cluster = named(context, cluster, file)
     spec, path = load_kept(context, cluster) if cluster else context.load_spec(file)
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
@@ -139,6 +143,7 @@ def stop(
 
     context = context_of(ctx)
     file, nodes = split_words(words)
+    cluster = named(context, cluster, file)
     name = name_of(context, cluster, file)
     if nodes and suspend:
         raise SpecError(
@@ -207,6 +212,7 @@ def destroy(
     from ai_how.console.live_nodes import LiveNodes
 
     context = context_of(ctx)
+    cluster = named(context, cluster, file)
     name = name_of(context, cluster, file)
     manager = manager_of(context, name)
     state, was_there = manager.find_state(), manager.paths.is_used
@@ -247,6 +253,7 @@ def recover(
     from ai_how.spec.nodes import get_hpc
 
     context = context_of(ctx)
+    cluster = named(context, cluster, file)
     name = name_of(context, cluster, file)
     if from_user is not None and not force:
         confirm_taking(name, from_user, is_json=context.is_json)

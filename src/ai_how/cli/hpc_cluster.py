@@ -1,5 +1,6 @@
 """The cluster, and the nodes, that a verb of `ai-how hpc` acts on."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from ai_how import console
 from ai_how.cli.arguments import looks_like_file
+from ai_how.cli.completion import complete_cluster, complete_node
 from ai_how.cli.context import Context
 from ai_how.errors import SpecError, StateError
 
@@ -17,11 +19,20 @@ if TYPE_CHECKING:
 
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", metavar="NAME", help="Select a cluster by name, without its file."),
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="Select a cluster by name, without its file.  [env var: AI_HOW_CLUSTER]",
+        autocompletion=complete_cluster,
+    ),
 ]
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[FILE] [NODE]...", help="The cluster file, and names of its nodes."),
+    typer.Argument(
+        metavar="[FILE] [NODE]...",
+        help="The cluster file, and names of its nodes.",
+        autocompletion=complete_node,
+    ),
 ]
 File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")]
 
@@ -46,8 +57,29 @@ def split_running(words: list[str]) -> tuple[Path | None, str, list[str]]:
     return file, node, _without_dashes(command)
 
 
+def split_login(words: list[str]) -> tuple[Path | None, str | None, list[str], bool]:
+    """Like `split_running`, but the node may be missing: None.
+
+    The last value says whether only a `--` tells it from a command: then it is a node where the
+    cluster has one of that name, else the command for the default node.
+    """
+    file, rest = split_words(words)
+    is_apart = rest[:1] == ["--"]
+    if file is None:
+        file, rest = split_words(_without_dashes(rest))
+    node, *command = _without_dashes(rest) or [""]
+    return file, node or None, _without_dashes(command), is_apart
+
+
 def _without_dashes(words: list[str]) -> list[str]:
     return words[1:] if words[:1] == ["--"] else words
+
+
+def named(context: Context, cluster: str | None, file: Path | None = None) -> str | None:
+    """The cluster that --cluster names, or AI_HOW_CLUSTER where no file was named."""
+    if cluster or file or context.config:
+        return cluster
+    return os.environ.get("AI_HOW_CLUSTER") or None
 
 
 def name_of(context: Context, cluster: str | None, file: Path | None = None) -> str:
@@ -78,7 +110,8 @@ def manager_of(
 
 
 def find_manager(context: Context, cluster: str | None, file: Path | None) -> "HpcManager":
-    """The manager of the cluster that --cluster or the file names."""
+    """The manager of the cluster that --cluster, AI_HOW_CLUSTER or the file names."""
+    cluster = named(context, cluster, file)
     return manager_of(context, name_of(context, cluster, file), is_named=bool(cluster))
 
 

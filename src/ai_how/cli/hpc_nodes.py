@@ -7,12 +7,14 @@ import typer
 
 from ai_how import console
 from ai_how.cli.arguments import PASSED
+from ai_how.cli.completion import complete_node
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
     find_manager,
+    split_login,
     split_running,
 )
 from ai_how.errors import SpecError
@@ -24,21 +26,40 @@ if TYPE_CHECKING:
 app = new_app()
 
 _ABOUT = "The cluster file, if it is not found by default; a node"
-Words = Annotated[list[str], typer.Argument(metavar="[FILE] NODE", help=f"{_ABOUT}.")]
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="[FILE] NODE", help=f"{_ABOUT}.", autocompletion=complete_node),
+]
 Running = Annotated[
     list[str],
-    typer.Argument(metavar="[FILE] NODE [CMD]...", help=f"{_ABOUT}; a command with its options."),
+    typer.Argument(
+        metavar="[FILE] NODE [CMD]...",
+        help=f"{_ABOUT}; a command with its options.",
+        autocompletion=complete_node,
+    ),
+]
+
+Login = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE] [NODE] [CMD]...",
+        help="The cluster file, if it is not found by default; a node (default: the controller); "
+        "a command with its options.",
+        autocompletion=complete_node,
+    ),
 ]
 
 
 @app.command(short_help="Log in to a node, or run a command there as the user.")
 def ssh(
     ctx: typer.Context,
-    words: Running,
+    words: Login = None,
     cluster: Cluster = None,
     passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
 ) -> None:
     """Log in to a node, or run a command there as the user of the cluster.
+
+    Without a node it is the controller: `ai-how hpc ssh`, `ai-how hpc ssh -- squeue --me`.
 
     Options of ssh before the command are passed to ssh: -t, -L, -A, -N, -o and so on. Exceptions
     are -c and -v, which are options of ai-how.
@@ -49,10 +70,10 @@ def ssh(
     from ai_how.guest.ssh import ssh_argv
     from ai_how.process import become
 
-    file, node, command = split_running(words)
+    file, name, command, is_apart = split_login(words or [])
     context = context_of(ctx)
     manager = find_manager(context, cluster, file)
-    found = _node(manager, node)
+    found, command = _login_node(manager, name, command, is_apart=is_apart)
     become(ssh_argv(manager.paths, found.domain_name, command, options=passed or []))
 
 
@@ -148,6 +169,19 @@ def _node(manager: "HpcManager", name: str) -> "NodeState":
     from ai_how.clusters.named_nodes import get_named
 
     return get_named(manager.get_state(), name)
+
+
+def _login_node(
+    manager: "HpcManager", name: str | None, command: list[str], *, is_apart: bool
+) -> "tuple[NodeState, list[str]]":
+    """The node to log in to, and the command for it; the controller where none is named."""
+    state = manager.get_state()
+    controller = state.find_controller()
+    if name is None and controller:
+        return controller, command
+    if is_apart and name and controller and state.find_node(name) is None:
+        return controller, [name, *command]
+    return _node(manager, name or ""), command
 
 
 def _argv(command: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ai_how import console
+from ai_how.cli.completion import complete_image
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
 from ai_how.errors import ImageError
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-Wanted = Annotated[str, typer.Argument(metavar="IMAGE", help="A name, or the start of a digest.")]
+Wanted = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE",
+        help="A name, or the start of a digest.",
+        autocompletion=complete_image,
+    ),
+]
 
 
 @app.command(short_help="Show how an image was made, and its packages.")

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,15 +80,37 @@ def _name_holder(descriptor: int, holder: dict[str, object] | None) -> None:
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
-def _locked(path: Path) -> LockedError:
+def read_holder(path: Path) -> str | None:
+    """The verb, with its group, that holds the lock; None where nobody is known to.
+
+    For people: it takes no lock, and may be a moment old.
+    """
+    holder = _read_holder(path)
+    return holder.doing if holder and Path(f"/proc/{holder.pid}").exists() else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    pid: int
+    since: str
+    doing: str
+
+
+def _read_holder(path: Path) -> _Holder | None:
+    """Who wrote a name into the lock file last; None just after it was taken or released."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-        pid, since, doing = int(holder["pid"]), str(holder["since"]), str(holder["doing"])
-    # The lock was just taken or released: the holder's name is missing at this moment.
+        return _Holder(int(holder["pid"]), str(holder["since"]), str(holder["doing"]))
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _locked(path: Path) -> LockedError:
+    holder = _read_holder(path)
+    if holder is None:
         return LockedError(f"another run holds {path}", hint=f"fuser -v {shlex.quote(str(path))}")
     return LockedError(
-        f"{doing} is under way in process {pid}, since {since}",
+        f"{holder.doing} is under way in process {holder.pid}, since {holder.since}",
         details=f"It holds {path}.",
-        hint=f"ps -fp {pid}",
+        hint=f"ps -fp {holder.pid}",
     )
