@@ -46,8 +46,8 @@ _ESCAPES = frozenset(
 class Fuzz:
     """`fuzz(check, strategy)` calls `check` with each example, and fails where one
 
-    raises, takes more than five seconds of processor time, starts a program or opens a connection, or
-    changes a file outside `scratch`.
+    raises, takes more than five seconds of processor time, starts a program or opens a
+    connection, or changes a file outside `scratch`.
     """
 
     def __init__(self, root: Path, examples: int) -> None:
