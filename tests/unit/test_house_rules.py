@@ -40,6 +40,7 @@ BELOW = {
     "clusters": {"gpu", *_ALL_VMS},
     "hpc": {"clusters", *_ALL_VMS},
     "console": {"host", "plan"},
+    "api": {"clusters", "hpc", *_ALL_VMS},
     "cli": {"clusters", "hpc", "console", "gpu", *_ALL_VMS},
 }
 

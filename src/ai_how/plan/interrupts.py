@@ -16,7 +16,7 @@ SAME_INTERRUPT_S = 0.2
 
 
 class Interrupts:
-    """Handles SIGINT, SIGTERM and SIGHUP while entered, in the main thread.
+    """Handles SIGINT, SIGTERM and SIGHUP while entered, in the main thread; no signal in another.
 
     The first signal sets `stop`. A step's `apply` may watch `stop` to end early; `revert` must
     ignore it. The main thread must never wait for `stop`: its lock is not re-entrant, and the
@@ -47,6 +47,8 @@ class Interrupts:
             notify(observer.interrupted)
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in HANDLED_SIGNALS:
             # nohup and background jobs of a script ignore signals on purpose.
             if signal.getsignal(number) is not signal.SIG_IGN:
