@@ -30,7 +30,8 @@ from ai_how.clusters.observation import observe
 from ai_how.clusters.plan_runner import PlanRunner
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight import capacity
-from ai_how.clusters.start import StartContext, prepare_start
+from ai_how.clusters.start import prepare_start
+from ai_how.clusters.start_context import StartContext
 from ai_how.clusters.status import find_disk_problems, status_of
 from ai_how.console.live_nodes import LiveNodes
 from ai_how.host.place import resolve_host

@@ -18,7 +18,8 @@ import pytest
 
 from ai_how.clusters import plan_runner
 from ai_how.clusters.plan_runner import PlanRunner
-from ai_how.clusters.start import PreparedStart, StartContext, prepare_start
+from ai_how.clusters.start import PreparedStart, prepare_start
+from ai_how.clusters.start_context import StartContext
 from ai_how.errors import HostError, PlanFailedError, StateError
 from ai_how.host.place import HypervisorHost, resolve_host
 from ai_how.hpc.kind import SLURM

@@ -1,0 +1,92 @@
+"""The status of a cluster, and the access to its nodes; without its lock."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ai_how.clusters.cleanup import read_tail
+from ai_how.clusters.file_systems import asked_file_systems
+from ai_how.clusters.known_cluster import KnownCluster
+from ai_how.clusters.named_nodes import require_on
+from ai_how.clusters.observation import Observed, existing_disks, observe, with_host_faults
+from ai_how.clusters.status import ClusterStatus, find_disk_problems, find_slurm_version, status_of
+from ai_how.errors import HostError
+from ai_how.guest.agent import GuestAgent, GuestResult
+from ai_how.guest.journal import read_journal
+from ai_how.host.place import HypervisorHost
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.console import Console
+from ai_how.state.models import NodeState
+from ai_how.state.paths import ImagePaths
+from ai_how.vm_management.disks.manager import DiskManager
+from ai_how.waiting import Deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterAccess(KnownCluster):
+    """A cluster, by its name, for those who do not change it. Each method raises AiHowError."""
+
+    warn: Callable[[str], None] = lambda _line: None
+
+    def status(self) -> ClusterStatus:
+        """Ask libvirt and the cluster's software. Takes no lock, and changes nothing."""
+        state, place = self.get_state(), self.place()
+        self._refuse_moved(place)
+        problems = find_disk_problems(state, DiskManager(place.storage))
+        version = find_slurm_version(state, ImagePaths(self.roots.images))
+        if not place.is_up:
+            down = Observed(disks=existing_disks(state), host_is_down=True)
+            return status_of(self.kind, state, down, {}, problems, slurm_version=version)
+        with client_of(place) as client:
+            seen = observe(client, state, self.kind)
+            with asked_file_systems(client, seen) as file_systems:
+                seen = with_host_faults(seen, state, place)
+                stats = client.stats(seen.domains)
+            return status_of(
+                self.kind, state, seen, stats, problems, file_systems, slurm_version=version
+            )
+
+    def run_in(
+        self, node: NodeState, argv: Sequence[str], *, timeout_s: float, shown: str | None = None
+    ) -> GuestResult:
+        """Run a program on a node through its guest agent; errors name it as `shown`."""
+        with self._asking(node) as client:
+            require_on(client, node, self.kind.name)
+            agent = GuestAgent(client, node.uuid, node.name)
+            return agent.run(argv, Deadline.after(timeout_s), shown=shown)
+
+    def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
+        """The last lines of a node's journal; of its serial log if asked, or without an agent."""
+        if not serial and self.place().is_up:
+            with self._asking(node) as client:
+                if client.is_agent_connected(node.uuid):
+                    agent = GuestAgent(client, node.uuid, node.name)
+                    return read_journal(
+                        agent, kind=self.kind.name, lines=lines, boot=boot, warn=self.warn
+                    )
+        if not serial:
+            self.warn(f"the guest agent of {node.name} does not answer; this is its serial log")
+        return read_tail(self.paths.console_log(node.name), lines)
+
+    @contextmanager
+    def console_of(self, node: NodeState) -> Iterator[Console]:
+        """The serial console of a node."""
+        with self._asking(node) as client:
+            require_on(client, node, self.kind.name)
+            with client.open_console(node.uuid) as line:
+                yield line
+
+    @contextmanager
+    def _asking(self, node: NodeState) -> Iterator[LibvirtClient]:
+        """A client without a lock, for reads."""
+        place = self.place()
+        if not place.is_up:
+            raise HostError("the embedded host is down", hint=f"ai-how {self.kind.name} start")
+        with client_of(place) as client:
+            client.learn(node.uuid, node.domain_name)
+            yield client
+
+
+def client_of(place: HypervisorHost) -> LibvirtClient:
+    """A client as this host wants it."""
+    return LibvirtClient(place.uri, max_calls=place.max_calls, is_kept=place.is_kept)

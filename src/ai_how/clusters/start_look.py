@@ -1,0 +1,126 @@
+"""The first phase of a start: the state, what there is, and what is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from uuid import UUID
+
+from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
+from ai_how.clusters.observation import Observed, observe, with_host_faults
+from ai_how.clusters.outside import find_outside
+from ai_how.clusters.preflight.device_users import find_device_users
+from ai_how.clusters.preflight.existing_cluster import (
+    check_images,
+    find_disk_directory,
+    find_losses,
+)
+from ai_how.clusters.preflight.host_gpus import Asker, HostGpus, assign_gpus
+from ai_how.clusters.preflight.node_images import choose_accel, get_image
+from ai_how.clusters.preflight.subnet_choice import choose_cluster_subnet
+from ai_how.clusters.recovery import refuse_lost
+from ai_how.clusters.start_context import StartContext
+from ai_how.images.manifest import Image
+from ai_how.spec.identity import new_cluster_id
+from ai_how.state.cluster_state import read_state
+from ai_how.state.models import ClusterState
+from ai_how.vm_management.nodes.domain_definition import Accel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """The result of the first phase: previous state, observation, desired cluster."""
+
+    previous: ClusterState | None
+    desired: DesiredCluster
+    seen: Observed
+    images: Mapping[str, Image]
+    accel: Accel
+    accel_warning: str | None
+
+
+def look(context: StartContext) -> Looked:
+    """Read the state, observe the cluster, and compute the desired one."""
+    paths, place, client = context.paths, context.place, context.client
+    previous = read_state(paths)
+    if previous is None:
+        refuse_lost(client, paths, place, kind=context.kind.name)
+    cluster_id = previous.lineage if previous else new_cluster_id()
+    has_directory = find_disk_directory(place.storage, paths.name, cluster_id, previous)
+    desired = _desire(context, previous, cluster_id)
+    for name in context.only:
+        desired.state.get_node(name)
+    seen = observe(client, desired.state, context.kind)
+    seen = with_host_faults(replace(seen, has_disk_directory=has_directory), desired.state, place)
+    for line in (
+        *check_images(desired, previous, context.catalogue),
+        *find_losses(desired, previous, seen),
+    ):
+        context.warn(line)
+    digests = {one.image_digest for _, one in desired.nodes}
+    images = {digest: context.catalogue.store.get(digest) for digest in digests}
+    desired = replace(desired, images=images)
+    context.kind.check_software(desired)
+    accel, warning = choose_accel(context.section.hardware, place, context.roots)
+    return Looked(
+        previous=previous,
+        desired=desired,
+        seen=seen,
+        images=images,
+        accel=accel,
+        accel_warning=warning,
+    )
+
+
+def _desire(
+    context: StartContext, previous: ClusterState | None, cluster_id: UUID
+) -> DesiredCluster:
+    kind, section, place = context.kind, context.section, context.place
+
+    @cache
+    def digest_of_image(name: str | None) -> str:
+        return get_image(name, context.catalogue, kind).digest
+
+    gpus = _assign_gpus(context, previous, cluster_id)
+    choices = HostChoices(
+        subnet=lambda: choose_cluster_subnet(
+            section,
+            len(kind.nodes_of(section)),
+            cluster_id,
+            context.roots,
+            place,
+            context.client,
+        ),
+        disk_of=lambda node: place.storage.disk(section.name, node),
+        digest_of=lambda node: digest_of_image(node.base_image),
+        cards=gpus.remembered,
+    )
+    desired = plan_desired_cluster(
+        section,
+        previous,
+        kind=kind,
+        cluster_id=cluster_id,
+        host_uri=previous.host_uri if previous else place.asked,
+        choices=choices,
+        now=datetime.now(UTC),
+    )
+    return replace(
+        desired,
+        outside=find_outside(section, desired.state, place),
+        functions=gpus.functions,
+        vgpus=gpus.vgpus,
+    )
+
+
+def _assign_gpus(
+    context: StartContext, previous: ClusterState | None, cluster_id: UUID
+) -> HostGpus:
+    nodes, name = context.kind.nodes_of(context.section), context.section.name
+    return assign_gpus(
+        nodes,
+        Asker(name=name, id=cluster_id, previous=previous),
+        lambda: find_device_users(context.client, context.roots, name=name, own=cluster_id),
+        context.roots,
+        wanted=context.only or [node.name for node in nodes if node.auto_start],
+        machine=context.machine,
+    )
