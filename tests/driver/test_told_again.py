@@ -123,7 +123,7 @@ class Home:
             timeouts=Timeouts(),
         )
 
-    def prepare(self, text: str) -> PreparedStart:
+    def prepare(self, text: str, *only: str) -> PreparedStart:
         spec, problems = read_spec_text(text, "cluster.yaml", {})
         assert spec is not None, problems
         return prepare_start(
@@ -134,15 +134,19 @@ class Home:
                 place=self.place,
                 client=self.client,
                 warn=self.said.append,
+                only=only,
             )
         )
 
-    def start(self, text: str, *, keep: bool = False) -> PreparedStart:
-        start = self.prepare(text)
+    def start(self, text: str, *only: str, keep: bool = False) -> PreparedStart:
+        start = self.prepare(text, *only)
         if start.plan.steps:
             runner = self.runner
             runner.bring_up(start, runner.journal_of(start), keep_on_failure=keep)
         return start
+
+    def suspend(self) -> None:
+        self.runner.stop(self.state, only=[], suspends=True)
 
     def recover(self) -> None:
         left = Journal.read(self.paths.journal, STEP_TYPES)
@@ -404,6 +408,33 @@ def test_a_journal_of_an_older_version_has_steps_enough(home: Home) -> None:
     home.recover()
     assert home.state.config_digest == ""
     assert home.state.nodes == before.nodes
+
+
+def untold(home: Home) -> list[str]:
+    return [one.name for one in home.state.nodes if one.is_untold]
+
+
+def test_a_node_that_stays_suspended_is_told_when_it_resumes(home: Home) -> None:
+    new, last = NEW["a time limit"], "services/hpc-compute-02"
+    home.suspend()
+    home.start(new, "compute-01")
+    assert untold(home) == ["compute-02"]
+    assert home.prepare(new, "compute-01").plan.steps == (), "the others know it"
+    with broken(LAST), pytest.raises(PlanFailedError):
+        home.start(new)
+    assert untold(home) == ["compute-02"], "it is suspended again"
+    with broken(last), pytest.raises(PlanFailedError):
+        home.start(new, keep=True)
+    assert home.told_by(new) == [last], "it runs, and was not told"
+    home.start(new)
+    assert (home.told_by(new), untold(home)) == ([], [])
+
+
+def test_a_node_that_others_resume_is_told_by_the_next_start(home: Home) -> None:
+    home.suspend()
+    home.start(NEW["a time limit"], "compute-01")
+    home.client.start_domain(home.state.get_node("compute-02").uuid)
+    assert home.told_by(NEW["a time limit"]) == ["services/hpc-compute-02"]
 
 
 def test_a_look_at_the_plan_writes_nothing(home: Home) -> None:

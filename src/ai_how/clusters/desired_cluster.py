@@ -156,6 +156,7 @@ def _remembered(
         stages_s=was.stages_s if was else {},
         gpus=_gpus(node, was),
         cards=_cards(node, choices),
+        is_untold=was is not None and was.is_untold,
     )
 
 

@@ -84,9 +84,9 @@ class ClusterKind(Protocol):
     ) -> "Plan":
         """The steps that start the cluster, or `only` these nodes; empty if it is up.
 
-        With `tell_all`, running nodes get the cluster's configuration again. `stale` nodes are
-        defined differently from what the spec asks for now. At most `boot_limit` nodes boot at the
-        same time.
+        With `tell_all`, nodes that run or resume get the cluster's configuration again; without, a
+        kind tells those that are `is_untold`. `stale` nodes are defined differently from what the
+        spec asks for now. At most `boot_limit` nodes boot at the same time.
         """
 
     def plan_stop(

@@ -15,7 +15,7 @@ from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.start import PreparedStart
-from ai_how.clusters.undone_start import after_undo
+from ai_how.clusters.told_nodes import after_undo, before_steps
 from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
 from ai_how.host.place import HypervisorHost
@@ -161,13 +161,11 @@ class PlanRunner:
                 console_offsets=mark_consoles(self.paths, state),
             )
             if keep_on_failure:
-                # Before the first step, as objects that remain after a failure need a state. If
-                # the plan tells nodes anything new, nobody knows then which of them have it.
-                told = previous.config_digest if previous else ""
-                if start.renews_keys or (start.tells_nodes and told != state.config_digest):
-                    told = ""
-                kept = write_state(self.paths, state.model_copy(update={"config_digest": told}))
-                state = state.model_copy(update={"serial": kept.serial})
+                # Objects that remain after a failure need a state.
+                kept = before_steps(
+                    state, previous, tells=start.tells_nodes, renews_keys=start.renews_keys
+                )
+                state = state.model_copy(update={"serial": write_state(self.paths, kept).serial})
             try:
                 start.prepare_host(self.place)
                 start.prepare_files(self.paths, self.place.ssh_proxy(self.roots))

@@ -13,6 +13,7 @@ from ai_how.clusters.preflight.device_users import devices_of, require_free_devi
 from ai_how.clusters.secrets import write_ssh_files
 from ai_how.clusters.start_context import StartContext
 from ai_how.clusters.start_look import Looked, look
+from ai_how.clusters.told_nodes import after_start
 from ai_how.clusters.workload import describe_drained
 from ai_how.host.facts import read_cpu
 from ai_how.host.memory_facts import read_memory
@@ -116,7 +117,6 @@ def _decide(context: StartContext, looked: Looked) -> _Decided:
     digest = kind.config_digest(desired)
     lost = kind.find_lost_secrets(previous, paths)
     is_told = (previous is None or previous.config_digest == digest) and not lost
-    desired = replace(desired, state=desired.state.model_copy(update={"config_digest": digest}))
     stale = _stale_nodes(desired, seen, inputs, paths)
     plan = kind.plan_start(
         desired,
@@ -127,6 +127,8 @@ def _decide(context: StartContext, looked: Looked) -> _Decided:
         stale=stale,
         boot_limit=_boot_limit(desired, seen, looked.accel),
     )
+    state = after_start(desired.state, digest, plan.steps, tell_all=not is_told)
+    desired = replace(desired, state=state)
     return _Decided(desired=desired, plan=plan, matches=matches, stale=stale, lost=lost)
 
 

@@ -42,9 +42,10 @@ def plan_start(
     """The steps that start the cluster, or `only` these nodes; empty if it is up.
 
     The controller is started with any node. At most `boot_limit` nodes are between VM start and
-    identity at the same time; the controller never waits for others. With `tell_all`, running nodes
-    get their identity again, as part of it changed. `stale` nodes are defined differently from what
-    the spec asks for now, and are redefined while they are off. Raises SpecError or HostError if
+    identity at the same time; the controller never waits for others. With `tell_all`, running and
+    resumed nodes get their identity again, as part of it changed; without, those of them that were
+    not told the last change. `stale` nodes are defined differently from what the spec asks for now,
+    and are redefined while they are off. Raises SpecError or HostError if
     the cluster cannot become what is asked for.
     """
     network = plan_network(desired.state, seen, inputs.network_xml)
@@ -52,9 +53,9 @@ def plan_start(
     made: list[Step] = [*network.steps, *network.plugs.values()]
     brought_up: dict[str, NodeState] = {}
     for node, one in desired.nodes:
-        is_wanted = _wants_on(one, only)
+        is_wanted, is_to_tell = _wants_on(one, only), tell_all or one.is_untold
         if inputs.resumes and seen.has_managed_save(one):
-            chain = _resume(planner, one, tell_all=tell_all) if is_wanted else NodeChain()
+            chain = _resume(planner, one, is_to_tell=is_to_tell) if is_wanted else NodeChain()
         else:
             chain = planner.boot(
                 node,
@@ -66,7 +67,7 @@ def plan_start(
             )
             if chain.comes_up:
                 planner.identify(chain, one)
-        if tell_all and not chain.comes_up and seen.is_on(one):
+        if is_to_tell and not chain.comes_up and seen.is_on(one):
             chain.add(guest_steps.GiveIdentity(one.domain_name, one.name, one.uuid))
             chain.comes_up = True
         if chain.comes_up:
@@ -87,7 +88,7 @@ def plan_start(
     return Plan("start", tuple(made), limit)
 
 
-def _resume(planner: NodePlanner, one: NodeState, *, tell_all: bool) -> NodeChain:
+def _resume(planner: NodePlanner, one: NodeState, *, is_to_tell: bool) -> NodeChain:
     """The steps of a suspended node. The controller is resumed first, and its clock is set."""
     controller = planner.desired.state.get_controller()
     is_controller = one == controller
@@ -97,7 +98,7 @@ def _resume(planner: NodePlanner, one: NodeState, *, tell_all: bool) -> NodeChai
     chain = planner.resume(one, needs)
     chain.add(guest_steps.AwaitAgent(one.domain_name, one.uuid, chain.last))
     chain.add(_step_clock(one, chain.last, is_controller=is_controller))
-    if tell_all:
+    if is_to_tell:
         chain.add(guest_steps.GiveIdentity(one.domain_name, one.name, one.uuid, chain.last))
     return chain
 

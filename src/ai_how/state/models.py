@@ -75,6 +75,12 @@ class NodeState(Remembered):
 
     Not written if there are none.
     """
+    is_untold: bool = False
+    """Whether it was not told the configuration that the others were told last.
+
+    It was suspended or off then. It is told by the next start that finds it on or brings it up. Not
+    written if it was told.
+    """
 
 
 class NetworkState(Remembered):
@@ -108,9 +114,10 @@ class ClusterState(Remembered):
     network: NetworkState
     nodes: tuple[NodeState, ...] = ()
     config_digest: str = ""
-    """SHA-256 of what all nodes were last told about the cluster: hosts and SLURM settings.
+    """SHA-256 of what the nodes were last told about the cluster: hosts and SLURM settings.
 
-    Empty if that is not known. The next start then tells all nodes.
+    Nodes that were not told are marked (`is_untold`). Empty if it is not known what they were told.
+    The next start then tells all nodes.
     """
 
     @property
@@ -134,6 +141,8 @@ class ClusterState(Remembered):
             for name in ("gpus", "cards"):
                 if node[name] is None:
                     del node[name]
+            if not node["is_untold"]:
+                del node["is_untold"]
         return record
 
     def find_node(self, name: str) -> NodeState | None:

@@ -1,4 +1,4 @@
-"""What a start that was undone leaves in the nodes that were there before (pure).
+"""What nodes were told of the configuration of their cluster, as its state says it (pure).
 
 An undo takes nothing out of a guest: a node that runs on keeps the configuration that it was told.
 """
@@ -10,6 +10,42 @@ from ai_how.state.models import ClusterState, NodeState
 from ai_how.vm_management.steps.domains import StartDomain
 from ai_how.vm_management.steps.guest import GiveIdentity
 from ai_how.vm_management.steps.suspend import StartFromManagedSave
+
+
+def after_start(
+    state: ClusterState, digest: str, steps: Collection[Step], *, tell_all: bool
+) -> ClusterState:
+    """The state after a start with these steps, whose nodes are to have this `digest`.
+
+    With `tell_all` all were to be told. Nodes that no step tells are marked: they may be suspended,
+    and would go on with the former configuration.
+    """
+    told = {step.uuid for step in steps if isinstance(step, GiveIdentity)}
+    nodes = tuple(
+        one.model_copy(update={"is_untold": one.uuid not in told and (tell_all or one.is_untold)})
+        for one in state.nodes
+    )
+    return state.model_copy(update={"config_digest": digest, "nodes": nodes})
+
+
+def before_steps(
+    wanted: ClusterState, previous: ClusterState | None, *, tells: bool, renews_keys: bool
+) -> ClusterState:
+    """The state during a start that is kept if it fails; `wanted` is the state after it.
+
+    If it `tells` nodes anything new, nobody knows after a failure which of them have it.
+    """
+    digest = previous.config_digest if previous else ""
+    if renews_keys or (tells and digest != wanted.config_digest):
+        digest = ""
+    known = {one.uuid: one for one in previous.nodes} if previous else {}
+    nodes = tuple(
+        one.model_copy(update={"is_untold": True})
+        if one.uuid in known and known[one.uuid].is_untold
+        else one
+        for one in wanted.nodes
+    )
+    return wanted.model_copy(update={"config_digest": digest, "nodes": nodes})
 
 
 def after_undo(

@@ -1,8 +1,8 @@
-"""What a start that was undone leaves in nodes, by the steps in its journal."""
+"""What nodes were told, as the state says it after a start or its undo, by the steps of it."""
 
 import pytest
 
-from ai_how.clusters.undone_start import after_undo
+from ai_how.clusters.told_nodes import after_start, after_undo, before_steps
 from ai_how.state.models import ClusterState
 from ai_how.vm_management.steps.disks import PlaceBase
 from ai_how.vm_management.steps.domains import StartDomain
@@ -104,3 +104,34 @@ def test_gpus_that_a_node_had_are_what_it_has_again():
 
 def test_gpus_of_which_nobody_was_told():
     assert left(boot(FIRST), wanted=WITH_GPUS) == WAS
+
+
+def untold(state: ClusterState) -> list[bool]:
+    return [one.is_untold for one in state.nodes]
+
+
+def test_nodes_that_a_start_does_not_tell_are_marked_until_one_does():
+    some = after_start(WAS, "new", [give(CONTROLLER)], tell_all=True)
+    assert some.config_digest == "new"
+    assert untold(some) == [False, True, True]
+    assert [one.get("is_untold") for one in some.as_record()["nodes"]] == [None, True, True]
+    other = after_start(some, "new", [give(CONTROLLER), give(FIRST)], tell_all=False)
+    assert untold(other) == [False, False, True]
+    assert untold(after_start(other, "new", [give(SECOND)], tell_all=False)) == [False] * 3
+
+
+def test_a_start_that_is_undone_leaves_the_marks():
+    some = after_start(WAS, "new", [give(CONTROLLER)], tell_all=True)
+    told = [resume(FIRST), give(FIRST)]
+    planned = after_start(some, "new", told, tell_all=False)
+    assert after_undo(some, planned, told, renews_keys=False) == some
+
+
+def test_a_start_that_is_kept_leaves_the_marks_until_its_end():
+    some = after_start(WAS, "new", [give(CONTROLLER)], tell_all=True)
+    planned = after_start(some, "new", [give(FIRST)], tell_all=False)
+    kept = before_steps(planned, some, tells=True, renews_keys=False)
+    assert (kept.config_digest, untold(kept)) == ("new", [False, True, True])
+    assert before_steps(OTHER, WAS, tells=True, renews_keys=False).config_digest == ""
+    assert before_steps(WAS, WAS, tells=True, renews_keys=True).config_digest == ""
+    assert before_steps(OTHER, WAS, tells=False, renews_keys=False).config_digest == "old"
