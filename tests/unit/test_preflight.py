@@ -31,7 +31,7 @@ class Start:
         self.monkeypatch = monkeypatch
 
     def check(self, facts: HostFacts, *, kind: str = "embedded", plan: Plan | None = None) -> None:
-        self.monkeypatch.setattr(capacity, "read_facts", lambda *, directories: facts)
+        self.monkeypatch.setattr(capacity, "read_resources", lambda *, directories: facts)
         place = HypervisorHost(kind, "test:///default", kind, self.storage)
         capacity.check_host(
             self.draft, plan or self.plan, Observed(), place, self.images, lambda _line: None

@@ -16,7 +16,7 @@ from ai_how.gpu.abilities import whole_of
 from ai_how.gpu.inventory import Machine
 from ai_how.gpu.models import Gpu
 from ai_how.host.checks import Status
-from ai_how.host.facts import read_facts
+from ai_how.host.facts import read_resources
 from ai_how.host.pci import Reason
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.spec.models import ClusterFile
@@ -248,7 +248,7 @@ def _refuse(move: CardMove, nodes: tuple[Node, ...], machine: Machine) -> None:
     # A stop closes what a running node has open. Whoever else has the card open stays.
     on = [node.name] if move.source or move.is_target_on else []
     root = move.target.manager.machine
-    for check in check_devices([node], functions, read_facts(), unstarted=on, machine=root):
+    for check in check_devices([node], functions, read_resources(), unstarted=on, machine=root):
         if check.status is Status.FAILURE:
             raise HostError(f"{move.card.address}: {check.found}", hint=check.advice)
     if move.card.sriov.vfs or move.card.mdev_uuids:

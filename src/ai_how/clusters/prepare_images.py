@@ -12,7 +12,7 @@ from ai_how.clusters.preflight.subnet_choice import choose_free_subnet
 from ai_how.errors import HostError
 from ai_how.guest.outside_files import OutsideFiles
 from ai_how.host.capacity_checks import CapacityRequest, require_capacity
-from ai_how.host.facts import read_cpu, read_facts
+from ai_how.host.facts import read_cpu, read_resources
 from ai_how.host.place import HypervisorHost
 from ai_how.host.uefi import require_uefi
 from ai_how.host.uplink import Relays
@@ -133,5 +133,5 @@ class ImagePreparer:
             disk_directory=self.place.storage.root,
             hugepage_kib=None,
         )
-        facts = read_facts(directories=(cost.disk_directory,))
+        facts = read_resources(directories=(cost.disk_directory,))
         require_capacity(cost, facts, refused=f"the image {image.name} cannot be prepared")

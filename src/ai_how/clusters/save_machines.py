@@ -17,7 +17,7 @@ from ai_how.clusters.plans.rendering import build_domain_definitions
 from ai_how.clusters.preflight.node_images import choose_accel, get_image
 from ai_how.errors import AiHowError, HostError
 from ai_how.host.capacity_checks import CapacityRequest, require_capacity
-from ai_how.host.facts import read_facts
+from ai_how.host.facts import read_resources
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.store import ImageStore
@@ -128,7 +128,7 @@ def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
         disk_directory=place.storage.root,
         hugepage_kib=definition.memory_backing.hugepage_kib,
     )
-    facts = read_facts(directories=(cost.disk_directory,))
+    facts = read_resources(directories=(cost.disk_directory,))
     require_capacity(cost, facts, refused="no VM was saved")
 
 

@@ -20,8 +20,10 @@ def ensure_key(path: Path, comment: str) -> str:
     """
     ensure_private_directory(path.parent)
     public = path.with_name(f"{path.name}.pub")
+    if path.exists() and _is_whole(public):
+        return public.read_text().strip()
     keygen = get_tool("ssh-keygen", package="openssh-client")
-    if not path.exists() or not (_is_whole(public) or _restore(public, path, keygen, comment)):
+    if not path.exists() or not _restore(public, path, keygen, comment):
         for stale in (path, public):
             stale.unlink(missing_ok=True)
         words: list[Argument] = ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path]

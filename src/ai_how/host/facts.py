@@ -176,6 +176,20 @@ def read_facts(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> H
     )
 
 
+def read_resources(*, directories: Sequence[Path] = (), root: Path = Path("/")) -> HostFacts:
+    """Read only what VMs take from the host, which is much faster than all facts."""
+    return HostFacts(
+        user=read_user_name(),
+        is_root=os.geteuid() == 0,
+        cpu=read_cpu(root),
+        memory=read_memory(root),
+        hugepages=read_hugepages(root),
+        disks=tuple(disk for path in directories if (disk := read_disk(path))),
+        tun=read_device(root / "dev/net/tun"),
+        routes=read_routes(),
+    )
+
+
 def read_cpu(root: Path) -> Cpu | None:
     """The processors, limited by our affinity and cpuset."""
     text = read_text(root / "proc/cpuinfo")

@@ -18,7 +18,7 @@ from ai_how.errors import (
 )
 from ai_how.host.capacity_checks import CapacityRequest, check_capacity
 from ai_how.host.checks import Status, check_tun
-from ai_how.host.facts import read_facts
+from ai_how.host.facts import read_resources
 from ai_how.host.place import HypervisorHost
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
@@ -67,7 +67,7 @@ def check_host(
     off = [one for _, one in desired.nodes if one.domain_name in booted and not seen.is_on(one)]
     asked = desired.section.hardware.acceleration.performance
     nodes = [node for node, _ in desired.nodes]
-    facts = read_facts(directories=(place.storage.root,))
+    facts = read_resources(directories=(place.storage.root,))
     started = {one.name for one in off}
     unstarted = [node.name for node in nodes if node.name not in started]
     checks = check_devices(nodes, desired.functions, facts, unstarted=unstarted, machine=machine)
