@@ -1,6 +1,5 @@
 """Carries real plans out against some libvirt; makes a step or the whole run fail where told."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,14 +24,11 @@ from ai_how.plan.step import Applied, Plan, Step
 from ai_how.plan.undo import roll_back
 from ai_how.vm_management.context import PlanContext
 from cluster_bench import rendering_of
+from record_kills import Record, at, die, records_of
 
 
 class BrokenError(Exception):
     """What a step fails with here."""
-
-
-class Death(BaseException):
-    """The end of the process, as far as the run can tell."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +93,7 @@ class Stage:
 
     def die_while_starting(self, plan: Plan, moment: str, key: str) -> None:
         """The run ends at a boundary of its journal, and what it was doing comes to its end."""
-
-        def on_boundary(now: str, at: str) -> None:
-            if (now, at) == (moment, key):
-                raise Death
-
-        with pytest.raises(Death):
-            self.carry_out(plan, on_boundary=on_boundary, workers=1)
-        for thread in threading.enumerate():
-            if thread.name.startswith("step-"):
-                thread.join(60)
+        die(lambda: self.carry_out(plan, on_boundary=at(moment, key), workers=1))
 
     def recover(self) -> None:
         """As the next process does it: with nothing but the journal."""
@@ -118,11 +105,9 @@ class Stage:
         assert not world.paths.journal.exists()
 
 
-def boundaries_of(stage: Stage, plan: Plan) -> list[tuple[str, str]]:
+def boundaries_of(stage: Stage, plan: Plan) -> list[Record]:
     """Every moment at which a run of this plan could die; carries it out."""
-    seen: list[tuple[str, str]] = []
-    stage.carry_out(plan, on_boundary=lambda now, at: seen.append((now, at)), workers=1)
-    return seen
+    return records_of(lambda on: stage.carry_out(plan, on_boundary=on, workers=1))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ai_how.state.leases import read_leases
 from ai_how.state.models import ClusterState
 from ai_how.vm_management.context import PlanContext
 from bare_kind import BareCluster, CheckRunning
-from plan_faults import Death
+from record_kills import Death
 
 ONE, THIS = "gpu: {count: 1}", f'gpu: {{pci: "{CARD}"}}'
 NAME = "NVIDIA GeForce RTX 4090"

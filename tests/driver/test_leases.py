@@ -1,8 +1,6 @@
 """Devices come back with the driver that they had: after a stop, a failure, a kill and a reboot."""
 
-import threading
-from collections.abc import Callable, Iterator
-from itertools import cycle
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,13 +10,14 @@ from card_bench import BOOT, CARD, CARD_SOUND, OTHER, CardBench, card_bench
 from ai_how.clusters.leases import check_leases
 from ai_how.errors import HostError, LibvirtError, PlanFailedError, UndoIncompleteError
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.plan.journal import OnBoundary
 from ai_how.plan.step import Applied
 from ai_how.state.cluster_state import read_state
 from ai_how.state.leases import Lease, find_damaged, read_leases
 from ai_how.vm_management import lending
 from bare_kind import CheckRunning
 from ledger import Points
-from plan_faults import Death
+from record_kills import Death, at, die, ended_at_each, records_of, some_of
 
 THIS = f'gpu: {{pci: "{CARD}"}}'
 HOST = {CARD: "nvidia", CARD_SOUND: "snd_hda_intel"}
@@ -48,23 +47,6 @@ def turn_off(bench: CardBench, *, lost_as: str | None = None) -> None:
     assert seen is not None
     bench.client.destroy_domain(seen.uuid)
     bench.drivers.lost_as = None
-
-
-def die(call: Callable[[], object]) -> None:
-    """The run ends, and what it was doing comes to its end."""
-    with pytest.raises(Death):
-        call()
-    for thread in threading.enumerate():
-        if thread.name.startswith("step-"):
-            thread.join(60)
-
-
-def at(moment: str, key: str) -> Callable[[str, str], None]:
-    def on_boundary(now: str, where: str) -> None:
-        if (now, where) == (moment, key):
-            raise Death
-
-    return on_boundary
 
 
 def test_each_function_has_a_lease_with_its_driver_until_it_is_back(bench: CardBench) -> None:
@@ -309,43 +291,38 @@ def settled(bench: CardBench, then: str) -> None:
 @pytest.mark.fault("F01", "a start of a node with a card is killed at each record, libvirt forgets")
 @pytest.mark.parametrize("lost_as", [None, "none"])
 def test_a_start_killed_at_any_record_leaves_no_driver_behind(
-    bench: CardBench, lost_as: str | None, points: Points
+    bench: CardBench, lost_as: str | None, points: Points, is_long: bool
 ) -> None:
-    seen: list[tuple[str, str]] = []
-    bench.start("mine", THIS, on_boundary=lambda now, key: seen.append((now, key)))
-    bench.manager("mine").destroy()
+    def run(on_boundary: OnBoundary) -> None:
+        bench.start("mine", THIS, on_boundary=on_boundary)
+
     kinds = ("lease/", BOOT_VM, "running/")
-    pairs = [(now, key) for now, key in seen if key.startswith(kinds)]
-    assert len(pairs) == 4 * len(kinds)
-    for (moment, key), then in zip(pairs, cycle(["start", "stop", "destroy"]), strict=False):
-        die(lambda m=moment, k=key: bench.start("mine", THIS, on_boundary=at(m, k)))
+    records = [one for one in records_of(run) if one[1].startswith(kinds)]
+    assert len(records) == 4 * len(kinds)
+    bench.manager("mine").destroy()
+    for then in ended_at_each(some_of(records, is_long=is_long), run, points):
         bench.drivers.lost_as = lost_as
         settled(bench, then)
         bench.drivers.lost_as = None
         bench.manager("mine").destroy()
-    points(len(pairs))
 
 
 @pytest.mark.fault("F02", "a stop or destroy of a node with a card is killed at each record")
 @pytest.mark.parametrize("verb", ["stop", "destroy"])
 def test_a_stop_killed_at_any_record_gives_the_devices_back(
-    bench: CardBench, verb: str, points: Points
+    bench: CardBench, verb: str, points: Points, is_long: bool
 ) -> None:
-    def run(on_boundary: Callable[[str, str], None]) -> None:
-        getattr(bench.manager("mine", on_boundary), verb)()
-
-    seen: list[tuple[str, str]] = []
-    bench.start("mine", THIS)
-    run(lambda now, key: seen.append((now, key)))
-    pairs = [(now, key) for now, key in seen if key.endswith("compute-01") or not key]
-    assert any(key == "return/mine-compute-01" for _, key in pairs)
-    for (moment, key), then in zip(pairs, cycle(["start", "stop", "destroy"]), strict=False):
+    def run(on_boundary: OnBoundary) -> None:
         bench.start("mine", THIS)
         bench.drivers.lost_as = "none"
-        die(lambda m=moment, k=key: run(at(m, k)))
+        getattr(bench.manager("mine", on_boundary), verb)()
+
+    records = [one for one in records_of(run) if one[1].endswith("compute-01") or not one[1]]
+    assert any(key == "return/mine-compute-01" for _, key in records)
+    bench.drivers.lost_as = None
+    for then in ended_at_each(some_of(records, is_long=is_long), run, points):
         settled(bench, then)
         bench.drivers.lost_as = None
-    points(len(pairs))
 
 
 @pytest.mark.fault("F06", "a recovery is killed in the middle of giving a device back")

@@ -2,21 +2,21 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 
 import pytest
 from card_bench import CardBench, card_bench
 from test_cards_of_clusters import possible
-from test_leases import at, die, turn_off
+from test_leases import turn_off
 
 from ai_how.clusters.leases import check_leases
 from ai_how.errors import HostError, LibvirtError, PlanFailedError, UndoIncompleteError
 from ai_how.gpu.report import read_report
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.host_devices import devices_in
+from ai_how.plan.journal import OnBoundary
 from ai_how.plan.step import Applied
 from ai_how.state.cluster_state import read_state
 from ai_how.state.leases import find_damaged, read_vgpu_leases
@@ -25,7 +25,7 @@ from ai_how.vm_management.vgpus import mdev_uuid
 from bare_kind import CheckRunning
 from gpu_host import A40, L40S, T4
 from ledger import Points
-from plan_faults import Death
+from record_kills import Death, ended_at_each, records_of, some_of
 from vgpu_kernel import VgpuKernel
 
 VF0, VF1 = "0000:5e:00.4", "0000:5e:00.5"
@@ -356,39 +356,33 @@ def settled(bench: CardBench, kernel: VgpuKernel, asked: str, then: str) -> None
 @pytest.mark.fault("F01", "a start of a node with a vGPU is killed at each record")
 @pytest.mark.parametrize("asked", [FIRST, THIRD])
 def test_a_start_killed_at_any_record_leaves_no_vgpu(
-    bench: CardBench, kernel: VgpuKernel, asked: str, points: Points
+    bench: CardBench, kernel: VgpuKernel, asked: str, points: Points, is_long: bool
 ) -> None:
-    seen: list[tuple[str, str]] = []
-    bench.start("mine", asked, on_boundary=lambda now, key: seen.append((now, key)))
-    bench.manager("mine").destroy()
+    def run(on_boundary: OnBoundary) -> None:
+        bench.start("mine", asked, on_boundary=on_boundary)
+
     kinds = ("vgpu/", BOOT_VM, "running/")
-    pairs = [(now, key) for now, key in seen if key.startswith(kinds)]
-    assert len(pairs) == 4 * len(kinds)
-    for (moment, key), then in zip(pairs, cycle(["start", "stop", "destroy"]), strict=False):
-        die(lambda m=moment, k=key: bench.start("mine", asked, on_boundary=at(m, k)))
+    records = [one for one in records_of(run) if one[1].startswith(kinds)]
+    assert len(records) == 4 * len(kinds)
+    bench.manager("mine").destroy()
+    for then in ended_at_each(some_of(records, is_long=is_long), run, points):
         settled(bench, kernel, asked, then)
         bench.manager("mine").destroy()
-    points(len(pairs))
 
 
 @pytest.mark.fault("F02", "a stop or destroy of a node with a vGPU is killed at each record")
 @pytest.mark.parametrize(("verb", "asked"), [("stop", FIRST), ("stop", THIRD), ("destroy", SECOND)])
 def test_a_stop_killed_at_any_record_removes_the_vgpu(
-    bench: CardBench, kernel: VgpuKernel, asked: str, verb: str, points: Points
+    bench: CardBench, kernel: VgpuKernel, asked: str, verb: str, points: Points, is_long: bool
 ) -> None:
-    def run(on_boundary: Callable[[str, str], None]) -> None:
+    def run(on_boundary: OnBoundary) -> None:
+        bench.start("mine", asked)
         getattr(bench.manager("mine", on_boundary), verb)()
 
-    seen: list[tuple[str, str]] = []
-    bench.start("mine", asked)
-    run(lambda now, key: seen.append((now, key)))
-    pairs = [(now, key) for now, key in seen if key.endswith("compute-01") or not key]
-    assert any(key == "return/mine-compute-01" for _, key in pairs)
-    for (moment, key), then in zip(pairs, cycle(["start", "stop", "destroy"]), strict=False):
-        bench.start("mine", asked)
-        die(lambda m=moment, k=key: run(at(m, k)))
+    records = [one for one in records_of(run) if one[1].endswith("compute-01") or not one[1]]
+    assert any(key == "return/mine-compute-01" for _, key in records)
+    for then in ended_at_each(some_of(records, is_long=is_long), run, points):
         settled(bench, kernel, asked, then)
-    points(len(pairs))
 
 
 @pytest.mark.fault("F06", "a run is killed beside the write that makes or removes a vGPU")

@@ -5,12 +5,11 @@ record of its journal, and so does its recovery.
 """
 
 import io
-import itertools
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from uuid import UUID
 
@@ -33,6 +32,7 @@ from ai_how.plan.journal import Journal
 from ai_how.plan.observer import Observer
 from ai_how.plan.records import decode_line, encode_line
 from ai_how.plan.step import Applied, Step
+from ai_how.spec.models import ClusterFile
 from ai_how.spec.reader import read_spec_text
 from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.models import ClusterState
@@ -40,6 +40,7 @@ from ai_how.state.paths import ClusterPaths, Roots, default_roots, ensure_privat
 from ai_how.vm_management.context import PlanContext, Timeouts
 from ai_how.vm_management.steps.guest import GiveIdentity
 from ledger import Points
+from record_kills import Death, Record, await_steps, some_of
 from scale import TEST_NODE, Obedient, add_image, plenty_of_room
 
 FILE = """\
@@ -57,7 +58,6 @@ NODE = "{{cpu_cores: 1, memory_gb: 0.5, disk_gb: 1{more}}}"
 GPUS = ", gpu: {simulated: {type: a100, count: 2}}"
 TELLING = [f"services/hpc-{name}" for name in ("compute-01", "compute-02", "controller")]
 LAST = "ready/hpc"
-Record = tuple[str, str]
 
 
 def text_of(first: str = "", *, limit: str = "1:00:00") -> str:
@@ -66,12 +66,15 @@ def text_of(first: str = "", *, limit: str = "1:00:00") -> str:
     return FILE.format(nodes=nodes, limit=limit)
 
 
+@cache
+def spec_of(text: str) -> ClusterFile:
+    spec, problems = read_spec_text(text, "cluster.yaml", {})
+    assert spec is not None, problems
+    return spec
+
+
 OLD = text_of()
 NEW = {"a time limit": text_of(limit="2:00:00"), "gpus": text_of(GPUS)}
-
-
-class Death(BaseException):
-    """The end of the process, as far as the run can tell."""
 
 
 class Connected(Obedient):
@@ -124,12 +127,10 @@ class Home:
         )
 
     def prepare(self, text: str, *only: str) -> PreparedStart:
-        spec, problems = read_spec_text(text, "cluster.yaml", {})
-        assert spec is not None, problems
         return prepare_start(
             StartContext(
                 kind=SLURM,
-                file=spec,
+                file=spec_of(text),
                 roots=self.roots,
                 place=self.place,
                 client=self.client,
@@ -180,8 +181,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         yield made
 
 
-def dies(at: int | Record, act: Callable[[], object]) -> list[Record] | None:
-    """Do it, and die at that record; None if it came to its end before that."""
+def dies(at: int | Record | None, act: Callable[[], object]) -> list[Record]:
+    """Do it, and die at that record; return all that were come by."""
     seen: list[Record] = []
 
     def on_boundary(moment: str, key: str) -> None:
@@ -194,12 +195,8 @@ def dies(at: int | Record, act: Callable[[], object]) -> list[Record] | None:
         try:
             act()
         except Death:
-            for thread in threading.enumerate():
-                if thread.name.startswith("step-"):
-                    thread.join(60)
-                    assert not thread.is_alive(), thread.name
-            return seen
-    return None
+            await_steps()
+    return seen
 
 
 @contextmanager
@@ -251,14 +248,16 @@ def has_begun(records: list[Record]) -> bool:
 
 @pytest.mark.parametrize("what", NEW)
 @pytest.mark.fault("F60", "other settings in the file, and death at every record of that start")
-def test_a_start_that_tells_nodes_dies_at_any_record(home: Home, points: Points, what: str) -> None:
+def test_a_start_that_tells_nodes_dies_at_any_record(
+    home: Home, points: Points, what: str, is_long: bool
+) -> None:
     before = home.state
     undone = told_nobody = 0
-    for at in itertools.count():
+    chosen = some_of(dies(None, lambda: home.start(NEW[what])), is_long=is_long)
+    reset(home, before)
+    for one in chosen:
         as_it_was = home.state
-        records = dies(at, lambda: home.start(NEW[what]))
-        if records is None:
-            break
+        records = dies(one, lambda: home.start(NEW[what]))
         home.recover()
         if ("after done", LAST) in records:
             told = home.prepare(NEW[what]).desired.state.config_digest
@@ -273,26 +272,31 @@ def test_a_start_that_tells_nodes_dies_at_any_record(home: Home, points: Points,
             told_nobody += 1
             continue
         reset(home, before)
-    assert undone > 5
+    assert undone > 3
     assert told_nobody > 0
-    points(at)
+    points(len(chosen))
 
 
 @pytest.mark.fault("F06", "death at every record of the undo of a start that told nodes")
 def test_the_recovery_of_a_start_that_told_nodes_dies_at_any_record(
-    home: Home, points: Points
+    home: Home, points: Points, is_long: bool
 ) -> None:
     before = home.state
-    for at in itertools.count():
-        assert dies(("before done", LAST), lambda: home.start(NEW["gpus"]))
+
+    def recover(at: Record | None) -> list[Record]:
+        dies(("before done", LAST), lambda: home.start(NEW["gpus"]))
         records = dies(at, home.recover)
         home.recover()
         check_told_again(home, before, has_gpus=True)
         reset(home, before)
-        if records is None:
-            break
-    assert at > 2 * len(TELLING)
-    points(at)
+        return records
+
+    records = recover(None)
+    assert len(records) > 2 * len(TELLING)
+    chosen = some_of(records, is_long=is_long)
+    for one in chosen:
+        assert recover(one)[-1] == one
+    points(len(chosen))
 
 
 @pytest.mark.parametrize("what", NEW)
