@@ -132,6 +132,14 @@ def test_a_card_that_was_given_to_vfio_at_boot_stays_there(bench: CardBench) -> 
     assert (drivers(bench), leased(bench), bench.drivers.reattached) == (GUEST, {}, [])
 
 
+def test_a_recovered_cluster_gives_back_what_no_vm_has(bench: CardBench) -> None:
+    bench.start("mine", THIS)
+    turn_off(bench, lost_as="none")
+    bench.roots.cluster("mine").state.unlink()
+    bench.manager("mine").recover(user="me")
+    assert (drivers(bench), leased(bench)) == (HOST, {})
+
+
 def test_a_start_that_fails_gives_the_devices_back(
     bench: CardBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,18 +183,19 @@ class ClusterManager(ClusterAccess):
         with (
             held_lock(self.paths.lock, doing=f"{self.kind.name} recover"),
             host_up(place, self.roots, self.warn),
-            LibvirtClient(place.uri) as client,
+            client_of(place) as client,
         ):
-            return recover_state(
+            found = recover_state(
                 self.paths, place, client, kind=self.kind.name, user=user, from_user=from_user
             )
+            # A run that was killed is undone first, by the next verb.
+            if not self.paths.journal.exists():
+                self._runner(place, client).settle_leases()
+            return found
 
     @contextmanager
     def _locked(self, verb: str, place: HypervisorHost) -> "Iterator[PlanRunner]":
         """Hold the cluster's lock, start the host, and recover what a killed run left."""
-        # Imported late, to keep read-only verbs (status, ssh, logs) fast.
-        from ai_how.clusters.plan_runner import PlanRunner  # noqa: PLC0415
-
         self._refuse_moved(place)
         ensure_private_directory(self.roots.state)
         ensure_private_directory(self.paths.root)
@@ -203,19 +204,25 @@ class ClusterManager(ClusterAccess):
             host_up(place, self.roots, self.warn),
             client_of(place) as client,
         ):
-            runner = PlanRunner(
-                roots=self.roots,
-                paths=self.paths,
-                kind=self.kind,
-                place=place,
-                client=client,
-                observer=self.observer,
-                warn=self.warn,
-                timeouts=self.timeouts,
-                on_boundary=self.on_boundary,
-                machine=self.machine,
-            )
+            runner = self._runner(place, client)
             if left := self._read_journal():
                 runner.recover(left)
             runner.settle_leases()
             yield runner
+
+    def _runner(self, place: HypervisorHost, client: LibvirtClient) -> "PlanRunner":
+        # Imported late, to keep read-only verbs (status, ssh, logs) fast.
+        from ai_how.clusters.plan_runner import PlanRunner  # noqa: PLC0415
+
+        return PlanRunner(
+            roots=self.roots,
+            paths=self.paths,
+            kind=self.kind,
+            place=place,
+            client=client,
+            observer=self.observer,
+            warn=self.warn,
+            timeouts=self.timeouts,
+            on_boundary=self.on_boundary,
+            machine=self.machine,
+        )
