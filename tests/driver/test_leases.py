@@ -1,6 +1,6 @@
 """Devices come back with the driver that they had: after a stop, a failure, a kill and a reboot."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -130,6 +130,72 @@ def test_a_card_that_was_given_to_vfio_at_boot_stays_there(bench: CardBench) -> 
     assert leased(bench) == GUEST
     bench.manager("mine").stop()
     assert (drivers(bench), leased(bench), bench.drivers.reattached) == (GUEST, {}, [])
+
+
+def override(bench: CardBench, device: str) -> None:
+    """The device has vfio-pci as libvirt gives it to a VM, and as driverctl does."""
+    bench.drivers.bind(device, "vfio-pci")
+    bench.host.write(f"sys/bus/pci/devices/{device}/driver_override", "vfio-pci\n")
+
+
+def rebind_later(
+    bench: CardBench, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]
+) -> None:
+    """At the second look at the device, libvirt has gone on."""
+    looks: list[str] = []
+    real = lending.read_driver
+
+    def read_driver(machine: Path, device: str) -> str | None:
+        looks.append(device)
+        if looks.count(CARD) == 2 and device == CARD:
+            then()
+        return real(machine, device)
+
+    monkeypatch.setattr(lending, "read_driver", read_driver)
+
+
+def test_a_card_that_libvirt_still_gives_back_is_waited_for(
+    bench: CardBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM of another user has just ended, whose leases we do not see."""
+    for device in HOST:
+        override(bench, device)
+
+    def give_back() -> None:
+        for device, driver in HOST.items():
+            bench.drivers.bind(device, driver)
+            bench.host.write(f"sys/bus/pci/devices/{device}/driver_override", "(null)\n")
+
+    rebind_later(bench, monkeypatch, give_back)
+    bench.start("mine", THIS)
+    assert leased(bench) == HOST
+
+
+def test_a_card_that_a_vm_got_during_the_wait_is_refused(
+    bench: CardBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.start("yours", THIS)
+    seen = bench.client.find_domain_by_name("yours-compute-01")
+    assert seen is not None
+    bench.manager("yours").stop()
+    override(bench, CARD)
+    rebind_later(bench, monkeypatch, lambda: bench.client.start_domain(seen.uuid))
+    with pytest.raises(PlanFailedError, match="is in use by the VM yours-compute-01"):
+        bench.start("mine", THIS)
+    assert leased(bench) == {}
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_card_that_root_gave_to_vfio_stays_there(bench: CardBench, is_kept: bool) -> None:
+    """By driverctl, which keeps that, or by a script at boot: after the wait it is still there."""
+    for device in HOST:
+        override(bench, device)
+        if is_kept:
+            bench.host.write(f"etc/driverctl.d/pci-{device}", "vfio-pci\n")
+    bench.start("mine", THIS)
+    assert leased(bench) == GUEST
+    bench.manager("mine").stop()
+    assert (drivers(bench), leased(bench)) == (GUEST, {})
 
 
 def test_a_recovered_cluster_gives_back_what_no_vm_has(bench: CardBench) -> None:

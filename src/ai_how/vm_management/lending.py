@@ -27,6 +27,7 @@ from ai_how.waiting import Deadline, wait_until
 
 LOCK_S = 300.0  # a device that does not come back can take libvirt a minute
 REBIND_S = 5.0
+_DRIVERCTL = Path("etc/driverctl.d")
 _BOOT_ID = Path("proc/sys/kernel/random/boot_id")
 _IN_NOBODYS_HANDS = (VFIO, None)
 
@@ -35,8 +36,8 @@ _IN_NOBODYS_HANDS = (VFIO, None)
 class DeviceKeeper:
     """What lends devices of the host: its leases, the libvirt that has the VMs, and the host.
 
-    `machine` contains the host's /sys and /proc. libvirt has `rebind_s` to give a device back by
-    itself, when its VM is off.
+    `machine` contains the host's /sys, /proc and /etc. libvirt has `rebind_s` to give a device back
+    by itself, when its VM is off.
     """
 
     what: ClassVar[str] = "device"
@@ -81,11 +82,15 @@ class Lender(DeviceKeeper):
     ) -> None:
         """Write a lease of each device for a VM, with the driver that it has now; safe to repeat.
 
-        A device that an earlier run left without its driver keeps what its lease says. Raises
+        A device that an earlier run left without its driver keeps what its lease says. One that
+        libvirt may be about to give back, after a VM of another user, is waited for. Raises
         HostError, and writes none, if another VM runs with one of them.
         """
         with self._locked():
             self._refuse_used(devices, vm, node)
+            if any(map(self._is_in_passing, devices)):
+                self._wait_for_drivers(devices)
+                self._refuse_used(devices, vm, node)
             for device in devices:
                 lease = Lease(
                     device=device,
@@ -163,9 +168,34 @@ class Lender(DeviceKeeper):
         return False
 
     def _driver_before(self, device: str) -> str | None:
-        now, known = read_driver(self.machine, device), find_lease(self.leases, device)
-        is_left = known is not None and known.boot == read_boot(self.machine)
-        return known.driver if known and is_left and now in _IN_NOBODYS_HANDS else now
+        now, known = read_driver(self.machine, device), self._find_known(device)
+        return known.driver if known and now in _IN_NOBODYS_HANDS else now
+
+    def _find_known(self, device: str) -> Lease | None:
+        """The lease of a device, if it is of this boot of the host."""
+        known = find_lease(self.leases, device)
+        return known if known and known.boot == read_boot(self.machine) else None
+
+    def _is_in_passing(self, device: str) -> bool:
+        """Whether libvirt may have given a device to vfio-pci, for a VM that we do not see on.
+
+        libvirt sets the override of the driver, and clears it when it gives the device back. A
+        device that has vfio-pci by its number (`vfio-pci.ids`) has none, and driverctl keeps its
+        own in a file. A device that libvirt finds with vfio-pci stays there after the VM.
+        """
+        if read_driver(self.machine, device) != VFIO or self._find_known(device):
+            return False
+        is_overridden = read_text(self.machine / DEVICES / device / "driver_override") == VFIO
+        return is_overridden and read_text(self.machine / _DRIVERCTL / f"pci-{device}") != VFIO
+
+    def _wait_for_drivers(self, devices: Sequence[str]) -> None:
+        """Give libvirt a moment; what has vfio-pci after that has it by the host's own doing."""
+        with suppress(DeadlineError):
+            wait_until(
+                lambda: not any(map(self._is_in_passing, devices)),
+                Deadline.after(self.rebind_s),
+                f"the drivers of {', '.join(devices)}",
+            )
 
 
 def read_driver(machine: Path, device: str) -> str | None:
