@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster
-from ai_how.errors import AiHowError, HostError
+from ai_how.clusters.other_clusters import read_notes
+from ai_how.errors import HostError
 from ai_how.host.checks import Check, Status
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.host_devices import PciAddress, devices_in
-from ai_how.plan.journal import Journal
 from ai_how.spec.nodes import Node
 from ai_how.state.models import HPC
 from ai_how.state.paths import Roots
@@ -126,13 +126,7 @@ def _stop_of(kind: str, cluster: str, *nodes: str) -> str:
 
 def _promised(roots: Roots, *, besides: str) -> Iterator[tuple[str, DeviceUser]]:
     """The devices of starts that are under way, or were killed."""
-    for name in roots.cluster_names():
-        if name == besides:
-            continue
-        try:
-            note = Journal.read_note(roots.cluster(name).journal) or {}
-        except AiHowError:
-            continue  # libvirt still shows what runs
+    for name, note in read_notes(roots, besides=besides):
         user = DeviceUser(
             f"a start of the cluster {name} that has not ended, or was cut short",
             _stop_of(note.get("kind", HPC), name),

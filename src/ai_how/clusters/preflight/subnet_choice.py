@@ -5,11 +5,11 @@ from ipaddress import IPv4Network
 from uuid import UUID
 
 from ai_how.clusters.kind import ClusterSection
-from ai_how.errors import AiHowError
+from ai_how.clusters.other_clusters import read_notes
 from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
-from ai_how.plan.journal import Journal
-from ai_how.state.cluster_state import read_state
+from ai_how.state.every_cluster import read_every_state
+from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 from ai_how.vm_management.networks.host_networks import HostNetworks, NetworksInUse
 from ai_how.vm_management.networks.subnets import TakenSubnet, check_bridge, choose_subnet
@@ -45,15 +45,12 @@ def _observe(place: HypervisorHost, client: LibvirtClient) -> NetworksInUse:
 
 
 def _promised_subnets(roots: Roots, *, besides: str | None = None) -> Iterator[TakenSubnet]:
-    """The subnets of clusters that are off or being created."""
-    for name in roots.cluster_names():
-        if name == besides:
-            continue
-        paths = roots.cluster(name)
-        try:
-            if state := read_state(paths):
-                yield TakenSubnet(state.network.subnet, f"cluster {name}")
-            if note := Journal.read_note(paths.journal):
-                yield TakenSubnet(IPv4Network(note["subnet"]), f"cluster {name}")
-        except AiHowError:
-            continue  # libvirt still lists what is defined
+    """The subnets of clusters that are off or being created.
+
+    A state that cannot be read is left out: libvirt still lists what is defined.
+    """
+    for name, state in read_every_state(roots).items():
+        if name != besides and isinstance(state, ClusterState):
+            yield TakenSubnet(state.network.subnet, f"cluster {name}")
+    for name, note in read_notes(roots, besides=besides):
+        yield TakenSubnet(IPv4Network(note["subnet"]), f"cluster {name}")
