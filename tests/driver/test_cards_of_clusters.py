@@ -12,6 +12,7 @@ from ai_how.gpu.report import read_report
 from ai_how.host.checks import Status
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.store import ImageStore
+from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import Applied
 from bare_kind import BARE, CheckRunning
 
@@ -49,6 +50,39 @@ def test_a_named_card_is_in_the_vm_with_all_its_functions(bench: CardBench) -> N
     report = read_report(bench.roots, bench.host.root)
     assert [card.defined_in for card in report.cards] == [("mine/compute-01",), ()]
     assert not bench.start("mine", THIS).steps
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Grows with each call of this method of a client."""
+    calls: list[str] = []
+    real = getattr(LibvirtClient, name)
+
+    def call(client: LibvirtClient, *words: object, **more: object) -> object:
+        calls.append(name)
+        return real(client, *words, **more)
+
+    monkeypatch.setattr(LibvirtClient, name, call)
+    return calls
+
+
+def test_libvirt_is_asked_for_its_vms_once_before_the_plan(
+    bench: CardBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once after it: others may have started a VM meanwhile."""
+    looks = counted(monkeypatch, "list_domains")
+    bench.start("mine", ONE, dry_run=True)
+    assert len(looks) == 2
+
+
+def test_validate_connects_to_libvirt_once(
+    bench: CardBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.start("mine", ONE)
+    connections = counted(monkeypatch, "__enter__")
+    for name in ("mine", "yours"):
+        connections.clear()
+        assert possible(bench, name, "") == []
+        assert len(connections) == 1
 
 
 def test_a_chosen_card_is_remembered_and_kept(bench: CardBench) -> None:

@@ -13,6 +13,7 @@ from ai_how.hpc.plan import plan_start
 from ai_how.hpc.real_gpus import check_mig
 from ai_how.hpc.steps import AwaitReady
 from ai_how.images.manifest import PACKAGES, Image
+from ai_how.images.packages import packages_of
 from ai_how.state.paths import ClusterPaths, StoragePaths
 from cluster_bench import DIGEST, draft_of, make_image, read_hpc, rendering_of
 
@@ -102,6 +103,14 @@ def test_a_card_that_slurm_cannot_find_changes_nothing(tmp_path: Path, names, en
     assert "etc/slurm/gres.conf" not in files
     assert "gpu" not in files["etc/slurm/slurm.conf"].lower()
     assert "ConstrainDevices" not in files["etc/slurm/cgroup.conf"]
+
+
+def test_the_packages_of_an_image_are_read_once_for_all_nodes(tmp_path: Path):
+    image = image_with(tmp_path / "image", *NVML)
+    found = packages_of(image)
+    (image.directory / PACKAGES).unlink()
+    assert packages_of(image) == found
+    assert "AutoDetect=nvml" in controller_files(draft(image), tmp_path)["etc/slurm/gres.conf"]
 
 
 def test_running_nodes_hear_of_cards(tmp_path: Path):

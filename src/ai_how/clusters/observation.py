@@ -1,6 +1,6 @@
 """The cluster as libvirt, the disks and its nodes show it now."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -92,14 +92,19 @@ class Observed:
 
 
 def observe(
-    client: LibvirtClient, state: ClusterState, kind: ClusterKind, *, asks_workload: bool = True
+    client: LibvirtClient,
+    state: ClusterState,
+    kind: ClusterKind,
+    *,
+    asks_workload: bool = True,
+    every: Sequence[DomainInfo] | None = None,
 ) -> Observed:
-    """Observe all objects of the cluster.
+    """Observe all objects of the cluster. `every` VM of the host is listed, if it is not given.
 
     Raises OwnershipError if a VM or network has the name of one of them, but not its UUID and mark.
     """
     learn_names(client, state)
-    every = client.list_domains()
+    every = client.list_domains() if every is None else every
     by_name = {one.name: one for one in every}
     uuids = {node.uuid for node in state.nodes}
     for node in state.nodes:

@@ -1,6 +1,6 @@
 """The first phase of a start: the state, what there is, and what is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -21,6 +21,7 @@ from ai_how.clusters.preflight.subnet_choice import choose_cluster_subnet
 from ai_how.clusters.recovery import refuse_lost
 from ai_how.clusters.start_context import StartContext
 from ai_how.images.manifest import Image
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.spec.identity import new_cluster_id
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState
@@ -47,10 +48,11 @@ def look(context: StartContext) -> Looked:
         refuse_lost(client, paths, place, kind=context.kind.name)
     cluster_id = previous.lineage if previous else new_cluster_id()
     has_directory = find_disk_directory(place.storage, paths.name, cluster_id, previous)
-    desired = _desire(context, previous, cluster_id)
+    every = client.list_domains()
+    desired = _desire(context, previous, cluster_id, every)
     for name in context.only:
         desired.state.get_node(name)
-    seen = observe(client, desired.state, context.kind)
+    seen = observe(client, desired.state, context.kind, every=every)
     seen = with_host_faults(replace(seen, has_disk_directory=has_directory), desired.state, place)
     for line in (
         *check_images(desired, previous, context.catalogue),
@@ -73,7 +75,10 @@ def look(context: StartContext) -> Looked:
 
 
 def _desire(
-    context: StartContext, previous: ClusterState | None, cluster_id: UUID
+    context: StartContext,
+    previous: ClusterState | None,
+    cluster_id: UUID,
+    every: Sequence[DomainInfo],
 ) -> DesiredCluster:
     kind, section, place = context.kind, context.section, context.place
 
@@ -81,7 +86,7 @@ def _desire(
     def digest_of_image(name: str | None) -> str:
         return get_image(name, context.catalogue, kind).digest
 
-    gpus = _assign_gpus(context, previous, cluster_id)
+    gpus = _assign_gpus(context, previous, cluster_id, every)
     choices = HostChoices(
         subnet=lambda: choose_cluster_subnet(
             section,
@@ -113,13 +118,18 @@ def _desire(
 
 
 def _assign_gpus(
-    context: StartContext, previous: ClusterState | None, cluster_id: UUID
+    context: StartContext,
+    previous: ClusterState | None,
+    cluster_id: UUID,
+    every: Sequence[DomainInfo],
 ) -> HostGpus:
     nodes, name = context.kind.nodes_of(context.section), context.section.name
     return assign_gpus(
         nodes,
         Asker(name=name, id=cluster_id, previous=previous),
-        lambda: find_device_users(context.client, context.roots, name=name, own=cluster_id),
+        lambda: find_device_users(
+            context.client, context.roots, name=name, own=cluster_id, every=every
+        ),
         context.roots,
         wanted=context.only or [node.name for node in nodes if node.auto_start],
         machine=context.machine,

@@ -1,6 +1,7 @@
 """The packages of an image: the list that is kept beside its disk."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ai_how.errors import ImageError
@@ -34,7 +35,13 @@ def packages_of(image: Image) -> tuple[Package, ...] | None:
     """The packages of an image; None where that is not known: it is imported, or an early one."""
     if image.manifest.packages_sha256 is None:
         return None
-    return read_packages(image.directory / PACKAGES)
+    return _read_once(image.directory / PACKAGES, image.manifest.packages_sha256)
+
+
+@lru_cache(maxsize=16)
+def _read_once(path: Path, _sha256: str) -> tuple[Package, ...]:
+    """The list of an image in the store, which does not change: each node asks for it."""
+    return read_packages(path)
 
 
 def find_slurm_version(packages: tuple[Package, ...]) -> str | None:

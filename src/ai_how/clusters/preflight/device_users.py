@@ -83,15 +83,20 @@ def check_device_users(wanted: Mapping[str, str], users: Mapping[str, DeviceUser
 
 
 def find_device_users(
-    client: LibvirtClient, roots: Roots, *, name: str, own: UUID | None
+    client: LibvirtClient,
+    roots: Roots,
+    *,
+    name: str,
+    own: UUID | None,
+    every: Sequence[DomainInfo] | None = None,
 ) -> dict[str, DeviceUser]:
     """Who has each device of the host now, or will have it in a moment.
 
-    `own` is the id of the cluster `name`, which asks; None if it is not known: no node is in its
-    own way.
+    `every` VM of the host is listed, if it is not given. `own` is the id of the cluster `name`,
+    which asks; None if it is not known: no node is in its own way.
     """
     users = dict(_promised(roots, besides=name))
-    for domain in client.list_domains():
+    for domain in client.list_domains() if every is None else every:
         if domain.state.is_on and (held := devices_in(domain.xml)):
             user = _user_of(domain, client, roots, own=own, own_name=name)
             users |= dict.fromkeys(held, user)

@@ -1,6 +1,7 @@
 """Compares the cost of a cluster with the host, before any start."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -92,7 +93,6 @@ def estimate(
     place = ClusterManager(kind=kind, roots=roots, name=section.name).place(host_uri)
     nodes = kind.nodes_of(section)
     facts = replace(read_facts(directories=(place.storage.root,)), host=place.asked)
-    running = _running_nodes(state, place)
     others = {
         f"cluster {name}": other.network.subnet
         for name, other in states.items()
@@ -102,8 +102,11 @@ def estimate(
     if place.is_up:
         facts = replace(facts, no_uplink=place.uplink_trouble)
     own_bridge = state.network.bridge if state else None
+    with _asking(place) as client:
+        running = _running_nodes(state, client)
+        users = _device_users(section.name, state, client, roots)
+        of_owner = tuple(_owner_checks(kind, section.name, state, place, roots, client))
     unstarted = {*running, *(node.name for node in nodes if not node.auto_start)}
-    users = _device_users(section.name, state, place, roots)
     gpus, of_cards = _assign(nodes, section.name, state, users, roots, machine)
     return Estimate(
         host=place.asked,
@@ -112,7 +115,7 @@ def estimate(
         running=tuple(sorted(running)),
         checks=(
             *(check for check in check_host(facts) if check.status is Status.FAILURE),
-            *_owner_checks(kind, section.name, state, place, roots),
+            *of_owner,
             *check_capacity(_cost_of(section, nodes, running, place), facts),
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
@@ -126,19 +129,30 @@ def estimate(
     )
 
 
+@contextmanager
+def _asking(place: HypervisorHost) -> Iterator[LibvirtClient | None]:
+    """A client for all questions; None where libvirt cannot be asked."""
+    with ExitStack() as stack:
+        client = None
+        if place.is_up:
+            with suppress(AiHowError):
+                client = stack.enter_context(LibvirtClient(place.uri))
+        yield client
+
+
 def _owner_checks(
     kind: ClusterKind,
     name: str,
     state: ClusterState | None,
     place: HypervisorHost,
     roots: Roots,
+    client: LibvirtClient | None,
 ) -> Iterator[Check]:
     """Clusters of that name that a start refuses: another user's, or one without a state."""
-    if state is not None or not place.is_up:
+    if state is not None or client is None:
         return
     try:
-        with LibvirtClient(place.uri) as client:
-            refuse_lost(client, roots.cluster(name), place, kind=kind.name)
+        refuse_lost(client, roots.cluster(name), place, kind=kind.name)
     except (OwnershipError, StateError) as error:
         yield Check("name", Status.FAILURE, error.brief, error.hint)
     except AiHowError:
@@ -146,15 +160,14 @@ def _owner_checks(
 
 
 def _device_users(
-    name: str, state: ClusterState | None, place: HypervisorHost, roots: Roots
+    name: str, state: ClusterState | None, client: LibvirtClient | None, roots: Roots
 ) -> dict[str, DeviceUser]:
     """Who has the devices of the host now; nobody where libvirt cannot be asked."""
-    if not place.is_up:
+    if client is None:
         return {}
     try:
-        with LibvirtClient(place.uri) as client:
-            own = state.lineage if state else None
-            return find_device_users(client, roots, name=name, own=own)
+        own = state.lineage if state else None
+        return find_device_users(client, roots, name=name, own=own)
     except AiHowError:
         return {}  # an unknown fact is not reported
 
@@ -184,12 +197,11 @@ def _assign(
     return gpus, []
 
 
-def _running_nodes(state: ClusterState | None, place: HypervisorHost) -> frozenset[str]:
-    if state is None or not place.is_up:
+def _running_nodes(state: ClusterState | None, client: LibvirtClient | None) -> frozenset[str]:
+    if state is None or client is None:
         return frozenset()
     try:
-        with LibvirtClient(place.uri) as client:
-            on = {domain.uuid for domain in client.list_domains() if domain.state.is_on}
+        on = {domain.uuid for domain in client.list_domains() if domain.state.is_on}
     except AiHowError:
         return frozenset()  # unknown nodes count as off, so the estimate is on the safe side
     return frozenset(node.name for node in state.nodes if node.uuid in on)
