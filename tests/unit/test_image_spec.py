@@ -8,6 +8,7 @@ import pytest
 
 from ai_how.cli.context import Context
 from ai_how.clusters.cleanup import keep_source
+from ai_how.console.commands import Call, called_as
 from ai_how.process import run
 from ai_how.spec.images import script_in
 from ai_how.spec.models import ClusterFile
@@ -181,7 +182,9 @@ def test_the_copy_of_a_cluster_s_file_finds_what_lay_beside_it(
     spec, _ = read_spec_text(text, "cluster.yaml", {})
     assert spec is not None
     keep_source(text, paths, spec.placed_in(beside))
-    kept, _ = Context().load_spec(paths.spec)
+    with called_as(Call("ai-how")) as call:
+        kept, _ = Context().load_spec(paths.spec)
+    assert call.file == paths.spec, "noted for this call alone"
     assert kept.directory == beside
     assert kept == spec.placed_in(beside)
 
