@@ -23,6 +23,9 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
             hint = "ai-how hpc logs NODE  # without --json"
         case "hpc ssh-config":
             hint = "ai-how hpc ssh-config  # without --json"
+        case "hpc inventory" if "--yaml" in words:
+            verb = f"{verb} --yaml"
+            hint = "ai-how hpc inventory --list"
         case "hpc status" if "--watch" in words:
             verb = f"{verb} --watch"
             hint = "ai-how hpc status --json"

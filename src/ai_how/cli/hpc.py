@@ -9,6 +9,7 @@ import typer
 from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.hpc_ansible import app as of_ansible
 from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 app = new_app("Start, stop, inspect and use the SLURM cluster.")
 app.add_typer(of_all)
 app.add_typer(of_nodes)
+app.add_typer(of_ansible)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9
