@@ -129,6 +129,15 @@ class UndoIncompleteError(PlanError):
     exit_code = 5
 
 
+@dataclass(eq=False)
+class ProvisioningError(AiHowError):
+    """The cluster is up, but a playbook failed: `task` failed first, on `node`, if it is known."""
+
+    node: str | None = None
+    task: str | None = None
+    exit_code = 7
+
+
 class LockedError(AiHowError):
     """Another run holds the lock."""
 

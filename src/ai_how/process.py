@@ -176,6 +176,39 @@ def run_lines(
         )
 
 
+def run_with_order(
+    argv: Sequence[Argument], *, order: str, on_line: Callable[[str], None]
+) -> list[str]:
+    """Run a program to its end; pass each line of its output to `on_line` as it comes.
+
+    It gets `order` and a line break on its standard input, which is closed when we end, in whatever
+    way, and when `on_line` raises: then it must end too. It is in a session of its own, so that
+    Ctrl-C does not reach it before us. Returns its last lines.
+    """
+    words = [os.fspath(word) for word in argv]
+    logger.debug("$ %s", shlex.join(words))
+    popen = partial(
+        subprocess.Popen,
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=child_environment(),
+    )
+    tail: list[str] = []
+    with begin(popen) as child:
+        if child.stdin:
+            child.stdin.write(f"{order}\n")
+            child.stdin.flush()
+        for raw in _pieces(child.stdout):
+            tail = [*tail[-40:], raw.rstrip()]
+            on_line(raw.rstrip())
+    return tail
+
+
 def _pieces(output: IO[str] | None) -> Iterator[str]:
     """The lines of an output; one without an end, which would fill our memory, in pieces."""
     while output and (piece := output.readline(LONGEST_LINE)):

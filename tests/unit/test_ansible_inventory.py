@@ -22,7 +22,10 @@ from cluster_bench import draft_of, read_hpc
 
 NODES = """compute_nodes:
     - {count: 2, cpu_cores: 1, memory_gb: 1, disk_gb: 10}
-    - {cpu_cores: 1, memory_gb: 1, disk_gb: 10, gpu: {simulated: {type: t4-x, memory_gb: 16, count: 2}}}"""
+    - cpu_cores: 1
+      memory_gb: 1
+      disk_gb: 10
+      gpu: {simulated: {type: t4-x, memory_gb: 16, count: 2}}"""
 PARTITIONS = "slurm_config: {partitions: [main, {name: big-mem, nodes: [compute-02]}]}"
 FILE = f"""\
 version: "1.0"

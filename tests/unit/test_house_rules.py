@@ -38,10 +38,11 @@ BELOW = {
     "gpu": {"host", "libvirt_client", "state"},
     "vm_management": _ALL_VMS,
     "clusters": {"gpu", *_ALL_VMS},
-    "hpc": {"clusters", *_ALL_VMS},
+    "provisioning": {"spec", "state"},
+    "hpc": {"clusters", "provisioning", *_ALL_VMS},
     "console": {"host", "plan"},
     "api": {"clusters", "hpc", *_ALL_VMS},
-    "cli": {"clusters", "hpc", "console", "gpu", *_ALL_VMS},
+    "cli": {"clusters", "hpc", "console", "gpu", "provisioning", *_ALL_VMS},
 }
 
 
@@ -182,7 +183,9 @@ def test_diagnosis_knows_no_kind_of_cluster():
 
 def test_only_the_rooms_of_slurm_name_its_verbs():
     """Elsewhere a hint has the kind of the cluster: `ai-how {kind} start`."""
-    verbs = re.compile(r"\bhpc (start|stop|status|destroy|recover|exec|ssh|logs|console)\b")
+    verbs = re.compile(
+        r"\bhpc (start|stop|status|destroy|recover|exec|ssh|logs|console|provision)\b"
+    )
     besides = ("hpc/", "cli/", "spec/")  # spec/ explains the section of SLURM clusters
     found = [
         f"{module}:{node.lineno}: {node.value}"

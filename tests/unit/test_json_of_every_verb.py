@@ -28,6 +28,8 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc destroy": (("--force", *TEST_HOST), ()),
     "hpc recover": (None, TEST_HOST),
     "hpc list": ((), ("--unknown",)),
+    "hpc inventory": (None, ()),
+    "hpc provision": (None, ()),
     "hpc ssh": (None, ("controller",)),
     "hpc exec": (None, ("controller", "--", "id")),
     "hpc console": (None, ("controller",)),
@@ -57,6 +59,7 @@ WITHOUT_JSON = [
     ("hpc", "logs", "controller", "--serial"),
     ("hpc", "ssh-config"),
     ("hpc", "status", "--watch"),
+    ("hpc", "inventory", "--yaml"),
     ("host", "connect", "192.0.2.1", "22"),
 ]
 

@@ -9,6 +9,7 @@ import typer
 from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.hpc_ansible import PlaybooksOfStart
 from ai_how.cli.hpc_ansible import app as of_ansible
 from ai_how.cli.hpc_cluster import (
     Cluster,
@@ -78,6 +79,7 @@ def start(
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)
     manager = manager_of(context, hpc.name)
+    playbooks = PlaybooksOfStart.of(manager, spec)
     if not dry_run:
         _build_missing_images(manager, spec, context)
     begun = time.monotonic()
@@ -97,9 +99,17 @@ def start(
             resumes=not (no_warm and _is_typed(ctx, "no_warm")),
         )
     took_s = time.monotonic() - begun
-    show_start(hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
-    if not (no_warm or dry_run):
-        manager.save_for_next_start(spec, plan, source=path)
+    try:
+        playbooks.run(
+            lambda outcomes: show_start(
+                hpc.name, plan, took_s, outcomes, is_json=context.is_json, dry_run=dry_run
+            ),
+            is_json=context.is_json,
+            dry_run=dry_run,
+        )
+    finally:
+        if not (no_warm or dry_run):
+            manager.save_for_next_start(spec, plan, source=path)
 
 
 def _build_missing_images(manager: "HpcManager", spec: "ClusterFile", context: Context) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ai_how.clusters.status import ClusterStatus, NodeStatus
     from ai_how.plan.step import Plan
+    from ai_how.provisioning.run import Outcome
 
 GIB = 1024  # in MiB
 GAP = 2  # between two columns
@@ -21,8 +22,16 @@ ORDINARY = ("booted", "restored")
 """How a VM was started; omitted if there is little room."""
 
 
-def show_start(cluster: str, plan: "Plan", took_s: float, *, is_json: bool, dry_run: bool) -> None:
-    """Print what a start did, or would do."""
+def show_start(
+    cluster: str,
+    plan: "Plan",
+    took_s: float,
+    playbooks: "Sequence[Outcome]" = (),
+    *,
+    is_json: bool,
+    dry_run: bool,
+) -> None:
+    """Print what a start did, or would do, with its `playbooks`."""
     if is_json:
         steps = [{"key": step.key, "what": step.describe()} for step in plan.steps]
         console.show_json(
@@ -32,12 +41,15 @@ def show_start(cluster: str, plan: "Plan", took_s: float, *, is_json: bool, dry_
                 "dry_run": dry_run,
                 "boot_limit": plan.limit.maximum if plan.limit else None,
                 "steps": steps,
+                "playbooks": playbooks,
             }
         )
+    elif dry_run and (plan.steps or playbooks):
+        _show_plan(plan)
+        for one in playbooks:
+            console.show_line(f"playbook {one.playbook} runs on {', '.join(one.nodes)}")
     elif not plan.steps:
         console.show_line(f"{cluster} is up: nothing to do")
-    elif dry_run:
-        _show_plan(plan)
     else:
         console.show_line(f"{cluster} is ready after {took_s:.1f} s")
         console.show_line("log in: ai-how hpc ssh controller")

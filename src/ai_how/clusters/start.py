@@ -128,7 +128,8 @@ def _decide(context: StartContext, looked: Looked) -> _Decided:
         boot_limit=_boot_limit(desired, seen, looked.accel),
     )
     state = after_start(desired.state, digest, plan.steps, tell_all=not is_told)
-    desired = replace(desired, state=state)
+    new = [one.name for _, one in desired.nodes if one.name not in seen.disks]
+    desired = replace(desired, state=state.without_provisioned(new))
     return _Decided(desired=desired, plan=plan, matches=matches, stale=stale, lost=lost)
 
 

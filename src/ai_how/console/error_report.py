@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.console.commands import completed
-from ai_how.errors import AiHowError, PlanError, brief_of
+from ai_how.errors import AiHowError, PlanError, ProvisioningError, brief_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def report_of(error: BaseException) -> ErrorReport:
         notes=tuple(completed(note) for note in getattr(error, "__notes__", [])),
         cause=plan.cause_id if plan else None,
         step=plan.step if plan else None,
-        node=plan.node if plan else None,
+        node=error.node if isinstance(error, PlanError | ProvisioningError) else None,
         evidence=plan.evidence if plan else None,
         exit_code=exit_code_of(error),
         errors=_errors_of(error),

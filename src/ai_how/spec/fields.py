@@ -205,6 +205,17 @@ HostFile = Annotated[
         "a path of the host, such as ./site.sh",
     ),
 ]
+AnsibleTag = Annotated[
+    str,
+    Matching(r"[^-,\s\x00-\x1f\x7f][^,\s\x00-\x1f\x7f]{0,99}", "a tag of Ansible such as base"),
+]
+AnsiblePattern = Annotated[
+    str,
+    Matching(
+        r"[^-\s\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,999}",
+        "hosts or groups, such as compute or controller:gpu",
+    ),
+]
 HttpsUrl = Annotated[
     str,
     Matching(

@@ -85,8 +85,9 @@ def check_image_files(file: ClusterFile, directory: Path) -> Iterator[Finding]:
 
 
 def names_files(file: ClusterFile) -> bool:
-    """Whether the images of a file may depend on what lies beside it."""
-    return bool(file.images) or any(is_place(text) for _, text in _booted(file))
+    """Whether the images or playbooks of a file may depend on what lies beside it."""
+    has_playbooks = file.clusters.hpc is not None and bool(file.clusters.hpc.provision)
+    return bool(file.images) or has_playbooks or any(is_place(text) for _, text in _booted(file))
 
 
 def _booted(file: ClusterFile) -> Iterator[tuple[Loc, str]]:

@@ -33,6 +33,7 @@ from ai_how.spec.node_specs import (
     WorkerNodeSpec,
     Workers,
 )
+from ai_how.spec.provision import ProvisionSpec, of_playbook
 
 __all__ = [
     "AccelerationSpec",
@@ -59,6 +60,7 @@ __all__ = [
     "PcieDevice",
     "PciePassthroughSpec",
     "PerformanceSpec",
+    "ProvisionSpec",
     "SimulatedGpusSpec",
     "SlurmConfigSpec",
     "Spec",
@@ -291,6 +293,13 @@ class HpcSpec(ClusterSpec):
     start: Annotated[StartSpec, Field(description="How the nodes are started.")] = (
         StartSpec.model_construct()
     )
+    provision: Annotated[
+        tuple[Annotated[ProvisionSpec, TextOrSection(of_playbook)], ...],
+        Field(
+            description="Playbooks of Ansible that run when the cluster is ready, in this order: "
+            "paths, or sections."
+        ),
+    ] = ()
 
 
 class KubernetesConfigSpec(Spec):

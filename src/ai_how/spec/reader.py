@@ -11,6 +11,7 @@ from ai_how.spec.expand import expand_variables
 from ai_how.spec.image_checks import check_image_files
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Finding, Loc, Problem, Severity, render_path
+from ai_how.spec.provision import check_playbook_files
 from ai_how.spec.structure import read_model, without_consequences
 
 DEFAULT_DATA = {
@@ -94,6 +95,10 @@ def read_spec_text(
         findings += without_consequences(check_file(spec), _places(findings))
         if directory is not None:
             findings += without_consequences(check_image_files(spec, directory), _places(findings))
+            if hpc := spec.clusters.hpc:
+                loc: Loc = ("clusters", "hpc", "provision")
+                missing = check_playbook_files(hpc.provision, loc, directory)
+                findings += without_consequences(missing, _places(findings))
     problems = _with_lines(findings, tree, name)
     is_good = not any(problem.severity is Severity.ERROR for problem in problems)
     return spec if is_good else None, problems

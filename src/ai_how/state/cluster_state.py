@@ -92,8 +92,8 @@ def restore_state(paths: ClusterPaths, serial: int, *, kind: str = HPC) -> Clust
         raise StateError(f"{backup} is of a cluster of the kind {state.kind}, not {kind}")
     with suppress(FileNotFoundError, DamagedError):
         ensure_lineage(_read(paths.state), state.lineage)
-    # A later start may have told the nodes something else.
-    return _write(paths, state.model_copy(update={"config_digest": ""}))
+    # A later start may have told the nodes something else, or made some of them anew.
+    return _write(paths, state.model_copy(update={"config_digest": "", "provisioned": None}))
 
 
 def remove_state(paths: ClusterPaths) -> None:

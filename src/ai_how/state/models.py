@@ -1,5 +1,6 @@
 """What is remembered of a cluster."""
 
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +96,17 @@ class NetworkState(Remembered):
     """Whether nodes reach the outside; not written where they do, as they always did at first."""
 
 
+class PlaybookState(Remembered):
+    """An entry of `provision` that ran to its end without an error."""
+
+    entry: str
+    """The playbook with its tags and limit: what tells the entries of a file apart."""
+    digest: str
+    """SHA-256 of all that it depends on: the files beside the playbook, and its variables."""
+    nodes: tuple[Name, ...]
+    """The nodes on which it ran."""
+
+
 class ClusterState(Remembered):
     """One cluster. `serial` grows with every write, `lineage` is the cluster's id for ever."""
 
@@ -119,6 +131,8 @@ class ClusterState(Remembered):
     Nodes that were not told are marked (`is_untold`). Empty if it is not known what they were told.
     The next start then tells all nodes.
     """
+    provisioned: tuple[PlaybookState, ...] | None = None
+    """Not written if no playbook ran, as older versions do not know it."""
 
     @property
     def was_up(self) -> bool:
@@ -137,6 +151,8 @@ class ClusterState(Remembered):
             del record["kind"]
         if self.network.uplink:
             del record["network"]["uplink"]
+        if not self.provisioned:
+            del record["provisioned"]
         for node in record["nodes"]:
             for name in ("gpus", "cards"):
                 if node[name] is None:
@@ -144,6 +160,14 @@ class ClusterState(Remembered):
             if not node["is_untold"]:
                 del node["is_untold"]
         return record
+
+    def without_provisioned(self, names: Collection[str]) -> "ClusterState":
+        """The same state, as if no playbook had run on these nodes."""
+        left = tuple(
+            one.model_copy(update={"nodes": tuple(n for n in one.nodes if n not in names)})
+            for one in self.provisioned or ()
+        )
+        return self.model_copy(update={"provisioned": left or None})
 
     def find_node(self, name: str) -> NodeState | None:
         return next((node for node in self.nodes if node.name == name), None)

@@ -101,6 +101,16 @@ class ClusterPaths:
         return self.console / f"{node}.log"
 
     @property
+    def provision(self) -> Path:
+        """Exists only while a playbook runs: its inventory and variables."""
+        return self.root / "provision"
+
+    @property
+    def provision_log(self) -> Path:
+        """What Ansible printed at the last run of a playbook."""
+        return self.root / "provision.log"
+
+    @property
     def leases(self) -> Path:
         """Devices of the host that nodes have, one file each; of all clusters."""
         return self.root.parent / ".leases"
