@@ -1,6 +1,8 @@
 """`ai-how hpc`: the verbs for a SLURM cluster; `hpc_nodes.py` has those for one node."""
 
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +30,10 @@ from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ai_how.hpc.manager import HpcManager
+    from ai_how.plan.step import Plan
     from ai_how.spec.models import ClusterFile
 
 app = new_app("Start, stop, inspect and use the SLURM cluster.")
@@ -99,16 +104,20 @@ def start(
             resumes=not (no_warm and _is_typed(ctx, "no_warm")),
         )
     took_s = time.monotonic() - begun
+    show = partial(show_start, hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
+    with _saving(manager, spec, plan, path, is_asked=not (no_warm or dry_run)):
+        playbooks.run(show, is_json=context.is_json, dry_run=dry_run)
+
+
+@contextmanager
+def _saving(
+    manager: "HpcManager", spec: "ClusterFile", plan: "Plan", path: Path | None, *, is_asked: bool
+) -> "Iterator[None]":
+    """Save VMs for the next start after the block, however it ends."""
     try:
-        playbooks.run(
-            lambda outcomes: show_start(
-                hpc.name, plan, took_s, outcomes, is_json=context.is_json, dry_run=dry_run
-            ),
-            is_json=context.is_json,
-            dry_run=dry_run,
-        )
+        yield
     finally:
-        if not (no_warm or dry_run):
+        if is_asked:
             manager.save_for_next_start(spec, plan, source=path)
 
 

@@ -115,7 +115,6 @@ def plan_desired_cluster(
         home=home,
         network=network,
         nodes=(*(one for _, one in pairs), *(known[name] for name in forgotten)),
-        provisioned=previous.provisioned if previous else None,
     )
     known_pairs = [(one, known[one.name]) for _, one in pairs if one.name in known]
     return DesiredCluster(

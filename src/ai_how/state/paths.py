@@ -304,13 +304,8 @@ class Roots:
         """Names with a directory here; names that start with a dot are not clusters."""
         if not self.state.is_dir():
             return ()
-        return tuple(
-            sorted(
-                entry.name
-                for entry in self.state.iterdir()
-                if entry.is_dir() and _CLUSTER_NAME.fullmatch(entry.name)
-            )
-        )
+        names = (entry.name for entry in self.state.iterdir() if entry.is_dir())
+        return tuple(sorted(name for name in names if _CLUSTER_NAME.fullmatch(name)))
 
     @property
     def images(self) -> Path:
