@@ -75,6 +75,12 @@ class DeadlineError(HostError):
     """A wait ended by its deadline."""
 
 
+class ProgramTimeoutError(DeadlineError):
+    """A program did not end within the time that its user gave it; the code is timeout(1)'s."""
+
+    exit_code = 124
+
+
 def brief_of(error: BaseException) -> str:
     """One line: our own text, or the class of a foreign error before its text."""
     if isinstance(error, AiHowError):

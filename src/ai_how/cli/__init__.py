@@ -18,7 +18,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Stopped(BaseException):
-    """A signal arrived; unlike KeyboardInterrupt, Typer lets this pass."""
+    """The signal `number` arrived; unlike KeyboardInterrupt, Typer lets this pass."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,4 +88,4 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     """The first signal closes everything; the next one ends the process at once."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-    raise _Stopped
+    raise _Stopped(number)

@@ -83,14 +83,26 @@ def execute(
     words: Running,
     cluster: Cluster = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", help="Wait at most S seconds.")
-    ] = 3600,
+        float | None,
+        typer.Option("--timeout", metavar="S", help="End the command after S seconds."),
+    ] = None,
 ) -> None:
     """Run a command on a node as root, through the guest agent, without a network.
 
     A command of one word is a command line for the shell of the node. Several words are a program
-    and its arguments, which are passed on unchanged. The exit code is that of the command.
+    and its arguments, which are passed on unchanged.
+
+    Input and output are passed on as they come, byte for byte; on a terminal, control characters
+    are shown, not executed. The exit code is that of the command, or 128+N if signal N ended it.
+
+    Ctrl-C, SIGTERM, SIGHUP and --timeout (exit code 124) end the command and all processes that it
+    started: they get the signal, and are killed after two seconds. If ai-how is killed, or stopped
+    for longer than a minute, the node ends them by itself within about a minute.
+
+    When the command ends, processes that it left in the background go on, but their output is
+    passed on for one more second only: redirect it, as for ssh.
     """
+    from ai_how.cli.exec_program import execute as run
     from ai_how.guest.serial_log import one_line
 
     file, node, command = split_running(words)
@@ -99,14 +111,9 @@ def execute(
     context = context_of(ctx)
     manager = find_manager(context, cluster, file)
     shown = one_line(command[0] if len(command) == 1 else shlex.join(command))
-    found = _node(manager, node)
-    done = manager.run_in(found, _argv(command), timeout_s=timeout, shown=shown)
-    if context.is_json:
-        console.show_json(done)
-    else:
-        console.show_text(done.output.rstrip("\n")) if done.output else None
-        console.show_text(done.errors.rstrip("\n"), to_stderr=True) if done.errors else None
-    raise typer.Exit(done.exit_code)
+    with manager.agent_of(_node(manager, node)) as agent:
+        code = run(agent, command, timeout_s=timeout, shown=shown, is_json=context.is_json)
+    raise typer.Exit(code)
 
 
 @app.command("console", short_help="Attach the terminal to the serial console of a node.")
@@ -182,11 +189,3 @@ def _login_node(
     if is_apart and name and controller and state.find_node(name) is None:
         return controller, [name, *command]
     return _node(manager, name or ""), command
-
-
-def _argv(command: list[str]) -> list[str]:
-    """The argv for the agent: a program, or a shell for a command line in one word."""
-    is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
-    # As in a login: the agent, which systemd starts, has no HOME.
-    home = ["/usr/bin/env", "HOME=/root"]
-    return [*home, "/bin/sh", "-c", command[0]] if is_line else [*home, *command]

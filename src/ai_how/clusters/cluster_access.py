@@ -1,6 +1,6 @@
 """The status of a cluster, and the access to its nodes; without its lock."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ai_how.clusters.named_nodes import require_on
 from ai_how.clusters.observation import Observed, existing_disks, observe, with_host_faults
 from ai_how.clusters.status import ClusterStatus, find_disk_problems, find_slurm_version, status_of
 from ai_how.errors import HostError
-from ai_how.guest.agent import GuestAgent, GuestResult
+from ai_how.guest.agent import GuestAgent
 from ai_how.guest.journal import read_journal
 from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
@@ -19,7 +19,6 @@ from ai_how.libvirt_client.console import Console
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ImagePaths
 from ai_how.vm_management.disks.manager import DiskManager
-from ai_how.waiting import Deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +45,12 @@ class ClusterAccess(KnownCluster):
                 self.kind, state, seen, stats, problems, file_systems, slurm_version=version
             )
 
-    def run_in(
-        self, node: NodeState, argv: Sequence[str], *, timeout_s: float, shown: str | None = None
-    ) -> GuestResult:
-        """Run a program on a node through its guest agent; errors name it as `shown`."""
+    @contextmanager
+    def agent_of(self, node: NodeState) -> Iterator[GuestAgent]:
+        """The guest agent of a node that is on."""
         with self._asking(node) as client:
             require_on(client, node, self.kind.name)
-            agent = GuestAgent(client, node.uuid, node.name)
-            return agent.run(argv, Deadline.after(timeout_s), shown=shown)
+            yield GuestAgent(client, node.uuid, node.name)
 
     def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
         """The last lines of a node's journal; of its serial log if asked, or without an agent."""

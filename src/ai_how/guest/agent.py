@@ -75,7 +75,7 @@ class GuestAgent:
         }
         if stdin is not None:
             arguments["input-data"] = base64.b64encode(stdin).decode("ascii")
-        pid = _field(self._ask("guest-exec", arguments, deadline), "pid", int)
+        pid = number_of(self.ask("guest-exec", arguments, deadline), "pid", int)
         lost: ConnectionLostError | None = None
 
         def ended() -> Mapping[str, object] | None:
@@ -83,7 +83,7 @@ class GuestAgent:
             if on_wait:
                 on_wait()
             try:
-                seen = self._ask("guest-exec-status", {"pid": pid}, deadline)
+                seen = self.ask("guest-exec-status", {"pid": pid}, deadline)
             except ConnectionLostError as error:
                 lost = error
                 return None  # the program continues without us; the deadline decides
@@ -93,7 +93,7 @@ class GuestAgent:
                 if lost:  # the agent reports the end of a program once, and that answer was lost
                     raise lost from None
                 raise
-            return seen if _field(seen, "exited", bool) else None
+            return seen if number_of(seen, "exited", bool) else None
 
         what = f"the end of {shown or argv[0]} in {self.name}"
         try:
@@ -102,7 +102,7 @@ class GuestAgent:
             self._end(pid)
             raise
         # Absent if a signal ended it.
-        code = _field(seen, "exitcode", int) if "exitcode" in seen else -1
+        code = number_of(seen, "exitcode", int) if "exitcode" in seen else -1
         return GuestResult(code, _text(seen, "out-data"), _text(seen, "err-data"))
 
     def check(
@@ -162,25 +162,31 @@ class GuestAgent:
             ASK_TIMEOUT_S,
         )
 
-    def _end(self, pid: int) -> None:
-        """End a program that is no longer waited for, if the guest still answers."""
-        with suppress(GuestError, ConnectionLostError):
-            kill = {"path": "/bin/busybox", "arg": ["kill", "-TERM", str(pid)]}
-            self._ask("guest-exec", kill, Deadline.after(ASK_TIMEOUT_S))
-
-    def _ask(
+    def ask(
         self, command: str, arguments: Mapping[str, object], deadline: Deadline
     ) -> Mapping[str, object]:
-        timeout_s = max(1.0, min(ASK_TIMEOUT_S, deadline.remaining_s))
-        answer = self.channel.agent_command(
-            self.uuid, {"execute": command, "arguments": arguments}, timeout_s
-        )
+        """The agent's answer to one command, which must be an object."""
+        answer = self.ask_raw(command, arguments, deadline)
         if not isinstance(answer, dict):
             raise GuestError(f"the agent of {self.name} gave an invalid answer to {command}")
         return answer
 
+    def ask_raw(self, command: str, arguments: Mapping[str, object], deadline: Deadline) -> object:
+        """The agent's answer to one command, whatever it is."""
+        timeout_s = max(1.0, min(ASK_TIMEOUT_S, deadline.remaining_s))
+        return self.channel.agent_command(
+            self.uuid, {"execute": command, "arguments": arguments}, timeout_s
+        )
 
-def _field(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
+    def _end(self, pid: int) -> None:
+        """End a program that is no longer waited for, if the guest still answers."""
+        with suppress(GuestError, ConnectionLostError):
+            kill = {"path": "/bin/busybox", "arg": ["kill", "-TERM", str(pid)]}
+            self.ask("guest-exec", kill, Deadline.after(ASK_TIMEOUT_S))
+
+
+def number_of(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
+    """A number or boolean of an answer. Raises GuestError if it is anything else."""
     value = answer.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
         raise GuestError(f"the agent gave an invalid answer: {name} is {value!r:.80}")
