@@ -82,6 +82,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "F60": "the cluster file changes between two runs",
         "F61": "a guest never becomes a node",
         "F62": "SLURM is down or drained, or a munge key differs",
+        "F68": "a command in a node outlives the `hpc exec` that runs it, or its bytes are lost",
     },
     "saved memory": {
         "W01": "a warm start is killed at any record, while it copies or restores a memory",

@@ -1,8 +1,8 @@
-"""A guest agent that runs on this machine: QEMU's commands for programs and files, done for real."""
+"""A guest agent on this machine: QEMU's commands for programs and files, done for real."""
 
 import base64
 import os
-import subprocess  # noqa: TID251  a program is spoken to while it runs
+import subprocess  # noqa: TID251  a program is asked about while it runs
 import threading
 from collections.abc import Mapping
 from typing import IO, Any
@@ -49,7 +49,7 @@ class LocalAgent:
     def guest_exec(
         self, path: str, arg: list[str], capture_output: bool, input_data: str
     ) -> object:
-        program = subprocess.Popen(
+        program = subprocess.Popen(  # noqa: S603
             [path, *arg],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from test_seen import seen
 
 from ai_how.cli.hpc import _show_stop
 from ai_how.cli.hpc_cluster import split_words
+from ai_how.errors import GuestError
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.vm_state import VmState
@@ -142,17 +143,20 @@ def test_a_node_that_is_suspended_is_told_with_how_it_goes_on(cli, monkeypatch):
 def test_a_command_that_takes_too_long_is_named_as_it_was_given(cli, monkeypatch, command, shown):
     remember(cli)
     on = replace(seen("<domain/>"), state=VmState.RUNNING)
-    answers = {"guest-exec": {"pid": 7}, "guest-exec-status": {"exited": False}}
+    asked: list[object] = []
+
+    def answer(client, uuid, order, timeout_s):
+        asked.append(order["execute"])
+        if order["execute"] == "guest-file-open":
+            raise GuestError("no such file")
+        return {"pid": 7, "exited": "guest-file-open" in asked}
+
     monkeypatch.setattr(LibvirtClient, "find_domain", lambda client, uuid: on)
-    monkeypatch.setattr(
-        LibvirtClient,
-        "agent_command",
-        lambda client, uuid, command, timeout_s: answers[command["execute"]],
-    )
+    monkeypatch.setattr(LibvirtClient, "agent_command", answer)
     options = ("--cluster", "demo", "--timeout", "0.01")
     ended = cli("hpc", "exec", *options, "compute-01", "--", *command)
     said = f"error: timed out waiting for the end of {shown} in compute-01\n"
-    assert (ended.code, ended.err) == (3, said)
+    assert (ended.code, ended.err) == (124, said)
 
 
 def test_a_cluster_with_an_intact_state_has_nothing_to_recover(cli):

@@ -48,7 +48,7 @@ class Guest:
         return self.channel(given, **more).run(argv, timeout_s=timeout_s, shown="it")
 
     def left(self) -> list[str]:
-        return os.listdir(self.base)
+        return [one.name for one in self.base.iterdir()]
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ def test_megabytes_pass_both_ways_unchanged(guest):
 
 
 def test_a_program_that_reads_nothing_does_not_wait_for_its_input(guest):
-    ends = threading.Event()
-    assert guest.run("sleep 0.1", Input(b"", lambda size: bytes(size))) == 0
-    assert guest.run("exit 5", Input(b"", lambda size: b"" if ends.wait() else b"")) == 5
-    ends.set()
+    ends = Nothing()
+    assert guest.run("sleep 0.1", Input(b"", bytes)) == 0
+    assert guest.run("exit 5", Input(b"", ends.read)) == 5
+    ends.end.set()
 
 
 def test_output_without_a_reader_ends_the_program_as_a_closed_pipe_does(guest):
@@ -137,7 +137,10 @@ def test_arguments_are_bytes(guest):
     assert guest.out.getvalue() == argv[2]
 
 
-TREE = "setsid sleep 1000 & echo $! > {0}/one; (setsid sleep 1000 &) ; sleep 1000 & echo $! > {0}/two; wait"
+TREE = (
+    "(setsid sh -c 'echo $$ > {0}/one; exec sleep 1000' &);"
+    " sleep 1000 & echo $! > {0}/two; until [ -s {0}/one ]; do sleep 0.05; done; wait"
+)
 
 
 @pytest.mark.fault("F68", "--timeout, with children in sessions of their own")
@@ -149,21 +152,31 @@ def test_a_time_out_ends_all_processes_and_has_a_code_of_its_own(guest, tmp_path
     assert not any(map(is_alive, pids))
 
 
+class Nothing:
+    """A terminal that nobody types at, until `end`."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def read(self, size: int) -> bytes:
+        self.end.wait()
+        return b""
+
+
 class Stopped(BaseException):
     number = signal.SIGINT
 
 
 @pytest.mark.fault("F68", "a signal to the command")
 def test_a_signal_to_us_reaches_the_program_whose_last_words_come(guest):
-    said = threading.Event()
-
-    def more(size: int) -> bytes:
-        return b"" if said.wait() else b""
-
+    silence = Nothing()
     write, guest.sink = guest.sink, lambda data, err: write(data, err) and stop_at_begun(guest)
     with pytest.raises(Stopped):
-        guest.run("trap 'echo last; exit 1' INT; echo begun; sleep 1000 & wait", Input(b"", more))
-    said.set()
+        guest.run(
+            "trap 'echo last; exit 1' INT; echo begun; while :; do sleep 0.05; done",
+            Input(b"", silence.read),
+        )
+    silence.end.set()
     assert guest.out.getvalue() == b"begun\nlast\n"
 
 

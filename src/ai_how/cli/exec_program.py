@@ -20,7 +20,7 @@ MOST_COLLECTED = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class Result:
     """The document of `--json`. What is no UTF-8 is also there as base64."""
 
     exit_code: int
@@ -41,16 +41,16 @@ def execute(
     """Run a command in a guest, and return its exit code."""
     given = ByteInput()
     head, is_whole = given.read_head(HEAD_BYTES, HEAD_S)
-    collected = _Collected()
+    collected = Collected()
     sink = collected.write if is_json else ByteOutput().write
     channel = ExecChannel(agent, Input(head, None if is_whole else given.read), sink)
-    code = channel.run(_argv(command), timeout_s=timeout_s, shown=shown)
+    code = channel.run(argv_of(command), timeout_s=timeout_s, shown=shown)
     if is_json:
         console.show_json(collected.result(code))
     return code
 
 
-class _Collected:
+class Collected:
     """The output of a program, for a document that has it whole."""
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class _Collected:
             )
         return True
 
-    def result(self, code: int) -> _Result:
+    def result(self, code: int) -> Result:
         output, errors = map(bytes, self._pieces)
-        return _Result(
+        return Result(
             code,
             output.decode("utf-8", "replace"),
             errors.decode("utf-8", "replace"),
@@ -84,7 +84,7 @@ def _base64_unless_text(data: bytes) -> str | None:
     return None
 
 
-def _argv(command: Sequence[str]) -> list[bytes]:
+def argv_of(command: Sequence[str]) -> list[bytes]:
     """The argv for the guest: a program, or a shell for a command line in one word."""
     is_line = len(command) == 1 and shlex.quote(command[0]) != command[0]
     words = ["/bin/sh", "-c", command[0]] if is_line else command
