@@ -10,8 +10,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TypeVar
@@ -39,9 +39,10 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.3
 LOOK_S = 5.0
 # An interrupted program gets two seconds until it is killed.
 END_S = 9.0
+LEAVE_S = 3.0
 HEAD_BYTES = 64 * 1024
 SENT_BYTES = 128 * 1024
-# Of the size of the pipe of frames, for frames without data.
+# Of half the pipe of frames, for frames without data; the other half is for what is sent again.
 SPARE_BYTES = 16 * 1024
 RUN = "/run"
 
@@ -84,6 +85,8 @@ class ExecChannel:
         self._token = secrets.token_hex(8)
         self._directory = f"{base}/ai-how-exec-{self._token}"
         self._asking = threading.Lock()
+        # No question is waited for longer; of the time-out, then of the end.
+        self._limit: Deadline | None = None
         self._news = threading.Condition()
         self._is_over = False
         self._failure: AiHowError | None = None
@@ -106,10 +109,10 @@ class ExecChannel:
         guest does not comply; ConnectionLostError if libvirt does not come back. Whatever
         ends this early, such as a signal to us, ends all processes of the program.
         """
-        until = Deadline.after(timeout_s) if timeout_s is not None else None
+        self._limit = Deadline.after(timeout_s) if timeout_s is not None else None
         try:
             self._start(argv)
-            return self._follow(until, shown)
+            return self._follow(self._limit, shown)
         except BaseException as error:
             self._end(getattr(error, "number", signal.SIGTERM))
             raise
@@ -129,7 +132,7 @@ class ExecChannel:
             "capture-output": True,
             "input-data": base64.b64encode(source).decode("ascii"),
         }
-        answer = self._agent.ask("guest-exec", arguments, Deadline.after(ASK_TIMEOUT_S))
+        answer = self._agent.ask("guest-exec", arguments, self._deadline())
         self._pid = number_of(answer, "pid", int)
 
     def _follow(self, until: Deadline | None, shown: str) -> int:
@@ -178,7 +181,7 @@ class ExecChannel:
         elif frame.kind in "CSW":
             with self._news:
                 if frame.kind == "W":
-                    self._window = max(self._window, frame.number - SPARE_BYTES)
+                    self._window = max(self._window, frame.number // 2 - SPARE_BYTES)
                 elif frame.kind == "C":
                     self._consumed = max(self._consumed, frame.number)
                 else:
@@ -189,8 +192,7 @@ class ExecChannel:
 
     def _attach(self) -> None:
         """Open the way to the helper, if it is there, and begin to hand over the input."""
-        deadline = Deadline.after(ASK_TIMEOUT_S)
-        with self._asking, suppress(GuestError):
+        with suppress(GuestError, ConnectionLostError), self._turn() as deadline:
             self._control = self._files.open(f"{self._directory}/control", "r+", deadline)
         if self._control is None:
             return
@@ -207,9 +209,7 @@ class ExecChannel:
         """
         self._looked_at = time.monotonic()
         seen = self._repeated(
-            lambda: self._agent.ask(
-                "guest-exec-status", {"pid": self._pid}, Deadline.after(ASK_TIMEOUT_S)
-            )
+            lambda deadline: self._agent.ask("guest-exec-status", {"pid": self._pid}, deadline)
         )
         if not number_of(seen, "exited", bool):
             return
@@ -223,9 +223,8 @@ class ExecChannel:
                 details=said.strip()[-2000:] or None,
             )
 
-    def _read(self) -> bytes:
+    def _read(self, deadline: Deadline) -> bytes:
         """The next bytes of the helper's files; b"" if there are none yet."""
-        deadline = Deadline.after(ASK_TIMEOUT_S)
         offset = self._received % SEGMENT
         if self._segment is None:
             path = f"{self._directory}/{self._received // SEGMENT}"
@@ -252,34 +251,52 @@ class ExecChannel:
     def _send(self, kind: str, payload: bytes = b"") -> None:
         data = encode(kind, payload)
 
-        def write() -> None:
-            deadline = Deadline.after(ASK_TIMEOUT_S)
+        def write(deadline: Deadline) -> None:
             if self._control is None:
                 self._control = self._files.open(f"{self._directory}/control", "r+", deadline)
             self._files.write(self._control, data, deadline)
 
         self._repeated(write)
 
-    def _repeated(self, ask: Callable[[], T]) -> T:
+    def _deadline(self) -> Deadline:
+        """Of one question."""
+        longest = Deadline.after(ASK_TIMEOUT_S)
+        return self._limit.sooner_of(ASK_TIMEOUT_S) if self._limit else longest
+
+    @contextmanager
+    def _turn(self) -> Iterator[Deadline]:
+        """The right to ask the agent. Raises AgentUnresponsiveError if others wait for too long."""
+        deadline = self._deadline()
+        if not self._asking.acquire(timeout=deadline.remaining_s):
+            raise AgentUnresponsiveError(f"the agent of {self._agent.name} does not answer")
+        try:
+            yield deadline
+        finally:
+            self._asking.release()
+
+    def _repeated(self, ask: Callable[[Deadline], T]) -> T:
         """The result of `ask`, which is repeated while answers are lost, or files were closed.
 
         A new agent does not know the files that the one before had open.
         """
         until = Deadline.after(self._lease_s)
         has_failed = False
+        lost: AiHowError | None = None
         while True:
             try:
-                with self._asking:
-                    return ask()
-            except (AgentUnresponsiveError, ConnectionLostError):
-                if until.has_passed:
+                with self._turn() as deadline:
+                    return ask(deadline)
+            except (AgentUnresponsiveError, ConnectionLostError) as error:
+                lost = error
+                if until.has_passed or (self._limit and self._limit.has_passed):
                     raise
             except GuestError:
                 if has_failed:
+                    if lost:  # the agent tells the end of a program once
+                        raise lost from None
                     raise
                 has_failed = True
-                if self._segment is not None or self._control is not None:
-                    self._segment = self._control = None
+                self._segment = self._control = None
             time.sleep(SHORTEST_PAUSE_S)
 
     def _wait(self, seconds: float) -> None:
@@ -324,7 +341,7 @@ class ExecChannel:
 
     def _end(self, number: int) -> None:
         """End all processes of the program, and pass on what they say at their end."""
-        until = Deadline.after(END_S)
+        self._limit = until = Deadline.after(END_S)
         is_sent = False
         with suppress(AiHowError):
             while self._pid >= 0 and self._status is None and not until.has_passed:
@@ -345,8 +362,8 @@ class ExecChannel:
         handles = [one for one in (self._segment, self._control) if one is not None]
         if not self._is_attached or self._control is None:
             return
-        deadline = Deadline.after(ASK_TIMEOUT_S)
-        with self._asking, suppress(GuestError, ConnectionLostError):
+        self._limit = Deadline.after(LEAVE_S)
+        with suppress(GuestError, ConnectionLostError), self._turn() as deadline:
             self._files.write(self._control, encode("Q"), deadline)
             for handle in handles:
                 self._files.close(handle, deadline)
