@@ -1,5 +1,6 @@
 """One cluster: started, used and removed by a program."""
 
+import io
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from ai_how.api.progress import Progress, ProgressObserver
 from ai_how.api.results import TIMED_OUT, CommandResult, CommandTimeoutError, words_of
 from ai_how.clusters.images import build_images, find_missing_images
 from ai_how.clusters.status import ClusterStatus
-from ai_how.errors import AiHowError, GuestError, SpecError, ToolError
+from ai_how.errors import AiHowError, GuestError, ProgramTimeoutError, SpecError, ToolError
+from ai_how.guest.exec_channel import HEAD_BYTES, ExecChannel, Input
 from ai_how.guest.ssh import ssh_argv
 from ai_how.hpc.manager import HpcManager
 from ai_how.plan.observer import Observer
@@ -33,7 +35,6 @@ AtExit = Literal["destroy", "stop", "keep"]
 OnProgress = Callable[[Progress], None]
 Command = str | Sequence[str]
 
-EXEC_S = 3600.0
 _GRACE_S = 60.0  # beyond the time-out in the guest, for the connection
 _SUBMITTED = re.compile(r"^(\d+)(?:;|$)", re.MULTILINE)
 
@@ -50,13 +51,39 @@ class Node:
         """Like `Cluster.run`, on this node."""
         return self.cluster.run(command, node=self.name, **options)
 
-    def exec(self, command: Command, *, timeout: float = EXEC_S) -> CommandResult:
-        """Run a command as root, through the guest agent: also where the network is broken."""
+    def exec(
+        self,
+        command: Command,
+        *,
+        input: str | None = None,  # noqa: A002  as in subprocess.run
+        timeout: float | None = None,
+        check: bool = False,
+    ) -> CommandResult:
+        """Run a command as root, through the guest agent: also where the network is broken.
+
+        `input`, `timeout` and `check` are those of `Cluster.run`.
+        """
         manager, words = self.cluster.manager, words_of(command)
-        one = manager.get_state().get_node(self.name)
-        argv = ["/usr/bin/env", "HOME=/root", *words]
-        done = manager.run_in(one, argv, timeout_s=timeout, shown=words[0])
-        return CommandResult(words, done.exit_code, done.output, done.errors)
+        pieces = (bytearray(), bytearray())
+
+        def keep(data: bytes, to_stderr: bool) -> bool:  # noqa: FBT001  a sink of the channel
+            pieces[to_stderr].extend(data)
+            return True
+
+        with manager.agent_of(manager.get_state().get_node(self.name)) as agent:
+            rest = io.BytesIO((input or "").encode())
+            head = rest.read(HEAD_BYTES)
+            given = Input(head, rest.read if len(head) == HEAD_BYTES else None)
+            channel = ExecChannel(agent, given, keep)
+            try:
+                code = channel.run(
+                    [os.fsencode(word) for word in words], timeout_s=timeout, shown=words[0]
+                )
+            except ProgramTimeoutError as error:
+                raise CommandTimeoutError(error.brief, error.details) from error
+        output, errors = (bytes(one).decode("utf-8", "replace") for one in pieces)
+        result = CommandResult(words, code, output, errors)
+        return result.check() if check else result
 
 
 class Cluster:
