@@ -19,6 +19,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     DiskCache,
     DomainDefinition,
     MemoryBacking,
+    NumaBinding,
     NumaCell,
     VcpuPin,
     VirtioFsShare,
@@ -85,6 +86,29 @@ COMPUTE_GPU = replace(
     vfs=(PciAddress.parse("0000:5e:00.4"),),
     mdevs=(UUID("c2177883-f1bb-47f0-914d-32a22e3a8804"),),
     shares=(VirtioFsShare(Path("/srv/data"), "data"), VirtioFsShare(Path("/opt/sw"), "sw")),
+    has_balloon=False,
+)
+
+CARD, ITS_SOUND = PciAddress.parse("0000:65:00.0"), PciAddress.parse("0000:65:00.1")
+COMPUTE_CARD = replace(
+    COMPUTE_KVM,
+    cpu=CpuDefinition(
+        CpuMode.CUSTOM, CpuTopology(1, 4, 1), model="Skylake-Server", has_host_address_bits=True
+    ),
+    pins=tuple(VcpuPin(vcpu, str(vcpu + 12)) for vcpu in range(4)),
+    numa=NumaBinding(1, is_strict=False),
+    pci_devices=(CARD, ITS_SOUND),
+    pci_window_gib=64,
+    has_balloon=False,
+    rom_file=Path("/srv/roms/card.rom"),
+    graphics=(CARD,),
+)
+COMPUTE_CARD_STRICT = replace(
+    COMPUTE_CARD,
+    numa=NumaBinding(1, is_strict=True),
+    memory_backing=MemoryBacking(),
+    rom_file=None,
+    hides_roms=True,
 )
 
 COMPUTE_SHARES = replace(
@@ -117,6 +141,8 @@ DOMAINS = {
     "compute-tcg": COMPUTE,
     "compute-kvm-pinned-hugepages-numa": COMPUTE_KVM,
     "compute-kvm-gpu-vgpu-virtiofs": COMPUTE_GPU,
+    "compute-kvm-card": COMPUTE_CARD,
+    "compute-kvm-card-strict": COMPUTE_CARD_STRICT,
     "compute-firmware": COMPUTE_FIRMWARE,
     "compute-uefi": COMPUTE_UEFI,
     "compute-tcg-served-share": COMPUTE_SHARES,

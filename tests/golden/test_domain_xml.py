@@ -51,3 +51,17 @@ def test_every_domain_carries_our_mark(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_carries_our_mark(name):
     assert read_mark(render_network(NETWORKS[name])) == NETWORKS[name].mark
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_no_card_is_made_the_screen_of_a_vm(name):
+    """`x-vga` of QEMU can only be given past libvirt, and a VM with a display would need it."""
+    text = render_domain(DOMAINS[name])
+    assert "x-vga" not in text
+    assert "commandline" not in text
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_vm_with_devices_of_the_host_has_no_balloon(name):
+    balloon = read_xml(render_domain(DOMAINS[name])).find("devices/memballoon")
+    assert (balloon.get("model") == "none") == DOMAINS[name].has_host_devices

@@ -14,6 +14,7 @@ from ai_how.images.manifest import Image
 from ai_how.spec.identity import bridge_name, mac_address, object_uuid
 from ai_how.spec.nodes import Node, assign_addresses, gateway_of, room_in
 from ai_how.state.models import ClusterState, NetworkState, NodeState
+from ai_how.vm_management.nodes.device_hardware import DeviceHardware
 from ai_how.vm_management.vgpus import Vgpu
 
 
@@ -36,6 +37,8 @@ class DesiredCluster:
     """The functions of the host's cards that each node gets, by its name."""
     vgpus: Mapping[str, Vgpu] = field(default_factory=dict)
     """The vGPU that is made for each node, by its name."""
+    device_hardware: Mapping[str, DeviceHardware] = field(default_factory=dict)
+    """What goes with the devices of the host that each node gets, by its name."""
     images: Mapping[str, Image] = field(default_factory=dict)
     """The images of its nodes, by digest; empty before they were looked up."""
 

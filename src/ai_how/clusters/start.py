@@ -9,6 +9,7 @@ from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
+from ai_how.clusters.preflight.device_hardware import require_device_hardware
 from ai_how.clusters.preflight.device_users import devices_of, require_free_devices
 from ai_how.clusters.secrets import write_ssh_files
 from ai_how.clusters.start_context import StartContext
@@ -150,6 +151,7 @@ def _check(context: StartContext, looked: Looked, decided: _Decided) -> None:
     if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
     require_free_devices(desired, _booted(decided), context.client, context.roots)
+    require_device_hardware(looked.hardware, _booted(decided), context.warn)
     check_host(
         desired,
         plan,

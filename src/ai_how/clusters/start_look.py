@@ -1,6 +1,6 @@
 """The first phase of a start: the state, what there is, and what is asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -9,6 +9,7 @@ from uuid import UUID
 from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
 from ai_how.clusters.observation import Observed, observe, with_host_faults
 from ai_how.clusters.outside import find_outside
+from ai_how.clusters.preflight.device_hardware import HardwareChoices, choose_for
 from ai_how.clusters.preflight.device_users import find_device_users
 from ai_how.clusters.preflight.existing_cluster import (
     check_images,
@@ -38,6 +39,7 @@ class Looked:
     images: Mapping[str, Image]
     accel: Accel
     accel_warning: str | None
+    hardware: HardwareChoices
 
 
 def look(context: StartContext) -> Looked:
@@ -61,7 +63,8 @@ def look(context: StartContext) -> Looked:
         context.warn(line)
     digests = {one.image_digest for _, one in desired.nodes}
     images = {digest: context.catalogue.store.get(digest) for digest in digests}
-    desired = replace(desired, images=images)
+    hardware = choose_for(desired, every, place, wanted=_wanted(context), machine=context.machine)
+    desired = replace(desired, images=images, device_hardware=hardware.nodes)
     context.kind.check_software(desired)
     accel, warning = choose_accel(context.section.hardware, place, context.roots)
     return Looked(
@@ -71,6 +74,7 @@ def look(context: StartContext) -> Looked:
         images=images,
         accel=accel,
         accel_warning=warning,
+        hardware=hardware,
     )
 
 
@@ -131,6 +135,11 @@ def _assign_gpus(
             context.client, context.roots, name=name, own=cluster_id, every=every
         ),
         context.roots,
-        wanted=context.only or [node.name for node in nodes if node.auto_start],
+        wanted=_wanted(context),
         machine=context.machine,
     )
+
+
+def _wanted(context: StartContext) -> Collection[str]:
+    every = context.kind.nodes_of(context.section)
+    return context.only or [node.name for node in every if node.auto_start]

@@ -19,6 +19,7 @@ class CapacityRequest:
     disk_bytes: int
     disk_directory: Path
     hugepage_kib: int | None = None  # the guests' memory comes from this pool, not from the rest
+    plain_mib: int = 0  # memory of further guests, which comes from the rest in any case
 
 
 def check_capacity(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
@@ -46,7 +47,7 @@ def _check_memory_cost(cost: CapacityRequest, facts: HostFacts) -> list[Check]:
         return []
     from_pool = cost.hugepage_kib is not None
     overhead_mib = cost.vms * QEMU_OVERHEAD_MIB
-    needed_mib = overhead_mib + (0 if from_pool else cost.memory_mib)
+    needed_mib = overhead_mib + cost.plain_mib + (0 if from_pool else cost.memory_mib)
     if needed_mib <= facts.memory.usable_mib:
         return []
     found = (

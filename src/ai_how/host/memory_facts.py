@@ -1,6 +1,7 @@
 """The memory that the host can still give: the kernel's estimate, limited by our cgroups."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,17 @@ def read_hugepages(root: Path) -> tuple[Hugepages, ...]:
         if size.isdecimal() and total is not None and free is not None:
             pools.append(Hugepages(int(size), total, free))
     return tuple(sorted(pools, key=lambda pool: pool.size_kib))
+
+
+def read_hugepage_mounts(root: Path) -> frozenset[int]:
+    """The page sizes in KiB of each hugetlbfs that is mounted; libvirt can use those."""
+    sizes = set()
+    for line in (read_text(root / "proc/self/mountinfo") or "").splitlines():
+        _, _, rest = line.partition(" - ")
+        kind, _, options = rest.partition(" ")
+        if kind == "hugetlbfs" and (found := re.search(r"\bpagesize=(\d+)([KMG])", options)):
+            sizes.add(int(found[1]) << {"K": 0, "M": 10, "G": 20}[found[2]])
+    return frozenset(sizes)
 
 
 def read_ksm(root: Path) -> Ksm | None:

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 
 from ai_how.spec.fields import SHORTEST_PREFIX
 from ai_how.spec.gpu_checks import check_gpus
-from ai_how.spec.hardware_checks import check_devices, check_hardware, check_mounts
+from ai_how.spec.hardware_checks import (
+    check_devices,
+    check_hardware,
+    check_mounts,
+    check_node_hardware,
+)
 from ai_how.spec.image_checks import check_images
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.node_specs import MAX_NODES
@@ -28,6 +33,7 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
         yield from check_addresses(cluster)
         yield from check_hardware(cluster)
         yield from check_devices(cluster)
+        yield from check_node_hardware(cluster)
         yield from check_gpus(cluster)
         yield from check_mounts(cluster)
     if file.clusters.hpc:

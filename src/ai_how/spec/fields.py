@@ -250,6 +250,9 @@ BuildCommand = Annotated[
 AbsolutePath = Annotated[
     str, Matching(r"/[^\x00-\x1f\x7f]{0,1023}", "an absolute path without control characters")
 ]
+PathOfFile = Annotated[
+    str, Matching(r"[^\x00-\x1f\x7f]{1,1024}", "a path without control characters")
+]
 MountPoint = Annotated[
     str,
     Matching(r"/[A-Za-z0-9._/@+-]{1,254}", "an absolute path of letters, digits and ._/@+-"),

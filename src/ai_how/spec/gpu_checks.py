@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ai_how.spec.gpus import MOST_LANES, GpuSpec, SimulatedGpusSpec
 from ai_how.spec.mig import CARDS, find_card, fits
-from ai_how.spec.mig_layouts import absent_cards
+from ai_how.spec.mig_layouts import MigFileSpec, absent_cards
 from ai_how.spec.models import ComputeNodeSpec, HpcSpec
 from ai_how.spec.nodes import devices_of
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, render_value, warning_at
@@ -75,10 +75,11 @@ def _check_mig(asked: GpuSpec, spec: ComputeNodeSpec, loc: Loc) -> Iterator[Find
         yield error_at("needs `pci` or `count`", here, loc)
         return
     for index, card in absent_cards(asked.mig, cards.total):
-        yield error_at(
-            f"there is no card {card}: the node has {cards.total}, numbered from 0",
-            (*here, index, "devices"),
-        )
+        text = f"there is no card {card}: the node has {cards.total}, numbered from 0"
+        if isinstance(asked.mig, MigFileSpec):
+            yield error_at(f"{asked.mig.place_of(index)}: {text}", here)
+        else:
+            yield error_at(text, (*here, index, "devices"))
     whole = [number for number, one in enumerate(cards.slices or ()) if not one]
     if 0 < len(whole) < cards.total:
         yield error_at(

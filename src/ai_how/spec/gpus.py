@@ -195,8 +195,9 @@ class GpuSpec(Spec):
         Mig | None,
         Field(
             description='With `pci` or `count`: the MIG slices of each card, such as {"1g.10gb": '
-            "7}, or a list as in `mig-configs` of mig-parted. The node divides its cards before "
-            "slurmd starts. {} makes them whole; without `mig` they are left as they are.",
+            "7}, or a list as in `mig-configs` of mig-parted, or its file (`file`, `config`). The "
+            "node divides its cards before slurmd starts. {} makes them whole; without `mig` they "
+            "are left as they are.",
             examples=[{}],
         ),
     ] = None

@@ -132,6 +132,34 @@ def _check_passthrough(spec: ComputeNodeSpec, loc: Loc) -> Iterator[Finding]:
         )
 
 
+def check_node_hardware(cluster: LocatedCluster) -> Iterator[Finding]:
+    """What goes with devices of the host, on nodes that have some; and what excludes what."""
+    for node in cluster.nodes:
+        if not isinstance(node.spec, ComputeNodeSpec) or node.spec.hardware is None:
+            continue
+        asked, loc = node.spec.hardware, (*node.loc, "hardware")
+        gpu = node.spec.gpu
+        has_pci = bool(devices_of(node.spec) or (gpu and gpu.cards))
+        if not has_pci and not node.spec.vgpu and not (gpu and gpu.vgpu):
+            yield warning_at("has no effect: the node has no device of the host", loc)
+        elif not has_pci:
+            for key in ("rom", "rom_file"):
+                if key in asked.model_fields_set:
+                    yield warning_at("has no effect: a vGPU has no ROM", (*loc, key))
+        if not asked.rom and asked.rom_file:
+            yield error_at(
+                "a ROM that the guest does not see needs no file; remove one of them",
+                (*loc, "rom_file"),
+                (*loc, "rom"),
+            )
+        if asked.hugepages and node.spec.memory_mib % _MIB_PER_HUGEPAGE["2M"]:
+            yield error_at(
+                f"found {node.spec.memory_mib} MiB; huge pages need a multiple of 2 MiB",
+                (*node.loc, "memory_gb"),
+                (*loc, "hugepages"),
+            )
+
+
 def check_mounts(cluster: LocatedCluster) -> Iterator[Finding]:
     mounting = [node for node in cluster.nodes if node.spec.virtio_fs_mounts]
     for node in mounting:

@@ -10,9 +10,10 @@ from pydantic_core import CoreSchema, core_schema
 
 # Tags of unions. They appear in pydantic's locations; `without_tags` removes them.
 NODE, GROUP, LIST, POOLS, LAYOUT = "<node>", "<group>", "<list>", "<pools>", "<layout>"
+MIG_FILE = "<mig file>"
 # What pydantic puts behind a key that is wrong itself.
 _KEY = "[key]"
-_TAGS = frozenset((NODE, GROUP, LIST, POOLS, LAYOUT, _KEY))
+_TAGS = frozenset((NODE, GROUP, LIST, POOLS, LAYOUT, MIG_FILE, _KEY))
 
 
 def without_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -1,16 +1,26 @@
-"""The specification of MIG on the cards of a node: one layout for all, or one for each.
+"""The specification of MIG on the cards of a node: one layout for all, one for each, or a file.
 
-The second form is an entry of `mig-configs` in a file of NVIDIA's MIG manager (mig-parted, v1).
+The second form is an entry of `mig-configs` in a file of NVIDIA's MIG manager (mig-parted, v1), the
+third names such a file.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasGenerator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AliasGenerator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
 
 from ai_how.spec import fields
 from ai_how.spec.hardware import Spec
-from ai_how.spec.lists import LAYOUT, LIST
+from ai_how.spec.lists import LAYOUT, LIST, MIG_FILE
 
 Layout = Annotated[
     dict[fields.MigProfile, Annotated[int, Field(ge=1, le=8)]],
@@ -48,19 +58,60 @@ class MigDevicesSpec(Spec):
         return self.devices == "all" or card in self.devices
 
 
+class MigFileSpec(Spec):
+    """An entry of `mig-configs` in a file of mig-parted."""
+
+    file: Annotated[
+        fields.PathOfFile,
+        Field(
+            description="A file of mig-parted; a relative path begins where the cluster file is.",
+            examples=["./mig.yaml"],
+        ),
+    ]
+    config: Annotated[
+        str | None,
+        Field(
+            max_length=128,
+            description="The name in its `mig-configs`. Default: the only one.",
+            examples=["all-balanced"],
+        ),
+    ] = None
+
+    _read: tuple[Path, str, tuple[MigDevicesSpec, ...]] | None = PrivateAttr(default=None)
+
+    def keep(self, path: Path, name: str, entries: tuple[MigDevicesSpec, ...]) -> None:
+        """Keep what was read: the file, the name of its entry, and the layouts in it."""
+        self._read = (path, name, entries)
+
+    @property
+    def entries(self) -> tuple[MigDevicesSpec, ...]:
+        """The layouts; empty if the file could not be read, which is an error of the file."""
+        return self._read[2] if self._read else ()
+
+    def place_of(self, index: int) -> str:
+        """A layout in words: its file, and its place there."""
+        path, name, _ = self._read or (Path(self.file), self.config or "", ())
+        return f"{path}: mig-configs.{name}[{index}]"
+
+
+MigSpec = Mapping[str, int] | tuple[MigDevicesSpec, ...] | MigFileSpec
+
+
 def _tag(value: object) -> str:
+    if isinstance(value, MigFileSpec) or (isinstance(value, dict) and "file" in value):
+        return MIG_FILE
     return LIST if isinstance(value, list | tuple) else LAYOUT
 
 
 Mig = Annotated[
-    Annotated[Layout, Tag(LAYOUT)] | Annotated[tuple[MigDevicesSpec, ...], Tag(LIST)],
+    Annotated[Layout, Tag(LAYOUT)]
+    | Annotated[tuple[MigDevicesSpec, ...], Tag(LIST)]
+    | Annotated[MigFileSpec, Tag(MIG_FILE)],
     Discriminator(_tag),
 ]
 
 
-def layouts_of(
-    mig: Mapping[str, int] | tuple[MigDevicesSpec, ...], cards: int
-) -> tuple[Mapping[str, int], ...]:
+def layouts_of(mig: MigSpec, cards: int) -> tuple[Mapping[str, int], ...]:
     """The slices of each card of a node; empty for one that stays whole.
 
     Later entries win, as with mig-parted.
@@ -68,17 +119,22 @@ def layouts_of(
     return tuple(_layout_of(mig, card) for card in range(cards))
 
 
-def _layout_of(mig: Mapping[str, int] | tuple[MigDevicesSpec, ...], card: int) -> Mapping[str, int]:
-    if not isinstance(mig, tuple):
-        return mig
-    return next((one.mig_devices for one in reversed(mig) if one.has(card)), {})
+def _layout_of(mig: MigSpec, card: int) -> Mapping[str, int]:
+    entries = _entries_of(mig)
+    if entries is None:
+        return mig if isinstance(mig, Mapping) else {}
+    return next((one.mig_devices for one in reversed(entries) if one.has(card)), {})
 
 
-def absent_cards(
-    mig: Mapping[str, int] | tuple[MigDevicesSpec, ...], cards: int
-) -> Iterator[tuple[int, int]]:
+def absent_cards(mig: MigSpec, cards: int) -> Iterator[tuple[int, int]]:
     """The index of an entry, and the number of a card that the node does not have."""
-    if isinstance(mig, tuple):
-        for index, entry in enumerate(mig):
-            if entry.devices != "all":
-                yield from ((index, card) for card in entry.devices if card >= cards)
+    for index, entry in enumerate(_entries_of(mig) or ()):
+        if entry.devices != "all":
+            yield from ((index, card) for card in entry.devices if card >= cards)
+
+
+def _entries_of(mig: MigSpec) -> tuple[MigDevicesSpec, ...] | None:
+    """None if it is one layout for all cards."""
+    if isinstance(mig, MigFileSpec):
+        return mig.entries
+    return mig if isinstance(mig, tuple) else None

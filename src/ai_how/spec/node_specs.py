@@ -8,6 +8,7 @@ from ai_how.spec import fields
 from ai_how.spec.gpus import GpuSpec
 from ai_how.spec.hardware import PciePassthroughSpec, Spec, VgpuSpec, VirtioFsMount
 from ai_how.spec.lists import GROUP, LIST, NODE, POOLS, OneOrList, tag_of_node, tag_of_workers
+from ai_how.spec.node_hardware import NodeHardwareSpec
 
 MAX_NODES = 1024
 
@@ -81,6 +82,10 @@ class ComputeNodeSpec(NodeResources):
     vgpu: Annotated[VgpuSpec | None, Field(description="A share of a GPU for this node.")] = None
     gpu: Annotated[
         GpuSpec | None, Field(description="GPUs of this node: cards of the host, or simulated.")
+    ] = None
+    hardware: Annotated[
+        NodeHardwareSpec | None,
+        Field(description="What goes with the devices of the host; chosen by itself if not given."),
     ] = None
 
 

@@ -19,10 +19,12 @@ from ai_how.spec.models import (
     VirtioFsMount,
     WorkerGroupSpec,
 )
+from ai_how.spec.node_hardware import NodeHardwareSpec
 
 _CONTROLLER_OFFSET = 10
 _FIRST_FREE_OFFSET = 2
 _LONGEST_ROOMY_PREFIX = 27
+_BY_ITSELF = NodeHardwareSpec()
 _NO_NODES = 3  # the network's own address, the gateway and the broadcast
 
 
@@ -50,6 +52,13 @@ class Node:
     cards: AskedCards | None = None
     vgpu: VgpuProfileSpec | None = None
     """The vGPU that is made for it."""
+    hardware: NodeHardwareSpec = _BY_ITSELF
+    """What goes with its devices of the host."""
+
+    @property
+    def has_host_devices(self) -> bool:
+        """Whether it asks for devices of the host, whole or a share."""
+        return bool(self.pcie_devices or self.vgpu_mdev_uuid or self.cards or self.vgpu)
 
     def domain_name(self, cluster: str) -> str:
         return f"{cluster}-{self.name}"
@@ -111,6 +120,7 @@ def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:
             gpus=spec.gpu.simulated if spec.gpu else None,
             cards=spec.gpu.cards if spec.gpu else None,
             vgpu=spec.gpu.vgpu if spec.gpu else None,
+            hardware=spec.hardware or _BY_ITSELF,
         )
         for number, spec in enumerate(_written_out(hpc.compute_nodes), start=1)
     )

@@ -9,6 +9,7 @@ from ai_how.spec import yaml_tree
 from ai_how.spec.checks import check_file
 from ai_how.spec.expand import expand_variables
 from ai_how.spec.image_checks import check_image_files
+from ai_how.spec.mig_files import read_mig_files
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Finding, Loc, Problem, Severity, render_path
 from ai_how.spec.provision import check_playbook_files
@@ -39,7 +40,7 @@ def read_spec(
 
     A file that is a copy was in the directory `copied_from`: its relative paths begin there.
     """
-    spec, problems = check_spec_file(path, environment, is_copy=copied_from is not None)
+    spec, problems = check_spec_file(path, environment, copied_from=copied_from)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if spec is None or errors:
         noun = "problem" if len(errors) == 1 else "problems"
@@ -48,15 +49,16 @@ def read_spec(
             details="\n".join(map(str, errors)),
             hint=f"ai-how validate {shlex.quote(str(path))}",
         )
-    return spec.placed_in(copied_from) if copied_from else spec
+    return spec
 
 
 def check_spec_file(
-    path: Path, environment: Mapping[str, str], *, is_copy: bool = False
+    path: Path, environment: Mapping[str, str], *, copied_from: Path | None = None
 ) -> tuple[ClusterFile | None, list[Problem]]:
     """As `read_spec_text`. Raises SpecError only where the file cannot be read at all.
 
-    What lies beside the file is not what it names if that `is_copy`.
+    A file that is a copy was in the directory `copied_from`; whether the files that its images need
+    are still there is not asked then.
     """
     try:
         with path.open("rb") as file:
@@ -72,16 +74,24 @@ def check_spec_file(
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return None, [Problem(str(path), line, "", "not UTF-8 text")]
-    directory = None if is_copy else path.absolute().parent
-    return read_spec_text(text, str(path), environment, directory=directory)
+    directory = copied_from or path.absolute().parent
+    return read_spec_text(
+        text, str(path), environment, directory=directory, is_copy=copied_from is not None
+    )
 
 
 def read_spec_text(
-    text: str, name: str, environment: Mapping[str, str], *, directory: Path | None = None
+    text: str,
+    name: str,
+    environment: Mapping[str, str],
+    *,
+    directory: Path | None = None,
+    is_copy: bool = False,
 ) -> tuple[ClusterFile | None, list[Problem]]:
     """The spec, None where there are errors; and all problems, errors and warnings, by line.
 
-    Relative paths begin in `directory`; without one, the files that images need are not looked at.
+    Relative paths begin in `directory`. Without one, and of a copy, the files that images need are
+    not looked at.
     """
     try:
         written = yaml_tree.read_tree(text)
@@ -92,8 +102,9 @@ def read_spec_text(
     findings += without_consequences(misshapen, _places(findings))
     if spec is not None:
         spec = spec.placed_in(directory)
+        findings += without_consequences(read_mig_files(spec, directory), _places(findings))
         findings += without_consequences(check_file(spec), _places(findings))
-        if directory is not None:
+        if directory is not None and not is_copy:
             findings += without_consequences(check_image_files(spec, directory), _places(findings))
             if hpc := spec.clusters.hpc:
                 loc: Loc = ("clusters", "hpc", "provision")

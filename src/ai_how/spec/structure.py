@@ -5,7 +5,7 @@ With the placeholders the rest of the file can be checked, so every problem is r
 
 import copy
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -61,6 +61,13 @@ def read_model(data: dict[str, Any]) -> tuple[ClusterFile | None, list[Finding]]
     except ValidationError:
         repaired = None
     return repaired, _findings(details)
+
+
+def describe(error: ValidationError) -> Iterator[tuple[Loc, str]]:
+    """Each error in our words, with its place in what was checked."""
+    for detail in error.errors(include_url=False):
+        is_unknown = detail["type"] == "extra_forbidden"
+        yield without_tags(detail["loc"]), "unknown key" if is_unknown else _text(detail)
 
 
 def _findings(details: Sequence[ErrorDetails]) -> list[Finding]:

@@ -13,6 +13,7 @@ from ai_how.spec.nodes import Node
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.networks.definition import define_network, render_network
+from ai_how.vm_management.nodes.device_hardware import PLAIN
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     DirectKernel,
@@ -101,6 +102,7 @@ def build_domain_definitions(
         desired.section.hardware,
         (node for node, _ in desired.nodes),
         sorted(os.sched_getaffinity(0)),
+        {name: one.placement.cpus for name, one in desired.device_hardware.items()},
     )
 
     def define(node: Node, one: NodeState) -> DomainDefinition:
@@ -114,6 +116,7 @@ def build_domain_definitions(
             is_uefi=image.manifest.firmware == "uefi",
             has_screen="prepared_from" in image.manifest.recipe,
             pins=pins[node.name],
+            device_hardware=desired.device_hardware.get(node.name, PLAIN),
             cards=desired.functions.get(node.name, ()),
             vgpu=desired.vgpus.get(node.name),
             login=state.user,

@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ai_how.clusters.desired_cluster import DesiredCluster
@@ -23,9 +23,12 @@ from ai_how.host.place import HypervisorHost
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import Plan
+from ai_how.spec.hardware import HardwareSpec
+from ai_how.spec.nodes import Node
 from ai_how.state.models import ClusterState
 from ai_how.vm_management.disks.manager import DiskManager
 from ai_how.vm_management.disks.space import GIB, DiskNeed, check_space, overlay_need
+from ai_how.vm_management.nodes.device_hardware import PLAIN, DeviceHardware
 from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.nodes.host_checks import check_shares
 from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
@@ -65,7 +68,6 @@ def check_host(
     """Raises HostError if the host lacks something that the plan needs; warns if it is scarce."""
     booted = {step.domain for step in plan.steps if isinstance(step, StartDomain)}
     off = [one for _, one in desired.nodes if one.domain_name in booted and not seen.is_on(one)]
-    asked = desired.section.hardware.acceleration.performance
     nodes = [node for node, _ in desired.nodes]
     facts = read_resources(directories=(place.storage.root,))
     started = {one.name for one in off}
@@ -73,13 +75,11 @@ def check_host(
     checks = check_devices(nodes, desired.functions, facts, unstarted=unstarted, machine=machine)
     checks += check_mdevs(nodes, machine)
     checks += check_shares(nodes, place)
-    cost = CapacityRequest(
-        vms=len(off),
-        vcpus=sum(one.cpu_cores for one in off),
-        memory_mib=sum(one.memory_mib for one in off),
-        disk_bytes=0,
-        disk_directory=place.storage.root,
-        hugepage_kib=HUGEPAGE_KIB[asked.hugepage_size] if asked.wants_hugepages else None,
+    cost = capacity_request(
+        [node for node in nodes if node.name in started],
+        desired.device_hardware,
+        desired.section.hardware,
+        place.storage.root,
     )
     if place.runs_guests:
         checks += check_capacity(cost, facts)
@@ -98,6 +98,31 @@ def check_host(
         if check.status is Status.WARNING:
             warn(f"{check.name}: {check.found}")
     _check_disks(desired, plan, seen, place, images, warn)
+
+
+def capacity_request(
+    nodes: Sequence[Node],
+    device_hardware: Mapping[str, DeviceHardware],
+    hardware: HardwareSpec,
+    directory: Path,
+    *,
+    disk_bytes: int = 0,
+) -> CapacityRequest:
+    """What these nodes need; huge pages that were chosen for a node were counted then."""
+    asked = hardware.acceleration.performance
+    others = [
+        node for node in nodes if not device_hardware.get(node.name, PLAIN).placement.hugepage_kib
+    ]
+    plain = [node for node in others if asked.wants_hugepages and node.hardware.hugepages is False]
+    return CapacityRequest(
+        vms=len(nodes),
+        vcpus=sum(node.cpu_cores for node in nodes),
+        memory_mib=sum(node.memory_mib for node in others if node not in plain),
+        plain_mib=sum(node.memory_mib for node in plain),
+        disk_bytes=disk_bytes,
+        disk_directory=directory,
+        hugepage_kib=HUGEPAGE_KIB[asked.hugepage_size] if asked.wants_hugepages else None,
+    )
 
 
 def _memory_needs(plan: Plan, machines: SavedMachines) -> list[DiskNeed]:

@@ -8,6 +8,14 @@ from pathlib import Path
 
 from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.manager import ClusterManager
+from ai_how.clusters.preflight.capacity import capacity_request
+from ai_how.clusters.preflight.device_hardware import (
+    HardwareChoices,
+    HardwareHost,
+    check_device_hardware,
+    choose_device_hardware,
+    hardware_host,
+)
 from ai_how.clusters.preflight.device_users import (
     DeviceUser,
     check_device_users,
@@ -27,14 +35,15 @@ from ai_how.host.name_checks import check_names
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.spec.identity import new_cluster_id
 from ai_how.spec.nodes import Node
 from ai_how.state.every_cluster import read_every_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 from ai_how.vm_management.disks.space import DiskNeed, overlay_need
+from ai_how.vm_management.nodes.device_hardware import DeviceHardware
 from ai_how.vm_management.nodes.host_checks import check_shares
-from ai_how.vm_management.nodes.node_domain import HUGEPAGE_KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +115,12 @@ def estimate(
         running = _running_nodes(state, client)
         users = _device_users(section.name, state, client, roots)
         of_owner = tuple(_owner_checks(kind, section.name, state, place, roots, client))
+        domains = _domains(client)
     unstarted = {*running, *(node.name for node in nodes if not node.auto_start)}
     gpus, of_cards = _assign(nodes, section.name, state, users, roots, machine)
+    names = {one.uuid: one.name for one in state.nodes} if state else {}
+    on_host = hardware_host(domains, names, machine, is_embedded=place.embedded is not None)
+    hardware = _choose_hardware(section, nodes, gpus, on_host)
     return Estimate(
         host=place.asked,
         needs=_needs_of(nodes),
@@ -116,7 +129,8 @@ def estimate(
         checks=(
             *(check for check in check_host(facts) if check.status is Status.FAILURE),
             *of_owner,
-            *check_capacity(_cost_of(section, nodes, running, place), facts),
+            *check_capacity(_cost_of(section, nodes, running, hardware.nodes, place), facts),
+            *check_device_hardware(hardware, [n.name for n in nodes if n.name not in unstarted]),
             *_subnet_checks(section.network.subnet, facts, others, own_bridge, place),
             *([check_names(facts)] if place.has_private_network and wants_uplink else []),
             *of_cards,
@@ -197,6 +211,30 @@ def _assign(
     return gpus, []
 
 
+def _choose_hardware(
+    section: ClusterSection, nodes: Sequence[Node], gpus: HostGpus, host: HardwareHost
+) -> HardwareChoices:
+    """What goes with the devices that a start would give to each node."""
+    if not any(node.has_host_devices for node in nodes):
+        return HardwareChoices()
+    passed = {node.name: [one.pci_address for one in node.pcie_devices] for node in nodes}
+    return choose_device_hardware(
+        nodes,
+        {name: [*gpus.functions.get(name, ()), *passed[name]] for name in passed},
+        gpus.vgpus,
+        section.hardware,
+        host,
+        wanted=[node.name for node in nodes if node.auto_start],
+    )
+
+
+def _domains(client: LibvirtClient | None) -> tuple[DomainInfo, ...]:
+    """All VMs; none where they are not known."""
+    with suppress(AiHowError):
+        return client.list_domains() if client else ()
+    return ()
+
+
 def _running_nodes(state: ClusterState | None, client: LibvirtClient | None) -> frozenset[str]:
     if state is None or client is None:
         return frozenset()
@@ -229,20 +267,19 @@ def _has(facts: HostFacts, directory: Path) -> Has:
 
 
 def _cost_of(
-    section: ClusterSection, nodes: Sequence[Node], running: Collection[str], place: HypervisorHost
+    section: ClusterSection,
+    nodes: Sequence[Node],
+    running: Collection[str],
+    device_hardware: Mapping[str, DeviceHardware],
+    place: HypervisorHost,
 ) -> CapacityRequest:
     off = [node for node in nodes if node.name not in running]
-    disks = [overlay_need(node.name, node.disk_gib) for node in off]
-    performance = section.hardware.acceleration.performance
-    return CapacityRequest(
-        vms=len(off),
-        vcpus=sum(node.cpu_cores for node in off),
-        memory_mib=sum(node.memory_mib for node in off),
-        disk_bytes=_worst(disks),
-        disk_directory=place.storage.root,
-        hugepage_kib=HUGEPAGE_KIB[performance.hugepage_size]
-        if performance.wants_hugepages
-        else None,
+    return capacity_request(
+        off,
+        device_hardware,
+        section.hardware,
+        place.storage.root,
+        disk_bytes=_worst([overlay_need(node.name, node.disk_gib) for node in off]),
     )
 
 

@@ -85,6 +85,20 @@ class CpuDefinition:
     model: str | None = None
     features: tuple[CpuFeature, ...] = ()
     numa: tuple[NumaCell, ...] = ()
+    has_host_address_bits: bool = False
+    """Whether it can address what the host's CPU can; else QEMU decides, by the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumaBinding:
+    """The NUMA node of the host that the guest's memory comes from; strict: or from none."""
+
+    node: int
+    is_strict: bool
+
+    @property
+    def mode(self) -> str:
+        return "strict" if self.is_strict else "preferred"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +178,12 @@ class DomainDefinition:
     pci_devices: tuple[PciAddress, ...] = ()
     vfs: tuple[PciAddress, ...] = ()  # vGPUs, which stay with the host's driver
     mdevs: tuple[UUID, ...] = ()
+    numa: NumaBinding | None = None
+    pci_window_gib: int | None = None  # addresses for the memory of PCI devices; None: QEMU's 32
+    has_balloon: bool = True
+    hides_roms: bool = False
+    rom_file: Path | None = None  # for the `graphics` among `pci_devices`
+    graphics: tuple[PciAddress, ...] = ()
 
     template: ClassVar[str] = "domain.xml.j2"
 
@@ -209,6 +229,10 @@ class DomainDefinition:
     @property
     def has_host_devices(self) -> bool:
         return bool(self.pci_devices or self.vfs or self.mdevs)
+
+    @property
+    def pci_window_kib(self) -> int | None:
+        return self.pci_window_gib and self.pci_window_gib * 1024 * 1024
 
     @property
     def emulator_cpuset(self) -> str:

@@ -1,9 +1,10 @@
 """Converts a node of the cluster file and its placement to the definition of its VM (pure)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from uuid import UUID
 
 from ai_how.errors import HostError, SpecError
@@ -15,6 +16,7 @@ from ai_how.spec.hardware import AccelerationSpec, PerformanceSpec, VirtioFsMoun
 from ai_how.spec.identity import mac_address, object_uuid
 from ai_how.spec.models import HardwareSpec
 from ai_how.spec.nodes import Node, cpu_topology_for, numa_topology_for
+from ai_how.vm_management.nodes.device_hardware import PLAIN, DeviceHardware
 from ai_how.vm_management.nodes.domain_definition import (
     Accel,
     CpuDefinition,
@@ -25,6 +27,7 @@ from ai_how.vm_management.nodes.domain_definition import (
     DiskCache,
     DomainDefinition,
     MemoryBacking,
+    NumaBinding,
     NumaCell,
     VcpuPin,
     VirtioFsShare,
@@ -72,6 +75,7 @@ class NodePlacement:
     is_uefi: bool = False
     has_screen: bool = False
     pins: Pins = ()
+    device_hardware: DeviceHardware = PLAIN
     cards: tuple[str, ...] = ()  # the addresses of all functions of its cards
     vgpu: Vgpu | None = None  # the one that is made for it
     login: str = ""
@@ -95,7 +99,8 @@ def define_domain(
     """
     acceleration = hardware.acceleration
     accel = host.accel if acceleration.enable_kvm else Accel.TCG
-    vgpu = placement.vgpu
+    vgpu, chosen = placement.vgpu, placement.device_hardware
+    where = chosen.placement
     return DomainDefinition(
         mark=Mark(cluster, cluster_id, node.name, placement.owner, placement.kind),
         name=node.domain_name(cluster),
@@ -105,7 +110,9 @@ def define_domain(
         memory_mib=node.memory_mib,
         vcpus=node.cpu_cores,
         accel=accel,
-        cpu=_cpu(node, acceleration, accel, host.virtualization),
+        cpu=_cpu(
+            node, acceleration, accel, host.virtualization, is_roomy=chosen.window_gib is not None
+        ),
         disk=placement.disk,
         backing_chain=placement.backing_chain,
         network=placement.network,
@@ -115,28 +122,31 @@ def define_domain(
         is_uefi=placement.is_uefi,
         has_screen=placement.has_screen,
         disk_cache=host.disk_cache,
-        memory_backing=_memory_backing(
-            acceleration.performance, is_shared=bool(node.virtio_fs_mounts)
-        ),
+        memory_backing=_memory_backing(node, acceleration.performance, where.hugepage_kib),
         pins=placement.pins,
-        shares=tuple(
-            VirtioFsShare(
-                Path(mount.host_path),
-                mount.tag,
-                _server_of(mount, placement.login) if host.maps_shares else None,
-            )
-            for mount in node.virtio_fs_mounts
-        ),
-        pci_devices=tuple(
-            PciAddress.parse(address)
-            for address in (
-                *placement.cards,
-                *(device.pci_address for device in node.pcie_devices),
-            )
+        shares=tuple(_shares(node, placement.login, maps_shares=host.maps_shares)),
+        pci_devices=_addresses(
+            (*placement.cards, *(device.pci_address for device in node.pcie_devices))
         ),
         vfs=(PciAddress.parse(vgpu.parent),) if vgpu and vgpu.uuid is None else (),
         mdevs=tuple(uuid for uuid in (node.vgpu_mdev_uuid, vgpu and vgpu.uuid) if uuid),
+        numa=None if where.numa_node is None else NumaBinding(where.numa_node, where.is_strict),
+        pci_window_gib=chosen.window_gib,
+        has_balloon=node.hardware.balloon or not node.has_host_devices,
+        hides_roms=not node.hardware.rom,
+        rom_file=Path(node.hardware.rom_file) if node.hardware.rom_file else None,
+        graphics=_addresses(chosen.graphics),
     )
+
+
+def _addresses(texts: Iterable[str]) -> tuple[PciAddress, ...]:
+    return tuple(PciAddress.parse(text) for text in texts)
+
+
+def _shares(node: Node, login: str, *, maps_shares: bool) -> Iterator[VirtioFsShare]:
+    for mount in node.virtio_fs_mounts:
+        server = _server_of(mount, login) if maps_shares else None
+        yield VirtioFsShare(Path(mount.host_path), mount.tag, server)
 
 
 def _server_of(mount: VirtioFsMount, login: str) -> Path:
@@ -149,12 +159,22 @@ def _server_of(mount: VirtioFsMount, login: str) -> Path:
 
 
 def pin_nodes(
-    hardware: HardwareSpec, nodes: Iterable[Node], host_cpus: Sequence[int]
+    hardware: HardwareSpec,
+    nodes: Iterable[Node],
+    host_cpus: Sequence[int],
+    placed: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> dict[str, Pins]:
-    """The pins of each node; none unless the file sets `cpu_pinning`."""
+    """The pins of each node; none unless the file sets `cpu_pinning`, or it is `placed` on CPUs."""
+    fixed = {
+        name: tuple(VcpuPin(vcpu, str(cpu)) for vcpu, cpu in enumerate(cpus))
+        for name, cpus in placed.items()
+        if cpus
+    }
+    others = {node.name: node.cpu_cores for node in nodes if node.name not in fixed}
     if not hardware.acceleration.performance.cpu_pinning:
-        return {node.name: () for node in nodes}
-    return pin_cpus(host_cpus, {node.name: node.cpu_cores for node in nodes})
+        return fixed | dict.fromkeys(others, ())
+    taken = {cpu for cpus in placed.values() for cpu in cpus}
+    return fixed | pin_cpus([cpu for cpu in host_cpus if cpu not in taken], others)
 
 
 def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, Pins]:
@@ -179,8 +199,14 @@ def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, 
 
 
 def _cpu(
-    node: Node, acceleration: AccelerationSpec, accel: Accel, virtualization: str | None
+    node: Node,
+    acceleration: AccelerationSpec,
+    accel: Accel,
+    virtualization: str | None,
+    *,
+    is_roomy: bool,
 ) -> CpuDefinition:
+    """`is_roomy`: large devices need more addresses than QEMU gives to a CPU by its model."""
     mode, model = choose_cpu_mode(acceleration.cpu_model, accel)
     topology = cpu_topology_for(acceleration.cpu_topology, node.cpu_cores)
     return CpuDefinition(
@@ -193,6 +219,9 @@ def _cpu(
         ),
         features=_cpu_features(acceleration, accel, virtualization),
         numa=_numa_cells(node, acceleration),
+        has_host_address_bits=is_roomy
+        and accel is Accel.KVM
+        and mode in (CpuMode.HOST_MODEL, CpuMode.CUSTOM),
     )
 
 
@@ -245,11 +274,15 @@ def _cpu_range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _memory_backing(performance: PerformanceSpec, *, is_shared: bool) -> MemoryBacking:
+def _memory_backing(
+    node: Node, performance: PerformanceSpec, chosen_kib: int | None
+) -> MemoryBacking:
+    """`chosen_kib` is the size of the huge pages that were chosen for this node, if any were."""
+    from_cluster = performance.wants_hugepages and node.hardware.hugepages is not False
+    is_shared = bool(node.virtio_fs_mounts)
     return MemoryBacking(
-        hugepage_kib=HUGEPAGE_KIB[performance.hugepage_size]
-        if performance.wants_hugepages
-        else None,
+        hugepage_kib=chosen_kib
+        or (HUGEPAGE_KIB[performance.hugepage_size] if from_cluster else None),
         is_memfd=is_shared or performance.memory_backing == "memfd",
         is_shared=is_shared,
     )
