@@ -110,8 +110,9 @@ class BareCluster:
     def check_image(self, image: Image) -> None:
         """Its nodes run no software of ours."""
 
-    def check_software(self, desired: DesiredCluster) -> None:
+    def check_software(self, desired: DesiredCluster) -> tuple[str, ...]:
         """The same."""
+        return ()
 
     def plan_start(
         self,

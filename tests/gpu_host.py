@@ -148,6 +148,21 @@ class GpuHost:
         for group in (self.root / "sys/kernel/iommu_groups").iterdir():
             group.rmdir()
 
+    def add_numa_node(self, number: int, cpus: str, **pages: int) -> None:
+        """A NUMA node with its CPUs, and the number of free huge pages by size: `_2048kB=512`."""
+        place = f"sys/devices/system/node/node{number}"
+        self.write(f"{place}/cpulist", f"{cpus}\n")
+        for size, free in pages.items():
+            self.write(f"{place}/hugepages/hugepages-{size[1:]}/free_hugepages", f"{free}\n")
+
+    def mount_hugepages(self, *sizes: str) -> None:
+        """Each a hugetlbfs of one page size, `2M` or `1024M`."""
+        lines = (
+            f"2{n} 20 0:2{n} / /dev/hugepages-{size} rw - hugetlbfs hugetlbfs rw,pagesize={size}\n"
+            for n, size in enumerate(sizes)
+        )
+        self.write("proc/self/mountinfo", "".join(lines))
+
     def add_geforce(self, *, driver: str | None = None, module_users: int = 0) -> None:
         """With its audio function behind a port of the same group, in a wide slot of node 1."""
         sound = "snd_hda_intel" if driver else None

@@ -13,6 +13,7 @@ from ai_how.host.checks import Status
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.placements import Placement, placement_in
 from ai_how.plan.step import Applied
 from bare_kind import BARE, CheckRunning
 
@@ -221,3 +222,44 @@ def test_a_lost_state_has_the_cards_of_its_vms(bench: CardBench) -> None:
     bench.manager("mine").recover(user="hpc")
     assert bench.cards("mine", "compute-02") == (CARD, CARD_SOUND)
     assert not bench.start("mine", "", ONE).steps
+
+
+def test_a_card_brings_its_numa_node_and_two_clusters_share_no_cpu(bench: CardBench) -> None:
+    bench.host.add_numa_node(0, "0-3")
+    bench.host.add_numa_node(1, "4,5")
+    for device in (CARD, CARD_SOUND, OTHER, OTHER_SOUND):
+        bench.host.set(device, numa_node="1")
+    bench.start("mine", THIS, "")
+    # What runs is as it would be defined now, whatever else is free in the meantime.
+    assert not bench.start("mine", THIS, "").steps
+    bench.start("theirs", f'gpu: {{pci: "{OTHER}"}}')
+    assert not bench.start("mine", THIS, "").steps
+    assert not [one for one in bench.warnings if "NUMA" in one or "previous" in one]
+    placements = [
+        placement_in(bench.client.find_domain_by_name(name).xml)
+        for name in ("mine-compute-01", "theirs-compute-01", "mine-compute-02")
+    ]
+    assert placements == [
+        Placement(cpus=(5,), numa_node=1),
+        Placement(cpus=(4,), numa_node=1),
+        Placement(),
+    ]
+
+
+def test_what_cannot_be_is_told_by_the_start_or_refused_if_it_is_asked_for(
+    bench: CardBench,
+) -> None:
+    bench.host.add_numa_node(0, "0-3")
+    bench.host.add_numa_node(1, "4,5")
+    bench.host.set(CARD, numa_node="-1")
+    with pytest.raises(HostError, match="compute-01 cannot be kept on a NUMA node: the host does"):
+        bench.start("mine", f"{THIS}, hardware: {{numa: true}}")
+    assert bench.warnings == []
+    bench.start("mine", THIS)
+    [said] = [one for one in bench.warnings if "NUMA" in one]
+    assert said == (
+        "compute-01 is not kept on the NUMA node of its devices: the host does not say on which one "
+        f"{CARD} is"
+    )
+    with pytest.raises(HostError, match="compute-02 needs 512 huge pages of 2048 KiB, 0 are free"):
+        bench.start("mine", THIS, f'gpu: {{pci: "{OTHER}"}}, hardware: {{hugepages: true}}')

@@ -9,12 +9,14 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
 from ai_how.errors import HostError
 from ai_how.hpc.identities import build_identities, config_digest, ensure_secrets, slurm_nodes
+from ai_how.hpc.kind import SLURM
 from ai_how.hpc.plan import plan_start
 from ai_how.hpc.real_gpus import check_mig
 from ai_how.hpc.steps import AwaitReady
 from ai_how.images.manifest import PACKAGES, Image
 from ai_how.images.packages import packages_of
 from ai_how.state.paths import ClusterPaths, StoragePaths
+from ai_how.vm_management.nodes.device_hardware import DeviceHardware
 from cluster_bench import DIGEST, draft_of, make_image, read_hpc, rendering_of
 
 # Two cards, one of them with its audio function, and what is no GPU.
@@ -190,3 +192,35 @@ def test_to_make_cards_whole_takes_their_driver(tmp_path: Path) -> None:
     check_mig(with_gpu(whole, image_with(tmp_path / "image", DRIVER)))
     with pytest.raises(HostError, match="lacks NVIDIA's driver"):
         check_mig(with_gpu(whole, image_with(tmp_path / "other")))
+
+
+RADEON, OTHER = "0000:0b:00.0", "0000:66:00.0"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "foreign", "gpus"),
+    [
+        ("{count: 2}", (RADEON,), {"": 1}),
+        ("{count: 2}", (RADEON, OTHER), {}),
+        (f'{{pci: ["0000:65:00.0", "{RADEON}"]}}', (RADEON,), {"": 1}),
+        ("{count: 1}", (), {"": 1}),
+    ],
+)
+def test_slurm_gets_no_card_of_another_maker(
+    tmp_path: Path, gpu: str, foreign: tuple[str, ...], gpus: dict[str, int]
+) -> None:
+    made = with_gpu(gpu, image_with(tmp_path / "image", DRIVER))
+    chosen = {"compute-01": DeviceHardware(foreign=foreign)}
+    made = replace(made, device_hardware=chosen)
+    ours, _ = slurm_nodes(made)
+    assert (ours.gpus, ours.autodetect) == (gpus, "nvidia" if gpus else None)
+    assert SLURM.check_software(made) == tuple(
+        f"compute-01 has {', '.join(foreign)}, which SLURM does not get: it is no GPU of NVIDIA"
+        for _ in foreign[:1]
+    )
+
+
+def test_a_passed_gpu_of_another_maker_is_not_counted_either(tmp_path: Path) -> None:
+    made = draft(image_with(tmp_path / "image", DRIVER))
+    chosen = {"compute-01": DeviceHardware(foreign=(OTHER,))}
+    assert slurm_nodes(replace(made, device_hardware=chosen))[0].gpus == {"": 1}

@@ -68,8 +68,11 @@ class ClusterKind(Protocol):
     def check_image(self, image: "Image") -> None:
         """Raises HostError if nodes of this kind cannot boot the image."""
 
-    def check_software(self, desired: "DesiredCluster") -> None:
-        """Raises HostError where what is in the images of the nodes does not go together."""
+    def check_software(self, desired: "DesiredCluster") -> tuple[str, ...]:
+        """What the software of the nodes cannot use, a line for each.
+
+        Raises HostError where what is in the images of the nodes does not go together.
+        """
 
     def plan_start(
         self,

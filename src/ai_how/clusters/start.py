@@ -145,9 +145,8 @@ def _check(context: StartContext, looked: Looked, decided: _Decided) -> None:
     _warn_of_drained(desired, seen, plan, context.warn)
     if not plan.steps:
         return
-    for line in (*decided.matches.notes, looked.accel_warning):
-        if line:
-            context.warn(line)
+    for line in (*decided.matches.notes, *looked.notes):
+        context.warn(line)
     if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
     require_free_devices(desired, _booted(decided), context.client, context.roots)

@@ -38,7 +38,7 @@ class Looked:
     seen: Observed
     images: Mapping[str, Image]
     accel: Accel
-    accel_warning: str | None
+    notes: tuple[str, ...]
     hardware: HardwareChoices
 
 
@@ -65,7 +65,7 @@ def look(context: StartContext) -> Looked:
     images = {digest: context.catalogue.store.get(digest) for digest in digests}
     hardware = choose_for(desired, every, place, wanted=_wanted(context), machine=context.machine)
     desired = replace(desired, images=images, device_hardware=hardware.nodes)
-    context.kind.check_software(desired)
+    notes = context.kind.check_software(desired)
     accel, warning = choose_accel(context.section.hardware, place, context.roots)
     return Looked(
         previous=previous,
@@ -73,7 +73,7 @@ def look(context: StartContext) -> Looked:
         seen=seen,
         images=images,
         accel=accel,
-        accel_warning=warning,
+        notes=(*notes, *([warning] if warning else [])),
         hardware=hardware,
     )
 

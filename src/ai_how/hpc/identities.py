@@ -20,11 +20,10 @@ from ai_how.guest.ssh import ensure_munge_key
 from ai_how.hpc.gpus import cards_of, gpu_entries, gres_entries
 from ai_how.hpc.mig import mig_entries
 from ai_how.hpc.node_identity import NodeIdentity
-from ai_how.hpc.real_gpus import real_gpus_of
+from ai_how.hpc.real_gpus import RealGpus, real_gpus_of
 from ai_how.hpc.section import hpc_of
 from ai_how.hpc.slurm_config import SlurmNode, render_gres_conf, render_slurm_conf
 from ai_how.hpc.versions import has_pmix_of, reloads_gres, slurm_version_of
-from ai_how.images.manifest import Image
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import Node, Role, cpu_topology_for
 from ai_how.state.models import ClusterState, NodeState
@@ -132,14 +131,23 @@ def slurm_nodes(desired: DesiredCluster) -> tuple[SlurmNode, ...]:
     """The compute nodes for slurm.conf, including those that are no longer in the spec."""
     hpc, asked = hpc_of(desired.section), {one.name: node for node, one in desired.nodes}
     return tuple(
-        _slurm_node(hpc, asked.get(one.name), one, desired.images.get(one.image_digest))
+        _slurm_node(hpc, asked.get(one.name), one, _real_gpus(desired, asked.get(one.name), one))
         for one in desired.state.nodes
         if one.role is Role.COMPUTE
     )
 
 
-def _slurm_node(hpc: HpcSpec, node: Node | None, one: NodeState, image: Image | None) -> SlurmNode:
-    real = real_gpus_of(node, image) if node else None
+def _real_gpus(desired: DesiredCluster, node: Node | None, one: NodeState) -> RealGpus | None:
+    if node is None:
+        return None
+    chosen = desired.device_hardware.get(node.name)
+    foreign = chosen.foreign if chosen else ()
+    return real_gpus_of(node, desired.images.get(one.image_digest), foreign)
+
+
+def _slurm_node(
+    hpc: HpcSpec, node: Node | None, one: NodeState, real: RealGpus | None
+) -> SlurmNode:
     by_nvml = "nvml" if node and node.gpus and node.gpus.nvml else None
     layout = cpu_topology_for(hpc.hardware.acceleration.cpu_topology, one.cpu_cores)
     return SlurmNode(

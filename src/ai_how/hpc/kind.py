@@ -62,14 +62,15 @@ class SlurmCluster:
                 hint="remove base_image_path to use the built-in image",
             )
 
-    def check_software(self, desired: "DesiredCluster") -> None:
+    def check_software(self, desired: "DesiredCluster") -> tuple[str, ...]:
         from ai_how.hpc.nvml import check_nvml
-        from ai_how.hpc.real_gpus import check_mig
+        from ai_how.hpc.real_gpus import check_mig, describe_foreign
         from ai_how.hpc.versions import check_versions
 
         check_versions(desired)
         check_nvml(desired)
         check_mig(desired)
+        return tuple(describe_foreign(desired))
 
     def plan_start(
         self,

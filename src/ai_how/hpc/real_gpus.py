@@ -1,11 +1,13 @@
 """Real GPUs of a node in SLURM: how many, and how slurmd finds them (pure).
 
 slurmd is told of no card that the node's own driver does not show: it would drain the node. So
-without NVIDIA's driver in the image SLURM has none, whatever is passed through.
+without NVIDIA's driver in the image SLURM has none, whatever is passed through, and never one of
+another maker: `AutoDetect=rsmi` needs AMD's driver, which the kernel of our images lacks, and
+Debian has no plugin for `oneapi`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ai_how.clusters.desired_cluster import DesiredCluster
@@ -35,20 +37,32 @@ class RealGpus:
     """The value of `AutoDetect` in gres.conf."""
 
 
-def real_gpus_of(node: Node, image: Image | None) -> RealGpus | None:
-    """What SLURM has of the cards that a node has; None if it has none, or cannot find them."""
+def real_gpus_of(node: Node, image: Image | None, foreign: Collection[str] = ()) -> RealGpus | None:
+    """What SLURM has of the cards that a node has; None if it has none, or cannot find them.
+
+    `foreign` are the addresses of cards of other makers, as far as the cards are known.
+    """
     # Two functions of a slot are one card.
-    slots = {
-        device.pci_address.rpartition(".")[0]
-        for device in node.pcie_devices
-        if device.device_type == "gpu"
-    }
-    count = len(slots) + (node.cards.total if node.cards else 0)
+    passed = {_slot_of(device.pci_address) for device in node.pcie_devices}
+    slots = {_slot_of(one.pci_address) for one in node.pcie_devices if one.device_type == "gpu"}
+    others = {_slot_of(address) for address in foreign}
+    count = len(slots - others)
+    if node.cards:
+        count += max(0, node.cards.total - len(others - passed))
     autodetect = _autodetect_of(image) if count and image else None
     if autodetect is None:
         return None
     slices = node.cards.slices if node.cards else None
     return RealGpus(gres_counts(slices) if slices else {"": count}, autodetect)
+
+
+def describe_foreign(desired: DesiredCluster) -> Iterator[str]:
+    """The GPUs that SLURM has no use of, a line for each node."""
+    for node, one in desired.nodes:
+        chosen = desired.device_hardware.get(node.name)
+        if chosen and chosen.foreign:
+            which = ", ".join(chosen.foreign)
+            yield f"{one.name} has {which}, which SLURM does not get: it is no GPU of NVIDIA"
 
 
 def check_mig(desired: DesiredCluster) -> None:
@@ -68,6 +82,10 @@ def check_mig(desired: DesiredCluster) -> None:
                 "the image that it was made with: destroy it first.",
                 hint="images: {gpus: {with: nvidia}}  # in the cluster file",
             )
+
+
+def _slot_of(address: str) -> str:
+    return address.rpartition(".")[0]
 
 
 def _autodetect_of(image: Image) -> str | None:

@@ -31,6 +31,7 @@ from ai_how.spec.nodes import Node, numa_topology_for
 from ai_how.vm_management.nodes.device_hardware import DeviceHardware
 from ai_how.vm_management.vgpus import MDEVS, Vgpu
 
+NVIDIA = 0x10DE
 DEFAULT_WINDOW_GIB = 32  # QEMU's, on q35
 _GIB = 1 << 30
 _USUAL_BITS = 40  # of a CPU in QEMU that does not have those of the host
@@ -113,6 +114,7 @@ class _Chooser:
             placement=placement,
             window_gib=node.hardware.mmio_gb or self._window(node, devices),
             graphics=tuple(one.address for one in cards),
+            foreign=tuple(one.address for one in cards if one.vendor_id != NVIDIA),
         )
 
     def _directories(

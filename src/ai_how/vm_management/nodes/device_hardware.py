@@ -13,7 +13,9 @@ class DeviceHardware:
     window_gib: int | None = None
     """The addresses for the memory of PCI devices; None is QEMU's default."""
     graphics: tuple[str, ...] = ()
-    """The functions that a file with a ROM is for."""
+    """The first function of each GPU; a file with a ROM is for these."""
+    foreign: tuple[str, ...] = ()
+    """Those of them that are not NVIDIA's."""
 
 
 PLAIN = DeviceHardware()
