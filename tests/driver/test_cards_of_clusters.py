@@ -258,8 +258,8 @@ def test_what_cannot_be_is_told_by_the_start_or_refused_if_it_is_asked_for(
     bench.start("mine", THIS)
     [said] = [one for one in bench.warnings if "NUMA" in one]
     assert said == (
-        "compute-01 is not kept on the NUMA node of its devices: the host does not say on which one "
-        f"{CARD} is"
+        "compute-01 is not kept on the NUMA node of its devices: the host does not say on which "
+        f"one {CARD} is"
     )
     with pytest.raises(HostError, match="compute-02 needs 512 huge pages of 2048 KiB, 0 are free"):
         bench.start("mine", THIS, f'gpu: {{pci: "{OTHER}"}}, hardware: {{hugepages: true}}')
