@@ -207,6 +207,17 @@ def test_no_page_is_given_twice(host: GpuHost) -> None:
     assert asked.refusals["compute-02"].advice == f"echo $(($(cat {file}) + 512)) | sudo tee {file}"
 
 
+def test_a_kernel_without_numa_has_huge_pages_too(tmp_path: Path) -> None:
+    host = GpuHost(tmp_path)
+    host.add_geforce()
+    host.mount_hugepages("2M")
+    pool = "sys/kernel/mm/hugepages/hugepages-2048kB"
+    host.write(f"{pool}/nr_hugepages", "2048\n")
+    for free, page in ((1024, 2048), (1023, None)):
+        host.write(f"{pool}/free_hugepages", f"{free}\n")
+        assert choose(host, CARD).nodes["compute-01"].placement == Placement(hugepage_kib=page)
+
+
 def test_memory_of_huge_pages_is_not_asked_of_the_rest(host: GpuHost, tmp_path: Path) -> None:
     host.mount_hugepages("2M")
     host.add_numa_node(1, "4-7,12-15", _2048kB=1024)
@@ -260,6 +271,17 @@ def test_cards_of_other_makers_and_graphics_are_known(host: GpuHost) -> None:
     ).nodes
     assert (found["compute-01"].graphics, found["compute-01"].foreign) == ((GEFORCE,), ())
     assert found["compute-02"].foreign == (RADEON,)
+
+
+def test_a_rom_is_for_a_card_and_must_be_there(host: GpuHost) -> None:
+    asked = f"{CARD}, hardware: {{rom_file: /srv/roms/card.rom}}"
+    missing = choose(host, asked).refusals["compute-01"]
+    assert missing.found == "there is no file /srv/roms/card.rom, the ROM for compute-01"
+    host.write("srv/roms/card.rom", "")
+    assert not choose(host, asked).refusals
+    host.set(GEFORCE, **{"class": "0x020000"})
+    other = choose(host, asked).refusals["compute-01"]
+    assert other.found == "compute-01 has no GPU that /srv/roms/card.rom could be for"
 
 
 def test_the_definition_has_it_all(host: GpuHost, tmp_path: Path) -> None:

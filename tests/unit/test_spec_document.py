@@ -40,6 +40,7 @@ def test_the_default_file_explains_every_field() -> None:
         "ComputeNodeSpec",
         "WorkerNodeSpec",
         "MigDevicesSpec",
+        "MigFileSpec",
     }
     for model in all_models():
         if model.__name__ in groups:

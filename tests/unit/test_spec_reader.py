@@ -107,8 +107,8 @@ clusters:
         "F:14: clusters.hpc.compute_nodes[0].memory_gb: found '0.1'; the minimum is 0.5",
         (
             "F:15: clusters.hpc.compute_nodes[1].zzz: unknown key; known here: auto_start, "
-            "base_image_path, cpu_cores, disk_gb, gpu, ip, memory_gb, pcie_passthrough, vgpu, "
-            "virtio_fs_mounts"
+            "base_image_path, cpu_cores, disk_gb, gpu, hardware, ip, memory_gb, pcie_passthrough, "
+            "vgpu, virtio_fs_mounts"
         ),
         "F:16: clusters.hpc.compute_nodes[2]: found 'nonsense'; expected a section of keys",
         "F:19: clusters.hpc.slurm_config.default_partition: found 'z'; the partitions are: a, b",

@@ -86,6 +86,9 @@ def _check_hugepages(
         )
     page_mib = _MIB_PER_HUGEPAGE[performance.hugepage_size]
     for node in cluster.nodes:
+        own = node.spec.hardware if isinstance(node.spec, ComputeNodeSpec) else None
+        if own and own.hugepages is False:
+            continue
         if node.spec.memory_mib % page_mib:
             yield error_at(
                 f"found {node.spec.memory_mib} MiB; "

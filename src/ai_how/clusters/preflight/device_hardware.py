@@ -4,6 +4,7 @@ VFIO keeps all memory of a VM in place, so memory on the wrong NUMA node stays t
 """
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from ai_how.errors import HostError
 from ai_how.gpu.inventory import find_cards
 from ai_how.gpu.sysfs import directory_of, read_bars
 from ai_how.host.checks import Check, Status
-from ai_how.host.memory_facts import read_hugepage_mounts
+from ai_how.host.memory_facts import read_hugepage_mounts, read_hugepages
 from ai_how.host.numa import (
     NumaNode,
     read_address_bits,
@@ -99,6 +100,9 @@ class _Chooser:
         for xml in (*host.running.values(), *host.others):
             self.free_cpus -= set(placement_in(xml).cpus)
         self.free_pages = {number: dict(one.free_hugepages) for number, one in self.numa.items()}
+        if not self.numa:  # a kernel without NUMA
+            pools = read_hugepages(host.machine)
+            self.free_pages[0] = {pool.size_kib: pool.free for pool in pools}
         self.pci = read_pci_devices(host.machine)
         self.chosen: dict[str, DeviceHardware] = {}
         self.notes: dict[str, str] = {}
@@ -110,6 +114,8 @@ class _Chooser:
         if placement is None:
             placement = self._place(node, self._directories(node, devices, vgpu))
         cards = find_cards((self.pci[one] for one in devices if one in self.pci), self.host.machine)
+        if rom := node.hardware.rom_file:
+            self._check_rom(node, rom, has_card=bool(cards))
         self.chosen[node.name] = DeviceHardware(
             placement=placement,
             window_gib=node.hardware.mmio_gb or self._window(node, devices),
@@ -158,7 +164,11 @@ class _Chooser:
         numa, why = self._find_numa(node, directories)
         if why and asked.numa is not False:
             if asked.numa:
-                self._refuse(node, "numa", f"{node.name} cannot be kept on a NUMA node: {why}")
+                self._refuse(
+                    node,
+                    f"{node.name} cannot be kept on a NUMA node: {why}",
+                    "hardware: {numa: false}  # of that node, in the cluster file",
+                )
             else:
                 self.notes[node.name] = why
         cpus: tuple[int, ...] = ()
@@ -226,14 +236,19 @@ class _Chooser:
         file = f"/sys/{place}/hugepages-{size}kB/nr_hugepages"
         self._refuse(
             node,
-            "hugepages",
             f"{node.name} needs {needed} huge pages of {size} KiB{where}, {free} are free",
             f"echo $(($(cat {file}) + {needed - free})) | sudo tee {file}",
         )
 
-    def _refuse(self, node: Node, key: str, text: str, advice: str | None = None) -> None:
-        instead = f"hardware: {{{key}: false}}  # of that node, in the cluster file"
-        self.refusals.setdefault(node.name, Check(key, Status.FAILURE, text, advice or instead))
+    def _check_rom(self, node: Node, rom: str, *, has_card: bool) -> None:
+        if not has_card:
+            self._refuse(node, f"{node.name} has no GPU that {rom} could be for", "ai-how gpu list")
+        elif not (self.host.machine / rom.lstrip("/")).is_file():
+            text = f"there is no file {rom}, the ROM for {node.name}"
+            self._refuse(node, text, f"ls -l {shlex.quote(rom)}")
+
+    def _refuse(self, node: Node, text: str, advice: str) -> None:
+        self.refusals.setdefault(node.name, Check("hardware", Status.FAILURE, text, advice))
 
     def _window(self, node: Node, devices: Sequence[str]) -> int | None:
         """The GiB of addresses for the memory of its devices; None where QEMU's default has room.
