@@ -15,8 +15,8 @@ HERE = "hpc.compute_nodes[0].hardware"
 HUGE = {"acceleration": {"performance": {"enable_hugepages": True, "hugepage_size": "1G"}}}
 
 
-def of(more: dict[str, Any], hardware: dict[str, Any], **hpc: Any) -> list[str]:
-    found = check({"compute_nodes": [NODE | more | {"hardware": hardware}, NODE], **hpc})
+def of(more: dict[str, Any], asked: dict[str, Any], **hpc: Any) -> list[str]:
+    found = check({"compute_nodes": [NODE | more | {"hardware": asked}, NODE], **hpc})
     return [one.replace("clusters.", "") for one in found]
 
 
