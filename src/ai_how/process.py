@@ -267,10 +267,13 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
         child.returncode = -signal.SIGKILL  # else Python warns of it, whenever we end
 
 
-def start_piped(argv: Sequence[Argument]) -> subprocess.Popen[bytes]:
-    """Start a program that answers on its standard output, by pipes; errors are not kept.
+def start_piped(
+    argv: Sequence[Argument], *, errors: int = subprocess.DEVNULL, is_apart: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a program that answers on its standard output, by pipes; `errors` gets its errors.
 
-    Its pipes are closed, and it is waited for, by its `with` block.
+    Its pipes are closed, and it is waited for, by its `with` block. If it `is_apart`, signals of
+    our terminal are not for it.
     """
     words = [os.fspath(word) for word in argv]
     return begin(
@@ -278,7 +281,9 @@ def start_piped(argv: Sequence[Argument]) -> subprocess.Popen[bytes]:
             words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            stderr=errors,
+            start_new_session=is_apart,
             env=child_environment(),
         )
     )

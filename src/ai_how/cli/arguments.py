@@ -1,7 +1,7 @@
 """The command line before parsing: global options may be anywhere before a command's own.
 
-Nothing after `--` belongs to ai-how, and in `hpc ssh` and `hpc exec` nothing after the first word
-of the command that they run.
+Nothing after `--` belongs to ai-how, and in `hpc ssh`, `hpc exec` and `hpc run` nothing after the
+first word of the command that they run.
 """
 
 import os
@@ -18,11 +18,14 @@ _JOINED = re.compile(r"(--config|--connect|--state-dir|--log-file)=.*|-c.+", re.
 _CONFIG, _CONNECT, _STATE_DIR = ("--config", "-c"), ("--connect",), ("--state-dir",)
 
 _RUNNING = (["hpc", "ssh"], ["hpc", "exec"])
+_JOB = ["hpc", "run"]
 _VALUED_OF_RUNNING = ("--cluster", "--timeout")
 # ssh(1), except `c`, which is our --config everywhere, and -v, our --verbose.
 _FLAGS_OF_SSH, _VALUED_OF_SSH = set("1246AaCfGgKkMNnqsTtvVXxYy"), set("BbcDEeFIiJLlmOoPpQRSWw")
 PASSED = "--pass"
-"""The hidden option of `hpc ssh` that passes a word to ssh."""
+"""The hidden option of `hpc ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
+
+_OF_RUN, _VALUED_OF_RUN = ("--detach", "--start", "--help", "-h"), ("--attach", "--cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ class _Reader:
                 if self.rest in _RUNNING:
                     self._read_running(is_ssh=self.rest[1] == "ssh")
                     break
+                if self.rest == _JOB:
+                    self._read_job()
+                    break
         config, state_dir = self._find(_CONFIG), self._find(_STATE_DIR)
         return CommandLine(
             words=(*self.hoisted, *self.rest, *self.left),
@@ -104,6 +110,28 @@ class _Reader:
             else:
                 self._move(named)
         self.rest += ["--", *named]
+
+    def _read_job(self) -> None:
+        """Read options up to the command: those that are not ours are sbatch's, with their values.
+
+        Without a `--` the command follows our own options: which of sbatch's take a value is not
+        known here.
+        """
+        passed: list[str] = []
+        while self.left and self.left[0] != "--":
+            word = self.left[0]
+            name, joined, _ = word.partition("=")
+            if self._hoist():
+                continue
+            if word in _OF_RUN or name in _VALUED_OF_RUN:
+                self._move(self.rest, 1 if joined or word in _OF_RUN else 2)
+            elif word.startswith("-") or passed:
+                self._move(passed)
+            else:
+                break
+        self.rest += [f"{PASSED}={one}" for one in passed]
+        if self.left[:1] != ["--"]:
+            self.rest.append("--")
 
     def _hoist(self) -> bool:
         """Move a global option out of the remaining words."""

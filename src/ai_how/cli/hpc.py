@@ -26,6 +26,7 @@ from ai_how.cli.hpc_cluster import (
 )
 from ai_how.cli.hpc_list import app as of_all
 from ai_how.cli.hpc_nodes import app as of_nodes
+from ai_how.cli.hpc_run import app as of_jobs
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
 from ai_how.errors import SpecError
 
@@ -40,6 +41,7 @@ app = new_app("Start, stop, inspect and use the SLURM cluster.")
 app.add_typer(of_all)
 app.add_typer(of_nodes)
 app.add_typer(of_ansible)
+app.add_typer(of_jobs)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9
@@ -86,7 +88,7 @@ def start(
     manager = manager_of(context, hpc.name)
     playbooks = PlaybooksOfStart.of(manager, spec)
     if not dry_run:
-        _build_missing_images(manager, spec, context)
+        build_missing_images(manager, spec, context)
     begun = time.monotonic()
     with LiveNodes(
         hpc.name,
@@ -121,7 +123,8 @@ def _saving(
             manager.save_for_next_start(spec, plan, source=path)
 
 
-def _build_missing_images(manager: "HpcManager", spec: "ClusterFile", context: Context) -> None:
+def build_missing_images(manager: "HpcManager", spec: "ClusterFile", context: Context) -> None:
+    """Build the images that a start needs and that are not there, with a bar."""
     from ai_how.clusters.images import build_images, find_missing_images
 
     state = manager.find_state()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ai_how.console.commands import completed
 from ai_how.console.error_report import ErrorReport, report_of
-from ai_how.console.streams import Style, paint
+from ai_how.console.streams import Outlet, Style, paint
 from ai_how.console.text import clean, to_jsonable
 
 if TYPE_CHECKING:
@@ -60,6 +60,15 @@ def show_text(text: str, *, to_stderr: bool = False) -> None:
     _write_line(clean(text, keep_lines=True) if stream.isatty() else text, stream)
 
 
+def pass_on(data: bytes, *, to_stderr: bool = False) -> None:
+    """Write the output of a program of the user's as it is, at once."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if isinstance(stream, Outlet):
+        stream.write_bytes(data)
+    else:
+        stream.write(data.decode(errors="replace"))
+
+
 def show_line(text: str, style: Style | None = None) -> None:
     """Print one line of a message; foreign text in it is made harmless."""
     _write_line(paint(clean(completed(text)), style, sys.stdout), sys.stdout)
@@ -75,6 +84,11 @@ def show_warning(text: str) -> None:
     """Print a warning on stderr: it stops nothing."""
     said = f"warning: {clean(completed(text))}"
     _write_line(paint(said, Style.WARN, sys.stderr), sys.stderr)
+
+
+def show_note(text: str) -> None:
+    """Print a line about the work on stderr: stdout is that of a program of the user's."""
+    _write_line(paint(f"ai-how: {clean(completed(text))}", Style.DIM, sys.stderr), sys.stderr)
 
 
 def show_json(value: object) -> None:

@@ -49,6 +49,16 @@ class Outlet:
         except OSError as error:
             self._give_up(error)
 
+    def write_bytes(self, data: bytes) -> None:
+        """Write bytes as they are, at once."""
+        try:
+            self._stream.flush()
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._stream.fileno(), rest) :]
+        except OSError as error:
+            self._give_up(error)
+
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  all else is the stream's
         return getattr(self._stream, name)
 

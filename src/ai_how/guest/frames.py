@@ -1,0 +1,78 @@
+"""Frames to and from a program in a guest, over ssh: a letter, the length, the content."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ai_how.errors import GuestError
+from ai_how.process import Daemon, dying_with_us, start_piped
+
+CHUNK_BYTES = 1 << 16
+_HEAD_BYTES = 5
+_MOST_BYTES = 1 << 28
+
+
+class LinkLostError(GuestError):
+    """The connection ended before the program at its other end."""
+
+
+@dataclass(slots=True)
+class Link:
+    """The connection to one program in a guest."""
+
+    child: Daemon
+    errors: int
+    """The descriptor of a file with what ssh says."""
+
+    @classmethod
+    def open(cls, argv: Sequence[str]) -> "Link":
+        """Start ssh, away from the terminal: Ctrl-C is for us. It ends with us, however we end."""
+        errors = os.memfd_create("errors")
+        return cls(start_piped(dying_with_us(argv), errors=errors, is_apart=True), errors)
+
+    def close(self) -> None:
+        """End the connection. The program at its other end sees that its input has ended."""
+        for pipe in (self.child.stdin, self.child.stdout):
+            if pipe:
+                pipe.close()
+        self.child.send_signal(signal.SIGTERM)
+        self.child.wait()
+        os.close(self.errors)
+
+    def send(self, kind: str, content: bytes = b"") -> None:
+        """Raises LinkLostError if the connection has ended."""
+        rest = memoryview(kind.encode() + len(content).to_bytes(4, "big") + content)
+        assert self.child.stdin is not None  # noqa: S101  for mypy: it has a pipe
+        try:
+            while rest:
+                rest = rest[os.write(self.child.stdin.fileno(), rest) :]
+        except BrokenPipeError:
+            raise self._lost() from None
+
+    def send_json(self, kind: str, value: object) -> None:
+        self.send(kind, json.dumps(value).encode())
+
+    def receive(self) -> tuple[str, bytes]:
+        """The next frame. Raises LinkLostError if the connection ends, GuestError for nonsense."""
+        head = self._read(_HEAD_BYTES)
+        length = int.from_bytes(head[1:], "big")
+        if length > _MOST_BYTES:
+            raise GuestError("the guest sent something unexpected", details=repr(head))
+        return chr(head[0]), self._read(length)
+
+    def _read(self, count: int) -> bytes:
+        assert self.child.stdout is not None  # noqa: S101
+        parts = []
+        while count:
+            part = os.read(self.child.stdout.fileno(), min(count, 1 << 20))
+            if not part:
+                raise self._lost()
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def _lost(self) -> LinkLostError:
+        said = os.pread(self.errors, CHUNK_BYTES, 0).decode(errors="replace").strip()
+        return LinkLostError("the connection was lost", details=said or None)
