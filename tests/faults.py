@@ -91,6 +91,11 @@ FAMILIES: dict[str, dict[str, str]] = {
         "W04": "a process that saves a VM is killed, with or without libvirtd",
         "W05": "two nodes from one saved VM share values that must be unique",
     },
+    "jobs from here": {
+        "J01": "a run of a job is killed, or loses its connection",
+        "J02": "a run of a job is interrupted",
+        "J03": "a file changes here while a job that changes it runs",
+    },
     "host": {
         "F63": "the host reboots",
         "F64": "the state was written by an earlier version",

@@ -31,6 +31,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc inventory": (None, ()),
     "hpc provision": (None, ()),
     "hpc ssh": (None, ("controller",)),
+    "hpc run": (None, ("--", "id")),
     "hpc exec": (None, ("controller", "--", "id")),
     "hpc console": (None, ("controller",)),
     "hpc logs": (None, ("controller",)),

@@ -12,7 +12,7 @@ from ai_how.cli.arguments import PASSED
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import Cluster, load_kept, manager_of
-from ai_how.errors import HostError, SpecError
+from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
     from ai_how.hpc.manager import HpcManager
@@ -57,8 +57,9 @@ def run(
     first node; srun in it runs on all of them. An input that is not a terminal is read to its end
     first, and is that of the command.
 
-    Ctrl-C cancels the job. If the connection is lost, the job goes on. The exit code is that of the
-    command: 128 and the number of the signal if one ended it.
+    Ctrl-C cancels the job, and a second one does not wait for that. If the connection is lost, the
+    job goes on. The exit code is that of the command, 128 and the number of the signal if one ended
+    it, and 130 after Ctrl-C.
     """
     from ai_how.hpc.run_here import Job, check_directory, find_shared
     from ai_how.hpc.sbatch_options import check_options
@@ -148,9 +149,11 @@ def _carry_out(manager: "HpcManager", job: "Job", *, is_json: bool) -> int:
         words = f"job {ended.job} ended as {ended.state or 'unknown'}"
         words += f" ({ended.reason})" if ended.reason else ""
         words += f" on {ended.nodes}" if ended.nodes not in (None, "", "(null)") else ""
-        if ended.exit_code is None and not is_json:
+        if ended.exit_code is None and not (is_json or ended.was_cancelled_here):
             raise HostError(words)
         _tell(words)
+    if ended.was_cancelled_here:
+        return InterruptedRunError.exit_code
     return HostError.exit_code if ended.exit_code is None else ended.exit_code
 
 

@@ -59,7 +59,9 @@ class Ended:
     state: str | None = None
     reason: str | None = None
     nodes: str | None = None
-    """Last three: in SLURM's words; None if it has forgotten the job."""
+    """These three are in SLURM's words; None if it has forgotten the job."""
+    was_cancelled_here: bool = False
+    """Whether a signal to us did so."""
     sent: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     files: TakenBack | None = None
@@ -169,6 +171,8 @@ class _Run:
             if kind == "d":
                 ended.exit_code, ended.state = value["code"], value["state"]
                 ended.reason, ended.nodes = value["reason"], value["nodes"]
+                is_cancelled = str(ended.state).startswith("CANCELLED")
+                ended.was_cancelled_here = self.cancels and is_cancelled
                 return
             again = f", started again {value['restarts']} times" if value["restarts"] else ""
             self.sink.news(f"job {ended.job} is {value['state']} ({value['reason']}){again}")
@@ -200,7 +204,7 @@ class _Run:
                 hint=f"ai-how hpc ssh controller scancel {job}",
             )
         self.cancels = True
-        self.sink.news(f"cancelling job {job}; to leave it: Ctrl-C")
+        self.sink.news(f"cancelling job {job}; Ctrl-C does not wait for it")
         self.link.send("x")
 
 
