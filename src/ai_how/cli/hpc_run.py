@@ -61,7 +61,7 @@ def run(
     job goes on. The exit code is that of the command, 128 and the number of the signal if one ended
     it, and 130 after Ctrl-C.
     """
-    from ai_how.hpc.run_here import Job, check_directory, find_shared
+    from ai_how.hpc.run_here import Job, check_directory, check_home, find_shared
     from ai_how.hpc.sbatch_options import check_options
     from ai_how.spec.nodes import get_hpc
 
@@ -70,14 +70,10 @@ def run(
     check_options(passed or [])
     spec, path = load_kept(context, cluster) if cluster else context.load_spec()
     hpc = get_hpc(spec)
+    check_home(hpc)
     manager = manager_of(context, hpc.name, is_named=bool(cluster))
     if starts:
         _start(context, manager, spec, path)
-    if hpc.storage.home != "nfs":
-        raise SpecError(
-            "the nodes of this cluster share no home, in which the job's output could be",
-            hint="ai-how hpc ssh controller srun CMD  # or storage: {home: nfs} in the file",
-        )
     shared = None if attach else find_shared(hpc, top)
     if not (shared or attach):
         check_directory(top)

@@ -93,6 +93,15 @@ def find_shared(hpc: HpcSpec, top: Path) -> PurePosixPath | None:
     return found.pop() if len(found) == 1 else None
 
 
+def check_home(hpc: HpcSpec) -> None:
+    """Raises SpecError for a cluster whose nodes have no place for the output of a job."""
+    if hpc.storage.home != "nfs":
+        raise SpecError(
+            "the nodes of this cluster share no home, in which the job's output could be",
+            hint="ai-how hpc ssh controller srun CMD  # or storage: {home: nfs} in the file",
+        )
+
+
 def check_directory(top: Path) -> None:
     """Raises SpecError for a directory whose files nobody wants to be copied."""
     if top in (Path("/"), Path.home().resolve()):
