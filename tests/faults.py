@@ -94,7 +94,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     "jobs from here": {
         "J01": "a run of a job is killed, or loses its connection",
         "J02": "a run of a job is interrupted",
-        "J03": "a file changes here while a job that changes it runs",
+        "J03": "a file changes here while a job that changes it runs, or cannot be written",
     },
     "host": {
         "F63": "the host reboots",

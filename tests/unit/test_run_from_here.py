@@ -18,6 +18,7 @@ from ai_how.hpc.run_here import (
     Job,
     Sink,
     _Run,
+    carried_out,
     check_directory,
     directory_name,
     find_shared,
@@ -71,16 +72,19 @@ class World:
         self.heard = {OUTPUT: b"", ERRORS: b""}
         self.news: list[str] = []
         self.on_output = lambda: None
+        self.before: tuple[str, ...] = ()
+        """What starts the program at the other end."""
 
     def link(self) -> Link:
         source = read_guest_file("run-here")
-        return Link.open([sys.executable, "-S", "-I", "-X", "utf8", "-c", source])
+        python = [sys.executable, "-S", "-I", "-X", "utf8", "-c", source]
+        return Link.open([*self.before, *python])
 
     def run(self, *command: str, **asked) -> Ended:
         link = self.link()
         try:
             job = Job(top=self.here, command=command, **asked)
-            return _Run(link, job, Sink(self._hear, self.news.append)).carry_out()
+            return carried_out(_Run(link, job, Sink(self._hear, self.news.append)))
         finally:
             link.close()
 
@@ -187,6 +191,7 @@ def test_a_shared_directory_is_not_copied(world):
     ended = world.run("sh", "-c", "pwd; cat a", shared=world.here)
     assert world.heard[OUTPUT] == f"{world.here}\na".encode()
     assert (ended.sent, ended.files, (world.home / "run").exists()) == ([], None, False)
+    assert world.run(attach=ended.job).files is None
 
 
 def test_options_of_sbatch_arrive_and_ours_come_last(world):
@@ -199,6 +204,14 @@ def test_a_job_that_is_refused_leaves_nothing(world):
     with pytest.raises(GuestError, match="SLURM refuses the job\nsbatch: error: invalid option"):
         world.run("true", options=["--refused"])
     assert list((world.home / ".ai-how" / "jobs").iterdir()) == []
+
+
+@pytest.mark.fault("J03", "no space is left for a file on the controller")
+def test_a_file_for_which_there_is_no_room_is_named(world):
+    (world.here / "large").write_bytes(bytes(1 << 22))
+    world.before = ("prlimit", "--fsize=1000000")
+    with pytest.raises(GuestError, match=r"the controller could not do it\n.*File too large"):
+        world.run("true")
 
 
 def test_a_job_that_nobody_knows_is_told(world):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ai_how.errors import GuestError
@@ -15,7 +16,12 @@ _MOST_BYTES = 1 << 28
 
 
 class LinkLostError(GuestError):
-    """The connection ended before the program at its other end."""
+    """The connection ended before the program at its other end.
+
+    `last` is the last frame of that program which nobody has received, None if there is none.
+    """
+
+    last: tuple[str, bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -49,7 +55,11 @@ class Link:
             while rest:
                 rest = rest[os.write(self.child.stdin.fileno(), rest) :]
         except BrokenPipeError:
-            raise self._lost() from None
+            error = self._lost()
+            with suppress(LinkLostError):
+                while True:
+                    error.last = self.receive()
+            raise error from None
 
     def send_json(self, kind: str, value: object) -> None:
         self.send(kind, json.dumps(value).encode())

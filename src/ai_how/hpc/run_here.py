@@ -128,11 +128,21 @@ def run_here(manager: HpcManager, job: Job, sink: Sink) -> Ended:
     try:
         run = _Run(link, job, sink)
         try:
-            return run.carry_out()
+            return carried_out(run)
         except LinkLostError as error:
             raise _explain(manager, controller, error, run.ended) from error
     finally:
         link.close()
+
+
+def carried_out(run: "_Run") -> Ended:
+    """Carry a run out. Where the guest gave up, its own words are the error."""
+    try:
+        return run.carry_out()
+    except LinkLostError as error:
+        if error.last:
+            _read(error.last)
+        raise
 
 
 @dataclass(slots=True)
