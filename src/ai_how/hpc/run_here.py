@@ -193,8 +193,9 @@ class _Run:
                 is_cancelled = str(ended.state).startswith("CANCELLED")
                 ended.was_cancelled_here = self.cancels and is_cancelled
                 return
-            again = f", started again {value['restarts']} times" if value["restarts"] else ""
-            self.sink.news(f"job {ended.job} is {value['state']} ({value['reason']}){again}")
+            why = f" ({value['reason']})" if value["reason"] != "None" else ""
+            again = f", restarts: {value['restarts']}" if value["restarts"] else ""
+            self.sink.news(f"job {ended.job} is {value['state']}{why}{again}")
 
     def _take_back(self, ended: Ended, rules: IgnoreRules) -> None:
         _, changes = _read(self.link.receive(), "r")
