@@ -10,19 +10,12 @@ from types import FrameType
 
 from ai_how import console
 from ai_how.cli.arguments import CommandLine, read_command_line
+from ai_how.cli.stopping import Stopped
 from ai_how.errors import HostError, InterruptedRunError
 
 # Imports create many permanent objects; collecting garbage among them is slow.
 _GC_THRESHOLD = 50_000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class _Stopped(BaseException):
-    """The signal `number` arrived; unlike KeyboardInterrupt, Typer lets this pass."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +38,7 @@ def _open(command: CommandLine) -> int:
         from ai_how.cli.app import run  # a failure to load is caught as well
 
         return run(command.words)
-    except (_Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt):
         return _tell(InterruptedRunError("interrupted"), command)
     except Exception as error:  # noqa: BLE001  the door: whatever it was, the user gets an answer
         return _tell(error, command)
@@ -88,4 +81,4 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     """The first signal closes everything; the next one ends the process at once."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-    raise _Stopped(number)
+    raise Stopped(number)

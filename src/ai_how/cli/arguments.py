@@ -1,7 +1,7 @@
 """The command line before parsing: global options may be anywhere before a command's own.
 
 Nothing after `--` belongs to ai-how, and in `hpc ssh`, `hpc exec` and `hpc run` nothing after the
-first word of the command that they run.
+first word of the command that they run. After `hpc rsync` only what comes first does.
 """
 
 import os
@@ -19,9 +19,11 @@ _CONFIG, _CONNECT, _STATE_DIR = ("--config", "-c"), ("--connect",), ("--state-di
 
 _RUNNING = (["hpc", "ssh"], ["hpc", "exec"])
 _JOB = ["hpc", "run"]
+_PASSING = ["hpc", "rsync"]
 _VALUED_OF_RUNNING = ("--cluster", "--timeout")
 # ssh(1), except `c`, which is our --config everywhere, and -v, our --verbose.
 _FLAGS_OF_SSH, _VALUED_OF_SSH = set("1246AaCfGgKkMNnqsTtvVXxYy"), set("BbcDEeFIiJLlmOoPpQRSWw")
+_OWN_FIRST = ("--cluster", "--json", "--help", "-h")
 PASSED = "--pass"
 """The hidden option of `hpc ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
 
@@ -81,6 +83,9 @@ class _Reader:
                 if self.rest == _JOB:
                     self._read_job()
                     break
+                if self.rest == _PASSING:
+                    self._read_passing()
+                    break
         config, state_dir = self._find(_CONFIG), self._find(_STATE_DIR)
         return CommandLine(
             words=(*self.hoisted, *self.rest, *self.left),
@@ -132,6 +137,15 @@ class _Reader:
         self.rest += [f"{PASSED}={one}" for one in passed]
         if self.left[:1] != ["--"]:
             self.rest.append("--")
+
+    def _read_passing(self) -> None:
+        """Read the options that come first; then all words unchanged, after a `--`."""
+        while self.left and (self.left[0] in _OWN_FIRST or self.left[0].startswith("--cluster=")):
+            if self.left[0] == "--json":
+                self._hoist()
+            else:
+                self._move(self.rest, 2 if self.left[0] == "--cluster" else 1)
+        self.rest.append("--")
 
     def _hoist(self) -> bool:
         """Move a global option out of the remaining words."""

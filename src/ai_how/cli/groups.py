@@ -17,6 +17,8 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
     match verb:
         case "hpc ssh":
             hint = "ai-how hpc exec --json NODE CMD  # or without --json"
+        case "hpc cp" | "hpc rsync":
+            hint = f"ai-how {verb} SRC DST  # without --json"
         case "hpc console":
             hint = "ai-how hpc console NODE  # without --json"
         case "hpc logs":

@@ -24,8 +24,10 @@ from ai_how.cli.hpc_cluster import (
     named,
     split_words,
 )
+from ai_how.cli.hpc_files import app as of_files
 from ai_how.cli.hpc_list import app as of_all
 from ai_how.cli.hpc_nodes import app as of_nodes
+from ai_how.cli.hpc_ports import app as of_ports
 from ai_how.cli.hpc_run import app as of_jobs
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
 from ai_how.errors import SpecError
@@ -42,6 +44,8 @@ app.add_typer(of_all)
 app.add_typer(of_nodes)
 app.add_typer(of_ansible)
 app.add_typer(of_jobs)
+app.add_typer(of_files)
+app.add_typer(of_ports)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9

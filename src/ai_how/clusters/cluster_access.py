@@ -39,7 +39,7 @@ class ClusterAccess(KnownCluster):
         with client_of(place) as client:
             seen = observe(client, state, self.kind)
             with asked_file_systems(client, seen) as file_systems:
-                seen = with_host_faults(seen, state, place)
+                seen = with_host_faults(seen, state, place, self.paths)
                 stats = client.stats(seen.domains)
             return status_of(
                 self.kind, state, seen, stats, problems, file_systems, slurm_version=version

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.libvirt_client.facts import DomainInfo
     from ai_how.plan.step import Plan, Step
+    from ai_how.spec.expose import ExposedPort
     from ai_how.spec.models import AccessSpec, ClusterFile, HardwareSpec, NetworkSpec, StartSpec
     from ai_how.spec.nodes import Node
     from ai_how.state.models import ClusterState
@@ -34,6 +35,8 @@ class ClusterSection(Protocol):
     def access(self) -> "AccessSpec": ...
     @property
     def start(self) -> "StartSpec": ...
+    @property
+    def expose(self) -> "tuple[ExposedPort, ...]": ...
 
 
 class ClusterKind(Protocol):

@@ -8,11 +8,14 @@ from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import AiHowError, OwnershipError
 from ai_how.host.place import HypervisorHost
+from ai_how.host.ports import OpenPorts
+from ai_how.host.ports import find_ports as find_open_ports
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
 from ai_how.libvirt_client.host_devices import devices_in
 from ai_how.libvirt_client.network_xml import find_taps, read_network_facts
 from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.networks.host_networks import HostNetworks
 from ai_how.vm_management.networks.links import Link, find_bridge_problem, find_ports
 from ai_how.vm_management.nodes.clocks import polled_clocks
@@ -64,6 +67,8 @@ class Observed:
     """The result of `observe_wiring`; None if it was not called, or could not tell."""
     share_faults: Mapping[str, tuple[ShareFault, ...]] = field(default_factory=dict)
     """By node: the shares that it has lost; empty if `observe_shares` was not called."""
+    ports: OpenPorts | None = None
+    """The ports of the host that are open for the cluster; None if none is, or nobody looked."""
     impostors: tuple[str, ...] = ()
     """VMs with this cluster's mark that are not its nodes: anybody can copy a mark."""
 
@@ -162,12 +167,15 @@ def learn_names(client: LibvirtClient, state: ClusterState) -> None:
         client.learn(node.uuid, node.domain_name)
 
 
-def with_host_faults(seen: Observed, state: ClusterState, place: HypervisorHost) -> Observed:
+def with_host_faults(
+    seen: Observed, state: ClusterState, place: HypervisorHost, paths: ClusterPaths
+) -> Observed:
     """The observation with what only the host itself shows."""
     return replace(
         seen,
         wiring=observe_wiring(seen, state, place),
         share_faults=observe_shares(seen, state, place),
+        ports=find_open_ports(paths),
     )
 
 

@@ -19,6 +19,7 @@ from ai_how.clusters.told_nodes import after_undo, before_steps
 from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
 from ai_how.host.place import HypervisorHost
+from ai_how.host.ports import close_ports
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.executor import AfterFailure, OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
@@ -224,11 +225,14 @@ class PlanRunner:
             plan = self.kind.plan_stop(state, seen, only=only)
         if suspends and not is_begun:
             check_memory_fits(self.place, state, seen, self.client)
+        if not only:
+            close_ports(self.paths)
         self.carry_on(plan, state, only=list(only), suspends=suspends)
         return plan
 
     def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
         """Execute a destroy. If it fails before all backups are complete, they are removed."""
+        close_ports(self.paths)
         try:
             self.carry_on(plan, state, backups=str(backups) if backups else None)
         except AiHowError:
@@ -296,5 +300,6 @@ class PlanRunner:
             warn=self.warn,
             networks=HostNetworks(tuple(self.place.enter([]))),
             machine=self.machine,
+            way_in=self.place.way_in(),
             restart_libvirtd=self.place.restart_libvirtd,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
+from ai_how.clusters.plans.ports import check_ports
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
 from ai_how.clusters.preflight.device_hardware import require_device_hardware
@@ -128,6 +129,13 @@ def _decide(context: StartContext, looked: Looked) -> _Decided:
         stale=stale,
         boot_limit=_boot_limit(desired, seen, looked.accel),
     )
+    plan = with_ports(
+        plan,
+        ports_of(context.section, desired.state),
+        seen.ports,
+        host=context.place.way_in().host,
+        cluster=paths.name,
+    )
     state = after_start(desired.state, digest, plan.steps, tell_all=not is_told)
     new = [one.name for _, one in desired.nodes if one.name not in seen.disks]
     ran = previous.provisioned if previous else None
@@ -149,6 +157,7 @@ def _check(context: StartContext, looked: Looked, decided: _Decided) -> None:
         context.warn(line)
     if context.place.runs_guests:
         require_hypervisor(context.client, looked.accel)
+    check_ports(plan, context.roots, context.paths.name)
     require_free_devices(desired, _booted(decided), context.client, context.roots)
     require_device_hardware(looked.hardware, _booted(decided), context.warn)
     check_host(

@@ -55,7 +55,8 @@ def look(context: StartContext) -> Looked:
     for name in context.only:
         desired.state.get_node(name)
     seen = observe(client, desired.state, context.kind, every=every)
-    seen = with_host_faults(replace(seen, has_disk_directory=has_directory), desired.state, place)
+    seen = replace(seen, has_disk_directory=has_directory)
+    seen = with_host_faults(seen, desired.state, place, paths)
     for line in (
         *check_images(desired, previous, context.catalogue),
         *find_losses(desired, previous, seen),

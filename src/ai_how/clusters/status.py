@@ -15,6 +15,7 @@ from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import GpuUse, NodeReadiness
 from ai_how.errors import ImageError
+from ai_how.host.ports import OpenPorts
 from ai_how.host.uplink import uplink_remedy
 from ai_how.images.manifest import MANIFEST, read_manifest
 from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
@@ -96,6 +97,17 @@ class NodeStatus:
     """Faults of its disk, image, clock and network interface, in a few words each."""
 
 
+@dataclass(frozen=True, slots=True)
+class PortStatus:
+    """A port of this host that leads to a port of a node."""
+
+    address: str
+    host_port: int
+    node: str
+    port: int
+    is_open: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     """The whole cluster."""
@@ -113,6 +125,8 @@ class ClusterStatus:
     slurm_trouble: str | None
     impostors: tuple[str, ...]
     is_ready: bool
+    ports: tuple[PortStatus, ...]
+    """Those that the last start opened, until the cluster is stopped."""
     nodes: tuple[NodeStatus, ...]
     report: Report
 
@@ -151,8 +165,18 @@ def status_of(
         slurm_trouble=seen.workload_trouble,
         impostors=seen.impostors,
         is_ready=seen.readiness is not None and kind.is_ready(state, seen.readiness),
+        ports=_ports(seen.ports),
         nodes=nodes,
         report=report(state, {node.name: node.state for node in nodes}, datetime.now(UTC)),
+    )
+
+
+def _ports(there: OpenPorts | None) -> tuple[PortStatus, ...]:
+    if there is None:
+        return ()
+    return tuple(
+        PortStatus(one.address, one.host_port, one.node, one.port, there.is_current)
+        for one in there.ports
     )
 
 

@@ -154,6 +154,30 @@ def _quoted(word: str) -> str:
     return "'" + safe.replace("'", "'\\''") + "'" if not safe.isalnum() else safe
 
 
+def scp_argv(
+    paths: ClusterPaths, places: Sequence[str], *, options: Sequence[str] = ()
+) -> list[str]:
+    """The command that copies the first places into the last, whole directories too.
+
+    A place of a node is HOST:PATH. Its path is not read by a shell: the protocol is that of sftp.
+    """
+    scp = str(get_tool("scp", package="openssh-client"))
+    return [scp, "-s", "-r", "-F", str(paths.ssh_config), *options, "--", *places]
+
+
+def rsync_argv(paths: ClusterPaths, words: Sequence[str]) -> list[str]:
+    """The command of rsync with these words, in which nodes are hosts."""
+    rsync = str(get_tool("rsync", package="rsync"))
+    ssh = str(get_tool("ssh", package="openssh-client"))
+    shell = " ".join(_for_rsync(word) for word in (ssh, "-F", str(paths.ssh_config)))
+    return [rsync, "-e", shell, *words]
+
+
+def _for_rsync(word: str) -> str:
+    """A word of the remote shell in rsync(1)'s notation, where a quote in quotes is doubled."""
+    return "'" + word.replace("'", "''") + "'"
+
+
 def ssh_argv(
     paths: ClusterPaths, host: str, command: Sequence[str], *, options: Sequence[str] = ()
 ) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ai_how.errors import DeadlineError, HostError
 from ai_how.host.logout import outliving
+from ai_how.host.ports import WayIn
 from ai_how.host.root_network import root_network
 from ai_how.host.running import (
     SETTINGS,
@@ -227,10 +228,15 @@ class EmbeddedHost:
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` in the host's network, from which guests can be reached."""
+        return [*self.way_in().enter, *argv]
+
+    def way_in(self) -> WayIn:
+        """How a process gets into that network, and with whom it ends."""
         supervisor = self._get_supervisor()
         user = ["-U", "--preserve-credentials"] if self.needs_user_namespace else []
         nsenter = str(get_tool("nsenter", package="util-linux"))
-        return [nsenter, "-t", str(supervisor.pid), *user, "-n", "--", *argv]
+        enter = (nsenter, "-t", str(supervisor.pid), *user, "-n", "--")
+        return WayIn(enter, (supervisor.pid, supervisor.start_ticks))
 
     def check_files(self, supervisor: Supervisor) -> None:
         """Raises HostError if its directory was removed or replaced while it is running."""

@@ -12,6 +12,7 @@ from ai_how.errors import AiHowError, HostError, SpecError
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.host.facts import read_libvirt_access
 from ai_how.host.kvm import KvmVerdict, kvm_verdict
+from ai_how.host.ports import WayIn
 from ai_how.host.supervisor import MAX_CALLS
 from ai_how.host.uplink import STARTING
 from ai_how.state.paths import Roots, StoragePaths
@@ -157,6 +158,10 @@ class HypervisorHost:
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` in the network of the guests."""
         return self.embedded.enter(argv) if self.embedded else list(argv)
+
+    def way_in(self) -> WayIn:
+        """How a process gets into the network of the guests. Raises HostError if it is down."""
+        return self.embedded.way_in() if self.embedded else WayIn()
 
     def restart_libvirtd(self) -> None:
         """Restart the embedded host's libvirtd; the system's libvirtd is not touched."""

@@ -27,13 +27,18 @@ def serve_relays(listeners: Sequence[socket.socket]) -> None:
 
 def _relay(port: int, guest: socket.socket) -> None:
     with _connected(port) as proxy:
-        proxy.settimeout(None)
-        for side in (guest, proxy):
-            _notice_its_end(side)
-        back = Thread(target=_copy, args=(proxy, guest), daemon=True)
-        back.start()
-        _copy(guest, proxy)
-        back.join()
+        pass_both_ways(guest, proxy)
+
+
+def pass_both_ways(one: socket.socket, other: socket.socket) -> None:
+    """Pass what comes by each of two connections on to the other, until both have ended."""
+    for side in (one, other):
+        side.settimeout(None)
+        _notice_its_end(side)
+    back = Thread(target=_copy, args=(other, one), daemon=True)
+    back.start()
+    _copy(one, other)
+    back.join()
 
 
 def _notice_its_end(side: socket.socket) -> None:

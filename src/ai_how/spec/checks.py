@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ai_how.spec.expose_checks import check_expose
 from ai_how.spec.fields import SHORTEST_PREFIX
 from ai_how.spec.gpu_checks import check_gpus
 from ai_how.spec.hardware_checks import (
@@ -39,6 +40,7 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
     if file.clusters.hpc:
         yield from check_slurm(file.clusters.hpc)
         yield from check_storage(file.clusters.hpc)
+        yield from check_expose(file.clusters.hpc)
     yield from check_images(file)
     if file.clusters.cloud:
         yield warning_at(

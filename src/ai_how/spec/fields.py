@@ -4,7 +4,13 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    NetmaskValueError,
+    ip_address,
+)
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
@@ -52,6 +58,16 @@ def _address(value: object) -> IPv4Address | None:
         except AddressValueError:
             pass
     raise not_allowed("an IPv4 address, or DHCP to let ai-how choose one")
+
+
+def _host_address(value: str) -> str:
+    try:
+        address = ip_address(value)
+    except ValueError:
+        raise not_allowed("an IPv4 or IPv6 address of this host, such as 127.0.0.1") from None
+    if "%" in value:
+        raise not_allowed("an address without a %zone")
+    return str(address)
 
 
 def _subnet(value: object) -> IPv4Network | None:
@@ -355,6 +371,8 @@ Address = Annotated[
         {"anyOf": [{"type": "string", "format": "ipv4"}, {"enum": ["DHCP"]}, {"type": "null"}]}
     ),
 ]
+Port = Annotated[int, Field(ge=1, le=65535)]
+HostAddress = Annotated[str, AfterValidator(_host_address)]
 Subnet = Annotated[
     IPv4Network | None,
     BeforeValidator(_subnet),

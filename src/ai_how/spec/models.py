@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from ai_how.spec import fields
+from ai_how.spec.expose import ExposedPort
 from ai_how.spec.gpus import GpuSpec, SimulatedGpusSpec
 from ai_how.spec.hardware import (
     AccelerationSpec,
@@ -299,6 +300,10 @@ class HpcSpec(ClusterSpec):
             description="Playbooks of Ansible that run when the cluster is ready, in this order: "
             "paths, or sections."
         ),
+    ] = ()
+    expose: Annotated[
+        tuple[ExposedPort, ...],
+        Field(description="Ports of nodes that are reached at this host while the cluster is up."),
     ] = ()
 
 

@@ -47,6 +47,8 @@ _STAND_INS: dict[str, Any] = {
     "pci_address": "0000:00:00.0",
     "device_type": "other",
     "clusters": {},
+    "node": "controller",
+    "port": 1,
 }
 
 

@@ -111,6 +111,16 @@ class ClusterPaths:
         return self.root / "provision.log"
 
     @property
+    def ports(self) -> Path:
+        """Locked by the process of the cluster's open ports, with what it says (host/ports.py)."""
+        return self.root / "ports.json"
+
+    @property
+    def ports_log(self) -> Path:
+        """The output of that process."""
+        return self.root / "ports.log"
+
+    @property
     def leases(self) -> Path:
         """Devices of the host that nodes have, one file each; of all clusters."""
         return self.root.parent / ".leases"

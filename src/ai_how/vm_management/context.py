@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
+from ai_how.host.ports import WayIn
 from ai_how.images.manifest import Image
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.step import node_of
@@ -53,6 +54,7 @@ class PlanContext:
     networks: HostNetworks = field(default_factory=HostNetworks)
     machine: Path = Path("/")
     """Contains the /sys and /proc that tell of the host's devices."""
+    way_in: WayIn = field(default_factory=WayIn)
     restart_libvirtd: Callable[[], None] = lambda: None
     """Kills libvirtd, so that its supervisor restarts it; does nothing on a foreign libvirtd."""
     console_offsets: Mapping[str, int] = field(default_factory=dict)

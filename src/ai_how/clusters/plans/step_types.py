@@ -9,6 +9,7 @@ from ai_how.vm_management.steps import (
     guest,
     leases,
     networks,
+    ports,
     power,
     suspend,
     vgpus,
@@ -41,6 +42,7 @@ COMMON: tuple[type[Step], ...] = (
     guest.AwaitAgent,
     guest.GiveIdentity,
     guest.CheckClocks,
+    ports.OpenPorts,
     power.ShutDownGuest,
     power.DestroyDomain,
 )
