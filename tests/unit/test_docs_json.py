@@ -22,7 +22,7 @@ from ai_how.clusters.diagnosis.causes import MachineCause
 from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.preflight.estimate import Estimate, Has, Needs
-from ai_how.clusters.status import status_of
+from ai_how.clusters.status import PortStatus, status_of
 from ai_how.clusters.workload import GpuUse
 from ai_how.console.text import to_jsonable
 from ai_how.errors import HostError, PlanFailedError
@@ -184,6 +184,7 @@ def test_status_is_as_the_page_says() -> None:
         slurm_trouble=None,
         network_problems=("it is gone",),
         impostors=("a copy",),
+        ports=(PortStatus("127.0.0.1", 8080, "controller", 80, is_open=True),),
         nodes=tuple(
             replace(
                 node,

@@ -15,8 +15,10 @@ from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed, Wiring
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.plans.devices import plan_returns
+from ai_how.clusters.plans.ports import with_ports
 from ai_how.clusters.plans.rendering import PlanInputs
 from ai_how.errors import HostError, SpecError, StateError
+from ai_how.host.ports import Port
 from ai_how.hpc import steps as slurm_steps
 from ai_how.hpc.plan import STEP_TYPES, plan_start
 from ai_how.hpc.stop_plan import plan_stop, plan_suspend
@@ -34,6 +36,7 @@ from ai_how.vm_management.steps import domains as domain_steps
 from ai_how.vm_management.steps import guest as guest_steps
 from ai_how.vm_management.steps import leases as lease_steps
 from ai_how.vm_management.steps import networks as network_steps
+from ai_how.vm_management.steps import ports as port_steps
 from ai_how.vm_management.steps import power as power_steps
 from ai_how.vm_management.steps import suspend as suspend_steps
 from ai_how.vm_management.steps import vgpus as vgpu_steps
@@ -626,6 +629,8 @@ def every_plan() -> Iterator[Plan]:
         vgpu = Vgpu("0000:65:00.4", "nvidia-63", uuid)
         yield start(replace(DRAFT, vgpus={"compute-01": vgpu}))
     yield Plan("stop", (*STOP.steps, *plan_returns(STOP.steps, with_card())))
+    port = Port("controller", 80, "127.0.0.1", 8080, "10.77.0.10")
+    yield with_ports(start(), (port,), None, host=None, cluster="hpc")
 
 
 def with_card() -> Observed:
@@ -655,6 +660,7 @@ STEP_MODULES = (
     guest_steps,
     lease_steps,
     network_steps,
+    port_steps,
     power_steps,
     suspend_steps,
     slurm_steps,

@@ -34,6 +34,9 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc run": (None, ("--", "id")),
     "hpc exec": (None, ("controller", "--", "id")),
     "hpc console": (None, ("controller",)),
+    "hpc cp": (None, ("controller:a", ".")),
+    "hpc rsync": (None, ("controller:a", ".")),
+    "hpc forward": (None, ("0:controller:80",)),
     "hpc logs": (None, ("controller",)),
     "hpc ssh-config": (None, ()),
     "image build": (None, ()),
@@ -57,6 +60,8 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
 WITHOUT_JSON = [
     ("hpc", "ssh", "controller"),
     ("hpc", "console", "controller"),
+    ("hpc", "cp", "controller:a", "."),
+    ("hpc", "rsync", "controller:a", "."),
     ("hpc", "logs", "controller", "--serial"),
     ("hpc", "ssh-config"),
     ("hpc", "status", "--watch"),

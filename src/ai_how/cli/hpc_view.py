@@ -10,7 +10,7 @@ from ai_how.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ai_how.clusters.status import ClusterStatus, NodeStatus
+    from ai_how.clusters.status import ClusterStatus, NodeStatus, PortStatus
     from ai_how.plan.step import Plan
     from ai_how.provisioning.run import Outcome
 
@@ -53,6 +53,9 @@ def show_start(
     else:
         console.show_line(f"{cluster} is ready after {took_s:.1f} s")
         console.show_line("log in: ai-how hpc ssh controller")
+        for step in plan.steps:
+            for port in getattr(step, "ports", ()):
+                console.show_line(f"open: {port}")
 
 
 def _show_plan(plan: "Plan") -> None:
@@ -80,10 +83,19 @@ def show_status(seen: "ClusterStatus") -> None:
     for node in seen.nodes:
         for problem in (*_left_out(node, table), *node.problems):
             console.show_line(f"{node.name}: {problem}")
+    for port in seen.ports:
+        console.show_line(_port_line(port))
     for name in seen.impostors:
         console.show_warning(describe_impostor(name))
     if seen.slurm_trouble:
         console.show_line(f"SLURM was not asked: {seen.slurm_trouble}")
+
+
+def _port_line(port: "PortStatus") -> str:
+    from ai_how.host.ports import place_of
+
+    line = f"port {place_of(port.address, port.host_port)} -> {port.node}:{port.port}"
+    return line if port.is_open else f"{line} is not open; to open it: ai-how hpc start"
 
 
 def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:

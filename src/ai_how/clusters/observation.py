@@ -8,7 +8,7 @@ from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import AiHowError, OwnershipError
 from ai_how.host.place import HypervisorHost
-from ai_how.host.ports import OpenPorts
+from ai_how.host.ports import ServedPorts
 from ai_how.host.ports import find_ports as find_open_ports
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo, NetworkInfo
@@ -67,7 +67,7 @@ class Observed:
     """The result of `observe_wiring`; None if it was not called, or could not tell."""
     share_faults: Mapping[str, tuple[ShareFault, ...]] = field(default_factory=dict)
     """By node: the shares that it has lost; empty if `observe_shares` was not called."""
-    ports: OpenPorts | None = None
+    ports: ServedPorts | None = None
     """The ports of the host that are open for the cluster; None if none is, or nobody looked."""
     impostors: tuple[str, ...] = ()
     """VMs with this cluster's mark that are not its nodes: anybody can copy a mark."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
-from ai_how.clusters.plans.ports import check_ports
+from ai_how.clusters.plans.ports import check_ports, ports_of, with_ports
 from ai_how.clusters.plans.rendering import PlanInputs, build_domain_definitions, build_plan_inputs
 from ai_how.clusters.preflight.capacity import Warn, check_host, require_hypervisor
 from ai_how.clusters.preflight.device_hardware import require_device_hardware

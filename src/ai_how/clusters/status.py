@@ -15,7 +15,7 @@ from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import GpuUse, NodeReadiness
 from ai_how.errors import ImageError
-from ai_how.host.ports import OpenPorts
+from ai_how.host.ports import ServedPorts
 from ai_how.host.uplink import uplink_remedy
 from ai_how.images.manifest import MANIFEST, read_manifest
 from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
@@ -171,7 +171,7 @@ def status_of(
     )
 
 
-def _ports(there: OpenPorts | None) -> tuple[PortStatus, ...]:
+def _ports(there: ServedPorts | None) -> tuple[PortStatus, ...]:
     if there is None:
         return ()
     return tuple(

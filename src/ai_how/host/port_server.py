@@ -11,7 +11,7 @@ import resource
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -69,31 +69,42 @@ class Order:
 
 def main() -> None:
     with socket.socket(fileno=0) as line:
-        text, descriptors, _, _ = socket.recv_fds(line, LONGEST, MOST_PORTS)
+        text, listeners, _, _ = socket.recv_fds(line, LONGEST, MOST_PORTS)
         if not text:
             return  # who started us has ended
-        order = Order.decode(text)
-        watched = [line.fileno()] if order.file is None else []
-        if order.host:
-            pid, ticks = order.host
+        try:
+            _serve(line, Order.decode(text), listeners)
+        finally:
+            # Before the socket: who reads its end may use the ports again.
+            for listener in listeners:
+                os.close(listener)
+
+
+def _serve(line: socket.socket, order: Order, listeners: Sequence[int]) -> None:
+    """Serve until the end of the host, of who started us, or of the file."""
+    watched = [line.fileno()] if order.file is None else []
+    if order.host:
+        pid, ticks = order.host
+        try:
             watched.append(os.pidfd_open(pid))
-            if start_ticks(pid) != ticks:
-                return
-        note = _taken(Path(order.file), order) if order.file else None
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        tell = partial(_tell, line) if order.file is None else _tell_nobody
-        for descriptor, target in zip(descriptors, order.targets, strict=True):
-            pass_on = partial(_pass_on, target, tell)
-            listener = socket.socket(fileno=descriptor)
-            serve = partial(serve_connections, listener, pass_on, at_once=AT_ONCE)
-            Thread(target=serve, daemon=True).start()
-        line.send(READY)
-        if order.file:
-            line.shutdown(socket.SHUT_RDWR)
-        while not select.select(watched, [], [], LOOK_S)[0]:
-            if note is not None and order.file and not _is_at(order.file, note):
-                return
+        except ProcessLookupError:
+            return
+        if start_ticks(pid) != ticks:
+            return
+    note = _taken(Path(order.file), order) if order.file else None
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    tell = partial(_tell, line) if order.file is None else _tell_nobody
+    for listener, target in zip(listeners, order.targets, strict=True):
+        pass_on = partial(_pass_on, target, tell)
+        serve = partial(serve_connections, socket.socket(fileno=listener), pass_on, at_once=AT_ONCE)
+        Thread(target=serve, daemon=True).start()
+    line.send(READY)
+    if order.file:
+        line.shutdown(socket.SHUT_RDWR)
+    while not select.select(watched, [], [], LOOK_S)[0]:
+        if note is not None and order.file and not _is_at(order.file, note):
+            return
 
 
 def _taken(path: Path, order: Order) -> int:

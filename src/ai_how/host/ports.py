@@ -66,7 +66,7 @@ class WayIn:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenPorts:
+class ServedPorts:
     """The ports of a cluster, as the process that serves them says."""
 
     ports: tuple[Port, ...]
@@ -115,7 +115,7 @@ def _refused(address: str, port: int, error: OSError) -> HostError:
     return HostError(f"{place} cannot be used: {error.strerror}")
 
 
-def find_ports(paths: ClusterPaths) -> OpenPorts | None:
+def find_ports(paths: ClusterPaths) -> ServedPorts | None:
     """The ports of a cluster that are open, or were when their process was killed."""
     try:
         descriptor = os.open(paths.ports, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -126,7 +126,7 @@ def find_ports(paths: ClusterPaths) -> OpenPorts | None:
         told = json.loads(os.pread(descriptor, LONGEST, 0))
         host = told["host"] and (int(told["host"][0]), int(told["host"][1]))
         ports = tuple(Port(**one) for one in told["ports"])
-        return OpenPorts(ports, int(told["pid"]), host, is_current)
+        return ServedPorts(ports, int(told["pid"]), host, is_current)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
     finally:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ai_how.clusters.kind import ClusterSection
 from ai_how.errors import HostError
-from ai_how.host.ports import OpenPorts, Port, find_ports, listen
+from ai_how.host.ports import Port, ServedPorts, find_ports, listen
 from ai_how.plan.step import Plan
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
@@ -28,7 +28,7 @@ def ports_of(section: ClusterSection, state: ClusterState) -> tuple[Port, ...]:
 def with_ports(
     plan: Plan,
     wanted: tuple[Port, ...],
-    there: OpenPorts | None,
+    there: ServedPorts | None,
     *,
     host: tuple[int, int] | None,
     cluster: str,

@@ -1,0 +1,224 @@
+"""Ports of this host that lead to ports of nodes: who listens, and until when."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from ai_how.clusters.plans.ports import check_ports, with_ports
+from ai_how.errors import HostError
+from ai_how.host.ports import (
+    Port,
+    ServedPorts,
+    WayIn,
+    close_ports,
+    find_ports,
+    listen,
+    open_ports,
+    place_of,
+)
+from ai_how.plan.step import Plan
+from ai_how.process import run
+from ai_how.state.paths import ClusterPaths, Roots, default_roots
+from ai_how.vm_management.steps.ports import OpenPorts
+from ai_how.waiting import Deadline, wait_until
+
+LARGE = os.urandom(3_000_000)
+HERE = WayIn()
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> Roots:
+    return default_roots(tmp_path / "state")
+
+
+@pytest.fixture
+def paths(roots: Roots) -> Iterator[ClusterPaths]:
+    there = roots.cluster("demo")
+    there.root.mkdir(parents=True)
+    yield there
+    close_ports(there)
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """The port of a server that sends back all that it got."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=serve, args=(server,), daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def serve(server: socket.socket) -> None:
+    while True:
+        try:
+            line, _ = server.accept()
+        except OSError:
+            return
+        with line:
+            line.sendall(read_all(line))
+
+
+def read_all(line: socket.socket) -> bytes:
+    return b"".join(iter(lambda: line.recv(65536), b""))
+
+
+def free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+def port_to(node_port: int) -> Port:
+    return Port("controller", node_port, "127.0.0.1", free_port(), "127.0.0.1")
+
+
+def sent(port: Port, data: bytes) -> bytes:
+    with socket.create_connection((port.address, port.host_port), timeout=30) as line:
+        Thread(target=send, args=(line, data), daemon=True).start()
+        return read_all(line)
+
+
+def send(line: socket.socket, data: bytes) -> None:
+    line.sendall(data)
+    line.shutdown(socket.SHUT_WR)
+
+
+def is_refused(port: Port) -> bool:
+    try:
+        with socket.create_connection((port.address, port.host_port), timeout=30):
+            return False
+    except ConnectionRefusedError:
+        return True
+
+
+@contextmanager
+def opened(paths: ClusterPaths, *ports: Port) -> Iterator[ServedPorts]:
+    open_ports(paths, HERE, ports)
+    there = find_ports(paths)
+    assert there is not None
+    assert there.is_current
+    yield there
+    close_ports(paths)
+
+
+def test_all_that_is_sent_comes_back_and_the_port_is_closed_in_the_end(
+    paths: ClusterPaths, echo: int
+) -> None:
+    port = port_to(echo)
+    with opened(paths, port) as there:
+        assert there.ports == (port,)
+        assert sent(port, LARGE) == LARGE
+        open_ports(paths, HERE, [port])
+        same = find_ports(paths)
+        assert same is not None
+        assert same.pid == there.pid, "what is open stays as it is"
+        other = port_to(echo)
+        open_ports(paths, HERE, [other])
+        assert is_refused(port)
+        assert sent(other, b"again") == b"again"
+    assert is_refused(other)
+    assert not paths.ports.exists()
+
+
+def test_a_connection_to_a_node_that_is_off_is_reset(paths: ClusterPaths) -> None:
+    with opened(paths, port := port_to(free_port())), pytest.raises(ConnectionResetError):
+        sent(port, b"anybody?")
+
+
+def test_a_killed_process_is_seen_and_replaced(paths: ClusterPaths, echo: int) -> None:
+    with opened(paths, port := port_to(echo)) as there:
+        os.kill(there.pid, signal.SIGKILL)
+        wait_until(
+            lambda: (seen := find_ports(paths)) and not seen.is_current,
+            Deadline.after(60),
+            "the end of the process",
+        )
+        assert is_refused(port)
+        step = with_ports(Plan("start", ()), (port,), find_ports(paths), host=None, cluster="demo")
+        assert [one.describe() for one in step.steps] == [f"open the ports {port}"]
+        open_ports(paths, HERE, [port])
+        assert sent(port, b"again") == b"again"
+
+
+def test_the_process_ends_if_the_directory_of_its_cluster_is_removed(
+    paths: ClusterPaths, echo: int
+) -> None:
+    with opened(paths, port := port_to(echo)):
+        paths.ports.unlink()
+        wait_until(lambda: is_refused(port), Deadline.after(60), "the end of the process")
+
+
+def test_a_process_whose_host_has_ended_is_not_started(paths: ClusterPaths, echo: int) -> None:
+    with pytest.raises(HostError, match="ended"):
+        open_ports(paths, WayIn((), (os.getpid(), 1)), [port := port_to(echo)])
+    assert is_refused(port)
+
+
+def test_a_port_that_is_in_use_is_a_plain_error_and_opens_no_other(
+    paths: ClusterPaths, echo: int
+) -> None:
+    port = port_to(echo)
+    taken = Port("controller", 80, "127.0.0.1", echo, "127.0.0.1")
+    with pytest.raises(HostError) as caught:
+        open_ports(paths, HERE, [port, taken])
+    assert caught.value.brief == f"127.0.0.1:{echo} is in use on this host"
+    assert is_refused(port)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("192.0.2.1", "192.0.2.1 is not an address of this host"), ("2001:db8::1", "2001:db8::1 is")],
+)
+def test_an_address_of_another_host_is_refused(address: str, said: str) -> None:
+    with pytest.raises(HostError, match=said):
+        listen(address, 0)
+
+
+def test_an_ordinary_user_is_told_where_their_ports_begin() -> None:
+    code = "from ai_how.host.ports import listen; listen('127.0.0.1', 7)"
+    drop = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
+    user = [*drop, "--ambient-caps=-all"] if os.geteuid() == 0 else []
+    done = run([*user, sys.executable, "-c", code], check=False)
+    assert "only root may listen on 127.0.0.1:7; your ports begin at 1024" in done.stderr
+
+
+def test_places_are_written_as_in_urls() -> None:
+    assert place_of("127.0.0.1", 80) == "127.0.0.1:80"
+    assert place_of("::1", 80) == "[::1]:80"
+
+
+def test_the_port_of_another_cluster_is_refused_by_its_name(
+    roots: Roots, paths: ClusterPaths, echo: int
+) -> None:
+    wanted = port_to(echo)
+    plan = with_ports(Plan("start", ()), (wanted,), None, host=None, cluster="demo")
+    check_ports(plan, roots, "demo")
+    other = roots.cluster("other")
+    other.root.mkdir()
+    with opened(other, wanted), pytest.raises(HostError) as caught:
+        check_ports(plan, roots, "demo")
+    assert caught.value.brief == f"{wanted.place} is a port of the cluster other"
+    assert "controller" in (caught.value.details or "")
+    with opened(paths, wanted) as there:
+        changed = (wanted, port_to(echo))
+        plan = with_ports(Plan("start", ()), changed, there, host=None, cluster="demo")
+        check_ports(plan, roots, "demo")
+
+
+def test_a_plan_opens_ports_last_and_only_if_they_are_not_open() -> None:
+    port = port_to(80)
+    wanted = Plan("start", (OpenPorts("demo", (port,)),))
+    there = ServedPorts((port,), 1, None)
+    same = with_ports(wanted, (port,), there, host=None, cluster="demo")
+    assert same == wanted
+    closed = with_ports(Plan("start", ()), (), there, host=None, cluster="demo")
+    assert [one.describe() for one in closed.steps] == [f"close the ports {port}"]
+    moved = with_ports(Plan("start", ()), (port,), there, host=(1, 1), cluster="demo")
+    assert [one.describe() for one in moved.steps] == [f"open the ports {port}"]
