@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -220,5 +221,8 @@ def test_a_plan_opens_ports_last_and_only_if_they_are_not_open() -> None:
     assert same == wanted
     closed = with_ports(Plan("start", ()), (), there, host=None, cluster="demo")
     assert [one.describe() for one in closed.steps] == [f"close the ports {port}"]
+    stale = replace(there, is_current=False)
+    [forgotten] = with_ports(Plan("start", ()), (), stale, host=None, cluster="demo").steps
+    assert forgotten.describe() == "close the ports"
     moved = with_ports(Plan("start", ()), (port,), there, host=(1, 1), cluster="demo")
     assert [one.describe() for one in moved.steps] == [f"open the ports {port}"]

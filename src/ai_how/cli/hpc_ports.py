@@ -50,6 +50,7 @@ def forward(
 
     Ports that are to be there as long as the cluster runs are named in its file (expose).
     """
+    from ai_how.host.port_server import MOST_PORTS
     from ai_how.host.ports import forward as pass_on
     from ai_how.host.ports import listening
 
@@ -57,6 +58,8 @@ def forward(
     file, asked = split_words(words)
     if not asked:
         raise SpecError("no port was named", details=_FORM, hint="ai-how hpc forward --help")
+    if len(asked) > MOST_PORTS:
+        raise SpecError(f"found {len(asked)} ports; the maximum is {MOST_PORTS}")
     manager = find_manager(context, cluster, file)
     state, place = manager.get_state(), manager.place()
     wanted = [_port(word, state) for word in asked]

@@ -32,6 +32,8 @@ def show_start(
     dry_run: bool,
 ) -> None:
     """Print what a start did, or would do, with its `playbooks`."""
+    from ai_how.vm_management.steps.ports import OpenPorts
+
     if is_json:
         steps = [{"key": step.key, "what": step.describe()} for step in plan.steps]
         console.show_json(
@@ -54,8 +56,9 @@ def show_start(
         console.show_line(f"{cluster} is ready after {took_s:.1f} s")
         console.show_line("log in: ai-how hpc ssh controller")
         for step in plan.steps:
-            for port in getattr(step, "ports", ()):
-                console.show_line(f"open: {port}")
+            if isinstance(step, OpenPorts):
+                for port in step.ports:
+                    console.show_line(f"open: {port}")
 
 
 def _show_plan(plan: "Plan") -> None:

@@ -35,11 +35,12 @@ def with_ports(
 ) -> Plan:
     """The plan, and as its last step that these ports are opened, unless they are open (pure).
 
-    `host` is the supervisor of the host now: the process of another one ends with it.
+    `host` is the supervisor of the host now: the process of another one ends with it. What a
+    process that was killed left behind is removed as well.
     """
     is_there = there is not None and there.is_current and there.host == host
     former = there.ports if there and is_there else ()
-    if wanted == former:
+    if wanted == former and (is_there or there is None):
         return plan
     needs = frozenset(step.key for step in plan.steps)
     return replace(plan, steps=(*plan.steps, port_steps.OpenPorts(cluster, wanted, former, needs)))

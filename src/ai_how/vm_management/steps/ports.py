@@ -35,7 +35,7 @@ class OpenPorts(ClusterStep):
 
     def describe(self) -> str:
         if not self.ports:
-            return f"close the ports {_listed(self.former)}"
+            return f"close the ports {_listed(self.former)}".rstrip()
         return f"open the ports {_listed(self.ports)}"
 
 
