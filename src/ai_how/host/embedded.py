@@ -37,9 +37,10 @@ from ai_how.host.supervisor import SOCKETS, Order
 from ai_how.host.uplink import Relays, await_uplink_end, ensure_uplink, read_uplink
 from ai_how.limits import find_told_limit, require_tasks
 from ai_how.process import Argument, get_tool, start_detached
+from ai_how.state.embedded_paths import EmbeddedPaths
 from ai_how.state.files import replaced_atomically
 from ai_how.state.lock import OPENED, held_lock
-from ai_how.state.paths import EmbeddedPaths, ensure_private_directory
+from ai_how.state.paths import ensure_private_directory
 from ai_how.waiting import Deadline, wait_until
 
 PATIENCE_S = 60.0

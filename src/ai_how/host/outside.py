@@ -28,7 +28,7 @@ from ai_how.host.network_facts import read_own_addresses
 from ai_how.host.pasta import Uplink
 from ai_how.host.port_relay import serve_relays
 from ai_how.process import Argument, get_tool, run
-from ai_how.state.paths import EmbeddedPaths
+from ai_how.state.embedded_paths import EmbeddedPaths
 
 RTMGRP_IPV4_IFADDR = 0x10  # rtnetlink(7): a message whenever an address changes
 LONGEST = 65535

@@ -14,8 +14,8 @@ from ai_how.host.guest_rules import LINK, OLD_HOST
 from ai_how.host.running import FLOCK, start_ticks
 from ai_how.host.uplink import LONGEST_NOTE, STARTING, UplinkNote
 from ai_how.process import Argument, Daemon, dying_with_us, get_tool, run, start_daemon
+from ai_how.state.embedded_paths import EmbeddedPaths
 from ai_how.state.lock import OPENED
-from ai_how.state.paths import EmbeddedPaths
 
 NS_GET_USERNS = 0xB701  # linux/nsfs.h
 # pasta says within this time that it cannot work.

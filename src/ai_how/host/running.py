@@ -19,8 +19,8 @@ from urllib.parse import quote
 from ai_how.errors import DeadlineError, HostError
 from ai_how.host.reading import read_text
 from ai_how.host.supervisor import SOCKETS
+from ai_how.state.embedded_paths import EmbeddedPaths
 from ai_how.state.files import read_file
-from ai_how.state.paths import EmbeddedPaths
 from ai_how.waiting import Deadline, wait_until
 
 MODULE = b"ai_how.host.supervisor"

@@ -17,8 +17,8 @@ from ai_how.errors import DeadlineError
 from ai_how.host.guest_rules import NO_USER_NAMESPACES, OLD_HOST, why_no_uplink
 from ai_how.host.running import Supervisor, is_locked
 from ai_how.process import Argument, start_detached
+from ai_how.state.embedded_paths import EmbeddedPaths
 from ai_how.state.lock import held_lock
-from ai_how.state.paths import EmbeddedPaths
 from ai_how.waiting import Deadline, wait_until
 
 PATIENCE_S = 10.0

@@ -1,4 +1,4 @@
-"""Every path that ai-how uses on disk, in one place; a new file is added here."""
+"""The paths that ai-how uses on disk; a new file is added here, or in `embedded_paths.py`."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from ai_how.errors import HostError, SpecError
+from ai_how.state.embedded_paths import EmbeddedPaths
 from ai_how.state.files import fsync_directory
 from ai_how.state.links import resolve_links
 
@@ -225,71 +226,6 @@ class ImagePaths:
     @property
     def lock(self) -> Path:
         return self.root / ".lock"
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedPaths:
-    """The embedded host. Its sockets are in its own mount namespace (host/running.py)."""
-
-    root: Path
-
-    @property
-    def etc(self) -> Path:
-        """Mounted over /etc/libvirt inside: definitions and autostart links."""
-        return self.root / "etc"
-
-    @property
-    def lib(self) -> Path:
-        """Mounted over /var/lib/libvirt inside: leases, NVRAM, managed saves."""
-        return self.root / "lib"
-
-    @property
-    def log(self) -> Path:
-        """Mounted over /var/log/libvirt inside."""
-        return self.root / "log"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock"
-
-    @property
-    def supervisor_log(self) -> Path:
-        return self.root / "supervisor.log"
-
-    @property
-    def order(self) -> Path:
-        """The parameters of the supervisor; its command line names this file."""
-        return self.root / "order.json"
-
-    @property
-    def record(self) -> Path:
-        """Identifies the supervisor (pid, start time, boot); only to find it quickly."""
-        return self.root / "supervisor.json"
-
-    @property
-    def uplink(self) -> Path:
-        """Locked by the process of the uplink, with what it says (host/uplink.py)."""
-        return self.root / "uplink.json"
-
-    @property
-    def uplink_lock(self) -> Path:
-        """Held while that process is started."""
-        return self.root / "uplink.lock"
-
-    @property
-    def uplink_log(self) -> Path:
-        """The output of pasta since it was last started."""
-        return self.root / "uplink.log"
-
-    @property
-    def users(self) -> Path:
-        """Locked (shared) by each run that uses the host."""
-        return self.root / "users"
-
-    @property
-    def former_run(self) -> Path:
-        """A link to the socket directory of earlier versions."""
-        return self.root / "run"
 
 
 @dataclass(frozen=True, slots=True)

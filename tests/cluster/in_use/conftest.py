@@ -25,8 +25,10 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The program with a cluster that is up: controller, compute-01, compute-02."""
     directory = tmp_path_factory.mktemp("used")
     made = Cluster(directory, FILE)
-    made.call("image", "build", timeout_s=START_S)
-    made.start()
-    yield made
-    made.try_call("hpc", "destroy", "--force")
-    made.try_call("host", "down", "--force")
+    try:
+        made.call("image", "build", timeout_s=START_S)
+        made.start()
+        yield made
+    finally:
+        made.try_call("hpc", "destroy", "--force")
+        made.try_call("host", "down", "--force")
