@@ -98,7 +98,7 @@ class KnownCluster:
         place = resolve_host(self.connect or "auto", self.roots)
         if place.is_up:
             with LibvirtClient(place.uri) as client:
-                refuse_lost(client, self.paths, place, kind=self.kind.name)
+                refuse_lost(client.list_domains(), self.paths, place, kind=self.kind.name)
 
     def _remembered_host(self) -> str | None:
         """The URI of the cluster's host; during a first start, from its journal."""

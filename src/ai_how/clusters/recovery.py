@@ -51,14 +51,14 @@ def marked_vms(domains: Iterable[DomainInfo], cluster: str) -> tuple[tuple[Domai
 
 
 def refuse_lost(
-    client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost, *, kind: str
+    every: Iterable[DomainInfo], paths: ClusterPaths, place: HypervisorHost, *, kind: str
 ) -> None:
-    """Refuse a cluster that exists in libvirt and has no state.
+    """Refuse a cluster that exists in libvirt, among `every` VM of the host, and has no state.
 
     Raises StateError if it is the caller's and OwnershipError if it is another's. `kind` is the one
     that the caller asked for, for the hint.
     """
-    mine, others = _by_owner(client, paths, place)
+    mine, others = _by_owner(every, paths, place)
     if mine:
         raise StateError(
             f"the cluster {paths.name} exists, but its state is lost",
@@ -93,7 +93,7 @@ def recover_state(
     for serial in reversed(backup_serials(paths)):
         with suppress(StateError):
             return restore_state(paths, serial, kind=kind), f"its backup with serial {serial}"
-    mine, others = _by_owner(client, paths, place)
+    mine, others = _by_owner(client.list_domains(), paths, place)
     if from_user is not None:
         uid = find_uid(from_user)
         mine = [pair for pair in others if _uid(pair[0]) in (None, uid)]
@@ -111,12 +111,14 @@ def recover_state(
     return write_state(paths, found), "libvirt"
 
 
-def _by_owner(client: LibvirtClient, paths: ClusterPaths, place: HypervisorHost) -> tuple[Vms, Vms]:
+def _by_owner(
+    every: Iterable[DomainInfo], paths: ClusterPaths, place: HypervisorHost
+) -> tuple[Vms, Vms]:
     """The caller's VMs of a cluster of that name, and those of others."""
     caller = caller_of(paths)
     mine: list[tuple[DomainInfo, Mark]] = []
     others: list[tuple[DomainInfo, Mark]] = []
-    for pair in marked_vms(client.list_domains(), paths.name):
+    for pair in marked_vms(every, paths.name):
         (mine if belongs_to_caller(pair[0], caller, place) else others).append(pair)
     return mine, others
 

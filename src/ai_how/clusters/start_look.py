@@ -45,12 +45,11 @@ class Looked:
 def look(context: StartContext) -> Looked:
     """Read the state, observe the cluster, and compute the desired one."""
     paths, place, client = context.paths, context.place, context.client
-    previous = read_state(paths)
+    previous, every = read_state(paths), client.list_domains()
     if previous is None:
-        refuse_lost(client, paths, place, kind=context.kind.name)
+        refuse_lost(every, paths, place, kind=context.kind.name)
     cluster_id = previous.lineage if previous else new_cluster_id()
     has_directory = find_disk_directory(place.storage, paths.name, cluster_id, previous)
-    every = client.list_domains()
     desired = _desire(context, previous, cluster_id, every)
     for name in context.only:
         desired.state.get_node(name)

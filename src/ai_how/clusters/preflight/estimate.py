@@ -166,7 +166,7 @@ def _owner_checks(
     if state is not None or client is None:
         return
     try:
-        refuse_lost(client, roots.cluster(name), place, kind=kind.name)
+        refuse_lost(client.list_domains(), roots.cluster(name), place, kind=kind.name)
     except (OwnershipError, StateError) as error:
         yield Check("name", Status.FAILURE, error.brief, error.hint)
     except AiHowError:
