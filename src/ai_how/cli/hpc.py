@@ -18,7 +18,7 @@ from ai_how.cli.hpc_cluster import (
     File,
     Words,
     find_manager,
-    load_kept,
+    load,
     manager_of,
     name_of,
     named,
@@ -84,8 +84,7 @@ def start(
 
     context = context_of(ctx)
     file, nodes = split_words(words)
-    cluster = named(context, cluster, file)
-    spec, path = load_kept(context, cluster) if cluster else context.load_spec(file)
+    spec, path = load(context, cluster, file)
     hpc = get_hpc(spec)
     names = [node.name for node in nodes_of(hpc)]
     check_nodes(hpc.name, names, nodes)

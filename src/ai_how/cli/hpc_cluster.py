@@ -115,6 +115,14 @@ def find_manager(context: Context, cluster: str | None, file: Path | None) -> "H
     return manager_of(context, name_of(context, cluster, file), is_named=bool(cluster))
 
 
+def load(
+    context: Context, cluster: str | None, file: Path | None
+) -> "tuple[ClusterFile, Path | None]":
+    """The spec, of the file or of the last start of the cluster that was named, and its path."""
+    name = named(context, cluster, file)
+    return load_kept(context, name) if name else context.load_spec(file)
+
+
 def load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | None]":
     """The spec of the file of the cluster's last start, and the path of its copy."""
     from ai_how.spec.nodes import get_hpc

@@ -87,7 +87,9 @@ def show_status(seen: "ClusterStatus") -> None:
         for problem in (*_left_out(node, table), *node.problems):
             console.show_line(f"{node.name}: {problem}")
     for port in seen.ports:
-        console.show_line(_port_line(port))
+        line = _port_line(port)
+        remedy = "" if port.is_open else "; it is not open; to open it: ai-how hpc start"
+        console.show_line(f"{line}{remedy}")
     for name in seen.impostors:
         console.show_warning(describe_impostor(name))
     if seen.slurm_trouble:
@@ -97,8 +99,7 @@ def show_status(seen: "ClusterStatus") -> None:
 def _port_line(port: "PortStatus") -> str:
     from ai_how.host.ports import place_of
 
-    line = f"port {place_of(port.address, port.host_port)} -> {port.node}:{port.port}"
-    return line if port.is_open else f"{line} is not open; to open it: ai-how hpc start"
+    return f"port {place_of(port.address, port.host_port)} -> {port.node}:{port.port}"
 
 
 def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:

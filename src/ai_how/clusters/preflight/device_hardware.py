@@ -242,7 +242,8 @@ class _Chooser:
 
     def _check_rom(self, node: Node, rom: str, *, has_card: bool) -> None:
         if not has_card:
-            self._refuse(node, f"{node.name} has no GPU that {rom} could be for", "ai-how gpu list")
+            text = f"{node.name} has no GPU that {rom} could be for"
+            self._refuse(node, text, advice="ai-how gpu list")
         elif not (self.host.machine / rom.lstrip("/")).is_file():
             text = f"there is no file {rom}, the ROM for {node.name}"
             self._refuse(node, text, f"ls -l {shlex.quote(rom)}")
