@@ -51,7 +51,8 @@ class Results:
 
     `stages_s` has what each start did, by kind and node; `boot_s` when a cold boot passed its
     marks, by node, from the start of its QEMU; `qemu_mib` what the QEMU of each node took when a
-    large cluster was ready; `files_s` what work on files took, by where they are.
+    large cluster was ready; `files_s` what work on files took, by where they are; `exec_mib_s` how
+    fast `hpc exec` passes bytes into a node and out of it.
     """
 
     machine: dict[str, str]
@@ -60,6 +61,7 @@ class Results:
     boot_s: dict[str, dict[str, float]] = field(default_factory=dict)
     qemu_mib: dict[str, float] = field(default_factory=dict)
     files_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    exec_mib_s: dict[str, float] = field(default_factory=dict)
     peers: list[PeerResult] = field(default_factory=list)
 
 
@@ -76,6 +78,7 @@ def render(results: Results) -> str:
             ),
             *(render_nodes("cold boot, at (s)", results.boot_s) if results.boot_s else ()),
             *(f"each QEMU of {name}: {mib:.0f} MiB" for name, mib in results.qemu_mib.items()),
+            *(f"hpc exec, {way}: {rate:.2f} MiB/s" for way, rate in results.exec_mib_s.items()),
             *(render_nodes("files in (s)", results.files_s) if results.files_s else ()),
             *(render_peers(results) if results.peers else ()),
         ]

@@ -19,6 +19,7 @@ CLUSTER = "hpc"  # the name of the built-in default
 LARGE = "large"
 NODES = ("controller", "compute-01", "compute-02")
 REPEATS = 5
+EXEC_MIB = 16
 STARTS = 3
 LARGE_FILE = """version: "1.0"
 metadata:
@@ -45,6 +46,7 @@ def measure_cluster(bench: Bench, results: Results) -> None:
     results.machine["acceleration"] = read_acceleration(bench.state)
     life.often("hpc status", "hpc status")
     life.often("hpc start, nothing to do", "hpc start")
+    life.execute()
     life.once("hpc destroy", "hpc destroy --force")
     life.once("image warm", "image warm")
     life.start_again("warm", "hpc start", "hpc destroy --force")
@@ -72,6 +74,19 @@ class Life:
 
     def often(self, title: str, words: str) -> None:
         self.results.runs[title] = [self.bench.run(words)[0] for _ in range(REPEATS)]
+
+    def execute(self) -> None:
+        """What a command in a node costs, and how fast its bytes pass."""
+        self.often("hpc exec, true", "hpc exec compute-01 -- true")
+        file = self.bench.work / "bytes"
+        file.write_bytes(bytes(EXEC_MIB << 20))
+        out = f"hpc exec compute-01 -- head -c {EXEC_MIB << 20} /dev/zero"
+        into = "hpc exec compute-01 -- sh -c 'cat > /dev/null'"
+        for way, words, stdin in (("out", out, None), ("in", into, file)):
+            say(f"... hpc exec, {EXEC_MIB} MiB {way}")
+            run, _ = self.bench.run(words, stdin=stdin)
+            self.results.runs[f"hpc exec, {EXEC_MIB} MiB {way}"] = [run]
+            self.results.exec_mib_s[way] = EXEC_MIB / run.wall_s
 
     def start(self, kind: str, words: str, *, cluster: str = CLUSTER) -> None:
         """A start with its stages."""

@@ -32,16 +32,20 @@ class Bench:
         options = ["--state-dir", str(self.state), "--connect", "embedded"]
         return [str(AI_HOW), *options, *shlex.split(words)]
 
-    def run(self, words: str) -> tuple[Run, str]:
-        """Run `ai-how WORDS` to its end. Raises BenchError with its output where it fails."""
+    def run(self, words: str, *, stdin: Path | None = None) -> tuple[Run, str]:
+        """Run `ai-how WORDS` to its end, with a file as its input. Raises BenchError with its output where it fails."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AI_HOW_")}
         if self.data:
             kept["XDG_DATA_HOME"] = str(self.data)
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with (
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+            (stdin or Path(os.devnull)).open("rb") as given,
+        ):
             began = time.monotonic()
             child = subprocess.Popen(
                 self.argv(words),
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=out,
                 stderr=err,
                 cwd=self.work,
