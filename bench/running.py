@@ -33,7 +33,10 @@ class Bench:
         return [str(AI_HOW), *options, *shlex.split(words)]
 
     def run(self, words: str, *, stdin: Path | None = None) -> tuple[Run, str]:
-        """Run `ai-how WORDS` to its end, with a file as its input. Raises BenchError with its output where it fails."""
+        """Run `ai-how WORDS` to its end, with a file as its input.
+
+        Raises BenchError with its output where it fails.
+        """
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AI_HOW_")}
         if self.data:
             kept["XDG_DATA_HOME"] = str(self.data)
