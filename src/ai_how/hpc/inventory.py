@@ -18,7 +18,7 @@ Variables = Mapping[str, object]
 _OF_CONTROLLER = ("slurmservers", "cluster_control", "cluster_login")
 _OF_COMPUTE = ("slurmexechosts", "cluster_batch")
 # An emulated guest may take so long to answer.
-_CONNECT_S = 60
+_CONNECT_S = 120
 _NO_IDENTIFIER = re.compile(r"[^A-Za-z0-9_]")
 
 
