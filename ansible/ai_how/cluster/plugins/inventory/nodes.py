@@ -75,7 +75,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         for group, content in listed.items():
             inventory.add_group(group)
             for name in content["hosts"]:
-                inventory.add_child(group, name)
+                inventory.add_host(name, group=group)
         is_strict = self.get_option("strict")
         for name, values in hosts.items():
             for key, value in values.items():
