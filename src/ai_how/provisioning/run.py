@@ -99,7 +99,7 @@ def run_playbook(
     counts = report.counts
     return Outcome(
         playbook=pending.playbook.name,
-        nodes=tuple(report.hosts),
+        nodes=tuple(sorted(report.hosts)),
         ok=counts.get("ok", 0),
         changed=counts.get("changed", 0),
         skipped=counts.get("skipped", 0),

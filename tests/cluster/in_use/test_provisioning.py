@@ -91,7 +91,7 @@ def test_a_node_that_was_off_gets_what_has_changed_when_it_starts(used: Cluster,
     assert listed["_meta"]["hostvars"]["compute-02"]["ai_how_state"] == "shut_off"
     (site / "greeting.j2").write_text("changed\n")
     done = json.loads(used.call("hpc", "provision", "--json", timeout_s=COMMAND_S))
-    assert [one["nodes"] for one in done["playbooks"]] == [["controller", "compute-01"]]
+    assert [one["nodes"] for one in done["playbooks"]] == [["compute-01", "controller"]]
     done = json.loads(used.call("hpc", "start", "--json", timeout_s=START_S))
     assert [one["nodes"] for one in done["playbooks"]] == [["compute-02"]]
     assert used.execute("compute-02", "cat /opt/site/greeting") == "changed\n"
