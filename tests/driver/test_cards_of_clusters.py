@@ -263,3 +263,16 @@ def test_what_cannot_be_is_told_by_the_start_or_refused_if_it_is_asked_for(
     )
     with pytest.raises(HostError, match="compute-02 needs 512 huge pages of 2048 KiB, 0 are free"):
         bench.start("mine", THIS, f'gpu: {{pci: "{OTHER}"}}, hardware: {{hugepages: true}}')
+
+
+def test_a_running_node_is_told_that_other_hardware_waits_for_a_stop(bench: CardBench) -> None:
+    """As after an update of ai-how that defines nodes with cards in another way."""
+    bench.start("mine", THIS)
+    other = f"{THIS}, hardware: {{balloon: true}}"
+    assert not bench.start("mine", other).steps
+    [said] = [one for one in bench.warnings if "previous definition" in one]
+    assert said.startswith("compute-01 runs with its previous definition; to apply the changes: ")
+    bench.manager("mine").stop()
+    bench.start("mine", other)
+    seen = bench.client.find_domain_by_name("mine-compute-01")
+    assert "<memballoon model='virtio'" in seen.xml

@@ -246,7 +246,7 @@ class _Chooser:
             self._refuse(node, text, advice="ai-how gpu list")
         elif not (self.host.machine / rom.lstrip("/")).is_file():
             text = f"there is no file {rom}, the ROM for {node.name}"
-            self._refuse(node, text, f"ls -l {shlex.quote(rom)}")
+            self._refuse(node, text, advice=f"ls -l {shlex.quote(rom)}")
 
     def _refuse(self, node: Node, text: str, advice: str) -> None:
         self.refusals.setdefault(node.name, Check("hardware", Status.FAILURE, text, advice))
