@@ -62,6 +62,16 @@ class Kernel:
     initramfs: Path
     tree: Path
 
+    @property
+    def place(self) -> Path:
+        """The directory that has all of it."""
+        return self.image.parent
+
+    @property
+    def version(self) -> str:
+        [modules] = (self.tree / "usr/lib/modules").iterdir()
+        return modules.name
+
 
 def run_inside(
     program: str, *words: str, out: Path, timeout_s: float, has_iommu: bool = True

@@ -4,15 +4,11 @@ No GPU is there: a card is an emulated display with its second function. What ha
 vfio_life.py; here it is judged.
 """
 
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ai_how.errors import ToolError
 from emulated_host import (
     BOOT_DISPLAY,
     BRIDGED,
@@ -22,8 +18,8 @@ from emulated_host import (
     MIXED_CARD,
     NVME,
     VFS,
-    run_inside,
 )
+from seen_inside import Asked, Said, check, lived
 
 pytestmark = [
     pytest.mark.libvirt,
@@ -35,47 +31,24 @@ FAULTS = (
     *("qemu_killed", "daemon_killed", "daemon_killed_in_start", "daemon_killed_in_stop"),
     *("start_killed", "start_killed_at_its_record"),
 )
-LIFE_S = 3600
+PROGRAM = "vfio_life.py"
 BOTH = (*CARD, *MIXED_CARD)
 VFIO = "vfio-pci"
 IDS = {CARD[0]: "1b36:0100", CARD[1]: "1b36:000d", NVME: "1b36:0010", EDU: "1234:11e8"}
-Said = dict[str, Any]
-Asked = Callable[[str], Said]
-
-
-def lived(out: Path, *scenarios: str, has_iommu: bool = True) -> Asked:
-    """Boot the host, and have these happen there; what is returned has what was seen of each."""
-    out.mkdir()
-    ended: object
-    try:
-        ended = run_inside(
-            "vfio_life.py", *scenarios, out=out, timeout_s=LIFE_S, has_iommu=has_iommu
-        )
-    except ToolError as error:  # what happened before is judged all the same
-        ended = error
-    file = out / "said.json"
-    said = json.loads(file.read_text()) if file.exists() else {}
-
-    def seen(name: str) -> Said:
-        assert name in said, ended
-        assert "broken" not in said[name], said[name]["broken"]
-        return said[name]
-
-    return seen
 
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Asked:
     if not is_long:
         pytest.skip("VMs under two emulations take five minutes or more: --long")
-    return lived(tmp_path_factory.mktemp("vfio") / "life", *LIFE)
+    return lived(tmp_path_factory.mktemp("vfio-life"), PROGRAM, *LIFE)
 
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Asked:
     if not is_long:
         pytest.skip("each of these boots a VM twice under two emulations: --long")
-    return lived(tmp_path_factory.mktemp("vfio") / "faults", *FAULTS)
+    return lived(tmp_path_factory.mktemp("vfio-faults"), PROGRAM, *FAULTS)
 
 
 def card(seen: Said, address: str) -> Said:
@@ -89,10 +62,6 @@ def given(*addresses: str) -> dict[str, str | None]:
 
 def known(drivers: dict[str, str | None]) -> dict[str, str | None]:
     return {one: drivers[one] for one in DRIVERS}
-
-
-def check(said: Said, code: int = 0) -> None:
-    assert said["code"] == code, f"{said['out']}\n{said['err']}"
 
 
 def test_what_is_said_of_the_cards_is_what_sysfs_has(life: Asked) -> None:
@@ -224,7 +193,7 @@ def test_a_vf_goes_to_a_vm_while_the_device_stays_the_hosts(life: Asked) -> None
 def test_without_an_iommu_no_card_can_be_given_away(tmp_path: Path, is_long: bool) -> None:
     if not is_long:
         pytest.skip("it takes one more boot: --long")
-    seen = lived(tmp_path / "none", "no_iommu", has_iommu=False)("no_iommu")
+    seen = lived(tmp_path, PROGRAM, "no_iommu", has_iommu=False)("no_iommu")
     assert not seen["doctor"]["is_able"]
     [iommu] = [one for one in seen["doctor"]["checks"] if one["name"] == "iommu"]
     assert iommu["status"] == "failure"

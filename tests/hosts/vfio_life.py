@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from leaks import look_at_objects, process_name
 from tiny_cluster import Ended, TinyHome
 
 OUT = Path("/out/said.json")
+STATE = Path("/srv/state")
 DEVICES = Path("/sys/bus/pci/devices")
 VFIO = "vfio-pci"
 PATIENCE_S = 240.0  # an emulated processor that others are using, too
@@ -44,7 +45,7 @@ clusters:
       - cpu_cores: 1
         memory_gb: 0.5
         disk_gb: 1
-        pcie_passthrough: {{enabled: true, devices: [{devices}]}}
+        {asked}
 """
 Said = dict[str, object]
 
@@ -79,7 +80,7 @@ class Home(TinyHome):
 
     def __init__(self, state: Path) -> None:
         super().__init__(state)
-        self.devices: dict[str, Collection[str]] = {}
+        self.asked: dict[str, str] = {}
 
     def _start_zygote(self) -> Forked:
         forked = Forked.start(self.root)
@@ -87,15 +88,13 @@ class Home(TinyHome):
         return forked
 
     def file(self, name: str) -> Path:
-        every = self.devices.get(name, ())
-        words = (f'{{pci_address: "{one}", device_type: other}}' for one in every)
         path = self.root / f"{name}.yaml"
-        path.write_text(FILE.format(name=name, devices=", ".join(words)))
+        path.write_text(FILE.format(name=name, asked=self.asked.get(name, passthrough())))
         return path
 
     def start(self, name: str, *devices: str, **order: object) -> Ended:
         if devices:
-            self.devices[name] = devices
+            self.asked[name] = passthrough(*devices)
         return self.call("hpc", "start", NODE, name=name, patience_s=PATIENCE_S, **order)
 
     def stop(self, name: str, **order: object) -> Ended:
@@ -110,6 +109,12 @@ class Home(TinyHome):
     def vm(self, name: str) -> int | None:
         """The QEMU of its node."""
         return qemus_of(self.host, name).get(NODE)
+
+
+def passthrough(*devices: str) -> str:
+    """What a node is to have, in its file."""
+    words = (f'{{pci_address: "{one}", device_type: other}}' for one in devices)
+    return f"pcie_passthrough: {{enabled: true, devices: [{', '.join(words)}]}}"
 
 
 def told(ended: Ended) -> Said:
@@ -273,7 +278,7 @@ def see_daemon_killed_in_start(home: Home) -> Said:
     """libvirtd is killed when the first device has left its driver."""
     daemon = daemon_of(home.host)
     said: Said = {"before": drivers()}
-    home.devices["one"] = (*CARD, *MIXED_CARD)
+    home.asked["one"] = passthrough(*CARD, *MIXED_CARD)
     said |= _meanwhile(home, "start", lambda _pid: send(signal.SIGKILL, daemon))
     daemon_of(home.host)
     return _recovered(home, said)
@@ -301,7 +306,7 @@ def see_daemon_killed_in_stop(home: Home) -> Said:
 def see_start_killed(home: Home) -> Said:
     """`ai-how` is killed when the first device has left its driver; libvirtd goes on."""
     said: Said = {"before": drivers()}
-    home.devices["one"] = (*CARD, *MIXED_CARD)
+    home.asked["one"] = passthrough(*CARD, *MIXED_CARD)
     said |= _meanwhile(home, "start", lambda pid: send(signal.SIGKILL, pid))
     return _recovered(home, said)
 
@@ -346,13 +351,6 @@ def _ended(home: Home, said: Said) -> Said:
     return said
 
 
-SCENARIOS = {
-    name.removeprefix("see_"): value
-    for name, value in list(globals().items())
-    if name.startswith("see_")
-}
-
-
 def give_back(before: dict[str, str | None]) -> None:
     """Have the drivers as before, so that no scenario suffers from the one before it."""
     for address, driver in drivers().items():
@@ -362,8 +360,17 @@ def give_back(before: dict[str, str | None]) -> None:
             Path("/sys/bus/pci/drivers_probe").write_text(address)
 
 
-def main(names: list[str]) -> None:
-    run([get_tool("modprobe"), "-a", *MODULES])
+def scenarios_of(names: Mapping[str, object]) -> dict[str, Callable[[Home], Said]]:
+    """The scenarios of a module, by its globals."""
+    return {
+        name.removeprefix("see_"): value
+        for name, value in names.items()
+        if name.startswith("see_") and callable(value)
+    }
+
+
+def live(home: Home, names: Sequence[str], scenarios: Mapping[str, Callable[[Home], Said]]) -> None:
+    """Have these happen, one after the other; clusters and drivers are as before after each."""
     said: dict[str, Said] = {}
     at = time.monotonic()
 
@@ -375,9 +382,7 @@ def main(names: list[str]) -> None:
         OUT.write_text(json.dumps(said, indent=1))
 
     note("boot", {"uptime_s": float(Path("/proc/uptime").read_text().split()[0])})
-    state = Path("/srv/state")
-    state.mkdir(mode=0o700)
-    home = Home(state)
+    home.state.mkdir(mode=0o700)
     os.environ |= {
         "XDG_DATA_HOME": str(home.root / "data"),
         "XDG_CACHE_HOME": str(home.root / "cache"),
@@ -389,7 +394,7 @@ def main(names: list[str]) -> None:
         for name in names:
             home.have_host()  # it ends with its last cluster
             try:
-                seen = SCENARIOS[name](home)
+                seen = scenarios[name](home)
             except Exception:  # noqa: BLE001  it is told, and the others are seen
                 seen = {"broken": traceback.format_exc()}
             note(name, seen)
@@ -406,5 +411,10 @@ def main(names: list[str]) -> None:
         home.host.down()
 
 
+def main() -> None:
+    run([get_tool("modprobe"), "-a", *MODULES])
+    live(Home(STATE), sys.argv[1:], scenarios_of(globals()))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
