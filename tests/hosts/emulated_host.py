@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from ai_how.errors import ToolError
 from ai_how.process import Completed, dying_with_us, get_tool, run
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import default_roots
@@ -78,7 +79,7 @@ def run_inside(
 ) -> Completed:
     """Boot the host, run a Python program of tests/hosts there as root, and return its output.
 
-    `out` is an empty directory, /out in there. The host ends with us, or after `timeout_s`: then
+    `out` is /out in there. The host ends with us, or after `timeout_s`: then, and if it crashes,
     ToolError is raised, and what the program has written is in `out` all the same.
     """
     run([sys.executable, "-m", "compileall", "-q", ROOT / "src", ROOT / "tests"], check=False)
@@ -107,7 +108,7 @@ def run_inside(
     code = out / "code"
     if not code.exists():
         said = console.read_text(errors="replace")[-3000:] if console.exists() else ""
-        raise AssertionError(f"the emulated host did not come to its end:\n{said}{done.stderr}")
+        raise ToolError("the emulated host did not come to its end", details=said + done.stderr)
     texts = [(out / name).read_text(errors="replace") for name in ("stdout", "stderr")]
     return Completed(int(code.read_text()), *texts)
 
