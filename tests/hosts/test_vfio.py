@@ -236,10 +236,7 @@ def test_a_start_goes_on_whose_libvirtd_is_killed_between_unbind_and_bind(faults
     assert len(seen["open groups"]) == len((CARD, MIXED_CARD))
 
 
-@pytest.mark.xfail(
-    reason="libvirt gives back only what it took from a driver itself: what a killed libvirtd had "
-    "bound to vfio-pci stays there"
-)
+@pytest.mark.fault("F27", "libvirtd, with a device that had no driver and is with vfio-pci")
 def test_no_device_stays_with_vfio_that_a_killed_libvirtd_had_bound(faults: Asked) -> None:
     seen = faults("daemon_killed_in_start")
     assert seen["after stop"] == seen["before"]
