@@ -24,7 +24,7 @@ from typing import IO, NoReturn
 from uuid import UUID
 
 from ai_how.cli import main as ai_how
-from ai_how.clusters import cleanup, manager, save_machines
+from ai_how.clusters import cleanup, cluster_access, known_cluster, save_machines
 from ai_how.host.embedded import EmbeddedHost
 from ai_how.hpc import manager as hpc_manager
 from ai_how.hpc.plan import STEP_TYPES
@@ -355,7 +355,8 @@ def _obey(order: Order, scratch: Path) -> None:
     _open_streams(out, err, order.get("streams"))
     client = TinyClient if order.get("agents", True) else LibvirtClient
     client = partial(client, patience_s=order.get("patience_s", PATIENCE_S))
-    manager.LibvirtClient = cleanup.LibvirtClient = save_machines.LibvirtClient = client
+    for module in (cluster_access, known_cluster, cleanup, save_machines):
+        module.LibvirtClient = client
     # What is saved in the background would speak to agents that are not there.
     save_machines.start_detached = lambda *_words, **_streams: None
     _kill_in(order.get("kill_in"))

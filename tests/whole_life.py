@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_how.cli import main
-from ai_how.clusters import cleanup, manager
+from ai_how.clusters import cleanup, cluster_access, known_cluster
 from ai_how.errors import GuestError
 from ai_how.host.kvm import kvm_verdict
 from ai_how.images.manifest import DISK, Manifest
@@ -100,7 +100,7 @@ def live(directory: Path) -> None:
         kernel=None, cache=roots.kvm_verdict, device=Path("/dev/null"), boot=directory
     ).works
     libvirt = Witness(witness, roots.state)
-    for module in (manager, cleanup):
+    for module in (cluster_access, known_cluster, cleanup):
         module.LibvirtClient = lambda *_, **__: libvirt
     ends = {}
 

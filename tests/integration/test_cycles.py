@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters import cleanup, manager
+from ai_how.clusters import cleanup, cluster_access, known_cluster
 from ai_how.hpc.manager import HpcManager
 from ai_how.spec.reader import read_spec
 from ai_how.waiting import Deadline, wait_until
@@ -38,8 +38,8 @@ def test_starting_and_destroying_again_and_again_uses_nothing_up(
     *,
     is_long: bool,
 ) -> None:
-    monkeypatch.setattr(manager, "LibvirtClient", TinyClient)
-    monkeypatch.setattr(cleanup, "LibvirtClient", TinyClient)
+    for module in (cluster_access, known_cluster, cleanup):
+        monkeypatch.setattr(module, "LibvirtClient", TinyClient)
     home = watched.home
     cluster = HpcManager(roots=home.roots, name="hpc")
     spec = read_spec(home.file("hpc"), {})

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from cli_runner import Cli
 
-from ai_how.clusters import cleanup, manager
+from ai_how.clusters import cleanup, cluster_access, known_cluster
 from ai_how.clusters.observation import observe
 from ai_how.errors import OwnershipError
 from ai_how.hpc.kind import SLURM
@@ -50,7 +50,7 @@ class Libvirt(FakeLibvirt):
 @pytest.fixture
 def libvirt(monkeypatch: pytest.MonkeyPatch) -> Libvirt:
     there = Libvirt()
-    for module in (manager, cleanup):
+    for module in (cluster_access, known_cluster, cleanup):
         monkeypatch.setattr(module, "LibvirtClient", lambda *_, **__: there)
     return there
 
