@@ -104,6 +104,7 @@ def test_a_cluster_is_chosen_by_the_environment_unless_a_file_is_named(
         (("compute-01",), "<--><good-compute-01>"),
         (("--", "squeue", "--me"), "<--><good-controller><squeue --me>"),
         (("--", "compute-01", "id", "-u"), "<--><good-compute-01><id -u>"),
+        (("--", "compute-01", "--", "id"), "<--><good-compute-01><id>"),
         (("-t", "--", "top"), "<-t><--><good-controller><top>"),
     ],
 )
@@ -123,6 +124,8 @@ def test_a_login_without_a_node_is_to_the_controller(
 def test_a_node_that_is_not_there_is_no_command(cli: Cli) -> None:
     remember(cli, "good")
     done = cli("hpc", "ssh", "--cluster", "good", "squeue")
+    assert "cluster good has no node squeue" in done.err
+    done = cli("hpc", "ssh", "--cluster", "good", "--", "squeue", "--", "--me")
     assert "cluster good has no node squeue" in done.err
 
 

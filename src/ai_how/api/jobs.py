@@ -12,14 +12,14 @@ Runner = Callable[..., CommandResult]
 
 # SLURM forgets a job five minutes after its end (MinJobAge); who waits asks once a second.
 _WAIT = """\
-while state=$(squeue --noheader --jobs {id} --states all --format %T 2>/dev/null); do
+while state=$(squeue --noheader --jobs "$1" --states all --format %T 2>/dev/null); do
     case $state in
         PENDING | CONFIGURING | RUNNING | COMPLETING | SUSPENDED | STOPPED) sleep 1 ;;
         REQUEUE* | RESIZING | SIGNALING | STAGE_OUT) sleep 1 ;;
         *) break ;;
     esac
 done
-scontrol show job {id}
+scontrol show job "$1"
 """
 
 
@@ -66,7 +66,7 @@ class Job:
     def wait(self, timeout: float | None = None) -> JobResult:
         """Wait for its end. Raises CommandTimeoutError after `timeout` seconds; the job goes on."""
         try:
-            told = self.run(["sh", "-c", _WAIT.format(id=self.id)], timeout=timeout)
+            told = self.run(["sh", "-c", _WAIT, "wait", str(self.id)], timeout=timeout)
         except CommandTimeoutError as error:
             raise CommandTimeoutError(f"job {self.id} has not ended in {timeout:g} s") from error
         fields = self._fields(told)

@@ -68,6 +68,7 @@ def split_login(words: list[str]) -> tuple[Path | None, str | None, list[str], b
     if file is None:
         file, rest = split_words(_without_dashes(rest))
     node, *command = _without_dashes(rest) or [""]
+    is_apart = is_apart and command[:1] != ["--"]
     return file, node or None, _without_dashes(command), is_apart
 
 
