@@ -177,7 +177,8 @@ def test_what_is_no_node_reaches_no_program(tmp_path, monkeypatch, capsys, verb)
     for payload in PAYLOADS:
         for words in ((payload,), ("--", payload)):
             # Without a node, `hpc ssh` runs the command on the controller: with ssh's own options.
-            if verb == "ssh" and (payload == "--" or (words[0].startswith("-") and words[0] != "--")):
+            is_option = words[0].startswith("-") and words[0] != "--"
+            if verb == "ssh" and (is_option or payload == "--"):
                 continue
             ended = cli("hpc", verb, *words, "--", "true")
             is_help = ended.code == 0 and ended.out.startswith("Usage: ")  # an option with an h
