@@ -146,12 +146,15 @@ def test_the_next_command_removes_a_vgpu_without_a_record(life: Asked) -> None:
 
 
 @pytest.mark.fault("F01", "a start, between the making of its vGPU and the boot")
-def test_a_start_goes_on_with_the_vgpu_of_one_that_was_killed(life: Asked) -> None:
+def test_the_vgpu_of_a_first_start_that_was_killed_goes_and_the_next_has_another(
+    life: Asked,
+) -> None:
     seen = life("killed_before_boot")
     assert seen["ended"]["code"] == -9
-    uuid = has_one(seen["at kill"], TWO_PORTS, "one")
+    former = has_one(seen["at kill"], TWO_PORTS, "one")
     check(seen["again"])
-    assert has_one(seen["while it runs"], TWO_PORTS, "one") == uuid
+    uuid = has_one(seen["while it runs"], TWO_PORTS, "one")
+    assert uuid != former  # the next start makes another cluster, with an id of its own
     runs_with(seen["has"], seen["while it runs"], uuid)
 
 
