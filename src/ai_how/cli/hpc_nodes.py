@@ -97,7 +97,7 @@ def execute(
 
     Ctrl-C, SIGTERM, SIGHUP and --timeout (exit code 124) end the command and all processes that it
     started: they get the signal, and are killed after two seconds. If ai-how is killed, or stopped
-    for longer than a minute, the node ends them by itself within about a minute.
+    for longer than two minutes, the node ends them by itself.
 
     When the command ends, processes that it left in the background go on, but their output is
     passed on for one more second only: redirect it, as for ssh.

@@ -31,7 +31,7 @@ from ai_how.limits import start_thread
 from ai_how.waiting import Deadline
 
 # After this time without a word of ours, the helper ends the program.
-LEASE_S = 60.0
+LEASE_S = 120.0
 BEAT_S = 10.0
 # A short program has ended by then, and costs no more questions.
 ATTACH_AFTER_S = 0.6

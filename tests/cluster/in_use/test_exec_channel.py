@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slurm
 NODE = "compute-02"
 # Of a program that runs until it is ended, whose children leave its session and its parent.
 TREE = "(setsid sleep 98765 &); setsid sleep 98765 & echo begun; sleep 98765"
-DEADLINE_S = 300
+DEADLINE_S = 600
 
 
 class Exec:
@@ -144,7 +144,7 @@ def test_a_signal_ends_all_processes(node, number):
 
 @pytest.mark.fault("F68", "--timeout, in a real node")
 def test_a_time_out_ends_all_processes(node):
-    code, out, err = node.run(TREE, options=("--timeout", "4"))
+    code, out, err = node.run(TREE, options=("--timeout", "20"))
     assert (code, out) == (124, b"begun\n")
     assert err.startswith(b"error: timed out waiting for the end of ")
     node.wait_until_nothing_is_left()
