@@ -41,6 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("AI_HOW_NO_WARM", "1")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="--long"))
+
+
 @pytest.fixture(scope="session")
 def is_long(request: pytest.FixtureRequest) -> bool:
     """Whether this run may take hours."""

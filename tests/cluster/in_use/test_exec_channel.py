@@ -92,6 +92,7 @@ def test_what_is_no_text_and_has_no_line_end_stays_so(node):
     )
 
 
+@pytest.mark.long
 def test_output_of_any_size_comes(node):
     code, out, err = node.run("head -c 5000000 /dev/zero; head -c 100000 /dev/zero >&2")
     assert (code, len(out), len(err)) == (0, 5_000_000, 100_000)
@@ -109,6 +110,7 @@ def test_output_comes_as_it_is_written_and_input_is_taken_as_it_comes(node):
         assert one.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.long
 def test_a_reader_that_has_enough_ends_the_program(node):
     with node.start("yes") as program:
         assert program.stdout
@@ -117,6 +119,7 @@ def test_a_reader_that_has_enough_ends_the_program(node):
         assert program.wait(DEADLINE_S) == 128 + signal.SIGPIPE
 
 
+@pytest.mark.long
 def test_two_at_once_do_not_mix(node):
     with (
         node.start("sh", "-c", "sleep 1; head -c 600000 /dev/zero | tr '\\0' a") as first,
@@ -150,11 +153,13 @@ def test_a_time_out_ends_all_processes(node):
     node.wait_until_nothing_is_left()
 
 
+@pytest.mark.long
 def test_what_is_left_in_the_background_goes_on(node):
     assert node.run("sleep 76543 & echo begun")[:2] == (0, b"begun\n")
     assert node.run("pgrep -x sleep > /dev/null && pkill -f '^sleep 76543'")[0] == 0
 
 
+@pytest.mark.long
 @pytest.mark.fault("F68", "a full /run in a real node")
 def test_a_full_run_delays_the_output_and_loses_none(node):
     line = (
@@ -166,6 +171,7 @@ def test_a_full_run_delays_the_output_and_loses_none(node):
     assert out.split() == [str(number).encode() for number in range(1, 200_001)]
 
 
+@pytest.mark.long
 @pytest.mark.fault("F68", "an agent that restarts, in a real node")
 def test_a_program_outlives_nothing_but_is_told_of_it(node):
     """A new agent ends what the one before had started: that must be said."""

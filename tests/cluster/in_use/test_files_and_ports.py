@@ -68,12 +68,14 @@ def test_a_directory_with_odd_names_comes_to_a_node_to_another_and_back(
     clean.ssh("controller", "rm ~/-x")
 
 
+@pytest.mark.long
 def test_a_copy_of_what_is_not_there_ends_as_scp_does(clean: Cluster, tmp_path: Path) -> None:
     done = clean.try_call("hpc", "cp", "controller:nothing", str(tmp_path))
     assert done.returncode == 1
     assert "nothing" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_tool("rsync") is None, reason="rsync is not installed")
 def test_rsync_brings_what_changed(clean: Cluster, tree: Path) -> None:
     first = clean.call("hpc", "rsync", "-ai", f"{tree}/", "compute-01:/tmp/copied/")
@@ -111,6 +113,7 @@ def is_refused(port: int) -> bool:
         return line.connect_ex(("127.0.0.1", port)) != 0
 
 
+@pytest.mark.long
 def test_a_server_in_a_node_is_reached_here_also_after_a_reboot_of_the_node(used: Cluster) -> None:
     used.execute("compute-02", SERVE)
     words = (f"0:compute-02:{SERVED}", f"127.0.0.1:0:compute-02:{SERVED}")

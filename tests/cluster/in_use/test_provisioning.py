@@ -16,7 +16,7 @@ from ai_how.state.cluster_state import read_state
 from pages import COMMAND_S, DOCS, block_of, commands, run_commands
 from real_cluster import START_S, Cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.in_order]
+pytestmark = [pytest.mark.slurm, pytest.mark.in_order, pytest.mark.long]
 
 PAGE = (DOCS / "ansible.md").read_text()
 NODES = ("controller", "compute-01", "compute-02")

@@ -35,6 +35,7 @@ def call(used: Cluster, *argv: str | Path) -> Completed:
     return run([sys.executable, *argv], check=False, env=env, cwd=home, timeout_s=START_S)
 
 
+@pytest.mark.long
 @pytest.mark.fault("F01", "an own cluster in a program, beside another one")
 def test_the_program_of_the_page_prints_what_the_page_says(used: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "first.py"
@@ -56,6 +57,7 @@ def test_the_tests_of_the_page_pass_with_the_plugin(used: Cluster, tmp_path: Pat
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.long
 def test_a_test_that_fails_tells_what_slurm_says(used: Cluster, tmp_path: Path) -> None:
     tests = tmp_path / "test_failing.py"
     tests.write_text(
@@ -131,6 +133,7 @@ def test_the_nodes_can_be_asked_as_root_and_by_several_threads(api: ai_how.Clust
     assert said == {name: f"{name}\n0\nadmin\n" for name in api.nodes}
 
 
+@pytest.mark.long
 def test_a_start_in_a_thread_of_what_is_up_changes_nothing(used: Cluster) -> None:
     seen: list[ai_how.Progress] = []
 

@@ -124,6 +124,7 @@ def test_files_are_there_results_come_back_and_only_changes_are_sent(used: Clust
     assert (second["exit_code"], second["sent"], second["received"]) == (0, ["a b"], []), second
 
 
+@pytest.mark.long
 def test_of_2000_files_that_did_not_change_none_is_sent_again(used: Cluster, here: Path):
     for number in range(2000):
         file = here / f"{number % 20}" / f"{number}"
@@ -136,6 +137,7 @@ def test_of_2000_files_that_did_not_change_none_is_sent_again(used: Cluster, her
     assert (second["sent"], second["received"], second["output"]) == ([], [], "2000\n")
 
 
+@pytest.mark.long
 @pytest.mark.fault("J03", "a file that the job writes is written here as well")
 def test_a_file_that_changed_here_meanwhile_is_not_overwritten(used: Cluster, here: Path):
     (here / "same").write_text("before")
@@ -173,6 +175,7 @@ def test_ctrl_c_cancels_the_job_and_leaves_nothing(used: Cluster, here: Path, tm
         assert used.ssh(node, "pgrep -f 'sleep 5432[1]' || true") == ""
 
 
+@pytest.mark.long
 @pytest.mark.fault("J01", "SIGKILL to `hpc run`, then to the ssh of `hpc run --attach`")
 def test_a_job_outlives_its_client_and_its_connection(used: Cluster, here: Path, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
@@ -202,6 +205,7 @@ def test_a_job_outlives_its_client_and_its_connection(used: Cluster, here: Path,
     wait_for(lambda: not jobs_of(used), "the nodes to be done with it")
 
 
+@pytest.mark.long
 def test_two_directories_at_once_and_a_job_on_two_nodes(used: Cluster, here: Path, tmp_path: Path):
     other, log = tmp_path / "other", tmp_path / "log"
     other.mkdir()
@@ -213,6 +217,7 @@ def test_two_directories_at_once_and_a_job_on_two_nodes(used: Cluster, here: Pat
     assert {"compute-01", "compute-02"} <= set(log.read_text().split())
 
 
+@pytest.mark.long
 def test_what_slurm_refuses_is_said_in_its_words(used: Cluster, here: Path):
     done = run_in(used, here, "-p", "nowhere", "--", "true")
     assert done.returncode == 3
@@ -222,6 +227,7 @@ def test_what_slurm_refuses_is_said_in_its_words(used: Cluster, here: Path):
     assert (done.returncode, "job 987654 is not known" in done.stderr) == (2, True), done
 
 
+@pytest.mark.long
 def test_the_page_for_users_has_commands_that_ran(used: Cluster, here: Path):
     """docs/run.md: each of its commands, in a directory as it describes."""
     page = Path(__file__).resolve().parents[3] / "docs" / "run.md"
