@@ -51,13 +51,13 @@ class ByteInput:
         self._is_terminal = os.isatty(0)
 
     def read_head(self, most: int, within_s: float) -> tuple[bytes, bool]:
-        """What is there already, up to about `most` bytes, and whether that is all of it."""
+        """What is there already, up to `most` bytes, and whether that is all of it."""
         head = b""
         until = time.monotonic() + within_s
         while not self._is_terminal and len(head) < most:
             if not _wait(0, select.POLLIN, max(0.0, until - time.monotonic())):
                 break
-            if not (data := self.read(PIECE_BYTES)):
+            if not (data := self.read(min(PIECE_BYTES, most - len(head)))):
                 return head, True
             head += data
         return head, False

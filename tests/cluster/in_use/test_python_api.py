@@ -130,7 +130,7 @@ def test_the_nodes_can_be_asked_as_root_and_by_several_threads(api: ai_how.Clust
         one.start()
     for one in threads:
         one.join()
-    assert said == {name: f"{name}\n0\nadmin\n" for name in api.nodes}
+    assert said == {name: f"{name}\n0\nhpc\n" for name in api.nodes}
 
 
 @pytest.mark.long
