@@ -110,6 +110,7 @@ def test_ssh_goes_by_the_configuration_of_the_cluster_and_checks_host_keys():
     assert found.variables["ansible_ssh_common_args"] == "-F '/my state/my-lab/ssh/config'"
     assert found.variables["ansible_ssh_host_key_checking"] is True
     assert found.variables["ansible_user"] == "hpc"
+    assert found.variables["ansible_remote_tmp"] == "/tmp/.ansible-hpc"
     assert [one["ansible_host"] for one in found.hosts.values()] == list(found.hosts)
     # Two clusters may have the same names and addresses: no connection is shared by them.
     assert len({one["ansible_control_path"] for one in found.hosts.values()}) == len(found.hosts)

@@ -87,6 +87,8 @@ def _of_all(state: ClusterState, seen: ClusterStatus, paths: ClusterPaths) -> Va
         "ansible_ssh_pipelining": True,
         "ansible_ssh_timeout": _CONNECT_S,
         "ansible_python_interpreter": "/usr/bin/python3",
+        # Homes are on NFS: there, root of a compute node cannot read what the account has copied.
+        "ansible_remote_tmp": f"/tmp/.ansible-{state.user}",  # noqa: S108  nobody else logs in
         "ai_how_cluster": state.name,
         "ai_how_controller": controller,
         "ai_how_subnet": str(state.network.subnet),
