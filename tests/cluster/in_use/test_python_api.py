@@ -90,6 +90,7 @@ def test_a_command_that_takes_too_long_is_ended_on_the_node(api: ai_how.Cluster)
     assert api.run(["pgrep", "-f", "sleep 98[7]"]).stdout == ""
 
 
+@pytest.mark.long
 def test_a_job_is_waited_for_and_can_be_cancelled(api: ai_how.Cluster) -> None:
     job = api.sbatch("#!/bin/sh\necho out; echo err >&2; sleep 600", "--error=my errors.txt")
     with pytest.raises(ai_how.CommandTimeoutError):
