@@ -194,6 +194,7 @@ def test_a_clock_that_is_off_is_seen_and_set_by_a_start(cluster):
     assert problems(cluster, "compute-01") == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("H13", "the hardware clock that QEMU shows is set, as it is where the host's is")
 def test_clocks_follow_a_jump_of_the_hosts_forward_and_back(cluster, points):
     for ahead_s in (3600, 0):

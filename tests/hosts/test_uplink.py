@@ -49,10 +49,10 @@ def digest_of_file() -> str:
     ("name", "who", "more"),
     [
         ("plain", "user", ["lose-uplink"]),
-        ("plain", "root", ["lose-uplink"]),
+        pytest.param("plain", "root", ["lose-uplink"], marks=pytest.mark.long),
         ("resolved", "root", []),
         ("networkmanager", "user", []),
-        ("unbound", "user", []),
+        pytest.param("unbound", "user", [], marks=pytest.mark.long),
     ],
 )
 def test_guests_reach_what_the_host_reaches_and_nothing_of_the_host(
@@ -72,7 +72,10 @@ def test_guests_reach_what_the_host_reaches_and_nothing_of_the_host(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another root directory needs root")
-@pytest.mark.parametrize("as_user", [False, True], ids=["root", "user"])
+@pytest.mark.parametrize(
+    "as_user",
+    [pytest.param(False, id="root", marks=pytest.mark.long), pytest.param(True, id="user")],
+)
 def test_the_same_with_the_programs_of_debian_13(as_user: bool, tmp_path: Path) -> None:
     words = ("guests_view.py", "lose-uplink")
     done = on_trixie(

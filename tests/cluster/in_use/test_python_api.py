@@ -49,6 +49,7 @@ def used_list(used: Cluster) -> list[dict[str, object]]:
     return json.loads(used.call("--json", "hpc", "list"))
 
 
+@pytest.mark.long
 def test_the_tests_of_the_page_pass_with_the_plugin(used: Cluster, tmp_path: Path) -> None:
     tests = tmp_path / "test_page.py"
     tests.write_text(block_of(PAGE, "import pytest"))

@@ -157,6 +157,7 @@ def test_a_file_that_changed_here_meanwhile_is_not_overwritten(used: Cluster, he
     assert theirs == ["theirs\n", "new\n"]
 
 
+@pytest.mark.long
 @pytest.mark.fault("J02", "SIGINT to `hpc run` while the job writes its output")
 def test_ctrl_c_cancels_the_job_and_leaves_nothing(used: Cluster, here: Path, tmp_path: Path):
     log = tmp_path / "log"
