@@ -263,24 +263,28 @@ def test_a_missing_root_disk_is_named_at_once(bench):
     assert "no root disk" in failed.read("compute-01.console.log")
 
 
+@pytest.mark.long
 @pytest.mark.fault("F61", "a guest with too little memory to boot")
 def test_a_guest_without_memory_is_named_at_once(bench):
     failed = bench.fail("nomem", image="has-no-memory")
     assert "compute-01: it ran out of memory: System is deadlocked on memory" in failed.first_line
 
 
+@pytest.mark.long
 @pytest.mark.fault("F61", "a guest whose memory is used up")
 def test_a_process_that_was_killed_for_want_of_memory_is_named(bench):
     failed = bench.fail("glutton", image="has-a-glutton")
     assert "compute-01: it ran out of memory: busybox was killed" in failed.first_line
 
 
+@pytest.mark.long
 @pytest.mark.fault("F61", "a systemd that is in emergency mode")
 def test_emergency_mode_is_named_at_once(bench):
     failed = bench.fail("emerg", image="is-in-emergency")
     assert "compute-01: its systemd gave up and is in emergency mode" in failed.first_line
 
 
+@pytest.mark.long
 @pytest.mark.fault("F61", "a guest whose agent is never started")
 def test_an_agent_that_never_comes_is_named_with_the_last_line_of_the_console(bench):
     failed = bench.fail("silent", image="is-silent", timeouts=SHORT)
@@ -334,6 +338,7 @@ def test_a_disk_that_fills_up_under_a_guest_is_named_at_once(bench):
     assert failed.error.cause_id == "disk-full"
 
 
+@pytest.mark.long
 @pytest.mark.fault("F47", "the file system of the disks is filled before the disks are made")
 def test_a_disk_that_is_full_when_disks_are_made_is_named(bench):
     with filled(bench.disks) as fill:

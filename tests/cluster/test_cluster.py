@@ -472,6 +472,7 @@ def test_a_file_system_that_is_full_is_named_by_status(cluster):
     cluster.execute("compute-01", "rm /filler")
 
 
+@pytest.mark.long
 def test_a_start_that_is_killed_leaves_nothing_behind(cluster, tmp_path):
     file = tmp_path / "spare.yaml"
     file.write_text(SPARE)

@@ -208,6 +208,7 @@ def test_clocks_follow_a_jump_of_the_hosts_forward_and_back(cluster, points):
     points(2)
 
 
+@pytest.mark.long
 @pytest.mark.fault("H16", "a node is rebooted, the second time before its journal was on disk")
 def test_a_journal_outlives_reboots_and_earlier_boots_are_shown(cluster, points):
     def boot_id() -> str:

@@ -206,6 +206,7 @@ def test_jobs_go_on_where_they_were_when_a_cluster_is_suspended(cluster, points:
     points(1)
 
 
+@pytest.mark.long
 def test_a_restored_cluster_is_stopped_and_boots_with_all_that_was_on_it(cluster):
     cluster.ssh("controller", "echo mine > kept.txt")
     cluster.call("hpc", "stop", timeout_s=START_S)
@@ -215,6 +216,7 @@ def test_a_restored_cluster_is_stopped_and_boots_with_all_that_was_on_it(cluster
     cluster.call("hpc", "destroy", "--force")
 
 
+@pytest.mark.long
 @pytest.mark.fault("W02", "a saved memory that only QEMU can refuse, under a real system")
 def test_a_memory_that_qemu_refuses_boots_from_the_same_disk_and_is_ready(cluster, points: Points):
     (machine,) = saved(cluster)

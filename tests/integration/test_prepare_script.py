@@ -21,7 +21,7 @@ from ai_how.vm_management.preparing.vm import USER, render_whole_job
 from apt_proxy import serving_as_proxy
 from stock_image import ROOT_START, SECTOR, SUITES, StockImage, get_stock_image
 
-pytestmark = pytest.mark.libvirt
+pytestmark = [pytest.mark.libvirt, pytest.mark.long]
 
 SENTINEL = "Sesame-9137-open"
 SCRIPT_S = 900
