@@ -88,6 +88,8 @@ def test_a_cluster_is_chosen_by_the_environment_unless_a_file_is_named(
     cli.write("cluster.yaml", GOOD)
     monkeypatch.setenv("AI_HOW_CLUSTER", "other")
     assert "cluster other has no node x" in cli("hpc", "logs", "x").err
+    for words in (["start"], ["run", "--", "true"], ["provision"]):
+        assert "the file of the cluster other is not stored here" in cli("hpc", *words).err
     for words in (("-c", "cluster.yaml"), ("--cluster", "demo")):
         assert "demo" in cli("hpc", "logs", *words, "x").err
     assert "demo" in cli("hpc", "logs", "./cluster.yaml", "x").err

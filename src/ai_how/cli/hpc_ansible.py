@@ -9,11 +9,12 @@ import typer
 from ai_how import console
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, File, find_manager, load_kept, manager_of
+from ai_how.cli.hpc_cluster import Cluster, File, find_manager, load, manager_of, named
+from ai_how.cli.hpc_view import show_planned
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ai_how.hpc.inventory import Inventory
     from ai_how.hpc.manager import HpcManager
@@ -102,7 +103,8 @@ def provision(
 
     context = context_of(ctx)
     file, arguments = _split_arguments(words)
-    spec = load_kept(context, cluster)[0] if cluster else context.load_spec(file)[0]
+    cluster = named(context, cluster, file)
+    spec, _ = load(context, cluster, file)
     hpc = get_hpc(spec)
     if not hpc.provision:
         raise SpecError(
@@ -172,12 +174,6 @@ def run_playbooks(
     if is_silent:
         return manager.provision(asked)
     return manager.provision(asked, watch=_show_result, told=_show_outcome)
-
-
-def show_planned(outcomes: "Iterable[Outcome]") -> None:
-    """Print which playbooks would run."""
-    for one in outcomes:
-        console.show_line(f"playbook {one.playbook} runs on {', '.join(one.nodes)}")
 
 
 def planned_outcome(pending: "PendingRun") -> "Outcome":

@@ -7,12 +7,12 @@ import typer
 from ai_how import console
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.hpc_view import size_text
 
 if TYPE_CHECKING:
     from ai_how.clusters.listing import ClusterSummary
 
 app = new_app()
-GIB = 1024  # in MiB
 
 
 @app.command("list", short_help="List all clusters of the user.")
@@ -42,7 +42,7 @@ def _show(found: "list[ClusterSummary]") -> None:
                 one.name,
                 one.state,
                 None if one.nodes is None else f"{_text(one.nodes_on)} of {one.nodes}",
-                None if one.disk_mib is None else _size(one.disk_mib),
+                None if one.disk_mib is None else size_text(one.disk_mib),
                 one.host,
                 one.created_at and f"{one.created_at.astimezone():%Y-%m-%d %H:%M}",
             ]
@@ -58,7 +58,3 @@ def _show(found: "list[ClusterSummary]") -> None:
 
 def _text(count: int | None) -> str:
     return "?" if count is None else str(count)
-
-
-def _size(mib: int) -> str:
-    return f"{mib / GIB:.1f} GiB" if mib >= GIB else f"{mib} MiB"

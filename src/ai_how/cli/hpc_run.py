@@ -11,7 +11,7 @@ from ai_how import console
 from ai_how.cli.arguments import PASSED
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, load_kept, manager_of
+from ai_how.cli.hpc_cluster import Cluster, load, manager_of, named
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def run(
     context, top = context_of(ctx), Path.cwd()
     _check_words(command or [], passed or [], attach, detach=detach)
     check_options(passed or [])
-    spec, path = load_kept(context, cluster) if cluster else context.load_spec()
+    cluster = named(context, cluster)
+    spec, path = load(context, cluster, None)
     hpc = get_hpc(spec)
     check_home(hpc)
     manager = manager_of(context, hpc.name, is_named=bool(cluster))

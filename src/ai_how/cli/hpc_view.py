@@ -8,7 +8,7 @@ from ai_how import console
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ai_how.clusters.status import ClusterStatus, NodeStatus, PortStatus
     from ai_how.plan.step import Plan
@@ -48,8 +48,7 @@ def show_start(
         )
     elif dry_run and (plan.steps or playbooks):
         _show_plan(plan)
-        for one in playbooks:
-            console.show_line(f"playbook {one.playbook} runs on {', '.join(one.nodes)}")
+        show_planned(playbooks)
     elif not plan.steps:
         console.show_line(f"{cluster} is up: nothing to do")
     else:
@@ -59,6 +58,12 @@ def show_start(
             if isinstance(step, OpenPorts):
                 for port in step.ports:
                     console.show_line(f"open: {port}")
+
+
+def show_planned(playbooks: "Iterable[Outcome]") -> None:
+    """Print which playbooks would run."""
+    for one in playbooks:
+        console.show_line(f"playbook {one.playbook} runs on {', '.join(one.nodes)}")
 
 
 def _show_plan(plan: "Plan") -> None:
@@ -201,13 +206,14 @@ def _state(node: "NodeStatus", *, is_short: bool = False) -> str:
 
 
 def _figure(used_mib: int | None, all_mib: int | None) -> str:
-    used = "?" if used_mib is None else _size(used_mib)
-    return used if all_mib is None else f"{used} of {_size(all_mib)}"
+    used = "?" if used_mib is None else size_text(used_mib)
+    return used if all_mib is None else f"{used} of {size_text(all_mib)}"
 
 
 def _short_figure(used_mib: int | None, all_mib: int | None) -> str:
     return _figure(used_mib, all_mib).replace(" of ", "/").replace(" MiB", "M").replace(" GiB", "G")
 
 
-def _size(mib: int) -> str:
+def size_text(mib: int) -> str:
+    """An amount of memory or disk, in the unit that suits it."""
     return f"{mib / GIB:.1f} GiB" if mib >= GIB else f"{mib} MiB"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ai_how import console
-from ai_how.cli.completion import complete_image
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.image_content import Wanted
 from ai_how.cli.image_content import app as of_content
 from ai_how.cli.image_source import (
     Checksums,
@@ -31,16 +31,6 @@ if TYPE_CHECKING:
 
 app = new_app("Build and manage the images of the nodes.")
 app.add_typer(of_content)
-
-Wanted = Annotated[
-    str,
-    typer.Argument(
-        metavar="IMAGE",
-        help="A name, or the start of a digest.",
-        autocompletion=complete_image,
-    ),
-]
-
 
 File = Annotated[
     Path | None,
