@@ -9,29 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ai_how.api import (
-        AiHowError,
-        AsyncCluster,
-        Cluster,
-        CommandFailedError,
-        CommandResult,
-        CommandTimeoutError,
-        GuestError,
-        HostError,
-        ImageError,
-        Job,
-        JobResult,
-        LibvirtError,
-        LockedError,
-        Node,
-        PlanError,
-        Progress,
-        SpecError,
-        StateError,
-        TemporaryCluster,
-        ToolError,
-        cluster,
-    )
+    from ai_how.api import *
 
 __all__ = [
     "AiHowError",

@@ -21,10 +21,10 @@ from ai_how.clusters.images import build_images, find_missing_images
 from ai_how.clusters.status import ClusterStatus
 from ai_how.errors import AiHowError, GuestError, ProgramTimeoutError, SpecError, ToolError
 from ai_how.guest.exec_channel import HEAD_BYTES, ExecChannel, Input
-from ai_how.guest.ssh import ssh_argv
+from ai_how.guest.ssh import scp_argv, ssh_argv
 from ai_how.hpc.manager import HpcManager
 from ai_how.plan.observer import Observer
-from ai_how.process import get_tool, run
+from ai_how.process import run
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.nodes import get_hpc
 from ai_how.spec.reader import read_spec
@@ -239,8 +239,7 @@ class Cluster:
         return self.manager.get_state().get_node(node).domain_name
 
     def _copy(self, source: str, target: str) -> None:
-        scp = get_tool("scp", package="openssh-client")
-        run([scp, "-q", "-r", "-F", self.manager.paths.ssh_config, "--", source, target])
+        run(scp_argv(self.manager.paths, [source, target], options=["-q"]))
 
     def __enter__(self) -> Self:
         try:
