@@ -194,8 +194,13 @@ def number_of(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
 
 
 def _text(answer: Mapping[str, object], name: str) -> str:
+    return bytes_of(answer, name).decode("utf-8", "replace")
+
+
+def bytes_of(answer: Mapping[str, object], name: str) -> bytes:
+    """The bytes of an answer; none if it has no such key. Raises GuestError for no base64."""
     value = answer.get(name, "")
     with suppress(ValueError):
         if isinstance(value, str):
-            return base64.b64decode(value, validate=True).decode("utf-8", "replace")
+            return base64.b64decode(value, validate=True)
     raise GuestError(f"the agent gave an invalid answer: {name} is not base64")

@@ -10,7 +10,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,7 +23,7 @@ from ai_how.errors import (
     GuestError,
     ProgramTimeoutError,
 )
-from ai_how.guest.agent import ASK_TIMEOUT_S, GuestAgent, number_of
+from ai_how.guest.agent import ASK_TIMEOUT_S, GuestAgent, bytes_of, number_of
 from ai_how.guest.agent_files import MOST_READ, GuestFiles
 from ai_how.guest.exec_frames import Frame, Frames, encode
 from ai_how.guest.exec_parts import SEGMENT
@@ -217,9 +217,9 @@ class ExecChannel:
             return
         self._is_attached = False
         if not self._received:
-            self._take(_bytes_of(seen, "out-data"))
+            self._take(bytes_of(seen, "out-data"))
         if self._status is None:
-            said = _bytes_of(seen, "err-data").decode("utf-8", "replace")
+            said = bytes_of(seen, "err-data").decode("utf-8", "replace")
             raise GuestError(
                 f"what ran the program in {self._agent.name} has ended, and so has the program",
                 details=said.strip()[-2000:] or None,
@@ -382,11 +382,3 @@ def _helper_source() -> bytes:
         for line in here.joinpath(name).read_bytes().splitlines(keepends=True)
     ]
     return b"".join(line for line in lines if not line.startswith(b"from ai_how."))
-
-
-def _bytes_of(answer: Mapping[str, object], name: str) -> bytes:
-    value = answer.get(name, "")
-    with suppress(ValueError):
-        if isinstance(value, str):
-            return base64.b64decode(value, validate=True)
-    raise GuestError(f"the agent gave an invalid answer: {name} is not base64")

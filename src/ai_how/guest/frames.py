@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ai_how.errors import GuestError
+from ai_how.guest.exec_frames import HEAD_BYTES, encode
 from ai_how.process import Daemon, dying_with_us, start_piped
 
 CHUNK_BYTES = 1 << 16
-_HEAD_BYTES = 5
 _MOST_BYTES = 1 << 28
 
 
@@ -49,7 +49,7 @@ class Link:
 
     def send(self, kind: str, content: bytes = b"") -> None:
         """Raises LinkLostError if the connection has ended."""
-        rest = memoryview(kind.encode() + len(content).to_bytes(4, "big") + content)
+        rest = memoryview(encode(kind, content))
         assert self.child.stdin is not None  # noqa: S101  for mypy: it has a pipe
         try:
             while rest:
@@ -66,7 +66,7 @@ class Link:
 
     def receive(self) -> tuple[str, bytes]:
         """The next frame. Raises LinkLostError if the connection ends, GuestError for nonsense."""
-        head = self._read(_HEAD_BYTES)
+        head = self._read(HEAD_BYTES)
         length = int.from_bytes(head[1:], "big")
         if length > _MOST_BYTES:
             raise GuestError("the guest sent something unexpected", details=repr(head))

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any
 
+from ai_how.clusters.cluster_access import client_of
 from ai_how.clusters.named_nodes import require_on
 from ai_how.errors import AiHowError, GuestError, HostError, InterruptedRunError, SpecError
 from ai_how.guest.copied_files import TakenBack, send_content, send_files, take_back
@@ -21,7 +22,6 @@ from ai_how.guest.own_files import IgnoreRules, list_files
 from ai_how.guest.ssh import ssh_argv
 from ai_how.hpc.guest_file import read_guest_file
 from ai_how.hpc.manager import HpcManager
-from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import nodes_of
 from ai_how.state.models import NodeState
@@ -278,7 +278,7 @@ def _explain(
     place = manager.place()
     if not place.is_up:
         return HostError(f"the cluster {manager.name} is off", hint="ai-how hpc start")
-    with LibvirtClient(place.uri, max_calls=place.max_calls, is_kept=place.is_kept) as client:
+    with client_of(place) as client:
         client.learn(controller.uuid, controller.domain_name)
         require_on(client, controller, manager.kind.name)
     if ended is None:
