@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 LONGEST_LINE = 1 << 16
+_TAIL_LINES = 40
 _BOUNDED_PAUSE_S = 0.02
 _END_S = 1.0
 
@@ -162,9 +163,8 @@ def run_lines(
     )
     with begin(popen) as child:
         try:
-            for raw in _pieces(child.stdout):
-                tail = [*tail[-40:], raw.rstrip()]
-                on_line(raw.rstrip())
+            for line in _kept(child.stdout, tail):
+                on_line(line)
         except BaseException:
             # SIGTERM would be ignored by unshare(1), and by whatever is PID 1 of a namespace.
             child.kill()
@@ -203,10 +203,17 @@ def run_with_order(
         if child.stdin:
             child.stdin.write(f"{order}\n")
             child.stdin.flush()
-        for raw in _pieces(child.stdout):
-            tail = [*tail[-40:], raw.rstrip()]
-            on_line(raw.rstrip())
+        for line in _kept(child.stdout, tail):
+            on_line(line)
     return tail
+
+
+def _kept(output: IO[str] | None, tail: list[str]) -> Iterator[str]:
+    """The lines of an output without their ends; the last ones are kept in `tail`."""
+    for raw in _pieces(output):
+        tail[:-_TAIL_LINES] = []
+        tail.append(raw.rstrip())
+        yield raw.rstrip()
 
 
 def _pieces(output: IO[str] | None) -> Iterator[str]:
