@@ -98,10 +98,7 @@ def plan_desired_cluster(
     )
     addresses = assign_addresses(network.subnet, asked)
     pairs = [
-        (
-            node,
-            _remembered(node, section.name, cluster_id, addresses[node.name], known, choices),
-        )
+        (node, _remembered(node, section.name, cluster_id, addresses[node.name], known, choices))
         for node in asked
     ]
     forgotten = tuple(name for name in known if name not in addresses)
@@ -118,6 +115,7 @@ def plan_desired_cluster(
         home=home,
         network=network,
         nodes=(*(one for _, one in pairs), *(known[name] for name in forgotten)),
+        provisioned=previous.provisioned if previous else None,
     )
     known_pairs = [(one, known[one.name]) for _, one in pairs if one.name in known]
     return DesiredCluster(

@@ -1,11 +1,11 @@
 """All clusters of a user, as their states and libvirt have them. Takes no lock, changes nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from uuid import UUID
 
+from ai_how.clusters.status import used_mib
 from ai_how.errors import AiHowError, StateError
 from ai_how.host.place import resolve_host, storage_of
 from ai_how.libvirt_client.client import LibvirtClient
@@ -15,7 +15,6 @@ from ai_how.state.lock import read_holder
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import Roots
 
-MIB = 2**20
 UP, PARTLY, OFF, SUSPENDED, UNFINISHED = "up", "partly up", "off", "suspended", "unfinished"
 PATIENCE_S = 10.0
 Domains = Mapping[UUID, DomainInfo]
@@ -89,7 +88,7 @@ def _summary_of(state: ClusterState, domains: Domains | AiHowError) -> ClusterSu
         nodes=len(state.nodes),
         nodes_on=nodes_on,
         host=state.host_uri,
-        disk_mib=_allocated_mib([one.disk for one in state.nodes]),
+        disk_mib=sum(used_mib(one.disk) or 0 for one in state.nodes),
         created_at=state.created_at,
         trouble=trouble,
     )
@@ -104,7 +103,3 @@ def _word_for(state: ClusterState, domains: Domains, nodes_on: int) -> str:
 
 def _is_on(uuid: UUID, domains: Domains) -> bool:
     return uuid in domains and domains[uuid].state.is_on
-
-
-def _allocated_mib(disks: Sequence[Path]) -> int:
-    return sum(disk.stat().st_blocks * 512 for disk in disks if disk.exists()) // MIB

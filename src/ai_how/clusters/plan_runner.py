@@ -289,6 +289,7 @@ class PlanRunner:
         )
 
     def _context(self, cluster_id: UUID, interrupts: Interrupts) -> PlanContext:
+        way_in = self.place.way_in()
         return PlanContext(
             cluster_id=cluster_id,
             cluster_kind=self.kind.name,
@@ -298,8 +299,8 @@ class PlanRunner:
             stop=interrupts.stop,
             timeouts=self.timeouts,
             warn=self.warn,
-            networks=HostNetworks(tuple(self.place.enter([]))),
+            networks=HostNetworks(way_in.enter),
             machine=self.machine,
-            way_in=self.place.way_in(),
+            way_in=way_in,
             restart_libvirtd=self.place.restart_libvirtd,
         )

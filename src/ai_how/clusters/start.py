@@ -138,9 +138,7 @@ def _decide(context: StartContext, looked: Looked) -> _Decided:
     )
     state = after_start(desired.state, digest, plan.steps, tell_all=not is_told)
     new = [one.name for _, one in desired.nodes if one.name not in seen.disks]
-    ran = previous.provisioned if previous else None
-    state = state.model_copy(update={"provisioned": ran}).without_provisioned(new)
-    desired = replace(desired, state=state)
+    desired = replace(desired, state=state.without_provisioned(new))
     return _Decided(desired=desired, plan=plan, matches=matches, stale=stale, lost=lost)
 
 

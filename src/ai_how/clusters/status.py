@@ -258,7 +258,7 @@ def _node_status(
         guest_memory_mib=memory.total_mib if memory else None,
         guest_memory_used_mib=memory.used_mib if memory else None,
         disk_gib=one.disk_gib,
-        disk_used_mib=None if missing else _used_mib(one.disk),
+        disk_used_mib=None if missing else used_mib(one.disk),
         agent=bool(domain and domain.is_agent_connected),
         slurm=readiness.state if readiness else None,
         slurm_reason=readiness.reason if readiness else None,
@@ -309,7 +309,7 @@ def _clock_problems(one: NodeState, seen: Observed) -> Iterator[str]:
         yield f"its clock is {describe_skew(skew_s)}"
 
 
-def _used_mib(disk: Path) -> int | None:
+def used_mib(disk: Path) -> int | None:
     """MiB allocated, or None if the disk was removed meanwhile."""
     try:
         return disk.stat().st_blocks * 512 // MIB

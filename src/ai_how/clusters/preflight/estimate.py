@@ -1,6 +1,6 @@
 """Compares the cost of a cluster with the host, before any start."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
@@ -111,15 +111,14 @@ def estimate(
     if place.is_up:
         facts = replace(facts, no_uplink=place.uplink_trouble)
     own_bridge = state.network.bridge if state else None
-    with _asking(place) as client:
-        running = _running_nodes(state, client)
-        users = _device_users(section.name, state, client, roots)
-        of_owner = tuple(_owner_checks(kind, section.name, state, place, roots, client))
-        domains = _domains(client)
+    with _asking(place) as (client, every):
+        users = _device_users(section.name, state, client, every, roots)
+        of_owner = tuple(_owner_checks(kind, section.name, state, place, roots, every))
+    running = _running_nodes(state, every)
     unstarted = {*running, *(node.name for node in nodes if not node.auto_start)}
     gpus, of_cards = _assign(nodes, section.name, state, users, roots, machine)
     names = {one.uuid: one.name for one in state.nodes} if state else {}
-    on_host = hardware_host(domains, names, machine, is_embedded=place.embedded is not None)
+    on_host = hardware_host(every, names, machine, is_embedded=place.embedded is not None)
     hardware = _choose_hardware(section, nodes, gpus, on_host)
     return Estimate(
         host=place.asked,
@@ -144,14 +143,19 @@ def estimate(
 
 
 @contextmanager
-def _asking(place: HypervisorHost) -> Iterator[LibvirtClient | None]:
-    """A client for all questions; None where libvirt cannot be asked."""
+def _asking(
+    place: HypervisorHost,
+) -> Iterator[tuple[LibvirtClient | None, tuple[DomainInfo, ...]]]:
+    """A client and all VMs; None and no VMs where libvirt cannot be asked: that is not reported."""
     with ExitStack() as stack:
-        client = None
+        client: LibvirtClient | None = None
+        every: tuple[DomainInfo, ...] = ()
         if place.is_up:
             with suppress(AiHowError):
-                client = stack.enter_context(LibvirtClient(place.uri))
-        yield client
+                asked = stack.enter_context(LibvirtClient(place.uri))
+                every = asked.list_domains()
+                client = asked
+        yield client, every
 
 
 def _owner_checks(
@@ -160,13 +164,13 @@ def _owner_checks(
     state: ClusterState | None,
     place: HypervisorHost,
     roots: Roots,
-    client: LibvirtClient | None,
+    every: Iterable[DomainInfo],
 ) -> Iterator[Check]:
     """Clusters of that name that a start refuses: another user's, or one without a state."""
-    if state is not None or client is None:
+    if state is not None:
         return
     try:
-        refuse_lost(client.list_domains(), roots.cluster(name), place, kind=kind.name)
+        refuse_lost(every, roots.cluster(name), place, kind=kind.name)
     except (OwnershipError, StateError) as error:
         yield Check("name", Status.FAILURE, error.brief, error.hint)
     except AiHowError:
@@ -174,14 +178,18 @@ def _owner_checks(
 
 
 def _device_users(
-    name: str, state: ClusterState | None, client: LibvirtClient | None, roots: Roots
+    name: str,
+    state: ClusterState | None,
+    client: LibvirtClient | None,
+    every: Sequence[DomainInfo],
+    roots: Roots,
 ) -> dict[str, DeviceUser]:
     """Who has the devices of the host now; nobody where libvirt cannot be asked."""
     if client is None:
         return {}
     try:
         own = state.lineage if state else None
-        return find_device_users(client, roots, name=name, own=own)
+        return find_device_users(client, roots, name=name, own=own, every=every)
     except AiHowError:
         return {}  # an unknown fact is not reported
 
@@ -228,21 +236,11 @@ def _choose_hardware(
     )
 
 
-def _domains(client: LibvirtClient | None) -> tuple[DomainInfo, ...]:
-    """All VMs; none where they are not known."""
-    with suppress(AiHowError):
-        return client.list_domains() if client else ()
-    return ()
-
-
-def _running_nodes(state: ClusterState | None, client: LibvirtClient | None) -> frozenset[str]:
-    if state is None or client is None:
-        return frozenset()
-    try:
-        on = {domain.uuid for domain in client.list_domains() if domain.state.is_on}
-    except AiHowError:
-        return frozenset()  # unknown nodes count as off, so the estimate is on the safe side
-    return frozenset(node.name for node in state.nodes if node.uuid in on)
+def _running_nodes(state: ClusterState | None, every: Iterable[DomainInfo]) -> frozenset[str]:
+    """Unknown nodes count as off, so the estimate is on the safe side."""
+    on = {domain.uuid for domain in every if domain.state.is_on}
+    nodes = state.nodes if state else ()
+    return frozenset(node.name for node in nodes if node.uuid in on)
 
 
 def _needs_of(nodes: Sequence[Node]) -> Needs:
