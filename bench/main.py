@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from figures import BenchError, Results, render
+from gpus import measure_gpus
 from images import measure_disk, measure_images
 from ours import measure_cli, measure_cluster, measure_many
 from peers import measure_peers
@@ -49,6 +50,9 @@ def read_options() -> argparse.Namespace:
     choice.add_argument(
         "--only-images", action="store_true", help="nothing but builds of images, and their starts"
     )
+    choice.add_argument(
+        "--only-gpus", action="store_true", help="nothing but starts with simulated GPUs"
+    )
     choice.add_argument("--only-peers", action="store_true", help="nothing but other tools")
     options = parser.parse_args()
     if options.state_dir and options.state_dir.exists() and any(options.state_dir.iterdir()):
@@ -74,11 +78,14 @@ def measure(options: argparse.Namespace) -> Results:
 
 def has_one_part(options: argparse.Namespace) -> bool:
     """Whether it is a run of one part, which is not what results.json has."""
-    return bool(options.only_shares or options.only_images)
+    return bool(options.only_shares or options.only_images or options.only_gpus)
 
 
 def measure_ours(bench: Bench, results: Results, options: argparse.Namespace) -> None:
     """What boots guests of ours."""
+    if options.only_gpus:
+        measure_gpus(bench, results)
+        return
     if not has_one_part(options):
         measure_cluster(bench, results)
     if not options.only_images:
