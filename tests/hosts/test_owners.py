@@ -5,12 +5,14 @@ import os
 import pwd
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from ai_how.process import Completed, start_daemon
 from ai_how.waiting import Deadline, wait_until
 from hosts.system_libvirt import (
     GROUP,
@@ -20,6 +22,7 @@ from hosts.system_libvirt import (
     system_home,
     system_libvirt,
 )
+from tiny_cluster import state_of
 from users import made_user
 
 pytestmark = pytest.mark.libvirt
@@ -27,6 +30,20 @@ pytestmark = pytest.mark.libvirt
 FORMER = IMAGES / "ai-how"
 ALICE, BOB = "ah-alice", "ah-bob"
 STATE = Path(".local/state/ai-how")
+SERVER = """
+import socket, sys
+with socket.create_server((sys.argv[1], 8000)) as server:
+    print("up")
+    while True:
+        with server.accept()[0] as line:
+            line.sendall(line.recv(100).upper())
+"""
+ASK = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as line:
+    line.sendall(b"hello")
+    print(line.recv(100).decode())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -354,3 +371,45 @@ def test_a_start_and_doctor_say_why_nothing_is_restored_for_an_ordinary_user(
     for home, is_told in ((alice, True), (root, False)):
         checks = json.loads(home.call("--json", "--connect", "auto", "doctor").out)["checks"]
         assert any(why in one["found"] for one in checks) is is_told
+
+
+@pytest.mark.fault("H05", "the ports of an ordinary user's cluster, from start to stop")
+def test_a_port_is_open_as_long_as_the_cluster_of_its_user_is_up(
+    host: SystemLibvirt, alice: SystemHome
+) -> None:
+    give_storage(alice)
+    file = alice.file("hpc")
+    text = file.read_text()
+    port = 18000  # the namespace has no other
+    file.write_text(f"{text}    expose: [{{node: controller, port: 8000, host_port: {port}}}]\n")
+    try:
+        assert f"open: 127.0.0.1:{port} -> controller:8000" in call(alice, "hpc", "start")
+        address = str(state_of(alice).get_controller().ip)
+        host.run("root", "ip", "address", "add", f"{address}/32", "dev", "lo")
+        with serving(host, address):
+            assert ask(host, port).stdout == "HELLO\n"
+            again = json.loads(call(alice, "--json", "hpc", "status"))["ports"]
+            assert [one["is_open"] for one in again] == [True]
+            call(alice, "hpc", "stop")
+            assert "refused" in ask(host, port).stderr
+        call(alice, "hpc", "destroy", "--force")
+    finally:
+        file.write_text(text)
+
+
+@contextmanager
+def serving(host: SystemLibvirt, address: str) -> Iterator[None]:
+    """A server at port 8000 of that address, which stands in for one in a guest."""
+    log = Path(f"/proc/{host.pid}/root/run/served")
+    server = start_daemon(host.enter("root", sys.executable, "-uc", SERVER, address), log=log)
+    try:
+        wait_until(lambda: "up" in log.read_text(), Deadline.after(60), f"the server; see {log}")
+        yield
+    finally:
+        server.kill()
+        server.wait(60)
+
+
+def ask(host: SystemLibvirt, port: int) -> Completed:
+    """What the host's own programs get from one of its ports."""
+    return host.run("root", sys.executable, "-c", ASK, str(port), check=False)
