@@ -117,9 +117,9 @@ def test_nodes_start_and_stop_alone(watched: Watched) -> None:
     ("what", "was", "thens"),
     [
         ("start", "absent", ["destroy", "start", "stop", "status", "destroy"]),
-        ("restart", "off", ["stop", "start", "stop", "status"]),
-        ("stop", "on", ["stop", "start", "destroy"]),
-        ("suspend", "on", ["start", "suspend", "status"]),
+        pytest.param("restart", "off", ["stop", "start", "stop", "status"], marks=pytest.mark.long),
+        pytest.param("stop", "on", ["stop", "start", "destroy"], marks=pytest.mark.long),
+        pytest.param("suspend", "on", ["start", "suspend", "status"], marks=pytest.mark.long),
         ("resume", "suspended", ["start", "status"]),
         ("destroy", "on", ["destroy", "start"]),
     ],
@@ -141,7 +141,7 @@ def test_each_verb_killed_at_any_record_is_recovered(
         return watched.call(verb, at_any=pairs, act="kill")
 
     pairs = without_twins(watched.boundaries[what], is_long=is_long)
-    if not is_long:  # the engine is that of a SLURM cluster, whose kills are at all of them
+    if not is_long:  # the engine is that of a SLURM cluster, which is killed at more of them
         pairs = {(moment, key) for moment, key in pairs if moment != "after intent"}
     if what == "resume":
         watched.have("absent")  # "on" would not be resumed

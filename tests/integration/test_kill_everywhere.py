@@ -2,7 +2,8 @@
 
 The records are those of a clean run, so a step that is new is killed too. One of two compute nodes
 is enough, as their steps are the same, and run at once; so is one of the moments between two
-records, at which the same has been done and written. `--long` takes all.
+records, at which the same has been done and written. Each step is killed before or after it did
+something, by turns. `--long` takes all.
 """
 
 import random
@@ -32,12 +33,22 @@ DISTINCT = (
 )
 
 
+OF_A_STEP = ("after intent", "before done")
+
+
 def without_twins(pairs: Iterable[Pair], *, is_long: bool) -> set[Pair]:
     """The records at which to kill."""
+    pairs = set(pairs)
+    if is_long:
+        return pairs
+    keys = sorted({key for _, key in pairs if not key.endswith(TWIN)})
+    chosen = dict(zip(keys, cycle(OF_A_STEP), strict=False))
     return {
         (moment, key)
         for moment, key in pairs
-        if is_long or (moment in DISTINCT and not key.endswith(TWIN))
+        if key in chosen
+        and moment in DISTINCT
+        and (moment not in OF_A_STEP or moment == chosen[key])
     }
 
 
