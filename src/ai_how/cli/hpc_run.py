@@ -43,6 +43,13 @@ def run(
     starts: Annotated[
         bool, typer.Option("--start", help="First start the cluster if it is off.")
     ] = False,
+    login: Annotated[
+        bool,
+        typer.Option(
+            "--login",
+            help="Run it on the controller itself, not as a job: for srun, sbatch and salloc.",
+        ),
+    ] = False,
     passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
 ) -> None:
     """Run a command as a job, in the files of the current directory; show its output.
@@ -57,6 +64,9 @@ def run(
     first node; srun in it runs on all of them. An input that is not a terminal is read to its end
     first, and is that of the command.
 
+    With --login the command runs on the controller: `ai-how hpc run --login -- sbatch job.sh`. What
+    jobs of the directory have made until it ends comes back as well.
+
     Ctrl-C cancels the job, and a second one does not wait for that. If the connection is lost, the
     job goes on. The exit code is that of the command, 128 and the number of the signal if one ended
     it, and 130 after Ctrl-C.
@@ -67,6 +77,8 @@ def run(
 
     context, top = context_of(ctx), Path.cwd()
     _check_words(command or [], passed or [], attach, detach=detach)
+    if login and (passed or detach or attach):
+        raise SpecError("--login takes a command alone", hint="ai-how hpc run --help")
     check_options(passed or [])
     cluster = named(context, cluster)
     spec, path = load(context, cluster, None)
@@ -86,6 +98,7 @@ def run(
         has_input=not attach and _has_input(),
         follows=not detach,
         attach=attach,
+        is_on_login_node=login,
     )
     code = _carry_out(manager, job, is_json=context.is_json)
     raise typer.Exit(code)
@@ -138,7 +151,7 @@ def _carry_out(manager: "HpcManager", job: "Job", *, is_json: bool) -> int:
     if is_json:
         console.show_json(_document(manager.name, ended, output, errors))
     elif not job.follows:
-        console.show_line(ended.job)
+        console.show_line(str(ended.job))
     _tell_files(ended)
     if not job.follows:
         return 0

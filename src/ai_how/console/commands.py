@@ -12,7 +12,8 @@ from pathlib import Path
 # The program, an option in the text, and a verb; `…` repeats the whole command of this run.
 _COMMAND = re.compile(
     r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
-    r"(?P<verb>…|(?:hpc|image|cache|host|gpu)(?: [a-z-]+)?|init|validate|doctor|schema|--help)(?![\w-])"
+    r"(?P<verb>…|(?:hpc|image|cache|host|gpu)(?: [a-z-]+)?|init|validate|doctor|schema|--help)"
+    r"(?![\w-])"
 )
 _END = re.compile(r"  #|\n|`| && |; |$")
 _SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
