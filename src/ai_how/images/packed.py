@@ -39,8 +39,8 @@ class PackedFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./_-]*$", max_length=99)]
-    size: Annotated[int, Field(ge=0, lt=1 << 33)]
-    """In bytes; a larger one does not fit into the header of a tar."""
+    size: Annotated[int, Field(ge=0, lt=1 << 42)]
+    """In bytes."""
     sha256: Sha256
 
 
