@@ -209,7 +209,7 @@ def test_every_changed_byte_is_noticed_before_anything_is_taken_in(here, packed,
     """In the tar: the headers, the list, the manifests, the files, the padding, the end."""
     content = unzipped(packed)
     # Of the long runs of zeros and of the disk, a few; of all else each byte.
-    count = 4000 if is_long else 150
+    count = 4000 if is_long else 60
     points = sorted({*range(0, len(content), max(1, len(content) // count)), len(content) - 1})
     names = [512 * at for at in range(len(content) // 512) if content[512 * at :][:6].isalpha()]
     for at in (*points, *names[:20]):
@@ -417,9 +417,9 @@ def test_an_export_replaces_nothing_and_needs_a_place(image, tmp_path):
 
 @pytest.mark.fault("F04", "SIGKILL before each change of `cache import`")
 def test_an_import_that_is_killed_anywhere_leaves_only_drafts_that_the_next_one_removes(
-    packed, tmp_path, points
+    packed, tmp_path, points, is_long
 ):
-    number = 0
+    number, step, stood = 0, 1 if is_long else 9, 0
     while True:
         place = Place(tmp_path / f"place-{number}")
         is_killed = killed_at(lambda: place.take(packed), number)  # noqa: B023  in this turn
@@ -434,8 +434,9 @@ def test_an_import_that_is_killed_anywhere_leaves_only_drafts_that_the_next_one_
         assert not list(place.root.rglob(".part-*")), number
         if not is_killed:
             break
-        number += 1
-    assert number > 20
+        number, stood = number + step, stood + 1
+    assert number > 60
+    points(stood)
 
 
 @pytest.mark.fault("F04", "SIGKILL to `cache export` while it writes")
