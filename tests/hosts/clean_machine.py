@@ -26,6 +26,7 @@ USER, USER_ID, HOME = "runner", 1000, Path("/home/runner")
 PACKAGES = ("sudo", "ca-certificates", "passwd", "util-linux", "procps")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SHARED = Path("/srv")
+_OF_PIP = ("cert", "default-timeout", "find-links", "index-url", "extra-index-url")
 ENTER = """
 set -e
 top=$1 lower=$2 shared=$3; shift 3
@@ -69,8 +70,9 @@ class Machine:
             [
                 *(get_tool("nsenter", package="util-linux"), "-t", str(self.pid)),
                 *("--mount", "--pid", "--root", "--wd", "--"),
-                *("setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "env", "-i"),
-                *(f"USER={USER}", f"HOME={HOME}", f"PATH={path}", "LANG=C.UTF-8", "-C", cwd),
+                *("setpriv", "--reuid", USER, "--regid", USER, "--init-groups"),
+                *("env", "-i", "-C", cwd),
+                *(f"USER={USER}", f"HOME={HOME}", f"PATH={path}", "LANG=C.UTF-8"),
                 *(f"{name}={value}" for name, value in settings.items()),
                 *words,
             ],
@@ -168,7 +170,9 @@ def registry_settings() -> dict[str, str]:
     told = run([sys.executable, "-m", "pip", "config", "list"]).stdout
     found = re.findall(r"^(?:global|:env:|install)\.([a-z-]+)='(.*)'$", told, re.MULTILINE)
     of_pip = {
-        f"PIP_{name.upper().replace('-', '_')}": value.replace("\\n", " ") for name, value in found
+        f"PIP_{name.upper().replace('-', '_')}": value.replace("\\n", " ")
+        for name, value in found
+        if name in _OF_PIP
     }
     certificates = {name: str(CERTIFICATES) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
     return of_pip | (certificates if CERTIFICATES.is_file() else {})
@@ -178,7 +182,9 @@ def registry_directories() -> list[Path]:
     """Directories of this machine that those variables name."""
     words = " ".join(registry_settings().values()).split()
     paths = {Path(word.removeprefix("file://")) for word in words if "/" in word}
-    return sorted(path for path in paths if path.is_absolute() and path.is_dir())
+    there = {path for path in paths if path.is_absolute() and path.is_dir()}
+    # The pages of an index refer to files beside them.
+    return sorted({path.parent if path.name == "simple" else path for path in there})
 
 
 def copy_checkout(target: Path) -> None:

@@ -139,8 +139,10 @@ def _show_missing(done: "Exported") -> None:
     for one in done.unsaved:
         size = f"{one.definition.vcpus} vCPU, {one.definition.memory_mib} MiB"
         console.show_line(f"no VM of {size} is saved: such nodes will boot")
-    if done.unsaved:
-        console.show_line("to save it, and export again: ai-how image warm")
+    if done.unsaved and done.no_save_reason:
+        console.show_line(f"none can be saved here: {done.no_save_reason}")
+    elif done.unsaved:
+        console.show_line("to save it, before another export: ai-how image warm")
 
 
 def _show_taken(done: "Contents") -> None:

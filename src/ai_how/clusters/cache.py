@@ -45,6 +45,8 @@ class Exported:
     """VMs that could be saved and are not."""
     cold: dict[str, str]
     """By node, why it has to boot."""
+    no_save_reason: str | None
+    """Why no VM can be saved on this host at all; None if that is possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def export_cache(
         }
         write_cache(target, tuple(images.values()), tuple(saved.values()), on_progress=on_progress)
     unsaved = tuple(one for key, one in wanted.items() if key not in saved)
-    return Exported(tuple(images.values()), tuple(saved.values()), unsaved, cold)
+    return Exported(
+        tuple(images.values()), tuple(saved.values()), unsaved, cold, no_save_reason(place)
+    )
 
 
 def import_cache(
