@@ -14,7 +14,7 @@ IN_DIRECTORY = ("srun", "sbatch", "salloc")
 """These read and write files: they run in the copy of the current directory."""
 PLAIN = ("squeue", "sinfo", "scancel", "scontrol")
 
-_MARK = "# Made by ai-how hpc wrappers:"
+_MARK = "# A wrapper of ai-how:"
 
 
 def write_wrappers(directory: Path, cluster: str, roots: Roots) -> tuple[str, ...]:
