@@ -1,8 +1,9 @@
 """A machine on which nothing was ever installed: Debian 13 with apt, sudo and an ordinary user.
 
 Its root directory is an overlay on a tree that is made once, below our cache; its processes, its
-mounts and its /home are its own. It shares the kernel, the devices and the network of this machine,
-and has its settings for registries: certificates, apt's of how to fetch, and pip's.
+mounts, its device files and its /home are its own, so that it may be changed at will. It shares the
+kernel and the network of this machine, and has its settings for registries: certificates, apt's of
+how to fetch, and pip's.
 """
 
 import os
@@ -33,8 +34,25 @@ top=$1 lower=$2 shared=$3; shift 3
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$top/upper,workdir=$top/work" "$top/root"
 cd "$top/root"
 mount -t proc proc proc
-for place in sys dev; do mount --rbind "/$place" "$place"; done
-mount -t tmpfs -o mode=755 tmpfs run
+mount --rbind /sys sys
+echo "127.0.0.1 localhost $(uname -n)" > etc/hosts
+for place in dev run; do mount -t tmpfs -o mode=755 tmpfs $place; done
+for name in null zero full random urandom tty net/tun kvm; do
+    [ -e "/dev/$name" ] || continue
+    mkdir -p "dev/$(dirname "$name")"
+    # shellcheck disable=SC2046
+    mknod -m 0666 "dev/$name" c $(stat -c '0x%t 0x%T' "/dev/$name")
+done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+for name in stdin:0 stdout:1 stderr:2; do ln -s "/proc/self/fd/${name#*:}" "dev/${name%:*}"; done
+[ ! -e dev/kvm ] || chmod 0660 dev/kvm
+# Not of the machine, but of the kernel that it shares.
+setting=proc/sys/kernel/apparmor_restrict_unprivileged_userns
+[ ! -e $setting ] || { echo 0 > run/none; mount --bind run/none $setting; }
 mount --bind "$top/home" home/runner
 mount --bind "$shared" srv
 for place; do mkdir -p ".$place"; mount --bind "$place" ".$place"; done
