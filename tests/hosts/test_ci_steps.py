@@ -90,7 +90,7 @@ def begin(job: Job) -> None:
 
 def check_first(job: Job) -> None:
     assert job.outputs["cache"]["cache-hit"] == ""
-    assert "compute-01: booting" in job.ran["Start the cluster"].stderr
+    assert "compute-01: booting" in job.ran["Start the cluster"].stdout
     assert "MiB are in" in job.ran["Write the cache"].stdout
     assert len(list(job.caches.iterdir())) == 1
 
@@ -99,7 +99,7 @@ def check_second(job: Job) -> None:
     assert job.outputs["cache"]["cache-hit"] == "true"
     assert ": imported" in job.ran["Take the cache in"].stdout
     assert "cannot be used" not in job.ran["Take the cache in"].stdout
-    started = job.ran["Start the cluster"].stderr
+    started = job.ran["Start the cluster"].stdout
     for node in ("controller", "compute-01"):
         assert f"{node}: restoring" in started
     assert "booting" not in started

@@ -25,6 +25,7 @@ from ai_how.images.store import ImageStore
 from ai_how.vm_management.disks.space import GIB
 from ai_how.vm_management.saved_machines.generic_vm import MachineKey
 from ai_how.vm_management.saved_machines.save_file import read_save_image
+from ai_how.vm_management.saved_machines.saved_xml import check_saved_xml
 from ai_how.vm_management.saved_machines.store import (
     DISK,
     MEMORY,
@@ -285,7 +286,7 @@ def _check_machine(manifest: SavedManifest, draft: Path) -> None:
         raise ImageError("its disk is another one than it says")
     if (draft / MEMORY).stat().st_size != manifest.memory_bytes:
         raise ImageError("its memory is another one than it says")
-    read_save_image(draft / MEMORY)
+    check_saved_xml(read_save_image(draft / MEMORY).xml)
 
 
 def _publish_image(store: ImageStore, part: _ImagePart) -> TakenImage:

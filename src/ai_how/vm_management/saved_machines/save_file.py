@@ -96,7 +96,7 @@ def with_identity(saved_xml: str, own_xml: str) -> str:
 # The elements outside of devices that identify the node, or are files of its storage.
 _PARTS = (
     *("name", "uuid", "genid", "title", "metadata", "cputune"),
-    *("os/kernel", "os/initrd", "os/cmdline", "os/nvram"),
+    *("os/kernel", "os/initrd", "os/cmdline", "os/nvram", "devices/emulator"),
 )
 # The elements of a device that identify the node, or refer to its files and network on the host.
 _DEVICES: Mapping[str, tuple[str, ...]] = {
