@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "src" / "ai_how" / "images"
 CANDIDATES = [
     *(ROOT / "script").iterdir(),
+    *(ROOT / "script" / "ci").iterdir(),
     ROOT / ".ci" / "run",
     *(ROOT / "bench").iterdir(),
     *(ROOT / "tests" / "data").iterdir(),

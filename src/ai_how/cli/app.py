@@ -18,6 +18,7 @@ VERBS = {
     "validate": "Check the cluster file, and whether the host can run the cluster.",
     "hpc": "Start, stop, inspect and use the SLURM cluster.",
     "image": "Build and manage the images of the nodes.",
+    "cache": "Take images and saved VMs to another machine, in one file.",
     "host": "Start, stop and inspect the embedded host.",
     "gpu": "List and explain the GPUs of the host; move one to another node.",
     "doctor": "Check the host; print a command for each problem.",

@@ -30,6 +30,7 @@ from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_ports import app as of_ports
 from ai_how.cli.hpc_run import app as of_jobs
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
+from ai_how.cli.hpc_wrappers import app as of_wrappers
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ app.add_typer(of_ansible)
 app.add_typer(of_jobs)
 app.add_typer(of_files)
 app.add_typer(of_ports)
+app.add_typer(of_wrappers)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9

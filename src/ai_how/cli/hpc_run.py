@@ -2,6 +2,7 @@
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,11 @@ from ai_how.cli.hpc_cluster import Cluster, load, manager_of, named
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ai_how.hpc.manager import HpcManager
     from ai_how.hpc.run_here import Ended, Job
-    from ai_how.spec.models import ClusterFile
+    from ai_how.spec.models import ClusterFile, HpcSpec
 
 app = new_app()
 
@@ -43,6 +46,13 @@ def run(
     starts: Annotated[
         bool, typer.Option("--start", help="First start the cluster if it is off.")
     ] = False,
+    login: Annotated[
+        bool,
+        typer.Option(
+            "--login",
+            help="Run it on the controller itself, not as a job: for srun, sbatch and salloc.",
+        ),
+    ] = False,
     passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
 ) -> None:
     """Run a command as a job, in the files of the current directory; show its output.
@@ -57,17 +67,32 @@ def run(
     first node; srun in it runs on all of them. An input that is not a terminal is read to its end
     first, and is that of the command.
 
+    With --login the command runs on the controller: `ai-how hpc run --login -- sbatch job.sh`. What
+    jobs of the directory have made until it ends comes back as well.
+
     Ctrl-C cancels the job, and a second one does not wait for that. If the connection is lost, the
     job goes on. The exit code is that of the command, 128 and the number of the signal if one ended
     it, and 130 after Ctrl-C.
     """
-    from ai_how.hpc.run_here import Job, check_directory, check_home, find_shared
-    from ai_how.hpc.sbatch_options import check_options
+    _check_words(command or [], passed or [], attach, detach=detach, login=login)
+    asked = partial(
+        _job,
+        command=command or [],
+        options=passed or [],
+        follows=not detach,
+        attach=attach,
+        is_on_login_node=login,
+    )
+    raise typer.Exit(_run(context_of(ctx), cluster, asked, starts=starts))
+
+
+def _run(
+    context: Context, cluster: str | None, asked: "Callable[[HpcSpec], Job]", *, starts: bool
+) -> int:
+    """Find the cluster, start it if that was asked for, and run the job; return its exit code."""
+    from ai_how.hpc.run_here import check_home
     from ai_how.spec.nodes import get_hpc
 
-    context, top = context_of(ctx), Path.cwd()
-    _check_words(command or [], passed or [], attach, detach=detach)
-    check_options(passed or [])
     cluster = named(context, cluster)
     spec, path = load(context, cluster, None)
     hpc = get_hpc(spec)
@@ -75,26 +100,50 @@ def run(
     manager = manager_of(context, hpc.name, is_named=bool(cluster))
     if starts:
         _start(context, manager, spec, path)
+    return _carry_out(manager, asked(hpc), is_json=context.is_json)
+
+
+def _job(
+    hpc: "HpcSpec",
+    *,
+    command: list[str],
+    options: list[str],
+    follows: bool,
+    attach: str | None,
+    is_on_login_node: bool,
+) -> "Job":
+    """The job, in the current directory. Raises SpecError for a directory that is not copied."""
+    from ai_how.hpc.run_here import Job, check_directory, find_shared
+
+    top = Path.cwd()
     shared = None if attach else find_shared(hpc, top)
     if not (shared or attach):
         check_directory(top)
-    job = Job(
+    return Job(
         top=top,
-        command=command or [],
-        options=passed or [],
+        command=command,
+        options=options,
         shared=shared,
         has_input=not attach and _has_input(),
-        follows=not detach,
+        follows=follows,
         attach=attach,
+        is_on_login_node=is_on_login_node,
     )
-    code = _carry_out(manager, job, is_json=context.is_json)
-    raise typer.Exit(code)
 
 
 def _check_words(
-    command: list[str], passed: list[str], attach: str | None, *, detach: bool
+    command: list[str], passed: list[str], attach: str | None, *, detach: bool, login: bool
 ) -> None:
     """Raises SpecError for words that do not belong together."""
+    from ai_how.hpc.sbatch_options import check_options
+
+    if login and (passed or detach or attach):
+        raise SpecError(
+            "--login takes a command alone",
+            details="Options of srun or sbatch follow it, behind --.",
+            hint="ai-how hpc run --help",
+        )
+    check_options(passed)
     if attach is None and not command:
         details = "The command follows -- after options of sbatch." if passed else None
         raise SpecError("no command was given", details=details, hint="ai-how hpc run --help")
@@ -138,7 +187,7 @@ def _carry_out(manager: "HpcManager", job: "Job", *, is_json: bool) -> int:
     if is_json:
         console.show_json(_document(manager.name, ended, output, errors))
     elif not job.follows:
-        console.show_line(ended.job)
+        console.show_line(str(ended.job))
     _tell_files(ended)
     if not job.follows:
         return 0

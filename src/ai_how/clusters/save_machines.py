@@ -2,13 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ai_how.clusters.cleanup import host_up, release_host
 from ai_how.clusters.desired_cluster import HostChoices, plan_desired_cluster
@@ -20,6 +20,7 @@ from ai_how.host.capacity_checks import CapacityRequest, require_capacity
 from ai_how.host.facts import read_resources
 from ai_how.host.place import HypervisorHost
 from ai_how.images.catalogue import ImageCatalogue
+from ai_how.images.manifest import Image
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.interrupts import Interrupts
@@ -43,9 +44,6 @@ from ai_how.vm_management.saved_machines.saving import (
 )
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines
 from ai_how.vm_management.steps.disks import CreateOverlay
-
-if TYPE_CHECKING:
-    from ai_how.images.manifest import Image
 
 MIB = 2**20
 
@@ -104,7 +102,15 @@ def _save_missing(
     ):
         accel, _ = choose_accel(section.hardware, place, roots)
         host = describe_host(client, accel)
-        wanted, cold = _find_wanted(kind, section, catalogue, roots, place, accel, host)
+        wanted, cold = find_wanted(
+            kind,
+            section,
+            lambda name: get_image(name, catalogue, kind),
+            roots,
+            place,
+            accel,
+            host,
+        )
         for one in wanted.values():
             machine = machines.find(one.machine_key.key)
             if machine and machines.discard_damaged(machine) is None:
@@ -132,20 +138,24 @@ def _require_room(missing: MachineToSave, place: HypervisorHost) -> None:
     require_capacity(cost, facts, refused="no VM was saved")
 
 
-def _find_wanted(
+def find_wanted(
     kind: ClusterKind,
     section: ClusterSection,
-    catalogue: ImageCatalogue,
+    image_of: Callable[[str | None], Image],
     roots: Roots,
     place: HypervisorHost,
     accel: Accel,
     host: str,
 ) -> tuple[dict[MachineKey, MachineToSave], dict[str, str]]:
+    """The VMs that new nodes could be restored from on such a `host`.
+
+    Also, by node, why others have to boot. `image_of` is asked once for each `base_image_path`.
+    """
     images: dict[str, Image] = {}
 
     @cache
     def digest_of_image(name: str | None) -> str:
-        image = get_image(name, catalogue, kind)
+        image = image_of(name)
         images[image.digest] = image
         return image.digest
 

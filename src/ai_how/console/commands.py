@@ -12,7 +12,8 @@ from pathlib import Path
 # The program, an option in the text, and a verb; `…` repeats the whole command of this run.
 _COMMAND = re.compile(
     r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
-    r"(?P<verb>…|(?:hpc|image|host|gpu)(?: [a-z-]+)?|init|validate|doctor|schema|--help)(?![\w-])"
+    r"(?P<verb>…|(?:hpc|image|cache|host|gpu)(?: [a-z-]+)?|init|validate|doctor|schema|--help)"
+    r"(?![\w-])"
 )
 _END = re.compile(r"  #|\n|`| && |; |$")
 _SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
@@ -105,7 +106,7 @@ def _complete(found: re.Match[str], call: Call) -> str:
 
 def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
     words: list[str] = []
-    is_of_cluster = verb.startswith(_CLUSTERS) or verb == "image warm"
+    is_of_cluster = verb.startswith((*_CLUSTERS, "cache")) or verb == "image warm"
     takes_file = is_of_cluster and not call.cluster and "--cluster" not in rest
     # A cluster that is named has no file for this verb, but its images are described in one.
     takes_file = takes_file or (verb == "image build" and "--file" not in rest)

@@ -46,13 +46,18 @@ class Job:
     follows: bool = True
     attach: str | None = None
     """The number of a job that was submitted before."""
+    is_on_login_node: bool = False
+    """Whether the command itself runs on the controller, rather than as a job."""
 
 
 @dataclass(slots=True)
 class Ended:
-    """A job that was submitted, and how it ended if that was awaited."""
+    """A job that was submitted, and how it ended if that was awaited.
 
-    job: str
+    Of a command on the login node, `job` and what SLURM says are None.
+    """
+
+    job: str | None
     directory: str
     """Where its files are on the nodes."""
     exit_code: int | None = None
@@ -199,7 +204,7 @@ class _Run:
 
     def _take_back(self, ended: Ended, rules: IgnoreRules) -> None:
         _, changes = _read(self.link.receive(), "r")
-        suffix = f".job-{ended.job}"
+        suffix = ".login" if ended.job is None else f".job-{ended.job}"
         ended.files = take_back(self.link, self.job.top, changes, rules, suffix=suffix)
 
     @contextmanager
@@ -218,13 +223,16 @@ class _Run:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         job = self.ended.job if self.ended else "?"
+        if self.cancels and job is None:
+            raise InterruptedRunError("left the command, which is being ended")
         if self.cancels:
             raise InterruptedRunError(
                 f"left job {job}, which is being cancelled",
                 hint=f"ai-how hpc ssh controller scancel {job}",
             )
         self.cancels = True
-        self.sink.news(f"cancelling job {job}; Ctrl-C does not wait for it")
+        what = "ending the command" if job is None else f"cancelling job {job}"
+        self.sink.news(f"{what}; Ctrl-C does not wait for it")
         self.link.send("x")
 
 
@@ -249,6 +257,7 @@ def _request(job: Job) -> dict[str, object]:
         "has_input": job.has_input,
         "follow": job.follows,
         "attach": job.attach,
+        "login": job.is_on_login_node,
     }
 
 
@@ -283,6 +292,11 @@ def _explain(
         require_on(client, controller, manager.kind.name)
     if ended is None:
         return HostError("the controller does not answer by ssh", details=error.details)
+    if ended.job is None:
+        return HostError(
+            "the connection to the controller was lost, which ends the command",
+            details=error.details,
+        )
     return HostError(
         f"the connection to the controller was lost; job {ended.job} goes on",
         details=error.details,

@@ -15,6 +15,7 @@ from ai_how.images.preparing import find_prepared, name_of_prepared
 from ai_how.images.recipe import DEFAULT, SUITE, Recipe, default_recipe, suite_recipe
 from ai_how.images.sources import (
     ImageSource,
+    asked_digest,
     find_imported,
     import_source,
     source_of,
@@ -125,6 +126,29 @@ class ImageCatalogue:
         roads = (self._road(name or DEFAULT) for name in names)
         ours = dict.fromkeys(one for road in roads for one in road if self._is_made(one))
         return tuple(name for name in ours if self.find(name) is None)
+
+    def parts_of(self, name: str | None) -> tuple[Image, ...]:
+        """What is needed to find the image of this name again: it, and what it is made from."""
+        found = (self.find(one) for one in self._road(name or DEFAULT))
+        return tuple({image.digest: image for image in found if image}.values())
+
+    def asked_digest(self, name: str | None) -> str:
+        """What decides which image this is, as a digest, whether the image is there or not.
+
+        It changes with the file and with ai-how, not with newer packages. Raises ImageError where
+        a file that decides it cannot be read.
+        """
+        if recipe := self._recipe(name):
+            return recipe.digest
+        if source := self._source(name):
+            return asked_digest(source)
+        if name is None or (spec := self.file.images.get(name)) is None:
+            image = self.store.find(name or DEFAULT)
+            return image.digest if image else digest_of_recipe({"stored": name})
+        base = self.asked_digest(_base_of(spec))
+        if not spec.is_changed:
+            return base
+        return digest_of_recipe(self._blueprint(name, spec).recipe(base))
 
     def build(
         self,

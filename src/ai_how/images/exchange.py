@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ai_how.errors import HostError, ImageError
+from ai_how.errors import ImageError
 from ai_how.images.copying import Progress, disk_errors, sync
 from ai_how.images.manifest import (
     DISK,
@@ -21,6 +21,7 @@ from ai_how.images.manifest import (
     Manifest,
     read_manifest,
 )
+from ai_how.images.packed import header, require_free
 
 _NAMES = (MANIFEST, DISK, KERNEL, INITRD, TREE, PACKAGES)
 _MAGIC, _MAGIC_AT = b"ustar", 257
@@ -34,7 +35,7 @@ def export_image(image: Image, target: Path, *, on_progress: Progress | None = N
     Raises HostError where something is there, or the file system refuses; ImageError where a file
     of the image has changed.
     """
-    _require_free(target)
+    require_free(target)
     total = sum((image.directory / name).stat().st_size for name in image.manifest.sha256_by_file)
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     with disk_errors(target.parent, needed_bytes=total), draft.open("xb") as file:
@@ -43,16 +44,11 @@ def export_image(image: Image, target: Path, *, on_progress: Progress | None = N
             _write_all(file, image, total, on_progress)
             file.flush()
             os.fsync(file.fileno())
-            _require_free(target)
+            require_free(target)
             draft.rename(target)
             sync(target.parent)
         finally:
             draft.unlink(missing_ok=True)
-
-
-def _require_free(target: Path) -> None:
-    if os.path.lexists(target):
-        raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
 
 
 def _write_all(file: IO[bytes], image: Image, total: int, on_progress: Progress | None) -> None:
@@ -60,7 +56,7 @@ def _write_all(file: IO[bytes], image: Image, total: int, on_progress: Progress 
     done = 0
     for name in (MANIFEST, *wanted):
         path = image.directory / name
-        file.write(_header(name, path.stat().st_size))
+        file.write(header(name, path.stat().st_size))
         digest = hashlib.sha256()
         with path.open("rb") as source:
             while chunk := source.read(_CHUNK_BYTES):
@@ -110,12 +106,6 @@ def unpack_export(packed: Path, draft: Path, *, source: str) -> Manifest:
             )
     (draft / MANIFEST).unlink()
     return manifest
-
-
-def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o444
-    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def _members(file: IO[bytes], source: str) -> Iterator[tuple[str, int]]:

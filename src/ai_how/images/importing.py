@@ -141,14 +141,26 @@ def _take_in_export(store: "ImageStore", copy: Path, source: str, wanted: Wanted
             hint=f"ai-how image import {shlex.quote(source)}",
         )
     with _told_of(source, draft / DISK):
-        check_image(
-            draft / DISK, read_header(draft / DISK, max_virtual_bytes=store.max_virtual_bytes)
-        )
+        check_disk_of(store, draft)
     firmware = wanted.firmware or manifest.firmware
-    marks = {"created_at": datetime.now(UTC), "is_imported": True, "firmware": firmware}
-    image = store.add(draft, manifest.model_copy(update=marks))
+    image = add_exported(store, draft, manifest.model_copy(update={"firmware": firmware}))
     require_firmware(image, wanted.firmware)
     return image
+
+
+def check_disk_of(store: "ImageStore", draft: Path) -> None:
+    """Raises ImageError for a disk in a draft that ai-how would not boot, or that is damaged."""
+    header = read_header(draft / DISK, max_virtual_bytes=store.max_virtual_bytes)
+    check_image(draft / DISK, header)
+
+
+def add_exported(store: "ImageStore", draft: Path, manifest: Manifest) -> Image:
+    """Add an image that was exported on another machine, whose files were verified; it is marked.
+
+    One that is there already is kept.
+    """
+    marks = {"created_at": datetime.now(UTC), "is_imported": True}
+    return store.add(draft, manifest.model_copy(update=marks))
 
 
 def _look_at(store: "ImageStore", copy: Path, *, source: str) -> str | None:

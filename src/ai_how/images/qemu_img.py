@@ -62,6 +62,16 @@ def grow(path: Path, *, virtual_bytes: int) -> None:
         raise _failure(f"{path} cannot be resized", path.parent, done.stderr)
 
 
+def name_backing(path: Path, *, base: Path) -> None:
+    """Write another name of the backing file into an overlay; both files must have one content."""
+    done = _qemu_img(
+        *("rebase", "-q", "-u", "-f", "qcow2", "-b", base.absolute(), "-F", "qcow2", path),
+        cpu_s=_QUICK_S,
+    )
+    if done.returncode:
+        raise _failure(f"{path} cannot be changed", path.parent, done.stderr)
+
+
 def convert(
     source: Path,
     target: Path,

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ai_how.errors import ImageError
 from ai_how.images.build import Watcher
 from ai_how.images.checksums import Digests, find_digests
-from ai_how.images.copying import copy_sparse, disk_errors
+from ai_how.images.copying import copy_sparse, disk_errors, sha256_of
 from ai_how.images.importing import Wanted, import_disk, require_firmware, told
 from ai_how.images.manifest import LONGEST_NAME, Digest, Image, Sha256
 from ai_how.images.recipe import DEFAULT
@@ -113,6 +113,26 @@ def source_of_text(text: str, directory: Path | None) -> ImageSource:
         allowed = error.errors(include_url=False)[0]["ctx"]["allowed"]
         raise ImageError(
             f"{text} is refused", details=f"Allowed: {allowed}.", hint="ai-how image import --help"
+        ) from error
+
+
+def asked_digest(source: ImageSource) -> str:
+    """What decides which disk this is: the digest that was asked for, else that of the file.
+
+    Of a URL with signed checksums it is that of the URL. Raises ImageError for a file that cannot
+    be read.
+    """
+    if source.sha256 or source.sha512:
+        return source.sha256 or str(source.sha512)
+    if not isinstance(source.place, Path):
+        return hashlib.sha256(source.told.encode()).hexdigest()
+    _require_absolute(source)
+    try:
+        return sha256_of(source.place)
+    except OSError as error:
+        raise ImageError(
+            f"{source.place} cannot be read: {error.strerror}",
+            hint=f"ls -l {shlex.quote(str(source.place))}",
         ) from error
 
 

@@ -66,7 +66,8 @@ class MachineKey:
     """What a node's VM and a saved VM must share, so that the node can be restored from it.
 
     `definition_digest` is the SHA-256 of the XML, the image's digest and the size of the disk. The
-    whole XML is hashed so that no property is forgotten. `host` describes the host in words.
+    whole XML is hashed so that no property is forgotten, but for the directory of the storage: a
+    saved VM fits wherever it is. `host` describes the host in words.
     """
 
     definition_digest: str
@@ -82,8 +83,22 @@ def machine_key_of(
     definition: DomainDefinition, *, image_digest: str, disk_gib: int, host: str
 ) -> MachineKey:
     """The key of the saved VM from which this VM can be restored."""
-    return MachineKey(
-        _digest(render_domain(generic_definition(definition)), image_digest, str(disk_gib)), host
+    xml = render_domain(_anywhere(generic_definition(definition)))
+    return MachineKey(_digest(xml, image_digest, str(disk_gib)), host)
+
+
+def _anywhere(definition: DomainDefinition) -> DomainDefinition:
+    """The definition with the names of the files of its image, without their directory."""
+    boot = definition.boot
+    return replace(
+        definition,
+        backing_chain=tuple(_NOWHERE / path.name for path in definition.backing_chain),
+        boot=boot
+        and replace(
+            boot,
+            kernel=_NOWHERE / boot.kernel.name,
+            initrd=boot.initrd and _NOWHERE / boot.initrd.name,
+        ),
     )
 
 

@@ -73,13 +73,13 @@ def write_clone(source: Path, target: Path, xml: str) -> None:
 
 
 def with_identity(saved_xml: str, own_xml: str) -> str:
-    """The XML of a saved VM with the identity of another: names, ids, disk, network and log.
+    """The XML of a saved VM with the identity of another: names, ids, files, network and log.
 
     Both are of one template. Devices, their addresses and the CPU stay those of the saved VM:
     QEMU's stream depends on them. Raises HostError if the devices differ.
     """
     saved, own = read_xml(saved_xml), read_xml(own_xml)
-    for name in ("name", "uuid", "genid", "title", "metadata", "cputune", "os/cmdline", "os/nvram"):
+    for name in _PARTS:
         _replace(saved, own, name)
     for path, parts in _DEVICES.items():
         theirs, ours = saved.findall(path), own.findall(path)
@@ -93,6 +93,11 @@ def with_identity(saved_xml: str, own_xml: str) -> str:
     return ET.tostring(saved, encoding="unicode")
 
 
+# The elements outside of devices that identify the node, or are files of its storage.
+_PARTS = (
+    *("name", "uuid", "genid", "title", "metadata", "cputune"),
+    *("os/kernel", "os/initrd", "os/cmdline", "os/nvram", "devices/emulator"),
+)
 # The elements of a device that identify the node, or refer to its files and network on the host.
 _DEVICES: Mapping[str, tuple[str, ...]] = {
     "devices/disk": ("source", "backingStore"),
