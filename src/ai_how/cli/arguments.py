@@ -27,7 +27,8 @@ _OWN_FIRST = ("--cluster", "--json", "--help", "-h")
 PASSED = "--pass"
 """The hidden option of `hpc ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
 
-_OF_RUN, _VALUED_OF_RUN = ("--detach", "--start", "--help", "-h"), ("--attach", "--cluster")
+_OF_RUN = ("--detach", "--pty", "--start", "--help", "-h")
+_VALUED_OF_RUN = ("--attach", "--cluster")
 
 
 @dataclass(frozen=True, slots=True)

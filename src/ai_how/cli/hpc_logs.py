@@ -22,47 +22,52 @@ if TYPE_CHECKING:
 
 app = new_app()
 
+Follow = Annotated[
+    bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")
+]
+Lines = Annotated[
+    int | None,
+    typer.Option(
+        "--lines",
+        "-n",
+        "--tail",
+        metavar="N",
+        min=0,
+        help="The last N lines of each node. Default: 200; with -f 10; with --since all.",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", "-S", metavar="TIME", help="Lines since then: 10m, 2h, today, 12:00, …"
+    ),
+]
+Units = Annotated[
+    list[str] | None,
+    typer.Option("--unit", "-u", metavar="UNIT", help="Lines of a unit, such as slurmd."),
+]
+Serial = Annotated[bool, typer.Option("--serial", help="Show the serial console, of all boots.")]
+Boot = Annotated[
+    int | None,
+    typer.Option(
+        "--boot", "-b", metavar="N", max=0, help="The boot: 0 is current, -1 the previous."
+    ),
+]
+
 LINES, LINES_OF_FOLLOWED = 200, 10
 
 
 @app.command(short_help="Show or follow the journals of nodes, or their serial consoles.")
-def logs(
+def logs(  # noqa: PLR0913, PLR0917  one for each option
     ctx: typer.Context,
     words: Words = None,
     cluster: Cluster = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")
-    ] = False,
-    lines: Annotated[
-        int | None,
-        typer.Option(
-            "--lines",
-            "-n",
-            "--tail",
-            metavar="N",
-            min=0,
-            help="The last N lines of each node. Default: 200; with -f 10; with --since all.",
-        ),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since", "-S", metavar="TIME", help="Lines since then: 10m, 2h, today, 12:00, …"
-        ),
-    ] = None,
-    unit: Annotated[
-        list[str] | None,
-        typer.Option("--unit", "-u", metavar="UNIT", help="Lines of a unit, such as slurmd."),
-    ] = None,
-    serial: Annotated[
-        bool, typer.Option("--serial", help="Show the serial console, of all boots.")
-    ] = False,
-    boot: Annotated[
-        int | None,
-        typer.Option(
-            "--boot", "-b", metavar="N", max=0, help="The boot: 0 is current, -1 the previous."
-        ),
-    ] = None,
+    follow: Follow = False,
+    lines: Lines = None,
+    since: Since = None,
+    unit: Units = None,
+    serial: Serial = False,
+    boot: Boot = None,
 ) -> None:
     """Show the journals of nodes, by default of all, in the order of time; -f follows them.
 

@@ -15,6 +15,8 @@ from ai_how.cli.hpc_cluster import Cluster, load, manager_of, named
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ai_how.hpc.manager import HpcManager
     from ai_how.hpc.run_here import Ended, Job
     from ai_how.spec.models import ClusterFile
@@ -25,6 +27,15 @@ Command = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SBATCH OPTIONS] -- CMD...", help="A program and its arguments."),
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Print the number of the job, and do not wait.")
+]
+Attach = Annotated[
+    str | None,
+    typer.Option("--attach", metavar="ID", help="Follow a job that hpc run has submitted."),
+]
+Pty = Annotated[bool, typer.Option("--pty", help="Give the command a terminal: --pty -- bash.")]
+Start = Annotated[bool, typer.Option("--start", help="First start the cluster if it is off.")]
 _MOST_NAMES = 5
 
 
@@ -33,16 +44,10 @@ def run(
     ctx: typer.Context,
     command: Command = None,
     cluster: Cluster = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Print the number of the job, and do not wait.")
-    ] = False,
-    attach: Annotated[
-        str | None,
-        typer.Option("--attach", metavar="ID", help="Follow a job that hpc run has submitted."),
-    ] = None,
-    starts: Annotated[
-        bool, typer.Option("--start", help="First start the cluster if it is off.")
-    ] = False,
+    detach: Detach = False,
+    attach: Attach = None,
+    pty: Pty = False,
+    starts: Start = False,
     passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
 ) -> None:
     """Run a command as a job, in the files of the current directory; show its output.
@@ -60,6 +65,9 @@ def run(
     Ctrl-C cancels the job, and a second one does not wait for that. If the connection is lost, the
     job goes on. The exit code is that of the command, 128 and the number of the signal if one ended
     it, and 130 after Ctrl-C.
+
+    With --pty the command has your terminal, as with srun --pty; Ctrl-C goes to the command. The
+    options are those of salloc. If the connection is lost, the job ends.
     """
     from ai_how.hpc.run_here import Job, check_directory, check_home, find_shared
     from ai_how.hpc.sbatch_options import check_options
@@ -67,6 +75,8 @@ def run(
 
     context, top = context_of(ctx), Path.cwd()
     _check_words(command or [], passed or [], attach, detach=detach)
+    if pty:
+        _check_terminal(attach, detach=detach, is_json=context.is_json)
     check_options(passed or [])
     cluster = named(context, cluster)
     spec, path = load(context, cluster, None)
@@ -86,6 +96,7 @@ def run(
         has_input=not attach and _has_input(),
         follows=not detach,
         attach=attach,
+        terminal=_run_on_terminal if pty else None,
     )
     code = _carry_out(manager, job, is_json=context.is_json)
     raise typer.Exit(code)
@@ -102,6 +113,25 @@ def _check_words(
         raise SpecError("--attach is for a job that runs already", hint="ai-how hpc run --help")
     if attach is not None and not attach.isdecimal():
         raise SpecError(f"{attach} is not the number of a job", hint="ai-how hpc run --help")
+
+
+def _check_terminal(attach: str | None, *, detach: bool, is_json: bool) -> None:
+    """Raises SpecError if the command cannot have our terminal."""
+    for option, is_there in (("--detach", detach), ("--attach", attach), ("--json", is_json)):
+        if is_there:
+            raise SpecError(f"--pty and {option} exclude each other", hint="ai-how hpc run --help")
+    if not os.isatty(0):
+        raise SpecError(
+            "--pty needs a terminal as standard input", hint="ai-how hpc run -- CMD  # has none"
+        )
+
+
+def _run_on_terminal(argv: "Sequence[str]") -> int:
+    from ai_how.console.terminal import kept_modes
+    from ai_how.process import run_on_terminal
+
+    with kept_modes():
+        return run_on_terminal(argv)
 
 
 def _has_input() -> bool:
