@@ -30,10 +30,13 @@ import json, os, sys, time
 words = dict(word.partition("=")[::2] for word in sys.argv[1:])
 if "--unit" in words:
     sys.exit("no such unit")
-entries = [line for line in open(os.environ["ENTRIES"])]
-first = next((n for n, line in enumerate(entries) if json.loads(line)["__CURSOR"] == words.get("--cursor")), 0)
+entries = list(open(os.environ["ENTRIES"]))
+told = [json.loads(line) for line in entries]
+cursors = [one["__CURSOR"] for one in told]
+first = cursors.index(words["--cursor"]) if words.get("--cursor") in cursors else 0
 since = float(words.get("--since", "@0")[1:]) * 1e6
-entries = [line for line in entries[first:] if int(json.loads(line)["__REALTIME_TIMESTAMP"]) >= since]
+late = [int(one["__REALTIME_TIMESTAMP"]) >= since for one in told]
+entries = [line for line, is_late in list(zip(entries, late))[first:] if is_late]
 if "--lines" in words:
     entries = entries[len(entries) - min(int(words["--lines"]), len(entries)):]
 sys.stdout.write("".join(entries))

@@ -85,6 +85,9 @@ def logs(  # noqa: PLR0913, PLR0917  one for each option
     from ai_how.clusters.named_nodes import get_named
     from ai_how.guest.since import read_since
 
+    context = context_of(ctx)
+    if context.is_json:
+        console.note_json_lines()
     if serial and (since or unit or boot is not None):
         raise SpecError(
             "a serial console has no times, units and boots", hint="ai-how hpc logs --help"
@@ -92,7 +95,6 @@ def logs(  # noqa: PLR0913, PLR0917  one for each option
     if follow and boot:
         raise SpecError("nothing is added to a former boot", hint="ai-how hpc logs --help")
     start = read_since(since, datetime.now().astimezone()) if since else None
-    context = context_of(ctx)
     file, names = split_words(words)
     manager = find_manager(context, cluster, file)
     state = manager.get_state()
@@ -103,8 +105,6 @@ def logs(  # noqa: PLR0913, PLR0917  one for each option
     from ai_how.guest.journal import Wanted
 
     wanted = Wanted(lines, start, unit or (), 0 if boot is None and start is None else boot)
-    if context.is_json:
-        console.note_json_lines()
     with _ended_quietly(is_followed=follow):
         entries = _entries(manager, nodes, wanted, follows=follow, serial=serial)
         _show(entries, nodes, is_json=context.is_json)

@@ -241,11 +241,11 @@ class _Journal:
             return
         if (code := self._channel.run(words, timeout_s=None, shown="journalctl")) != 0:
             self.is_refused = code < KILLED
-            boots = f"ai-how {self._access.kind.name} exec {name} -- journalctl --list-boots"
+            kind = self._access.kind.name
             raise GuestError(
                 f"the journal of {name} cannot be read",
                 details=said.decode("utf-8", "replace").strip() or None,
-                hint=boots if has_boot else None,
+                hint=f"ai-how {kind} exec {name} -- journalctl --list-boots" if has_boot else None,
             )
 
 

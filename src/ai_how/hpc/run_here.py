@@ -34,6 +34,8 @@ _OPTIONS = ("-T", *_ALIVE)
 # Without its words at the end of a session.
 _OF_TERMINAL = ("-t", "-o", "LogLevel=ERROR", *_ALIVE)
 _SSH_LOST = 255
+# Ctrl-C before there is a job ends salloc by its signal, of which ssh would say 255.
+_SALLOC = 'trap : INT; salloc "$@"; exit $?'
 _LONGEST_NAME = 40
 
 
@@ -190,7 +192,8 @@ class _Run:
         _, told = _read(self.link.receive(), "p")
         name = f"--job-name={PurePosixPath(self.job.command[0]).name}"
         ours = [f"--chdir={told['work']}", "--", told["script"]]
-        code = run(self.ssh(["salloc", name, *self.job.options, *ours]))
+        salloc = ["sh", "-c", _SALLOC, "salloc", name, *self.job.options, *ours]
+        code = run(self.ssh(salloc))
         # What it has told of the job before its connection was lost is read all the same.
         with suppress(LinkLostError):
             self.link.send("k")
