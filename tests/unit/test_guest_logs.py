@@ -139,6 +139,7 @@ def test_journalctl_is_asked_for_what_is_wanted():
         "--unit=-x",
         f"--since=@{int(AT.timestamp())}",
     ]
+    assert words(5, AT)[-2:] == ["--lines=5", "--reverse"]
     follow = ["--follow", "--no-tail"]
     assert words(5, AT, cursor="c", follows=True) == ["--cursor=c", *follow]
     assert words(5, AT, follows=True) == [f"--since=@{int(AT.timestamp())}", *follow]

@@ -37,8 +37,12 @@ first = cursors.index(words["--cursor"]) if words.get("--cursor") in cursors els
 since = float(words.get("--since", "@0")[1:]) * 1e6
 late = [int(one["__REALTIME_TIMESTAMP"]) >= since for one in told]
 entries = [line for line, is_late in list(zip(entries, late))[first:] if is_late]
+if "--reverse" in words:
+    entries.reverse()
 if "--lines" in words:
-    entries = entries[len(entries) - min(int(words["--lines"]), len(entries)):]
+    count = int(words["--lines"])
+    is_first = "--since" in words
+    entries = entries[:count] if is_first else entries[max(0, len(entries) - count):]
 sys.stdout.write("".join(entries))
 sys.stdout.flush()
 if "--follow" in words:
@@ -220,6 +224,8 @@ def test_entries_of_two_nodes_are_shown_in_the_order_of_time(world):
     assert world.read() == ["a1", "b2", "a3", "b4"]
     assert world.read(Wanted(lines=1)) == ["a3", "b4"]
     assert world.read(nodes=[second]) == ["b2", "b4"]
+    assert world.read(Wanted(lines=1, since=NOW - timedelta(hours=1))) == ["a3", "b4"]
+    assert world.read(Wanted(since=NOW + timedelta(seconds=3))) == ["a3", "b4"]
     assert world.notes == []
 
 
@@ -259,7 +265,7 @@ def test_what_journalctl_refuses_is_an_error_with_its_words(world):
 def test_a_follower_goes_on_where_it_was_and_leaves_nothing(world):
     first, second = world.nodes
     first.log("a0", "a1", at_s=1)
-    followed = Followed(world, Wanted(lines=1))
+    followed = Followed(world, Wanted(lines=1, since=NOW - timedelta(hours=1)))
     followed.wait_for("a1")
     first.log("a2", at_s=2)
     second.log("b3", at_s=3)

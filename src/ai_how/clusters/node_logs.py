@@ -168,7 +168,12 @@ class _Journal:
         try:
             boot = find_boot(self._agent, wanted.boot) if wanted.boot else wanted.boot
             words = entry_words(wanted, boot=None if boot is None else str(boot))
-            self._run(words, put, attach_after_s=ATTACH_AFTER_S, has_boot=bool(boot))
+            entries: list[LogEntry] = []
+            take = entries.append if wanted.comes_reversed else put
+            self._run(words, take, attach_after_s=ATTACH_AFTER_S, has_boot=bool(boot))
+            for entry in reversed(entries):
+                self._cursor = entry.cursor
+                put(entry)
         finally:
             put(None)
 
@@ -213,7 +218,12 @@ class _Journal:
         return state is None or all(one.uuid != self._node.uuid for one in state.nodes)
 
     def _run(
-        self, words: Sequence[bytes], put: Put, *, attach_after_s: float, has_boot: bool = False
+        self,
+        words: Sequence[bytes],
+        put: Callable[[LogEntry], None],
+        *,
+        attach_after_s: float,
+        has_boot: bool = False,
     ) -> None:
         """Put the entries that journalctl prints. Raises GuestError if it fails."""
         name, reader, said = self._node.name, EntryReader(self._node.name), bytearray()

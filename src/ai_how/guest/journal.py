@@ -32,6 +32,14 @@ class Wanted:
     boot: int | None = None
     """0 is the current one, -1 the previous; None for all."""
 
+    @property
+    def comes_reversed(self) -> bool:
+        """Whether journalctl prints the entries from the last to the first.
+
+        From a time on, older ones (252) take `--lines` as the first lines, unless they do.
+        """
+        return self.since is not None and self.lines is not None
+
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
@@ -77,6 +85,7 @@ def entry_words(
         words += ["--follow", "--no-tail"]
     elif wanted.lines is not None:
         words.append(f"--lines={wanted.lines}")
+        words += ["--reverse"] if wanted.comes_reversed else []
     return [word.encode("utf-8", "surrogateescape") for word in words]
 
 
