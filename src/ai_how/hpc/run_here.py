@@ -196,7 +196,7 @@ class _Run:
         code = run(self.ssh(salloc))
         # What it has told of the job before its connection was lost is read all the same.
         with suppress(LinkLostError):
-            self.link.send("k")
+            self.link.send("x" if _is_lost(code) else "k")
         return code
 
     def _submit(self, rules: IgnoreRules) -> tuple[list[str], list[str]]:
