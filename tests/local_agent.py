@@ -16,7 +16,9 @@ MODES = {"r": os.O_RDONLY, "r+": os.O_RDWR}
 class LocalAgent:
     """The channel to an agent of which this machine is the guest; one command at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        """`env` is what its programs have as environment; None for ours."""
+        self.env = env
         self.asked: list[str] = []
         self.programs: dict[int, tuple[subprocess.Popen[bytes], list[bytes]]] = {}
         self.files: dict[int, int] = {}
@@ -55,6 +57,7 @@ class LocalAgent:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd="/",
+            env=self.env,
         )
         told = [b"", b""]
 

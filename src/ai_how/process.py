@@ -67,8 +67,8 @@ def get_tool(name: str, *, package: str | None = None) -> Path:
     )
 
 
-def dying_with_us(argv: Sequence[Argument]) -> list[Argument]:
-    """The command that runs `argv` and is killed as soon as we end, in whatever way.
+def dying_with_us(argv: Sequence[Argument], *, by: str = "KILL") -> list[Argument]:
+    """The command that runs `argv` and is killed, `by` a signal, as soon as we end in any way.
 
     Otherwise a program of a killed run would keep writing while the next run removes its files. It
     must be started by a thread that waits for its end: the kernel kills it when that thread ends.
@@ -76,7 +76,7 @@ def dying_with_us(argv: Sequence[Argument]) -> list[Argument]:
     setpriv = get_tool("setpriv", package="util-linux")
     # If we have ended before the kernel knows, it cannot kill the program: then it is not started.
     begin = '[ "$PPID" = "$0" ] && exec "$@"'
-    return [setpriv, "--pdeathsig", "KILL", "sh", "-c", begin, str(os.getpid()), *argv]
+    return [setpriv, "--pdeathsig", by, "sh", "-c", begin, str(os.getpid()), *argv]
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -294,6 +294,20 @@ def start_piped(
             env=child_environment(),
         )
     )
+
+
+def run_on_terminal(argv: Sequence[Argument]) -> int:
+    """Run a program on our own terminal; its exit code, or -N if signal N ended it.
+
+    It gets SIGTERM if we are interrupted, in whatever way.
+    """
+    words = [os.fspath(word) for word in dying_with_us(argv, by="TERM")]
+    with begin(lambda: subprocess.Popen(words, env=child_environment())) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            raise
 
 
 def start_daemon(

@@ -82,6 +82,25 @@ def test_a_node_is_found_by_its_whole_name_alone(cli):
     assert "cluster compute has no node compute-compute-01\n" in ended.err
 
 
+def test_serial_consoles_of_several_nodes_are_told_apart(cli):
+    paths = remember(cli)
+    for name, text in (("controller", "c1\nc2\n"), ("compute-01", "\x1b[31ma1\x1b[0m\tx\x07\n")):
+        ensure_private_directory(paths.console_log(name).parent)
+        paths.console_log(name).write_text(text)
+    asked = ("hpc", "logs", "--cluster", "demo", "--serial", "-n", "1")
+    ended = cli(*asked)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "controller  c2\ncompute-01  a1\tx\n"
+    assert cli(*asked, "compute-01", "demo-compute-01").out == "a1\tx\n"
+    told = [json.loads(line) for line in cli(*asked, "--json").out.splitlines()]
+    assert [(one["node"], one["message"]) for one in told] == [
+        ("controller", "c2"),
+        ("compute-01", "\x1b[31ma1\x1b[0m\tx\x07"),
+    ]
+    [line] = cli("--json", "hpc", "logs", "--cluster", "demo", "nope").out.splitlines()
+    assert json.loads(line)["error"]["brief"] == "cluster demo has no node nope"
+
+
 @pytest.mark.parametrize(
     "verb", [*(verb.format("compute-01") for verb in NODE_VERBS), "stop", "status", "ssh-config"]
 )
@@ -189,7 +208,14 @@ def test_the_ways_into_nodes_find_the_cluster_as_the_other_verbs_do(cli, verb, g
         ("exec controller", "no command was given"),
         ("exec -t controller true", "no such option: -t"),
         ("ssh --forward controller", "no such option: --forward"),
-        ("logs controller compute-01", "one node at a time"),
+        ("logs --since 10 controller", "--since 10: this is no time"),
+        ("logs --serial -u slurmd", "a serial console has no times, units and boots"),
+        ("logs -f --boot -1", "nothing is added to a former boot"),
+        ("console controller compute-01", "one node at a time"),
+        ("run --pty --detach -- bash", "--pty and --detach exclude each other"),
+        ("run --pty --attach 7 -- bash", "--attach is for a job that runs already"),
+        ("run --pty --attach 7", "--pty and --attach exclude each other"),
+        ("run --pty -- bash", "--pty needs a terminal as standard input"),
     ],
 )
 def test_what_is_missing_or_too_much_is_said(cli, line, said):

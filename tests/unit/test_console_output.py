@@ -218,6 +218,29 @@ def test_on_a_terminal_a_bar_is_drawn_and_errors_are_red(tmp_path):
     assert "\x1b[1;31merror: ValueError: no\x1b[0m" in shown
 
 
+def test_labels_of_a_log_have_colours_on_a_terminal_alone(monkeypatch, capsys):
+    def show() -> None:
+        console.show_log_line("one", "ai-how hpc start\tand \x1b[31m", number=0)
+        console.show_log_line("two", "more", number=1)
+        console.show_log_line("", "alone", number=11)
+
+    plain = "one  ai-how hpc start\tand \\x1b[31m\ntwo  more\nalone\n"
+    show()
+    assert capsys.readouterr().out == plain
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    show()
+    assert shown.getvalue() == plain
+    monkeypatch.delenv("NO_COLOR")
+    show()
+    assert shown.getvalue() == plain + (
+        "\x1b[36mone  \x1b[0mai-how hpc start\tand \\x1b[31m\n\x1b[33mtwo  \x1b[0mmore\nalone\n"
+    )
+
+
 def test_on_a_terminal_sentences_end_between_words_and_commands_stay_whole(monkeypatch):
     shown = io.StringIO()
     shown.isatty = lambda: True

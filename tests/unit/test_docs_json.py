@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from plan_world import Bench, Put, raise_at
 from test_cli_verbs import add_image, remember
 
 from ai_how import console
+from ai_how.cli.hpc_logs import _document as log_document
 from ai_how.cli.validate import _document
 from ai_how.clusters.diagnosis.causes import MachineCause
 from ai_how.clusters.file_systems import FileSystem
@@ -26,6 +28,7 @@ from ai_how.clusters.status import PortStatus, status_of
 from ai_how.clusters.workload import GpuUse
 from ai_how.console.text import to_jsonable
 from ai_how.errors import HostError, PlanFailedError
+from ai_how.guest.journal import LogEntry
 from ai_how.host.checks import Check, Status
 from ai_how.hpc.causes import SlurmCause
 from ai_how.hpc.kind import SLURM
@@ -171,6 +174,14 @@ def test_an_error_is_as_the_page_says(cli: Cli, capsys: pytest.CaptureFixture[st
         "  cause: kernel-panic",
         "hint: less there",
     ]
+
+
+def test_an_entry_of_a_log_is_as_the_page_says() -> None:
+    entry = LogEntry(
+        "controller", "ready", datetime.now(UTC), "slurmctld", 7, "slurmctld.service", 6, "s=1"
+    )
+    line = LogEntry("controller", "login:")
+    assert_documented("`hpc logs`", *(as_json(log_document(one)) for one in (entry, line)))
 
 
 def test_status_is_as_the_page_says() -> None:

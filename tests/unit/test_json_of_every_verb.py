@@ -66,7 +66,6 @@ WITHOUT_JSON = [
     ("hpc", "console", "controller"),
     ("hpc", "cp", "controller:a", "."),
     ("hpc", "rsync", "controller:a", "."),
-    ("hpc", "logs", "controller", "--serial"),
     ("hpc", "ssh-config"),
     ("hpc", "status", "--watch"),
     ("hpc", "inventory", "--yaml"),

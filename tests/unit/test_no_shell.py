@@ -43,6 +43,7 @@ SHELL_TEXTS = {
     ("vm_management/preparing/vm.py", "_UNHEARD"),
     ("hpc/steps.py", "script"),
     ("hpc/workload.py", "_WITH_GPUS"),  # made of constants
+    ("hpc/run_here.py", "_SALLOC"),
     ("clusters/diagnosis/evidence.py", "kind.request"),
     ("guest/journal.py", "_CUT"),
     ("clusters/diagnosis/evidence.py", "script"),

@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ai_how.errors import GuestError, InterruptedRunError, SpecError
-from ai_how.guest.frames import Link
+from ai_how.errors import GuestError, HostError, InterruptedRunError, SpecError
+from ai_how.guest.frames import Link, LinkLostError
 from ai_how.guest.own_files import IgnoreRules
 from ai_how.hpc.guest_file import read_guest_file
 from ai_how.hpc.run_here import (
@@ -23,8 +25,10 @@ from ai_how.hpc.run_here import (
     directory_name,
     find_shared,
 )
+from ai_how.process import run as run_program
 from ai_how.spec.nodes import get_hpc
 from ai_how.spec.reader import read_spec_text
+from ai_how.waiting import Deadline, wait_until
 
 # A job by the number of its process; `ended` tells of those that are over.
 SBATCH = """\
@@ -58,6 +62,28 @@ touch "$TOOLS/cancelled"
 kill -TERM -- "-$1"
 """
 
+SALLOC = """\
+#!/bin/sh
+while [ "$1" != -- ]; do
+  case $1 in
+    --chdir=*) cd "${1#*=}" ;;
+    --refused) echo "salloc: error: invalid option" >&2; exit 1 ;;
+  esac
+  shift
+done
+shift
+SLURM_JOB_ID=$$ "$@"
+code=$?
+echo $code > "$TOOLS/ended-$$"
+exit $code
+"""
+SRUN = """\
+#!/bin/sh
+[ "$1 $2 $3" = "--interactive --preserve-env --pty" ] || exit 9
+shift 3
+exec "$@"
+"""
+
 
 class World:
     """A directory here, a home there, and what was heard of the jobs."""
@@ -66,7 +92,8 @@ class World:
         self.here, self.home, self.tools = (tmp_path / one for one in ("here", "home", "tools"))
         for directory in (self.here, self.home, self.tools):
             directory.mkdir()
-        for name, text in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("scancel", SCANCEL)):
+        tools = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL}
+        for name, text in (tools | {"salloc": SALLOC, "srun": SRUN}).items():
             (self.tools / name).write_text(text)
             (self.tools / name).chmod(0o755)
         self.heard = {OUTPUT: b"", ERRORS: b""}
@@ -263,6 +290,65 @@ def test_a_job_whose_number_nobody_learned_is_cancelled(world):
     link.child.wait()
     link.close()
     assert (world.tools / "cancelled").exists()
+
+
+def on_terminal(argv: Sequence[str]) -> int:
+    """What the tests have for ssh on a terminal: the command itself."""
+    return run_program(argv, check=False).returncode
+
+
+def test_a_command_with_a_terminal_has_the_files_and_its_results_come_back(world):
+    (world.here / "a").write_text("a\n")
+    ended = world.run("sh", "-c", "cat a > b; exit 7", terminal=on_terminal)
+    assert (ended.exit_code, ended.state, ended.job.isdecimal()) == (7, "COMPLETED", True)
+    assert (ended.sent, ended.files.received) == (["a"], ["b"])
+    assert (world.here / "b").read_text() == "a\n"
+    assert world.news == []
+    again = world.run(attach=ended.job)
+    assert (again.exit_code, again.files.received) == (7, [])
+
+
+def test_without_a_job_a_terminal_ends_as_salloc_and_leaves_nothing(world):
+    ended = world.run("true", terminal=on_terminal, options=["--refused"])
+    assert (ended.exit_code, ended.job, ended.files) == (1, "", None)
+    assert list((world.home / ".ai-how" / "jobs").iterdir()) == []
+    with pytest.raises(HostError, match="was lost before there was a job"):
+        world.run("true", terminal=lambda _argv: 255)
+
+
+@pytest.mark.fault("J01", "the connection of a terminal is lost, at first that alone")
+def test_of_a_terminal_that_is_lost_the_files_come_back(world):
+    def lost(argv: Sequence[str]) -> int:
+        on_terminal(argv)
+        return 255
+
+    ended = world.run("sh", "-c", "echo b > b; exit 137", terminal=lost)
+    assert (ended.exit_code, ended.files.received) == (None, ["b"])
+    assert world.news == ["the connection to the controller was lost, and its job ended"]
+    assert world.run("sh", "-c", "exit 255", terminal=lost).exit_code == 255, "its own exit code"
+
+
+@pytest.mark.fault("J01", "the connection of a terminal is lost, then that of the files")
+def test_the_files_of_a_lost_terminal_can_be_fetched_later(world):
+    link = world.link()
+
+    def lost(argv: Sequence[str]) -> int:
+        on_terminal(argv)
+        [about] = (world.home / ".ai-how" / "jobs").glob("*/about")
+        told = Deadline.after(60)
+        wait_until(lambda: '"job"' in about.read_text(), told, "the number of the job")
+        time.sleep(0.5)  # it is written before it is sent
+        link.child.kill()
+        return 255
+
+    job = Job(top=world.here, command=["sh", "-c", "echo b > b"], terminal=lost)
+    run = _Run(link, job, Sink(world._hear, print))
+    with pytest.raises(LinkLostError):
+        run.carry_out()
+    link.close()
+    assert run.ended
+    ended = world.run(attach=run.ended.job)
+    assert (ended.exit_code, ended.files.received) == (0, ["b"])
 
 
 def test_each_directory_has_a_copy_of_its_own():

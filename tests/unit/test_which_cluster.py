@@ -139,6 +139,7 @@ def test_a_node_that_is_not_there_is_no_command(cli: Cli) -> None:
         ("ai-how hpc ssh co", "compute-01 compute-02 controller"),
         ("ai-how hpc stop --cluster g", "good great"),
         ("ai-how hpc logs --cluster good compute-", "compute-01 compute-02"),
+        ("ai-how hpc logs --cluster good controller compute-01 compute-", "compute-01 compute-02"),
         ("ai-how hpc logs --cluster unknown c", ""),
         ("ai-how image show x", ""),
     ],

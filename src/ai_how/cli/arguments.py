@@ -27,7 +27,7 @@ _OWN_FIRST = ("--cluster", "--json", "--help", "-h")
 PASSED = "--pass"
 """The hidden option of `hpc ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
 
-_OF_RUN = ("--detach", "--start", "--login", "--help", "-h")
+_OF_RUN = ("--detach", "--pty", "--start", "--login", "--help", "-h")
 _VALUED_OF_RUN = ("--attach", "--cluster")
 
 

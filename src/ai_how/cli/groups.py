@@ -21,8 +21,6 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
             hint = f"ai-how {verb} SRC DST  # without --json"
         case "hpc console":
             hint = "ai-how hpc console NODE  # without --json"
-        case "hpc logs":
-            hint = "ai-how hpc logs NODE  # without --json"
         case "hpc ssh-config":
             hint = "ai-how hpc ssh-config  # without --json"
         case "hpc inventory" if "--yaml" in words:

@@ -26,6 +26,7 @@ from ai_how.cli.hpc_cluster import (
 )
 from ai_how.cli.hpc_files import app as of_files
 from ai_how.cli.hpc_list import app as of_all
+from ai_how.cli.hpc_logs import app as of_logs
 from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_ports import app as of_ports
 from ai_how.cli.hpc_run import app as of_jobs
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 app = new_app("Start, stop, inspect and use the SLURM cluster.")
 app.add_typer(of_all)
 app.add_typer(of_nodes)
+app.add_typer(of_logs)
 app.add_typer(of_ansible)
 app.add_typer(of_jobs)
 app.add_typer(of_files)

@@ -1,4 +1,4 @@
-"""The verbs for one node: by ssh, guest agent, serial console and logs."""
+"""The verbs for one node: by ssh, guest agent and serial console."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated
@@ -125,30 +125,6 @@ def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
     console.show_line("Ctrl-] leaves the console")
     with manager.console_of(node) as line:
         join(line, hint=f"ai-how hpc logs {node.name}")
-
-
-@app.command(short_help="Show the journal of a node, or its serial console.")
-def logs(
-    ctx: typer.Context,
-    words: Words,
-    cluster: Cluster = None,
-    lines: Annotated[
-        int, typer.Option("--lines", "-n", metavar="N", min=1, help="Lines at most.")
-    ] = 200,
-    serial: Annotated[
-        bool, typer.Option("--serial", help="Show the serial console, of all boots.")
-    ] = False,
-    boot: Annotated[
-        int,
-        typer.Option(
-            "--boot", "-b", metavar="N", max=0, help="The boot: 0 is current, -1 the previous."
-        ),
-    ] = 0,
-) -> None:
-    """Show the journal of a node, or its serial console if the guest agent does not answer."""
-    manager, node = _find(ctx, words, cluster)
-    text = manager.read_log(node, lines=lines, serial=serial, boot=boot)
-    console.show_text(text.rstrip("\n"))
 
 
 @app.command("ssh-config", short_help="Print the ssh configuration, for scp, rsync or an editor.")

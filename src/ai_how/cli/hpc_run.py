@@ -16,7 +16,7 @@ from ai_how.cli.hpc_cluster import Cluster, load, manager_of, named
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from ai_how.hpc.manager import HpcManager
     from ai_how.hpc.run_here import Ended, Job
@@ -28,6 +28,22 @@ Command = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SBATCH OPTIONS] -- CMD...", help="A program and its arguments."),
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Print the number of the job, and do not wait.")
+]
+Attach = Annotated[
+    str | None,
+    typer.Option("--attach", metavar="ID", help="Follow a job that hpc run has submitted."),
+]
+Pty = Annotated[bool, typer.Option("--pty", help="Give the command a terminal: --pty -- bash.")]
+Start = Annotated[bool, typer.Option("--start", help="First start the cluster if it is off.")]
+Login = Annotated[
+    bool,
+    typer.Option(
+        "--login",
+        help="Run it on the controller itself, not as a job: for srun, sbatch and salloc.",
+    ),
+]
 _MOST_NAMES = 5
 
 
@@ -36,23 +52,11 @@ def run(
     ctx: typer.Context,
     command: Command = None,
     cluster: Cluster = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Print the number of the job, and do not wait.")
-    ] = False,
-    attach: Annotated[
-        str | None,
-        typer.Option("--attach", metavar="ID", help="Follow a job that hpc run has submitted."),
-    ] = None,
-    starts: Annotated[
-        bool, typer.Option("--start", help="First start the cluster if it is off.")
-    ] = False,
-    login: Annotated[
-        bool,
-        typer.Option(
-            "--login",
-            help="Run it on the controller itself, not as a job: for srun, sbatch and salloc.",
-        ),
-    ] = False,
+    detach: Detach = False,
+    attach: Attach = None,
+    pty: Pty = False,
+    starts: Start = False,
+    login: Login = False,
     passed: Annotated[list[str] | None, typer.Option(PASSED, hidden=True)] = None,
 ) -> None:
     """Run a command as a job, in the files of the current directory; show its output.
@@ -73,8 +77,15 @@ def run(
     Ctrl-C cancels the job, and a second one does not wait for that. If the connection is lost, the
     job goes on. The exit code is that of the command, 128 and the number of the signal if one ended
     it, and 130 after Ctrl-C.
+
+    With --pty the command has your terminal, as with srun --pty; Ctrl-C goes to the command. The
+    options are those of salloc. If the connection is lost, the job ends.
     """
+    context = context_of(ctx)
     _check_words(command or [], passed or [], attach, detach=detach, login=login)
+    if pty:
+        excluded = {"--detach": detach, "--attach": attach, "--login": login}
+        _check_terminal({**excluded, "--json": context.is_json})
     asked = partial(
         _job,
         command=command or [],
@@ -82,8 +93,9 @@ def run(
         follows=not detach,
         attach=attach,
         is_on_login_node=login,
+        has_terminal=pty,
     )
-    raise typer.Exit(_run(context_of(ctx), cluster, asked, starts=starts))
+    raise typer.Exit(_run(context, cluster, asked, starts=starts))
 
 
 def _run(
@@ -111,6 +123,7 @@ def _job(
     follows: bool,
     attach: str | None,
     is_on_login_node: bool,
+    has_terminal: bool,
 ) -> "Job":
     """The job, in the current directory. Raises SpecError for a directory that is not copied."""
     from ai_how.hpc.run_here import Job, check_directory, find_shared
@@ -128,6 +141,7 @@ def _job(
         follows=follows,
         attach=attach,
         is_on_login_node=is_on_login_node,
+        terminal=_run_on_terminal if has_terminal else None,
     )
 
 
@@ -151,6 +165,25 @@ def _check_words(
         raise SpecError("--attach is for a job that runs already", hint="ai-how hpc run --help")
     if attach is not None and not attach.isdecimal():
         raise SpecError(f"{attach} is not the number of a job", hint="ai-how hpc run --help")
+
+
+def _check_terminal(others: "Mapping[str, object]") -> None:
+    """Raises SpecError if the command cannot have our terminal; `others` has options not for it."""
+    for option, is_there in others.items():
+        if is_there:
+            raise SpecError(f"--pty and {option} exclude each other", hint="ai-how hpc run --help")
+    if not os.isatty(0):
+        raise SpecError(
+            "--pty needs a terminal as standard input", hint="ai-how hpc run -- CMD  # has none"
+        )
+
+
+def _run_on_terminal(argv: "Sequence[str]") -> int:
+    from ai_how.console.terminal import kept_modes
+    from ai_how.process import run_on_terminal
+
+    with kept_modes():
+        return run_on_terminal(argv)
 
 
 def _has_input() -> bool:

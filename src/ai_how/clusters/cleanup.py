@@ -149,23 +149,6 @@ def _keep(text: str, path: Path) -> None:
         draft.write_text(text, "utf-8")
 
 
-def read_tail(path: Path, lines: int) -> str:
-    """The last lines of a file, empty if it does not exist.
-
-    Raises HostError if only root can read it.
-    """
-    try:
-        text = path.read_text("utf-8", "replace")
-    except FileNotFoundError:
-        return ""
-    except PermissionError as error:
-        raise HostError(
-            f"only root can read {path}",
-            hint=f"sudo tail -n {lines} {shlex.quote(str(path))}",
-        ) from error
-    return "".join(text.splitlines(keepends=True)[-lines:])
-
-
 def release_host(place: HypervisorHost, roots: Roots) -> None:
     """Remove base images that no cluster uses; stop the embedded host if nothing is left on it."""
     with held_lock(roots.host_lock, doing="releasing the host", wait_s=60):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ai_how.clusters.cleanup import read_tail
 from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.clusters.known_cluster import KnownCluster
 from ai_how.clusters.named_nodes import require_on
@@ -12,7 +11,6 @@ from ai_how.clusters.observation import Observed, existing_disks, observe, with_
 from ai_how.clusters.status import ClusterStatus, find_disk_problems, find_slurm_version, status_of
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
-from ai_how.guest.journal import read_journal
 from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.console import Console
@@ -51,19 +49,6 @@ class ClusterAccess(KnownCluster):
         with self._asking(node) as client:
             require_on(client, node, self.kind.name)
             yield GuestAgent(client, node.uuid, node.name)
-
-    def read_log(self, node: NodeState, *, lines: int, serial: bool, boot: int = 0) -> str:
-        """The last lines of a node's journal; of its serial log if asked, or without an agent."""
-        if not serial and self.place().is_up:
-            with self._asking(node) as client:
-                if client.is_agent_connected(node.uuid):
-                    agent = GuestAgent(client, node.uuid, node.name)
-                    return read_journal(
-                        agent, kind=self.kind.name, lines=lines, boot=boot, warn=self.warn
-                    )
-        if not serial:
-            self.warn(f"the guest agent of {node.name} does not answer; this is its serial log")
-        return read_tail(self.paths.console_log(node.name), lines)
 
     @contextmanager
     def console_of(self, node: NodeState) -> Iterator[Console]:

@@ -7,6 +7,7 @@ from ai_how.console.commands import (
     is_by_sudo,
     note_cluster,
     note_file,
+    note_json_lines,
 )
 from ai_how.console.error_report import ErrorReport, report_of
 from ai_how.console.progress import ProgressBar
@@ -22,6 +23,7 @@ from ai_how.console.show import (
     show_fields,
     show_json,
     show_line,
+    show_log_line,
     show_note,
     show_problems,
     show_table,
@@ -30,7 +32,7 @@ from ai_how.console.show import (
     show_wrapped,
     width_for_tables,
 )
-from ai_how.console.streams import Style, guarded_output, is_terminal, pause
+from ai_how.console.streams import Style, guarded_output, has_reader, is_terminal, pause
 
 __all__ = [
     "Call",
@@ -44,10 +46,12 @@ __all__ = [
     "completed_checks",
     "confirm",
     "guarded_output",
+    "has_reader",
     "is_by_sudo",
     "is_terminal",
     "note_cluster",
     "note_file",
+    "note_json_lines",
     "pass_on",
     "pause",
     "report_of",
@@ -57,6 +61,7 @@ __all__ = [
     "show_fields",
     "show_json",
     "show_line",
+    "show_log_line",
     "show_note",
     "show_problems",
     "show_table",

@@ -34,6 +34,8 @@ class Call:
     connect: str | None = None
     again: tuple[str, ...] = ()
     """The whole command line without --connect."""
+    has_json_lines: bool = False
+    """Whether each JSON document takes one line."""
 
 
 class _Current:
@@ -60,6 +62,16 @@ def note_file(file: Path) -> None:
 def note_cluster(name: str) -> None:
     """Record the cluster of the verb, which the command line named."""
     _Current.call.cluster = name
+
+
+def note_json_lines() -> None:
+    """Record that the verb prints many JSON documents: each takes one line, an error as well."""
+    _Current.call.has_json_lines = True
+
+
+def has_json_lines() -> bool:
+    """Whether each JSON document takes one line."""
+    return _Current.call.has_json_lines
 
 
 def completed(text: str) -> str:

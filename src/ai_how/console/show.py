@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from ai_how.console.commands import completed
+from ai_how.console.commands import completed, has_json_lines
 from ai_how.console.error_report import ErrorReport, report_of
-from ai_how.console.streams import Outlet, Style, paint
+from ai_how.console.streams import Outlet, Style, paint, shows_colours
 from ai_how.console.text import clean, to_jsonable
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # A pipe has no width: each row stays on its line.
 _WIDTH_OF_PIPE = 10_000
 _NARROWEST = 30  # of wrapped text
+_COLOURS_OF_LABELS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 _STYLE_OF_STATUS = {
     "ok": Style.GOOD,
     "hint": Style.DIM,
@@ -74,6 +75,18 @@ def show_line(text: str, style: Style | None = None) -> None:
     _write_line(paint(clean(completed(text)), style, sys.stdout), sys.stdout)
 
 
+def show_log_line(label: str, text: str, *, number: int) -> None:
+    """Print a line of a log behind its label, which on a terminal has the colour of its number.
+
+    The text is foreign, and never completed; control characters but tabs are shown.
+    """
+    if label:
+        colour = _COLOURS_OF_LABELS[number % len(_COLOURS_OF_LABELS)]
+        label += "  "
+        label = f"\x1b[{colour}m{label}\x1b[0m" if shows_colours(sys.stdout) else label
+    _write_line(label + "\t".join(map(clean, text.split("\t"))), sys.stdout)
+
+
 def clear_screen() -> None:
     """Clear the terminal; does nothing if the output is not one."""
     if sys.stdout.isatty():
@@ -93,7 +106,8 @@ def show_note(text: str) -> None:
 
 def show_json(value: object) -> None:
     """Print one JSON document on stdout, in ASCII: it has no control characters."""
-    _write_line(json.dumps(to_jsonable(value), indent=2, allow_nan=False), sys.stdout)
+    indent = None if has_json_lines() else 2
+    _write_line(json.dumps(to_jsonable(value), indent=indent, allow_nan=False), sys.stdout)
 
 
 def width_for_tables() -> int:

@@ -94,11 +94,16 @@ def pause(seconds: float) -> bool:
     """
     import select  # only repeated output needs it
 
-    if not getattr(sys.stdout, "has_reader", True):
+    if not has_reader():
         return False
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)  # errors and a hang-up are always reported
     return not poll.poll(seconds * 1000)
+
+
+def has_reader() -> bool:
+    """Whether stdout could be written so far."""
+    return getattr(sys.stdout, "has_reader", True)
 
 
 def is_terminal() -> bool:

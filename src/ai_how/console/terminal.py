@@ -6,7 +6,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from ai_how.errors import SpecError
@@ -55,6 +55,17 @@ def attach(line: Line, *, hint: str) -> None:
                 line.send(before)
             if escape or not typed:
                 return
+
+
+@contextmanager
+def kept_modes() -> Iterator[None]:
+    """What a program in the block makes of the terminal is undone, however that program ends."""
+    previous = termios.tcgetattr(0)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, previous)
 
 
 @contextmanager

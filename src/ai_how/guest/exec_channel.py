@@ -21,6 +21,7 @@ from ai_how.errors import (
     AiHowError,
     ConnectionLostError,
     GuestError,
+    InterruptedRunError,
     ProgramTimeoutError,
 )
 from ai_how.guest.agent import ASK_TIMEOUT_S, GuestAgent, bytes_of, number_of
@@ -75,15 +76,18 @@ class ExecChannel:
         base: str = RUN,
         lease_s: float = LEASE_S,
         attach_after_s: float = ATTACH_AFTER_S,
+        longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
         """`sink` gets each piece of output and whether it is of stderr.
 
         It returns whether that output still has a reader; if not, the program's writes to it fail.
+        While there is no output, the agent is asked every `longest_pause_s`.
         """
         self._agent, self._files = agent, GuestFiles(agent)
         self._given, self._sink = given, sink
         self._lease_s, self._base = lease_s, base
         self._attach_after_s = 0.0 if given.more else attach_after_s
+        self._longest_pause_s = longest_pause_s
         self._token = secrets.token_hex(8)
         self._directory = f"{base}/ai-how-exec-{self._token}"
         self._asking = threading.Lock()
@@ -154,8 +158,14 @@ class ExecChannel:
                 pause_s = SHORTEST_PAUSE_S
                 continue
             self._wait(min(pause_s, until.remaining_s if until else pause_s))
-            pause_s = min(1.3 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(1.3 * pause_s, self._longest_pause_s)
         return self._status
+
+    def stop(self) -> None:
+        """Have `run`, in another thread, end the program and raise InterruptedRunError."""
+        with self._news:
+            self._failure = InterruptedRunError("stopped")
+            self._news.notify_all()
 
     def _step(self) -> bool:
         """One question to the agent; whether it brought anything."""

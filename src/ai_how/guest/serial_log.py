@@ -2,11 +2,14 @@
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from ai_how.errors import HostError
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
@@ -55,6 +58,66 @@ def read_console(log: Path, begin: int) -> str:
         return file.read(TAIL_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
 
 
+class SerialTail:
+    """The lines of a serial log that have been added, also where its file is begun anew."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._file: BinaryIO | None = None
+        self._left = b""
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file = None
+
+    def read(self) -> list[str]:
+        """The new lines; none if there is no file. Raises HostError if only root can read it."""
+        found: list[str] = []
+        if self._file:
+            found = self._lines(self._file.read())
+            if not self._was_replaced(self._file):
+                return found
+            found += self.rest()
+            self.close()
+        try:
+            self._file = self._log.open("rb")
+        except FileNotFoundError:
+            return found
+        except PermissionError as error:
+            raise HostError(
+                f"only root can read {self._log}",
+                hint=f"sudo tail -n 200 {shlex.quote(str(self._log))}",
+            ) from error
+        return found + self._lines(self._file.read())
+
+    def rest(self) -> list[str]:
+        """What comes after the last line: a prompt, or a line that is being written."""
+        left, self._left = self._left, b""
+        return [_decoded(left)] if left else []
+
+    def _lines(self, data: bytes) -> list[str]:
+        *lines, self._left = (self._left + data).split(b"\n")
+        return [_decoded(line) for line in lines]
+
+    def _was_replaced(self, file: BinaryIO) -> bool:
+        """Whether the log is another file by now, or was cut short."""
+        try:
+            there = self._log.stat()
+        except FileNotFoundError:
+            return False  # it is between two files
+        return not os.path.samestat(there, os.fstat(file.fileno())) or there.st_size < file.tell()
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
+
+
+def without_controls(text: str) -> str:
+    """The text of a guest without control characters, besides tabs and line breaks."""
+    return _ESCAPES.sub("", text)
+
+
 LINE_LENGTH = 200
 _PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]+)")
 _NO_ROOT = re.compile(r"ai-how: no root disk: ([^\n]+)")
@@ -76,7 +139,7 @@ def find_console_cause(text: str) -> str | None:
 
 def one_line(text: str) -> str:
     """A line of a guest, safe to show."""
-    plain = " ".join(_ESCAPES.sub("", text).split())
+    plain = " ".join(without_controls(text).split())
     return plain if len(plain) <= LINE_LENGTH else f"{plain[: LINE_LENGTH - 1]}…"
 
 

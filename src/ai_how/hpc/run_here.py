@@ -7,8 +7,9 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any
@@ -28,7 +29,13 @@ from ai_how.state.models import NodeState
 
 OUTPUT, ERRORS = "o", "e"
 # A connection whose other end is gone is noticed after a minute.
-_OPTIONS = ("-T", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
+_ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
+_OPTIONS = ("-T", *_ALIVE)
+# Without its words at the end of a session.
+_OF_TERMINAL = ("-t", "-o", "LogLevel=ERROR", *_ALIVE)
+_SSH_LOST = 255
+# Ctrl-C before there is a job ends salloc by its signal, of which ssh would say 255.
+_SALLOC = 'trap : INT; salloc "$@"; exit $?'
 _LONGEST_NAME = 40
 
 
@@ -48,6 +55,8 @@ class Job:
     """The number of a job that was submitted before."""
     is_on_login_node: bool = False
     """Whether the command itself runs on the controller, rather than as a job."""
+    terminal: Callable[[Sequence[str]], int] | None = None
+    """Runs ssh on our terminal, which the command is to have; None if it has none."""
 
 
 @dataclass(slots=True)
@@ -119,23 +128,23 @@ def check_directory(top: Path) -> None:
 def run_here(manager: HpcManager, job: Job, sink: Sink) -> Ended:
     """Submit a job, or attach to one, and follow it to its end.
 
-    SIGINT and SIGTERM cancel it; a second one leaves it. Raises LinkLostError if the connection
-    ends first, GuestError if SLURM refuses the job, HostError if its end is not known.
+    SIGINT and SIGTERM cancel it; a second one leaves it. A job with a terminal ends with its
+    connection. Raises LinkLostError if the connection ends first, GuestError if SLURM refuses the
+    job, HostError if its end is not known.
     """
     controller = manager.get_state().get_controller()
-    argv = ssh_argv(
-        manager.paths,
-        controller.domain_name,
-        ["python3", "-S", "-I", "-X", "utf8", "-c", read_guest_file("run-here")],
-        options=_OPTIONS,
-    )
-    link = Link.open(argv)
+
+    def ssh(command: Sequence[str], options: Sequence[str]) -> list[str]:
+        return ssh_argv(manager.paths, controller.domain_name, command, options=options)
+
+    python = ["python3", "-S", "-I", "-X", "utf8", "-c", read_guest_file("run-here")]
+    link = Link.open(ssh(python, _OPTIONS))
     try:
-        run = _Run(link, job, sink)
+        run = _Run(link, job, sink, partial(ssh, options=_OF_TERMINAL))
         try:
             return carried_out(run)
         except LinkLostError as error:
-            raise _explain(manager, controller, error, run.ended) from error
+            raise _explain(manager, controller, error, run) from error
     finally:
         link.close()
 
@@ -155,24 +164,45 @@ class _Run:
     link: Link
     job: Job
     sink: Sink
+    ssh: Callable[[Sequence[str]], list[str]] = list
+    """The command that runs one on a terminal of the controller."""
     ended: Ended | None = None
     cancels: bool = False
 
     def carry_out(self) -> Ended:
         rules = IgnoreRules(self.job.top)
         sent, left_out = self._submit(rules)
+        code = self._have_terminal(self.job.terminal) if self.job.terminal else None
         _, told = _read(self.link.receive(), "j")
         with self._interrupts():
             self.ended = Ended(told["job"], told["work"], sent=sent, left_out=left_out)
-            if self.job.attach is None:
+            if self.job.terminal and not self.ended.job:
+                self.ended.exit_code = _without_job(code)
+                return self.ended
+            if self.job.attach is None and not self.job.terminal:
                 self.link.send("k")
             if not self.job.follows:
                 return self.ended
             self._follow(self.ended)
+            if code is not None and _is_lost(code) and self.ended.exit_code != code:
+                self.sink.news("the connection to the controller was lost, and its job ended")
+                self.ended.exit_code = None
         is_of_here = told.get("origin", str(self.job.top)) == str(self.job.top)
         if self.job.shared is None and is_of_here:
             self._take_back(self.ended, rules)
         return self.ended
+
+    def _have_terminal(self, run: Callable[[Sequence[str]], int]) -> int:
+        """Have SLURM run the command on our terminal; the exit code of ssh."""
+        _, told = _read(self.link.receive(), "p")
+        name = f"--job-name={PurePosixPath(self.job.command[0]).name}"
+        ours = [f"--chdir={told['work']}", "--", told["script"]]
+        salloc = ["sh", "-c", _SALLOC, "salloc", name, *self.job.options, *ours]
+        code = run(self.ssh(salloc))
+        # What it has told of the job before its connection was lost is read all the same.
+        with suppress(LinkLostError):
+            self.link.send("x" if _is_lost(code) else "k")
+        return code
 
     def _submit(self, rules: IgnoreRules) -> tuple[list[str], list[str]]:
         job = self.job
@@ -258,6 +288,7 @@ def _request(job: Job) -> dict[str, object]:
         "follow": job.follows,
         "attach": job.attach,
         "login": job.is_on_login_node,
+        "terminal": job.terminal is not None,
     }
 
 
@@ -266,6 +297,18 @@ def directory_name(top: Path) -> str:
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", top.name).strip("-.")[:_LONGEST_NAME]
     digest = hashlib.sha256(os.fsencode(top)).hexdigest()[:8]
     return f"{readable or 'files'}-{digest}"
+
+
+def _is_lost(code: int) -> bool:
+    """Whether ssh ended like this because its connection did, or was killed."""
+    return code == _SSH_LOST or code < 0
+
+
+def _without_job(code: int | None) -> int | None:
+    """The exit code where SLURM made no job. Raises HostError if it was not asked for one."""
+    if code is not None and _is_lost(code):
+        raise HostError("the connection to the controller was lost before there was a job")
+    return code
 
 
 def _refusal(told: dict[str, Any]) -> AiHowError:
@@ -281,24 +324,31 @@ def _refusal(told: dict[str, Any]) -> AiHowError:
 
 
 def _explain(
-    manager: HpcManager, controller: NodeState, error: LinkLostError, ended: Ended | None
+    manager: HpcManager, controller: NodeState, error: LinkLostError, run: _Run
 ) -> AiHowError:
-    """The error of a connection that ended: the cluster is off, or the job goes on without us."""
+    """The error of a connection that ended: the cluster is off, or the job goes on without us.
+
+    A job with a terminal ends.
+    """
     place = manager.place()
     if not place.is_up:
         return HostError(f"the cluster {manager.name} is off", hint="ai-how hpc start")
     with client_of(place) as client:
         client.learn(controller.uuid, controller.domain_name)
         require_on(client, controller, manager.kind.name)
-    if ended is None:
+    if run.ended is None:
         return HostError("the controller does not answer by ssh", details=error.details)
-    if ended.job is None:
+    lost, number = "the connection to the controller was lost", run.ended.job
+    if number is None:
+        return HostError(f"{lost}, which ends the command", details=error.details)
+    if run.job.terminal:
         return HostError(
-            "the connection to the controller was lost, which ends the command",
+            f"{lost}, and its terminal with it: SLURM ends job {number}",
             details=error.details,
+            hint=f"ai-how hpc run --attach {number}  # brings its files back",
         )
     return HostError(
-        f"the connection to the controller was lost; job {ended.job} goes on",
+        f"{lost}; job {number} goes on",
         details=error.details,
-        hint=f"ai-how hpc run --attach {ended.job}",
+        hint=f"ai-how hpc run --attach {number}",
     )

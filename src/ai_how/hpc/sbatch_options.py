@@ -18,6 +18,7 @@ _REFUSED = {
     "parsable": "--detach --json prints the number of the job for programs",
     "quiet": "nothing but the output is shown",
     "test-only": "nothing would run",
+    "no-shell": "nothing would run",
     "clusters": "the cluster is that of --cluster, or of the file",
     "help": "nothing would run",
     "usage": "nothing would run",
