@@ -14,6 +14,7 @@ from ai_how.console.text import clean
 from ai_how.errors import brief_of
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step, node_of
+from ai_how.plan.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -69,7 +70,8 @@ class LiveNodes(Observer):
     On a terminal there is a line for the shared steps and one for each node, redrawn as the plan
     proceeds: the current stage, then the past ones; nothing before the first step. Otherwise each
     event is a line, printed when it is over. Steps of the kinds `awaiting` end when all nodes are
-    ready: each node's line has them.
+    ready: each node's line has them. A plan like one that was carried out before has a line on a
+    terminal that says how long is left, until a step fails or is undone.
     """
 
     def __init__(
@@ -87,9 +89,13 @@ class LiveNodes(Observer):
         self._is_silent = is_silent
         self._is_drawn = False
         self._live: Live | None = None
+        self._time_left: TimeLeft | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
         # Rich draws in its own thread.
         self._lock = threading.RLock()
+
+    def expected(self, time_left: TimeLeft) -> None:
+        self._time_left = time_left
 
     def begun(self, step: Step) -> None:
         self._enter(step, _words_of(step))
@@ -97,12 +103,17 @@ class LiveNodes(Observer):
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
         words = _words_of(step)
         shown = words if applied is Applied.MADE else f"{words} (existed already)"
+        with self._lock:
+            if self._time_left:
+                self._time_left.step_done()
         self._close(step, shown, Style.GOOD, elapsed_s)
 
     def failed(self, step: Step, error: BaseException) -> None:
+        self._time_left = None
         self._close(step, f"{_words_of(step)} failed: {brief_of(error)}", Style.BAD)
 
     def undoing(self, step: Step) -> None:
+        self._time_left = None
         self._enter(step, f"undoing {_words_of(step)}", Style.WARN)
 
     def undone(self, step: Step) -> None:
@@ -112,6 +123,7 @@ class LiveNodes(Observer):
         self._close(step, f"{_words_of(step)} remains: {brief_of(error)}", Style.BAD)
 
     def interrupted(self) -> None:
+        self._time_left = None
         text = "interrupted: running steps end, and a start is undone; Ctrl-C again exits at once"
         if self._live is not None:
             from rich.text import Text
@@ -131,6 +143,7 @@ class LiveNodes(Observer):
         traceback: TracebackType | None,
     ) -> None:
         self._is_drawn = False
+        self._time_left = None
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -181,7 +194,9 @@ class LiveNodes(Observer):
 
         with self._lock:
             width = max(len(line or self._cluster) for line in self._lines)
-            rows = [
+            left = time_left.describe() if (time_left := self._time_left) else None
+            rows = [Text(left, Style.DIM.for_rich)] if left else []
+            rows += [
                 _render_line(line or self._cluster, width, list(stages.values()))
                 for line, stages in self._lines.items()
                 if stages or line != _SHARED
