@@ -6,10 +6,10 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from ai_how.console.show import show_line
-from ai_how.console.streams import Style
+from ai_how.console.streams import Style, can_redraw, console_of_rich, overflow_of
 from ai_how.console.text import clean
 from ai_how.errors import brief_of
 from ai_how.plan.observer import Observer
@@ -89,6 +89,7 @@ class LiveNodes(Observer):
         self._is_silent = is_silent
         self._is_drawn = False
         self._live: Live | None = None
+        self._overflow: Literal["ellipsis", "crop"] = "ellipsis"
         self._time_left: TimeLeft | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
         # Rich draws in its own thread.
@@ -133,7 +134,7 @@ class LiveNodes(Observer):
             show_line(text, Style.WARN)
 
     def __enter__(self) -> Self:
-        self._is_drawn = not self._is_silent and sys.stdout.isatty()
+        self._is_drawn = not self._is_silent and can_redraw(sys.stdout)
         return self
 
     def __exit__(
@@ -149,12 +150,12 @@ class LiveNodes(Observer):
             self._live = None
 
     def _draw(self) -> None:
-        from rich.console import Console  # slow to import
-        from rich.live import Live
+        from rich.live import Live  # slow to import
 
+        self._overflow = overflow_of(sys.stdout)
         self._live = Live(
             # What is printed meanwhile goes through it: a command in it must stay one line.
-            console=Console(file=sys.stdout, highlight=False, soft_wrap=True),
+            console=console_of_rich(soft_wrap=True),
             get_renderable=self._render,
             refresh_per_second=_FRAMES_PER_S,
         )
@@ -194,24 +195,25 @@ class LiveNodes(Observer):
 
         with self._lock:
             width = max(len(line or self._cluster) for line in self._lines)
+            mark = "…" if self._overflow == "ellipsis" else "..."
             left = time_left.describe() if (time_left := self._time_left) else None
             rows = [Text(left, Style.DIM.for_rich)] if left else []
             rows += [
-                _render_line(line or self._cluster, width, list(stages.values()))
+                _render_line(line or self._cluster, width, list(stages.values()), mark)
                 for line, stages in self._lines.items()
                 if stages or line != _SHARED
             ]
-        return Text("\n", no_wrap=True, overflow="ellipsis").join(rows)
+        return Text("\n", no_wrap=True, overflow=self._overflow).join(rows)
 
 
-def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
+def _render_line(name: str, width: int, stages: list[Stage], running: str) -> "Text":
     """The current stage comes first: a narrow terminal cuts off the past."""
     from rich.text import Text
 
     row = Text(f"{clean(name):<{width}}")
     if stages:
         now = next((stage for stage in reversed(stages) if stage.is_running), stages[-1])
-        mark = "…" if now.is_running else ""
+        mark = running if now.is_running else ""
         row.append(f"  {clean(now.render() + mark):<16}", style=(now.style or Style.BOLD).for_rich)
         past = [stage.render() for stage in stages if stage is not now and not stage.is_running]
         row.append("  " + clean(" · ".join(past)), style=Style.DIM.for_rich)
