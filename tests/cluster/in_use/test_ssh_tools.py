@@ -101,7 +101,8 @@ def own(used: Cluster, tmp_path: Path) -> Path:
 @pytest.fixture
 def clean(used: Cluster) -> Iterator[Cluster]:
     yield used
-    used.execute(NODE, "rm -rf /home/hpc/by-* /home/hpc/.vscode-like")
+    # Only there is root allowed to: the other nodes have the home by NFS.
+    used.execute("controller", "rm -rf /home/hpc/by-* /home/hpc/.vscode-like")
 
 
 def test_scp_rsync_and_sftp_of_the_host_reach_a_node(clean: Cluster, own: Path) -> None:
