@@ -10,6 +10,8 @@ import pytest
 from ai_how.console.live_nodes import LiveNodes
 from ai_how.hpc.kind import SLURM
 from ai_how.plan.step import Applied
+from ai_how.plan.time_left import TimeLeft
+from ai_how.waiting import Deadline, wait_until
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,38 @@ def test_a_node_keeps_its_whole_name_in_a_cluster_that_begins_like_it(capsys, no
     with LiveNodes("compute", nodes) as live:
         carry_out(live, "disks/compute", "boot/compute-compute-01")
     assert capsys.readouterr().out == "compute: disk directory 1.2 s\ncompute-01: booting 1.2 s\n"
+
+
+def test_a_terminal_shows_how_long_is_left_while_all_goes_well(open_terminal):
+    terminal = open_terminal(columns=40)
+    boot = Shown("boot/demo-controller")
+    with LiveNodes("demo", ["controller"]) as live:
+        live.expected(TimeLeft((10.0, 90.0), 2))
+        live.begun(boot)
+        wait_until(
+            lambda: last_frame(terminal)[:1] == ["about 90 s left"], Deadline.after(30), "a frame"
+        )
+        live.failed(boot, OSError("no"))
+        wait_until(
+            lambda: last_frame(terminal)[0].startswith("controller  booting failed"),
+            Deadline.after(30),
+            "a frame without it",
+        )
+
+
+def test_the_end_shows_no_time_left(open_terminal):
+    terminal = open_terminal()
+    with LiveNodes("demo", ["controller"]) as live:
+        live.expected(TimeLeft((10.0, 90.0), 2))
+        carry_out(live, "boot/demo-controller", "agent/demo-controller")
+    assert last_frame(terminal) == ["controller  agent 1.2 s       booting 1.2 s"]
+
+
+def test_a_log_says_nothing_of_the_time_left(capsys):
+    with LiveNodes("demo", ["controller"]) as live:
+        live.expected(TimeLeft((10.0, 90.0), 2))
+        carry_out(live, "boot/demo-controller")
+    assert capsys.readouterr().out == "controller: booting 1.2 s\n"
 
 
 def test_a_plan_without_steps_shows_nothing(open_terminal):

@@ -103,7 +103,18 @@ def test_cp_ends_as_scp_does(cli: Cli, state: ClusterState) -> None:
     done = call(cli, path, "hpc", "cp", "-rp", "--", "-x", "compute-01:a b")
     config = str(cli.roots.cluster("demo").ssh_config)
     domain = state.get_node("compute-01").domain_name
-    told = ["-s", "-r", "-F", config, "-p", "--", "./-x", f"{domain}:a b"]
+    told = [
+        "-s",
+        "-r",
+        "-F",
+        config,
+        "-o",
+        "IdentityAgent=none",
+        "-p",
+        "--",
+        "./-x",
+        f"{domain}:a b",
+    ]
     assert (json.loads(done.stdout), done.returncode) == (told, 7)
 
 
@@ -114,7 +125,8 @@ def test_rsync_gets_its_words_unchanged(cli: Cli) -> None:
     told = json.loads(done.stdout)
     assert (told[2:], done.returncode) == (words, 7)
     assert told[0] == "-e"
-    assert told[1].endswith(f"/ssh' '-F' '{cli.roots.cluster('demo').ssh_config}'")
+    config = cli.roots.cluster("demo").ssh_config
+    assert told[1].endswith(f"/ssh' '-F' '{config}' '-o' 'IdentityAgent=none'")
 
 
 def test_what_is_missing_is_named_with_its_package(cli: Cli) -> None:
@@ -133,7 +145,7 @@ def test_a_quote_in_the_path_of_the_configuration_is_doubled_for_rsync(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     argv = rsync_argv(ClusterPaths(Path("/state of/me's")), ["a", "b"])
-    assert argv[2].endswith("'-F' '/state of/me''s/ssh/config'")
+    assert argv[2].endswith("'-F' '/state of/me''s/ssh/config' '-o' 'IdentityAgent=none'")
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,8 @@ def test_what_is_no_node_reaches_no_program(tmp_path, monkeypatch, capsys, verb)
 def test_after_the_dashes_ssh_knows_no_option(host, words):
     argv = ssh_argv(ClusterPaths(Path("/state/hpc")), host, words)
     before = argv[: argv.index("--")]
-    assert before == [str(get_tool("ssh")), "-F", "/state/hpc/ssh/config"]
+    no_agent = ["-o", "IdentityAgent=none"]
+    assert before == [str(get_tool("ssh")), "-F", "/state/hpc/ssh/config", *no_agent]
     told, *line = argv[len(before) + 1 :]
     assert told == host
     # One word is a line of the user's own, which need not be whole quotes.

@@ -216,7 +216,20 @@ def test_choices_name_what_is_allowed() -> None:
     ]
 
 
-@pytest.mark.parametrize("key", [KEY, f"ssh-ed25519 {BLOB}"])
+# As `ssh-keygen -t ed25519-sk` and `-t ecdsa-sk` write it: the private part is in the hardware.
+SK_KEYS = [
+    f"{kind} {base64.b64encode(len(kind).to_bytes(4) + kind.encode() + rest).decode()} me@token"
+    for kind, rest in (
+        ("sk-ssh-ed25519@openssh.com", b"\0\0\0\x20" + bytes(32) + b"\0\0\0\4ssh:"),
+        (
+            "sk-ecdsa-sha2-nistp256@openssh.com",
+            b"\0\0\0\x08nistp256\0\0\0\x41\4" + bytes(64) + b"\0\0\0\4ssh:",
+        ),
+    )
+]
+
+
+@pytest.mark.parametrize("key", [KEY, f"ssh-ed25519 {BLOB}", *SK_KEYS])
 def test_public_keys_are_taken(key: str) -> None:
     assert problems(f"access: {{ssh_public_keys: ['{key}']}}") == []
 

@@ -21,6 +21,7 @@ from ai_how.process import run
 from ai_how.state.paths import ClusterPaths
 from cluster_bench import draft_of, read_hpc
 
+NO_AGENT = ["-o", "IdentityAgent=none"]
 STRANGE = ["plain", "two words", "50%d off %h", "it's", 'say "hi"', "ä$HOME`id`", "back\\slash"]
 DRAFT = draft_of(read_hpc())
 
@@ -39,8 +40,12 @@ def paths_in(directory: Path) -> ClusterPaths:
 
 def understood(config: Path, host: str) -> dict[str, str]:
     """What ssh makes of a configuration, without connecting."""
-    lines = run(["ssh", "-G", "-F", config, "--", host]).stdout.splitlines()
+    lines = shown(config, host)
     return {key: value for key, _, value in (line.partition(" ") for line in lines)}
+
+
+def shown(config: Path, host: str) -> list[str]:
+    return run(["ssh", "-G", "-F", config, "--", host]).stdout.splitlines()
 
 
 def mode(path: Path) -> int:
@@ -179,16 +184,75 @@ def test_no_proxy_where_nodes_can_be_reached_directly(tmp_path):
     assert "ProxyCommand" not in render_ssh_config(DRAFT.state, paths, [])
 
 
+# What people have for all hosts in ~/.ssh/config. It comes after the `Include` of ours.
+USUAL = """
+Host *
+  User root
+  Port 2222
+  IdentityFile ~/.ssh/id_rsa
+  IdentitiesOnly no
+  StrictHostKeyChecking ask
+  UserKnownHostsFile ~/.ssh/known_hosts
+  GlobalKnownHostsFile /etc/ssh/ssh_known_hosts
+  UpdateHostKeys yes
+  LogLevel QUIET
+  PasswordAuthentication yes
+  PreferredAuthentications password
+  CanonicalizeHostname always
+  CanonicalDomains example.org
+  ControlMaster auto
+  ControlPath ~/.ssh/cm-%r@%h:%p
+  ControlPersist 10m
+  RemoteCommand tmux
+  RequestTTY force
+  ProxyJump bastion.example.org
+"""
+
+
+@pytest.mark.parametrize("proxy", [[], ["nc"]], ids=["direct", "proxy"])
+def test_what_a_user_has_for_all_hosts_changes_nothing_of_ours(tmp_path, proxy):
+    paths = paths_in(tmp_path)
+    ensure_secrets(DRAFT.state, paths)
+    write_ssh_files(DRAFT.state, paths, proxy)
+    own = tmp_path / "config"
+    own.write_text(f"Include {paths.ssh_config}\n{USUAL}")
+    alone, included = (understood(one, "hpc-compute-01") for one in (paths.ssh_config, own))
+    # A second key is tried after ours. Without a control path there is no control socket.
+    for free in ("identityfile", "controlmaster", "controlpersist", "canonicaldomains"):
+        alone.pop(free, None)
+        included.pop(free, None)
+    assert included == alone
+    first, *_ = [line for line in shown(own, "hpc-compute-01") if line.startswith("identityfile ")]
+    assert first == f"identityfile {paths.ssh_key}"
+    assert understood(own, "elsewhere")["user"] == "root", "other hosts have the user's settings"
+
+
 @pytest.mark.fault("S12", "words after the host name")
 def test_a_node_name_is_never_an_option_of_ssh(tmp_path):
     paths = paths_in(tmp_path)
     words = ssh_argv(paths, "hpc-compute-01", ["ls", "-l"])
-    assert words[1:] == ["-F", str(paths.ssh_config), "--", "hpc-compute-01", "ls -l"]
+    assert words[1:] == ["-F", str(paths.ssh_config), *NO_AGENT, "--", "hpc-compute-01", "ls -l"]
 
 
 def test_options_of_ssh_stand_before_the_node(tmp_path):
     words = ssh_argv(paths_in(tmp_path), "hpc-compute-01", [], options=["-N", "-L", "80:h:80"])
-    assert words[3:] == ["-N", "-L", "80:h:80", "--", "hpc-compute-01"]
+    assert words[3:] == [*NO_AGENT, "-N", "-L", "80:h:80", "--", "hpc-compute-01"]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_asked"),
+    [
+        ([], False),
+        (["-t", "-L", "80:h:80"], False),
+        (["-A"], True),
+        (["-tA"], True),
+        (["-o", "ForwardAgent=yes"], True),
+        (["-oidentityagent=/run/it"], True),
+    ],
+)
+def test_an_agent_is_asked_only_where_it_is_passed_on_or_named(tmp_path, options, is_asked):
+    words = ssh_argv(paths_in(tmp_path), "hpc-compute-01", [], options=options)
+    assert ("IdentityAgent=none" not in words) is is_asked
 
 
 @pytest.mark.parametrize("word", STRANGE)

@@ -1,6 +1,7 @@
 """The verbs by name, and the global options. The module of a verb is loaded when it is called."""
 
 import importlib
+import shutil
 from collections import UserDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ VERBS = {
     "doctor": "Check the host; print a command for each problem.",
     "schema": "Print the JSON Schema of the cluster file, for editors.",
 }
+
+_NARROWEST_OF_CLICK, _NARROWEST = 50, 30
 
 _HELP = """\
 Build a virtual SLURM cluster from one YAML file, or from none.
@@ -140,5 +143,16 @@ def root(
 def run(words: Sequence[str]) -> int:
     """Run one command line. Returns the exit code of the verb."""
     command = typer.main.get_command(app)
-    code = command.main(args=list(words), prog_name="ai-how", standalone_mode=False)
+    code = command.main(
+        args=list(words),
+        prog_name="ai-how",
+        standalone_mode=False,
+        terminal_width=_width_of_help(),
+    )
     return code if isinstance(code, int) else 0
+
+
+def _width_of_help() -> int | None:
+    """The width of a help text where a terminal is narrower than the 50 that it has at least."""
+    columns = shutil.get_terminal_size().columns
+    return max(columns, _NARROWEST) - 2 if columns < _NARROWEST_OF_CLICK + 2 else None

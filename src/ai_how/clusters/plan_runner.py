@@ -11,6 +11,7 @@ from ai_how.clusters.diagnosis.evidence import save_evidence
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.leases import settle_leases
 from ai_how.clusters.observation import learn_names, observe
+from ai_how.clusters.past_starts import find_past_start, remember_start
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
@@ -24,8 +25,9 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.executor import AfterFailure, OnFailure, execute
 from ai_how.plan.interrupts import Interrupts
 from ai_how.plan.journal import Journal, JournalContents, OnBoundary
-from ai_how.plan.observer import Observer
+from ai_how.plan.observer import Observer, notify
 from ai_how.plan.step import Plan, Step
+from ai_how.plan.time_left import TimeLeft
 from ai_how.plan.undo import roll_back
 from ai_how.state.cluster_state import read_state, remove_state, write_state
 from ai_how.state.leases import read_leases, read_vgpu_leases
@@ -154,6 +156,8 @@ class PlanRunner:
         """Execute a start and write its state; on failure save the evidence, and undo it."""
         state, previous = start.desired.state, read_state(self.paths)
         times = StageTimes(self.observer)
+        if past_s := find_past_start(self.roots.past_starts, state.name, start.plan):
+            notify(times.expected, TimeLeft(past_s, len(start.plan.steps)))
         with journal, Interrupts() as interrupts:
             context = replace(
                 self._context(state.lineage, interrupts),
@@ -197,6 +201,7 @@ class PlanRunner:
                 raise
             write_state(self.paths, times.remembered(state))
             journal.close()
+        remember_start(self.roots.past_starts, state.name, start.plan, times.done_s)
 
     def stop(
         self,

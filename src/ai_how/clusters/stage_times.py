@@ -1,11 +1,12 @@
 """Measures how long each stage of each node takes."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step
+from ai_how.plan.time_left import TimeLeft
 from ai_how.state.models import ClusterState
 
 # What a node waits for: the image, the network and its turn (the boot limit), before its VM is
@@ -34,20 +35,30 @@ class _Span:
 
 
 class StageTimes(Observer):
-    """Forwards all events to another observer, and records the seconds of each stage."""
+    """Forwards all events to another observer, and records when steps were done, and stages."""
 
     def __init__(self, inner: Observer, now: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner
         self._now = now
         self._begun_at = now()
         self._spans: dict[str, dict[str, _Span]] = {}
+        self._done_s: list[float] = []
+
+    @property
+    def done_s(self) -> Sequence[float]:
+        """When the steps were done, in seconds from the beginning, in ascending order."""
+        return self._done_s
+
+    def expected(self, time_left: TimeLeft) -> None:
+        self._inner.expected(time_left)
 
     def begun(self, step: Step) -> None:
         self._inner.begun(step)
 
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
+        ended_at = self._now()
+        self._done_s.append(ended_at - self._begun_at)
         if step.kind in STAGES:
-            ended_at = self._now()
             span = _Span(ended_at - elapsed_s, ended_at)
             spans = self._spans.setdefault(step.subject, {})
             # Several steps about the whole cluster count as one, from the first to the last.

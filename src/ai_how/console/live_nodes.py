@@ -6,14 +6,15 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from ai_how.console.show import show_line
-from ai_how.console.streams import Style
+from ai_how.console.streams import Style, can_redraw, console_of_rich, overflow_of
 from ai_how.console.text import clean
 from ai_how.errors import brief_of
 from ai_how.plan.observer import Observer
 from ai_how.plan.step import Applied, Step, node_of
+from ai_how.plan.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -69,7 +70,8 @@ class LiveNodes(Observer):
     On a terminal there is a line for the shared steps and one for each node, redrawn as the plan
     proceeds: the current stage, then the past ones; nothing before the first step. Otherwise each
     event is a line, printed when it is over. Steps of the kinds `awaiting` end when all nodes are
-    ready: each node's line has them.
+    ready: each node's line has them. A plan like one that was carried out before has a line on a
+    terminal that says how long is left, until a step fails or is undone.
     """
 
     def __init__(
@@ -87,9 +89,14 @@ class LiveNodes(Observer):
         self._is_silent = is_silent
         self._is_drawn = False
         self._live: Live | None = None
+        self._overflow: Literal["ellipsis", "crop"] = "ellipsis"
+        self._time_left: TimeLeft | None = None
         self._lines: dict[str, dict[str, Stage]] = {line: {} for line in lines}
         # Rich draws in its own thread.
         self._lock = threading.RLock()
+
+    def expected(self, time_left: TimeLeft) -> None:
+        self._time_left = time_left
 
     def begun(self, step: Step) -> None:
         self._enter(step, _words_of(step))
@@ -97,12 +104,17 @@ class LiveNodes(Observer):
     def done(self, step: Step, applied: Applied, elapsed_s: float) -> None:
         words = _words_of(step)
         shown = words if applied is Applied.MADE else f"{words} (existed already)"
+        with self._lock:
+            if self._time_left:
+                self._time_left.step_done()
         self._close(step, shown, Style.GOOD, elapsed_s)
 
     def failed(self, step: Step, error: BaseException) -> None:
+        self._time_left = None
         self._close(step, f"{_words_of(step)} failed: {brief_of(error)}", Style.BAD)
 
     def undoing(self, step: Step) -> None:
+        self._time_left = None
         self._enter(step, f"undoing {_words_of(step)}", Style.WARN)
 
     def undone(self, step: Step) -> None:
@@ -112,6 +124,7 @@ class LiveNodes(Observer):
         self._close(step, f"{_words_of(step)} remains: {brief_of(error)}", Style.BAD)
 
     def interrupted(self) -> None:
+        self._time_left = None
         text = "interrupted: running steps end, and a start is undone; Ctrl-C again exits at once"
         if self._live is not None:
             from rich.text import Text
@@ -121,7 +134,7 @@ class LiveNodes(Observer):
             show_line(text, Style.WARN)
 
     def __enter__(self) -> Self:
-        self._is_drawn = not self._is_silent and sys.stdout.isatty()
+        self._is_drawn = not self._is_silent and can_redraw(sys.stdout)
         return self
 
     def __exit__(
@@ -131,17 +144,18 @@ class LiveNodes(Observer):
         traceback: TracebackType | None,
     ) -> None:
         self._is_drawn = False
+        self._time_left = None
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def _draw(self) -> None:
-        from rich.console import Console  # slow to import
-        from rich.live import Live
+        from rich.live import Live  # slow to import
 
+        self._overflow = overflow_of(sys.stdout)
         self._live = Live(
             # What is printed meanwhile goes through it: a command in it must stay one line.
-            console=Console(file=sys.stdout, highlight=False, soft_wrap=True),
+            console=console_of_rich(soft_wrap=True),
             get_renderable=self._render,
             refresh_per_second=_FRAMES_PER_S,
         )
@@ -181,22 +195,25 @@ class LiveNodes(Observer):
 
         with self._lock:
             width = max(len(line or self._cluster) for line in self._lines)
-            rows = [
-                _render_line(line or self._cluster, width, list(stages.values()))
+            mark = "…" if self._overflow == "ellipsis" else "..."
+            left = time_left.describe() if (time_left := self._time_left) else None
+            rows = [Text(left, Style.DIM.for_rich)] if left else []
+            rows += [
+                _render_line(line or self._cluster, width, list(stages.values()), mark)
                 for line, stages in self._lines.items()
                 if stages or line != _SHARED
             ]
-        return Text("\n", no_wrap=True, overflow="ellipsis").join(rows)
+        return Text("\n", no_wrap=True, overflow=self._overflow).join(rows)
 
 
-def _render_line(name: str, width: int, stages: list[Stage]) -> "Text":
+def _render_line(name: str, width: int, stages: list[Stage], running: str) -> "Text":
     """The current stage comes first: a narrow terminal cuts off the past."""
     from rich.text import Text
 
     row = Text(f"{clean(name):<{width}}")
     if stages:
         now = next((stage for stage in reversed(stages) if stage.is_running), stages[-1])
-        mark = "…" if now.is_running else ""
+        mark = running if now.is_running else ""
         row.append(f"  {clean(now.render() + mark):<16}", style=(now.style or Style.BOLD).for_rich)
         past = [stage.render() for stage in stages if stage is not now and not stage.is_running]
         row.append("  " + clean(" · ".join(past)), style=Style.DIM.for_rich)

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ai_how.console.show import show_line
+from ai_how.console.streams import can_redraw, console_of_rich
 from ai_how.console.text import clean
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class ProgressBar:
     def __init__(self, what: str, *, is_silent: bool = False) -> None:
         self.what = what
         self._is_silent = is_silent
-        self._is_drawn = not is_silent and sys.stdout.isatty()
+        self._is_drawn = not is_silent and can_redraw(sys.stdout)
         self._bar: Progress | None = None
         self._last = ""
 
@@ -47,8 +48,12 @@ class ProgressBar:
             self._bar.stop()
 
     def _draw(self) -> None:
-        from rich.console import Console  # slow to import
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (  # slow to import
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -56,7 +61,7 @@ class ProgressBar:
             TextColumn("{task.percentage:>3.0f} %", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[doing]}", markup=False),
-            console=Console(file=sys.stdout),
+            console=console_of_rich(),
         )
         self._bar.add_task(clean(self.what), total=1.0, doing="")
         self._bar.start()

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ai_how.console.commands import completed, has_json_lines
 from ai_how.console.error_report import ErrorReport, report_of
-from ai_how.console.streams import Outlet, Style, paint, shows_colours
+from ai_how.console.streams import (
+    Outlet,
+    Style,
+    can_redraw,
+    console_of_rich,
+    overflow_of,
+    paint,
+    shows_colours,
+)
 from ai_how.console.text import clean, to_jsonable
 
 if TYPE_CHECKING:
@@ -88,8 +96,8 @@ def show_log_line(label: str, text: str, *, number: int) -> None:
 
 
 def clear_screen() -> None:
-    """Clear the terminal; does nothing if the output is not one."""
-    if sys.stdout.isatty():
+    """Clear the terminal; does nothing if the output is not one, or one that cannot be cleared."""
+    if can_redraw(sys.stdout):
         sys.stdout.write("\x1b[H\x1b[2J")
 
 
@@ -114,22 +122,21 @@ def width_for_tables() -> int:
     """The maximum width of a row in characters."""
     if not sys.stdout.isatty():
         return _WIDTH_OF_PIPE
-    from rich.console import Console  # as below
-
-    return Console(file=sys.stdout).width
+    return console_of_rich().width
 
 
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, is_cut: bool = False
 ) -> None:
     """Print a table; None is shown as `-`. Cells that are too wide are folded, or cut."""
-    from rich.console import Console  # slow to import
-    from rich.table import Table
+    from rich.table import Table  # slow to import
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="ellipsis" if is_cut else "fold", no_wrap=is_cut)
+        table.add_column(
+            column, overflow=overflow_of(sys.stdout) if is_cut else "fold", no_wrap=is_cut
+        )
     for row in rows:
         cells = (cell if isinstance(cell, Cell) else Cell(cell) for cell in row)
         table.add_row(
@@ -141,7 +148,7 @@ def show_table(
                 for cell in cells
             )
         )
-    Console(file=sys.stdout, width=width_for_tables(), highlight=False).print(table)
+    console_of_rich(width=width_for_tables()).print(table)
 
 
 def show_wrapped(text: str, *, indent: int = 0, style: Style | None = None) -> None:
@@ -155,10 +162,8 @@ def show_fields(values: Mapping[str, object]) -> None:
     width = max(map(len, values), default=0)
     for name, value in values.items():
         entries = value if isinstance(value, list | tuple) else [value]
-        for number, entry in enumerate(entries):
-            shown = "-" if entry is None else clean(entry)
-            for part, line in enumerate(_wrapped(shown, width + 2)):
-                _write_line(f"{'' if number or part else name:<{width}}  {line}", sys.stdout)
+        shown = ["-" if entry is None else clean(entry) for entry in entries]
+        _write_beside(f"{name:<{width}}", width + 2, shown)
 
 
 def show_checks(checks: Sequence[CheckLike]) -> None:
@@ -167,12 +172,11 @@ def show_checks(checks: Sequence[CheckLike]) -> None:
     for check in checks:
         status = str(check.status)
         word = paint(f"{status:<7}", _STYLE_OF_STATUS.get(status), sys.stdout)
-        first, *more = _wrapped(clean(check.found), width + 11)
-        _write_line(f"{word}  {clean(check.name):<{width}}  {first}", sys.stdout)
-        for line in more:
-            _write_line(f"{'':<{width + 11}}{line}", sys.stdout)
+        indent = _write_beside(
+            f"{word}  {clean(check.name):<{width}}", width + 11, [clean(check.found)]
+        )
         if check.advice and status != "ok":
-            _write_line(f"{'':<{width + 11}}{clean(completed(check.advice))}", sys.stdout)
+            _write_line(f"{'':<{indent}}{clean(completed(check.advice))}", sys.stdout)
 
 
 def show_problems(problems: Iterable[ProblemLike]) -> None:
@@ -212,6 +216,22 @@ def confirm(question: str) -> bool:
 def completed_checks(checks: Iterable["Check"]) -> "tuple[Check, ...]":
     """The checks for JSON, with completed commands as in `show_checks`."""
     return tuple(replace(check, advice=_completed(check.advice)) for check in checks)
+
+
+def _write_beside(title: str, indent: int, entries: Sequence[str]) -> int:
+    """Write entries beside a title that is `indent` wide, or below it if that leaves no room.
+
+    Returns the indent that they have.
+    """
+    room = width_for_tables() - indent
+    if room < min(_NARROWEST, max(map(len, entries), default=0)):
+        _write_line(title.rstrip(), sys.stdout)
+        title, indent = "", 2
+    for entry in entries:
+        for line in _wrapped(entry, indent):
+            _write_line(f"{title}  {line}" if title else f"{'':<{indent}}{line}", sys.stdout)
+            title = ""
+    return indent
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

@@ -1,12 +1,20 @@
 """stdout and stderr that survive the end of their readers, and facts about them."""
 
+import codecs
 import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DUMB = ("", "dumb", "unknown")
+_LEGIBLE = "ai-how-legible"
+_IN_ASCII = {"…": "...", "·": "-"}
 
 
 class Style(StrEnum):
@@ -120,8 +128,29 @@ def paint(text: str, style: Style | None, stream: TextIO) -> str:
 
 def shows_colours(stream: TextIO) -> bool:
     """Whether to use colours: on a terminal, unless its user disabled them (no-color.org)."""
-    return (
-        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
+    return can_redraw(stream) and not os.environ.get("NO_COLOR")
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether it is a terminal on which the cursor can be moved."""
+    return stream.isatty() and os.environ.get("TERM", "") not in _DUMB
+
+
+def overflow_of(stream: TextIO) -> Literal["ellipsis", "crop"]:
+    """How rich cuts a line off: it ends with a `…`, which not every encoding has."""
+    return "ellipsis" if (stream.encoding or "utf-8").lower().startswith("utf") else "crop"
+
+
+def console_of_rich(*, width: int | None = None, soft_wrap: bool = False) -> "Console":
+    """Rich's console for stdout, without colours and bold letters where they are not wanted."""
+    from rich.console import Console  # slow to import
+
+    return Console(
+        file=sys.stdout,
+        color_system="auto" if shows_colours(sys.stdout) else None,
+        highlight=False,
+        width=width,
+        soft_wrap=soft_wrap,
     )
 
 
@@ -136,4 +165,18 @@ def _occupy_standard_descriptors() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks must not end a run.
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")
+            reconfigure(errors=_LEGIBLE)
+
+
+def _legible(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Our own signs in ASCII, and escapes for all others."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    signs = (
+        _IN_ASCII.get(char) or char.encode("ascii", "backslashreplace").decode() for char in lost
+    )
+    return "".join(signs), error.end
+
+
+codecs.register_error(_LEGIBLE, _legible)

@@ -133,13 +133,35 @@ def _block(
         f"  StrictHostKeyChecking {checking}",
         "  UpdateHostKeys no",
         "  PasswordAuthentication no",
+        "  PreferredAuthentications publickey",
         "  LogLevel ERROR",
+        # What follows is as by default: a ~/.ssh/config that includes this may say otherwise for
+        # all hosts. A socket of ControlPath has the address, which two clusters may share.
+        "  Port 22",
+        "  CanonicalizeHostname no",
+        "  ControlPath none",
+        "  RemoteCommand none",
+        "  RequestTTY auto",
         *(f"  {line}" for line in more),
     ]
     if proxy:
         words = " ".join(_quoted(word) for word in proxy)
         lines.append(f"  ProxyCommand {words} %h %p")
+    else:
+        lines.append("  ProxyJump none")
     return "\n".join(lines) + "\n"
+
+
+# The key is a file. An agent is asked all the same, before that; one that hangs would never answer.
+_NO_AGENT = ("-o", "IdentityAgent=none")
+
+
+def _about_agent(options: Sequence[str]) -> tuple[str, ...]:
+    """No agent is asked, unless options may pass it on, or name one."""
+    may_want = any(
+        "agent" in word.lower() or (word.startswith("-") and "A" in word) for word in options
+    )
+    return () if may_want else _NO_AGENT
 
 
 def _argument(path: Path) -> str:
@@ -162,14 +184,14 @@ def scp_argv(
     A place of a node is HOST:PATH. Its path is not read by a shell: the protocol is that of sftp.
     """
     scp = str(get_tool("scp", package="openssh-client"))
-    return [scp, "-s", "-r", "-F", str(paths.ssh_config), *options, "--", *places]
+    return [scp, "-s", "-r", "-F", str(paths.ssh_config), *_NO_AGENT, *options, "--", *places]
 
 
 def rsync_argv(paths: ClusterPaths, words: Sequence[str]) -> list[str]:
     """The command of rsync with these words, in which nodes are hosts."""
     rsync = str(get_tool("rsync", package="rsync"))
     ssh = str(get_tool("ssh", package="openssh-client"))
-    shell = " ".join(_for_rsync(word) for word in (ssh, "-F", str(paths.ssh_config)))
+    shell = " ".join(_for_rsync(word) for word in (ssh, "-F", str(paths.ssh_config), *_NO_AGENT))
     return [rsync, "-e", shell, *words]
 
 
@@ -188,4 +210,5 @@ def ssh_argv(
     """
     ssh = str(get_tool("ssh", package="openssh-client"))
     line = [shlex.join(command)] if len(command) > 1 else command
-    return [ssh, "-F", str(paths.ssh_config), *options, "--", host, *line]
+    agent = _about_agent(options)
+    return [ssh, "-F", str(paths.ssh_config), *agent, *options, "--", host, *line]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from ai_how.plan.step import Applied, Step
+from ai_how.plan.time_left import TimeLeft
 
 P = ParamSpec("P")
 logger = logging.getLogger(__name__)
@@ -12,6 +13,9 @@ logger = logging.getLogger(__name__)
 
 class Observer:
     """Callbacks for the progress of a plan, on the executor's thread. This one does nothing."""
+
+    def expected(self, time_left: TimeLeft) -> None:
+        """A plan like this one was carried out before; called before the first step, or never."""
 
     def begun(self, step: Step) -> None:
         """The step is in the journal, and is about to be applied."""

@@ -288,6 +288,11 @@ class Roots:
     def kvm_verdict(self) -> Path:
         return self.cache / "kvm.json"
 
+    @property
+    def past_starts(self) -> Path:
+        """How the last starts proceeded."""
+        return self.cache / "starts.json"
+
 
 def default_roots(state_dir: Path | None = None) -> Roots:
     """The places of this user; `state_dir` moves everything but images and cached facts.
