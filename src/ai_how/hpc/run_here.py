@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from ai_how.hpc.guest_file import read_guest_file
 from ai_how.hpc.manager import HpcManager
 from ai_how.spec.models import HpcSpec
 from ai_how.spec.nodes import nodes_of
+from ai_how.state.lock import read_holder
 from ai_how.state.models import NodeState
 
 OUTPUT, ERRORS = "o", "e"
@@ -114,8 +116,8 @@ def check_directory(top: Path) -> None:
 def run_here(manager: HpcManager, job: Job, sink: Sink) -> Ended:
     """Submit a job, or attach to one, and follow it to its end.
 
-    SIGINT and SIGTERM cancel it; a second one leaves it. Raises LinkLostError if the connection
-    ends first, GuestError if SLURM refuses the job, HostError if its end is not known.
+    SIGINT and SIGTERM cancel it; a second one leaves it. Raises GuestError if SLURM refuses the
+    job, HostError if the connection ends first, or if its files cannot be written here.
     """
     controller = manager.get_state().get_controller()
     argv = ssh_argv(
@@ -124,25 +126,39 @@ def run_here(manager: HpcManager, job: Job, sink: Sink) -> Ended:
         ["python3", "-S", "-I", "-X", "utf8", "-c", read_guest_file("run-here")],
         options=_OPTIONS,
     )
-    link = Link.open(argv)
+    run = _Run(Link.open(argv), job, sink)
     try:
-        run = _Run(link, job, sink)
-        try:
-            return carried_out(run)
-        except LinkLostError as error:
-            raise _explain(manager, controller, error, run.ended) from error
-    finally:
-        link.close()
+        return carried_out(run)
+    except LinkLostError as error:
+        raise _explain(manager, controller, error, run.ended) from error
 
 
 def carried_out(run: "_Run") -> Ended:
-    """Carry a run out. Where the guest gave up, its own words are the error."""
-    try:
-        return run.carry_out()
-    except LinkLostError as error:
-        if error.last:
-            _read(error.last)
-        raise
+    """Carry a run out, and end its connection. Where the guest gave up, its words are the error."""
+    with run.interrupts():
+        try:
+            return run.carry_out()
+        except LinkLostError as error:
+            if error.last:
+                _read(error.last)
+            raise
+        finally:
+            run.link.close()
+
+
+class _Phase(Enum):
+    """What a signal means that asks us to end."""
+
+    SUBMITTING = auto()
+    """Nothing is submitted: what it means anywhere."""
+    FOLLOWING = auto()
+    """It cancels the job."""
+    CANCELLING = auto()
+    """It leaves the job."""
+    FETCHING = auto()
+    """It leaves the files."""
+    ENDING = auto()
+    """Nothing: all that is left is to say what the job's number is, or how it ended."""
 
 
 @dataclass(slots=True)
@@ -151,22 +167,24 @@ class _Run:
     job: Job
     sink: Sink
     ended: Ended | None = None
-    cancels: bool = False
+    phase: _Phase = _Phase.SUBMITTING
 
     def carry_out(self) -> Ended:
         rules = IgnoreRules(self.job.top)
         sent, left_out = self._submit(rules)
         _, told = _read(self.link.receive(), "j")
-        with self._interrupts():
-            self.ended = Ended(told["job"], told["work"], sent=sent, left_out=left_out)
-            if self.job.attach is None:
-                self.link.send("k")
-            if not self.job.follows:
-                return self.ended
-            self._follow(self.ended)
+        self.ended = Ended(told["job"], told["work"], sent=sent, left_out=left_out)
+        self.phase = _Phase.FOLLOWING if self.job.follows else _Phase.ENDING
+        if self.job.attach is None:
+            self.link.send("k")
+        if not self.job.follows:
+            return self.ended
+        self._follow(self.ended)
         is_of_here = told.get("origin", str(self.job.top)) == str(self.job.top)
         if self.job.shared is None and is_of_here:
+            self.phase = _Phase.FETCHING
             self._take_back(self.ended, rules)
+        self.phase = _Phase.ENDING
         return self.ended
 
     def _submit(self, rules: IgnoreRules) -> tuple[list[str], list[str]]:
@@ -191,7 +209,7 @@ class _Run:
                 ended.exit_code, ended.state = value["code"], value["state"]
                 ended.reason, ended.nodes = value["reason"], value["nodes"]
                 is_cancelled = str(ended.state).startswith("CANCELLED")
-                ended.was_cancelled_here = self.cancels and is_cancelled
+                ended.was_cancelled_here = self.phase is _Phase.CANCELLING and is_cancelled
                 return
             why = f" ({value['reason']})" if value["reason"] != "None" else ""
             again = f", restarts: {value['restarts']}" if value["restarts"] else ""
@@ -199,33 +217,63 @@ class _Run:
 
     def _take_back(self, ended: Ended, rules: IgnoreRules) -> None:
         _, changes = _read(self.link.receive(), "r")
-        suffix = f".job-{ended.job}"
-        ended.files = take_back(self.link, self.job.top, changes, rules, suffix=suffix)
+        suffix, top = f".job-{ended.job}", self.job.top
+        try:
+            ended.files = take_back(self.link, top, changes, rules, suffix=suffix)
+        except OSError as error:
+            raise HostError(
+                f"job {ended.job} is over, but not all of its files can be written here",
+                details=f"{error.filename or top}: {error.strerror}",
+                hint=_attach(ended.job),
+            ) from error
 
     @contextmanager
-    def _interrupts(self) -> Iterator[None]:
-        """While a job runs, a signal that asks us to end cancels it."""
+    def interrupts(self) -> Iterator[None]:
+        """Answer signals that ask us to end, as long as there is a job."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._heard) for number in numbers}
+        former = {
+            number: before
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if (before := signal.getsignal(number)) is not signal.SIG_IGN
+        }
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if self.ended:
+                self._answer(self.ended.job)
+                return
+            before = former[signal.Signals(number)]
+            if callable(before):
+                before(number, frame)
+            else:
+                signal.signal(number, before)
+                signal.raise_signal(number)
+
+        for number in former:
+            signal.signal(number, hear)
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for number, before in former.items():
+                # Who has answered may want the next one to end us at once.
+                if signal.getsignal(number) is hear:
+                    signal.signal(number, before)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        job = self.ended.job if self.ended else "?"
-        if self.cancels:
+    def _answer(self, job: str) -> None:
+        if self.phase is _Phase.FOLLOWING:
+            self.phase = _Phase.CANCELLING
+            self.sink.news(f"cancelling job {job}; Ctrl-C does not wait for it")
+            self.link.send("x")
+        elif self.phase is _Phase.CANCELLING:
             raise InterruptedRunError(
                 f"left job {job}, which is being cancelled",
                 hint=f"ai-how hpc ssh controller scancel {job}",
             )
-        self.cancels = True
-        self.sink.news(f"cancelling job {job}; Ctrl-C does not wait for it")
-        self.link.send("x")
+        elif self.phase is _Phase.FETCHING:
+            raise InterruptedRunError(
+                f"job {job} is over, but not all of its files have come", hint=_attach(job)
+            )
 
 
 def _read(frame: tuple[str, bytes], *kinds: str) -> tuple[str, Any]:
@@ -271,20 +319,45 @@ def _refusal(told: dict[str, Any]) -> AiHowError:
     return GuestError("the controller could not do it", details=str(told.get("trouble")))
 
 
+def _attach(job: str) -> str:
+    return f"ai-how hpc run --attach {job}"
+
+
 def _explain(
     manager: HpcManager, controller: NodeState, error: LinkLostError, ended: Ended | None
 ) -> AiHowError:
-    """The error of a connection that ended: the cluster is off, or the job goes on without us."""
+    """The error of a connection that ended: what became of the cluster, and so of the job."""
+    state = manager.find_state()
+    if state is None or state.get_controller().uuid != controller.uuid:
+        with_it = f", and job {ended.job} with it" if ended else ""
+        return HostError(f"the cluster {manager.name} was destroyed{with_it}")
+    off = _find_off(manager, controller)
+    if off is None and ended is None:
+        return HostError("the controller does not answer by ssh", details=error.details)
+    if off is None and ended:
+        return HostError(
+            f"the connection to the controller was lost; job {ended.job} goes on",
+            details=error.details,
+            hint=_attach(ended.job),
+        )
+    assert off is not None  # noqa: S101  for mypy: the last of four cases
+    if ended:
+        off.details = f"SLURM goes on with job {ended.job}, or begins it again, when it is up."
+        off.hint = f"ai-how hpc start  # then {_attach(ended.job)}"
+    return off
+
+
+def _find_off(manager: HpcManager, controller: NodeState) -> HostError | None:
+    """Why the controller cannot be reached; None if it is on, and stays so."""
+    if doing := read_holder(manager.paths.lock):
+        return HostError(f"{doing} of {manager.name} is under way", hint="ai-how hpc status")
     place = manager.place()
     if not place.is_up:
         return HostError(f"the cluster {manager.name} is off", hint="ai-how hpc start")
     with client_of(place) as client:
         client.learn(controller.uuid, controller.domain_name)
-        require_on(client, controller, manager.kind.name)
-    if ended is None:
-        return HostError("the controller does not answer by ssh", details=error.details)
-    return HostError(
-        f"the connection to the controller was lost; job {ended.job} goes on",
-        details=error.details,
-        hint=f"ai-how hpc run --attach {ended.job}",
-    )
+        try:
+            require_on(client, controller, manager.kind.name)
+        except HostError as error:
+            return error
+    return None
