@@ -224,7 +224,7 @@ class _Run:
             raise HostError(
                 f"job {ended.job} is over, but not all of its files can be written here",
                 details=f"{error.filename or top}: {error.strerror}",
-                hint=_attach(ended.job),
+                hint=f"ai-how hpc run --attach {ended.job}",
             ) from error
 
     @contextmanager
@@ -272,7 +272,8 @@ class _Run:
             )
         elif self.phase is _Phase.FETCHING:
             raise InterruptedRunError(
-                f"job {job} is over, but not all of its files have come", hint=_attach(job)
+                f"job {job} is over, but not all of its files have come",
+                hint=f"ai-how hpc run --attach {job}",
             )
 
 
@@ -319,37 +320,37 @@ def _refusal(told: dict[str, Any]) -> AiHowError:
     return GuestError("the controller could not do it", details=str(told.get("trouble")))
 
 
-def _attach(job: str) -> str:
-    return f"ai-how hpc run --attach {job}"
-
-
 def _explain(
     manager: HpcManager, controller: NodeState, error: LinkLostError, ended: Ended | None
 ) -> AiHowError:
     """The error of a connection that ended: what became of the cluster, and so of the job."""
-    state = manager.find_state()
-    if state is None or state.get_controller().uuid != controller.uuid:
+    state, doing = manager.find_state(), read_holder(manager.paths.lock) or ""
+    is_other = state is None or state.get_controller().uuid != controller.uuid
+    if is_other or doing.endswith("destroy"):
         with_it = f", and job {ended.job} with it" if ended else ""
         return HostError(f"the cluster {manager.name} was destroyed{with_it}")
     off = _find_off(manager, controller)
-    if off is None and ended is None:
-        return HostError("the controller does not answer by ssh", details=error.details)
-    if off is None and ended:
+    if ended is None:
+        return off or HostError("the controller does not answer by ssh", details=error.details)
+    job = ended.job
+    if off:
         return HostError(
-            f"the connection to the controller was lost; job {ended.job} goes on",
-            details=error.details,
-            hint=_attach(ended.job),
+            off.brief,
+            details=f"SLURM goes on with job {job}, or begins it again, when it is up.\n"
+            f"--attach {job} follows it then.",
+            hint="ai-how hpc start",
         )
-    assert off is not None  # noqa: S101  for mypy: the last of four cases
-    if ended:
-        off.details = f"SLURM goes on with job {ended.job}, or begins it again, when it is up."
-        off.hint = f"ai-how hpc start  # then {_attach(ended.job)}"
-    return off
+    return HostError(
+        f"the connection to the controller was lost; job {job} goes on",
+        details=error.details,
+        hint=f"ai-how hpc run --attach {job}",
+    )
 
 
 def _find_off(manager: HpcManager, controller: NodeState) -> HostError | None:
     """Why the controller cannot be reached; None if it is on, and stays so."""
-    if doing := read_holder(manager.paths.lock):
+    doing = read_holder(manager.paths.lock) or ""
+    if doing.endswith(("start", "stop")):
         return HostError(f"{doing} of {manager.name} is under way", hint="ai-how hpc status")
     place = manager.place()
     if not place.is_up:
