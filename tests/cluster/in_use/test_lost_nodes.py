@@ -22,9 +22,11 @@ WAITING = 'echo begun; until [ -e "$HOME/go-on" ]; do sleep 1; done; echo over >
 FILL = "fallocate -l $(($(df --output=avail -B1 /home | tail -1) - {left})) /home/filler"
 # A program of the API, and a test of the plugin, that are killed while they wait.
 API = """\
-import ai_how, sys
+import ai_how, sys, threading
 cluster = ai_how.Cluster.from_file(sys.argv[1], state_dir=sys.argv[2])
-cluster.nodes["compute-02"].exec("echo > /run/api-begun; sleep 86420")
+node = cluster.nodes["compute-02"]
+threading.Thread(target=node.run, args=("echo > /tmp/api-begun; sleep 86421",)).start()
+node.exec("echo > /run/api-begun; sleep 86420")
 """
 
 
@@ -99,7 +101,7 @@ def calm(used: Cluster) -> Iterator[Cluster]:
     used.start()
     line = "rm -rf /home/filler ~hpc/go-on /var/tmp/large /run/api-begun; scancel --user hpc; true"
     used.execute("controller", line)
-    used.execute("compute-02", "rm -f /run/api-begun")
+    used.execute("compute-02", "rm -f /run/api-begun /tmp/api-begun")
     wait_for(lambda: not used.ssh("controller", "squeue -h").strip(), "the end of all jobs")
     wait_for(lambda: not ours(used), "the end of all connections")
 
@@ -223,14 +225,14 @@ def test_a_kill_of_any_client_leaves_nothing_in_the_nodes_and_here(
         port.wait_for("listening")
         wait_for((copy.here / "large").exists, "the copy")
         wait_for(lambda: list(sync.here.iterdir()), "the copy by rsync")
-        begun = ("hpc", "exec", "compute-02", "--", "test", "-e", "/run/api-begun")
+        begun = ("hpc", "exec", "compute-02", "--", "ls", "/run/api-begun", "/tmp/api-begun")
         wait_for(lambda: calm.try_call(*begun).returncode == 0, "the program of the API")
         for child in (copy.child, sync.child, port.child, api):
             child.kill()
             child.wait()
     wait_for(lambda: not ours(calm), "the end of all connections")
     wait_for(lambda: not in_node(calm, "controller", "[s]ftp-server|[r]sync"), "their servers")
-    wait_for(lambda: not in_node(calm, "compute-02", "[s]leep 86420"), "the command of the API")
+    wait_for(lambda: not in_node(calm, "compute-02", "[s]leep 8642"), "the commands of the API")
     assert in_node(calm, "compute-02", "ai-how-exec-[0-9]") == ""
 
 
