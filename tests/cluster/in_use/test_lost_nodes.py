@@ -28,6 +28,15 @@ node = cluster.nodes["compute-02"]
 threading.Thread(target=node.run, args=("echo > /tmp/api-begun; sleep 86421",)).start()
 node.exec("echo > /run/api-begun; sleep 86420")
 """
+# A task that waits for ever.
+SLOW = """\
+- hosts: {node}
+  become: true
+  gather_facts: false
+  tasks:
+    - name: wait
+      ansible.builtin.command: sh -c 'touch /run/task-begun; exec sleep 86422'
+"""
 
 
 class Client:
@@ -101,7 +110,7 @@ def calm(used: Cluster) -> Iterator[Cluster]:
     used.start()
     line = "rm -rf /home/filler ~hpc/go-on /var/tmp/large /run/api-begun; scancel --user hpc; true"
     used.execute("controller", line)
-    used.execute("compute-02", "rm -f /run/api-begun /tmp/api-begun")
+    used.execute("compute-02", "rm -f /run/api-begun /tmp/api-begun /run/task-begun")
     wait_for(lambda: not used.ssh("controller", "squeue -h").strip(), "the end of all jobs")
     wait_for(lambda: not ours(used), "the end of all connections")
 
@@ -139,15 +148,33 @@ def test_each_client_says_that_the_controller_is_off(calm: Cluster, tmp_path: Pa
     assert (done.returncode, (tmp_path / "run" / "made").read_text()) == (5, "over\n"), done
 
 
-@pytest.mark.fault("J01", "the QEMU of the job's node is killed")
+@contextmanager
+def provisioning(used: Cluster, place: Path, node: str) -> Iterator[Client]:
+    """`hpc provision` with a task that waits on a node, once it does."""
+    (place / "slow.yml").write_text(SLOW.format(node=node))
+    file = used.file.with_name("of-slow.yaml")
+    file.write_text(f"{used.file.read_text()}    provision: [{place / 'slow.yml'}]\n")
+    begun = ("hpc", "exec", node, "--", "test", "-e", "/run/task-begun")
+    try:
+        with started(used, place, "provision", "provision", str(file)) as client:
+            wait_for(lambda: used.try_call(*begun).returncode == 0, "the task")
+            yield client
+    finally:
+        file.unlink()
+
+
+@pytest.mark.fault("J01", "the QEMU of the job's node is killed, and a playbook runs there")
 def test_a_job_whose_node_is_lost_runs_again_and_its_run_follows_it(
     calm: Cluster, tmp_path: Path
 ) -> None:
-    with started(
-        calm, tmp_path, "run", "run", "-w", "compute-01", "--", "sh", "-c", WAITING
-    ) as job:
+    with ExitStack() as stack:
+        words = ("run", "-w", "compute-01", "--", "sh", "-c", WAITING)
+        job = stack.enter_context(started(calm, tmp_path, "run", *words))
         job.wait_for("begun")
+        play = stack.enter_context(provisioning(calm, tmp_path, "compute-01"))
         os.kill(qemus_of(calm.host, "hpc")["compute-01"], signal.SIGKILL)
+        code, said = play.ends()
+        assert (code, "failed: wait on compute-01" in said) == (7, True), said
         calm.start()
         calm.ssh("controller", "touch go-on")
         code, said = job.ends()
@@ -234,6 +261,20 @@ def test_a_kill_of_any_client_leaves_nothing_in_the_nodes_and_here(
     wait_for(lambda: not in_node(calm, "controller", "[s]ftp-server|[r]sync"), "their servers")
     wait_for(lambda: not in_node(calm, "compute-02", "[s]leep 8642"), "the commands of the API")
     assert in_node(calm, "compute-02", "ai-how-exec-[0-9]") == ""
+
+
+@pytest.mark.fault("F68", "SIGINT and SIGKILL to a playbook that runs")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_playbook_that_is_ended_leaves_no_task(
+    calm: Cluster, tmp_path: Path, number: signal.Signals
+) -> None:
+    with provisioning(calm, tmp_path, "compute-02") as play:
+        play.child.send_signal(number)
+        code, said = play.ends()
+    assert code == (130 if number == signal.SIGINT else -number), said
+    wait_for(lambda: not ours(calm), "the end of all connections")
+    wait_for(lambda: not in_node(calm, "compute-02", "[s]leep 86422"), "the end of the task")
+    assert not calm.paths.provision.exists()
 
 
 @pytest.mark.fault("J01", "the cluster is destroyed by another terminal")
