@@ -39,9 +39,9 @@ def test_a_role_is_created_converged_verified_and_destroyed(is_long: bool, tmp_p
 
     try:
         call("ai-how", "image", "warm", file)
-        said = call("molecule", "test", "--destroy=never")
+        said = call("molecule", "create")
         seen = json.loads(call("ai-how", "hpc", "status", "--json", file))
-        said += call("molecule", "destroy")
+        said += call("molecule", "test")
     finally:
         run([tools / "ai-how", "host", "down", "--force"], env=env, check=False, timeout_s=TEST_S)
     assert [node["reason"] for node in seen["nodes"]] == ["restored", "restored"]
