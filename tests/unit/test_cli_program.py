@@ -1,5 +1,6 @@
 """The program as users start it: what it loads, and how it ends where nobody can read it."""
 
+import errno
 import json
 import os
 import shlex
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.cli.arguments import read_command_line
+from ai_how.cli.failures import as_known
+from ai_how.errors import HostError
 from ai_how.images.build import PROGRAMS
 from ai_how.process import Completed, run
 from ai_how.state.cluster_state import write_state
@@ -159,3 +163,20 @@ def test_a_signal_ends_it_with_130_and_takes_its_children_along(name, places, tm
     child = int((tmp_path / "child").read_text())
     assert not Path(f"/proc/{child}").exists()
     assert not list((tmp_path / "data").rglob(".part-*"))
+
+
+def test_a_directory_that_was_removed_is_told(tmp_path):
+    gone = tmp_path / "gone"
+    words = [sys.executable, "-m", "ai_how", "hpc", "run", "--", "true"]
+    line = f"mkdir {gone} && cd {gone} && rmdir {gone} && exec {shlex.join(words)}"
+    ended = run(["sh", "-c", line], check=False)
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        "error: the current directory has been removed\nhint: cd  # and repeat it\n"
+    )
+
+
+def test_a_full_disk_is_no_bug_though_the_system_names_no_file():
+    error = as_known(OSError(errno.ENOSPC, "No space left on device"), read_command_line([]))
+    assert isinstance(error, HostError)
+    assert error.brief == "a file cannot be written: No space left on device"

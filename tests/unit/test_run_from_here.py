@@ -1,5 +1,7 @@
 """`hpc run` with its real other end, here: sbatch, scontrol and scancel are small scripts."""
 
+import fcntl
+import json
 import os
 import signal
 import sys
@@ -13,6 +15,7 @@ from ai_how.errors import GuestError, HostError, InterruptedRunError, SpecError
 from ai_how.guest.frames import Link, LinkLostError
 from ai_how.guest.own_files import IgnoreRules
 from ai_how.hpc.guest_file import read_guest_file
+from ai_how.hpc.run_directory import check_directory, directory_name, find_shared
 from ai_how.hpc.run_here import (
     ERRORS,
     OUTPUT,
@@ -21,9 +24,6 @@ from ai_how.hpc.run_here import (
     Sink,
     _Run,
     carried_out,
-    check_directory,
-    directory_name,
-    find_shared,
 )
 from ai_how.process import run as run_program
 from ai_how.spec.nodes import get_hpc
@@ -56,12 +56,15 @@ elif [ -e "$TOOLS/ended-$job" ]; then state=COMPLETED
 else state=RUNNING; fi
 echo "JobId=$job JobState=$state Reason=None Restarts=0 ExitCode=0:0 NodeList=n1"
 """
+SQUEUE = """\
+#!/bin/sh
+cat "$TOOLS/queue"
+"""
 SCANCEL = """\
 #!/bin/sh
 touch "$TOOLS/cancelled"
 kill -TERM -- "-$1"
 """
-
 SALLOC = """\
 #!/bin/sh
 while [ "$1" != -- ]; do
@@ -83,6 +86,14 @@ SRUN = """\
 shift 3
 exec "$@"
 """
+TOOLS = {
+    "sbatch": SBATCH,
+    "scontrol": SCONTROL,
+    "scancel": SCANCEL,
+    "squeue": SQUEUE,
+    "salloc": SALLOC,
+    "srun": SRUN,
+}
 
 
 class World:
@@ -92,8 +103,7 @@ class World:
         self.here, self.home, self.tools = (tmp_path / one for one in ("here", "home", "tools"))
         for directory in (self.here, self.home, self.tools):
             directory.mkdir()
-        tools = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL}
-        for name, text in (tools | {"salloc": SALLOC, "srun": SRUN}).items():
+        for name, text in TOOLS.items():
             (self.tools / name).write_text(text)
             (self.tools / name).chmod(0o755)
         self.heard = {OUTPUT: b"", ERRORS: b""}
@@ -108,12 +118,8 @@ class World:
         return Link.open([*self.before, *python])
 
     def run(self, *command: str, **asked) -> Ended:
-        link = self.link()
-        try:
-            job = Job(top=self.here, command=command, **asked)
-            return carried_out(_Run(link, job, Sink(self._hear, self.news.append)))
-        finally:
-            link.close()
+        job = Job(top=self.here, command=command, **asked)
+        return carried_out(_Run(self.link(), job, Sink(self._hear, self.news.append)))
 
     def _hear(self, kind: str, part: bytes) -> None:
         self.heard[kind] += part
@@ -183,6 +189,53 @@ def test_permissions_and_links_are_kept_both_ways(world):
     assert not (world.here / "pipe").exists()
 
 
+def test_what_the_umask_of_the_controller_lacks_is_kept(world):
+    (world.here / "shared").write_text("")
+    (world.here / "shared").chmod(0o664)
+    assert world.run("true").files.received == []
+    assert (world.copy / "shared").stat().st_mode & 0o777 == 0o664
+
+
+def test_results_of_a_directory_that_was_removed_here_meanwhile_come(world):
+    (world.here / "deep").mkdir()
+    ended = world.run("sh", "-c", "echo x > deep/x", follows=False)
+    (world.here / "deep").rmdir()
+    assert world.run(attach=ended.job).files.received == ["deep/x"]
+    assert (world.here / "deep" / "x").read_text() == "x\n"
+
+
+@pytest.mark.fault("J01", "the draft of a result whose run was killed, and that of one that runs")
+def test_the_draft_of_a_killed_run_is_removed_by_the_next_one(world):
+    killed, used = (world.here / f".ai-how-{number}.part" for number in (1, 2))
+    link = world.here / ".ai-how-3.part"
+    killed.write_text("half of it")
+    link.symlink_to("nowhere")
+    with used.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert world.run("true").sent == []
+    assert [one.name for one in world.here.iterdir()] == [used.name]
+    assert list(world.copy.iterdir()) == []
+
+
+def test_the_last_jobs_are_kept_also_of_those_that_never_wrote_an_exit_code(world):
+    jobs = world.home / ".ai-how" / "jobs"
+    for number in range(1, 71):
+        (jobs / str(number)).mkdir(parents=True)
+        (jobs / str(number) / "about").write_text(json.dumps({"job": str(number)}))
+        (world.home / ".ai-how" / f"job-{number}").symlink_to(f"jobs/{number}")
+        os.utime(jobs / str(number), (number, number))
+    for name, age_s in (("killed", 90_000), ("submitting", 0)):
+        (jobs / name).mkdir()
+        os.utime(jobs / name, (time.time() - age_s,) * 2)
+    (world.tools / "queue").write_text("3 RUNNING\n5 COMPLETED\n")
+    ended = world.run("true")
+    [new] = [one.name for one in jobs.iterdir() if len(one.name) == 16]
+    kept = {"3", *map(str, range(21, 71))}
+    assert {one.name for one in jobs.iterdir()} == {*kept, "submitting", new}
+    links = {one.name for one in (world.home / ".ai-how").glob("job-*")}
+    assert links == {f"job-{number}" for number in (*kept, ended.job)}
+
+
 def test_nothing_is_written_through_a_link_that_is_here(world, tmp_path):
     (world.here / "way").mkdir()
     ended = world.run("sh", "-c", "echo x > way/x", follows=False)
@@ -237,8 +290,12 @@ def test_a_job_that_is_refused_leaves_nothing(world):
 def test_a_file_for_which_there_is_no_room_is_named(world):
     (world.here / "large").write_bytes(bytes(1 << 22))
     world.before = ("prlimit", "--fsize=1000000")
-    with pytest.raises(GuestError, match=r"the controller could not do it\n.*File too large"):
+    with pytest.raises(GuestError) as caught:
         world.run("true")
+    assert caught.value.brief == "the controller could not do it"
+    assert caught.value.details == f"{world.copy / 'large'}: File too large"
+    assert list((world.home / ".ai-how" / "jobs").iterdir()) == []
+    assert list(world.copy.iterdir()) == []
 
 
 def test_a_job_that_nobody_knows_is_told(world):

@@ -17,9 +17,10 @@ from typing import Any, Literal, Self
 from ai_how.api.jobs import Job
 from ai_how.api.progress import Progress, ProgressObserver
 from ai_how.api.results import TIMED_OUT, CommandResult, CommandTimeoutError, words_of
+from ai_how.api.tied import run_tied, tied_words
 from ai_how.clusters.images import build_images, find_missing_images
 from ai_how.clusters.status import ClusterStatus
-from ai_how.errors import AiHowError, GuestError, ProgramTimeoutError, SpecError, ToolError
+from ai_how.errors import AiHowError, GuestError, ProgramTimeoutError, SpecError
 from ai_how.guest.exec_channel import HEAD_BYTES, ExecChannel, Input
 from ai_how.guest.ssh import scp_argv, ssh_argv
 from ai_how.hpc.manager import HpcManager
@@ -191,24 +192,20 @@ class Cluster:
     ) -> CommandResult:
         """Run a command by ssh, as the user of the cluster; a text is a line for the shell.
 
-        Raises CommandTimeoutError after `timeout` seconds: the command is ended on the node. With
-        `check`, raises CommandFailedError unless its exit code is 0.
+        Raises CommandTimeoutError after `timeout` seconds: the command is ended on the node. So it
+        is if the program is interrupted or killed, or the connection ends. With `check`, raises
+        CommandFailedError unless its exit code is 0.
         """
-        words = words_of(command)
-        bounded = words
-        if timeout is not None:
-            bounded = ("timeout", "--kill-after=5", f"{timeout:g}", *words)
+        words, given = words_of(command), (input or "").encode()
         state = self.manager.get_state()
-        argv = ssh_argv(self.manager.paths, state.get_node(node).domain_name, bounded)
-        try:
-            done = run(
-                argv,
-                stdin=input or "",
-                check=False,
-                timeout_s=None if timeout is None else timeout + _GRACE_S,
-            )
-        except ToolError as error:
-            raise CommandTimeoutError(error.brief, error.details) from error
+        argv = ssh_argv(
+            self.manager.paths,
+            state.get_node(node).domain_name,
+            tied_words(words, len(given), timeout),
+        )
+        done = run_tied(argv, given, None if timeout is None else timeout + _GRACE_S)
+        if done is None:
+            raise CommandTimeoutError(f"ssh to {node} did not end within {timeout:g} s")
         if timeout is not None and done.returncode in (TIMED_OUT, TIMED_OUT + 13):  # KILLed: 137
             raise CommandTimeoutError(f"{words[0]} did not end within {timeout:g} s on {node}")
         result = CommandResult(words, done.returncode, done.stdout, done.stderr)

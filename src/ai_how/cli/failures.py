@@ -59,9 +59,21 @@ def _refused_by_system(error: BaseException) -> HostError | None:
             "too many files are open at once", hint="ulimit -n 1024  # then repeat the command"
         )
     if error.filename is None:
-        return None
+        return _refused_nameless(error)
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     return HostError(f"{place}: {error.strerror}", hint=f"ls -ld {shlex.quote(place)}")
+
+
+def _refused_nameless(error: OSError) -> HostError | None:
+    """The error for a system call without a path in it; None where it is not known."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return HostError(f"a file cannot be written: {error.strerror}", hint="df -h . ~ /tmp")
+    if isinstance(error, FileNotFoundError):
+        try:
+            os.getcwd()  # noqa: PTH109  it says whether there is one
+        except FileNotFoundError:
+            return HostError("the current directory has been removed", hint="cd  # and repeat it")
+    return None
 
 
 def _wrong_usage(error: TyperException) -> SpecError:

@@ -102,7 +102,7 @@ def _run(
     context: Context, cluster: str | None, asked: "Callable[[HpcSpec], Job]", *, starts: bool
 ) -> int:
     """Find the cluster, start it if that was asked for, and run the job; return its exit code."""
-    from ai_how.hpc.run_here import check_home
+    from ai_how.hpc.run_directory import check_home
     from ai_how.spec.nodes import get_hpc
 
     cluster = named(context, cluster)
@@ -126,7 +126,8 @@ def _job(
     has_terminal: bool,
 ) -> "Job":
     """The job, in the current directory. Raises SpecError for a directory that is not copied."""
-    from ai_how.hpc.run_here import Job, check_directory, find_shared
+    from ai_how.hpc.run_directory import check_directory, find_shared
+    from ai_how.hpc.run_here import Job
 
     top = Path.cwd()
     shared = None if attach else find_shared(hpc, top)

@@ -1,5 +1,7 @@
 """Copies files to a program in a guest, and back; nothing here is overwritten that changed here."""
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,25 +18,41 @@ from ai_how.guest.own_files import (
     LINK,
     Entry,
     IgnoreRules,
+    draft_name,
     look_at,
 )
 
 Change = tuple[Entry, Entry | None]
 """A file of the guest as it is, and as it was when the job was submitted."""
 
+ABSENT = "n"
+"""The frame in the place of the content of a file that is gone."""
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
 
 def send_files(link: Link, top: Path, entries: Mapping[str, Entry]) -> list[str]:
-    """Tell the guest what is here, and send what it wants; return the names that were sent."""
+    """Tell the guest what is here, and send what it wants; return the names that were sent.
+
+    What was removed meanwhile, or replaced by a link, counts as never been there.
+    """
     link.send_json("m", entries)
     kind, content = link.receive()
     if kind != "w":
         raise GuestError("the files cannot be copied", details=content.decode(errors="replace"))
-    wanted = json.loads(content)
+    wanted, sent = json.loads(content), []
     for name in wanted:
         if entries.get(name, [""])[0] != FILE:
             raise GuestError("the guest asks for a file that it was not offered", details=name)
-        send_content(link, os.open(top / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-    return list(wanted)
+        try:
+            number = os.open(top / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            link.send(ABSENT)
+            continue
+        send_content(link, number)
+        sent.append(name)
+    return sent
 
 
 def send_content(link: Link, number: int) -> None:
@@ -87,7 +105,9 @@ def take_back(
     files = [name for name in wanted if changes[name][0][0] == FILE]
     link.send_json("g", files)
     for name in files:
-        _take_file(link, top / wanted[name], changes[name][0])
+        if not _take_file(link, top / wanted[name], changes[name][0]):
+            done.beside.pop(name, None)
+            del wanted[name]
     for name in set(wanted) - set(files):
         with _draft_of(top / wanted[name]) as draft:
             draft.symlink_to(str(changes[name][0][1]))
@@ -95,13 +115,17 @@ def take_back(
     return done
 
 
-def _take_file(link: Link, target: Path, entry: Entry) -> None:
+def _take_file(link: Link, target: Path, entry: Entry) -> bool:
+    """Write what the guest sends; False if the file was removed there meanwhile."""
     _, mode, _, time_ns = entry
+    kind, part = link.receive()
+    if kind == ABSENT:
+        return False
     with _draft_of(target) as draft:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             while True:
-                kind, part = link.receive()
                 if kind != "c":
                     raise GuestError(
                         f"{target.name} could not be read in the guest",
@@ -110,26 +134,37 @@ def _take_file(link: Link, target: Path, entry: Entry) -> None:
                 if not part:
                     break
                 file.write(part)
+                kind, part = link.receive()
+            file.flush()
             os.fchmod(file.fileno(), int(mode) & 0o777)
-        os.utime(draft, ns=(int(time_ns), int(time_ns)))
+            os.utime(file.fileno(), ns=(int(time_ns), int(time_ns)))
+    return True
 
 
 @contextmanager
 def _draft_of(target: Path) -> Iterator[Path]:
-    """A name beside `target`, which takes its place at the end, unless that fails."""
-    draft = target.with_name(f".ai-how-{os.getpid()}.part")
-    draft.unlink(missing_ok=True)
+    """A name beside `target`, which takes its place at the end, unless that fails.
+
+    A file is locked as long as it is written: else it is of a run that was killed. The error of a
+    file operation is about `target`.
+    """
+    draft = target.with_name(draft_name())
     try:
-        yield draft
-        draft.replace(target)
-    finally:
+        target.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed here
         draft.unlink(missing_ok=True)
+        try:
+            yield draft
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _make_directory(target: Path) -> None:
     if target.is_symlink() or target.is_file():
         target.unlink()
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
 
 
 def _is_name(name: str) -> bool:

@@ -1,8 +1,11 @@
 """The files of a directory here, without what git ignores, and what is compared of each."""
 
+import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +16,7 @@ Entry = list[str | int]
 """`["f", permissions, size, time in ns]`, `["l", target]` or `["d"]`; `["o"]` is anything else."""
 FILE, LINK, DIRECTORY, OTHER = "f", "l", "d", "o"
 GIT = ".git"
+_DRAFT = re.compile(r"\.ai-how-\d+\.part")
 
 
 def look_at(path: Path) -> Entry | None:
@@ -44,7 +48,10 @@ class Listing:
 
 
 def list_files(top: Path, rules: "IgnoreRules") -> Listing:
-    """All files below `top` but `.git` and what is ignored. Links are not followed."""
+    """All files below `top` but `.git` and what is ignored. Links are not followed.
+
+    What is removed meanwhile is left out, and drafts of runs that were killed are removed.
+    """
     found = Listing()
     for name, entry in _walk(top, "", rules):
         if entry[0] == OTHER:
@@ -55,16 +62,47 @@ def list_files(top: Path, rules: "IgnoreRules") -> Listing:
 
 
 def _walk(top: Path, directory: str, rules: "IgnoreRules") -> Iterator[tuple[str, Entry]]:
-    with os.scandir(top / directory) as entries:
-        there = sorted(entries, key=lambda one: one.name)
+    try:
+        with os.scandir(top / directory) as entries:
+            there = sorted(entries, key=lambda one: one.name)
+    except (FileNotFoundError, NotADirectoryError):
+        if not directory:
+            raise
+        return
     for one in there:
         name = f"{directory}{one.name}"
         is_directory = one.is_dir(follow_symlinks=False)
-        if rules.names(name, is_directory=is_directory):
+        if rules.names(name, is_directory=is_directory) or _is_draft(one):
             continue
-        yield name, entry_of(one.stat(follow_symlinks=False), Path(one.path))
+        try:
+            entry = entry_of(one.stat(follow_symlinks=False), Path(one.path))
+        except FileNotFoundError:
+            continue
+        yield name, entry
         if is_directory:
             yield from _walk(top, f"{name}/", rules)
+
+
+def draft_name() -> str:
+    """The name of what we write, until it is whole; in one directory one at a time."""
+    return f".ai-how-{os.getpid()}.part"
+
+
+def _is_draft(one: "os.DirEntry[str]") -> bool:
+    """Whether it is a draft of ours; it is removed if its writer was killed."""
+    if not _DRAFT.fullmatch(one.name) or one.is_dir(follow_symlinks=False):
+        return False
+    with suppress(OSError):
+        if one.is_symlink():  # there for a moment
+            Path(one.path).unlink()
+            return True
+        number = os.open(one.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Path(one.path).unlink()
+        finally:
+            os.close(number)
+    return True
 
 
 @dataclass

@@ -11,6 +11,9 @@ from ai_how.state.files import replaced_atomically
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
 
+# A guest whose VM is gone closes no connection; two minutes, as one on a busy host may not answer.
+_ALIVE = ("ServerAliveInterval 15", "ServerAliveCountMax 8")
+
 
 def ensure_key(path: Path, comment: str) -> str:
     """Ensure an ed25519 key pair without a passphrase at `path`; return the public key's line.
@@ -89,7 +92,7 @@ def render_ssh_config(state: ClusterState, paths: ClusterPaths, proxy: Sequence[
     for node in state.nodes:
         login = Login(str(node.ip), state.user, paths.ssh_key, paths.known_hosts)
         names = f"{node.domain_name} {node.name}"
-        blocks.append(_block(names, login, proxy, alias=node.domain_name))
+        blocks.append(_block(names, login, proxy, alias=node.domain_name, more=_ALIVE))
     return "\n".join(blocks)
 
 
@@ -108,7 +111,7 @@ def render_first_login(name: str, login: Login, proxy: Sequence[str]) -> str:
 
     The key that it first shows is written to `known_hosts`, and no other one is accepted then.
     """
-    more = ("ConnectTimeout 15", "ServerAliveInterval 15", "ServerAliveCountMax 8")
+    more = ("ConnectTimeout 15", *_ALIVE)
     return _block(name, login, proxy, alias=name, checking="accept-new", more=more)
 
 

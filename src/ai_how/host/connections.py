@@ -7,6 +7,20 @@ from contextlib import suppress
 from threading import BoundedSemaphore, Thread
 
 PAUSE_S = 0.2
+LOST_S = 120
+"""A node that has not answered for so long has lost its connections: its VM was killed."""
+_TIMES = 6
+
+
+def end_when_lost(line: socket.socket) -> None:
+    """Have a connection to a node end if the node is gone: nobody there closes it."""
+    every = LOST_S // _TIMES
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _TIMES - 1)
+    # The same for what was sent and is not acknowledged.
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_S * 1000)
 
 
 def serve_connections(

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ai_how.host.connections import serve_connections
+from ai_how.host.connections import end_when_lost, serve_connections
 from ai_how.host.port_relay import pass_both_ways
 from ai_how.host.running import FLOCK, start_ticks
 from ai_how.state.lock import OPENED
@@ -133,6 +133,7 @@ def _pass_on(target: Target, tell: Callable[[str], None], client: socket.socket)
         tell(f"{target.name}: {error.strerror or 'no answer'}")
         return
     with node:
+        end_when_lost(node)
         pass_both_ways(client, node)
 
 

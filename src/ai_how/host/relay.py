@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+from ai_how.host.connections import end_when_lost
+
 SILENCE_S = 5.0  # who waits longer is told so
 PATIENCE_S = 60.0  # sshd may be starting: its port is awaited, as every other service is
 CHUNK_BYTES = 65536
@@ -45,6 +47,7 @@ def send_input(line: socket.socket) -> None:
 def main(address: str, port: str) -> None:
     line = connect(address, int(port))
     line.settimeout(None)
+    end_when_lost(line)
     threading.Thread(target=send_input, args=(line,), daemon=True).start()
     while data := line.recv(CHUNK_BYTES):
         while data:

@@ -1,14 +1,13 @@
 """Runs a command as a job in the files of the current directory: `hpc run`."""
 
-import hashlib
 import json
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import FrameType
@@ -23,8 +22,8 @@ from ai_how.guest.own_files import IgnoreRules, list_files
 from ai_how.guest.ssh import ssh_argv
 from ai_how.hpc.guest_file import read_guest_file
 from ai_how.hpc.manager import HpcManager
-from ai_how.spec.models import HpcSpec
-from ai_how.spec.nodes import nodes_of
+from ai_how.hpc.run_directory import directory_name
+from ai_how.state.lock import read_holder
 from ai_how.state.models import NodeState
 
 OUTPUT, ERRORS = "o", "e"
@@ -36,7 +35,6 @@ _OF_TERMINAL = ("-t", "-o", "LogLevel=ERROR", *_ALIVE)
 _SSH_LOST = 255
 # Ctrl-C before there is a job ends salloc by its signal, of which ssh would say 255.
 _SALLOC = 'trap : INT; salloc "$@"; exit $?'
-_LONGEST_NAME = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,16 @@ class Ended:
     files: TakenBack | None = None
     """None if there was nothing to bring back: a directory that is shared, or of another job."""
 
+    @property
+    def words(self) -> str:
+        """What it was, in a message."""
+        return "the command" if self.job is None else f"job {self.job}"
+
+    @property
+    def fetch(self) -> str:
+        """The command that brings its files back."""
+        return f"ai-how hpc run {'--login true' if self.job is None else f'--attach {self.job}'}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sink:
@@ -92,45 +100,12 @@ class Sink:
     """A line about the job itself."""
 
 
-def find_shared(hpc: HpcSpec, top: Path) -> PurePosixPath | None:
-    """Where all nodes have a directory of ours by virtiofs; None if not all have it."""
-    found: set[PurePosixPath | None] = set()
-    for node in nodes_of(hpc):
-        shares = [one for one in node.virtio_fs_mounts if not one.is_read_only]
-        inside = [one for one in shares if top.is_relative_to(Path(one.host_path).resolve())]
-        best = max(inside, key=lambda one: len(str(one.host_path)), default=None)
-        found.add(
-            PurePosixPath(best.mount_point) / top.relative_to(Path(best.host_path).resolve())
-            if best
-            else None
-        )
-    return found.pop() if len(found) == 1 else None
-
-
-def check_home(hpc: HpcSpec) -> None:
-    """Raises SpecError for a cluster whose nodes have no place for the output of a job."""
-    if hpc.storage.home != "nfs":
-        raise SpecError(
-            "the nodes of this cluster share no home, in which the job's output could be",
-            hint="ai-how hpc ssh controller srun CMD  # or storage: {home: nfs} in the file",
-        )
-
-
-def check_directory(top: Path) -> None:
-    """Raises SpecError for a directory whose files nobody wants to be copied."""
-    if top in (Path("/"), Path.home().resolve()):
-        raise SpecError(
-            f"all files below {top} would be copied to the cluster",
-            hint="cd to the directory of the job  # and repeat the command there",
-        )
-
-
 def run_here(manager: HpcManager, job: Job, sink: Sink) -> Ended:
     """Submit a job, or attach to one, and follow it to its end.
 
     SIGINT and SIGTERM cancel it; a second one leaves it. A job with a terminal ends with its
-    connection. Raises LinkLostError if the connection ends first, GuestError if SLURM refuses the
-    job, HostError if its end is not known.
+    connection. Raises GuestError if SLURM refuses the job, HostError if the connection ends first,
+    or if its files cannot be written here.
     """
     controller = manager.get_state().get_controller()
 
@@ -138,25 +113,39 @@ def run_here(manager: HpcManager, job: Job, sink: Sink) -> Ended:
         return ssh_argv(manager.paths, controller.domain_name, command, options=options)
 
     python = ["python3", "-S", "-I", "-X", "utf8", "-c", read_guest_file("run-here")]
-    link = Link.open(ssh(python, _OPTIONS))
+    run = _Run(Link.open(ssh(python, _OPTIONS)), job, sink, partial(ssh, options=_OF_TERMINAL))
     try:
-        run = _Run(link, job, sink, partial(ssh, options=_OF_TERMINAL))
-        try:
-            return carried_out(run)
-        except LinkLostError as error:
-            raise _explain(manager, controller, error, run) from error
-    finally:
-        link.close()
+        return carried_out(run)
+    except LinkLostError as error:
+        raise _explain(manager, controller, error, run) from error
 
 
 def carried_out(run: "_Run") -> Ended:
-    """Carry a run out. Where the guest gave up, its own words are the error."""
-    try:
-        return run.carry_out()
-    except LinkLostError as error:
-        if error.last:
-            _read(error.last)
-        raise
+    """Carry a run out, and end its connection. Where the guest gave up, its words are the error."""
+    with run.interrupts():
+        try:
+            return run.carry_out()
+        except LinkLostError as error:
+            if error.last:
+                _read(error.last)
+            raise
+        finally:
+            run.link.close()
+
+
+class _Phase(Enum):
+    """What a signal means that asks us to end."""
+
+    SUBMITTING = auto()
+    """Nothing is submitted: what it means anywhere."""
+    FOLLOWING = auto()
+    """It cancels the job."""
+    CANCELLING = auto()
+    """It leaves the job."""
+    FETCHING = auto()
+    """It leaves the files."""
+    ENDING = auto()
+    """Nothing: all that is left is to say what the job's number is, or how it ended."""
 
 
 @dataclass(slots=True)
@@ -167,29 +156,31 @@ class _Run:
     ssh: Callable[[Sequence[str]], list[str]] = list
     """The command that runs one on a terminal of the controller."""
     ended: Ended | None = None
-    cancels: bool = False
+    phase: _Phase = _Phase.SUBMITTING
 
     def carry_out(self) -> Ended:
         rules = IgnoreRules(self.job.top)
         sent, left_out = self._submit(rules)
         code = self._have_terminal(self.job.terminal) if self.job.terminal else None
         _, told = _read(self.link.receive(), "j")
-        with self._interrupts():
-            self.ended = Ended(told["job"], told["work"], sent=sent, left_out=left_out)
-            if self.job.terminal and not self.ended.job:
-                self.ended.exit_code = _without_job(code)
-                return self.ended
-            if self.job.attach is None and not self.job.terminal:
-                self.link.send("k")
-            if not self.job.follows:
-                return self.ended
-            self._follow(self.ended)
-            if code is not None and _is_lost(code) and self.ended.exit_code != code:
-                self.sink.news("the connection to the controller was lost, and its job ended")
-                self.ended.exit_code = None
+        self.ended = Ended(told["job"], told["work"], sent=sent, left_out=left_out)
+        if self.job.terminal and not self.ended.job:
+            self.ended.exit_code = _without_job(code)
+            return self.ended
+        self.phase = _Phase.FOLLOWING if self.job.follows else _Phase.ENDING
+        if self.job.attach is None and not self.job.terminal:
+            self.link.send("k")
+        if not self.job.follows:
+            return self.ended
+        self._follow(self.ended)
+        if code is not None and _is_lost(code) and self.ended.exit_code != code:
+            self.sink.news("the connection to the controller was lost, and its job ended")
+            self.ended.exit_code = None
         is_of_here = told.get("origin", str(self.job.top)) == str(self.job.top)
         if self.job.shared is None and is_of_here:
+            self.phase = _Phase.FETCHING
             self._take_back(self.ended, rules)
+        self.phase = _Phase.ENDING
         return self.ended
 
     def _have_terminal(self, run: Callable[[Sequence[str]], int]) -> int:
@@ -226,7 +217,7 @@ class _Run:
                 ended.exit_code, ended.state = value["code"], value["state"]
                 ended.reason, ended.nodes = value["reason"], value["nodes"]
                 is_cancelled = str(ended.state).startswith("CANCELLED")
-                ended.was_cancelled_here = self.cancels and is_cancelled
+                ended.was_cancelled_here = self.phase is _Phase.CANCELLING and is_cancelled
                 return
             why = f" ({value['reason']})" if value["reason"] != "None" else ""
             again = f", restarts: {value['restarts']}" if value["restarts"] else ""
@@ -234,36 +225,66 @@ class _Run:
 
     def _take_back(self, ended: Ended, rules: IgnoreRules) -> None:
         _, changes = _read(self.link.receive(), "r")
-        suffix = ".login" if ended.job is None else f".job-{ended.job}"
-        ended.files = take_back(self.link, self.job.top, changes, rules, suffix=suffix)
+        suffix, top = ".login" if ended.job is None else f".job-{ended.job}", self.job.top
+        try:
+            ended.files = take_back(self.link, top, changes, rules, suffix=suffix)
+        except OSError as error:
+            raise HostError(
+                f"{ended.words} is over, but not all of its files can be written here",
+                details=f"{error.filename or top}: {error.strerror}",
+                hint=ended.fetch,
+            ) from error
 
     @contextmanager
-    def _interrupts(self) -> Iterator[None]:
-        """While a job runs, a signal that asks us to end cancels it."""
+    def interrupts(self) -> Iterator[None]:
+        """Answer signals that ask us to end, as long as there is a job."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._heard) for number in numbers}
+        former = {
+            number: before
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if (before := signal.getsignal(number)) is not signal.SIG_IGN
+        }
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if self.ended:
+                self._answer(self.ended)
+                return
+            before = former[signal.Signals(number)]
+            if callable(before):
+                before(number, frame)
+            else:
+                signal.signal(number, before)
+                signal.raise_signal(number)
+
+        for number in former:
+            signal.signal(number, hear)
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for number, before in former.items():
+                # Who has answered may want the next one to end us at once.
+                if signal.getsignal(number) is hear:
+                    signal.signal(number, before)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        job = self.ended.job if self.ended else "?"
-        if self.cancels and job is None:
+    def _answer(self, ended: Ended) -> None:
+        if self.phase is _Phase.FOLLOWING:
+            self.phase = _Phase.CANCELLING
+            doing = "ending" if ended.job is None else "cancelling"
+            self.sink.news(f"{doing} {ended.words}; Ctrl-C does not wait for it")
+            self.link.send("x")
+        elif self.phase is _Phase.CANCELLING and ended.job is None:
             raise InterruptedRunError("left the command, which is being ended")
-        if self.cancels:
+        elif self.phase is _Phase.CANCELLING:
             raise InterruptedRunError(
-                f"left job {job}, which is being cancelled",
-                hint=f"ai-how hpc ssh controller scancel {job}",
+                f"left {ended.words}, which is being cancelled",
+                hint=f"ai-how hpc ssh controller scancel {ended.job}",
             )
-        self.cancels = True
-        what = "ending the command" if job is None else f"cancelling job {job}"
-        self.sink.news(f"{what}; Ctrl-C does not wait for it")
-        self.link.send("x")
+        elif self.phase is _Phase.FETCHING:
+            raise InterruptedRunError(
+                f"{ended.words} is over, but not all of its files have come", hint=ended.fetch
+            )
 
 
 def _read(frame: tuple[str, bytes], *kinds: str) -> tuple[str, Any]:
@@ -290,13 +311,6 @@ def _request(job: Job) -> dict[str, object]:
         "login": job.is_on_login_node,
         "terminal": job.terminal is not None,
     }
-
-
-def directory_name(top: Path) -> str:
-    """The name of the copy of a directory: below ~/run on the nodes, one for each path."""
-    readable = re.sub(r"[^A-Za-z0-9._]+", "-", top.name).strip("-.")[:_LONGEST_NAME]
-    digest = hashlib.sha256(os.fsencode(top)).hexdigest()[:8]
-    return f"{readable or 'files'}-{digest}"
 
 
 def _is_lost(code: int) -> bool:
@@ -326,29 +340,51 @@ def _refusal(told: dict[str, Any]) -> AiHowError:
 def _explain(
     manager: HpcManager, controller: NodeState, error: LinkLostError, run: _Run
 ) -> AiHowError:
-    """The error of a connection that ended: the cluster is off, or the job goes on without us.
+    """The error of a connection that ended: what became of the cluster, and so of the job.
 
-    A job with a terminal ends.
+    A command without a job, and a job with a terminal, end with it.
     """
+    ended = run.ended
+    state, doing = manager.find_state(), read_holder(manager.paths.lock) or ""
+    is_other = state is None or state.get_controller().uuid != controller.uuid
+    if is_other or doing.endswith("destroy"):
+        with_it = f", and {ended.words} with it" if ended else ""
+        return HostError(f"the cluster {manager.name} was destroyed{with_it}")
+    off = _find_off(manager, controller)
+    if ended is None:
+        return off or HostError("the controller does not answer by ssh", details=error.details)
+    goes_on = ended.job is not None and not run.job.terminal
+    if off:
+        details = (
+            f"SLURM goes on with {ended.words}, or begins it again, when it is up.\n"
+            f"--attach {ended.job} follows it then."
+        )
+        details = details if goes_on else f"{ended.words} ended with it".capitalize()
+        return HostError(off.brief, details=details, hint="ai-how hpc start")
+    lost = "the connection to the controller was lost"
+    if ended.job is None:
+        return HostError(f"{lost}, which ends the command", details=error.details)
+    if run.job.terminal:
+        return HostError(
+            f"{lost}, and its terminal with it: SLURM ends {ended.words}",
+            details=error.details,
+            hint=f"{ended.fetch}  # brings its files back",
+        )
+    return HostError(f"{lost}; {ended.words} goes on", details=error.details, hint=ended.fetch)
+
+
+def _find_off(manager: HpcManager, controller: NodeState) -> HostError | None:
+    """Why the controller cannot be reached; None if it is on, and stays so."""
+    doing = read_holder(manager.paths.lock) or ""
+    if doing.endswith(("start", "stop")):
+        return HostError(f"{doing} of {manager.name} is under way", hint="ai-how hpc status")
     place = manager.place()
     if not place.is_up:
         return HostError(f"the cluster {manager.name} is off", hint="ai-how hpc start")
     with client_of(place) as client:
         client.learn(controller.uuid, controller.domain_name)
-        require_on(client, controller, manager.kind.name)
-    if run.ended is None:
-        return HostError("the controller does not answer by ssh", details=error.details)
-    lost, number = "the connection to the controller was lost", run.ended.job
-    if number is None:
-        return HostError(f"{lost}, which ends the command", details=error.details)
-    if run.job.terminal:
-        return HostError(
-            f"{lost}, and its terminal with it: SLURM ends job {number}",
-            details=error.details,
-            hint=f"ai-how hpc run --attach {number}  # brings its files back",
-        )
-    return HostError(
-        f"{lost}; job {number} goes on",
-        details=error.details,
-        hint=f"ai-how hpc run --attach {number}",
-    )
+        try:
+            require_on(client, controller, manager.kind.name)
+        except HostError as error:
+            return error
+    return None
