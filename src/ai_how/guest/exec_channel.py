@@ -150,6 +150,8 @@ class ExecChannel:
                 )
             if not self._is_attached and time.monotonic() >= attach_at:
                 self._attach()
+                # Where Python was not up yet, a short program still has its time.
+                attach_at = time.monotonic() + self._attach_after_s / 2
             if self._step():
                 pause_s = SHORTEST_PAUSE_S
                 continue
