@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess  # noqa: TID251  a program is killed while it runs
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -219,8 +220,22 @@ def test_a_child_of_a_fork_has_its_own_and_keeps_none_of_its_parent_alive(config
             os.kill(child, signal.SIGKILL)
 
 
-def test_a_long_place_for_temporary_files_is_not_taken(logins, tmp_path, monkeypatch):
-    deep = tmp_path / ("d" * LONGEST_PATH)
-    deep.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-    assert len(str(socket_of(logins))) <= LONGEST_PATH
+@pytest.mark.parametrize(
+    "name", ["d" * LONGEST_PATH, "of ${HOME}", "100%", "writable"], ids=["long", "$", "%", "open"]
+)
+def test_an_unfit_place_is_not_taken(logins, tmp_path, monkeypatch, name):
+    place = tmp_path / name
+    place.mkdir()
+    if name == "writable":
+        place.chmod(0o777)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    path = socket_of(logins)
+    assert not path.is_relative_to(place)
+    assert len(str(path)) <= LONGEST_PATH
+
+
+def test_the_runtime_directory_of_the_user_is_taken(logins, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+        assert socket_of(logins).is_relative_to(place)
+        logins.close()

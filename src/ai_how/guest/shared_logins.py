@@ -10,6 +10,7 @@ end, in whatever way, it ends the master and its ProxyCommand and removes the so
 import os
 import re
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -180,9 +181,15 @@ class _Master:
         words = [word for option in options for word in ("-o", option)]
         ssh = get_tool("ssh", package="openssh-client")
         master = [str(ssh), "-F", str(self._config), "-N", *words, "--", self._host]
-        self._errors = os.memfd_create("errors")
         argv = [str(get_tool("sh")), "-c", _KEEPER, str(directory), *master]
-        self._keeper = start_piped(argv, errors=self._errors, is_apart=True)
+        errors = os.memfd_create("errors")
+        try:
+            self._keeper = start_piped(argv, errors=errors, is_apart=True)
+        except BaseException:
+            os.close(errors)
+            directory.rmdir()
+            raise
+        self._errors = errors
         return True
 
     def end(self) -> None:
@@ -222,8 +229,16 @@ def _make_directory() -> Path | None:
         if not _PLAIN.fullmatch(place) or len(f"{place}/ai-how-ssh-01234567/s") > LONGEST_PATH:
             continue
         with suppress(OSError):
-            return Path(tempfile.mkdtemp(prefix="ai-how-ssh-", dir=place))
+            if _is_safe(place):
+                return Path(tempfile.mkdtemp(prefix="ai-how-ssh-", dir=place))
     return None
+
+
+def _is_safe(place: str) -> bool:
+    """Whether no other user but root can replace what we put there."""
+    seen = Path(place).stat()
+    is_open = seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not seen.st_mode & stat.S_ISVTX
+    return seen.st_uid in (0, os.geteuid()) and not is_open
 
 
 def _end_all(masters: dict[str, _Master]) -> None:
