@@ -23,9 +23,9 @@ clusters:
     controller: {{cpu_cores: 1, memory_gb: 1, disk_gb: 10}}
     compute_nodes: {{count: 2, cpu_cores: 1, memory_gb: 1, disk_gb: 10}}
 """
-REPEATS, SLOW_REPEATS = 5, 3
-STARTS = 2
-MIB = 16
+# Of what takes a moment, seconds, or a minute.
+REPEATS, SOME, FEW = 5, 3, 2
+MIB = 8
 FILES, FILE_BYTES = 2000, 1024
 TASKS, TESTS = 5, 20
 PLAYBOOK = "- hosts: all\n  gather_facts: false\n  tasks:\n" + TASKS * (
@@ -144,7 +144,7 @@ class Use:
         program = api_program("first", str(self.bench.state))
         file = self.file_of(OTHER)
         ours_s, by_hand_s = [], []
-        for _ in range(STARTS):
+        for _ in range(FEW):
             ours_s.append(float(json.loads(call(program, self.bench.work))))
             began = time.monotonic()
             self.bench.run(f"hpc start {file}")
@@ -186,20 +186,20 @@ class Use:
             f"hpc exec, {MIB} MiB out",
             lambda: done(self.verb(f"exec controller -- {out}"), work),
             lambda: done(self.ssh(out), work),
-            repeats=SLOW_REPEATS,
+            repeats=SOME,
             amount=(MIB, "MiB"),
         )
         self.compare(
             f"hpc exec, {MIB} MiB in",
             lambda: done(self.verb(f"exec controller -- sh -c {shlex.quote(into)}"), work, given),
             lambda: done(self.ssh(into), work, given),
-            repeats=SLOW_REPEATS,
+            repeats=SOME,
             amount=(MIB, "MiB"),
         )
 
     def directories(self) -> None:
         """A job in a directory of many small files: a new one, and once more."""
-        for run in range(STARTS):
+        for run in range(FEW):
             place = self.bench.work / f"files-{run}"
             for number in range(FILES):
                 file = place / f"{number % 20:02}" / f"{number:04}"
@@ -247,7 +247,7 @@ class Use:
             f"Ansible, {TASKS} tasks on {len(NODES)} nodes",
             lambda: done(ours, place, env=env),
             lambda: done(by_hand, place, env=env),
-            repeats=SLOW_REPEATS,
+            repeats=FEW,
             amount=(TASKS * len(NODES), "tasks"),
         )
 
@@ -268,7 +268,7 @@ class Use:
             f"pytest, {TESTS} tests",
             lambda: done(ours, place, env=env),
             lambda: done(by_hand, place, env=env),
-            repeats=STARTS,
+            repeats=FEW,
             amount=(TESTS, "tests"),
         )
 
