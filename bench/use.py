@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from figures import BenchError, Compared, Results
-from running import AI_HOW, Bench, say
+from running import AI_HOW, Bench, say, users_environment
 
 CLUSTER, OTHER = "used", "by-hand"
 NODES = ("controller", "compute-01", "compute-02")
@@ -296,14 +296,13 @@ def call(
     env: Mapping[str, str] | None = None,
 ) -> str:
     """Run a program to its end; its output. Raises BenchError where it fails."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("AI_HOW_")}
     with (given or Path(os.devnull)).open("rb") as stdin:
         ended = subprocess.run(
             argv,
             stdin=stdin,
             capture_output=True,
             cwd=place,
-            env={**kept, **(env or {})},
+            env=users_environment() | dict(env or {}),
             check=False,
         )
     if ended.returncode != 0:
