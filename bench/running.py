@@ -88,7 +88,7 @@ def prepared(state: Path | None) -> Iterator[Bench]:
 
 
 def users_environment() -> dict[str, str]:
-    """Ours without settings for ai-how and Python, by which it may compile our modules each time."""
+    """Ours without settings of ai-how and of Python, which may compile our modules each time."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("AI_HOW_", "PYTHON"))}
 
 
