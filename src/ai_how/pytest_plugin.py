@@ -26,7 +26,12 @@ _CLEAN = """\
 scancel --user "$USER"
 until [ -z "$(squeue --noheader --user "$USER")" ]; do sleep 0.5; done
 cd && find . -mindepth 1 -maxdepth 1 ! -name .ssh {kept} -exec rm -rf {{}} +
-sinfo --noheader --states completing,drain,down --format %n
+for moment in 1 2 3 4 5 6 7 8; do
+    left=$(sinfo --noheader --states completing,drain,down --format %n)
+    [ -n "$left" ] && [ -n "$(sinfo --noheader --states completing --format %n)" ] || break
+    sleep 0.5
+done
+echo $left
 """
 # As root, through the guest agent, which takes longer than ssh: only where it is needed.
 _RESUME = """\
