@@ -29,7 +29,7 @@ READY_S = 30.0
 # A node may have been switched off since a master was last used: it is tried first.
 IDLE_S = 5.0
 ANSWER_S = 5.0
-END_S = 5.0
+END_S = 30.0
 # A socket's path has at most 107 bytes, and ssh first makes it with 17 more.
 LONGEST_PATH = 90
 _PLAIN = re.compile(r"/[A-Za-z0-9/._-]*")  # nothing that ssh would expand

@@ -117,16 +117,28 @@ def socket_of(api: ai_how.Cluster, node: str) -> Path:
         return Path(options[1].partition("=")[2])
 
 
-def test_commands_share_a_login_and_more_than_it_takes_make_their_own(api: ai_how.Cluster) -> None:
-    ask = "echo $SSH_CONNECTION; read -r line"
-    port = api.run("echo $SSH_CONNECTION").stdout.split()[1]
-    assert api.run("echo $SSH_CONNECTION").stdout.split()[1] == port
+def port_of(api: ai_how.Cluster) -> str:
+    """Of this side of the connection by which a command goes."""
+    return api.run("echo $SSH_CONNECTION", check=True).stdout.split()[1]
+
+
+def test_commands_share_a_login_until_it_is_ended(api: ai_how.Cluster) -> None:
+    port = port_of(api)
+    assert port_of(api) == port
+    api.disconnect()
+    assert port_of(api) != port
+
+
+@pytest.mark.long
+def test_more_commands_than_a_login_takes_make_their_own(api: ai_how.Cluster) -> None:
+    port = port_of(api)
     said: list[str] = []
     together = threading.Barrier(10)
 
     def work() -> None:
         together.wait()
-        said.append(api.run(ask, input="go\n").stdout.split()[1])
+        done = api.run("echo $SSH_CONNECTION; sleep 2", check=True)
+        said.append(done.stdout.split()[1] + done.stderr)
 
     threads = [threading.Thread(target=work) for _ in range(10)]
     for one in threads:
