@@ -45,6 +45,20 @@ class PeerResult:
     packages: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The same work by ai-how and by hand, in turn; `load` is the machine's, of the last minute.
+
+    `amount` is how much of `unit` each run works through, 0 where that means nothing.
+    """
+
+    ours_s: list[float] = field(default_factory=list)
+    by_hand_s: list[float] = field(default_factory=list)
+    load: list[float] = field(default_factory=list)
+    amount: float = 0.0
+    unit: str = ""
+
+
 @dataclass
 class Results:
     """All that was measured, as results.json has it.
@@ -52,7 +66,8 @@ class Results:
     `stages_s` has what each start did, by kind and node; `boot_s` when a cold boot passed its
     marks, by node, from the start of its QEMU; `qemu_mib` what the QEMU of each node took when a
     large cluster was ready; `files_s` what work on files took, by where they are; `exec_mib_s` how
-    fast `hpc exec` passes bytes into a node and out of it.
+    fast `hpc exec` passes bytes into a node and out of it; `use` what one does with a cluster that
+    is up, which may have been measured on another day, on `use_machine`.
     """
 
     machine: dict[str, str]
@@ -62,6 +77,8 @@ class Results:
     qemu_mib: dict[str, float] = field(default_factory=dict)
     files_s: dict[str, dict[str, float]] = field(default_factory=dict)
     exec_mib_s: dict[str, float] = field(default_factory=dict)
+    use: dict[str, Compared] = field(default_factory=dict)
+    use_machine: dict[str, str] = field(default_factory=dict)
     peers: list[PeerResult] = field(default_factory=list)
 
 
@@ -80,6 +97,7 @@ def render(results: Results) -> str:
             *(f"each QEMU of {name}: {mib:.0f} MiB" for name, mib in results.qemu_mib.items()),
             *(f"hpc exec, {way}: {rate:.2f} MiB/s" for way, rate in results.exec_mib_s.items()),
             *(render_nodes("files in (s)", results.files_s) if results.files_s else ()),
+            *(render_use(results.use) if results.use else ()),
             *(render_peers(results) if results.peers else ()),
         ]
     )
@@ -119,6 +137,23 @@ def render_nodes(title: str, nodes: dict[str, dict[str, float]]) -> Iterator[str
             for name, width in zip(names, widths, strict=True)
         )
         yield f"  {node:<26}{cells}"
+
+
+def render_use(use: dict[str, Compared]) -> Iterator[str]:
+    """A line for each work: the medians, how many times ours takes longer, and rates."""
+    yield ""
+    head = f"{'runs':>5}{'ai-how s':>10}{'by hand s':>11}{'ratio':>7}{'load':>6}"
+    yield f"{'the same work':<46}{head}"
+    for title, one in use.items():
+        ours_s, by_hand_s = statistics.median(one.ours_s), statistics.median(one.by_hand_s)
+        line = (
+            f"{title:<46}{len(one.ours_s):>5}{ours_s:>10.2f}{by_hand_s:>11.2f}"
+            f"{ours_s / by_hand_s:>7.2f}{max(one.load):>6.1f}"
+        )
+        if one.amount:
+            line += f"  {one.amount / ours_s:.1f} and {one.amount / by_hand_s:.1f} {one.unit}/s"
+        yield line
+    yield "(medians; each by ai-how and by hand in turn)"
 
 
 def render_peers(results: Results) -> Iterator[str]:

@@ -21,6 +21,7 @@ from peers import measure_peers
 from plot import render_svg
 from running import AI_HOW, ROOT, Bench, prepared
 from shares import measure_shares
+from use import measure_use
 
 RESULTS = ROOT / "bench" / "results.json"
 PICTURE = ROOT / "bench" / "stages.svg"
@@ -53,6 +54,9 @@ def read_options() -> argparse.Namespace:
     choice.add_argument(
         "--only-gpus", action="store_true", help="nothing but starts with simulated GPUs"
     )
+    choice.add_argument(
+        "--only-use", action="store_true", help="nothing but a cluster in use, against by hand"
+    )
     choice.add_argument("--only-peers", action="store_true", help="nothing but other tools")
     options = parser.parse_args()
     if options.state_dir and options.state_dir.exists() and any(options.state_dir.iterdir()):
@@ -65,7 +69,8 @@ def measure(options: argparse.Namespace) -> Results:
     results = Results(read_machine())
     if not options.only_peers:
         with prepared(options.state_dir) as bench:
-            measure_cli(bench, results)
+            if not options.only_use:
+                measure_cli(bench, results)
             if not options.no_cluster:
                 try:
                     measure_ours(bench, results, options)
@@ -78,7 +83,8 @@ def measure(options: argparse.Namespace) -> Results:
 
 def has_one_part(options: argparse.Namespace) -> bool:
     """Whether it is a run of one part, which is not what results.json has."""
-    return bool(options.only_shares or options.only_images or options.only_gpus)
+    parts = (options.only_shares, options.only_images, options.only_gpus, options.only_use)
+    return any(parts)
 
 
 def measure_ours(bench: Bench, results: Results, options: argparse.Namespace) -> None:
@@ -88,9 +94,11 @@ def measure_ours(bench: Bench, results: Results, options: argparse.Namespace) ->
         return
     if not has_one_part(options):
         measure_cluster(bench, results)
-    if not options.only_images:
+    if options.only_use or not has_one_part(options):
+        measure_use(bench, results)
+    if options.only_shares or not has_one_part(options):
         measure_shares(bench, results)
-    if not options.only_shares:
+    if options.only_images or not has_one_part(options):
         measure_images(bench, results)
     if options.disk:
         measure_disk(bench, results, options.disk)
@@ -136,9 +144,20 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print(render(results))
-    if options.json or not (options.no_cluster or has_one_part(options)):
+    if options.only_use:
+        write_use(results, options.json or RESULTS)
+    elif options.json or not (options.no_cluster or has_one_part(options)):
         write(results, options.json or RESULTS, options.svg or PICTURE)
     return 0
+
+
+def write_use(results: Results, file: Path) -> None:
+    """The figures of a cluster in use, among those of another run."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    new = asdict(results)
+    content |= {"use": new["use"], "use_machine": new["use_machine"]}
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    print(file, file=sys.stderr)
 
 
 def write(results: Results, file: Path, picture: Path) -> None:

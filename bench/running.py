@@ -37,7 +37,7 @@ class Bench:
 
         Raises BenchError with its output where it fails.
         """
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("AI_HOW_")}
+        kept = users_environment()
         if self.data:
             kept["XDG_DATA_HOME"] = str(self.data)
         with (
@@ -85,6 +85,11 @@ def prepared(state: Path | None) -> Iterator[Bench]:
         bench = Bench(state or home / "state", work)
         bench.run("init")
         yield bench
+
+
+def users_environment() -> dict[str, str]:
+    """Ours without settings of ai-how and of Python, which may compile our modules each time."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("AI_HOW_", "PYTHON"))}
 
 
 def say(line: str) -> None:

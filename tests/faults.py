@@ -95,6 +95,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "J01": "a run of a job is killed, or loses its connection",
         "J02": "a run of a job is interrupted",
         "J03": "a file changes here while a job that changes it runs, or cannot be written",
+        "J04": "a program that shares logins is killed or forks, or its node reboots or is off",
     },
     "host": {
         "F63": "the host reboots",

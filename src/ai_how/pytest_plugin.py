@@ -26,7 +26,14 @@ _CLEAN = """\
 scancel --user "$USER"
 until [ -z "$(squeue --noheader --user "$USER")" ]; do sleep 0.5; done
 cd && find . -mindepth 1 -maxdepth 1 ! -name .ssh {kept} -exec rm -rf {{}} +
+for moment in 1 2 3 4 5 6 7 8; do
+    left=$(sinfo --noheader --states completing,drain,down --format %n)
+    [ -n "$left" ] && [ -n "$(sinfo --noheader --states completing --format %n)" ] || break
+    sleep 0.5
+done
+echo $left
 """
+# As root, through the guest agent, which takes longer than ssh: only where it is needed.
 _RESUME = """\
 for node in $(sinfo --noheader --Node --states drain,down --format %n | sort -u); do
     scontrol update nodename=$node state=resume
@@ -94,8 +101,8 @@ def slurm_cluster(slurm_session: "Cluster") -> Iterator["Cluster"]:
     kept = slurm_session.run("cd && ls -A", check=True).stdout.splitlines()
     yield slurm_session
     names = " ".join(f"! -name {shlex.quote(_pattern(name))}" for name in kept)
-    slurm_session.run(_CLEAN.format(kept=names), check=True, timeout=120)
-    slurm_session.nodes["controller"].exec(_RESUME, timeout=120)
+    if slurm_session.run(_CLEAN.format(kept=names), check=True, timeout=120).stdout.strip():
+        slurm_session.nodes["controller"].exec(_RESUME, timeout=120)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from ai_how.clusters.stage_times import STAGES
 from boot import parse_marks
-from figures import PeerResult, Results, Run, render
-from main import PICTURE, RESULTS
+from figures import Compared, PeerResult, Results, Run, render
+from main import PICTURE, RESULTS, write_use
 from plot import COLOURS, PEER, REST_AND_WAITING, WIDTH, read_bars, render_svg
 
 COLD = {"controller": {"disk": 0.5, "agent": 9.5, "ready": 20.0}, "compute-01": {"agent": 8.0}}
@@ -58,6 +58,26 @@ def test_our_starts_stand_beside_the_others(results):
     table = render(results).partition("who ")[2].splitlines()
     assert [line.split()[0] for line in table[1:]] == ["ai-how", "quick", "a<b>&c"]
     assert table[1].split()[1:4] == ["abc", "31.2", "40.0"]
+
+
+def test_the_same_work_by_hand_stands_beside_ours(results):
+    results.use["16 MiB out"] = Compared([4.0, 2.0, 9.0], [1.0, 2.0, 3.0], [0.5, 7.25], 16, "MiB")
+    results.use["a job"] = Compared([3.0], [2.0], [1.0])
+    lines = render(results).partition("the same work")[2].splitlines()
+    line, _, rates = lines[1].partition("  4.0 and ")
+    assert line.split() == ["16", "MiB", "out", "3", "4.00", "2.00", "2.00", "7.2"]
+    assert rates == "8.0 MiB/s"
+    assert lines[2].split() == ["a", "job", "1", "3.00", "2.00", "1.50", "1.0"]
+
+
+def test_figures_of_use_stand_among_those_of_another_run(results, tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"runs": {"of": "others"}, "use": {"an old one": {}}}))
+    results.use["a job"] = Compared([3.0], [2.0], [1.0])
+    write_use(results, file)
+    content = json.loads(file.read_text())
+    assert content["runs"] == {"of": "others"}
+    assert list(content["use"]) == ["a job"]
 
 
 def test_a_bar_follows_the_last_node_and_comes_to_the_whole_command(results):

@@ -6,6 +6,7 @@ import pytest
 
 from ai_how.errors import HostError, SpecError
 from ai_how.host.place import resolve_host
+from ai_how.process import run
 from ai_how.state.paths import default_roots
 
 
@@ -33,9 +34,16 @@ def test_auto_without_a_system_libvirt_is_embedded(roots):
 
 def test_the_embedded_host_is_reached_through_us_and_others_directly(roots):
     proxy = resolve_host("embedded", roots).ssh_proxy(roots)
-    assert proxy[-2:] == ["host", "connect"]
+    assert proxy[-2:] == ["ai_how.host.connect", str(roots.state)]
     assert str(roots.state) in proxy
     assert resolve_host("test:///default", roots).ssh_proxy(roots) == []
+
+
+def test_ssh_to_a_host_that_is_down_is_told_so(roots):
+    done = run([*resolve_host("embedded", roots).ssh_proxy(roots), "10.0.0.1", "22"], check=False)
+    assert done.returncode == HostError.exit_code
+    assert done.stderr.startswith("error: The embedded host is not up\nhint: ")
+    assert done.stderr.endswith(f" --state-dir {roots.state} host up\n")
 
 
 def test_a_session_daemon_is_refused_with_what_to_use_instead(roots):

@@ -70,6 +70,10 @@ class AsyncCluster:
         """Copy from a node."""
         await asyncio.to_thread(self.sync.get, remote, local, **options)
 
+    async def disconnect(self) -> None:
+        """End the logins that commands share, as `Cluster.disconnect`."""
+        await asyncio.to_thread(self.sync.disconnect)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

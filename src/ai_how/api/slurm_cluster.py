@@ -22,6 +22,7 @@ from ai_how.clusters.images import build_images, find_missing_images
 from ai_how.clusters.status import ClusterStatus
 from ai_how.errors import AiHowError, GuestError, ProgramTimeoutError, SpecError
 from ai_how.guest.exec_channel import HEAD_BYTES, ExecChannel, Input
+from ai_how.guest.shared_logins import SharedLogins
 from ai_how.guest.ssh import scp_argv, ssh_argv
 from ai_how.hpc.manager import HpcManager
 from ai_how.plan.observer import Observer
@@ -117,6 +118,7 @@ class Cluster:
             observer=ProgressObserver(on_progress) if on_progress else Observer(),
             warn=on_warning or (lambda _line: None),
         )
+        self._logins = SharedLogins(self.manager.paths.ssh_config)
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> Self:  # noqa: ANN401  of __init__
@@ -175,10 +177,12 @@ class Cluster:
 
     def stop(self, *, suspend: bool = False) -> None:
         """Power it off; with `suspend` its memory is saved, and jobs go on at the next start."""
+        self.disconnect()
         self.manager.stop(suspends=suspend)
 
     def destroy(self) -> None:
         """Remove it: VMs, disks, network, keys and state."""
+        self.disconnect()
         self.manager.destroy(snapshots_too=True)
 
     def run(
@@ -192,18 +196,18 @@ class Cluster:
     ) -> CommandResult:
         """Run a command by ssh, as the user of the cluster; a text is a line for the shell.
 
-        Raises CommandTimeoutError after `timeout` seconds: the command is ended on the node. So it
-        is if the program is interrupted or killed, or the connection ends. With `check`, raises
+        Commands on a node, and copies, share one login (see `disconnect`). Raises
+        CommandTimeoutError after `timeout` seconds: the command is ended on the node. So it is if
+        the program is interrupted or killed, or the connection ends. With `check`, raises
         CommandFailedError unless its exit code is 0.
         """
         words, given = words_of(command), (input or "").encode()
         state = self.manager.get_state()
-        argv = ssh_argv(
-            self.manager.paths,
-            state.get_node(node).domain_name,
-            tied_words(words, len(given), timeout),
-        )
-        done = run_tied(argv, given, None if timeout is None else timeout + _GRACE_S)
+        host = state.get_node(node).domain_name
+        line = tied_words(words, len(given), timeout)
+        with self._logins.options(host) as shared:
+            argv = ssh_argv(self.manager.paths, host, line, options=shared)
+            done = run_tied(argv, given, None if timeout is None else timeout + _GRACE_S)
         if done is None:
             raise CommandTimeoutError(f"ssh to {node} did not end within {timeout:g} s")
         if timeout is not None and done.returncode in (TIMED_OUT, TIMED_OUT + 13):  # KILLed: 137
@@ -226,17 +230,30 @@ class Cluster:
 
     def put(self, local: str | Path, remote: str = "", *, node: str = "controller") -> None:
         """Copy a file or a directory to a node; a relative path begins at home."""
-        self._copy(os.path.abspath(local), f"{self._host(node)}:{_at_home(remote)}")  # noqa: PTH100
+        with self._copies_of(node) as (host, options):
+            places = [os.path.abspath(local), f"{host}:{_at_home(remote)}"]  # noqa: PTH100
+            run(scp_argv(self.manager.paths, places, options=options))
 
     def get(self, remote: str, local: str | Path = ".", *, node: str = "controller") -> None:
         """Copy a file or a directory from a node; a relative path begins at home."""
-        self._copy(f"{self._host(node)}:{_at_home(remote)}", os.path.abspath(local))  # noqa: PTH100
+        with self._copies_of(node) as (host, options):
+            places = [f"{host}:{_at_home(remote)}", os.path.abspath(local)]  # noqa: PTH100
+            run(scp_argv(self.manager.paths, places, options=options))
 
-    def _host(self, node: str) -> str:
-        return self.manager.get_state().get_node(node).domain_name
+    def disconnect(self) -> None:
+        """End the logins that commands share, and what runs by them. The next one logs in again.
 
-    def _copy(self, source: str, target: str) -> None:
-        run(scp_argv(self.manager.paths, [source, target], options=["-q"]))
+        That is needed where a login matters, as for an account that was added to a group. It
+        happens by itself at a stop, at the end of a `with` block, and at the end of the process.
+        """
+        self._logins.close()
+
+    @contextmanager
+    def _copies_of(self, node: str) -> Iterator[tuple[str, list[str]]]:
+        """The name of a node for scp, and options."""
+        host = self.manager.get_state().get_node(node).domain_name
+        with self._logins.options(host) as shared:
+            yield host, ["-q", *shared]
 
     def __enter__(self) -> Self:
         try:
@@ -254,6 +271,7 @@ class Cluster:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.disconnect()
         if self.at_exit == "destroy":
             self.destroy()
         elif self.at_exit == "stop":

@@ -37,6 +37,7 @@ BEAT_S = 10.0
 # A short program has ended by then, and costs no more questions.
 ATTACH_AFTER_S = 0.6
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.3
+PAUSE_GROWTH = 1.1  # so an end is seen a tenth later than it is there; a question takes some 2 ms
 LOOK_S = 5.0
 # An interrupted program gets two seconds until it is killed.
 END_S = 9.0
@@ -152,13 +153,13 @@ class ExecChannel:
                 raise ProgramTimeoutError(
                     f"timed out waiting for the end of {shown} in {self._agent.name}"
                 )
-            if not self._is_attached and time.monotonic() >= attach_at:
-                self._attach()
+            if not self._is_attached and time.monotonic() >= attach_at and self._attach():
+                pause_s = SHORTEST_PAUSE_S  # the helper is up: an answer is near
             if self._step():
                 pause_s = SHORTEST_PAUSE_S
                 continue
             self._wait(min(pause_s, until.remaining_s if until else pause_s))
-            pause_s = min(1.3 * pause_s, self._longest_pause_s)
+            pause_s = min(PAUSE_GROWTH * pause_s, self._longest_pause_s)
         return self._status
 
     def stop(self) -> None:
@@ -202,17 +203,18 @@ class ExecChannel:
         else:
             self._status = frame.payload[0]
 
-    def _attach(self) -> None:
-        """Open the way to the helper, if it is there, and begin to hand over the input."""
+    def _attach(self) -> bool:
+        """Open the way to the helper, and begin to hand over the input; whether it is there."""
         with suppress(GuestError, ConnectionLostError), self._turn() as deadline:
             self._control = self._files.open(f"{self._directory}/control", "r+", deadline)
         if self._control is None:
-            return
+            return False
         self._is_attached = True
         self._send("H")
         start_thread(self._beat, name="exec-beat")
         if self._given.more:
             start_thread(self._hand_over, name="exec-input")
+        return True
 
     def _look_for_end(self) -> None:
         """The frames of a program that ended before we attached, if it did.

@@ -4,7 +4,7 @@ Runs in the guest, before the text of `exec_helper`, with Python 3.6 or later.
 """
 
 import _signal as signals  # type: ignore[import-not-found]  # signal itself imports enum
-import os
+import posix as os  # most of os, which has this at once and much more in a fifth of a second
 
 SEGMENT = 1 << 20
 WINDOW = 4 << 20
@@ -135,7 +135,15 @@ class Tree:
         ]
 
     def _groups(self) -> "list[str]":
-        return [place for place, _, _ in os.walk(self.group)] if self.group else []
+        """The cgroup and those below it, each after the one that it is in."""
+        found = [self.group] if self.group else []
+        for place in found:
+            try:
+                with os.scandir(place) as entries:
+                    found += [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+            except OSError:
+                pass
+        return found
 
 
 def read_now(one: int) -> "bytes | None":
@@ -201,6 +209,6 @@ def own_group() -> str:
         }
         for place in places.get(controllers, ()):
             found = place + path.rstrip("/")
-            if os.path.exists(found + "/cgroup.procs"):
+            if os.access(found + "/cgroup.procs", os.F_OK):
                 return found
     return ""

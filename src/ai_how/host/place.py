@@ -172,8 +172,7 @@ class HypervisorHost:
         """The ProxyCommand for ssh; empty if guests can be reached directly."""
         if self.embedded is None:
             return []
-        program = [sys.executable, "-m", "ai_how"]
-        return [*program, "--state-dir", str(roots.state), "host", "connect"]
+        return [sys.executable, "-I", "-m", "ai_how.host.connect", str(roots.state)]
 
 
 def resolve_host(asked: str, roots: Roots, *, kept: StoragePaths | None = None) -> HypervisorHost:

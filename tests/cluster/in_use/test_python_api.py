@@ -4,13 +4,16 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import ai_how
 from ai_how.process import Completed, run
+from ai_how.pytest_plugin import _RESUME
 from ai_how.state.lock import held_lock
+from ai_how.waiting import Deadline, wait_until
 from pages import DOCS, block_of
 from real_cluster import START_S, Cluster
 
@@ -106,6 +109,85 @@ def test_a_job_is_waited_for_and_can_be_cancelled(api: ai_how.Cluster) -> None:
     api.run("rm -f 'my errors.txt' slurm-*.out", check=True)
     with pytest.raises(ai_how.GuestError, match="does not know job 999999"):
         _ = ai_how.Job(999999, api.run).state
+
+
+def socket_of(api: ai_how.Cluster, node: str) -> Path:
+    """Of the master of ssh by which commands on a node go."""
+    with api._logins.options(f"hpc-{node}") as options:
+        return Path(options[1].partition("=")[2])
+
+
+def port_of(api: ai_how.Cluster) -> str:
+    """Of this side of the connection by which a command goes."""
+    return api.run("echo $SSH_CONNECTION", check=True).stdout.split()[1]
+
+
+def test_commands_share_a_login_until_it_is_ended(api: ai_how.Cluster) -> None:
+    port = port_of(api)
+    assert port_of(api) == port
+    api.disconnect()
+    assert port_of(api) != port
+
+
+@pytest.mark.long
+def test_more_commands_than_a_login_takes_make_their_own(api: ai_how.Cluster) -> None:
+    port = port_of(api)
+    said: list[str] = []
+    together = threading.Barrier(10)
+
+    def work() -> None:
+        together.wait()
+        done = api.run("echo $SSH_CONNECTION; sleep 2", check=True)
+        said.append(done.stdout.split()[1] + done.stderr)
+
+    threads = [threading.Thread(target=work) for _ in range(10)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(said) == 10
+    assert port in said
+
+
+@pytest.mark.fault("J04", "a program with a real login is killed")
+def test_a_program_that_is_killed_leaves_no_login(used: Cluster) -> None:
+    line = (
+        "import os, sys, ai_how; one = ai_how.Cluster.from_file(sys.argv[1]); "
+        "one.run('true', check=True); "
+        "print(one._logins._masters['hpc-controller']._path.parent, flush=True); "
+        "os.kill(os.getpid(), 9)"
+    )
+    done = call(used, "-c", line, used.file)
+    assert done.returncode == -9, done.stderr
+    directory = done.stdout.strip()
+    left = f"test ! -e {directory} && ! pgrep -f '[C]ontrolPath={directory}/'"
+    wait_until(
+        lambda: run(["sh", "-c", left], check=False).returncode == 0,
+        Deadline.after(START_S),
+        "the end of the login",
+    )
+
+
+@pytest.mark.long
+@pytest.mark.fault("J04", "a node is reset under its login")
+def test_a_node_that_was_reset_is_logged_in_to_again(api: ai_how.Cluster, used: Cluster) -> None:
+    node = api.nodes["compute-02"]
+    before = node.run("cat /proc/sys/kernel/random/boot_id", check=True).stdout
+    old = socket_of(api, node.name)
+    reset = "echo 1 > /proc/sys/kernel/sysrq; (sleep 1; echo b > /proc/sysrq-trigger) >&- 2>&- &"
+    node.exec(reset)
+    time.sleep(2)  # the login is idle for less than it takes to be tried
+    after = node.run("cat /proc/sys/kernel/random/boot_id").stdout
+    wait_until(
+        lambda: node.run("cat /proc/sys/kernel/random/boot_id").stdout not in ("", before),
+        Deadline.after(START_S),
+        "another boot",
+        interval_s=2,
+    )
+    assert after != before
+    assert socket_of(api, node.name) != old
+    api.nodes["controller"].exec(_RESUME, timeout=START_S)
+    wait_until(lambda: used.status()["is_ready"], Deadline.after(START_S), "SLURM", interval_s=2)
 
 
 def test_files_and_directories_are_copied_there_and_back(
