@@ -396,6 +396,7 @@ def test_the_files_of_a_lost_terminal_can_be_fetched_later(world):
         wait_until(lambda: '"job"' in about.read_text(), told, "the number of the job")
         time.sleep(0.5)  # it is written before it is sent
         link.child.kill()
+        link.child.wait()
         return 255
 
     job = Job(top=world.here, command=["sh", "-c", "echo b > b"], terminal=lost)

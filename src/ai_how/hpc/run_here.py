@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
@@ -161,8 +161,10 @@ class _Run:
     def carry_out(self) -> Ended:
         rules = IgnoreRules(self.job.top)
         sent, left_out = self._submit(rules)
-        code = self._have_terminal(self.job.terminal) if self.job.terminal else None
-        _, told = _read(self.link.receive(), "j")
+        code, frame = None, None
+        if self.job.terminal:
+            code, frame = self._have_terminal(self.job.terminal)
+        _, told = _read(frame or self.link.receive(), "j")
         self.ended = Ended(told["job"], told["work"], sent=sent, left_out=left_out)
         if self.job.terminal and not self.ended.job:
             self.ended.exit_code = _without_job(code)
@@ -183,17 +185,23 @@ class _Run:
         self.phase = _Phase.ENDING
         return self.ended
 
-    def _have_terminal(self, run: Callable[[Sequence[str]], int]) -> int:
-        """Have SLURM run the command on our terminal; the exit code of ssh."""
+    def _have_terminal(
+        self, run: Callable[[Sequence[str]], int]
+    ) -> tuple[int, tuple[str, bytes] | None]:
+        """Have SLURM run the command on our terminal; the exit code of ssh.
+
+        Where the other connection is lost as well, also what it has told before of the job.
+        """
         _, told = _read(self.link.receive(), "p")
         name = f"--job-name={PurePosixPath(self.job.command[0]).name}"
         ours = [f"--chdir={told['work']}", "--", told["script"]]
         salloc = ["sh", "-c", _SALLOC, "salloc", name, *self.job.options, *ours]
         code = run(self.ssh(salloc))
-        # What it has told of the job before its connection was lost is read all the same.
-        with suppress(LinkLostError):
+        try:
             self.link.send("x" if _is_lost(code) else "k")
-        return code
+        except LinkLostError as error:
+            return code, error.last
+        return code, None
 
     def _submit(self, rules: IgnoreRules) -> tuple[list[str], list[str]]:
         job = self.job

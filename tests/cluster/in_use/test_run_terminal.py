@@ -68,19 +68,20 @@ class Terminal:
         self.wait_for(f"end-{41 + self.answered}")
         return self.shown[begun:]
 
-    def children(self) -> list[int]:
-        """The programs that `hpc run` has started."""
+    def ssh(self) -> int:
+        """The ssh that has the terminal."""
         found = subprocess.run(  # noqa: S603
             ["ps", "--no-headers", "-o", "pid", "-s", str(self.shell.pid)],
             capture_output=True,
             text=True,
             check=True,
         )
-        return [
+        [pid] = [
             pid
             for pid in map(int, found.stdout.split())
-            if b"salloc" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"\0-t\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
+        return pid
 
 
 @contextmanager
@@ -139,8 +140,7 @@ def test_a_shell_has_the_files_and_the_terminal_of_the_user(used: Cluster, here:
 def test_a_lost_terminal_ends_the_job_and_its_files_come_back(used: Cluster, here: Path):
     with shell(used, here) as one:
         one.ask("echo made > b")
-        [*_, ssh] = one.children()
-        os.kill(ssh, signal.SIGKILL)
+        os.kill(one.ssh(), signal.SIGKILL)
         one.wait_for("over 3")
         assert "the connection to the controller was lost, and its job ended" in one.shown
         assert termios.tcgetattr(one.master) == one.before
