@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from ai_how.process import Completed, Daemon, get_tool, run, start_daemon
+from ai_how.process import Completed, Daemon, dying_with_us, get_tool, run, start_daemon
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import default_roots
 from ai_how.waiting import Deadline, wait_until
@@ -118,14 +118,12 @@ def clean_machine(top: Path, shared: Path, *, systems: tuple[Path, ...] = ()) ->
     os.chown(shared, USER_ID, USER_ID)
     lower = ":".join(str(path) for path in (*systems, get_clean_tree()))
     log = top / "log"
-    holder = start_daemon(
-        [
-            *(get_tool("unshare", package="util-linux"), "--mount", "--propagation", "private"),
-            *("--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "enter"),
-            *(top, lower, shared, *registry_directories()),
-        ],
-        log=log,
-    )
+    words = [
+        *(get_tool("unshare", package="util-linux"), "--mount", "--propagation", "private"),
+        *("--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "enter"),
+        *(top, lower, shared, *registry_directories()),
+    ]
+    holder = start_daemon(dying_with_us(words), log=log)
     try:
         wait_until(lambda: "ready" in log.read_text(), Deadline.after(60), "the clean machine")
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -34,6 +35,8 @@ from ai_how.vm_management.saved_machines.store import (
 )
 
 GIB = 1 << 30
+XML = (Path(__file__).resolve().parents[1] / "data" / "saved-domain.xml").read_bytes()
+MEMORY_OF_OURS = replace(GOOD, xml=XML).render()
 HERE = "QEMU 7.2.22, libvirt 9.0.0, an emulated CPU"
 
 
@@ -65,7 +68,7 @@ class Place:
         return self.content == {}
 
 
-def save(place: Place, image: Image, *, memory: bytes = GOOD.render()) -> SavedMachine:
+def save(place: Place, image: Image, *, memory: bytes = MEMORY_OF_OURS) -> SavedMachine:
     key = MachineKey(hashlib.sha256(b"definition").hexdigest(), HERE)
     base = place.machines.storage.base(image.digest)
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -387,6 +390,15 @@ def test_a_memory_that_libvirt_did_not_write_is_refused(there, here, image, tmp_
     (machine.directory / "manifest.json").write_text(manifest.model_dump_json())
     write_cache(tmp_path / "f", [image], [SavedMachine(machine.directory, manifest)])
     with pytest.raises(ImageError, match=r"f is refused: saved/.*save files of version 0"):
+        here.take(tmp_path / "f")
+    assert here.is_empty
+
+
+def test_a_memory_with_a_device_of_this_host_is_refused(there, here, image, tmp_path):
+    evil = XML.replace(b"</devices>", b"<hostdev mode='subsystem' type='pci'/></devices>")
+    machine = save(there, image, memory=replace(GOOD, xml=evil).render())
+    write_cache(tmp_path / "f", [image], [machine])
+    with pytest.raises(ImageError, match="not that of a VM of ai-how: it has devices/hostdev"):
         here.take(tmp_path / "f")
     assert here.is_empty
 

@@ -89,3 +89,23 @@ def test_a_cluster_that_was_never_started_has_none(cli: Cli) -> None:
     done = cli("hpc", "wrappers", "--cluster", "other", "bin")
     assert done.code == 3
     assert not (cli.home / "bin").exists()
+
+
+def test_the_input_of_a_loop_is_left_to_it(cli: Cli, tmp_path: Path) -> None:
+    """`while read job; do sbatch "$job"; done < list` submits all of them."""
+    assert cli("hpc", "wrappers", "bin").code == 0
+    cli.write("job.sh", "")
+    asked = shlex.join([sys.executable, "-P", "-m", "ai_how"])
+
+    def heard(name: str, *words: str) -> str:
+        script = (cli.home / "bin" / name).read_text()
+        copy = tmp_path / "copy"
+        copy.write_text(script.replace(asked, "sh -c cat"))
+        return run(["sh", copy, *words], stdin="rest", cwd=cli.home).stdout
+
+    assert heard("sbatch", "-N", "2", "job.sh", "x") == ""
+    assert heard("sbatch", "--wrap=hostname") == ""
+    assert heard("sbatch", "-N", "2") == "rest", "the script itself"
+    assert heard("srun", "cat") == "rest"
+    for name in PLAIN:
+        assert " hpc ssh -n " in (cli.home / "bin" / name).read_text()

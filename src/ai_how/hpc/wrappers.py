@@ -15,6 +15,12 @@ IN_DIRECTORY = ("srun", "sbatch", "salloc")
 PLAIN = ("squeue", "sinfo", "scancel", "scontrol")
 
 _MARK = "# A wrapper of ai-how:"
+_WITHOUT_INPUT = """\
+# With a script, or --wrap, the input is not read: it may be that of a loop of the caller's.
+for word; do
+    case $word in --wrap | --wrap=*) exec {call} "$@" </dev/null ;; esac
+    [ ! -f "$word" ] || exec {call} "$@" </dev/null
+done"""
 
 
 def write_wrappers(directory: Path, cluster: str, roots: Roots) -> tuple[str, ...]:
@@ -47,14 +53,18 @@ def _script(name: str, cluster: str, roots: Roots) -> str:
     if name in IN_DIRECTORY:
         words = [*program, "run", "--cluster", cluster, "--login", "--", name]
     else:
-        words = [*program, "ssh", "--cluster", cluster, "controller", name]
-    about = f"{name} of the cluster {cluster}"
-    return f'#!/bin/sh\n{_MARK} {about}.\nexec {shlex.join(words)} "$@"\n'
+        # The input may be that of a loop of the caller's.
+        words = [*program, "ssh", "-n", "--cluster", cluster, "controller", name]
+    call = shlex.join(words)
+    lines = ["#!/bin/sh", f"{_MARK} {name} of the cluster {cluster}."]
+    if name == "sbatch":
+        lines += _WITHOUT_INPUT.format(call=call).splitlines()
+    return "\n".join([*lines, f'exec {call} "$@"', ""])
 
 
 def _is_ours(path: Path) -> bool:
     try:
-        return not path.is_symlink() and _MARK in path.read_text("utf-8").partition("\nexec")[0]
+        return not path.is_symlink() and _MARK in path.read_text("utf-8").partition("\nexec ")[0]
     except (OSError, UnicodeDecodeError):
         return False
 

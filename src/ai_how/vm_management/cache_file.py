@@ -111,10 +111,10 @@ def take_cache_in(
             reading.read()
         for part in reading.images:
             if part.draft:
-                _check(unpacker, part.name, partial(check_disk_of, store, part.draft))
+                _check(unpacker, part.name, part.draft, partial(check_disk_of, store))
         for one in reading.machines:
             if one.draft:
-                _check(unpacker, one.name, partial(_check_machine, one.manifest, one.draft))
+                _check(unpacker, one.name, one.draft, partial(_check_machine, one.manifest))
         return Contents(
             tuple(_publish_image(store, part) for part in reading.images),
             tuple(_publish_machine(machines, one) for one in reading.machines),
@@ -268,12 +268,12 @@ def _sha256_by_file(manifest: SavedManifest) -> dict[str, str]:
     return {DISK: manifest.disk_sha256, MEMORY: manifest.memory_sha256}
 
 
-def _check(unpacker: Unpacker, name: str, check: Callable[[], None]) -> None:
+def _check(unpacker: Unpacker, name: str, draft: Path, check: Callable[[Path], None]) -> None:
     """Run a check of a draft; its error is that the file is refused."""
     try:
-        check()
+        check(draft)
     except AiHowError as error:
-        raise unpacker.refused(f"{name}: {error.brief.rpartition('/')[2]}") from error
+        raise unpacker.refused(f"{name}: {error.brief.replace(f'{draft}/', '')}") from error
 
 
 def _check_machine(manifest: SavedManifest, draft: Path) -> None:
