@@ -67,13 +67,13 @@ class Follower:
         return run(argv, check=False, cwd=self.directory, timeout_s=COMMAND_S, stdin=stdin)
 
     def jobs(self) -> list[str]:
-        done = self.call("hpc", "ssh", "--", "squeue --noheader")
+        done = self.call("hpc", "ssh", "controller", "--", "squeue --noheader")
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
     def ssh(self, line: str, stdin: str = "") -> str:
         """What a command line prints on the controller, on both streams, whatever its exit code."""
-        done = self.call("hpc", "ssh", "--", line, stdin=stdin)
+        done = self.call("hpc", "ssh", "controller", "--", line, stdin=stdin)
         return done.stdout + done.stderr
 
 
