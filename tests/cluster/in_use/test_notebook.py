@@ -68,7 +68,9 @@ def clean(used: Cluster) -> Iterator[Cluster]:
         Deadline.after(ASK_S),
         "the end of the job",
     )
-    used.execute("controller", "rm -rf /home/hpc/notebook* /home/hpc/.local /home/hpc/.jupyter")
+    used.execute(
+        "controller", "rm -rf /home/hpc/notebook* /home/hpc/.local /home/hpc/.jupyter ~hpc/.ipython"
+    )
 
 
 def page_of(url: str, directory: Path) -> str:
