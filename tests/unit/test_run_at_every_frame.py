@@ -179,7 +179,7 @@ def test_a_signal_at_any_frame_cancels_the_job_or_leaves_its_files(
 
 
 @pytest.mark.fault("J01", "SIGKILL to the program at each frame, and a lost connection")
-@pytest.mark.parametrize("action", ["SIGKILL", "cut"])
+@pytest.mark.parametrize("action", ["SIGKILL", pytest.param("cut", marks=pytest.mark.long)])
 def test_a_kill_or_a_lost_connection_at_any_frame_loses_no_job_and_leaves_nothing(
     whole: Whole, is_long: bool, points: Points, action: str
 ) -> None:
@@ -232,8 +232,12 @@ def test_files_that_vanish_while_they_are_copied_are_left_out(whole: Whole) -> N
     ("action", "said"),
     [
         ("cat /dev/zero > filler || true", "No space left on device"),
-        ("mount -o remount,ro .", "Read-only file system"),
-        ("prlimit --pid $(ps -o ppid= -p $PPID | tr -d ' ') --fsize=1:1", "File too large"),
+        pytest.param("mount -o remount,ro .", "Read-only file system", marks=pytest.mark.long),
+        pytest.param(
+            "prlimit --pid $(ps -o ppid= -p $PPID | tr -d ' ') --fsize=1:1",
+            "File too large",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_results_that_cannot_be_written_are_told_with_the_way_to_have_them(
