@@ -27,6 +27,8 @@ def test_a_role_is_created_converged_verified_and_destroyed(is_long: bool, tmp_p
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "AI_HOW_CONNECT": "embedded",
         "AI_HOW_NO_WARM": "0",
+        # What molecule remembers of a scenario is else in the home, by the name of its directory.
+        "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path / "molecule"),
         "ANSIBLE_NOCOLOR": "1",
         "NO_COLOR": "1",
     }

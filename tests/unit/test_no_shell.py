@@ -38,6 +38,7 @@ SHELL_TEXTS = {
     ("cli/exec_program.py", "command[0]"),  # the user's own line
     ("api/results.py", "command"),  # so is this
     ("api/jobs.py", "_WAIT"),
+    ("api/tied.py", "line"),  # its words are quoted
     ("process.py", "begin"),
     ("images/build.py", "_BOOTSTRAP"),
     ("vm_management/preparing/vm.py", "_UNHEARD"),

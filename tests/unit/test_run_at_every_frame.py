@@ -24,6 +24,13 @@ from ledger import Points
 RELAY = Path(__file__).parents[1] / "frame_relay.py"
 JOB = "echo begun; sleep 0.5; cat a > made; mkdir -p deep; echo deep > deep/made; echo over"
 NEVER = 10_000
+# A command that begins in a copy of its directory on a small disk, in a mount namespace of its own.
+AS_ROOT = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+MOUNT = (
+    'cp -a "$0" "$0.kept" && mount -t tmpfs -o size=64k none "$0" && cp -a "$0.kept/." "$0"'
+    ' && rm -r "$0.kept" && cd "$0" && exec "$@"'
+)
+SMALL = ["unshare", *AS_ROOT, "--mount", "sh", "-c", MOUNT]
 END_S = 120
 
 
@@ -49,8 +56,13 @@ class Whole:
         (self.tools / name).write_text(text)
         (self.tools / name).chmod(0o755)
 
-    def run(self, *words: str, point: int = NEVER, action: str = "cut") -> tuple[int, str, str]:
-        """Run it, with the action at that frame; its exit code, output and errors."""
+    def run(
+        self, *words: str, point: int = NEVER, action: str = "cut", is_small: bool = False
+    ) -> tuple[int, str, str]:
+        """Run it, with the action at that frame; its exit code, output and errors.
+
+        With `is_small` the directory is on a disk of its own, which has room for some files.
+        """
         relay = shlex.join([sys.executable, str(RELAY), str(self.log), str(point), action])
         self._tool(
             "ssh",
@@ -66,6 +78,8 @@ class Whole:
             "AI_HOW_TEST": self.mark,
         }
         argv = [sys.executable, "-m", "ai_how", "-c", str(self.file), "hpc", "run", *words]
+        if is_small:
+            argv = [*SMALL, str(self.here), *argv]
         done = subprocess.run(  # noqa: S603
             argv,
             cwd=self.here,
@@ -165,7 +179,7 @@ def test_a_signal_at_any_frame_cancels_the_job_or_leaves_its_files(
 
 
 @pytest.mark.fault("J01", "SIGKILL to the program at each frame, and a lost connection")
-@pytest.mark.parametrize("action", ["SIGKILL", "cut"])
+@pytest.mark.parametrize("action", ["SIGKILL", pytest.param("cut", marks=pytest.mark.long)])
 def test_a_kill_or_a_lost_connection_at_any_frame_loses_no_job_and_leaves_nothing(
     whole: Whole, is_long: bool, points: Points, action: str
 ) -> None:
@@ -213,20 +227,33 @@ def test_files_that_vanish_while_they_are_copied_are_left_out(whole: Whole) -> N
     assert not (whole.here / "made").exists()
 
 
-@pytest.mark.fault("J03", "the local disk is full, read-only or gone when the results come")
-def test_results_that_cannot_be_written_are_told_with_the_way_to_have_them(whole: Whole) -> None:
+@pytest.mark.fault("J03", "no room, no right to write, or a limit here when the results come")
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("cat /dev/zero > filler || true", "No space left on device"),
+        pytest.param("mount -o remount,ro .", "Read-only file system", marks=pytest.mark.long),
+        pytest.param(
+            "prlimit --pid $(ps -o ppid= -p $PPID | tr -d ' ') --fsize=1:1",
+            "File too large",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_results_that_cannot_be_written_are_told_with_the_way_to_have_them(
+    whole: Whole, action: str, said: str
+) -> None:
     shape = points_of(whole, is_long=True)
     [point] = [at for at, kind in shape if kind == "<r"]
-    # A file where the job's directory is to be: not even root can write into it.
-    whole.reset()
-    (whole.here / "deep").rmdir()
     (whole.here / "a").write_text("other\n")
-    limit = "prlimit --pid $(ps -o ppid= -p $PPID | tr -d ' ') --fsize=1:1"
-    code, out, err = whole.run("--", "sh", "-c", JOB, point=point, action=limit)
+    code, out, err = whole.run(
+        "--", "sh", "-c", JOB, point=point, action=f"cd {whole.here}; {action}", is_small=True
+    )
     assert (code, out) == (3, "begun\nover\n"), err
     assert "is over, but not all of its files can be written here" in err
-    assert f"{whole.here / 'deep' / 'made'}: File too large" in err
-    assert [one.name for one in whole.here.rglob("*") if one.name.startswith(".ai-how")] == []
+    assert f"{whole.here / 'deep' / 'made'}: {said}" in err or f"{whole.here}/deep: {said}" in err
+    assert not list(whole.here.rglob(".ai-how*"))
     job = err.rpartition("--attach ")[2].split()[0]
+    whole.reset()
     assert whole.run("--attach", job)[0] == 0
-    assert (whole.here / "deep" / "made").read_text() == "deep\n"
+    assert (whole.here / "made").read_text() == "other\n"

@@ -120,7 +120,7 @@ def test_a_login_without_a_node_is_to_the_controller(
     ssh.chmod(0o755)
     path = f"{ssh.parent}:{os.environ['PATH']}"
     done = call(cli, "hpc", "ssh", "--cluster", "good", *words, PATH=path)
-    assert done.stdout == shown, done.stderr
+    assert done.stdout == f"<-o><IdentityAgent=none>{shown}", done.stderr
 
 
 def test_a_node_that_is_not_there_is_no_command(cli: Cli) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ai_how.clusters.cluster_access import client_of
 from ai_how.clusters.named_nodes import require_on
-from ai_how.errors import AiHowError, GuestError, HostError, InterruptedRunError, SpecError
+from ai_how.errors import AiHowError, GuestError, HostError, InterruptedRunError
 from ai_how.guest.copied_files import TakenBack, send_content, send_files, take_back
 from ai_how.guest.frames import Link, LinkLostError
 from ai_how.guest.own_files import IgnoreRules, list_files
@@ -23,6 +23,7 @@ from ai_how.guest.ssh import ssh_argv
 from ai_how.hpc.guest_file import read_guest_file
 from ai_how.hpc.manager import HpcManager
 from ai_how.hpc.run_directory import directory_name
+from ai_how.hpc.run_refusals import refusal
 from ai_how.state.lock import read_holder
 from ai_how.state.models import NodeState
 
@@ -85,9 +86,9 @@ class Ended:
         return "the command" if self.job is None else f"job {self.job}"
 
     @property
-    def fetch(self) -> str:
-        """The command that brings its files back."""
-        return f"ai-how hpc run {'--login true' if self.job is None else f'--attach {self.job}'}"
+    def again(self) -> str:
+        """The options of `hpc run` that bring its files back."""
+        return "--login true" if self.job is None else f"--attach {self.job}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ class _Run:
             raise HostError(
                 f"{ended.words} is over, but not all of its files can be written here",
                 details=f"{error.filename or top}: {error.strerror}",
-                hint=ended.fetch,
+                hint=f"ai-how hpc run {ended.again}",
             ) from error
 
     @contextmanager
@@ -291,7 +292,8 @@ class _Run:
             )
         elif self.phase is _Phase.FETCHING:
             raise InterruptedRunError(
-                f"{ended.words} is over, but not all of its files have come", hint=ended.fetch
+                f"{ended.words} is over, but not all of its files have come",
+                hint=f"ai-how hpc run {ended.again}",
             )
 
 
@@ -302,7 +304,7 @@ def _read(frame: tuple[str, bytes], *kinds: str) -> tuple[str, Any]:
         raise GuestError("the controller sent something unexpected", details=repr(kind))
     value = json.loads(content)
     if kind == "x":
-        raise _refusal(value)
+        raise refusal(value)
     return kind, value
 
 
@@ -331,18 +333,6 @@ def _without_job(code: int | None) -> int | None:
     if code is not None and _is_lost(code):
         raise HostError("the connection to the controller was lost before there was a job")
     return code
-
-
-def _refusal(told: dict[str, Any]) -> AiHowError:
-    if "refused" in told:
-        return GuestError("SLURM refuses the job", details=told["refused"])
-    if "unknown" in told:
-        return SpecError(
-            f"job {told['unknown']} is not known",
-            details="It was not submitted by hpc run, or is one of those that ended long ago.",
-            hint="ai-how hpc ssh controller squeue",
-        )
-    return GuestError("the controller could not do it", details=str(told.get("trouble")))
 
 
 def _explain(
@@ -376,9 +366,13 @@ def _explain(
         return HostError(
             f"{lost}, and its terminal with it: SLURM ends {ended.words}",
             details=error.details,
-            hint=f"{ended.fetch}  # brings its files back",
+            hint=f"ai-how hpc run {ended.again}  # brings its files back",
         )
-    return HostError(f"{lost}; {ended.words} goes on", details=error.details, hint=ended.fetch)
+    return HostError(
+        f"{lost}; {ended.words} goes on",
+        details=error.details,
+        hint=f"ai-how hpc run {ended.again}",
+    )
 
 
 def _find_off(manager: HpcManager, controller: NodeState) -> HostError | None:
