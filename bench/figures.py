@@ -143,15 +143,15 @@ def render_use(use: dict[str, Compared]) -> Iterator[str]:
     """A line for each work: the medians, how many times ours takes longer, and rates."""
     yield ""
     head = f"{'runs':>5}{'ai-how s':>10}{'by hand s':>11}{'ratio':>7}{'load':>6}"
-    yield f"{'the same work':<46}{head}"
+    yield f"{'the same work':<50}{head}"
     for title, one in use.items():
         ours_s, by_hand_s = statistics.median(one.ours_s), statistics.median(one.by_hand_s)
         line = (
-            f"{title:<46}{len(one.ours_s):>5}{ours_s:>10.2f}{by_hand_s:>11.2f}"
+            f"{title:<50}{len(one.ours_s):>5}{ours_s:>10.2f}{by_hand_s:>11.2f}"
             f"{ours_s / by_hand_s:>7.2f}{max(one.load):>6.1f}"
         )
         if one.amount:
-            line += f"  {one.amount / ours_s:.1f} and {one.amount / by_hand_s:.1f} {one.unit}/s"
+            line += f"  {one.amount / ours_s:.2f} and {one.amount / by_hand_s:.2f} {one.unit}/s"
         yield line
     yield "(medians; each by ai-how and by hand in turn)"
 

@@ -64,9 +64,9 @@ def test_the_same_work_by_hand_stands_beside_ours(results):
     results.use["16 MiB out"] = Compared([4.0, 2.0, 9.0], [1.0, 2.0, 3.0], [0.5, 7.25], 16, "MiB")
     results.use["a job"] = Compared([3.0], [2.0], [1.0])
     lines = render(results).partition("the same work")[2].splitlines()
-    line, _, rates = lines[1].partition("  4.0 and ")
+    line, _, rates = lines[1].partition("  4.00 and ")
     assert line.split() == ["16", "MiB", "out", "3", "4.00", "2.00", "2.00", "7.2"]
-    assert rates == "8.0 MiB/s"
+    assert rates == "8.00 MiB/s"
     assert lines[2].split() == ["a", "job", "1", "3.00", "2.00", "1.50", "1.0"]
 
 

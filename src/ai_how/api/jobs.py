@@ -10,12 +10,14 @@ from ai_how.errors import GuestError
 
 Runner = Callable[..., CommandResult]
 
-# SLURM forgets a job five minutes after its end (MinJobAge); who waits asks once a second.
+# SLURM forgets a job five minutes after its end (MinJobAge); who waits asks once a second. A job
+# array has a line for each task.
 _WAIT = """\
-while state=$(squeue --noheader --jobs "$1" --states all --format %T 2>/dev/null); do
-    case $state in
-        PENDING | CONFIGURING | RUNNING | COMPLETING | SUSPENDED | STOPPED) sleep 1 ;;
-        REQUEUE* | RESIZING | SIGNALING | STAGE_OUT) sleep 1 ;;
+while states=$(squeue --noheader --jobs "$1" --states all --format %T 2>/dev/null); do
+    case " $(echo $states) " in
+        *" PENDING "* | *" CONFIGURING "* | *" RUNNING "* | *" COMPLETING "*) sleep 1 ;;
+        *" SUSPENDED "* | *" STOPPED "* | *" REQUEUE"* | *" RESIZING "*) sleep 1 ;;
+        *" SIGNALING "* | *" STAGE_OUT "*) sleep 1 ;;
         *) break ;;
     esac
 done
@@ -64,12 +66,17 @@ class Job:
         return self._read(self._show()["StdErr"])
 
     def wait(self, timeout: float | None = None) -> JobResult:
-        """Wait for its end. Raises CommandTimeoutError after `timeout` seconds; the job goes on."""
+        """Wait for its end; the result of an array is that of the first task that did not complete.
+
+        Raises CommandTimeoutError after `timeout` seconds; the job goes on.
+        """
         try:
             told = self.run(["sh", "-c", _WAIT, "wait", str(self.id)], timeout=timeout)
         except CommandTimeoutError as error:
             raise CommandTimeoutError(f"job {self.id} has not ended in {timeout:g} s") from error
-        fields = self._fields(told)
+        self._fields(told)
+        tasks = [read_fields(one) for one in told.stdout.split("\n\n") if "JobState=" in one]
+        fields = next((one for one in tasks if one["JobState"] != "COMPLETED"), tasks[0])
         code, _, signal = fields["ExitCode"].partition(":")
         return JobResult(
             id=self.id,
