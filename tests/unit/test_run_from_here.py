@@ -298,6 +298,16 @@ def test_a_file_for_which_there_is_no_room_is_named(world):
     assert list(world.copy.iterdir()) == []
 
 
+@pytest.mark.fault("J03", "the controller cannot keep anything of a job")
+def test_a_controller_that_cannot_begin_says_why_in_plain_words(world):
+    (world.home / ".ai-how").mkdir()
+    (world.home / ".ai-how" / "jobs").write_text("")
+    with pytest.raises(GuestError) as caught:
+        world.run("true")
+    assert caught.value.brief == "the controller could not do it"
+    assert caught.value.details == f"{world.home}/.ai-how/jobs: File exists"
+
+
 def test_a_job_that_nobody_knows_is_told(world):
     with pytest.raises(SpecError, match="job 4 is not known"):
         world.run(attach="4")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ai_how.errors import GuestError
-from ai_how.guest.frames import CHUNK_BYTES, Link
+from ai_how.guest.frames import CHUNK_BYTES, Link, LinkLostError
 from ai_how.guest.own_files import (
     DIRECTORY,
     FILE,
@@ -33,12 +33,15 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 def send_files(link: Link, top: Path, entries: Mapping[str, Entry]) -> list[str]:
     """Tell the guest what is here, and send what it wants; return the names that were sent.
 
-    What was removed meanwhile, or replaced by a link, counts as never been there.
+    What was removed meanwhile, or replaced by a link, counts as never been there. Raises
+    LinkLostError with what the guest said instead of what it wants.
     """
     link.send_json("m", entries)
     kind, content = link.receive()
     if kind != "w":
-        raise GuestError("the files cannot be copied", details=content.decode(errors="replace"))
+        error = LinkLostError("the files cannot be copied")
+        error.last = kind, content
+        raise error
     wanted, sent = json.loads(content), []
     for name in wanted:
         if entries.get(name, [""])[0] != FILE:
