@@ -27,6 +27,7 @@ _OWN_FIRST = ("--cluster", "--json", "--help", "-h")
 PASSED = "--pass"
 """The hidden option of `hpc ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
 
+YAML = (".yaml", ".yml")
 _OF_RUN = ("--detach", "--pty", "--start", "--login", "--help", "-h")
 _VALUED_OF_RUN = ("--attach", "--cluster")
 
@@ -59,7 +60,7 @@ class CommandLine:
 
 def looks_like_file(word: str) -> bool:
     """Whether a word is a cluster file rather than a node."""
-    return word.endswith((".yaml", ".yml")) or "/" in word
+    return word.endswith(YAML) or "/" in word
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
-from ai_how.cli.arguments import looks_like_file
+from ai_how.cli.arguments import YAML, looks_like_file
 from ai_how.cli.completion import complete_cluster, complete_node
 from ai_how.cli.context import Context
 from ai_how.errors import SpecError, StateError
@@ -65,7 +65,8 @@ def split_login(words: list[str]) -> tuple[Path | None, str | None, list[str], b
     """
     file, rest = split_words(words)
     is_apart = rest[:1] == ["--"]
-    if file is None:
+    # Behind it, a word with a slash is a program of the node.
+    if file is None and rest[1:] and rest[1].endswith(YAML):
         file, rest = split_words(_without_dashes(rest))
     node, *command = _without_dashes(rest) or [""]
     is_apart = is_apart and command[:1] != ["--"]
