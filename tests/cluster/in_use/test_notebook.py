@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_files_and_ports import forwarding
 
 from ai_how.process import get_tool, run
 from ai_how.waiting import Deadline, wait_until
+from in_use.test_files_and_ports import forwarding
 from pages import DOCS, block_of, commands, run_commands
 from real_cluster import ASK_S, Cluster
 
