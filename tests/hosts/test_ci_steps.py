@@ -35,7 +35,7 @@ USES = {
     "echo 'a  b' | srun cat": "a  b",
     "sbatch --wait job.sh >&2; cat slurm-*.out result": "job on compute-01 in {copy}\nread\nmade",
     "squeue -h": "",
-    'ai-how hpc status --json | grep -c \'"state": "running"\'': "2",
+    "ai-how hpc status > /dev/null; echo $?": "0",
 }
 
 
