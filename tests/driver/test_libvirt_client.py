@@ -726,6 +726,7 @@ def test_an_agents_answer_is_returned_and_its_time_is_bounded() -> None:
         (97, AgentUnresponsiveError, "does not answer"),
         (112, AgentUnresponsiveError, "does not answer"),
         (68, AgentUnresponsiveError, "does not answer"),
+        (38, AgentUnresponsiveError, "does not answer"),
         (1, GuestError, "did not run the command"),
         (55, GuestError, "did not run the command"),
         (74, GuestError, "did not run the command"),
@@ -744,6 +745,7 @@ def test_an_agents_failures_are_told_apart(code: int, kind: type[Exception], wor
     ):
         client.agent_command(COMPUTE, {"execute": "guest-ping"}, 1)
     assert type(caught.value) is kind
+    assert caught.value.__cause__ is not caught.value
 
 
 def test_a_command_is_never_sent_twice_to_an_agent() -> None:

@@ -89,6 +89,11 @@ def test_an_entry_has_what_journalctl_says_of_it():
     assert entry == LogEntry(
         "compute-01", "ready", AT, "slurmd", 71, "slurmd.service", 6, cursor="s=1"
     )
+    of_systemd = {"_PID": "1", "_SYSTEMD_UNIT": "init.scope", "UNIT": "slurmd.service"}
+    [entry] = read(line(MESSAGE="Started.", **of_systemd))
+    assert entry.unit == "slurmd.service"
+    [entry] = read(line(MESSAGE="Started.", **{**of_systemd, "_PID": "71"}))
+    assert entry.unit == "init.scope"
     [entry] = read(line(MESSAGE=[104, 105, 255], _COMM="sh"))
     assert (entry.message, entry.identifier, entry.pid) == ("hi\ufffd", "sh", None)
     [entry] = read(line(MESSAGE=["two", "values"]))

@@ -17,7 +17,7 @@ JOURNAL_BYTES = 512 * 1024
 LONGEST_ENTRY = 8 << 20
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _CUT = 'set -o pipefail; limit=$1; shift; journalctl "$@" | tail -c "$limit"'
-_FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_COMM,_PID,SYSLOG_PID,PRIORITY,_SYSTEMD_UNIT"
+_FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_COMM,_PID,SYSLOG_PID,PRIORITY,_SYSTEMD_UNIT,UNIT"
 _BEGINNING = datetime.fromtimestamp(0, UTC)
 
 
@@ -123,10 +123,16 @@ class EntryReader:
             time=self._time,
             identifier=_text(fields.get("SYSLOG_IDENTIFIER") or fields.get("_COMM")) or None,
             pid=_number(fields.get("_PID") or fields.get("SYSLOG_PID")),
-            unit=_text(fields.get("_SYSTEMD_UNIT")) or None,
+            unit=_text(_unit_of(fields)) or None,
             priority=_number(fields.get("PRIORITY")),
             cursor=_text(fields.get("__CURSOR")) or None,
         )
+
+
+def _unit_of(fields: dict[str, Any]) -> object:
+    """The unit of an entry; of what systemd says of a unit, that one, as `--unit` has it."""
+    own = fields.get("UNIT") if str(fields.get("_PID")) == "1" else None
+    return own or fields.get("_SYSTEMD_UNIT")
 
 
 def find_boot(agent: GuestAgent, boot: int) -> str:

@@ -11,6 +11,7 @@ import libvirt
 
 from ai_how.errors import (
     AgentUnresponsiveError,
+    AiHowError,
     ConnectionLostError,
     DeadlineError,
     GuestError,
@@ -33,6 +34,8 @@ SLICE_S = 0.2
 # The guest, not libvirt, is why a command failed: the agent refused (INTERNAL_ERROR or, newer,
 # AGENT_COMMAND_FAILED), the VM does not run, or it has no channel for an agent.
 GUEST_CODES = {1, 113, 55, 74}
+# SYSTEM_ERROR: the channel ended while libvirt waited for an answer, as QEMU has ended.
+BROKEN = 38
 
 
 class Agents(Domains):
@@ -61,7 +64,10 @@ class Agents(Domains):
         except ConnectionLostError:
             raise
         except LibvirtError as error:
-            raise _guest_failure(error, self._names.of(uuid)) from error
+            failure = _guest_failure(error, self._names.of(uuid))
+            if failure is None:
+                raise
+            raise failure from error
         return read_agent_answer(answer)
 
     def is_agent_connected(self, uuid: UUID) -> bool:
@@ -130,11 +136,11 @@ def _wait_for_news(
         raise DeadlineError(f"timed out waiting for the agent of VM {name}")
 
 
-def _guest_failure(error: LibvirtError, name: str) -> Exception:
-    """What a failed command means: the guest's fault, or libvirt's own."""
+def _guest_failure(error: LibvirtError, name: str) -> AiHowError | None:
+    """What a failed command means if it is the guest's fault; None if it is libvirt's own."""
     kind = classify(error.code)
-    if kind in {Kind.AGENT, Kind.BUSY}:
+    if kind in {Kind.AGENT, Kind.BUSY} or error.code == BROKEN:
         return AgentUnresponsiveError(f"the agent of VM {name} does not answer", error.details)
     if error.code in GUEST_CODES:
         return GuestError(f"the agent of VM {name} did not run the command", error.details)
-    return error
+    return None
