@@ -454,3 +454,9 @@ def test_a_directory_is_shared_where_all_nodes_have_it_writable(tmp_path):
     assert find_shared(spec(["/data", "/other"]), top) is None
     assert find_shared(spec(["/data", "/data"], ", readonly: true"), top) is None
     assert find_shared(spec(["/data", "/data"]), tmp_path.parent) is None
+
+
+def test_what_nfs_keeps_of_a_removed_file_does_not_come(world):
+    line = "touch .nfs000000000004002800000001 .nfs"
+    ended = world.run("sh", "-c", line)
+    assert ended.files.received == [".nfs"]
