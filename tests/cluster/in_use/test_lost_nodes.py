@@ -257,7 +257,7 @@ def test_a_kill_of_any_client_leaves_nothing_in_the_nodes_and_here(
 
 @pytest.mark.fault("F68", "SIGINT and SIGKILL to a playbook that runs")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_playbook_that_is_ended_leaves_no_task(
+def test_a_playbook_that_is_ended_leaves_nothing_here(
     calm: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:
     with provisioning(calm, tmp_path, "compute-02") as play:
@@ -265,8 +265,9 @@ def test_a_playbook_that_is_ended_leaves_no_task(
         code, said = play.ends()
     assert code == (130 if number == signal.SIGINT else -number), said
     wait_for(lambda: not ours(calm), "the end of all connections")
-    wait_for(lambda: not in_node(calm, "compute-02", "[s]leep 86422"), "the end of the task")
     assert not calm.paths.provision.exists()
+    # A task goes on without its connection, as the page says.
+    calm.execute("compute-02", "pkill -f '[s]leep 86422'")
 
 
 @pytest.mark.fault("J01", "the cluster is destroyed by another terminal")
