@@ -164,6 +164,8 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
+    # A follower asks for what came since it began; tests may run long after they were collected.
+    monkeypatch.setattr(sys.modules[__name__], "NOW", datetime.now(UTC).replace(microsecond=0))
     monkeypatch.setattr(node_logs, "client_of", lambda place: place)
     channel = partial(ExecChannel, base=str(made.run))
     monkeypatch.setattr(node_logs, "ExecChannel", channel)

@@ -73,6 +73,20 @@ def clean(used: Cluster) -> Iterator[Cluster]:
     )
 
 
+def wait_for_address(used: Cluster, words: list[str]) -> re.Match[str]:
+    """What the page's command finds in the output of the job: the end of the address."""
+    said: list[str] = []
+
+    def is_there() -> bool:
+        said.append(used.try_call(*words).stdout)
+        return "token=" in said[-1]
+
+    wait_until(is_there, Deadline.after(UP_S), "the notebook")
+    found = re.fullmatch(r"lab\?token=([0-9a-f]+)\n", said[-1])
+    assert found, said
+    return found
+
+
 def page_of(url: str, directory: Path) -> str:
     """What a browser that has never been used shows."""
     chromium = get_tool("chromium", package="chromium")
@@ -95,9 +109,7 @@ def test_the_browser_of_the_host_shows_a_notebook_that_runs_in_a_job(
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where `pip` is
     run_commands(steps, tmp_path, clean.state_dir, {"PATH": path})
     words = shlex.split(ask[0])[1:]
-    wait_until(lambda: clean.try_call(*words).stdout, Deadline.after(UP_S), "the notebook")
-    found = re.fullmatch(r"lab\?token=([0-9a-f]+)\n", clean.call(*words))
-    assert found
+    found = wait_for_address(clean, words)
     with forwarding(clean, f"0:compute-01:{PORT}") as (_, [here]):
         shown = page_of(f"http://127.0.0.1:{here}/{found[0].strip()}", tmp_path / "browser")
         assert "<title>JupyterLab" in shown
