@@ -30,7 +30,7 @@ def tree() -> Path:
 @pytest.mark.parametrize(
     ("as_user", "firewall"),
     [
-        pytest.param(False, "iptables", id="root, iptables first"),
+        pytest.param(False, "iptables", id="root, iptables first", marks=pytest.mark.long),
         # This needs a module of the kernel that not every host has.
         pytest.param(True, "nftables", id="user, nftables first"),
     ],

@@ -51,7 +51,7 @@ def digest_of_file() -> str:
         ("plain", "user", ["lose-uplink"]),
         pytest.param("plain", "root", ["lose-uplink"], marks=pytest.mark.long),
         ("resolved", "root", []),
-        ("networkmanager", "user", []),
+        pytest.param("networkmanager", "user", [], marks=pytest.mark.long),
         pytest.param("unbound", "user", [], marks=pytest.mark.long),
     ],
 )
