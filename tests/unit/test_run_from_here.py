@@ -95,6 +95,18 @@ TOOLS = {
     "srun": SRUN,
 }
 
+# A connection that takes its time, and loses what is on its way when it is killed.
+SLOW_LINK = """
+import os, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+while part := os.read(0, 1 << 16):
+    time.sleep(0.3)
+    child.stdin.write(part)
+    child.stdin.flush()
+child.stdin.close()
+sys.exit(child.wait())
+"""
+
 
 class World:
     """A directory here, a home there, and what was heard of the jobs."""
@@ -460,3 +472,10 @@ def test_what_nfs_keeps_of_a_removed_file_does_not_come(world):
     line = "touch .nfs000000000004002800000001 .nfs"
     ended = world.run("sh", "-c", line)
     assert ended.files.received == [".nfs"]
+
+
+def test_a_detached_job_goes_on_though_its_connection_is_slow(world):
+    world.before = [sys.executable, "-c", SLOW_LINK]
+    job = world.run("sh", "-c", "sleep 1; exit 7", follows=False).job
+    assert world.run(attach=job).exit_code == 7
+    assert not (world.tools / "cancelled").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 from ai_how.errors import GuestError
 from ai_how.guest.exec_frames import HEAD_BYTES, encode
 from ai_how.process import Daemon, dying_with_us, start_piped
+from ai_how.waiting import Deadline
 
 CHUNK_BYTES = 1 << 16
 _MOST_BYTES = 1 << 28
+_END_S = 2.0
 
 
 class LinkLostError(GuestError):
@@ -39,10 +42,19 @@ class Link:
         return cls(start_piped(dying_with_us(argv), errors=errors, is_apart=True), errors)
 
     def close(self) -> None:
-        """End the connection. The program at its other end sees that its input has ended."""
-        for pipe in (self.child.stdin, self.child.stdout):
-            if pipe:
-                pipe.close()
+        """End the connection, when the other end has all that was sent; in two seconds at most.
+
+        The program there sees that its input has ended.
+        """
+        until = Deadline.after(_END_S)
+        if self.child.stdin:
+            self.child.stdin.close()
+        if self.child.stdout:
+            number = self.child.stdout.fileno()
+            while select.select([number], [], [], until.remaining_s)[0]:
+                if not os.read(number, CHUNK_BYTES):
+                    break
+            self.child.stdout.close()
         self.child.send_signal(signal.SIGTERM)
         self.child.wait()
         os.close(self.errors)
