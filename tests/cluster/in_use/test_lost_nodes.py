@@ -118,6 +118,16 @@ def calm(used: Cluster) -> Iterator[Cluster]:
     wait_for(lambda: not ours(used), "the end of all connections")
 
 
+def knows_the_job(used: Cluster) -> bool:
+    """Whether SLURM has it on the disk: from its former state it would begin the job again.
+
+    The node would refuse that ("Duplicate jobid"), and SLURM drain it.
+    """
+    newest = "$(ls -t /home/hpc/.ai-how/job-*/out | head -1)"
+    line = f"[ /var/spool/slurmctld/job_state -nt {newest} ] && sync && echo yes"
+    return used.try_call("hpc", "exec", "controller", "--", "sh", "-c", line).stdout == "yes\n"
+
+
 @pytest.mark.fault("J01", "the QEMU of the controller is killed under each client")
 def test_each_client_says_that_the_controller_is_off(calm: Cluster, tmp_path: Path) -> None:
     calm.execute("controller", "fallocate -l 4G /var/tmp/large && chmod 644 /var/tmp/large")
@@ -134,6 +144,7 @@ def test_each_client_says_that_the_controller_is_off(calm: Cluster, tmp_path: Pa
             one.wait_for("begun")
         port.wait_for("listening")
         wait_for((copy.here / "large").exists, "the copy")
+        wait_for(lambda: knows_the_job(calm), "what SLURM writes of the job that runs")
         os.kill(qemus_of(calm.host, "hpc")["controller"], signal.SIGKILL)
         code, said = root.ends()
         assert (code, "error: " in said) == (3, True), said
