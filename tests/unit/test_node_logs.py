@@ -184,7 +184,7 @@ class Followed:
         self.failure: BaseException | None = None
         self._ends = False
         self._entries = follow_logs(world, world.nodes, wanted, world.notes.append)
-        self._thread = threading.Thread(target=self._follow)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
