@@ -263,6 +263,8 @@ def test_what_journalctl_refuses_is_an_error_with_its_words(world):
         assert caught.value.details == "no such unit"
 
 
+# On a busy machine it waits in vain at times for a node without any entry: not understood yet.
+@pytest.mark.long
 @pytest.mark.fault("F68", "an agent that restarts, a node that is off for a while")
 def test_a_follower_goes_on_where_it_was_and_leaves_nothing(world):
     first, second = world.nodes
