@@ -38,6 +38,33 @@ def disk_errors(directory: Path, *, needed_bytes: int | None = None) -> Iterator
         raise full_disk(directory, needed_bytes) from error
 
 
+def require_free(target: Path) -> None:
+    """Raises HostError where something is there already."""
+    if os.path.lexists(target):
+        raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
+
+
+@contextmanager
+def new_file(target: Path, *, needed_bytes: int) -> Iterator[Path]:
+    """The name of a draft, which becomes the new file `target` at the end, whole or not at all.
+
+    Raises HostError where something is there, or the file system refuses.
+    """
+    require_free(target)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    require_free(draft)
+    with disk_errors(target.parent, needed_bytes=needed_bytes):
+        # From here on the draft is ours to remove.
+        try:
+            yield draft
+            sync(draft)
+            require_free(target)
+            draft.rename(target)
+            sync(target.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
 def full_disk(directory: Path, needed_bytes: int | None) -> HostError:
     """The error for a file system that has no room left for `directory`."""
     there = next(path for path in (directory, *directory.parents) if path.exists())

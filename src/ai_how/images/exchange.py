@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from ai_how.errors import ImageError
-from ai_how.images.copying import Progress, disk_errors, sync
+from ai_how.images.copying import Progress, disk_errors, new_file
 from ai_how.images.manifest import (
     DISK,
     INITRD,
@@ -21,7 +21,7 @@ from ai_how.images.manifest import (
     Manifest,
     read_manifest,
 )
-from ai_how.images.packed import header, require_free
+from ai_how.images.packed import END, header, padding
 
 _NAMES = (MANIFEST, DISK, KERNEL, INITRD, TREE, PACKAGES)
 _MAGIC, _MAGIC_AT = b"ustar", 257
@@ -35,20 +35,9 @@ def export_image(image: Image, target: Path, *, on_progress: Progress | None = N
     Raises HostError where something is there, or the file system refuses; ImageError where a file
     of the image has changed.
     """
-    require_free(target)
     total = sum((image.directory / name).stat().st_size for name in image.manifest.sha256_by_file)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with disk_errors(target.parent, needed_bytes=total), draft.open("xb") as file:
-        # From here on the draft is ours to remove.
-        try:
-            _write_all(file, image, total, on_progress)
-            file.flush()
-            os.fsync(file.fileno())
-            require_free(target)
-            draft.rename(target)
-            sync(target.parent)
-        finally:
-            draft.unlink(missing_ok=True)
+    with new_file(target, needed_bytes=total) as draft, draft.open("xb") as file:
+        _write_all(file, image, total, on_progress)
 
 
 def _write_all(file: IO[bytes], image: Image, total: int, on_progress: Progress | None) -> None:
@@ -65,10 +54,10 @@ def _write_all(file: IO[bytes], image: Image, total: int, on_progress: Progress 
                 done += len(chunk)
                 if on_progress:
                     on_progress(min(1.0, done / total))
-        file.write(bytes(-path.stat().st_size % tarfile.BLOCKSIZE))
+        file.write(padding(path.stat().st_size))
         if name in wanted and digest.hexdigest() != wanted[name]:
             raise ImageError(f"{path} has changed", hint=f"ai-how image verify {image.digest[:12]}")
-    file.write(bytes(2 * tarfile.BLOCKSIZE))
+    file.write(END)
 
 
 def is_export(path: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import IO, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ai_how.errors import HostError, ImageError
-from ai_how.images.copying import Progress, disk_errors, full_disk, sync
+from ai_how.images.copying import Progress, full_disk, new_file
 from ai_how.images.manifest import Sha256
 from ai_how.process import dying_with_us, get_tool, start_piped
 
@@ -30,7 +30,8 @@ _MAX_LIST_BYTES = 1 << 20
 _MAX_FILES = 1000
 _LEVEL = "-3"
 _DIGEST_BYTES = 65
-_END = bytes(2 * tarfile.BLOCKSIZE)
+END = bytes(2 * tarfile.BLOCKSIZE)
+"""The end of a tar."""
 
 
 class PackedFile(BaseModel):
@@ -66,38 +67,21 @@ def pack(
     Raises HostError where something is there, or the file system refuses; ImageError where a file
     has not the size and the digest that were given.
     """
-    require_free(target)
     total = sum(one.size for one, _ in files)
     text = FileList(kind=kind, files=tuple(one for one, _ in files)).model_dump_json().encode()
     digest = f"{hashlib.sha256(text).hexdigest()}\n".encode()
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    require_free(draft)
-    with disk_errors(target.parent, needed_bytes=total):
-        # From here on the draft is ours to remove.
-        try:
-            with _compressed(draft, needed_bytes=total) as out:
-                for name, content in ((LIST_DIGEST, digest), (LIST, text)):
-                    out.write(header(name, len(content)) + content + _padding(len(content)))
-                done = 0
-                for one, path in files:
-                    _write(out, one, path)
-                    done += one.size
-                    if on_progress:
-                        on_progress(done / total)
-                out.write(_END)
-            draft.chmod(0o600)
-            sync(draft)
-            require_free(target)
-            draft.rename(target)
-            sync(target.parent)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def require_free(target: Path) -> None:
-    """Raises HostError where something is there already."""
-    if os.path.lexists(target):
-        raise HostError(f"{target} is there already", hint=f"ls -l {shlex.quote(str(target))}")
+    with new_file(target, needed_bytes=total) as draft:
+        with _compressed(draft, needed_bytes=total) as out:
+            for name, content in ((LIST_DIGEST, digest), (LIST, text)):
+                out.write(header(name, len(content)) + content + padding(len(content)))
+            done = 0
+            for one, path in files:
+                _write(out, one, path)
+                done += one.size
+                if on_progress:
+                    on_progress(done / total)
+            out.write(END)
+        draft.chmod(0o600)
 
 
 def header(name: str, size: int) -> bytes:
@@ -154,7 +138,7 @@ class Unpacker:
 
     def read_end(self) -> None:
         """Raises ImageError unless the file ends here."""
-        if self.stream.read(len(_END) + 1) != _END:
+        if self.stream.read(len(END) + 1) != END:
             raise self.refused("there is something behind its end, or it ends too early")
 
     def refused(self, why: str) -> ImageError:
@@ -173,8 +157,8 @@ class Unpacker:
         return content
 
     def _padded(self, name: str, size: int) -> None:
-        padding = _padding(size)
-        if self._exactly(len(padding)) != padding:
+        rest = padding(size)
+        if self._exactly(len(rest)) != rest:
             raise self.refused(f"{name} is damaged")
 
     def _exactly(self, count: int) -> bytes:
@@ -240,7 +224,7 @@ def _write(out: IO[bytes], one: PackedFile, path: Path) -> None:
         is_longer = bool(source.read(1))
     if left or is_longer or digest.hexdigest() != one.sha256:
         raise ImageError(f"{path} has changed", hint=f"ls -l {shlex.quote(str(path))}")
-    out.write(_padding(one.size))
+    out.write(padding(one.size))
 
 
 @contextmanager
@@ -289,5 +273,6 @@ def _said(errors: int) -> str | None:
     return os.pread(errors, 4096, 0).decode(errors="replace").strip() or None
 
 
-def _padding(size: int) -> bytes:
+def padding(size: int) -> bytes:
+    """What follows a file of this size in a tar."""
     return bytes(-size % tarfile.BLOCKSIZE)
