@@ -70,10 +70,9 @@ def kept_modes() -> Iterator[None]:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
-    previous = termios.tcgetattr(0)
-    tty.setraw(0)
     try:
-        yield
+        with kept_modes():
+            tty.setraw(0)
+            yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, previous)
         os.write(1, b"\r\n")
