@@ -1,6 +1,5 @@
 """`ai-how host`: the embedded host, a private libvirt that needs no root."""
 
-import sys
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,10 +67,10 @@ def connect(
     port: Annotated[int, typer.Argument(min=1, max=65535)],
 ) -> None:
     """Connect stdin and stdout to a port of a guest, as the ProxyCommand of ssh."""
+    from ai_how.host.connect import relay_argv
     from ai_how.process import become
 
-    relay = [sys.executable, "-I", "-m", "ai_how.host.relay", str(address), str(port)]
-    become(_embedded(context_of(ctx).roots).enter(relay))
+    become(relay_argv(_embedded(context_of(ctx).roots), str(address), port))
 
 
 def _embedded(roots: "Roots") -> "EmbeddedHost":

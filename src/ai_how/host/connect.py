@@ -13,11 +13,18 @@ from ai_how.process import become
 from ai_how.state.paths import default_roots
 
 
+def relay_argv(host: EmbeddedHost, address: str, port: int | str) -> list[str]:
+    """The command that connects to a guest, in the network of the guests.
+
+    Raises HostError if the host does not run.
+    """
+    return host.enter([sys.executable, "-I", "-m", "ai_how.host.relay", address, str(port)])
+
+
 def main(state: str, address: str, port: str) -> None:
-    """Become the relay to a guest, in the network of the guests."""
-    relay = [sys.executable, "-I", "-m", "ai_how.host.relay", address, port]
+    """Become the relay to a guest."""
     try:
-        argv = EmbeddedHost(default_roots(Path(state)).embedded).enter(relay)
+        argv = relay_argv(EmbeddedHost(default_roots(Path(state)).embedded), address, port)
     except AiHowError:
         program = [sys.executable, "-I", "-m", "ai_how"]
         argv = [*program, "--state-dir", state, "host", "connect", address, port]
