@@ -8,11 +8,11 @@ import typer
 from ai_how import console
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.saved_vms import show_cold, size_of
 
 if TYPE_CHECKING:
     from ai_how.clusters.cache import Exported
     from ai_how.vm_management.cache_file import Contents
-    from ai_how.vm_management.saved_machines.store import SavedManifest
 
 app = new_app("Take images and saved VMs to another machine, in one file.")
 
@@ -29,12 +29,11 @@ def export_to(
     decided by the cluster file (-c).
     """
     from ai_how.clusters.cache import export_cache, require_new
-    from ai_how.host.place import resolve_host
     from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec()
-    place = resolve_host(context.host_uri(spec), context.roots)
+    place = context.place_of(spec)
     path = require_new(target)
     with console.ProgressBar("exporting", is_silent=context.is_json) as bar:
         done = export_cache(SLURM, spec, context.roots, place, path, on_progress=bar.watch)
@@ -53,7 +52,7 @@ def export_to(
     for image in done.images:
         console.show_line(f"image {image.name} {image.digest[:12]}")
     for one in done.machines:
-        console.show_line(f"saved VM: {_shape(one.manifest)}, of {one.manifest.host}")
+        console.show_line(f"saved VM: {size_of(one.manifest)}, of {one.manifest.host}")
     _show_missing(done)
     console.show_line(f"{path.stat().st_size / 2**20:.0f} MiB are in {target}")
 
@@ -70,12 +69,11 @@ def import_from(
     files of those whose programs you would run: nodes run the images, and QEMU reads the memory.
     """
     from ai_how.clusters.cache import import_cache
-    from ai_how.host.place import resolve_host
     from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec()
-    place = resolve_host(context.host_uri(spec), context.roots)
+    place = context.place_of(spec)
     with console.ProgressBar("importing", is_silent=context.is_json) as bar:
         done = import_cache(
             SLURM,
@@ -112,12 +110,11 @@ def key(ctx: typer.Context) -> None:
     the same before and after images are built; newer packages do not change it.
     """
     from ai_how.clusters.cache import find_cache_key
-    from ai_how.host.place import resolve_host
     from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec()
-    place = resolve_host(context.host_uri(spec), context.roots)
+    place = context.place_of(spec)
     found = find_cache_key(SLURM, spec, context.roots, place, warn=console.show_warning)
     if context.is_json:
         console.show_json(
@@ -134,11 +131,9 @@ def key(ctx: typer.Context) -> None:
 
 def _show_missing(done: "Exported") -> None:
     """Tell which nodes will boot on the other machine, and what would help."""
-    for name, reason in done.cold.items():
-        console.show_line(f"{name}: will boot, because {reason}")
+    show_cold(done.cold)
     for one in done.unsaved:
-        size = f"{one.definition.vcpus} vCPU, {one.definition.memory_mib} MiB"
-        console.show_line(f"no VM of {size} is saved: such nodes will boot")
+        console.show_line(f"no VM of {size_of(one.definition)} is saved: such nodes will boot")
     if done.unsaved and done.no_save_reason:
         console.show_line(f"none can be saved here: {done.no_save_reason}")
     elif done.unsaved:
@@ -153,10 +148,6 @@ def _show_taken(done: "Contents") -> None:
         what = "imported" if one.is_new else "there already"
         if one.refusal:
             what = f"cannot be used here: {one.refusal}"
-        console.show_line(f"saved VM, {_shape(one.manifest)}: {what}")
+        console.show_line(f"saved VM, {size_of(one.manifest)}: {what}")
     if not done.machines:
         console.show_line("it has no saved VM: nodes will boot")
-
-
-def _shape(manifest: "SavedManifest") -> str:
-    return f"{manifest.vcpus} vCPU, {manifest.memory_mib} MiB"

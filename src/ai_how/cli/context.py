@@ -10,6 +10,7 @@ import typer
 from ai_how import console
 
 if TYPE_CHECKING:  # verbs without spec and roots do not load them
+    from ai_how.host.place import HypervisorHost
     from ai_how.spec.models import ClusterFile
     from ai_how.state.paths import Roots
 
@@ -64,6 +65,12 @@ class Context:
     def host_uri(self, spec: "ClusterFile") -> str:
         """Where the VMs run: --connect wins over the file."""
         return self.connect or spec.host.uri
+
+    def place_of(self, spec: "ClusterFile") -> "HypervisorHost":
+        """The host of the VMs. Raises HostError if it cannot be used."""
+        from ai_how.host.place import resolve_host
+
+        return resolve_host(self.host_uri(spec), self.roots)
 
 
 def context_of(ctx: typer.Context) -> Context:

@@ -19,6 +19,7 @@ from ai_how.cli.image_source import (
     Signature,
     source_of_options,
 )
+from ai_how.cli.saved_vms import show_cold, size_of
 from ai_how.errors import ImageError, StateError
 
 if TYPE_CHECKING:
@@ -75,7 +76,6 @@ def build(
     """
     from ai_how.clusters.images import build_images
     from ai_how.clusters.preflight.node_images import catalogue_of
-    from ai_how.host.place import resolve_host
     from ai_how.hpc.kind import SLURM
     from ai_how.images.build import BuildOptions
 
@@ -90,7 +90,7 @@ def build(
             spec,
             names,
             context.roots,
-            lambda: resolve_host(context.host_uri(spec), context.roots),
+            lambda: context.place_of(spec),
             watch=bar.watch,
             warn=console.show_warning,
             options=options,
@@ -117,23 +117,21 @@ def warm(
     start that found no saved VM.
     """
     from ai_how.clusters.save_machines import warm_up
-    from ai_how.host.place import resolve_host
     from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
-    place = resolve_host(context.host_uri(spec), context.roots)
+    place = context.place_of(spec)
     with console.ProgressBar("saving a VM", is_silent=context.is_json) as bar:
         warmed = warm_up(SLURM, spec, context.roots, place, watch=bar.watch)
     if context.is_json:
         console.show_json(warmed)
         return
     for machine in (*warmed.saved, *warmed.there):
-        size = f"{machine.manifest.vcpus} vCPU, {machine.manifest.memory_mib} MiB"
+        size = size_of(machine.manifest)
         word = "saved" if machine in warmed.saved else "there already"
         console.show_line(f"{size}: {word}, {machine.used_bytes / 2**20:.0f} MiB on disk")
-    for name, reason in warmed.cold.items():
-        console.show_line(f"{name}: will boot, because {reason}")
+    show_cold(warmed.cold)
     for machine in warmed.removed:
         console.show_line(f"removed a saved VM of {machine.manifest.host}")
 

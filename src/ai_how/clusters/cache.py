@@ -27,6 +27,7 @@ from ai_how.spec.models import ClusterFile
 from ai_how.state.lock import held_lock
 from ai_how.state.paths import Roots
 from ai_how.vm_management.cache_file import Contents, take_cache_in, write_cache
+from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.saved_machines.matching import describe_host
 from ai_how.vm_management.saved_machines.saving import MachineToSave, no_save_reason
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines, SavedManifest
@@ -81,13 +82,11 @@ def export_cache(
     """
     section, catalogue = kind.section_of(spec), catalogue_of(roots, spec)
     names = dict.fromkeys(node.base_image for node in kind.nodes_of(section))
-    for name in names:
-        get_image(name, catalogue, kind)
-    images = {image.digest: image for name in names for image in catalogue.parts_of(name)}
     accel, _ = choose_accel(section.hardware, place, roots)
     wanted, cold = find_wanted(
         kind, section, lambda name: get_image(name, catalogue, kind), roots, place, accel, ""
     )
+    images = {image.digest: image for name in names for image in catalogue.parts_of(name)}
     machines = SavedMachines(place.storage)
     with ExitStack() as held:
         if place.storage.saved.is_dir():
@@ -122,8 +121,10 @@ def import_cache(
     before anything is taken in, for a file that is damaged or no such file.
     """
     store = ImageStore(roots.images)
-    reason = no_save_reason(place)
-    host = "" if reason else _describe(kind, spec, roots, place, warn)
+    reason, host = no_save_reason(place), ""
+    if reason is None:
+        accel, _ = choose_accel(kind.section_of(spec).hardware, place, roots)
+        host = _describe(roots, place, accel, warn)
 
     def refusal(manifest: SavedManifest) -> str | None:
         if reason or manifest.host == host:
@@ -148,7 +149,7 @@ def find_cache_key(
     names = dict.fromkeys(node.base_image for node in kind.nodes_of(section))
     asked = {name: catalogue.asked_digest(name) for name in names}
     accel, _ = choose_accel(section.hardware, place, roots)
-    host = _describe(kind, spec, roots, place, warn)
+    host = _describe(roots, place, accel, warn)
     # Images that are not built yet have the same key afterwards: they stand for themselves.
     wanted, _ = find_wanted(
         kind, section, lambda name: _stand_in(asked[name]), roots, place, accel, host
@@ -169,14 +170,9 @@ def require_new(target: Path) -> Path:
 
 
 def _describe(
-    kind: ClusterKind,
-    spec: ClusterFile,
-    roots: Roots,
-    place: HypervisorHost,
-    warn: Callable[[str], None],
+    roots: Roots, place: HypervisorHost, accel: Accel, warn: Callable[[str], None]
 ) -> str:
     """The host as saved VMs depend on it; the embedded one runs for that."""
-    accel, _ = choose_accel(kind.section_of(spec).hardware, place, roots)
     with (
         host_up(place, roots, warn),
         LibvirtClient(place.uri, is_kept=place.is_kept) as client,

@@ -257,11 +257,12 @@ def _listed(
     manifest = directory / MANIFEST
     with disk_errors(directory):
         wanted = {MANIFEST: hashlib.sha256(manifest.read_bytes()).hexdigest(), **sha256_by_file}
-        return [
-            (PackedFile(name=f"{name}/{file}", size=path.stat().st_size, sha256=sha256), path)
-            for file, sha256 in wanted.items()
-            if (path := directory / file)
-        ]
+        found = []
+        for file, sha256 in wanted.items():
+            path = directory / file
+            size = path.stat().st_size
+            found.append((PackedFile(name=f"{name}/{file}", size=size, sha256=sha256), path))
+        return found
 
 
 def _sha256_by_file(manifest: SavedManifest) -> dict[str, str]:
