@@ -2,7 +2,6 @@
 
 import os
 import stat
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,8 @@ from ai_how.cli.hpc_cluster import Cluster, load, manager_of, named
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import PurePosixPath
 
     from ai_how.hpc.manager import HpcManager
     from ai_how.hpc.run_here import Ended, Job
@@ -81,27 +81,31 @@ def run(
     With --pty the command has your terminal, as with srun --pty; Ctrl-C goes to the command. The
     options are those of salloc. If the connection is lost, the job ends.
     """
+    from ai_how.hpc.run_here import Job
+
     context = context_of(ctx)
     _check_words(command or [], passed or [], attach, detach=detach, login=login)
     if pty:
         excluded = {"--detach": detach, "--attach": attach, "--login": login}
         _check_terminal({**excluded, "--json": context.is_json})
-    asked = partial(
-        _job,
+    manager, hpc = _find(context, cluster, starts=starts)
+    top = Path.cwd()
+    job = Job(
+        top=top,
         command=command or [],
         options=passed or [],
+        shared=None if attach else _find_shared(hpc, top),
+        has_input=not attach and _has_input(),
         follows=not detach,
         attach=attach,
         is_on_login_node=login,
-        has_terminal=pty,
+        terminal=_run_on_terminal if pty else None,
     )
-    raise typer.Exit(_run(context, cluster, asked, starts=starts))
+    raise typer.Exit(_carry_out(manager, job, is_json=context.is_json))
 
 
-def _run(
-    context: Context, cluster: str | None, asked: "Callable[[HpcSpec], Job]", *, starts: bool
-) -> int:
-    """Find the cluster, start it if that was asked for, and run the job; return its exit code."""
+def _find(context: Context, cluster: str | None, *, starts: bool) -> "tuple[HpcManager, HpcSpec]":
+    """The cluster, which is started if that was asked for, and its section of the file."""
     from ai_how.hpc.run_directory import check_home
     from ai_how.spec.nodes import get_hpc
 
@@ -112,38 +116,20 @@ def _run(
     manager = manager_of(context, hpc.name, is_named=bool(cluster))
     if starts:
         _start(context, manager, spec, path)
-    return _carry_out(manager, asked(hpc), is_json=context.is_json)
+    return manager, hpc
 
 
-def _job(
-    hpc: "HpcSpec",
-    *,
-    command: list[str],
-    options: list[str],
-    follows: bool,
-    attach: str | None,
-    is_on_login_node: bool,
-    has_terminal: bool,
-) -> "Job":
-    """The job, in the current directory. Raises SpecError for a directory that is not copied."""
+def _find_shared(hpc: "HpcSpec", top: Path) -> "PurePosixPath | None":
+    """Where the nodes have the directory itself; None if its files are copied.
+
+    Raises SpecError for a directory that is not copied.
+    """
     from ai_how.hpc.run_directory import check_directory, find_shared
-    from ai_how.hpc.run_here import Job
 
-    top = Path.cwd()
-    shared = None if attach else find_shared(hpc, top)
-    if not (shared or attach):
+    shared = find_shared(hpc, top)
+    if shared is None:
         check_directory(top)
-    return Job(
-        top=top,
-        command=command,
-        options=options,
-        shared=shared,
-        has_input=not attach and _has_input(),
-        follows=follows,
-        attach=attach,
-        is_on_login_node=is_on_login_node,
-        terminal=_run_on_terminal if has_terminal else None,
-    )
+    return shared
 
 
 def _check_words(

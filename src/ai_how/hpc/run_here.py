@@ -348,7 +348,7 @@ def _explain(
     if is_other or doing.endswith("destroy"):
         with_it = f", and {ended.words} with it" if ended else ""
         return HostError(f"the cluster {manager.name} was destroyed{with_it}")
-    off = _find_off(manager, controller)
+    off = _find_off(manager, controller, doing)
     if ended is None:
         return off or HostError("the controller does not answer by ssh", details=error.details)
     goes_on = ended.job is not None and not run.job.terminal
@@ -375,9 +375,11 @@ def _explain(
     )
 
 
-def _find_off(manager: HpcManager, controller: NodeState) -> HostError | None:
-    """Why the controller cannot be reached; None if it is on, and stays so."""
-    doing = read_holder(manager.paths.lock) or ""
+def _find_off(manager: HpcManager, controller: NodeState, doing: str) -> HostError | None:
+    """Why the controller cannot be reached; None if it is on, and stays so.
+
+    `doing` is what another command does with the cluster.
+    """
     if doing.endswith(("start", "stop")):
         return HostError(f"{doing} of {manager.name} is under way", hint="ai-how hpc status")
     place = manager.place()
