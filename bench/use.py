@@ -54,7 +54,7 @@ def test_a_job(srun, number):
     assert srun(f"echo {{{{number}}}}") == f"{{{{number}}}}\\n"
 """
 
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 def measure_use(bench: Bench, results: Results) -> None:
@@ -87,7 +87,7 @@ class Use:
         return self.file_of(CLUSTER)
 
     def file_of(self, name: str) -> Path:
-        """A cluster file, written where it is not there yet."""
+        """The cluster file of that name."""
         file = self.bench.work / f"{name}.yaml"
         file.write_text(FILE.format(name=name))
         return file
@@ -159,16 +159,16 @@ class Use:
         place.mkdir()
         self.compare(
             "hpc run true",
-            lambda: done(self.verb("run -- true"), place),
-            lambda: done(self.ssh("srun true"), place),
+            lambda: call(self.verb("run -- true"), place),
+            lambda: call(self.ssh("srun true"), place),
         )
 
     def commands(self) -> None:
         """One command on a node: as root by the agent, and as the user from Python."""
         self.compare(
             "hpc exec controller true",
-            lambda: done(self.verb("exec controller -- true"), self.bench.work),
-            lambda: done(self.ssh("sudo true"), self.bench.work),
+            lambda: call(self.verb("exec controller -- true"), self.bench.work),
+            lambda: call(self.ssh("sudo true"), self.bench.work),
         )
         say("... Cluster.run")
         program = api_program("calls", str(self.bench.state), str(self.file), str(2 * REPEATS))
@@ -184,15 +184,15 @@ class Use:
         out, into = f"head -c {size} /dev/zero", "cat > /dev/null"
         self.compare(
             f"hpc exec, {MIB} MiB out",
-            lambda: done(self.verb(f"exec controller -- {out}"), work),
-            lambda: done(self.ssh(out), work),
+            lambda: call(self.verb(f"exec controller -- {out}"), work),
+            lambda: call(self.ssh(out), work),
             repeats=SOME,
             amount=(MIB, "MiB"),
         )
         self.compare(
             f"hpc exec, {MIB} MiB in",
-            lambda: done(self.verb(f"exec controller -- sh -c {shlex.quote(into)}"), work, given),
-            lambda: done(self.ssh(into), work, given),
+            lambda: call(self.verb(f"exec controller -- sh -c {shlex.quote(into)}"), work, given),
+            lambda: call(self.ssh(into), work, given),
             repeats=SOME,
             amount=(MIB, "MiB"),
         )
@@ -208,7 +208,7 @@ class Use:
             for when in ("first", "second"):
                 self.compare(
                     f"hpc run true, {FILES} files, {when} run",
-                    partial(done, self.verb("run -- true"), place),
+                    partial(call, self.verb("run -- true"), place),
                     partial(self.copy_and_run, place),
                     repeats=1,
                 )
@@ -217,9 +217,9 @@ class Use:
         """There, the job, and back."""
         *shell, host, _ = self.ssh("")
         rsync, there = ["rsync", "-a", "-e", shlex.join(shell)], f"{host}:{place.name}/"
-        done([*rsync, f"{place}/", there], place)
-        done(self.ssh(f"cd {place.name} && srun true"), place)
-        done([*rsync, there, f"{place}/"], place)
+        call([*rsync, f"{place}/", there], place)
+        call(self.ssh(f"cd {place.name} && srun true"), place)
+        call([*rsync, there, f"{place}/"], place)
 
     def playbooks(self) -> None:
         """Tasks of Ansible by our inventory, and by one that was written."""
@@ -245,8 +245,8 @@ class Use:
         by_hand = [str(ansible), "-i", str(written), "site.yml"]
         self.compare(
             f"Ansible, {TASKS} tasks on {len(NODES)} nodes",
-            lambda: done(ours, place, env=env),
-            lambda: done(by_hand, place, env=env),
+            lambda: call(ours, place, env=env),
+            lambda: call(by_hand, place, env=env),
             repeats=FEW,
             amount=(TASKS * len(NODES), "tasks"),
         )
@@ -266,8 +266,8 @@ class Use:
         by_hand = [*pytest, "-p", "no:ai-how", "test_by_hand.py"]
         self.compare(
             f"pytest, {TESTS} tests",
-            lambda: done(ours, place, env=env),
-            lambda: done(by_hand, place, env=env),
+            lambda: call(ours, place, env=env),
+            lambda: call(by_hand, place, env=env),
             repeats=FEW,
             amount=(TESTS, "tests"),
         )
@@ -276,16 +276,6 @@ class Use:
 def api_program(*words: str) -> list[str]:
     program = Path(__file__).with_name("api_use.py")
     return [str(AI_HOW.with_name("python")), str(program), *words]
-
-
-def done(
-    argv: Sequence[str],
-    place: Path,
-    given: Path | None = None,
-    *,
-    env: Mapping[str, str] | None = None,
-) -> None:
-    call(argv, place, given, env=env)
 
 
 def call(
