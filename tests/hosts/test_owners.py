@@ -22,6 +22,7 @@ from hosts.system_libvirt import (
     system_home,
     system_libvirt,
 )
+from sockets import SERVER
 from tiny_cluster import state_of
 from users import made_user
 
@@ -30,14 +31,6 @@ pytestmark = pytest.mark.libvirt
 FORMER = IMAGES / "ai-how"
 ALICE, BOB = "ah-alice", "ah-bob"
 STATE = Path(".local/state/ai-how")
-SERVER = """
-import socket, sys
-with socket.create_server((sys.argv[1], 8000)) as server:
-    print("up")
-    while True:
-        with server.accept()[0] as line:
-            line.sendall(line.recv(100).upper())
-"""
 ASK = """
 import socket, sys
 with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as line:

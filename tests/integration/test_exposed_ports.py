@@ -22,19 +22,12 @@ from ai_how.process import run
 from ai_how.waiting import Deadline, wait_until
 from daemons import supervisor_of
 from leaks import pids_inside, uplink_of
+from sockets import SERVER, free_port
 from tiny_cluster import Ended, TinyHome, state_of
 
 pytestmark = pytest.mark.libvirt
 
 SUBNET = IPv4Network("10.77.41.0/24")
-SERVER = """
-import socket, sys
-with socket.create_server((sys.argv[1], 8000)) as server:
-    print("up", flush=True)
-    while True:
-        with server.accept()[0] as line:
-            line.sendall(line.recv(100).upper())
-"""
 PATIENCE_S = 120
 
 
@@ -50,12 +43,6 @@ def home(tiny_home: TinyHome) -> Iterator[TinyHome]:
     gone = tiny_home.call("hpc", "destroy", "--force")
     assert gone.code == 0, gone.said
     assert find_ports(tiny_home.paths("hpc")) is None
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
 
 
 def expose(home: TinyHome, *host_ports: int) -> None:

@@ -29,6 +29,7 @@ from ai_how.process import run
 from ai_how.state.paths import ClusterPaths, Roots, default_roots
 from ai_how.vm_management.steps.ports import OpenPorts
 from ai_how.waiting import Deadline, wait_until
+from sockets import free_port
 
 LARGE = os.urandom(3_000_000)
 HERE = WayIn()
@@ -68,12 +69,6 @@ def serve(server: socket.socket) -> None:
 
 def read_all(line: socket.socket) -> bytes:
     return b"".join(iter(lambda: line.recv(65536), b""))
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
 
 
 def port_to(node_port: int) -> Port:

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import socket
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from ai_how.waiting import Deadline, wait_until
 from in_use.test_files_and_ports import forwarding
 from pages import DOCS, block_of, commands, run_commands
 from real_cluster import ASK_S, Cluster
+from sockets import free_port
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
@@ -92,12 +92,6 @@ def page_of(url: str, directory: Path) -> str:
     chromium = get_tool("chromium", package="chromium")
     argv = [chromium, *BROWSER, f"--user-data-dir={directory}", url]
     return run(argv, check=False, timeout_s=PAGE_S).stdout
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
 
 
 def test_the_browser_of_the_host_shows_a_notebook_that_runs_in_a_job(

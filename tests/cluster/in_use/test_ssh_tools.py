@@ -19,6 +19,7 @@ import pytest
 from ai_how.process import Completed, run
 from ai_how.waiting import Deadline, wait_until
 from real_cluster import ASK_S, Cluster
+from sockets import free_port
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
@@ -139,12 +140,6 @@ def test_ssh_libraries_of_python_check_the_host_key_and_log_in(own: Path, tmp_pa
         argv = [sys.executable, program, cluster, NODE]
         done = run(argv, env={"PYTHONPATH": str(tmp_path / "libraries")}, timeout_s=ASK_S)
         assert done.stdout == f"{NODE}\n", name
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
 
 
 def asked_through(socks: int, port: int) -> bytes:
