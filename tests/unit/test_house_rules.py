@@ -39,10 +39,16 @@ BELOW = {
     "vm_management": _ALL_VMS,
     "clusters": {"gpu", *_ALL_VMS},
     "provisioning": {"spec", "state"},
-    "hpc": {"clusters", "provisioning", *_ALL_VMS},
+    "monitoring": {"clusters", "gpu", *_ALL_VMS},
+    "hpc": {"clusters", "monitoring", "provisioning", *_ALL_VMS},
+    "top": {"monitoring"},
+    "dashboard": {"monitoring"},
     "console": {"host", "plan"},
     "api": {"clusters", "hpc", *_ALL_VMS},
-    "cli": {"clusters", "hpc", "console", "gpu", "provisioning", *_ALL_VMS},
+    "cli": {
+        *("clusters", "hpc", "console", "gpu", "provisioning", "monitoring", "top", "dashboard"),
+        *_ALL_VMS,
+    },
 }
 
 
