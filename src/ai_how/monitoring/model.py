@@ -284,10 +284,26 @@ class NodeSample:
     name: str
     role: str
     ip: str
+    auto_start: bool = True
+    """Whether a start of the cluster brings it up."""
     vm: VmSample | None = None
     guest: GuestSample | None = None
     slurm: SlurmNode | None = None
     """None for the controller, too: it is no compute node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What only a look at the host shows to be wrong: network, bridge, ports, shares, disks, keys.
+
+    As `status` says it. It has no figures, and becomes a `Finding` with the same id and subject.
+    """
+
+    id: str
+    subject: str
+    text: str
+    """Without the subject."""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,6 +353,8 @@ class Snapshot:
     """Its subnet."""
     nodes: tuple[NodeSample, ...] = ()
     slurm: SlurmSample | None = None
+    faults: tuple[Fault, ...] = ()
+    """What was seen at the last look at the host: the source `faults`."""
     findings: tuple[Finding, ...] = ()
     is_up: bool = True
     """Whether the host of the VMs is up; False for an embedded host that is down."""
