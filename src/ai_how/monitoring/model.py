@@ -358,6 +358,8 @@ class Snapshot:
     findings: tuple[Finding, ...] = ()
     is_up: bool = True
     """Whether the host of the VMs is up; False for an embedded host that is down."""
+    doing: str | None = None
+    """The verb with its group that works on the cluster now: it holds its lock."""
 
     def find_source(self, name: str) -> SourceState | None:
         return next((one for one in self.sources if one.name == name), None)
