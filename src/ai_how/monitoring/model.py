@@ -226,6 +226,8 @@ class Job:
     qos: str | None = None
     state: str
     """SLURM's word, lower case: `pending`, `running`, `completed`, `failed`, `timeout`, …"""
+    flags: tuple[str, ...] = ()
+    """SLURM's further words for its state, lower case: `completing`, `configuring`, …"""
     reason: str | None = None
     """Why it waits or failed, in SLURM's word: `Resources`, `Priority`, …"""
     priority: int | None = None
