@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.clusters.diagnosis.causes import MachineCause, find_cause, find_first_cause
+from ai_how.clusters.diagnosis.catalogue import MachineCause
+from ai_how.clusters.diagnosis.causes import find_cause, find_first_cause
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.errors import GuestError, HostError, StepFailure
 from ai_how.guest.serial_log import find_console_cause, one_line
-from ai_how.hpc.causes import ACCEPTED, SlurmCause, SlurmDiagnosis, SlurmEvidence, SlurmSigns
+from ai_how.hpc.catalogue import SlurmCause
+from ai_how.hpc.causes import ACCEPTED, SlurmDiagnosis, SlurmEvidence, SlurmSigns
 from ai_how.hpc.workload import node_readiness
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import node_of

