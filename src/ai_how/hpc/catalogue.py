@@ -24,6 +24,7 @@ class SlurmCause(StrEnum):
     HOME_NOT_MOUNTED = "home-not-mounted"
     SLURMD_DOWN = "slurmd-down"
     PARTITION_NOT_UP = "partition-not-up"
+    CLOCK_UNKEPT = "clock-unkept"
 
 
 class JobCause(StrEnum):
@@ -60,6 +61,7 @@ class JobCause(StrEnum):
     CANCELLED = "job-cancelled"
     PREEMPTED = "job-preempted"
     STOPPED = "job-stopped"
+    STUCK = "job-stuck"
 
 
 _ON_CONTROLLER = "ai-how {kind} exec controller -- "
@@ -124,6 +126,11 @@ SLURM: Mapping[str, Entry] = {
         WARNING,
         "a partition starts no jobs, or takes none",
         _ON_CONTROLLER + "scontrol update partitionname={partition} state=up",
+    ),
+    SlurmCause.CLOCK_UNKEPT: Entry(
+        WARNING,
+        "what keeps the clock of a node does not run",
+        "ai-how {kind} exec {node} -- systemctl restart ai-how-clock chrony",
     ),
 }
 
@@ -259,6 +266,11 @@ JOBS: Mapping[str, Entry] = {
         WARNING,
         "it has its nodes, but stands still (`suspended`, `stopped`)",
         _ON_CONTROLLER + "scontrol resume {job}",
+    ),
+    JobCause.STUCK: Entry(
+        WARNING,
+        "it has ended, and its nodes do not come free (`completing`)",
+        "ai-how {kind} logs {node} -u slurmd",
     ),
 }
 

@@ -57,6 +57,14 @@ class HostCause(StrEnum):
     RUN_CUT_SHORT = "run-cut-short"
     CLUSTER_OFF = "cluster-off"
     CLUSTER_SUSPENDED = "cluster-suspended"
+    HOST_DISK_FILLING = "host-disk-filling"
+    HOST_DISK_PROMISED = "host-disk-promised"
+    HOST_MEMORY_PRESSURE = "host-memory-pressure"
+    SOURCE_SILENT = "source-silent"
+    CERTIFICATE_ENDS = "certificate-ends"
+    PORT_CLOSED = "port-closed"
+    KEYS_LOST = "keys-lost"
+    FOREIGN_VM = "foreign-vm"
 
 
 class MachineCause(StrEnum):
@@ -86,6 +94,11 @@ class MachineCause(StrEnum):
     HOME_FULL = "home-full"
     MEMORY_FULL = "memory-full"
     UNIT_FAILED = "unit-failed"
+    FILE_SYSTEM_FULL = "file-system-full"
+    FILE_SYSTEM_FILLING = "file-system-filling"
+    DISK_ERRORS = "disk-errors"
+    BALLOON_SHORT = "balloon-short"
+    STEAL = "steal"
 
 
 class NetworkCause(StrEnum):
@@ -142,6 +155,38 @@ HOST: Mapping[str, Entry] = {
     HostCause.CLUSTER_OFF: Entry(CRITICAL, "all nodes are off", _START),
     HostCause.CLUSTER_SUSPENDED: Entry(
         CRITICAL, "all nodes are off, and their memory is saved", _START
+    ),
+    HostCause.HOST_DISK_FILLING: Entry(
+        WARNING,
+        "the file system with the disks of the VMs will be full soon",
+        "df -h {path}  # make room before guests pause",
+    ),
+    HostCause.HOST_DISK_PROMISED: Entry(
+        NOTICE,
+        "the disks of the nodes may grow to more than the host has free",
+        "df -h {path}  # or a smaller disk_gb",
+    ),
+    HostCause.HOST_MEMORY_PRESSURE: Entry(
+        WARNING, "programs of the host wait for memory", "free -h  # stop what needs it"
+    ),
+    HostCause.SOURCE_SILENT: Entry(
+        WARNING,
+        "something that is looked at does not answer: nothing is known of it",
+        "ai-how doctor",
+    ),
+    HostCause.CERTIFICATE_ENDS: Entry(
+        WARNING,
+        "a certificate authority of the host, which nodes were given, ends",
+        "renew it on this host, then: ai-how {kind} start",
+    ),
+    HostCause.PORT_CLOSED: Entry(
+        WARNING, "a port of the host that leads to a node is not open", _START
+    ),
+    HostCause.KEYS_LOST: Entry(WARNING, "keys of the cluster are gone from its directory", _START),
+    HostCause.FOREIGN_VM: Entry(
+        NOTICE,
+        "a VM has the mark of the cluster, and is none of its nodes",
+        "ai-how {kind} status",
     ),
 }
 
@@ -228,6 +273,27 @@ MACHINE: Mapping[str, Entry] = {
         "ai-how {kind} exec {node} -- top -bn1 -o %MEM  # or a larger memory_gb",
     ),
     MachineCause.UNIT_FAILED: Entry(WARNING, "a unit of the guest's systemd failed", _UNITS),
+    MachineCause.FILE_SYSTEM_FULL: Entry(
+        CRITICAL, "a file system of the node has no room", "ai-how {kind} exec {node} -- df -h"
+    ),
+    MachineCause.FILE_SYSTEM_FILLING: Entry(
+        WARNING,
+        "a file system of the node will be full soon",
+        "ai-how {kind} exec {node} -- df -h  # remove files, or a larger disk_gb",
+    ),
+    MachineCause.DISK_ERRORS: Entry(
+        CRITICAL, "reads or writes of the node's disk fail on the host", "sudo dmesg -T"
+    ),
+    MachineCause.BALLOON_SHORT: Entry(
+        WARNING,
+        "somebody took memory from the VM by its balloon; SLURM counts on it",
+        _AGAIN,
+    ),
+    MachineCause.STEAL: Entry(
+        NOTICE,
+        "the host lets the VM wait for a processor, for minutes",
+        "stop what needs the CPUs of the host, or give nodes fewer cpu_cores",
+    ),
 }
 
 NETWORK: Mapping[str, Entry] = {
