@@ -19,6 +19,7 @@ FUNCTION_LINES = 60
 # Where anything may go wrong and work must go on all the same; the code says why at each.
 BROAD_EXCEPTS = {
     "cli/__init__.py": 1,
+    "monitoring/lanes.py": 1,
     "plan/executor.py": 2,
     "plan/observer.py": 1,
     "plan/undo.py": 1,

@@ -44,6 +44,15 @@ class GuestResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RawResult:
+    """How a program in a guest ended, with its output as it is."""
+
+    exit_code: int
+    output: bytes
+    errors: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GuestAgent:
     """The agent of one VM. Every method raises GuestError if the guest does not comply."""
 
@@ -68,6 +77,27 @@ class GuestAgent:
         with the answer: then the program may have run. `on_wait` is called at each poll, for
         failures before the deadline. Errors name the program as `shown`.
         """
+        done = self.run_raw(
+            argv, deadline, stdin=stdin, stop=stop, on_wait=on_wait, poll_s=poll_s, shown=shown
+        )
+        return GuestResult(
+            done.exit_code,
+            done.output.decode("utf-8", "replace"),
+            done.errors.decode("utf-8", "replace"),
+        )
+
+    def run_raw(
+        self,
+        argv: Sequence[str],
+        deadline: Deadline,
+        *,
+        stdin: bytes | None = None,
+        stop: threading.Event | None = None,
+        on_wait: Callable[[], None] | None = None,
+        poll_s: float = POLL_S,
+        shown: str | None = None,
+    ) -> RawResult:
+        """Like `run`, for output that is no text."""
         arguments: dict[str, object] = {
             "path": argv[0],
             "arg": list(argv[1:]),
@@ -103,7 +133,7 @@ class GuestAgent:
             raise
         # Absent if a signal ended it.
         code = number_of(seen, "exitcode", int) if "exitcode" in seen else -1
-        return GuestResult(code, _text(seen, "out-data"), _text(seen, "err-data"))
+        return RawResult(code, bytes_of(seen, "out-data"), bytes_of(seen, "err-data"))
 
     def check(
         self,
@@ -191,10 +221,6 @@ def number_of(answer: Mapping[str, object], name: str, kind: type[int]) -> int:
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
         raise GuestError(f"the agent gave an invalid answer: {name} is {value!r:.80}")
     return value
-
-
-def _text(answer: Mapping[str, object], name: str) -> str:
-    return bytes_of(answer, name).decode("utf-8", "replace")
 
 
 def bytes_of(answer: Mapping[str, object], name: str) -> bytes:

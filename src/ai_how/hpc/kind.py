@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
     from ai_how.hpc.causes import SlurmDiagnosis
+    from ai_how.hpc.slurm_source import SlurmSource
     from ai_how.images.manifest import Image
     from ai_how.plan.step import Plan, Step
     from ai_how.vm_management.context import PlanContext
@@ -135,6 +136,12 @@ class SlurmCluster:
         self, client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
     ) -> Workload:
         return observe_workload(client, state, domains)
+
+    def workload_source(self) -> "SlurmSource":
+        """SLURM as a source of the monitoring (`monitoring.watched.Monitored`)."""
+        from ai_how.hpc.slurm_source import SlurmSource
+
+        return SlurmSource()
 
     def is_ready(self, state: ClusterState, readiness: Mapping[str, NodeReadiness]) -> bool:
         """Whether SLURM can use all compute nodes except those with auto_start: false."""

@@ -14,6 +14,7 @@ import libvirt
 import libvirt_qemu
 
 from ai_how.libvirt_client.agents import Agents, AskAgent
+from ai_how.libvirt_client.bulk_stats import BulkStats
 from ai_how.libvirt_client.connection import Opener, open_connection, translate
 from ai_how.libvirt_client.console import Console
 from ai_how.libvirt_client.devices import Devices
@@ -28,7 +29,7 @@ from ai_how.libvirt_client.uri import read_uri
 PATIENCE_S = 30.0
 
 
-class LibvirtClient(Agents, Devices, NetworkUpdates):
+class LibvirtClient(Agents, BulkStats, Devices, NetworkUpdates):
     """One libvirt, reached by URI; several threads may use it. Connects at the first call.
 
     Every call ends: if libvirt does not answer for `patience_s` (and the 30 s more that a change

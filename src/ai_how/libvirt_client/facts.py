@@ -19,6 +19,8 @@ PAUSED_BY_IOERROR, PAUSED_BY_CRASH = 5, 10
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 Version = tuple[int, int, int]
+StatsRecord = Mapping[str, int | str | bool]
+"""What libvirt tells of one VM, by its own names: `cpu.time`, `block.0.rd.bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ def read_bridge(xml: str) -> str | None:
     return None if bridge is None else bridge.get("name")
 
 
-def read_stats(record: Mapping[str, int | str | bool]) -> DomainStats:
+def read_stats(record: StatsRecord) -> DomainStats:
     """The statistics of one domain, from virDomainListGetStats' typed parameters."""
 
     def mib(name: str) -> int | None:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceState:
-    """One thing that is asked: `host`, `libvirt`, `disks`, `slurm`, `guest/NODE`."""
+    """One thing that is asked.
+
+    `cluster` (its saved state), `host`, `libvirt`, `disks`, `slurm`, `guest/NODE`.
+    """
 
     name: str
     every_s: float
