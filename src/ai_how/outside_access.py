@@ -118,7 +118,7 @@ def read_outside_access(
         proxies,
         ",".join(_words(no_proxy)),
         apt,
-        tuple(dict.fromkeys(_certificates(root))),
+        read_certificates(root),
         _own() if proxies or apt else frozenset(),
     )
 
@@ -148,6 +148,11 @@ def _apt_settings() -> dict[str, str]:
         return {}
     found = dict(_APT.findall(told))
     return {name: url for name, url in found.items() if url == "DIRECT" or _is_usable(url)}
+
+
+def read_certificates(root: Path = Path("/")) -> tuple[str, ...]:
+    """The certificate authorities that an administrator added to this host, each in PEM."""
+    return tuple(dict.fromkeys(_certificates(root)))
 
 
 def _certificates(root: Path) -> Iterable[str]:

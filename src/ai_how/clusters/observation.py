@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ai_how.clusters.kind import ClusterKind
-from ai_how.clusters.workload import NodeReadiness, Workload
+from ai_how.clusters.workload import NodeReadiness
 from ai_how.errors import AiHowError, OwnershipError
 from ai_how.host.place import HypervisorHost
 from ai_how.host.ports import ServedPorts
@@ -108,6 +108,20 @@ def observe(
 
     Raises OwnershipError if a VM or network has the name of one of them, but not its UUID and mark.
     """
+    seen = observe_objects(client, state, every=every)
+    if not asks_workload:
+        return seen
+    with polled_clocks(client, seen.domains.values()) as skews_s:
+        workload = kind.observe_workload(client, state, seen.domains)
+    return replace(
+        seen, readiness=workload.nodes, workload_trouble=workload.trouble, skews_s=skews_s
+    )
+
+
+def observe_objects(
+    client: LibvirtClient, state: ClusterState, *, every: Sequence[DomainInfo] | None = None
+) -> Observed:
+    """Like `observe`, without a question to any guest."""
     learn_names(client, state)
     every = client.list_domains() if every is None else every
     by_name = {one.name: one for one in every}
@@ -134,18 +148,10 @@ def observe(
             details=_tell(other_net),
             hint="give the cluster another name, or rename that network",
         )
-    workload = Workload(None)
-    skews_s: Mapping[UUID, float] = {}
-    if asks_workload:
-        with polled_clocks(client, domains.values()) as skews_s:
-            workload = kind.observe_workload(client, state, domains)
     return Observed(
         domains=domains,
         network=network,
         disks=existing_disks(state),
-        readiness=workload.nodes,
-        workload_trouble=workload.trouble,
-        skews_s=skews_s,
         impostors=tuple(
             one.name
             for one in every

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from uuid import UUID
 
 from ai_how.clusters.file_systems import FileSystem
+from ai_how.clusters.host_faults import find_network_faults, find_share_faults, find_wiring_faults
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.workload import GpuUse, NodeReadiness
 from ai_how.errors import ImageError
 from ai_how.host.ports import ServedPorts
-from ai_how.host.uplink import uplink_remedy
 from ai_how.images.manifest import MANIFEST, read_manifest
 from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
 from ai_how.libvirt_client.vm_state import VmState
@@ -24,8 +24,6 @@ from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ImagePaths
 from ai_how.vm_management.disks.manager import DiskManager
-from ai_how.vm_management.networks.definition import define_network
-from ai_how.vm_management.networks.drift import find_drift
 from ai_how.vm_management.nodes.clocks import describe_skew, is_off
 
 MIB = 2**20
@@ -159,7 +157,7 @@ def status_of(
         network=state.network.bridge,
         subnet=str(state.network.subnet),
         network_is_active=bool(seen.network and seen.network.is_active),
-        network_problems=tuple(_network_problems(state, seen)),
+        network_problems=tuple(map(str, find_network_faults(state, seen))),
         has_uplink=_has_uplink(state, seen),
         slurm_version=slurm_version,
         slurm_trouble=seen.workload_trouble,
@@ -204,28 +202,6 @@ def find_slurm_version(state: ClusterState, images: ImagePaths) -> str | None:
         return None
 
 
-def _network_problems(state: ClusterState, seen: Observed) -> Iterator[str]:
-    network, is_in_use = seen.network, any(seen.is_on(one) for one in state.nodes)
-    if network is None:
-        if is_in_use:
-            yield "it does not exist, but VMs are running"
-        return
-    if not network.is_active and is_in_use:
-        yield "it is down, but VMs are running"
-    drift, faults = find_drift(define_network(state), network), seen.known_faults
-    yield from drift.messages
-    if faults.bridge_trouble:
-        remedy = f"ai-how {state.kind} start"
-        yield f"{faults.bridge_trouble}: nodes cannot reach each other; to repair it: {remedy}"
-    elif faults.dhcp_is_gone and not drift.live:
-        yield "its DHCP and DNS server is not running"
-    if faults.uplink_trouble and not drift.live:
-        yield faults.uplink_trouble
-    if faults.outside_trouble:
-        remedy = uplink_remedy(faults.outside_trouble) or "ai-how doctor"
-        yield f"nodes have no uplink: {faults.outside_trouble}; for more: {remedy}"
-
-
 def _has_uplink(state: ClusterState, seen: Observed) -> bool:
     faults = seen.known_faults
     is_up = bool(seen.network and seen.network.is_active)
@@ -267,8 +243,8 @@ def _node_status(
         file_systems=file_systems,
         problems=(
             *problems,
-            *_wiring_problems(one.name, seen, kind),
-            *_share_problems(one.name, seen, kind),
+            *map(str, find_wiring_faults(one.name, seen, kind)),
+            *map(str, find_share_faults(one.name, seen, kind)),
             *_clock_problems(one, seen),
             *(str(each) for each in file_systems if each.is_full),
         ),
@@ -279,23 +255,6 @@ def _gpus(one: NodeState, readiness: NodeReadiness | None) -> tuple[GpuUse, ...]
     if readiness is not None:
         return readiness.gpus
     return tuple(GpuUse(kind, count, None) for kind, count in (one.gpus or {}).items())
-
-
-def _wiring_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
-    faults = seen.known_faults
-    if tap := faults.dead_taps.get(node):
-        remedy = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
-        yield f"its network interface {tap} was deleted; to create a new one: {remedy}"
-    elif node in faults.unplugged:
-        yield "not on the network"
-    elif tap := faults.down_taps.get(node):
-        yield f"its network interface {tap} is down"
-
-
-def _share_problems(node: str, seen: Observed, kind: str) -> Iterator[str]:
-    for fault in seen.share_faults.get(node, ()):
-        remedy = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
-        yield f"{fault}; to mount it again: {remedy}" if fault.is_there else str(fault)
 
 
 def _guest_memory(stats: DomainStats | None) -> GuestMemory | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ai_how.hpc.causes import SlurmDiagnosis
     from ai_how.hpc.slurm_source import SlurmSource
     from ai_how.images.manifest import Image
+    from ai_how.monitoring.health import KindHealth
     from ai_how.plan.step import Plan, Step
     from ai_how.vm_management.context import PlanContext
 
@@ -45,6 +46,14 @@ class SlurmCluster:
         from ai_how.hpc.causes import SlurmDiagnosis
 
         return SlurmDiagnosis()
+
+    def health(self) -> "KindHealth":
+        """The rules of SLURM, for whoever watches the cluster (`monitoring.health.Judged`)."""
+        from ai_how.hpc.catalogue import CATALOGUE
+        from ai_how.hpc.health import RULES
+        from ai_how.monitoring.health import KindHealth
+
+        return KindHealth(RULES, CATALOGUE)
 
     def section_of(self, file: ClusterFile) -> HpcSpec:
         return get_hpc(file)

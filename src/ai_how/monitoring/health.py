@@ -1,0 +1,33 @@
+"""The health of a cluster: all rules of every kind of cluster, and those that its kind adds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from ai_how.clusters.diagnosis.catalogue import CATALOGUE, Entry
+from ai_how.monitoring import guest_rules, host_rules, machine_rules
+from ai_how.monitoring.judging import Judge, Rule
+
+RULES: tuple[Rule, ...] = (*host_rules.RULES, *machine_rules.RULES, *guest_rules.RULES)
+"""Those of every kind. Where two see the same thing, the later one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindHealth:
+    """What a kind of cluster adds: its rules, and the catalogue with all their ids."""
+
+    rules: Sequence[Rule] = ()
+    catalogue: Mapping[str, Entry] = field(default_factory=lambda: CATALOGUE)
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A kind of cluster (`ClusterKind`) with rules of its own."""
+
+    def health(self) -> KindHealth: ...
+
+
+def judge_of(kind: object, *, is_single: bool = False) -> Judge:
+    """The judge of a cluster of this kind. `is_single` is for one look without a past."""
+    own = kind.health() if isinstance(kind, Judged) else KindHealth()
+    return Judge((*RULES, *own.rules), own.catalogue, is_single=is_single)
