@@ -4,20 +4,21 @@ import { FitAddon } from '../vendor/addon-fit.mjs';
 import { Terminal } from '../vendor/xterm.mjs';
 
 /**
- * The document as xterm.js is to see it. It writes <style> elements and style attributes, which our
+ * How xterm.js is to make elements. It writes <style> elements and style attributes, which our
  * CSP forbids; constructed style sheets and CSSOM do the same and are allowed.
  */
-function strictDocument() {
-  const createElement = (tag, options) => {
-    if (tag === 'style') return styleSheet();
-    const element = document.createElement(tag, options);
-    const setAttribute = element.setAttribute.bind(element);
-    element.setAttribute = (name, value) => {
-      if (name === 'style') element.style.cssText = value;
-      else setAttribute(name, value);
-    };
-    return element;
+function createElement(tag, options) {
+  if (tag === 'style') return styleSheet();
+  const element = Document.prototype.createElement.call(document, tag, options);
+  const setAttribute = element.setAttribute.bind(element);
+  element.setAttribute = (name, value) => {
+    if (name === 'style') element.style.cssText = value;
+    else setAttribute(name, value);
   };
+  return element;
+}
+
+function strictDocument() {
   return new Proxy(document, {
     get(target, name) {
       if (name === 'createElement') return createElement;
@@ -63,7 +64,13 @@ export class Console {
     this.note.setAttribute('role', 'status');
     this.note.textContent = 'Connecting… Escape, then Tab leaves the console.';
     box.replaceChildren(area, this.note);
-    this.terminal.open(area);
+    // One of its style elements is made by the document itself, whatever it is told.
+    document.createElement = createElement;
+    try {
+      this.terminal.open(area);
+    } finally {
+      delete document.createElement;
+    }
     this.resizing = new ResizeObserver(() => fit.fit());
     this.resizing.observe(area);
     this.connect(url);

@@ -33,7 +33,20 @@ export function render(parent, ...vnodes) {
   }
 }
 
+// The usual case: nothing has come, gone or moved.
+function areAlike(olds, news) {
+  if (olds.length !== news.length) return false;
+  for (let at = 0; at < olds.length; at++) {
+    if (olds[at].tag !== news[at].tag || olds[at].key !== news[at].key) return false;
+  }
+  return true;
+}
+
 function reconcile(parent, olds, news) {
+  if (areAlike(olds, news)) {
+    for (let at = 0; at < olds.length; at++) update(olds[at], news[at]);
+    return;
+  }
   const keyed = new Map();
   const free = [];
   for (const old of olds) {

@@ -180,7 +180,7 @@ function drawCharts(snapshot, node) {
   const specs = chartsOfNode(snapshot, node.name);
   specs.forEach((spec, place) => {
     if (!view.charts.has(spec.id)) {
-      const chart = new Chart(changed);
+      const chart = new Chart(() => changed('clock'));
       chart.figure = document.createElement('figure');
       chart.figure.className = 'chart';
       chart.head = document.createElement('figcaption');

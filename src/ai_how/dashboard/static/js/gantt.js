@@ -73,19 +73,19 @@ function drawBar(job, parts, { x, right, isByNode, now }) {
   const edge = x(runs ? runs[1] : parts.waits[1]);
   const begin = x(runs && isByNode ? runs[0] : parts.waits[0]);
   const text = `${isByNode ? `${job.shown_id} ` : ''}${job.user} ${job.name}`;
-  const wide = edge - begin;
   const size = text.length * 6.2;
-  const isInside = runs && x(runs[1]) - x(runs[0]) > Math.min(size, 60) + 18;
+  const body = runs || parts.waits;
+  const isInside = x(body[1]) - x(body[0]) > Math.min(size, 60) + 18;
   const isAfter = !isInside && edge + 18 + size < right;
-  const place = isInside ? x(runs[0]) + 5 : isAfter ? edge + (parts.end !== null ? 17 : 6) : begin - 5;
-  const fit = isInside ? x(runs[1]) - x(runs[0]) - 18 : Infinity;
+  const place = isInside ? x(body[0]) + 5 : isAfter ? edge + (parts.end !== null ? 17 : 6) : begin - 5;
+  const fit = isInside ? x(body[1]) - x(body[0]) - 18 : Infinity;
   const shown = size > fit ? `${[...text].slice(0, Math.max(1, Math.floor(fit / 6.4) - 1)).join('')}…` : text;
   return [
     h('title', null, jobWords(job, now)),
     !isByNode && parts.waits[1] > parts.waits[0] && h('rect', { class: 'waits', x: x(parts.waits[0]), y: 3.5, width: Math.max(1, x(parts.waits[1]) - x(parts.waits[0])), height: BAR, rx: 2 }),
     runs && h('rect', { class: `hue ${end.tone === 'bad' ? 'failed' : ''}`, x: x(runs[0]), y: 3.5, width: Math.max(2, x(runs[1]) - x(runs[0])), height: BAR, rx: 2 }),
     runs && userPattern(job.user) > 0 && h('rect', { x: x(runs[0]), y: 3.5, width: Math.max(2, x(runs[1]) - x(runs[0])), height: BAR, fill: `url(#pattern-${userPattern(job.user)})` }),
-    (isInside || isAfter || wide < size) && h('text', { class: isInside ? 'on-hue' : 'small', x: place, y: 14, 'text-anchor': isInside || isAfter ? 'start' : 'end' }, shown),
+    h('text', { class: isInside && runs ? 'on-hue' : 'small', x: place, y: 14, 'text-anchor': isInside || isAfter ? 'start' : 'end' }, shown),
     parts.end !== null && h('text', { class: `end ${end.tone}`, x: isInside ? edge - 5 : edge + 4, y: 14.5, 'text-anchor': isInside ? 'end' : 'start' }, end.sign),
   ];
 }

@@ -282,7 +282,7 @@ function drawSubjects(snapshot) {
 
 function chartOf(spec) {
   if (!charts.has(spec.id)) {
-    const chart = new Chart(changed);
+    const chart = new Chart(() => changed('legend'));
     chart.figure = Object.assign(document.createElement('figure'), { className: 'chart' });
     chart.head = document.createElement('figcaption');
     chart.table = document.createElement('details');
@@ -343,7 +343,31 @@ function drawGapNote(snapshot) {
   render(byId('gaps'), gaps.length > 0 && [h('strong', null, '? Gap: '), `no newer answer of ${named}${gaps.length > 3 ? ` and ${gaps.length - 3} more` : ''}. What is shown of it is old.`]);
 }
 
-function draw() {
+function drawLegends() {
+  for (const spec of specs) {
+    const chart = charts.get(spec.id);
+    if (chart?.plot) render(chart.head, h('span', { class: 'chart-title' }, spec.title), legend(chart, spec));
+  }
+}
+
+/** What changes while time goes on and nothing new is seen. */
+function drawClock() {
+  drawLive();
+  const cluster = current();
+  if (!cluster?.snapshot) return;
+  drawGapNote(cluster.snapshot);
+  drawTimeline(cluster);
+  drawSources(cluster.snapshot, now());
+  drawDrawer();
+}
+
+function draw(what) {
+  if (what.has('all')) drawAll();
+  else if (what.has('clock')) drawClock();
+  else drawLegends();
+}
+
+function drawAll() {
   drawTabs();
   drawLive();
   const cluster = current();
@@ -404,7 +428,7 @@ async function start() {
     changed();
   });
   // Ages and the axis go on between two snapshots.
-  setInterval(changed, 2000);
+  setInterval(() => changed('clock'), 3000);
   changed();
 }
 

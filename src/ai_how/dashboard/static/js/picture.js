@@ -108,7 +108,7 @@ function gpuBoxes(node, held, x, y, width) {
   const { count, allotted } = gpuCount(node);
   const total = Math.max(count, node.guest?.gpus.length || 0);
   const users = held.flatMap(({ job }) => Array.from({ length: Math.round((job.gpus || 0) / (job.nodes.length || 1)) }, () => job.user));
-  const each = Math.min(44, (width - 4) / Math.max(1, total));
+  const each = Math.min(56, (width - 4) / Math.max(1, total));
   return Array.from({ length: total }, (_, place) => {
     const user = users[place];
     const gpu = node.guest?.gpus.find((one) => one.index === place);
@@ -117,7 +117,7 @@ function gpuBoxes(node, held, x, y, width) {
     return h('g', { class: user ? userClass(user) : '' },
       h('title', null, `GPU ${place}${gpu ? ` ${gpu.name}` : ''}: ${user || (isHeld ? 'allotted' : 'free')}, ${percent(gpu?.busy_percent)} busy`),
       h('rect', { class: user ? 'hue' : isHeld ? 'fill quiet' : 'gpu-free', x: x + place * each, y, width: each - 3, height: 14, rx: 2 }),
-      each >= 26 && h('text', { class: user ? 'on-hue' : 'small', x: x + place * each + (each - 3) / 2, y: y + 10.5, 'text-anchor': 'middle' }, each >= 42 ? text : `G${place}`));
+      each >= 26 && h('text', { class: user ? 'on-hue' : 'small', x: x + place * each + (each - 3) / 2, y: y + 10.5, 'text-anchor': 'middle' }, each >= 54 ? text : `G${place}`));
   });
 }
 
@@ -211,16 +211,16 @@ function drawHost(snapshot, width) {
 function drawWires(groups, rows, top, width, network) {
   const x = PAD + 4;
   const isWide = width > 640;
+  const drop = (one) => PAD + 18 + one.x + Math.min(60, one.width / 2);
   return [
-    h('path', { class: 'wire', d: `M ${x} ${top - 14} V ${top + rows.at(-1) - 9}` }),
-    rows.map((y) => {
+    rows.length > 1 && h('path', { class: 'wire', d: `M ${x} ${top - 9} V ${top + rows.at(-1) - 9}` }),
+    rows.map((y, place) => {
       const of = groups.filter((one) => one.y === y);
-      const last = of.at(-1);
       return h('g', { key: `row-${y}` },
-        h('path', { class: 'wire', d: `M ${x} ${top + y - 9} H ${PAD + 18 + last.x + Math.min(60, last.width / 2)}` }),
-        of.map((one) => h('path', { class: 'wire', d: `M ${PAD + 18 + one.x + Math.min(60, one.width / 2)} ${top + y - 9} v 9` })));
+        h('path', { class: 'wire', d: `M ${rows.length > 1 ? x : drop(of[0])} ${top + y - 9} H ${place === 0 ? width - PAD : drop(of.at(-1))}` }),
+        of.map((one) => h('path', { class: 'wire', d: `M ${drop(one)} ${top + y - 9} v 9` })));
     }),
-    h('text', { class: 'small', x: isWide ? width - PAD : x + 8, y: isWide ? 22 : top - 16, 'text-anchor': isWide ? 'end' : 'start' }, `network ${network || 'not known'}`),
+    h('text', { class: 'small', x: width - PAD, y: isWide ? 36 : top - 16, 'text-anchor': 'end' }, `network ${network || 'not known'}`),
   ];
 }
 

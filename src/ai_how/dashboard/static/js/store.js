@@ -100,16 +100,22 @@ function forgetOld(one) {
 }
 
 const listeners = [];
-let isAsked = false;
+let asked = null;
 
+/** `listener` gets the set of what has changed: `all`, `clock` (time went on), `legend`. */
 export const onChange = (listener) => listeners.push(listener);
 
 /** Draw once, in the next frame, however much has changed; a page that nobody sees waits. */
-export function changed() {
-  if (isAsked || document.hidden) return;
-  isAsked = true;
+export function changed(what = 'all') {
+  if (document.hidden) return;
+  if (asked) {
+    asked.add(what);
+    return;
+  }
+  asked = new Set([what]);
   requestAnimationFrame(() => {
-    isAsked = false;
-    for (const one of listeners) one();
+    const now = asked;
+    asked = null;
+    for (const one of listeners) one(now);
   });
 }
