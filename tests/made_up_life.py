@@ -1,13 +1,9 @@
-"""Made-up clusters that go on: what the page's server asks for, with figures that move in time.
-
-A test tells them what happens; nothing happens by itself but what `every_s` says.
-"""
+"""Made-up clusters whose figures move in time, and that do only what a test tells them."""
 
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ai_how.dashboard.clusters import JournalEntry, Known
@@ -24,6 +20,7 @@ from ai_how.monitoring.model import (
     Snapshot,
 )
 from made_up_cluster import make_snapshot
+from made_up_live import MadeUpClusters
 
 GIB = 2**30
 Point = tuple[float, float | None]
@@ -55,7 +52,7 @@ def value_of(name: str, subject: str, at: float) -> float:
 
 
 @dataclass(kw_only=True)
-class MadeUpLive:
+class MovingLife:
     """A cluster that is watched. `tell` is a new look at it."""
 
     name: str
@@ -127,7 +124,7 @@ class MadeUpLive:
 class Watch:
     """One reader of a life, as `monitoring.live.Live` is."""
 
-    def __init__(self, life: MadeUpLive) -> None:
+    def __init__(self, life: MovingLife) -> None:
         self.snapshot, self.series = life.snapshot, life.series
         self.jobs, self.events = life.jobs, life.events
         self._life = life
@@ -154,9 +151,7 @@ class Watch:
 def with_gpus(seen: Snapshot, at: float) -> Snapshot:
     """Two GPUs in each compute node; jobs of alice have one."""
     assert seen.slurm
-    jobs = tuple(
-        replace(one, gpus=1) if one.user == "alice" else one for one in seen.slurm.jobs
-    )
+    jobs = tuple(replace(one, gpus=1) if one.user == "alice" else one for one in seen.slurm.jobs)
     held = {name for one in jobs if one.is_running and one.gpus for name in one.nodes}
 
     def equip(node: NodeSample) -> NodeSample:
@@ -183,54 +178,21 @@ def with_gpus(seen: Snapshot, at: float) -> Snapshot:
     return replace(seen, slurm=slurm, nodes=tuple(map(equip, seen.nodes)))
 
 
-@dataclass
-class Echo:
-    """A console that says again what is typed."""
+class ToldClusters(MadeUpClusters):
+    """Clusters that do what a test tells them; `lives` may change at any time."""
 
-    _heard: list[bytes] = field(default_factory=lambda: [b"made-up login: "])
-    _is_closed: bool = False
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def recv(self, size: int) -> bytes:
-        with self._changed:
-            self._changed.wait_for(lambda: self._heard or self._is_closed)
-            return b"" if self._is_closed else self._heard.pop(0)[:size]
-
-    def send(self, data: bytes) -> None:
-        with self._changed:
-            self._heard.append(data)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-
-@dataclass
-class MadeUpClusters:
-    """The clusters of a user; `lives` may change at any time."""
-
-    lives: dict[str, MadeUpLive]
-    entries: tuple[JournalEntry, ...] = ()
+    def __init__(self, *lives: MovingLife, entries: Sequence[JournalEntry] = ()) -> None:
+        super().__init__()
+        self.told = {one.name: one for one in lives}
+        self.entries = entries
 
     def known(self) -> Sequence[Known]:
-        return [
-            Known(one.name, "hpc", one.names) for one in self.lives.values()
-        ]
+        return [Known(one.name, "hpc", one.names) for one in self.told.values()]
 
-    def connect(self, name: str) -> Watch:
-        if name not in self.lives:
+    def connect(self, name: str) -> Watch:  # type: ignore[override]
+        if name not in self.told:
             raise HostError(f"there is no cluster {name}")
-        return Watch(self.lives[name])
+        return Watch(self.told[name])
 
     def journal(self, name: str, node: str, lines: int) -> Sequence[JournalEntry]:
-        return self.entries[-lines:]
-
-    @contextmanager
-    def console(self, name: str, node: str) -> Iterator[Echo]:
-        line = Echo()
-        try:
-            yield line
-        finally:
-            line.close()
+        return self.entries[-lines:] or super().journal(name, node, lines)
