@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,51 +33,57 @@ _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 4096
 
 
+Serve = Annotated[
+    str | None,
+    typer.Option(
+        "--serve",
+        metavar="[ADDRESS:]PORT",
+        help="Serve /metrics there until Ctrl-C; without an address on 127.0.0.1. "
+        "Port 0 is any free one.",
+    ),
+]
+Open = Annotated[bool, typer.Option("--open", help="Allow an ADDRESS that other hosts reach.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="PATH",
+        help="Only who sends the token in this file as bearer token may read.",
+    ),
+]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        "--targets",
+        metavar="DIR",
+        help="Write what Prometheus is to scrape there, for its file_sd_configs; - prints it.",
+    ),
+]
+Rules = Annotated[
+    Path | None,
+    typer.Option("--rules", metavar="DIR", help="Copy the alert rules for Prometheus there."),
+]
+Dashboards = Annotated[
+    Path | None,
+    typer.Option("--dashboards", metavar="DIR", help="Copy the dashboards for Grafana there."),
+]
+Openmetrics = Annotated[
+    bool, typer.Option("--openmetrics", help="Print OpenMetrics, not Prometheus text.")
+]
+
+
 @app.command(short_help="Print the cluster's metrics, or serve them to Prometheus.")
 def metrics(
     ctx: typer.Context,
     file: File = None,
     cluster: Cluster = None,
-    serve: Annotated[
-        str | None,
-        typer.Option(
-            "--serve",
-            metavar="[ADDRESS:]PORT",
-            help="Serve /metrics there until Ctrl-C; without an address on 127.0.0.1. "
-            "Port 0 is any free one.",
-        ),
-    ] = None,
-    is_open: Annotated[
-        bool,
-        typer.Option("--open", help="Allow an ADDRESS that other hosts reach."),
-    ] = False,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--token-file",
-            metavar="PATH",
-            help="Only who sends the token in this file as bearer token may read.",
-        ),
-    ] = None,
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            "--targets",
-            metavar="DIR",
-            help="Write what Prometheus is to scrape there, for its file_sd_configs; - prints it.",
-        ),
-    ] = None,
-    rules: Annotated[
-        Path | None,
-        typer.Option("--rules", metavar="DIR", help="Copy the alert rules for Prometheus there."),
-    ] = None,
-    dashboards: Annotated[
-        Path | None,
-        typer.Option("--dashboards", metavar="DIR", help="Copy the dashboards for Grafana there."),
-    ] = None,
-    openmetrics: Annotated[
-        bool, typer.Option("--openmetrics", help="Print OpenMetrics, not Prometheus text.")
-    ] = False,
+    serve: Serve = None,
+    is_open: Open = False,
+    token_file: TokenFile = None,
+    targets: Targets = None,
+    rules: Rules = None,
+    dashboards: Dashboards = None,
+    openmetrics: Openmetrics = False,
 ) -> None:
     """Print what is seen of the cluster now as Prometheus text, or serve it (--serve).
 
@@ -253,9 +260,13 @@ def _copy(rules: Path | None, dashboards: Path | None, *, is_json: bool) -> None
 def _print(manager: "HpcManager", *, is_json: bool, openmetrics: bool) -> None:
     from ai_how.cli.metrics_pages import starts_of
     from ai_how.dashboard.metrics import Seen, make_page, render_metrics
+    from ai_how.monitoring.health import judge_of
     from ai_how.monitoring.once import look_once
 
-    seen = [Seen(snapshot=look_once(manager), starts=starts_of(manager))]
+    snapshot = look_once(manager)
+    judge = judge_of(manager.kind, is_single=True)
+    snapshot = replace(snapshot, findings=judge.judge(snapshot))
+    seen = [Seen(snapshot=snapshot, starts=starts_of(manager))]
     if is_json:
         samples = [
             {"name": one.name, "labels": one.labels, "value": one.value}
