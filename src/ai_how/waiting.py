@@ -63,7 +63,12 @@ def wait_until(
 
 
 def call_with_timeout(function: Callable[[], T], timeout_s: float) -> T:
-    """The result of `function`; TimeoutError if it is late, and its thread is left behind.
+    """The result of `function`; TimeoutError if it is late, and its thread is left behind."""
+    return call_in_thread(function, name="libvirt-call").result(timeout_s)
+
+
+def call_in_thread(function: Callable[[], T], *, name: str) -> Future[T]:
+    """The result of `function`, or its error, which a thread of its own will have.
 
     It is a daemon thread: a C call that never returns must not keep the interpreter from ending.
     """
@@ -77,5 +82,5 @@ def call_with_timeout(function: Callable[[], T], timeout_s: float) -> T:
         else:
             future.set_result(answer)
 
-    start_thread(work, name="libvirt-call")
-    return future.result(timeout_s)
+    start_thread(work, name=name)
+    return future

@@ -5,20 +5,21 @@ A source that hangs makes a gap with a reason, and delays no other one. Nothing 
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
 from ai_how.libvirt_client.vm_state import VmState
+from ai_how.monitoring.faults import FaultSource
 from ai_how.monitoring.ground import Ground, GroundSource, Line
 from ai_how.monitoring.guest_source import GUEST_S, GuestSource
 from ai_how.monitoring.host_source import DiskSample, HostSource, look_at_disks
 from ai_how.monitoring.job_use import JobLedger
 from ai_how.monitoring.lanes import Asked, Lane
 from ai_how.monitoring.model import (
-    Finding,
+    Fault,
     GuestSample,
     HostSample,
     NodeSample,
@@ -27,11 +28,10 @@ from ai_how.monitoring.model import (
     VmSample,
 )
 from ai_how.monitoring.vm_source import STATS_S, VmSource, absent
-from ai_how.monitoring.watched import NodeNeeds, Watched
+from ai_how.monitoring.watched import Judge, NodeNeeds, Watched
+from ai_how.state.lock import read_holder
 from ai_how.state.models import NodeState
 from ai_how.waiting import Deadline
-
-Judge = Callable[[Snapshot], tuple[Finding, ...]]
 
 T = TypeVar("T")
 
@@ -56,6 +56,8 @@ class Intervals:
     guest_all: float = 30.0
     """Also programs: systemctl, nvidia-smi."""
     workload: float = 10.0
+    faults: float = 60.0
+    """A few programs of the host."""
 
     @classmethod
     def of(cls, *, is_kvm: bool | None) -> "Intervals":
@@ -79,14 +81,17 @@ class Collector:
         self,
         watched: Watched,
         *,
-        judge: Judge = lambda _snapshot: (),
+        judge: Judge | None = None,
         line: Line | None = None,
         host: HostSource | None = None,
         intervals: Intervals | None = None,
         guest_threads: int = GUEST_THREADS,
     ) -> None:
-        """`judge` finds what is wrong. Without `intervals` they are those of KVM or emulation."""
-        self._watched, self._judge = watched, judge
+        """`judge` finds what is wrong, instead of the rules of the kind.
+
+        Without `intervals` they are those of KVM or emulation.
+        """
+        self._watched, self._judge = watched, judge or watched.new_judge()
         self._line, self._fixed = line or Line(), intervals
         self._intervals = intervals or Intervals.of(is_kvm=None)
         self._ledger = JobLedger()
@@ -107,6 +112,10 @@ class Collector:
         self._vms = Asked[Mapping[str, VmSample]](
             "libvirt", self._look_at_vms, every_s=times.host, deadline_s=2 * STATS_S
         )
+        self._fault_source = FaultSource(watched.paths)
+        self._faults = Asked[tuple[Fault, ...]](
+            "faults", self._look_for_faults, every_s=times.faults, deadline_s=20
+        )
         self._work = Asked[SlurmSample](
             self._workload.name if self._workload else "workload",
             self._look_at_workload,
@@ -114,7 +123,7 @@ class Collector:
             deadline_s=WORKLOAD_S,
             share=SHARE,
         )
-        alone = ("cluster", "host", "disks", "libvirt", "workload")
+        alone = ("cluster", "host", "disks", "libvirt", "faults", "workload")
         self._lanes = {name: Lane(name) for name in alone}
         self._lanes["guests"] = Lane("guests", guest_threads)
 
@@ -170,7 +179,9 @@ class Collector:
             network=str(ground.state.network.subnet),
             nodes=tuple(self._node(one, ground, slurm) for one in ground.state.nodes),
             slurm=slurm,
+            faults=self._faults.value or (),
             is_up=ground.uri is not None,
+            doing=read_holder(self._watched.paths.lock),
         )
         return replace(found, findings=self._judge(found))
 
@@ -190,7 +201,7 @@ class Collector:
         )
 
     def _sources(self) -> Iterator[Asked[Any]]:
-        yield from (self._ground, self._host, self._vms, self._disks)
+        yield from (self._ground, self._host, self._vms, self._disks, self._faults)
         if self._workload:
             yield self._work
         yield from (one.asked for one in self._guests.values())
@@ -210,6 +221,8 @@ class Collector:
             self._vms.value = None
         self._begin("libvirt", self._vms)
         self._begin("disks", self._disks)
+        if self._vms.times > 0 or ground.uri is None:  # it uses what reached libvirt
+            self._begin("faults", self._faults)
         for one in (self._host, self._vms):
             if one.times == 1:
                 one.hurry(1.0)  # rates need two looks
@@ -292,7 +305,11 @@ class Collector:
 
     def _has_settled(self) -> bool:
         """Whether every source was asked, or cannot be."""
-        rest: list[Asked[Any]] = [self._disks, *(one.asked for one in self._guests.values())]
+        rest: list[Asked[Any]] = [
+            self._disks,
+            self._faults,
+            *(one.asked for one in self._guests.values()),
+        ]
         if self._workload:
             rest.append(self._work)
         return all(one.times > 0 or (one.trouble and not one.is_out) for one in rest)
@@ -301,6 +318,14 @@ class Collector:
 
     def _look_at_disks(self) -> DiskSample:
         return look_at_disks(self._known().state)
+
+    def _look_for_faults(self) -> tuple[Fault, ...]:
+        ground = self._known()
+        place = self._watched.place(ground.state)
+        client = self._line.client if ground.uri is not None else None
+        if client is None and ground.uri is not None:
+            raise HostError("there is no connection to libvirt")
+        return self._fault_source.look(ground.state, place, client)
 
     def _look_at_vms(self) -> Mapping[str, VmSample]:
         ground = self._known()
@@ -352,6 +377,7 @@ class Collector:
             name=node.name,
             role=node.role.value,
             ip=str(node.ip),
+            auto_start=node.auto_start,
             vm=self._vm(node, ground),
             guest=guest.asked.value if guest else None,
             slurm=next((one for one in slurm.nodes if one.name == node.name), None)

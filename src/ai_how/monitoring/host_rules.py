@@ -149,6 +149,6 @@ RULES = (
         unless=frozenset({HostCause.HOST_DISK_FULL, HostCause.HOST_DISK_FILLING}),
     ),
     Rule(find=find_memory, reads="host", after_s=30.0),
-    Rule(find=find_silent, reads="host"),
+    Rule(find=find_silent, reads="host", after_s=20.0),
     Rule(find=find_faults, reads="faults"),
 )

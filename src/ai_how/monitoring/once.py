@@ -20,7 +20,7 @@ def look_once(cluster: "KnownCluster", *, within_s: float = WITHIN_S) -> Snapsho
     Raises StateError if there is no such cluster, or its state is damaged.
     """
     cluster.get_state()
-    collector = Collector(watched_of(cluster), guest_threads=GUEST_THREADS)
+    collector = Collector(watched_of(cluster, is_single=True), guest_threads=GUEST_THREADS)
     try:
         return collector.once(within_s=within_s)
     finally:

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ai_how.host.place import HypervisorHost, resolve_host, storage_of
-from ai_how.monitoring.model import SlurmSample
+from ai_how.monitoring.model import Finding, SlurmSample, Snapshot
 from ai_how.state.cluster_state import read_state
 from ai_how.state.models import ClusterState, NodeState
-from ai_how.state.paths import Roots
+from ai_how.state.paths import ClusterPaths, Roots
 from ai_how.waiting import Deadline
 
 if TYPE_CHECKING:  # it loads far more than a collector needs
     from ai_how.clusters.known_cluster import KnownCluster
     from ai_how.guest.agent import GuestAgent
+
+
+Judge = Callable[[Snapshot], tuple[Finding, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,12 @@ class Monitored(Protocol):
         """A new source."""
 
 
+class NamedKind(Protocol):
+    """What every `ClusterKind` has."""
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
     """One cluster, by its name, for a collector."""
@@ -63,10 +72,16 @@ class Watched:
     roots: Roots
     new_workload: Callable[[], WorkloadSource] | None = None
     """Makes the source of its software; None if nothing is known of that."""
+    new_judge: Callable[[], Judge] = lambda: lambda _snapshot: ()
+    """Makes what finds out what is wrong; nothing is, unless it is given."""
+
+    @property
+    def paths(self) -> ClusterPaths:
+        return self.roots.cluster(self.name)
 
     def find_state(self) -> ClusterState | None:
         """The state; None if there is no such cluster. Raises StateError if it is damaged."""
-        return read_state(self.roots.cluster(self.name))
+        return read_state(self.paths)
 
     def place(self, state: ClusterState) -> HypervisorHost:
         """The host of its VMs."""
@@ -74,12 +89,20 @@ class Watched:
         return resolve_host(state.host_uri, self.roots, kept=kept)
 
 
-def watched_of(cluster: "KnownCluster") -> Watched:
-    """What a collector is told of a cluster."""
-    kind: object = cluster.kind
+def watched_of(cluster: "KnownCluster", *, is_single: bool = False) -> Watched:
+    """What a collector is told of a cluster. `is_single` is for one look without a past."""
+    return watched_as(cluster.kind, cluster.name, cluster.roots, is_single=is_single)
+
+
+def watched_as(kind: "NamedKind", name: str, roots: Roots, *, is_single: bool = False) -> Watched:
+    """The same, without the rest of a manager."""
+    from ai_how.monitoring.health import judge_of  # noqa: PLC0415  it has the rules
+
+    known: object = kind
     return Watched(
-        name=cluster.name,
-        kind=cluster.kind.name,
-        roots=cluster.roots,
-        new_workload=kind.workload_source if isinstance(kind, Monitored) else None,
+        name=name,
+        kind=kind.name,
+        roots=roots,
+        new_workload=known.workload_source if isinstance(known, Monitored) else None,
+        new_judge=lambda: judge_of(known, is_single=is_single).judge,
     )

@@ -1,0 +1,178 @@
+"""Made-up clusters for the page: they move, can be told to fail, and need no host.
+
+As a program it serves them: `python tests/made_up_live.py [--port N] [--nodes N] [--jobs N]`.
+"""
+
+import argparse
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ai_how.dashboard.app import Settings
+from ai_how.dashboard.clusters import JournalEntry, Known, Point
+from ai_how.dashboard.guard import Keys, Place
+from ai_how.dashboard.server import listen, serve
+from ai_how.errors import StateError
+from ai_how.monitoring.model import Event, Finding, Job, Snapshot
+from made_up_cluster import make_snapshot
+
+FINDING = Finding(
+    id="node-drained",
+    severity="warning",
+    subject="compute-02",
+    text="compute-02 is drained: a test of disks",
+    since=time.time() - 600,
+    evidence=("scontrol says: State=IDLE+DRAIN Reason=a test of disks",),
+    remedy="ai-how hpc check --heal",
+    heals=True,
+)
+
+
+class MadeUpLive:
+    """A collector that answers at once: a new snapshot every `every_s`."""
+
+    def __init__(self, name: str, *, nodes: int, jobs: int, every_s: float = 1.0) -> None:
+        self.name, self._nodes, self._jobs, self._every_s = name, nodes, jobs, every_s
+        self._closed = threading.Event()
+        self.is_gone = False
+
+    def snapshot(self) -> Snapshot:
+        at = time.time()
+        seen = make_snapshot(nodes=self._nodes, jobs=self._jobs, at=at, findings=(FINDING,))
+        wave = 0.5 + 0.5 * math.sin(at / 10)
+        nodes = tuple(
+            replace(one, vm=replace(one.vm, cpus_busy=round(wave * one.vm.vcpus, 3)))
+            for one in seen.nodes
+            if one.vm
+        )
+        trouble = "the collector is gone" if self.is_gone else None
+        sources = tuple(replace(one, trouble=trouble) for one in seen.sources)
+        return replace(seen, cluster=self.name, nodes=nodes, sources=sources)
+
+    def follow(self) -> Iterator[Snapshot]:
+        while not self._closed.is_set():
+            yield self.snapshot()
+            self._closed.wait(self._every_s)
+
+    def series(
+        self, name: str, subject: str, since: float, until: float, step_s: float
+    ) -> Sequence[Point]:
+        if name == "nothing":
+            return []
+        count = int((until - since) / step_s)
+        phase = sum(map(ord, name + subject))
+        return [
+            (
+                since + place * step_s,
+                None
+                if place % 97 == 50
+                else round(2 + 2 * math.sin((since + place * step_s) / 300 + phase), 3),
+            )
+            for place in range(count)
+        ]
+
+    def jobs(self, since: float, until: float) -> tuple[Job, ...]:
+        found = self.snapshot().slurm
+        return found.jobs if found else ()
+
+    def events(self, since: float, until: float) -> tuple[Event, ...]:
+        minutes = range(math.ceil(since / 60), int(until / 60) + 1)
+        kinds = ("job-start", "job-end", "finding", "finding-over", "heal", "start", "gap")
+        return tuple(
+            Event(
+                at=minute * 60.0,
+                kind=kinds[minute % len(kinds)],
+                subject=f"compute-{minute % self._nodes + 1:02}",
+                text=f"what happened in minute {minute % 60}",
+            )
+            for minute in minutes
+            if since <= minute * 60.0 <= until
+        )
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+class MadeUpLine:
+    """A serial line that says back what is typed, as a shell does."""
+
+    def __init__(self) -> None:
+        self._said: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._said.put(b"root@compute-01:~# ")
+
+    def recv(self, size: int) -> bytes:
+        return self._said.get()[:size]
+
+    def send(self, data: bytes) -> None:
+        self._said.put(data.replace(b"\r", b"\r\nroot@compute-01:~# "))
+
+    def close(self) -> None:
+        self._said.put(b"")
+
+
+class MadeUpClusters:
+    """Clusters by name, of so many nodes; a test adds and removes them."""
+
+    def __init__(self, *, nodes: int = 2, jobs: int = 8, names: Sequence[str] = ("made-up",)):
+        self.nodes, self.jobs, self.names = nodes, jobs, list(names)
+        self.lives: dict[str, MadeUpLive] = {}
+
+    def known(self) -> Sequence[Known]:
+        numbers = range(1, self.nodes + 1)
+        nodes = ("controller", *(f"compute-{number:02}" for number in numbers))
+        return [Known(name, "hpc", nodes) for name in self.names]
+
+    def connect(self, name: str) -> MadeUpLive:
+        if name not in self.names:
+            raise StateError(f"there is no cluster {name}")
+        self.lives[name] = MadeUpLive(name, nodes=self.nodes, jobs=self.jobs)
+        return self.lives[name]
+
+    def journal(self, name: str, node: str, lines: int) -> Sequence[JournalEntry]:
+        return [
+            JournalEntry(
+                at=1_800_000_000.0 + number,
+                identifier="slurmd",
+                priority=(3, 6)[number % 2],
+                message=f"line {number} of {node}",
+            )
+            for number in range(lines)
+        ]
+
+    @contextmanager
+    def console(self, name: str, node: str) -> Iterator[MadeUpLine]:
+        line = MadeUpLine()
+        try:
+            yield line
+        finally:
+            line.close()
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--port", type=int, default=0)
+    asked.add_argument("--nodes", type=int, default=2)
+    asked.add_argument("--jobs", type=int, default=8)
+    asked.add_argument("--clusters", nargs="+", default=["made-up", "second"])
+    asked.add_argument("--no-console", action="store_true")
+    given = asked.parse_args()
+    line = listen("127.0.0.1", given.port)
+    port, keys = line.getsockname()[1], Keys()
+    settings = Settings(
+        place=Place(port), keys=keys, version="0.0.0", has_console=not given.no_console
+    )
+    clusters = MadeUpClusters(nodes=given.nodes, jobs=given.jobs, names=given.clusters)
+    serve(
+        line,
+        clusters,
+        settings,
+        lambda: print(f"http://127.0.0.1:{port}/#token={keys.token}", flush=True),  # noqa: T201
+    )
+
+
+if __name__ == "__main__":
+    main()
