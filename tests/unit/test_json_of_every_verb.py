@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc wrappers": (None, ("bin",)),
     "hpc logs": (None, ("controller",)),
     "hpc ssh-config": (None, ()),
+    "hpc top": (None, ()),
     "image build": (None, ()),
     "image warm": (None, ()),
     "image list": ((), None),

@@ -159,14 +159,14 @@ def _show(
             elif is_json:
                 console.show_json(_document(entry))
             else:
-                for line in _lines(entry, is_alone=len(nodes) == 1):
+                for line in entry_lines(entry, is_alone=len(nodes) == 1):
                     label = "" if len(nodes) == 1 else f"{entry.node:<{width}}"
                     console.show_log_line(label, line, number=numbers[entry.node])
             if not console.has_reader():
                 return
 
 
-def _lines(entry: "LogEntry", *, is_alone: bool) -> "Iterator[str]":
+def entry_lines(entry: "LogEntry", *, is_alone: bool) -> "Iterator[str]":
     """The entry as journalctl shows it; the further lines of a message are indented."""
     from ai_how.guest.serial_log import without_controls
 

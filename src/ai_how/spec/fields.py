@@ -385,4 +385,3 @@ BootLimit = Annotated[
     BeforeValidator(_boot_limit),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
 ]
-KeepDays = Annotated[int, Field(ge=1, le=366)]
