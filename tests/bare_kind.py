@@ -87,6 +87,7 @@ class BareCluster:
     """Nodes that are all alike: ready as soon as their VM runs."""
 
     name = "bare"
+    collector = ""
 
     @property
     def step_types(self) -> Mapping[str, type[Step]]:

@@ -103,6 +103,12 @@ FAMILIES: dict[str, dict[str, str]] = {
         "F65": "file descriptors run out; fifty starts and destroys in a row",
         "F66": "the user may not use libvirt",
     },
+    "watching": {
+        "M01": "a collector is killed, hangs, or is one of two",
+        "M02": "the database of a collector: a full disk, damage, a kill, a newer version",
+        "M03": "the clock of the host is set back or forward while a cluster is watched",
+        "M04": "readers of a collector that flood it, do not read, or are too many",
+    },
     "security": {
         "S01": "XML injection by names and texts",
         "S02": "path traversal by a name",

@@ -20,6 +20,7 @@ FUNCTION_LINES = 60
 BROAD_EXCEPTS = {
     "cli/__init__.py": 1,
     "monitoring/lanes.py": 1,
+    "monitoring/service.py": 1,
     "plan/executor.py": 2,
     "plan/observer.py": 1,
     "plan/undo.py": 1,

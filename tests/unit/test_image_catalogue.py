@@ -281,6 +281,17 @@ def test_the_version_of_slurm_is_without_that_of_debian(version: str, slurm: str
     assert find_slurm_version((package("bash", "5"),)) is None
 
 
+def test_the_exporter_starts_with_slurm_and_neither_waits_for_the_other() -> None:
+    mine = Blueprint(name="mine", sets=("node-exporter",))
+    assert mine.all_packages == ("prometheus-node-exporter",)
+    texts = {one.target: one.source.read_text() for one in mine.all_files}
+    for service in ("slurmd", "slurmctld"):
+        text = texts[f"/etc/systemd/system/{service}.service.d/node-exporter.conf"]
+        assert "Wants=prometheus-node-exporter.service" in text
+        assert "After=" not in text
+        assert "Before=" not in text
+
+
 def test_a_node_with_containers_prepares_for_podman_before_slurm_starts() -> None:
     files = {
         one.target: one.source.read_text()

@@ -66,7 +66,7 @@ def test_an_image_may_be_as_short_as_its_packages() -> None:
             "{mine: {with: develop}}",
             (
                 "images.mine.with[0]: found 'develop'; allowed: devel, containers, modules, "
-                "accounting, nvidia or simulated-gpus"
+                "accounting, node-exporter, nvidia or simulated-gpus"
             ),
         ),
         (

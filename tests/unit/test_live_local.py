@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from ai_how.monitoring.live import LocalLive
+from local_live import LocalLive
 from made_up_cluster import NOON, make_snapshot
 
 

@@ -89,7 +89,7 @@ def full_snapshot():
 
 def everything(**more):
     starts = (NodeStart("compute-01", {"restore": 1.5, "agent": 2.0}),)
-    heals, cost = {"vm.paused": 2}, {"cpu_s": 1.5, "memory_bytes": 5e7, "database_bytes": 1e6}
+    heals, cost = {"compute-01": 2}, {"cpu_s": 1.5, "memory_bytes": 5e7, "database_bytes": 1e6}
     return {"starts": starts, "heals": heals, "own_cost": cost, **more}
 
 
@@ -211,7 +211,7 @@ def test_slurm_is_counted_as_slurmctld_counts():
     assert value_of(found, "slurm_jobs_finished") == 4
     assert value_of(found, "slurm_jobs_started") == 6
     assert value_of(found, "slurm_jobs_memory_alloc") == 2 * 500 * 2**20
-    assert value_of(found, "slurm_partition_jobs", partition="compute") == 7
+    assert value_of(found, "slurm_partition_jobs", partition="compute") == 5
     assert value_of(found, "slurm_partition_jobs", partition="debug") == 0
     assert value_of(found, "slurm_partition_jobs_min_job_nodes", partition="compute") == 2
     assert value_of(found, "slurm_partition_jobs_min_job_nodes_nohold", partition="compute") == 1
@@ -336,7 +336,7 @@ def test_findings_starts_heals_and_the_cost():
     assert value_of(found, "ai_how_findings", severity="critical") == 0
     assert value_of(found, "ai_how_start_stage_seconds", node="compute-01", stage="agent") == 2
     assert value_of(found, "ai_how_start_restored", node="compute-01") == 1
-    assert value_of(found, "ai_how_heals_total", finding="vm.paused") == 2
+    assert value_of(found, "ai_how_heals_total", subject="compute-01") == 2
     assert value_of(found, "ai_how_collector_cpu_seconds_total") == 1.5
 
 
@@ -412,3 +412,27 @@ def test_what_is_no_number_is_no_sample(value):
     page = Page()
     page.add("gauge", "x", "X.", value, {})
     assert page.collect() == []
+
+
+def test_a_job_that_ends_is_counted_by_its_state_and_by_its_flag():
+    seen = make_snapshot(nodes=1)
+    job = make_job(4, ["compute-01"], NOON)
+    jobs = (
+        replace(job, id="1", shown_id="1", state="completing", flags=("completed",)),
+        replace(job, id="2", shown_id="2", state="configuring", flags=("running",)),
+        replace(job, id="3", shown_id="3", state="pending", flags=("requeued",)),
+    )
+    found = samples_of(replace(seen, slurm=replace(seen.slurm, jobs=jobs)))
+    for name, count in (
+        ("completing", 1),
+        ("completed", 1),
+        ("finished", 1),
+        ("configuring", 1),
+        ("running", 1),
+        ("started", 2),
+        ("requeued", 1),
+        ("pending", 1),
+        ("cpus_alloc", 1),
+    ):
+        assert value_of(found, f"slurm_jobs_{name}") == count, name
+    assert value_of(found, "slurm_partition_jobs", partition="compute") == 3

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from ai_how.libvirt_client.facts import DomainInfo
     from ai_how.plan.step import Plan, Step
     from ai_how.spec.expose import ExposedPort
-    from ai_how.spec.models import AccessSpec, ClusterFile, HardwareSpec, NetworkSpec, StartSpec
+    from ai_how.spec.models import (
+        AccessSpec,
+        ClusterFile,
+        HardwareSpec,
+        MonitoringSpec,
+        NetworkSpec,
+        StartSpec,
+    )
     from ai_how.spec.nodes import Node
     from ai_how.state.models import ClusterState
     from ai_how.state.paths import ClusterPaths
@@ -37,6 +44,8 @@ class ClusterSection(Protocol):
     def start(self) -> "StartSpec": ...
     @property
     def expose(self) -> "tuple[ExposedPort, ...]": ...
+    @property
+    def monitoring(self) -> "MonitoringSpec": ...
 
 
 class ClusterKind(Protocol):
@@ -49,6 +58,12 @@ class ClusterKind(Protocol):
     """The name in states, journals and marks of VMs; it never changes.
 
     It is also the group of its verbs: hints say `ai-how NAME start`.
+    """
+
+    collector: str
+    """The module that runs as the program which watches a cluster (`clusters/collecting.py`).
+
+    Empty if clusters of this kind are not watched.
     """
 
     @property

@@ -33,7 +33,7 @@ class Seen:
     starts: tuple[NodeStart, ...] = ()
     """How the nodes last came up."""
     heals: Mapping[str, int] | None = None
-    """How often `check --heal` acted, by what it mended; None: not known."""
+    """How often `check --heal` acted, by what it mended it on; None: not known."""
     own_cost: Mapping[str, float] = field(default_factory=dict)
     """Of the collector: `cpu_s`, `memory_bytes`, `database_bytes`."""
 

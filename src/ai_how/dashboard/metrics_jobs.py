@@ -30,17 +30,6 @@ def add_jobs(series: Series, jobs: Sequence[Job], now: float) -> None:
         "How long the oldest job waits that is not held.",
         max((_wait_s(job, now) for job in waiting if not _is_held(job)), default=0.0),
     )
-    series.gauge(
-        "ai_how_jobs_stuck",
-        "Jobs that end for more than five minutes, or wait for what cannot come.",
-        sum(_is_stuck(job, now) for job in jobs),
-    )
-
-
-STUCK_S = 300.0
-_NEVER = frozenset(
-    {"DependencyNeverSatisfied", "BadConstraints", "PartitionDown", "JobLaunchFailure"}
-)
 
 
 def _begun(job: Job) -> float:
@@ -53,13 +42,6 @@ def _wait_s(job: Job, now: float) -> float:
 
 def _is_held(job: Job) -> bool:
     return job.reason in {"JobHeldUser", "JobHeldAdmin", "BeginTime", "Dependency"}
-
-
-def _is_stuck(job: Job, now: float) -> bool:
-    if job.is_waiting:
-        return job.reason in _NEVER
-    is_ending = "completing" in (job.state, *job.flags)
-    return is_ending and job.ended_at is not None and now - job.ended_at > STUCK_S
 
 
 def _add_job(series: Series, job: Job, now: float) -> None:

@@ -56,9 +56,9 @@ def add_own(
     _add_findings(series, snapshot)
     _add_starts(series, starts)
     _add_costs(series, own_cost)
-    for mended, count in (heals or {}).items():
+    for subject, count in (heals or {}).items():
         series.counter(
-            "ai_how_heals_total", "How often `check --heal` acted.", count, finding=mended
+            "ai_how_heals_total", "How often `check --heal` acted.", count, subject=subject
         )
     if snapshot.host is not None and fresh("host"):
         _add_host(series, snapshot.host)

@@ -26,6 +26,12 @@ _RANGE = re.compile(r"(\d+)-(\d+)(?::(\d+))?$")
 _MOST_TASKS = 4_000_001  # the highest MaxArraySize of SLURM
 _HELD = frozenset({"JobHeldUser", "JobHeldAdmin"})
 _HAS_CPUS = frozenset({"running", "suspended"})
+_ENDED = frozenset(
+    {
+        *("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail"),
+        *("out_of_memory", "preempted", "timeout"),
+    }
+)
 
 
 def add_slurm(series: Series, slurm: SlurmSample) -> None:
@@ -100,22 +106,22 @@ def _words_of(node: SlurmNode) -> frozenset[str]:
 
 
 def _is_busy(words: frozenset[str]) -> bool:
-    return bool(words & {"allocated", "mixed", "completing"})
+    return bool(words & {"allocated", "mixed"})
 
 
 def _count_jobs(jobs: Sequence[Job]) -> dict[str, float]:
     """By the names of the endpoint `jobs`."""
-    words = [frozenset((job.state, *job.flags)) for job in jobs]
-    waiting = [job for job in jobs if job.is_waiting]
+    words = [_words_of_job(job) for job in jobs]
+    waiting = [job for job in jobs if "pending" in _words_of_job(job)]
     held = [job for job in waiting if job.reason in _HELD]
-    running = [job for job in jobs if job.state in _HAS_CPUS]
+    running = [job for job, own in zip(jobs, words, strict=True) if own & _HAS_CPUS]
     return {
         "jobs": sum(_tasks_of(job) for job in jobs),
         "jobs_pending": sum(map(_tasks_of, waiting)),
         "jobs_hold": sum(map(_tasks_of, held)),
         **{f"jobs_{name}": sum(w in one for one in words) for name, w in JOB_WORDS.items()},
-        "jobs_finished": sum(job.has_ended for job in jobs),
-        "jobs_started": sum(not job.is_waiting for job in jobs),
+        "jobs_finished": sum(not one.isdisjoint(_ENDED) for one in words),
+        "jobs_started": len(jobs) - len(waiting),
         "jobs_cpus_alloc": sum(job.cpus or 0 for job in running),
         "jobs_gpus_alloc": sum(job.gpus or 0 for job in running),
         "jobs_memory_alloc": mib(sum(job.memory_mib or 0 for job in running)) or 0,
@@ -123,8 +129,16 @@ def _count_jobs(jobs: Sequence[Job]) -> dict[str, float]:
     }
 
 
+def _words_of_job(job: Job) -> frozenset[str]:
+    return frozenset((job.state, *job.flags))
+
+
+def _is_over(words: frozenset[str]) -> bool:
+    return not words.isdisjoint(_ENDED) and "completing" not in words
+
+
 def _tasks_of(job: Job) -> int:
-    return count_tasks(job.shown_id) if job.is_waiting else 1
+    return count_tasks(job.shown_id) if "pending" in _words_of_job(job) else 1
 
 
 def _add_partition(series: Series, partition: Partition, slurm: SlurmSample) -> None:
@@ -132,9 +146,10 @@ def _add_partition(series: Series, partition: Partition, slurm: SlurmSample) -> 
     nodes = [node for node in slurm.nodes if node.name in names]
     jobs = [job for job in slurm.jobs if job.partition == partition.name]
     counts: dict[str, float | None] = dict(_count_jobs(jobs))
-    counts["jobs"] = sum(job.state != "completed" for job in jobs)  # and arrays as one
+    # An array is one of these, and those that have ended are none.
+    counts["jobs"] = sum(not _is_over(_words_of_job(job)) for job in jobs)
     del counts["jobs_nodes_alloc"]
-    waiting = [job for job in jobs if job.is_waiting]
+    waiting = [job for job in jobs if "pending" in _words_of_job(job)]
     free = [job for job in waiting if job.reason not in _HELD]
     counts["jobs_min_job_nodes"] = _most_nodes(waiting)
     counts["jobs_min_job_nodes_nohold"] = _most_nodes(free)

@@ -34,6 +34,7 @@ class SlurmCluster:
     """A controller with slurmctld and /home, and compute nodes with slurmd."""
 
     name = "hpc"
+    collector = "ai_how.hpc.collecting"
 
     @property
     def step_types(self) -> "Mapping[str, type[Step]]":

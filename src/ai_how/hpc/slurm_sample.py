@@ -57,10 +57,15 @@ def read_version(text: str) -> str | None:
 
 
 def read_scheduler(text: str) -> dict[str, float]:
-    """The figures of `sdiag --json` at its top, by its names."""
+    """The figures of `sdiag --json`, by its names; of a group `schedule_exit_licenses`."""
+    told = dict(object_of(text, "statistics"))
+    for group in ("schedule_exit", "bf_exit"):
+        inner = told.pop(group, None)
+        if isinstance(inner, Mapping):
+            told |= {f"{group}_{name}": value for name, value in inner.items()}
     found = {}
-    for name, value in object_of(text, "statistics").items():
-        figure = number(value)
+    for name, value in told.items():
+        figure = float(value) if isinstance(value, bool) else number(value)
         if figure is not None and re.fullmatch(r"[a-z][a-z0-9_]{1,60}", name):
             found[name] = figure
     return found
@@ -150,6 +155,7 @@ def _job(one: Object) -> Job | None:
         partition=text_of(one.get("partition")) or "",
         qos=text_of(one.get("qos")),
         state=state,
+        flags=tuple(word for word in words_of(one.get("job_state")) if word != state),
         reason=None if reason == "None" else reason,
         priority=whole(one.get("priority")),
         submitted_at=moment(one.get("submit_time")),

@@ -15,6 +15,7 @@ _PACKAGES = {
     ),
     "modules": ("lmod",),
     "accounting": ("slurmdbd", "mariadb-server", "slurm-wlm-mysql-plugin"),
+    "node-exporter": ("prometheus-node-exporter",),
     "simulated-gpus": ("slurm-wlm-nvml-plugin",),
     # What programs with CUDA need when they run; its script builds the modules. No X, no OpenGL.
     "nvidia": (

@@ -1,39 +1,63 @@
 """What the faces of the monitoring ask: the newest snapshot, each new one, and what was before."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ai_how.errors import HostError
-from ai_how.limits import start_thread
-from ai_how.monitoring.history import Grid, History, Series, in_steps
-from ai_how.monitoring.model import Event, Job, Snapshot
+from ai_how.clusters.collecting import Order, find_collector, read_end, start_collector
+from ai_how.clusters.watch_settings import settings_of
+from ai_how.errors import AiHowError, HostError
+from ai_how.monitoring.asking import CollectorGoneError, Connection
+from ai_how.monitoring.history import Series
+from ai_how.monitoring.model import Event, Job, Snapshot, SourceState
+from ai_how.monitoring.records import read_job_record, read_snapshot
 
 if TYPE_CHECKING:
     from ai_how.clusters.known_cluster import KnownCluster
 
-FIRST_S = 60.0
-Rounds = Callable[[threading.Event], Iterator[Snapshot]]
-"""Each new snapshot, until the event is set."""
+COLLECTOR = "collector"
+"""The name of the collector among the sources of a snapshot, while it has a trouble."""
+FIRST_S = 30.0
+SILENT_S = 20.0
+STALE_S = 30.0
+PAUSE_S = 1.0
+LONGEST_PAUSE_S = 5.0
+EVERY_S = 5.0
+ENDED = {
+    "stop": "the cluster was stopped",
+    "suspend": "the cluster was suspended",
+    "destroy": "the cluster was destroyed",
+    "off": "its collector was stopped",
+}
+
+T = TypeVar("T")
 
 
 class Live(Protocol):
-    """A cluster that is being watched. For one thread; each face and page has its own."""
+    """A cluster that is being watched. Several threads may use it, but only one may follow."""
 
     def snapshot(self) -> Snapshot:
         """The newest. Does not hang: of a collector that is gone its sources have a trouble."""
 
     def follow(self) -> Iterator[Snapshot]:
-        """The newest, and then each new one, until `close`; also while the collector is gone."""
+        """The newest, and then each new one, until `close`.
+
+        While the collector is gone or hangs: every few seconds the last one, with the trouble.
+        """
 
     def series(self, name: str, subject: str, since: float, until: float, step_s: float) -> Series:
-        """Means over steps of `step_s` (longer ones if they are too many); None where unknown.
+        """Means over steps of `step_s`; None where unknown, also for what was never seen.
 
-        docs/monitoring.md has the names. A series that was never seen is None everywhere.
+        Steps are longer if they are too many, and a minute or more beyond the last hour.
+        docs/monitoring.md has the names. This and what follows raises HostError while the
+        collector is gone.
         """
 
     def jobs(self, since: float, until: float) -> tuple[Job, ...]:
-        """The jobs that waited, ran or ended then."""
+        """The jobs that waited, ran or ended then, by the time of their submission."""
 
     def events(self, since: float, until: float) -> tuple[Event, ...]:
         """What happened then, oldest first."""
@@ -42,74 +66,206 @@ class Live(Protocol):
         """Also ends `follow`."""
 
 
-def connect(manager: "KnownCluster") -> Live:
+def connect(cluster: "KnownCluster") -> "CollectorLive":
     """Watch a cluster; its collector is started if none runs. Raises AiHowError."""
-    raise HostError(f"nothing collects what is seen of {manager.name} yet")
+    order = order_of(cluster)
+    start_collector(order)
+    return CollectorLive(order, kind=cluster.kind.name)
 
 
-class LocalLive:
-    """A cluster that is watched by this process, on a thread of its own. Nothing is kept on disk.
+def order_of(cluster: "KnownCluster") -> Order:
+    """How the collector of a cluster is started by a face. Raises StateError if there is none."""
+    cluster.get_state()
+    module = cluster.kind.collector
+    if not module:
+        raise HostError(f"clusters of the kind {cluster.kind.name} are not watched")
+    keep_days = settings_of(cluster.kind, cluster.paths).keep_days
+    return Order(
+        program=("-I", "-m", module),
+        roots=cluster.roots,
+        name=cluster.name,
+        keep_days=keep_days,
+    )
 
-    Its events are those that are handed over.
-    """
 
-    def __init__(self, rounds: Rounds, *, events: tuple[Event, ...] = ()) -> None:
-        self._events = events
-        self._history = History()
-        self._jobs: dict[str, Job] = {}
-        self._newest: Snapshot | None = None
-        self._count = 0
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
-        self._thread = start_thread(lambda: self._collect(rounds), name="rounds")
+class CollectorLive:
+    """A cluster as its collector tells of it (`Live`)."""
+
+    def __init__(
+        self,
+        order: Order,
+        *,
+        kind: str,
+        start: Callable[[Order], None] = start_collector,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        self._order = order
+        self._paths = order.roots.cluster(order.name)
+        self._start = start
+        self._silent_s = silent_s
+        self._last = Snapshot(at=0.0, cluster=order.name, kind=kind, host_uri="")
+        self._asking: Connection | None = None
+        self._following: Connection | None = None
+        self._guard = threading.Lock()
+        self._closed = threading.Event()
 
     def snapshot(self) -> Snapshot:
-        with self._changed:
-            self._changed.wait_for(lambda: self._newest or self._stop.is_set(), FIRST_S)
-            if self._newest is None:
-                raise HostError("nothing was seen of the cluster")
-            return self._newest
+        until = time.monotonic() + FIRST_S
+        try:
+            while True:
+                # As a line: its snapshot is read once, by pydantic.
+                age_s, line = _parts(self._ask(lambda line: line.ask_line({"ask": "snapshot"})))
+                if line is not None or time.monotonic() > until:
+                    break
+                self._closed.wait(0.1)
+        except AiHowError as error:
+            return self._troubled(error.brief)
+        if line is None or age_s is None:
+            return self._troubled("the collector has seen nothing yet")
+        self._last = read_snapshot(line)
+        if age_s > STALE_S:
+            return self._troubled(f"the collector has seen nothing new for {age_s:.0f} s")
+        return self._last
 
     def follow(self) -> Iterator[Snapshot]:
-        told = 0
-        while not self._stop.is_set():
-            with self._changed:
-                self._changed.wait_for(lambda: self._count > told or self._stop.is_set())  # noqa: B023
-                told, newest = self._count, self._newest
-            if newest and not self._stop.is_set():
-                yield newest
+        pause_s = PAUSE_S
+        while not self._closed.is_set():
+            try:
+                for seen in self._follow_one():
+                    pause_s = PAUSE_S
+                    yield seen
+            except AiHowError as error:
+                if self._closed.is_set():
+                    return
+                yield self._troubled(error.brief)
+                self._closed.wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def series(self, name: str, subject: str, since: float, until: float, step_s: float) -> Series:
-        return in_steps(
-            self._history.points(name, subject, since, until), Grid(since, until, step_s)
+        answer = self._asked(
+            ask="series", name=name, subject=subject, since=since, until=until, step_s=step_s
         )
+        return [(at, value) for at, value in answer["series"]]
 
     def jobs(self, since: float, until: float) -> tuple[Job, ...]:
-        with self._changed:
-            return tuple(one for one in self._jobs.values() if was_there(one, since, until))
+        found: dict[tuple[str, float | None], Job] = {}
+        for record in self._paged("jobs", since, until):
+            job = read_job_record(record)
+            found[job.id, job.submitted_at] = job
+        return tuple(found.values())
 
     def events(self, since: float, until: float) -> tuple[Event, ...]:
-        return tuple(one for one in self._events if since <= one.at < until)
+        found = dict.fromkeys(Event(**one) for one in self._paged("events", since, until))
+        return tuple(sorted(found, key=lambda one: one.at))
+
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """Name and subject of each series that is known."""
+        return tuple((name, subject) for name, subject in self._asked(ask="names")["names"])
+
+    def status(self) -> dict[str, Any]:
+        """What the collector says of itself."""
+        told = self._asked(ask="status")["status"]
+        return dict(told)
+
+    def note(self, event: Event) -> None:
+        """Have an event kept, as of a face that has mended something."""
+        words = {"at": event.at, "kind": event.kind, "subject": event.subject, "text": event.text}
+        self._asked(ask="note", event=words)
 
     def close(self) -> None:
-        self._stop.set()
-        with self._changed:
-            self._changed.notify_all()
-        self._thread.join()
+        self._closed.set()
+        if following := self._following:
+            following.interrupt()
+        with self._guard:
+            if self._asking:
+                self._asking.close()
+                self._asking = None
 
-    def _collect(self, rounds: Rounds) -> None:
-        for seen in rounds(self._stop):
-            self._history.add(seen)
-            with self._changed:
-                self._newest = seen
-                self._count += 1
-                self._jobs |= {one.id: one for one in (seen.slurm.jobs if seen.slurm else ())}
-                self._changed.notify_all()
-            if self._stop.is_set():
+    def _follow_one(self) -> Iterator[Snapshot]:
+        """What one connection tells, until it ends. Raises AiHowError at its end."""
+        self._revive()
+        line = Connection(self._paths.collector_socket)
+        self._following = line
+        try:
+            line.ask_line({"ask": "follow"})
+            silent_s = 0.0
+            while not self._closed.is_set():
+                told = line.next_line(self._silent_s)
+                if told is None:
+                    silent_s += self._silent_s
+                    yield self._troubled(f"the collector has said nothing for {silent_s:.0f} s")
+                    continue
+                silent_s = 0.0
+                _, snapshot = _parts(told)
+                if snapshot is not None:
+                    self._last = read_snapshot(snapshot)
+                    yield self._last
+        finally:
+            self._following = None
+            line.close()
+
+    def _asked(self, **question: object) -> dict[str, Any]:
+        return self._ask(lambda line: line.ask(question))
+
+    def _paged(self, what: str, since: float, until: float) -> Iterator[Any]:
+        after: object = None
+        while True:
+            answer = self._asked(ask=what, since=since, until=until, after=after)
+            yield from answer[what]
+            after = answer["more"]
+            if after is None:
                 return
 
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        """Ask on the connection that there is; if it is broken, once more on a new one."""
+        with self._guard:
+            if self._closed.is_set():
+                raise CollectorGoneError("the connection is closed")
+            if self._asking:
+                with suppress(CollectorGoneError):
+                    return question(self._asking)
+                self._asking = None
+            self._revive()
+            self._asking = Connection(self._paths.collector_socket)
+            try:
+                return question(self._asking)
+            except CollectorGoneError:
+                self._asking = None
+                raise
 
-def was_there(job: Job, since: float, until: float) -> bool:
-    """Whether a job waited, ran or ended in a span of time."""
-    begun = job.submitted_at or job.started_at or 0.0
-    return begun < until and (job.ended_at is None or job.ended_at >= since)
+    def _revive(self) -> None:
+        """Start the collector again if it was killed. Raises AiHowError if it is not to run."""
+        if not self._paths.state.exists():
+            raise CollectorGoneError(ENDED["destroy"])
+        there = find_collector(self._paths)
+        if there and there.is_current:
+            return
+        if why := read_end(self._paths):
+            raise CollectorGoneError(ENDED.get(why, why))
+        self._start(self._order)
+
+    def _troubled(self, why: str) -> Snapshot:
+        """The last snapshot, as old as it is."""
+        old = tuple(
+            replace(one, trouble=one.trouble or why)
+            for one in self._last.sources
+            if one.name != COLLECTOR
+        )
+        own = SourceState(name=COLLECTOR, every_s=EVERY_S, at=self._last.at or None, trouble=why)
+        return replace(self._last, at=time.time(), sources=(*old, own))
+
+
+def _parts(line: bytes) -> tuple[float | None, bytes | None]:
+    """Age and snapshot of a line that has one. Raises CollectorGoneError for another line."""
+    begin = line.find(b'"snapshot": ')
+    if begin < 0 or not line.endswith(b"}"):
+        if line == b'{"follows": true}':
+            return None, None
+        raise CollectorGoneError(f"the collector answers {line[:200].decode(errors='replace')}")
+    snapshot = line[begin + len(b'"snapshot": ') : -1]
+    age = line[:begin].partition(b'"age_s": ')[2].rstrip(b", ")
+    try:
+        age_s = float(age) if age and age != b"null" else None
+    except ValueError:
+        raise CollectorGoneError("the collector answers nonsense") from None
+    return age_s, None if snapshot == b"null" else snapshot

@@ -13,6 +13,7 @@ from ai_how.monitoring.model import (
 
 HOST = "host"
 SLURM = "slurm"
+DISKS = "disks"
 
 
 class Point(NamedTuple):
@@ -30,6 +31,7 @@ def points_of(seen: Snapshot) -> Iterator[Point]:
     """
     silent = {one.name for one in seen.sources if is_silent(one)}
     yield from _of_host(None if HOST in silent else seen.host)
+    yield from _of_storage(None if DISKS in silent else seen.host)
     for node in seen.nodes:
         yield from _of_node(node, silent)
     yield from _of_slurm(None if SLURM in silent else seen.slurm)
@@ -43,18 +45,21 @@ def is_silent(source: SourceState) -> bool:
 def _of_host(seen: HostSample | None) -> Iterator[Point]:
     used = seen.memory_mib - seen.memory_available_mib if seen else None
     pressure = seen.pressure if seen else {}
-    storage = seen.storage if seen else None
     yield Point("cpu", HOST, seen.cpus_busy if seen else None)
     yield Point("memory_used_mib", HOST, used)
     for kind in ("cpu", "memory", "io"):
         yield Point(f"pressure_{kind}", HOST, pressure.get(kind))
+
+
+def _of_storage(seen: HostSample | None) -> Iterator[Point]:
+    storage = seen.storage if seen else None
     yield Point("storage_free_mib", HOST, storage.free_mib if storage else None)
     yield Point("storage_used_mib", HOST, storage.used_mib if storage else None)
 
 
 def _of_node(node: NodeSample, silent: set[str]) -> Iterator[Point]:
     vm = None if "libvirt" in silent else node.vm
-    disks = None if "disks" in silent else node.vm
+    disks = None if DISKS in silent else node.vm
     guest = None if f"guest/{node.name}" in silent else node.guest
     for name, value in (
         ("cpu", vm.cpus_busy if vm else None),

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ai_how.errors import StateError
-from ai_how.monitoring.model import Snapshot
+from ai_how.monitoring.model import Job, Snapshot
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -31,3 +31,28 @@ def read_snapshot(line: bytes) -> Snapshot:
         return _adapter().validate_json(line)
     except ValueError as error:
         raise StateError("this is no snapshot of a cluster", details=str(error)[:500]) from error
+
+
+def write_job(job: Job) -> bytes:
+    """One line of JSON, without the line end."""
+    return _job_adapter().dump_json(job, exclude_defaults=True)
+
+
+def read_job(line: bytes) -> Job:
+    """The job of `write_job`. Raises ValueError for anything else."""
+    return _job_adapter().validate_json(line)
+
+
+@cache
+def _job_adapter() -> "TypeAdapter[Job]":
+    from pydantic import TypeAdapter  # noqa: PLC0415  as above
+
+    return TypeAdapter(Job)
+
+
+def read_job_record(record: object) -> Job:
+    """The job of `write_job`, after its JSON was read. Raises StateError for anything else."""
+    try:
+        return _job_adapter().validate_python(record)
+    except ValueError as error:
+        raise StateError("this is no job", details=str(error)[:500]) from error

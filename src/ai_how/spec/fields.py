@@ -385,3 +385,4 @@ BootLimit = Annotated[
     BeforeValidator(_boot_limit),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
 ]
+KeepDays = Annotated[int, Field(ge=1, le=366)]

@@ -12,7 +12,15 @@ from ai_how.spec.lists import OneOrList, TextOrSection
 
 Suite = Literal["bookworm", "trixie", "forky"]
 SUITES: tuple[str, ...] = get_args(Suite)
-PackageSet = Literal["devel", "containers", "modules", "accounting", "nvidia", "simulated-gpus"]
+PackageSet = Literal[
+    "devel",
+    "containers",
+    "modules",
+    "accounting",
+    "node-exporter",
+    "nvidia",
+    "simulated-gpus",
+]
 Firmware = Literal["bios", "uefi"]
 
 # What `path` and `url` may have beside them.
@@ -138,8 +146,8 @@ class ImageSpec(Spec):
         Annotated[tuple[PackageSet, ...], OneOrList()],
         Field(
             alias="with",
-            description="Sets of packages: devel, containers, modules, accounting, nvidia, "
-            "simulated-gpus.",
+            description="Sets of packages: devel, containers, modules, accounting, "
+            "node-exporter, nvidia, simulated-gpus.",
             examples=[["devel"]],
         ),
     ] = Field(default=(), alias="with")

@@ -55,6 +55,7 @@ __all__ = [
     "ImageSpec",
     "KubernetesConfigSpec",
     "MetadataSpec",
+    "MonitoringSpec",
     "NetworkSpec",
     "NumaTopologySpec",
     "PartitionSpec",
@@ -250,6 +251,20 @@ class StartSpec(Spec):
     ] = None
 
 
+class MonitoringSpec(Spec):
+    enabled: Annotated[
+        bool,
+        Field(
+            description="Watch the cluster as long as it is up; else only while somebody looks.",
+            examples=[False],
+        ),
+    ] = False
+    keep_days: Annotated[
+        fields.KeepDays,
+        Field(description="For how many days is kept what was seen.", examples=[7]),
+    ] = 7
+
+
 class ClusterSpec(Spec):
     """The fields of both kinds of cluster."""
 
@@ -294,6 +309,9 @@ class HpcSpec(ClusterSpec):
     start: Annotated[StartSpec, Field(description="How the nodes are started.")] = (
         StartSpec.model_construct()
     )
+    monitoring: Annotated[
+        MonitoringSpec, Field(description="What is collected of the cluster over time.")
+    ] = MonitoringSpec.model_construct()
     provision: Annotated[
         tuple[Annotated[ProvisionSpec, TextOrSection(of_playbook)], ...],
         Field(

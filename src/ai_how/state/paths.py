@@ -122,6 +122,26 @@ class ClusterPaths:
         return self.root / "ports.log"
 
     @property
+    def collector(self) -> Path:
+        """Locked by the process that watches the cluster, with what it says of itself."""
+        return self.root / "collector.json"
+
+    @property
+    def collector_socket(self) -> Path:
+        """Where that process is asked."""
+        return self.root / "collector.sock"
+
+    @property
+    def collector_log(self) -> Path:
+        """The output of that process, and of the one before as `collector.log.1`."""
+        return self.root / "collector.log"
+
+    @property
+    def history(self) -> Path:
+        """The SQLite database of what was seen of the cluster (monitoring/store.py)."""
+        return self.root / "history.sqlite"
+
+    @property
     def leases(self) -> Path:
         """Devices of the host that nodes have, one file each; of all clusters."""
         return self.root.parent / ".leases"
