@@ -49,10 +49,10 @@ app.add_typer(of_nodes)
 app.add_typer(of_logs)
 app.add_typer(of_ansible)
 app.add_typer(of_jobs)
-app.add_typer(of_top)
 app.add_typer(of_files)
 app.add_typer(of_ports)
 app.add_typer(of_wrappers)
+app.add_typer(of_top)
 app.add_typer(of_metrics)
 
 WATCH_S = 2.0
