@@ -186,7 +186,7 @@ def test_without_readers_it_ends_by_itself_unless_it_stays(cluster, monkeypatch)
 
 def test_one_that_runs_is_told_to_stay(cluster):
     pid = cluster.start()
-    start_collector(cluster.order(stays=True, keep_days=30))
+    start_collector(cluster.order(stays=True, keep_days=30), is_setting=True)
     live = cluster.live()
     status = live.status()
     live.close()

@@ -28,6 +28,7 @@ from ai_how.cli.hpc_files import app as of_files
 from ai_how.cli.hpc_list import app as of_all
 from ai_how.cli.hpc_logs import app as of_logs
 from ai_how.cli.hpc_metrics import app as of_metrics
+from ai_how.cli.hpc_monitor import app as of_monitor
 from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_ports import app as of_ports
 from ai_how.cli.hpc_run import app as of_jobs
@@ -53,6 +54,7 @@ app.add_typer(of_files)
 app.add_typer(of_ports)
 app.add_typer(of_wrappers)
 app.add_typer(of_top)
+app.add_typer(of_monitor, name="monitor")
 app.add_typer(of_metrics)
 
 WATCH_S = 2.0

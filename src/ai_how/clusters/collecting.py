@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ai_how import __version__
 from ai_how.clusters.collector_socket import connect_to
-from ai_how.errors import AiHowError, DeadlineError, HostError
+from ai_how.errors import DeadlineError, HostError
 from ai_how.host.logout import outliving
 from ai_how.host.reading import read_text
 from ai_how.host.running import FLOCK, is_locked
@@ -111,16 +111,16 @@ def is_in_place(paths: ClusterPaths, descriptor: int) -> bool:
         return False
 
 
-def start_collector(order: Order) -> None:
+def start_collector(order: Order, *, is_setting: bool = False) -> None:
     """Have a collector that answers; one that runs already goes on. Raises HostError.
 
-    One that was started with the cluster goes on so, also if somebody else asks for it.
+    With `is_setting` it stays as long, and keeps as much, as this order says.
     """
     paths = order.roots.cluster(order.name)
     allow_collector(paths)
     if there := find_collector(paths):
         if there.is_current:
-            if order.begun_by or order.stays:
+            if is_setting:
                 _settle(paths, order)
             return
         end_collector(paths)
@@ -162,12 +162,6 @@ def end_collector(paths: ClusterPaths, why: str = "") -> bool:
     _await_end(paths)
     paths.collector_socket.unlink(missing_ok=True)
     return first is not None
-
-
-def try_to_end_collector(paths: ClusterPaths, why: str) -> None:
-    """As `end_collector`; one that does not end must not keep a cluster from being stopped."""
-    with suppress(AiHowError, OSError):
-        end_collector(paths, why)
 
 
 def read_end(paths: ClusterPaths) -> str:

@@ -20,6 +20,7 @@ from ai_how.clusters.cluster_access import ClusterAccess, client_of
 from ai_how.clusters.observation import observe
 from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.status import describe_impostor
+from ai_how.clusters.watching import unwatch, watch_from_start
 from ai_how.host.place import HypervisorHost, resolve_host
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.plan.journal import OnBoundary
@@ -94,11 +95,13 @@ class ClusterManager(ClusterAccess):
                     start.prepare_host(place)
                     start.prepare_files(self.paths, place.ssh_proxy(self.roots))
                     keep_source(text, self.paths, spec)  # a run that was killed at its end did not
+                    self._watch(spec, is_begun=False)
                 if dry_run or not start.plan.steps:
                     return start.plan
                 journal = runner.journal_of(start)
             runner.bring_up(start, journal, keep_on_failure=keep_on_failure)
             keep_source(text, self.paths, spec)
+            self._watch(spec, is_begun=True)
             return start.plan
 
     def save_for_next_start(self, spec: ClusterFile, plan: Plan, *, source: Path | None) -> None:
@@ -129,6 +132,7 @@ class ClusterManager(ClusterAccess):
         if not self._is_half_made():
             self.get_state()
             if not place.is_up:
+                unwatch(self.paths, "stop", self.warn)
                 return Plan("stop", ())
         with self._locked("stop", place) as runner:
             state = self.find_state()
@@ -192,6 +196,10 @@ class ClusterManager(ClusterAccess):
             if not self.paths.journal.exists():
                 self._runner(place, client).settle_leases()
             return found
+
+    def _watch(self, spec: ClusterFile, *, is_begun: bool) -> None:
+        settings = self.kind.section_of(spec).monitoring
+        watch_from_start(self, settings, is_begun=is_begun, warn=self.warn)
 
     @contextmanager
     def _locked(self, verb: str, place: HypervisorHost) -> "Iterator[PlanRunner]":

@@ -17,6 +17,7 @@ from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.start import PreparedStart
 from ai_how.clusters.told_nodes import after_undo, before_steps
+from ai_how.clusters.watching import unwatch
 from ai_how.errors import AiHowError
 from ai_how.guest.serial_log import mark_consoles
 from ai_how.host.place import HypervisorHost
@@ -232,12 +233,14 @@ class PlanRunner:
             check_memory_fits(self.place, state, seen, self.client)
         if not only:
             close_ports(self.paths)
+            unwatch(self.paths, "suspend" if suspends else "stop", self.warn)
         self.carry_on(plan, state, only=list(only), suspends=suspends)
         return plan
 
     def destroy(self, plan: Plan, state: ClusterState, backups: Path | None) -> None:
         """Execute a destroy. If it fails before all backups are complete, they are removed."""
         close_ports(self.paths)
+        unwatch(self.paths, "destroy", self.warn)
         try:
             self.carry_on(plan, state, backups=str(backups) if backups else None)
         except AiHowError:

@@ -2,17 +2,13 @@
 
 from ai_how.hpc.kind import SLURM
 from ai_how.monitoring.collector import Collector
-from ai_how.monitoring.health import judge_of
 from ai_how.monitoring.service import Rounds, Task, main
-from ai_how.monitoring.watched import Watched
+from ai_how.monitoring.watched import watched_as
 
 
 def rounds_of(task: Task) -> Rounds:
     """What is seen of the cluster, each few seconds, with what is wrong."""
-    watched = Watched(
-        name=task.name, kind=SLURM.name, roots=task.roots, new_workload=SLURM.workload_source
-    )
-    return Collector(watched, judge=judge_of(SLURM).judge).rounds
+    return Collector(watched_as(SLURM, task.name, task.roots)).rounds
 
 
 if __name__ == "__main__":

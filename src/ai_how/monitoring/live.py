@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ai_how.clusters.collecting import Order, find_collector, read_end, start_collector
-from ai_how.clusters.watch_settings import settings_of
-from ai_how.errors import AiHowError, HostError
+from ai_how.clusters.watching import order_of, settings_of
+from ai_how.errors import AiHowError
 from ai_how.monitoring.asking import CollectorGoneError, Connection
 from ai_how.monitoring.history import Series
 from ai_how.monitoring.model import Event, Job, Snapshot, SourceState
@@ -68,24 +68,10 @@ class Live(Protocol):
 
 def connect(cluster: "KnownCluster") -> "CollectorLive":
     """Watch a cluster; its collector is started if none runs. Raises AiHowError."""
-    order = order_of(cluster)
+    cluster.get_state()
+    order = order_of(cluster, settings_of(cluster.kind, cluster.paths))
     start_collector(order)
     return CollectorLive(order, kind=cluster.kind.name)
-
-
-def order_of(cluster: "KnownCluster") -> Order:
-    """How the collector of a cluster is started by a face. Raises StateError if there is none."""
-    cluster.get_state()
-    module = cluster.kind.collector
-    if not module:
-        raise HostError(f"clusters of the kind {cluster.kind.name} are not watched")
-    keep_days = settings_of(cluster.kind, cluster.paths).keep_days
-    return Order(
-        program=("-I", "-m", module),
-        roots=cluster.roots,
-        name=cluster.name,
-        keep_days=keep_days,
-    )
 
 
 class CollectorLive:

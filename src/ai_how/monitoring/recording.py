@@ -96,6 +96,7 @@ class Recorder:
         """Write what waits, if that is possible."""
         self._end_minute()
         self._is_urgent, self._tried_at = True, -self._retry_s
+        self._open()
         self._write(self._before.at if self._before else time.time())
         if self._store:
             self._store.close()

@@ -29,6 +29,7 @@ from ai_how.monitoring.model import Event, Snapshot, SourceState
 from ai_how.monitoring.recording import Recorder
 from ai_how.monitoring.records import write_snapshot
 from ai_how.monitoring.server import Server
+from ai_how.monitoring.store import size_of
 from ai_how.state.paths import ClusterPaths, Roots, default_roots
 
 LINGER_S = 300.0
@@ -102,6 +103,7 @@ class Service:
         self._newest: tuple[float, bytes] | None = None
         self._sources: tuple[SourceState, ...] = ()
         self._stays = task.stays
+        self._is_up = True
         self._server = Server(self._paths.collector_socket, self._answer)
 
     def end(self) -> None:
@@ -115,7 +117,7 @@ class Service:
         collecting = start_thread(self._collect, name="rounds")
         while not self._over.wait(LOOK_S) and is_in_place(self._paths, self._place):
             self._bound_log()
-            if not self._stays and self._server.idle_s > self._task.linger_s:
+            if self._server.idle_s > self._task.linger_s and not (self._stays and self._is_up):
                 break
         why = read_end(self._paths) if self._over.is_set() else ""
         why = "" if why == "off" else why
@@ -145,7 +147,7 @@ class Service:
 
     def _take(self, seen: Snapshot) -> None:
         seen = self._recorder.take(seen)
-        self._sources = seen.sources
+        self._sources, self._is_up = seen.sources, seen.is_up
         line = write_snapshot(seen)
         self._newest = (time.monotonic(), line)
         self._server.publish(b'{"snapshot": %b}\n' % line)
@@ -174,7 +176,7 @@ class Service:
 
     def _status(self) -> dict[str, Any]:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        files = [self._paths.history.with_name(f"{self._paths.history.name}{end}") for end in ENDS]
+        now = time.time()
         return {
             "pid": os.getpid(),
             "since": self._since,
@@ -185,10 +187,16 @@ class Service:
             "cpu_s": round(used.ru_utime + used.ru_stime, 3),
             "memory_mib": round(_read_kib("/proc/self/status", "VmRSS") / 1024, 1),
             "own_memory_mib": round(_read_kib("/proc/self/smaps_rollup", "Pss") / 1024, 1),
-            "history_bytes": sum(one.stat().st_size for one in files if one.exists()),
+            "history_bytes": size_of(self._paths.history),
             "newest_age_s": self._newest and round(time.monotonic() - self._newest[0], 3),
             "sources": [
-                {"name": one.name, "every_s": one.every_s, "at": one.at, "trouble": one.trouble}
+                {
+                    "name": one.name,
+                    "every_s": one.every_s,
+                    "age_s": None if one.at is None else round(max(0.0, now - one.at), 1),
+                    "took_s": one.took_s,
+                    "trouble": one.trouble,
+                }
                 for one in self._sources
             ],
         }
@@ -203,9 +211,6 @@ class Service:
             log = os.fstat(sys.stderr.fileno())
             if stat.S_ISREG(log.st_mode) and log.st_size > LARGEST_LOG:
                 os.ftruncate(sys.stderr.fileno(), 0)
-
-
-ENDS = ("", "-wal", "-shm")
 
 
 def _tell_ready() -> None:

@@ -36,6 +36,7 @@ create table events (at real not null, kind text not null, subject text not null
                      text text not null);
 create index events_by_time on events (at);
 """
+_BLOCK = 512
 _SQLITE_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 Key = tuple[str, str]
@@ -191,11 +192,6 @@ class Store:
             # `execute` would free a single page: it steps once through what has no rows.
             self._base.executescript("pragma incremental_vacuum")
 
-    def count_bytes(self) -> int:
-        """What the database takes on its disk."""
-        files = (self._path, *_beside(self._path))
-        return sum(one.stat().st_blocks * 512 for one in files if one.exists())
-
     def _drop_oldest(self) -> None:
         for table, column in (("minutes", "minute"), ("events", "at")):
             self._base.execute(
@@ -298,6 +294,15 @@ class Store:
         except (sqlite3.Error, ValueError) as error:
             self._ids.clear()
             raise _error_of(self._path, error) from error
+
+
+def size_of(path: Path) -> int:
+    """What a database takes on its disk, in bytes."""
+    size = 0
+    for one in (path, *_beside(path)):
+        with suppress(OSError):
+            size += one.stat().st_blocks * _BLOCK
+    return size
 
 
 def _opened(path: Path, *, is_reader: bool) -> sqlite3.Connection:
