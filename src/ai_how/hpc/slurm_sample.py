@@ -27,6 +27,43 @@ _MEMORY = re.compile(r"(?:^|,)mem=([0-9]+(?:\.[0-9]+)?)([KMGTP]?)(?=,|$)")
 _UNITS = {"K": 1 / 1024, "": 1.0, "M": 1.0, "G": 1024.0, "T": 1024.0**2, "P": 1024.0**3}
 _LINE = re.compile(r"(?:^|\s)([A-Za-z/]+)=(\S*)")
 
+# Before 23.02 sdiag prints no JSON.
+SDIAG = {
+    ("", "Server thread count"): "server_thread_count",
+    ("", "Agent queue size"): "agent_queue_size",
+    ("", "Agent count"): "agent_count",
+    ("", "Agent thread count"): "agent_thread_count",
+    ("", "DBD Agent queue size"): "dbd_agent_queue_size",
+    ("", "Jobs submitted"): "jobs_submitted",
+    ("", "Jobs started"): "jobs_started",
+    ("", "Jobs completed"): "jobs_completed",
+    ("", "Jobs canceled"): "jobs_canceled",
+    ("", "Jobs failed"): "jobs_failed",
+    ("", "Jobs pending"): "jobs_pending",
+    ("", "Jobs running"): "jobs_running",
+    ("Main", "Last cycle"): "schedule_cycle_last",
+    ("Main", "Max cycle"): "schedule_cycle_max",
+    ("Main", "Total cycles"): "schedule_cycle_total",
+    ("Main", "Mean cycle"): "schedule_cycle_mean",
+    ("Main", "Mean depth cycle"): "schedule_cycle_mean_depth",
+    ("Main", "Last queue length"): "schedule_queue_length",
+    ("Backfilling", "Total backfilled jobs (since last slurm start)"): "bf_backfilled_jobs",
+    (
+        "Backfilling",
+        "Total backfilled jobs (since last stats cycle start)",
+    ): "bf_last_backfilled_jobs",
+    ("Backfilling", "Total cycles"): "bf_cycle_counter",
+    ("Backfilling", "Last cycle"): "bf_cycle_last",
+    ("Backfilling", "Max cycle"): "bf_cycle_max",
+    ("Backfilling", "Mean cycle"): "bf_cycle_mean",
+    ("Backfilling", "Last depth cycle"): "bf_last_depth",
+    ("Backfilling", "Depth Mean"): "bf_depth_mean",
+    ("Backfilling", "Last queue length"): "bf_queue_len",
+    ("Backfilling", "Queue length mean"): "bf_queue_len_mean",
+    ("Backfilling", "Last table size"): "bf_table_size",
+    ("Backfilling", "Mean table size"): "bf_table_size_mean",
+}
+
 
 def read_nodes(text: str) -> tuple[SlurmNode, ...]:
     """The nodes of `scontrol show nodes --json`, or of `sinfo --json` before 23.02."""
@@ -57,7 +94,12 @@ def read_version(text: str) -> str | None:
 
 
 def read_scheduler(text: str) -> dict[str, float]:
-    """The figures of `sdiag --json`, by its names; of a group `schedule_exit_licenses`."""
+    """The figures of `sdiag --json`, by its names; of a group `schedule_exit_licenses`.
+
+    Before 23.02, those of its text.
+    """
+    if '"statistics"' not in text:
+        return read_old_scheduler(text)
     told = dict(object_of(text, "statistics"))
     for group in ("schedule_exit", "bf_exit"):
         inner = told.pop(group, None)
@@ -68,6 +110,20 @@ def read_scheduler(text: str) -> dict[str, float]:
         figure = float(value) if isinstance(value, bool) else number(value)
         if figure is not None and re.fullmatch(r"[a-z][a-z0-9_]{1,60}", name):
             found[name] = figure
+    return found
+
+
+def read_old_scheduler(text: str) -> dict[str, float]:
+    """The figures of sdiag without JSON, by the names that they have there."""
+    found, section = {}, ""
+    for line in text.splitlines()[:1000]:
+        if line.startswith(("Main", "Backfilling", "Remote")):
+            section = line.split()[0]
+        words, _, value = line.strip().partition(":")
+        name = SDIAG.get((section, words))
+        figure = re.fullmatch(r"\s*([0-9]{1,15})", value)
+        if name and figure:
+            found[name] = float(figure[1])
     return found
 
 
@@ -91,7 +147,9 @@ def _node(one: Object) -> SlurmNode | None:
     name, states = text_of(one.get("name")), words_of(one.get("state"), one.get("state_flags"))
     if name is None or not states:
         return None
-    load = number(one.get("cpu_load"))
+    load, free_mib = number(one.get("cpu_load")), one.get("free_mem", one.get("free_memory"))
+    if whole(free_mib) is None:
+        load = None  # its slurmd has told neither; some releases print 0 then
     return SlurmNode(
         name=name,
         states=states,
@@ -103,7 +161,7 @@ def _node(one: Object) -> SlurmNode | None:
         load=None if load is None else load / 100,
         memory_mib=whole(one.get("real_memory")) or 0,
         memory_allotted_mib=whole(one.get("alloc_memory")) or 0,
-        memory_free_mib=whole(one.get("free_mem", one.get("free_memory"))),
+        memory_free_mib=whole(free_mib),
         gpus=read_gpus(text_of(one.get("gres")), text_of(one.get("gres_used"))),
         partitions=_names(one.get("partitions")),
         booted_at=moment(one.get("boot_time")),
@@ -189,10 +247,10 @@ def _job_state(one: Object) -> str | None:
 
 def _shown_id(one: Object, job: int) -> str:
     array, task = whole(one.get("array_job_id")), whole(one.get("array_task_id"))
+    if array and (tasks := text_of(one.get("array_task_string"))):
+        return f"{array}_[{tasks}]"  # those that are still to come
     if array and task is not None:
         return f"{array}_{task}"
-    if array and (tasks := text_of(one.get("array_task_string"))):
-        return f"{array}_[{tasks}]"
     if het := whole(one.get("het_job_id")):
         return f"{het}+{whole(one.get('het_job_offset')) or 0}"
     return str(job)
@@ -234,4 +292,5 @@ def _exit(value: object) -> tuple[int | None, int | None]:
     status = whole(value)
     if status is None:
         return None, None
-    return status >> 8 & 0xFF, status & 0x7F or None
+    signal = status & 0x7F
+    return (None, signal) if signal else (status >> 8 & 0xFF, None)

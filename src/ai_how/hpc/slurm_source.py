@@ -30,8 +30,8 @@ KILLED = 137
 JOB_CGROUPS = "system.slice/*slurmstepd.scope/job_*"
 """Where slurmd has the cgroup of each job (`IgnoreSystemd=yes` in cgroup.conf)."""
 
-# scontrol prints JSON since 23.02; before, sinfo and squeue do. A slurmctld that hangs would be
-# waited for for a minute.
+# scontrol and sdiag print JSON since 23.02; before, only sinfo and squeue do. A slurmctld that hangs
+# would be waited for for a minute.
 SCRIPT = r"""
 export LC_ALL=C
 tools=$1 wants_all=$2
@@ -58,7 +58,7 @@ ask() {
     fi
     if [ "$wants_all" = all ]; then
         ask partitions scontrol show partitions -o
-        ask scheduler sdiag --json
+        if [ "$tools" = old ]; then ask scheduler sdiag; else ask scheduler sdiag --json; fi
     fi
 } | gzip -1c
 """
