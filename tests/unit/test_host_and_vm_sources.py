@@ -315,7 +315,7 @@ def test_lies_of_a_libvirt_are_not_figures():
     client.records[NODE.uuid] = record() | {
         "cpu.time": -5,
         "block.count": 0,
-        "net.0.rx.bytes": "x",
+        "net.0.rx.bytes": -1,
         "vcpu.current": -1,
         "state.state": 99,
         "state.reason": -7,

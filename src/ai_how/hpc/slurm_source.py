@@ -30,8 +30,8 @@ KILLED = 137
 JOB_CGROUPS = "system.slice/*slurmstepd.scope/job_*"
 """Where slurmd has the cgroup of each job (`IgnoreSystemd=yes` in cgroup.conf)."""
 
-# scontrol and sdiag print JSON since 23.02; before, only sinfo and squeue do. A slurmctld that hangs
-# would be waited for for a minute.
+# scontrol and sdiag print JSON since 23.02; before, only sinfo and squeue do. They would wait a
+# minute for a slurmctld that hangs.
 SCRIPT = r"""
 export LC_ALL=C
 tools=$1 wants_all=$2

@@ -152,6 +152,8 @@ class Collector:
             if self._is_gone or (self._has_looked(2) and self._has_settled()):
                 break
             stop.wait(min(TICK_S / 2, deadline.remaining_s))
+        for source in self._sources():
+            source.give_up(f"no answer within {within_s:g} s")
         return self.snapshot()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from ai_how.monitoring.model import SourceState
 
 T = TypeVar("T")
 
-MOST_TIMES = 8
+MOST_TIMES = 4
 """A slow source is still asked after so many of its intervals."""
 
 
@@ -72,6 +72,11 @@ class Asked(Generic[T]):
     def enqueue(self) -> None:
         """It is about to be asked."""
         self._queued, self._obstacle = self._clock(), None
+
+    def give_up(self, why: str) -> None:
+        """It was not asked, or has not answered, and nobody waits any longer."""
+        if not self.times:
+            self._obstacle = self._obstacle or why
 
     def hurry(self, within_s: float = 0.0) -> None:
         """It is due then at the latest."""
