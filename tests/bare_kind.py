@@ -66,7 +66,10 @@ class CheckRunning(ClusterStep):
 class NothingSeen:
     """There is no workload of which something could be known."""
 
-    def find_cause(self, node: NodeEvidence) -> Cause | None:
+    def find_causes(self, node: NodeEvidence) -> tuple[Cause, ...]:
+        return ()
+
+    def is_working(self, node: str) -> bool | None:
         return None
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+SOMETHING_IS_WRONG = 8
+"""The exit code of a verb that looked, and found that something is wrong: that is no error."""
+
 
 @dataclass(eq=False)
 class AiHowError(Exception):
@@ -108,12 +111,13 @@ class PlanError(AiHowError):
     """A run that failed, and everything that is known about the cause.
 
     `failures` are in the order of the events. `cause_id` is one of the ids in
-    docs/troubleshooting.md, None if the cause is not known. `node` is the node of the cause, and
-    `evidence` the directory that was saved before the undo.
+    docs/troubleshooting.md, None if the cause is not known, and `remedy` what mends it. `node` is
+    the node of the cause, and `evidence` the directory that was saved before the undo.
     """
 
     failures: tuple[StepFailure, ...] = ()
     cause_id: str | None = None
+    remedy: str | None = None
     node: str | None = None
     evidence: Path | None = None
 

@@ -337,7 +337,7 @@ def test_slurm_is_read_from_the_controller_alone_and_told_of_nodes_that_hang():
 def test_without_a_credential_no_node_is_asked_about_munge():
     diagnosis = SlurmDiagnosis()
     assert "unmunge" in diagnosis.script(is_controller=False, has_input=True)
-    assert diagnosis.script(is_controller=False, has_input=False) == ""
+    assert "unmunge" not in diagnosis.script(is_controller=False, has_input=False)
     assert "sinfo" in diagnosis.script(is_controller=True, has_input=False)
 
 

@@ -146,6 +146,7 @@ def test_an_error_is_as_the_page_says(cli: Cli, capsys: pytest.CaptureFixture[st
         "less there",
         MachineCause.KERNEL_PANIC,
         "compute-01",
+        "ai-how image verify",
     )
     with pytest.raises(PlanFailedError) as caught:
         bench.run(Plan("start", (Put("agent/demo-compute-01"),)), evidence=lambda _failures: saved)
@@ -171,6 +172,7 @@ def test_an_error_is_as_the_page_says(cli: Cli, capsys: pytest.CaptureFixture[st
         "  for 20 s",
         "  evidence: /state/evidence/now",
         "  cause: kernel-panic",
+        "  remedy: ai-how image verify",
         "hint: less there",
     ]
 

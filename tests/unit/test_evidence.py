@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from ai_how.clusters.diagnosis import evidence
+from ai_how.clusters.diagnosis import evidence, look
 from ai_how.clusters.diagnosis.evidence import save_evidence
 from ai_how.errors import (
     AgentUnresponsiveError,
@@ -73,7 +73,7 @@ class Guests:
             self.over.wait()
             raise AgentUnresponsiveError("late")
         match command:
-            case {"execute": "guest-exec", "arguments": {"path": "/bin/busybox"}}:
+            case {"execute": "guest-exec", "arguments": {"arg": [*_, "short-monotonic"]}}:
                 return {"pid": 3}
             case {"execute": "guest-exec", "arguments": {"arg": words, **more}}:
                 self.stdins.append(base64.b64decode(more.get("input-data", "")))
@@ -180,7 +180,7 @@ def test_a_log_that_was_turned_over_is_read_from_its_beginning(bench):
 
 @pytest.mark.fault("F33", "agents that hang while evidence is collected")
 def test_nodes_that_hang_cost_no_others_evidence_and_no_time_for_each(bench, monkeypatch):
-    monkeypatch.setattr(evidence, "NODE_S", 1.0)
+    monkeypatch.setattr(evidence, "LIMITS", look.Limits(node_s=1.0))
     hanging = [one for one in DRAFT.state.nodes if one.role == "compute"]
     bench.guests.hanging |= {one.uuid for one in hanging}
     done = threading.Event()
@@ -233,15 +233,15 @@ def test_qemus_log_and_the_signal_that_ended_it_are_found(bench, tmp_path, monke
     assert files["compute-01.qemu.log"] == before.replace("before", "now")
     assert f"  {logs}/hpc-compute-02.log: No such file or directory\n" in files["summary.txt"]
     said = "QEMU of hpc-compute-1 was killed by signal 11\nQEMU of hpc was killed by signal 9\n"
-    assert evidence._find_signal(said, "hpc") == 9
-    assert evidence._find_signal(said, "hpc-compute-2") is None
+    assert look.find_signal(said, "hpc") == 9
+    assert look.find_signal(said, "hpc-compute-2") is None
 
 
 def test_a_qemu_log_that_is_roots_is_named_with_how_to_read_it(bench, tmp_path, monkeypatch):
     def refuse(path: Path) -> str:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(evidence, "_read_tail", refuse)
+    monkeypatch.setattr(look, "read_tail", refuse)
     monkeypatch.setattr(HypervisorHost, "qemu_logs", tmp_path)
     seen = domain_seen(DRAFT, "compute-01", VmState.SHUT_OFF, agent=False)
     crashed = replace(seen, state_number=5, reason=3)

@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc cp": (None, ("controller:a", ".")),
     "hpc rsync": (None, ("controller:a", ".")),
     "hpc forward": (None, ("0:controller:80",)),
+    "hpc why": (None, ()),
     "hpc wrappers": (None, ("bin",)),
     "hpc top": (None, ()),
     "hpc monitor start": (None, ()),

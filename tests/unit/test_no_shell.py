@@ -45,9 +45,10 @@ SHELL_TEXTS = {
     ("hpc/steps.py", "script"),
     ("hpc/workload.py", "_WITH_GPUS"),  # made of constants
     ("hpc/run_here.py", "_SALLOC"),
-    ("clusters/diagnosis/evidence.py", "kind.request"),
+    ("clusters/diagnosis/look.py", "self.diagnosis.request"),
     ("guest/journal.py", "_CUT"),
-    ("clusters/diagnosis/evidence.py", "script"),
+    ("clusters/diagnosis/look.py", "script"),
+    ("hpc/why.py", "script"),  # its words come after it
 }
 
 PAYLOADS = (

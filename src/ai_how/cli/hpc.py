@@ -34,6 +34,7 @@ from ai_how.cli.hpc_ports import app as of_ports
 from ai_how.cli.hpc_run import app as of_jobs
 from ai_how.cli.hpc_top import app as of_top
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
+from ai_how.cli.hpc_why import app as of_causes
 from ai_how.cli.hpc_wrappers import app as of_wrappers
 from ai_how.errors import SpecError
 
@@ -56,6 +57,7 @@ app.add_typer(of_wrappers)
 app.add_typer(of_top)
 app.add_typer(of_monitor, name="monitor")
 app.add_typer(of_metrics)
+app.add_typer(of_causes)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9

@@ -69,6 +69,12 @@ class ClusterAccess(KnownCluster):
             yield client
 
 
-def client_of(place: HypervisorHost) -> LibvirtClient:
-    """A client as this host wants it."""
-    return LibvirtClient(place.uri, max_calls=place.max_calls, is_kept=place.is_kept)
+def client_of(place: HypervisorHost, *, patience_s: float | None = None) -> LibvirtClient:
+    """A client as this host wants it.
+
+    `patience_s` is how long it waits for a libvirt that does not answer, if not as long as usual.
+    """
+    uri, max_calls, is_kept = place.uri, place.max_calls, place.is_kept
+    if patience_s is None:
+        return LibvirtClient(uri, max_calls=max_calls, is_kept=is_kept)
+    return LibvirtClient(uri, max_calls=max_calls, is_kept=is_kept, patience_s=patience_s)

@@ -22,6 +22,8 @@ class ErrorReport:
     hint: str | None
     notes: tuple[str, ...]
     cause: str | None
+    remedy: str | None
+    """What mends the cause."""
     step: str | None
     """The key of the plan's step that failed first."""
     node: str | None
@@ -44,6 +46,7 @@ def report_of(error: BaseException) -> ErrorReport:
         hint=_completed(ours.hint if ours else None),
         notes=tuple(completed(note) for note in getattr(error, "__notes__", [])),
         cause=plan.cause_id if plan else None,
+        remedy=_completed(plan.remedy if plan else None),
         step=plan.step if plan else None,
         node=error.node if isinstance(error, PlanError | ProvisioningError) else None,
         evidence=plan.evidence if plan else None,

@@ -255,6 +255,8 @@ def _details_of(report: ErrorReport, *, verbose: bool) -> Iterator[str]:
     yield from report.notes
     if report.cause:
         yield f"cause: {report.cause}"
+    if report.remedy:
+        yield f"remedy: {report.remedy}"
     # The details of a plan's error contain those of its steps already; a group has no details.
     for one in report.errors if report.details is None else ():
         yield one.brief

@@ -166,3 +166,19 @@ def find_emergency(console: str) -> str | None:
     """That systemd gave up. None where there is no such line."""
     found = _EMERGENCY.search(console)
     return f"its systemd gave up and is in {found[1]} mode" if found else None
+
+
+# The kernel says the first, unless it is told to be quiet; our own images say the second.
+_BOOTS = re.compile(rb"\] Linux version |ai-how: the guest agent starts")
+
+
+def find_boot(log: Path) -> int:
+    """Where the output of the last boot begins, in bytes; where that is not known, all is of it."""
+    try:
+        with log.open("rb") as file:
+            begin = max(0, file.seek(0, 2) - TAIL_BYTES)
+            file.seek(begin)
+            found = [one.start() for one in _BOOTS.finditer(file.read(TAIL_BYTES))]
+    except OSError:
+        return 0
+    return begin + found[-1] if found else begin

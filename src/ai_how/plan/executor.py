@@ -309,6 +309,7 @@ class _Run:
             hint=hint,
             failures=tuple(failures),
             cause_id=saved.cause_id if saved else None,
+            remedy=saved.remedy if saved else None,
             node=saved.node if saved and saved.node else node,
             evidence=saved.directory if saved else None,
         )

@@ -25,7 +25,7 @@ class SavedEvidence:
     """The directory with the evidence of a failure, and the cause if one was found.
 
     `cause` is one line for the user, `cause_id` its stable id for programs, `node` the node that
-    failed.
+    failed, `remedy` the command that mends it.
     """
 
     directory: Path
@@ -33,6 +33,7 @@ class SavedEvidence:
     hint: str | None = None
     cause_id: str | None = None
     node: str | None = None
+    remedy: str | None = None
 
 
 def failure_of(step: Step, error: BaseException, cluster: str) -> StepFailure:

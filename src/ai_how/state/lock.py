@@ -85,22 +85,32 @@ def read_holder(path: Path) -> str | None:
 
     For people: it takes no lock, and may be a moment old.
     """
-    holder = _read_holder(path)
-    return holder.doing if holder and Path(f"/proc/{holder.pid}").exists() else None
+    holder = find_holder(path)
+    return holder.doing if holder else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Holder:
+class Holder:
+    """A run that holds a lock."""
+
     pid: int
     since: str
+    """In ISO 8601."""
     doing: str
+    """Its verb, with its group."""
 
 
-def _read_holder(path: Path) -> _Holder | None:
+def find_holder(path: Path) -> Holder | None:
+    """Who holds the lock; None where nobody is known to. As `read_holder`."""
+    holder = _read_holder(path)
+    return holder if holder and Path(f"/proc/{holder.pid}").exists() else None
+
+
+def _read_holder(path: Path) -> Holder | None:
     """Who wrote a name into the lock file last; None just after it was taken or released."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-        return _Holder(int(holder["pid"]), str(holder["since"]), str(holder["doing"]))
+        return Holder(int(holder["pid"]), str(holder["since"]), str(holder["doing"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

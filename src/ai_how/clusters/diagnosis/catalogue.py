@@ -35,11 +35,13 @@ class Entry:
 
 class _Words(dict[str, str]):
     def __missing__(self, name: str) -> str:
-        return name.upper()
+        return "{kind}" if name == "kind" else name.upper()
 
 
 def fill(remedy: str, **words: str) -> str:
     """The remedy with these words; a word that is not given stays in capitals: `NODE`.
+
+    `{kind}` stays if the kind of the cluster is not given: whoever shows the remedy knows it.
 
     The words are pasted into a shell: no text of a guest may be among them.
     """

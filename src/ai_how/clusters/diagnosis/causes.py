@@ -1,13 +1,14 @@
-"""Finds why a start failed, from the evidence of its nodes (pure). Only certain signs count.
+"""Finds what is wrong with nodes as machines, from their evidence (pure). Only certain signs count.
 
 Text from a guest is untrusted: it is matched, cut to one line, and stripped of control characters.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from ai_how.clusters.diagnosis.catalogue import MachineCause
-from ai_how.clusters.diagnosis.kind import Cause, Rank, WorkloadEvidence
+from ai_how.clusters.diagnosis.catalogue import MACHINE, MachineCause
+from ai_how.clusters.diagnosis.kind import Cause, Rank, WorkloadEvidence, cause_of
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 from ai_how.errors import AiHowError, StepFailure
 from ai_how.guest.serial_log import (
@@ -25,11 +26,12 @@ FULL_BYTES = 16 * 2**20
 # For a job that exceeds its own limit, the kernel says "Memory cgroup out of memory".
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process \d+ \(([^)\n]+)\)")
 _QEMU_SAID = re.compile(r"^(?:\S*qemu-system-\S*: .+|.*Assertion .+ failed.*)$", re.MULTILINE)
+_QEMU_ENDS = re.compile(r"^.*: shutting down, reason=\w+$", re.MULTILINE)
 
 
 def find_cause(node: NodeEvidence, workload: WorkloadEvidence) -> Cause | None:
-    """The cause on one node, or None if no evidence shows one."""
-    return _find_machine_cause(node) or workload.find_cause(node)
+    """The cause on one node after a failed start, or None if no evidence shows one."""
+    return find_machine_cause(node) or next(iter(workload.find_causes(node)), None)
 
 
 def find_first_cause(
@@ -46,12 +48,17 @@ def find_first_cause(
     if own is not None:
         return _cause_of_step(failure, own)
     if failure.kind == "clocks":
-        causes = [cause for node in nodes if (cause := _find_machine_cause(node))]
+        causes = [cause for node in nodes if (cause := find_machine_cause(node))]
     elif failure.kind in awaiting:
         causes = [cause for node in nodes if (cause := find_cause(node, workload))]
     else:
         return None
     return min(causes, key=lambda cause: cause.rank, default=None)
+
+
+def find_machine_cause(node: NodeEvidence) -> Cause | None:
+    """Why a machine does not come up, or has ended; None if no evidence shows it."""
+    return _told_on_console(node) or _stuck_on_disk(node) or _without_qemu(node)
 
 
 def last_line(text: str | None) -> str:
@@ -60,10 +67,20 @@ def last_line(text: str | None) -> str:
     return next((line for line in lines if line), "")
 
 
+def describe_machine(node: NodeEvidence) -> list[str]:
+    """What libvirt, QEMU and the serial line last said of a node, a line each."""
+    lines = [f"libvirt: {node.state}" + (f" ({node.reason})" if node.reason else "")]
+    said = (_QEMU_SAID.findall(node.qemu_log or "") or _QEMU_ENDS.findall(node.qemu_log or ""))[-1:]
+    lines += [f"QEMU's log: {one_line(line)}" for line in said]
+    if line := last_line(node.console):
+        lines.append(f"serial line: {line}")
+    return lines
+
+
 def _cause_of_step(failure: StepFailure, node: NodeEvidence) -> Cause | None:
     if failure.kind not in {"boot", "restore", "resume", "agent", "clock", "services"}:
         return None
-    if cause := _find_machine_cause(node):
+    if cause := find_machine_cause(node):
         return cause
     if failure.kind == "agent" and node.state is VmState.RUNNING:
         said = last_line(node.console)
@@ -77,12 +94,9 @@ def _cause_of_step(failure: StepFailure, node: NodeEvidence) -> Cause | None:
     return None
 
 
-def _find_machine_cause(node: NodeEvidence) -> Cause | None:
-    return _told_on_console(node) or _stuck_on_disk(node) or _without_qemu(node)
-
-
-def _of_machine(cause: MachineCause, node: NodeEvidence, text: str) -> Cause:
-    return Cause(Rank.MACHINE, cause, node.name, text)
+def _of_machine(cause: MachineCause, node: NodeEvidence, text: str, **words: str) -> Cause:
+    evidence = describe_machine(node)
+    return cause_of(MACHINE, Rank.MACHINE, cause, node.name, text, evidence, **words)
 
 
 def _told_on_console(node: NodeEvidence) -> Cause | None:
@@ -110,7 +124,7 @@ def _stuck_on_disk(node: NodeEvidence) -> Cause | None:
         f"{node.name}: the guest is paused on an I/O error: the disk of the host is full "
         f"({where}, {free} bytes free)"
     )
-    return _of_machine(MachineCause.DISK_FULL, node, text)
+    return _of_machine(MachineCause.DISK_FULL, node, text, path=shlex.quote(str(where)))
 
 
 def _without_qemu(node: NodeEvidence) -> Cause | None:

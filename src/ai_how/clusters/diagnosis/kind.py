@@ -1,26 +1,31 @@
 """The protocol of a kind's diagnosis: the questions to its nodes, and their meaning."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from ai_how.clusters.diagnosis.catalogue import Entry, Severity, fill
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
 
 
 class Rank(IntEnum):
     """The order of causes. A lower one may be the reason of a higher one, never the reverse."""
 
-    MACHINE = 0
-    CLOCK = 1
-    CREDENTIALS = 2
-    CONTROLLER = 3
-    NODE = 4
+    HOST = 0
+    MACHINE = 1
+    NETWORK = 2
+    CLOCK = 3
+    CREDENTIALS = 4
+    CONTROLLER = 5
+    HOME = 6
+    NODE = 7
+    JOB = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What is wrong with one node.
+    """What is wrong with one node, or with `host`, `network` or a job.
 
     Programs rely on `id`, so it never changes. docs/troubleshooting.md lists the ids.
     """
@@ -29,13 +34,37 @@ class Cause:
     id: str
     node: str
     text: str
+    severity: Severity = field(default=Severity.CRITICAL, compare=False)
+    evidence: tuple[str, ...] = field(default=(), compare=False)
+    """What was seen, a line each."""
+    remedy: str = field(default="", compare=False)
+    """A command to paste, or one line of advice. `{kind}` in it is the kind of the cluster."""
+
+    def remedy_of(self, kind: str) -> str:
+        """The remedy for a cluster of that kind."""
+        return self.remedy.replace("{kind}", kind)
+
+
+def cause_of(
+    entries: Mapping[str, Entry],
+    rank: Rank,
+    cause_id: str,
+    node: str,
+    text: str,
+    evidence: Sequence[str] = (),
+    **words: str,
+) -> Cause:
+    """A cause with the severity and the remedy of its id in `entries`."""
+    entry = entries[cause_id]
+    remedy = fill(entry.remedy, **{"node": node, **words})
+    return Cause(rank, cause_id, node, text, entry.severity, tuple(evidence), remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
     """The output of a node, by section. A guest wrote it, so it is untrusted.
 
-    Besides the sections of the kind's script there are `jobs`, `failed` and `memory`.
+    Besides the sections of the kind's script there are those of look.py: `SERVICES`.
     """
 
     node: str
@@ -44,16 +73,19 @@ class NodeAnswer:
 
 
 class WorkloadEvidence(Protocol):
-    """The evidence of a cluster's workload after a failure."""
+    """The evidence of a cluster's workload."""
 
-    def find_cause(self, node: NodeEvidence) -> Cause | None:
-        """What is wrong with the workload on a node, or None if no evidence shows it."""
+    def find_causes(self, node: NodeEvidence) -> tuple[Cause, ...]:
+        """What is wrong with the workload on a node, the first cause first."""
+
+    def is_working(self, node: str) -> bool | None:
+        """Whether a node does its work; None if that is not known."""
 
 
 class Diagnosis(Protocol):
     """The diagnosis of one kind of cluster.
 
-    Its scripts are constant POSIX shell, without values from outside. A node has ASK_S seconds for
+    Its scripts are constant POSIX shell, without values from outside. A node has `Limits.ask_s` for
     its script.
     """
 
