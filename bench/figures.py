@@ -59,6 +59,20 @@ class Compared:
     unit: str = ""
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What a collector costs while a cluster of one size idles; percent of one processor."""
+
+    collector_percent: float
+    rss_mib: float
+    pss_mib: float
+    database_mib_a_day: float
+    """As it grew while it was measured."""
+    guests_percent_without: float
+    guests_percent_with: float
+    load: float
+
+
 @dataclass
 class Results:
     """All that was measured, as results.json has it.
@@ -67,7 +81,8 @@ class Results:
     marks, by node, from the start of its QEMU; `qemu_mib` what the QEMU of each node took when a
     large cluster was ready; `files_s` what work on files took, by where they are; `exec_mib_s` how
     fast `hpc exec` passes bytes into a node and out of it; `use` what one does with a cluster that
-    is up, which may have been measured on another day, on `use_machine`.
+    is up, which may have been measured on another day, on `use_machine`; `watched` what the
+    monitoring costs, by the size of the cluster.
     """
 
     machine: dict[str, str]
@@ -79,6 +94,7 @@ class Results:
     exec_mib_s: dict[str, float] = field(default_factory=dict)
     use: dict[str, Compared] = field(default_factory=dict)
     use_machine: dict[str, str] = field(default_factory=dict)
+    watched: dict[str, Watched] = field(default_factory=dict)
     peers: list[PeerResult] = field(default_factory=list)
 
 
@@ -98,6 +114,7 @@ def render(results: Results) -> str:
             *(f"hpc exec, {way}: {rate:.2f} MiB/s" for way, rate in results.exec_mib_s.items()),
             *(render_nodes("files in (s)", results.files_s) if results.files_s else ()),
             *(render_use(results.use) if results.use else ()),
+            *(render_watched(results.watched) if results.watched else ()),
             *(render_peers(results) if results.peers else ()),
         ]
     )
@@ -154,6 +171,20 @@ def render_use(use: dict[str, Compared]) -> Iterator[str]:
             line += f"  {one.amount / ours_s:.2f} and {one.amount / by_hand_s:.2f} {one.unit}/s"
         yield line
     yield "(medians; each by ai-how and by hand in turn)"
+
+
+def render_watched(watched: dict[str, Watched]) -> Iterator[str]:
+    """A line for each size."""
+    yield ""
+    head = f"{'collector %':>12}{'RSS MiB':>9}{'PSS MiB':>9}{'MiB/day':>9}"
+    yield f"{'idle cluster':<14}{head}{'guests %':>10}{'with it %':>11}{'load':>6}"
+    for size, one in watched.items():
+        yield (
+            f"{size:<14}{one.collector_percent:>12.2f}{one.rss_mib:>9.1f}{one.pss_mib:>9.1f}"
+            f"{one.database_mib_a_day:>9.2f}{one.guests_percent_without:>10.1f}"
+            f"{one.guests_percent_with:>11.1f}{one.load:>6.1f}"
+        )
+    yield "(percent of one processor; guests: all QEMUs together)"
 
 
 def render_peers(results: Results) -> Iterator[str]:

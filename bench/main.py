@@ -22,6 +22,7 @@ from plot import render_svg
 from running import AI_HOW, ROOT, Bench, prepared
 from shares import measure_shares
 from use import measure_use
+from watched import measure_watched
 
 RESULTS = ROOT / "bench" / "results.json"
 PICTURE = ROOT / "bench" / "stages.svg"
@@ -57,6 +58,9 @@ def read_options() -> argparse.Namespace:
     choice.add_argument(
         "--only-use", action="store_true", help="nothing but a cluster in use, against by hand"
     )
+    choice.add_argument(
+        "--only-monitoring", action="store_true", help="nothing but what the monitoring costs"
+    )
     choice.add_argument("--only-peers", action="store_true", help="nothing but other tools")
     options = parser.parse_args()
     if options.state_dir and options.state_dir.exists() and any(options.state_dir.iterdir()):
@@ -83,14 +87,17 @@ def measure(options: argparse.Namespace) -> Results:
 
 def has_one_part(options: argparse.Namespace) -> bool:
     """Whether it is a run of one part, which is not what results.json has."""
-    parts = (options.only_shares, options.only_images, options.only_gpus, options.only_use)
-    return any(parts)
+    parts = ("shares", "images", "gpus", "use", "monitoring")
+    return any(getattr(options, f"only_{part}") for part in parts)
 
 
 def measure_ours(bench: Bench, results: Results, options: argparse.Namespace) -> None:
     """What boots guests of ours."""
     if options.only_gpus:
         measure_gpus(bench, results)
+        return
+    if options.only_monitoring:
+        measure_watched(bench, results)
         return
     if not has_one_part(options):
         measure_cluster(bench, results)

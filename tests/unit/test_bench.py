@@ -8,7 +8,7 @@ import pytest
 
 from ai_how.clusters.stage_times import STAGES
 from boot import parse_marks
-from figures import Compared, PeerResult, Results, Run, render
+from figures import Compared, PeerResult, Results, Run, Watched, render
 from main import PICTURE, RESULTS, write_use
 from plot import COLOURS, PEER, REST_AND_WAITING, WIDTH, read_bars, render_svg
 
@@ -167,3 +167,10 @@ def test_the_marks_of_a_boot_are_in_the_text(results):
     assert lines[0].split()[-2:] == ["firmware", "job"]
     assert lines[1].split() == ["controller", "0.7", "18.4"]
     assert lines[2].split() == ["compute-01", "1.0", "-"]
+
+
+def test_what_the_monitoring_costs_has_a_line_for_each_size(results):
+    results.watched["1 + 7"] = Watched(0.81, 48.25, 30.5, 2.0, 81.0, 84.5, 1.2)
+    lines = render(results).splitlines()
+    (line,) = (line for line in lines if line.startswith("1 + 7"))
+    assert line.split()[3:] == ["0.81", "48.2", "30.5", "2.00", "81.0", "84.5", "1.2"]

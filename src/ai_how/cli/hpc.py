@@ -31,6 +31,7 @@ from ai_how.cli.hpc_metrics import app as of_metrics
 from ai_how.cli.hpc_monitor import app as of_monitor
 from ai_how.cli.hpc_nodes import app as of_nodes
 from ai_how.cli.hpc_ports import app as of_ports
+from ai_how.cli.hpc_report import app as of_reports
 from ai_how.cli.hpc_run import app as of_jobs
 from ai_how.cli.hpc_top import app as of_top
 from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
@@ -58,6 +59,7 @@ app.add_typer(of_top)
 app.add_typer(of_monitor, name="monitor")
 app.add_typer(of_metrics)
 app.add_typer(of_causes)
+app.add_typer(of_reports)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9

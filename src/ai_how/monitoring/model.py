@@ -256,6 +256,8 @@ class Job:
     """CPU time, over all nodes; None if nothing was seen of its cgroup."""
     memory_peak_mib: int | None = None
     """The sum of the peaks on its nodes."""
+    use_seen_at: float | None = None
+    """When that was seen last, as a mean over its nodes; it may have used more since."""
 
     @property
     def is_waiting(self) -> bool:

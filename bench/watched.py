@@ -1,0 +1,125 @@
+"""Measures what the monitoring costs: starts with and without it, and the collector as it runs."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from figures import BenchError, Results, Watched
+from qemus import find_qemus
+from running import Bench, say
+
+STARTS = 4
+SIZES = (1, 2, 7)
+"""Compute nodes, beside a controller."""
+WATCH_S = 300.0
+SETTLE_S = 60.0
+FILE = """version: "1.0"
+clusters:
+  hpc:
+    name: {name}
+    controller: {{cpu_cores: 1, memory_gb: 1, disk_gb: 10}}
+    compute_nodes: {{count: {count}, cpu_cores: 1, memory_gb: 0.5, disk_gb: 10}}
+    monitoring: {{enabled: {enabled}}}
+"""
+
+
+def measure_watched(bench: Bench, results: Results) -> None:
+    """Starts by turns, then clusters of several sizes as they idle."""
+    measure_starts(bench, results)
+    for count in SIZES:
+        results.watched[f"1 + {count}"] = measure_idle(bench, count)
+
+
+def measure_starts(bench: Bench, results: Results) -> None:
+    files = {
+        "without monitoring": described(bench, 2, is_watched=False),
+        "with monitoring": described(bench, 2, is_watched=True),
+    }
+    for how, option in (("cold", "--no-warm"), ("warm", "")):
+        if how == "warm":
+            bench.run(f"image warm {next(iter(files.values()))}")
+        for _ in range(STARTS):
+            for kind, file in files.items():
+                title = f"hpc start, {how}, 1 + 2, {kind}"
+                say(f"... {title}")
+                run, _ = bench.run(f"hpc start {option} {file}")
+                results.runs.setdefault(title, []).append(run)
+                bench.run(f"hpc destroy --force {file}")
+
+
+def measure_idle(bench: Bench, count: int) -> Watched:
+    """A cluster that idles, first without a collector, then with one."""
+    say(f"... an idle cluster of 1 + {count}")
+    file = described(bench, count, is_watched=False)
+    bench.run(f"hpc start {file}")
+    try:
+        time.sleep(SETTLE_S)
+        without = guests_cpu(file.stem)
+        bench.run(f"hpc monitor start {file}")
+        time.sleep(SETTLE_S)
+        pid = collector_of(bench, file)
+        before, used_s = size_of_database(bench, file), cpu_s(Path(f"/proc/{pid}"))
+        began = time.monotonic()
+        with_it = guests_cpu(file.stem)
+        took_s = time.monotonic() - began
+        collector_s = cpu_s(Path(f"/proc/{pid}")) - used_s
+        rss_mib, pss_mib = memory_mib(pid)
+        grown = size_of_database(bench, file) - before
+        bench.run(f"hpc monitor stop {file}")
+    finally:
+        bench.run(f"hpc destroy --force {file}")
+    return Watched(
+        collector_percent=100 * collector_s / took_s,
+        rss_mib=rss_mib,
+        pss_mib=pss_mib,
+        database_mib_a_day=grown / 2**20 * 86400 / took_s,
+        guests_percent_without=100 * without,
+        guests_percent_with=100 * with_it,
+        load=os.getloadavg()[0],
+    )
+
+
+def described(bench: Bench, count: int, *, is_watched: bool) -> Path:
+    """The cluster file of a size."""
+    file = bench.work / f"{'watched' if is_watched else 'alone'}-{count}.yaml"
+    file.write_text(FILE.format(name=file.stem, count=count, enabled=str(is_watched).lower()))
+    return file
+
+
+def guests_cpu(cluster: str) -> float:
+    """The processors that all QEMUs of a cluster keep busy, over WATCH_S."""
+    before = {one: cpu_s(one) for one in find_qemus(f"{cluster}-")}
+    began = time.monotonic()
+    time.sleep(WATCH_S)
+    took_s = time.monotonic() - began
+    if not before:
+        raise BenchError(f"no QEMU of {cluster} runs")
+    return sum(cpu_s(one) - used_s for one, used_s in before.items()) / took_s
+
+
+def collector_of(bench: Bench, file: Path) -> int:
+    _, printed = bench.run(f"hpc monitor status --json {file}")
+    return int(json.loads(printed)["pid"])
+
+
+def size_of_database(bench: Bench, file: Path) -> int:
+    """All files of it, in bytes."""
+    found = (bench.state / file.stem).glob("history.sqlite*")
+    return sum(one.stat().st_size for one in found)
+
+
+def cpu_s(process: Path) -> float:
+    """What a process has used, without its children."""
+    after_name = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> tuple[float, float]:
+    """RSS and PSS: with what it shares with others, and with its part of that."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    rss, pss = (re.search(rf"^{name}: +([0-9]+)", text, re.MULTILINE) for name in ("Rss", "Pss"))
+    if rss is None or pss is None:
+        raise BenchError(f"the memory of {pid} cannot be read")
+    return int(rss[1]) / 1024, int(pss[1]) / 1024
