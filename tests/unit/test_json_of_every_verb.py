@@ -25,6 +25,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc start": (None, ()),
     "hpc stop": (None, ()),
     "hpc status": (None, ()),
+    "hpc check": (None, ()),
     "hpc destroy": (("--force", *TEST_HOST), ()),
     "hpc recover": (None, TEST_HOST),
     "hpc list": ((), ("--unknown",)),

@@ -13,6 +13,7 @@ from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_ansible import PlaybooksOfStart
 from ai_how.cli.hpc_ansible import app as of_ansible
+from ai_how.cli.hpc_check import app as of_health
 from ai_how.cli.hpc_cluster import (
     Cluster,
     File,
@@ -50,6 +51,7 @@ app = new_app("Start, stop, inspect and use the SLURM cluster.")
 app.add_typer(of_all)
 app.add_typer(of_nodes)
 app.add_typer(of_logs)
+app.add_typer(of_health)
 app.add_typer(of_ansible)
 app.add_typer(of_jobs)
 app.add_typer(of_files)

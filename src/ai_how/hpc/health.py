@@ -129,7 +129,6 @@ def find_silent_slurmctld(look: Look) -> Iterator[Sign]:
                 subject=node.name,
                 text=text,
                 evidence=evidence,
-                heals=True,
             )
 
 
@@ -157,7 +156,9 @@ def find_not_responding(look: Look) -> Iterator[Sign]:
     for node, seen in _slurm_nodes(look):
         if "not_responding" in seen.states or seen.states[:1] == ("unknown",):
             text = f"{node.name}: SLURM gets no answer from its slurmd"
-            yield _out(SlurmCause.NODE_NOT_REGISTERED, node, seen, text)
+            guest = node.guest if look.is_fresh(f"guest/{node.name}") else None
+            runs = guest is not None and guest.services.get("slurmd") == "active"
+            yield _out(SlurmCause.NODE_NOT_REGISTERED, node, seen, text, heals=runs)
 
 
 def find_partitions(look: Look) -> Iterator[Sign]:

@@ -48,13 +48,17 @@ class SlurmCluster:
 
         return SlurmDiagnosis()
 
-    def health(self) -> "KindHealth":
+    def health(self, *, heals: bool = False) -> "KindHealth":
         """The rules of SLURM, for whoever watches the cluster (`monitoring.health.Judged`)."""
         from ai_how.hpc.catalogue import CATALOGUE
         from ai_how.hpc.health import RULES
         from ai_how.monitoring.health import KindHealth
 
-        return KindHealth(RULES, CATALOGUE)
+        if not heals:
+            return KindHealth(RULES, CATALOGUE)
+        from ai_how.hpc.healing import MENDS
+
+        return KindHealth(RULES, CATALOGUE, MENDS)
 
     def section_of(self, file: ClusterFile) -> HpcSpec:
         return get_hpc(file)

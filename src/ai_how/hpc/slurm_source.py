@@ -85,13 +85,14 @@ class SlurmSource:
         return state.find_controller()
 
     def needs_of(self, state: ClusterState, node: NodeState) -> NodeNeeds:
-        """The daemons of a controller or of a compute node, and the shared home."""
+        """The daemons of a controller or of a compute node, its clock, and the shared home."""
         has_home = state.home != "none"
+        clock = ("ai-how-clock", "chrony")
         if node.role is Role.CONTROLLER:
             served = ("nfs-server",) if has_home else ()
-            return NodeNeeds(services=("munge", "slurmctld", *served))
+            return NodeNeeds(services=("munge", "slurmctld", *served, *clock))
         return NodeNeeds(
-            services=("munge", "slurmd"),
+            services=("munge", "slurmd", *clock),
             home="/home" if has_home else "",
             job_cgroups=JOB_CGROUPS,
         )

@@ -142,6 +142,11 @@ class ClusterPaths:
         return self.root / "history.sqlite"
 
     @property
+    def heals(self) -> Path:
+        """What was done to heal the cluster, a line before and after each act."""
+        return self.root / "heals.jsonl"
+
+    @property
     def leases(self) -> Path:
         """Devices of the host that nodes have, one file each; of all clusters."""
         return self.root.parent / ".leases"
