@@ -1,6 +1,8 @@
 """Made-up clusters for the page: they move, can be told to fail, and need no host.
 
-As a program it serves them: `python tests/made_up_live.py [--port N] [--nodes N] [--jobs N]`.
+As a program it serves them: `python tests/made_up_live.py [--port N] [--nodes N] [--jobs N]`. With
+`--of DIR`, each directory in it is a cluster: it is gone when that is, its collector is dead while
+there is a file `dead`, and hangs while there is a file `hung`.
 """
 
 import argparse
@@ -11,12 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+from ai_how.dashboard import connection, stream, work
 from ai_how.dashboard.app import Settings
 from ai_how.dashboard.clusters import JournalEntry, Known, Point
 from ai_how.dashboard.guard import Keys, Place
 from ai_how.dashboard.server import listen, serve
-from ai_how.errors import StateError
+from ai_how.errors import HostError, StateError
 from ai_how.monitoring.model import Event, Finding, Job, Snapshot
 from made_up_cluster import make_snapshot
 
@@ -35,10 +39,22 @@ FINDING = Finding(
 class MadeUpLive:
     """A collector that answers at once: a new snapshot every `every_s`."""
 
-    def __init__(self, name: str, *, nodes: int, jobs: int, every_s: float = 1.0) -> None:
+    def __init__(
+        self, name: str, *, nodes: int, jobs: int, every_s: float = 1.0, place: Path | None = None
+    ) -> None:
         self.name, self._nodes, self._jobs, self._every_s = name, nodes, jobs, every_s
+        self._place = place
         self._closed = threading.Event()
-        self.is_gone = False
+
+    def is_told(self, word: str) -> bool:
+        return self._place is not None and (self._place / word).exists()
+
+    def check(self) -> None:
+        """As a collector that is hung or dead."""
+        while self.is_told("hung"):
+            time.sleep(0.05)
+        if self.is_told("dead"):
+            raise HostError("the collector has ended")
 
     def snapshot(self) -> Snapshot:
         at = time.time()
@@ -49,7 +65,7 @@ class MadeUpLive:
             for one in seen.nodes
             if one.vm
         )
-        trouble = "the collector is gone" if self.is_gone else None
+        trouble = "the collector is gone" if self.is_told("dead") else None
         sources = tuple(replace(one, trouble=trouble) for one in seen.sources)
         return replace(seen, cluster=self.name, nodes=nodes, sources=sources)
 
@@ -61,8 +77,9 @@ class MadeUpLive:
     def series(
         self, name: str, subject: str, since: float, until: float, step_s: float
     ) -> Sequence[Point]:
-        if name == "nothing":
-            return []
+        self.check()
+        if name in ("nan", "inf"):
+            return [(since, float(name))]
         count = int((until - since) / step_s)
         phase = sum(map(ord, name + subject))
         return [
@@ -76,10 +93,12 @@ class MadeUpLive:
         ]
 
     def jobs(self, since: float, until: float) -> tuple[Job, ...]:
+        self.check()
         found = self.snapshot().slurm
         return found.jobs if found else ()
 
     def events(self, since: float, until: float) -> tuple[Event, ...]:
+        self.check()
         minutes = range(math.ceil(since / 60), int(until / 60) + 1)
         kinds = ("job-start", "job-end", "finding", "finding-over", "heal", "start", "gap")
         return tuple(
@@ -117,9 +136,20 @@ class MadeUpLine:
 class MadeUpClusters:
     """Clusters by name, of so many nodes; a test adds and removes them."""
 
-    def __init__(self, *, nodes: int = 2, jobs: int = 8, names: Sequence[str] = ("made-up",)):
-        self.nodes, self.jobs, self.names = nodes, jobs, list(names)
-        self.lives: dict[str, MadeUpLive] = {}
+    def __init__(
+        self,
+        *,
+        nodes: int = 2,
+        jobs: int = 8,
+        names: Sequence[str] = ("made-up",),
+        of: Path | None = None,
+    ) -> None:
+        self.nodes, self.jobs, self._names, self._of = nodes, jobs, names, of
+
+    @property
+    def names(self) -> list[str]:
+        """Those of the directory, if there is one."""
+        return sorted(one.name for one in self._of.iterdir()) if self._of else list(self._names)
 
     def known(self) -> Sequence[Known]:
         numbers = range(1, self.nodes + 1)
@@ -129,8 +159,8 @@ class MadeUpClusters:
     def connect(self, name: str) -> MadeUpLive:
         if name not in self.names:
             raise StateError(f"there is no cluster {name}")
-        self.lives[name] = MadeUpLive(name, nodes=self.nodes, jobs=self.jobs)
-        return self.lives[name]
+        place = self._of / name if self._of else None
+        return MadeUpLive(name, nodes=self.nodes, jobs=self.jobs, place=place)
 
     def journal(self, name: str, node: str, lines: int) -> Sequence[JournalEntry]:
         return [
@@ -159,13 +189,18 @@ def main() -> None:
     asked.add_argument("--jobs", type=int, default=8)
     asked.add_argument("--clusters", nargs="+", default=["made-up", "second"])
     asked.add_argument("--no-console", action="store_true")
+    asked.add_argument("--of", type=Path, help="the directory of the clusters")
+    asked.add_argument("--patience", type=float, help="seconds for a request, and for an answer")
     given = asked.parse_args()
+    if given.patience:
+        connection.REQUEST_S = connection.REST_S = work.PATIENCE_S = given.patience
+        stream.STUCK_S = given.patience
     line = listen("127.0.0.1", given.port)
     port, keys = line.getsockname()[1], Keys()
     settings = Settings(
         place=Place(port), keys=keys, version="0.0.0", has_console=not given.no_console
     )
-    clusters = MadeUpClusters(nodes=given.nodes, jobs=given.jobs, names=given.clusters)
+    clusters = MadeUpClusters(nodes=given.nodes, jobs=given.jobs, names=given.clusters, of=given.of)
     serve(
         line,
         clusters,

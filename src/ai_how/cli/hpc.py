@@ -25,6 +25,7 @@ from ai_how.cli.hpc_cluster import (
     named,
     split_words,
 )
+from ai_how.cli.hpc_dashboard import app as of_dashboard
 from ai_how.cli.hpc_files import app as of_files
 from ai_how.cli.hpc_list import app as of_all
 from ai_how.cli.hpc_logs import app as of_logs
@@ -62,6 +63,7 @@ app.add_typer(of_monitor, name="monitor")
 app.add_typer(of_metrics)
 app.add_typer(of_causes)
 app.add_typer(of_reports)
+app.add_typer(of_dashboard)
 
 WATCH_S = 2.0
 FOREVER_S = 1e9

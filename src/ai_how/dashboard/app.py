@@ -134,7 +134,8 @@ class _Api:
         raise HTTPException(404, "there is no such cluster")
 
     async def _ask(self, one: Watched, question: Callable[[Live], T]) -> T:
-        return await self._hub.work.do(lambda: one.asked.ask(question))
+        self._hub.touch(one.known.name)
+        return await self._hub.work.do(lambda: question(one.link.get()))
 
 
 def answering(handler: Handler) -> Handler:

@@ -12,16 +12,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 from ai_how.dashboard.clusters import Clusters, Known, Live
 from ai_how.dashboard.work import Work
-from ai_how.errors import AiHowError, brief_of
+from ai_how.errors import AiHowError, StateError, brief_of
 from ai_how.limits import start_thread
 from ai_how.monitoring.model import Snapshot
 from ai_how.monitoring.records import write_snapshot
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SCAN_S = 2.0
@@ -29,6 +27,8 @@ SCAN_S = 2.0
 IDLE_S = 60.0
 MOST_EVENTS = 200
 RETRY_S = 3.0
+# If a collector cannot be started, it is not tried again for every question.
+AGAIN_S = 10.0
 
 
 class Reader:
@@ -73,120 +73,117 @@ class Reader:
         return found
 
 
-class Feed:
-    """Follows one cluster in a thread of its own, and keeps its newest snapshot."""
-
-    def __init__(self, name: str, clusters: Clusters, hub: "Hub") -> None:
-        self.name, self._clusters, self._hub = name, clusters, hub
-        self.wanted_at = time.monotonic()
-        self.snapshot: Snapshot | None = None
-        self.data: bytes | None = None
-        self.trouble: str | None = None
-        self._live: Live | None = None
-        self._closed = threading.Event()
-        self._events_since = time.time()
-
-    def start(self) -> None:
-        start_thread(self._follow, name=f"feed-{self.name}")
-
-    def close(self) -> None:
-        """End the thread, soon. Safe to repeat."""
-        if not self._closed.is_set():
-            self._closed.set()
-            start_thread(self._close, name=f"close-{self.name}")
-
-    def _close(self) -> None:
-        # The thread sets it, then looks whether it is closed.
-        if live := self._live:
-            with suppress(AiHowError, OSError):
-                live.close()
-
-    def _follow(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._live = self._clusters.connect(self.name)
-                if self._closed.is_set():
-                    self._close()
-                    return
-                for seen in self._live.follow():
-                    if self._closed.is_set():
-                        return
-                    self._pass_on(seen, self._live)
-                why = "its collector has ended"
-            except (AiHowError, OSError) as error:
-                why = brief_of(error)
-            if not self._closed.is_set():
-                logger.info("%s cannot be followed: %s", self.name, why)
-                self._hub.call(self._hub.tell_trouble, self, why)
-                self._closed.wait(RETRY_S)
-
-    def _pass_on(self, seen: Snapshot, live: Live) -> None:
-        data = write_snapshot(seen)
-        self.snapshot, self.data = seen, data
-        self._hub.call(self._hub.tell_snapshot, self, data)
-        # The end is open: an event may be a little later than the snapshot that shows it.
-        found = live.events(self._events_since, time.time() + 1)
-        new = [one for one in found if one.at > self._events_since]
-        self._events_since = max([one.at for one in new], default=self._events_since)
-        for one in new[-MOST_EVENTS:]:
-            told = json.dumps({"cluster": self.name, **asdict(one)}).encode()
-            self._hub.call(self._hub.tell_event, self, told)
-
-
-class Asked:
-    """Answers the questions of pages about one cluster, one after the other."""
+class Link:
+    """The connection to what collects of one cluster, made when it is first needed."""
 
     def __init__(self, name: str, clusters: Clusters) -> None:
-        self._name, self._clusters = name, clusters
+        self.name, self._clusters = name, clusters
         self._lock = threading.Lock()
         self._live: Live | None = None
-        self.is_closed = False
+        self._failed_at = -AGAIN_S
+        self._failure: AiHowError | OSError = StateError(f"{name} is not watched")
+        self._is_over = False
 
-    def ask(self, question: Callable[[Live], T]) -> T:
-        """In a thread that may wait: the answer. A new connection is tried where one is broken."""
+    def get(self) -> Live:
+        """The connection. Raises AiHowError, and for some seconds the same again, if there is none.
+
+        It blocks: to make one may start the collector.
+        """
         with self._lock:
             if self._live is None:
-                self._live = self._clusters.connect(self._name)
-            try:
-                return question(self._live)
-            except (AiHowError, OSError):
-                self._drop()
-                raise
-            finally:
-                if self.is_closed:
-                    self._drop()
+                if self._is_over or time.monotonic() - self._failed_at < AGAIN_S:
+                    raise self._failure
+                try:
+                    self._live = self._clusters.connect(self.name)
+                except (AiHowError, OSError) as error:
+                    self._failed_at, self._failure = time.monotonic(), error
+                    raise
+            return self._live
 
-    def close(self) -> None:
-        self.is_closed = True
-        start_thread(self._end, name=f"close-{self._name}")
+    def drop(self) -> None:
+        """Close the connection, which also ends its feed; a later `get` makes a new one."""
+        start_thread(self._drop, name=f"close-{self.name}")
 
-    def _end(self) -> None:
-        with self._lock:
-            self._drop()
+    def end(self) -> None:
+        self._is_over = True
+        self.drop()
 
     def _drop(self) -> None:
-        live, self._live = self._live, None
+        with self._lock:
+            live, self._live = self._live, None
         if live:
             with suppress(AiHowError, OSError):
                 live.close()
 
 
-@dataclass(slots=True)
-class Watched:
-    """A known cluster: what is asked of it, and its feed while somebody looks at it."""
+class Feed:
+    """Follows one cluster in a thread of its own, and keeps its newest snapshot."""
 
-    known: Known
-    asked: Asked
-    feed: Feed | None = None
+    def __init__(self, link: Link, hub: "Hub") -> None:
+        self.link, self._hub = link, hub
+        self.wanted_at = time.monotonic()
+        self.snapshot: Snapshot | None = None
+        self.data: bytes | None = None
+        self.trouble: str | None = None
+        self._closed = threading.Event()
+        self._events_since = time.time()
+
+    def start(self) -> None:
+        start_thread(self._follow, name=f"feed-{self.link.name}")
 
     def close(self) -> None:
-        self.asked.close()
-        self.drop_feed()
+        """End the thread as soon as its connection is dropped, too."""
+        self._closed.set()
 
-    def drop_feed(self) -> None:
+    def _follow(self) -> None:
+        while not self._closed.is_set():
+            try:
+                for seen in self.link.get().follow():
+                    if self._closed.is_set():
+                        return
+                    self._pass_on(seen)
+                why = "its collector has ended"
+            except (AiHowError, OSError) as error:
+                why = brief_of(error)
+            if not self._closed.is_set():
+                logger.info("%s cannot be followed: %s", self.link.name, why)
+                self._hub.call(self._hub.tell_trouble, self, why)
+                self._closed.wait(RETRY_S)
+
+    def _pass_on(self, seen: Snapshot) -> None:
+        data = write_snapshot(seen)
+        self.snapshot, self.data = seen, data
+        self._hub.call(self._hub.tell_snapshot, self, data)
+        try:
+            # The end is open: an event may be a little later than the snapshot that shows it.
+            found = self.link.get().events(self._events_since, time.time() + 1)
+        except (AiHowError, OSError):
+            return  # the snapshot says it: its collector is gone
+        new = [one for one in found if one.at > self._events_since]
+        self._events_since = max([one.at for one in new], default=self._events_since)
+        for one in new[-MOST_EVENTS:]:
+            told = json.dumps({"cluster": self.link.name, **asdict(one)}).encode()
+            self._hub.call(self._hub.tell_event, self, told)
+
+
+@dataclass(slots=True)
+class Watched:
+    """A known cluster, and its feed while somebody looks at it."""
+
+    known: Known
+    link: Link
+    feed: Feed | None = None
+
+    def drop(self) -> None:
+        """Nobody looks at it."""
         if self.feed:
             self.feed.close()
-        self.feed = None
+            self.feed = None
+            self.link.drop()
+
+    def end(self) -> None:
+        self.drop()
+        self.link.end()
 
 
 class Hub:
@@ -226,19 +223,19 @@ class Hub:
         """Look once: end what is not wanted any longer, follow what a page waits for."""
         found = {one.name: one for one in await self.work.do(self.clusters.known)}
         for name in self._watched.keys() - found.keys():
-            self._watched.pop(name).close()
+            self._watched.pop(name).end()
             self._tell("gone", {"cluster": name}, cluster=name)
         for name, known in found.items():
             if name in self._watched:
                 self._watched[name].known = known
             elif not self.is_closed:
-                self._watched[name] = Watched(known, Asked(name, self.clusters))
+                self._watched[name] = Watched(known, Link(name, self.clusters))
             if any(one.wants(name) for one in self._readers):
                 self.touch(name)
         too_old = time.monotonic() - IDLE_S
         for one in self._watched.values():
             if one.feed and one.feed.wanted_at < too_old:
-                one.drop_feed()
+                one.drop()
         self._tell_list()
 
     def listed(self) -> list[dict[str, object]]:
@@ -251,7 +248,7 @@ class Hub:
         if watched is None or self.is_closed:
             return None
         if watched.feed is None:
-            watched.feed = Feed(name, self.clusters, self)
+            watched.feed = Feed(watched.link, self)
             watched.feed.start()
         watched.feed.wanted_at = time.monotonic()
         return watched.feed
@@ -273,13 +270,13 @@ class Hub:
         feed.trouble = None
         if self._is_current(feed):
             for one in self._readers:
-                one.put_snapshot(feed.name, data)
+                one.put_snapshot(feed.link.name, data)
             self._tell_list()
 
     def tell_event(self, feed: Feed, data: bytes) -> None:
         if self._is_current(feed):
             for one in self._readers:
-                one.put("event", data, cluster=feed.name)
+                one.put("event", data, cluster=feed.link.name)
 
     def tell_trouble(self, feed: Feed, why: str) -> None:
         feed.trouble = why
@@ -291,11 +288,11 @@ class Hub:
         for reader in self._readers:
             reader.close()
         for one in self._watched.values():
-            one.close()
+            one.end()
         self._watched.clear()
 
     def _is_current(self, feed: Feed) -> bool:
-        watched = self._watched.get(feed.name)
+        watched = self._watched.get(feed.link.name)
         return watched is not None and watched.feed is feed
 
     def _tell_list(self) -> None:

@@ -21,8 +21,8 @@ class Work:
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._waiting = 0
 
-    async def do(self, function: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
-        """The result of `function`.
+    async def do(self, function: Callable[[], T], *, patience_s: float | None = None) -> T:
+        """The result of `function`, within `patience_s`, by default `PATIENCE_S`.
 
         Raises what it raises, TimeoutError if it is late, and LimitError if too many wait.
         """
@@ -30,7 +30,7 @@ class Work:
             raise LimitError("too many requests wait for an answer")
         self._waiting += 1
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(patience_s or PATIENCE_S):
                 await self._places.acquire()
                 try:
                     future = asyncio.wrap_future(call_in_thread(function, name="dashboard-call"))
