@@ -172,7 +172,7 @@ class Stream:
     def until(self, kind: str, *, cluster: str | None = None) -> Any:
         """The data of the next event of this kind."""
         for told, data in self.events():
-            if told == kind and cluster in (None, data.get("cluster")):
+            if told == kind and (cluster is None or data["cluster"] == cluster):
                 return data
         raise EOFError(f"the stream ended without {kind}")
 

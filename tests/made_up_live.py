@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ai_how.dashboard import connection, stream, work
+from ai_how.dashboard import connection, server, stream, work
 from ai_how.dashboard.app import Settings
 from ai_how.dashboard.clusters import JournalEntry, Known, Point
 from ai_how.dashboard.guard import Keys, Place
-from ai_how.dashboard.server import listen, serve
 from ai_how.errors import HostError, StateError
 from ai_how.monitoring.model import Event, Finding, Job, Snapshot
 from made_up_cluster import make_snapshot
@@ -40,9 +39,17 @@ class MadeUpLive:
     """A collector that answers at once: a new snapshot every `every_s`."""
 
     def __init__(
-        self, name: str, *, nodes: int, jobs: int, every_s: float = 1.0, place: Path | None = None
+        self,
+        name: str,
+        *,
+        nodes: int,
+        jobs: int,
+        every_s: float = 1.0,
+        event_s: int = 60,
+        place: Path | None = None,
     ) -> None:
         self.name, self._nodes, self._jobs, self._every_s = name, nodes, jobs, every_s
+        self._event_s = event_s
         self._place = place
         self._closed = threading.Event()
 
@@ -99,17 +106,17 @@ class MadeUpLive:
 
     def events(self, since: float, until: float) -> tuple[Event, ...]:
         self.check()
-        minutes = range(math.ceil(since / 60), int(until / 60) + 1)
+        step = self._event_s
+        numbers = range(math.ceil(since / step), int(until / step) + 1)
         kinds = ("job-start", "job-end", "finding", "finding-over", "heal", "start", "gap")
         return tuple(
             Event(
-                at=minute * 60.0,
-                kind=kinds[minute % len(kinds)],
-                subject=f"compute-{minute % self._nodes + 1:02}",
-                text=f"what happened in minute {minute % 60}",
+                at=float(number * step),
+                kind=kinds[number % len(kinds)],
+                subject=f"compute-{number % self._nodes + 1:02}",
+                text=f"what happened for the {number % 60 + 1}. time",
             )
-            for minute in minutes
-            if since <= minute * 60.0 <= until
+            for number in numbers
         )
 
     def close(self) -> None:
@@ -143,8 +150,10 @@ class MadeUpClusters:
         jobs: int = 8,
         names: Sequence[str] = ("made-up",),
         of: Path | None = None,
+        event_s: int = 60,
     ) -> None:
         self.nodes, self.jobs, self._names, self._of = nodes, jobs, names, of
+        self._event_s = event_s
 
     @property
     def names(self) -> list[str]:
@@ -160,7 +169,9 @@ class MadeUpClusters:
         if name not in self.names:
             raise StateError(f"there is no cluster {name}")
         place = self._of / name if self._of else None
-        return MadeUpLive(name, nodes=self.nodes, jobs=self.jobs, place=place)
+        return MadeUpLive(
+            name, nodes=self.nodes, jobs=self.jobs, event_s=self._event_s, place=place
+        )
 
     def journal(self, name: str, node: str, lines: int) -> Sequence[JournalEntry]:
         return [
@@ -191,17 +202,20 @@ def main() -> None:
     asked.add_argument("--no-console", action="store_true")
     asked.add_argument("--of", type=Path, help="the directory of the clusters")
     asked.add_argument("--patience", type=float, help="seconds for a request, and for an answer")
+    asked.add_argument("--event", type=int, default=60, help="seconds between two events")
     given = asked.parse_args()
     if given.patience:
         connection.REQUEST_S = connection.REST_S = work.PATIENCE_S = given.patience
-        stream.STUCK_S = given.patience
-    line = listen("127.0.0.1", given.port)
+        stream.STUCK_S = server.KEEP_ALIVE_S = given.patience
+    line = server.listen("127.0.0.1", given.port)
     port, keys = line.getsockname()[1], Keys()
     settings = Settings(
         place=Place(port), keys=keys, version="0.0.0", has_console=not given.no_console
     )
-    clusters = MadeUpClusters(nodes=given.nodes, jobs=given.jobs, names=given.clusters, of=given.of)
-    serve(
+    clusters = MadeUpClusters(
+        nodes=given.nodes, jobs=given.jobs, names=given.clusters, of=given.of, event_s=given.event
+    )
+    server.serve(
         line,
         clusters,
         settings,

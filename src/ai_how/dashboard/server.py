@@ -22,7 +22,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HIGHEST_PORT = 65535
 LONGEST_HEAD = 16 * 1024
 LONGEST_MESSAGE = 64 * 1024
-KEEP_ALIVE_S = 30
+KEEP_ALIVE_S = 30.0
+# What the kernel may hold of what a page does not read; it would hold some MiB.
+SEND_BUFFER = 256 * 1024
 LAST_WORDS_S = 0.1
 
 
@@ -43,6 +45,7 @@ def listen(address: str, port: int) -> socket.socket:
     line = socket.socket(family, socket.SOCK_STREAM)
     try:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         line.bind((asked, port))
         line.listen(128)
     except OSError as error:
@@ -81,7 +84,7 @@ async def _serve(
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=int(KEEP_ALIVE_S),
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=LONGEST_HEAD,
     )
