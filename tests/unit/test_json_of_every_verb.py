@@ -44,6 +44,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc monitor start": (None, ()),
     "hpc monitor stop": (None, ()),
     "hpc monitor status": (None, ()),
+    "hpc dashboard": (None, ("--address", "192.0.2.1")),
     "hpc logs": (None, ("controller",)),
     "hpc ssh-config": (None, ()),
     "image build": (None, ()),
