@@ -1,7 +1,8 @@
 """How a cluster was used: sums, efficiency, waiting, gaps, and the page."""
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -201,3 +202,8 @@ def test_an_unknown_share_is_a_question_mark():
 def test_how_a_job_failed_is_told_in_words(values, text):
     (line,) = report(job(1, **values)).failures
     assert describe_end(line) == text
+
+
+def test_a_report_is_plain_data_for_programs():
+    record = json.loads(json.dumps(asdict(report(job(1)))))
+    assert record["total"]["ended"] == {"completed": 1}

@@ -4,7 +4,6 @@ All is from jobs and series as they were collected. What nobody saw is not guess
 where nothing is known, and `covered_s` says for how much of the period there is anything.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -236,7 +235,7 @@ def _usage(name: str, jobs: Sequence[Job], since: float, until: float) -> Usage:
     return Usage(
         name=name,
         jobs=len(jobs),
-        ended=Counter(ended),
+        ended=ended,
         cpu_hours=sum(part for _, part in hours),
         gpu_hours=sum((job.gpus or 0) * _hours_within(job, since, until) for job in jobs),
         cpu_efficiency=_mean(by_cpu),
