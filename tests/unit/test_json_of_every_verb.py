@@ -46,6 +46,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc monitor status": (None, ()),
     "hpc dashboard": (None, ("--address", "192.0.2.1")),
     "hpc logs": (None, ("controller",)),
+    "hpc report": (None, ()),
     "hpc ssh-config": (None, ()),
     "image build": (None, ()),
     "image warm": (None, ()),

@@ -1,12 +1,13 @@
 """How a cluster was used: sums, efficiency, waiting, gaps, and the page."""
 
-import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from test_docs_json import as_json, assert_documented
 
+from ai_how.cli.hpc_report import _document
 from ai_how.monitoring.model import Job
 from ai_how.monitoring.usage import UsageReport, report_usage
 from ai_how.monitoring.usage_page import describe_end, percent, render_page, span
@@ -204,6 +205,13 @@ def test_how_a_job_failed_is_told_in_words(values, text):
     assert describe_end(line) == text
 
 
-def test_a_report_is_plain_data_for_programs():
-    record = json.loads(json.dumps(asdict(report(job(1)))))
-    assert record["total"]["ended"] == {"completed": 1}
+def test_a_report_for_programs_is_as_the_page_says():
+    """With jobs that are known, and one of which nothing is."""
+    cpus = [(SINCE + 3600 * hour, 4.0) for hour in range(24)]
+    known = job(1, state="failed", reason="NonZeroExitCode", exit_code=3, signal=9)
+    poor = {"cpu_used_s": None, "memory_peak_mib": None, "exit_code": None, "user": "bob"}
+    unknown = job(2, state="timeout", submitted_at=None, **poor)
+    lazy = job(3, cpus=8, cpu_used_s=10.0)
+    rich, bare = report(known, unknown, lazy, cpus=cpus, allotted=cpus), report()
+    assert_documented("`hpc report`", *(as_json(_document(one)) for one in (rich, bare)))
+    assert as_json(_document(rich))["users"][0]["ended"] == {"failed": 1, "completed": 1}

@@ -213,13 +213,21 @@ def _show_failures(lines: "Iterable[JobLine]") -> None:
 
 
 def _document(found: "UsageReport") -> dict[str, object]:
+    """The report for --json; docs/json.md has its keys."""
     from dataclasses import asdict
 
     record = asdict(found)
     for name in ("cpus", "allotted", "ended_at", "waits_s"):
         del record[name]
+    record |= {"since": _moment(found.since), "until": _moment(found.until)}
+    for line in (*record["failures"], *record["wasteful"]):
+        line["ended_at"] = line["ended_at"] and _moment(line["ended_at"])
     return record | {"utilisation": found.utilisation}
 
 
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at).astimezone()
+
+
 def _time(at: float) -> str:
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M}"
+    return f"{_moment(at):%Y-%m-%d %H:%M}"
