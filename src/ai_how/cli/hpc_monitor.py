@@ -1,5 +1,6 @@
 """`ai-how hpc monitor`: the process that watches a cluster."""
 
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _show(manager: "HpcManager", *, is_json: bool) -> None:
     if is_json:
         console.show_json(told)
         return
-    size = size_text(told["history_bytes"] / MIB) if told["history_bytes"] else "nothing"
+    size = size_text(math.ceil(told["history_bytes"] / MIB))
     if told["pid"] is None:
         console.show_line(f"{manager.name} is not watched; kept of it: {size}")
         console.show_line(f"to watch it: ai-how hpc monitor start --cluster {manager.name}")
@@ -89,7 +90,7 @@ def _show(manager: "HpcManager", *, is_json: bool) -> None:
         console.show_warning(told["trouble"])
         return
     console.show_line(
-        f"memory {told['own_memory_mib']} MiB, processor time {told['cpu_s']:.1f} s,"
+        f"memory {told['own_memory_mib']} MiB of its own, processor time {told['cpu_s']:.1f} s,"
         f" readers {told['readers']}; kept: {size}, {told['keep_days']} days"
     )
     console.show_table(
