@@ -107,9 +107,12 @@ def find_left(state: ClusterState, paths: ClusterPaths) -> Iterator[Fault]:
 
 def read_ends(certificates: Iterable[str]) -> Iterator[tuple[str, float]]:
     """The name of each certificate authority, and when it ends. Others are left out."""
+    there = list(certificates)
+    if not there:
+        return
     import ssl  # noqa: PLC0415  few hosts have certificates of their own, and it takes memory
 
-    for pem in certificates:
+    for pem in there:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(cadata=pem)

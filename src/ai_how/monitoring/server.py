@@ -98,9 +98,11 @@ class Server:
             line, _ = self._listener.accept()
         except OSError:  # no descriptor is left, or it has gone again
             return
-        if not _is_ours(line) or len(self._readers) >= MOST_READERS:
+        is_full = len(self._readers) >= MOST_READERS
+        if is_full or not _is_ours(line):
+            why = b"it has too many readers" if is_full else b"it serves another user"
             with suppress(OSError):
-                line.send(b'{"error": "it has too many readers"}\n', socket.MSG_DONTWAIT)
+                line.send(b'{"error": "%b"}\n' % why, socket.MSG_DONTWAIT)
             line.close()
             return
         line.settimeout(0)

@@ -25,6 +25,7 @@ from ai_how.clusters.collecting import READY, hold_place, is_in_place, read_end
 from ai_how.errors import AiHowError, HostError
 from ai_how.limits import start_thread
 from ai_how.monitoring.answers import Answers
+from ai_how.monitoring.memory import give_back_memory, memory_mib, spare_memory
 from ai_how.monitoring.model import Event, Snapshot, SourceState
 from ai_how.monitoring.recording import Recorder
 from ai_how.monitoring.records import write_snapshot
@@ -37,6 +38,7 @@ LOOK_S = 1.0
 AGAIN_S = 10.0
 END_S = 3.0
 LARGEST_LOG = 256 << 10
+TRIM_EVERY = 60
 COLLECTOR = "collector"
 
 Rounds = Callable[[threading.Event], Iterator[Snapshot]]
@@ -71,6 +73,7 @@ def main(new_rounds: Callable[[Task], Rounds], *, linger_s: float = LINGER_S) ->
         linger_s=linger_s,
     )
     os.umask(0o077)
+    spare_memory()
     try:
         service = Service(task, new_rounds(task))
     except (AiHowError, OSError) as error:
@@ -104,6 +107,7 @@ class Service:
         self._sources: tuple[SourceState, ...] = ()
         self._stays = task.stays
         self._is_up = True
+        self._count = 0
         self._server = Server(self._paths.collector_socket, self._answer)
 
     def end(self) -> None:
@@ -151,6 +155,9 @@ class Service:
         line = write_snapshot(seen)
         self._newest = (time.monotonic(), line)
         self._server.publish(b'{"snapshot": %b}\n' % line)
+        if self._count % TRIM_EVERY == 1:
+            give_back_memory()
+        self._count += 1
 
     def _fail(self, trouble: str) -> None:
         self._note("gap", trouble)
@@ -177,6 +184,7 @@ class Service:
     def _status(self) -> dict[str, Any]:
         used = resource.getrusage(resource.RUSAGE_SELF)
         now = time.time()
+        memory, own_memory = memory_mib()
         return {
             "pid": os.getpid(),
             "since": self._since,
@@ -185,8 +193,8 @@ class Service:
             "keep_days": self._recorder.keep_days,
             "readers": self._server.readers,
             "cpu_s": round(used.ru_utime + used.ru_stime, 3),
-            "memory_mib": round(_read_kib("/proc/self/status", "VmRSS") / 1024, 1),
-            "own_memory_mib": round(_read_kib("/proc/self/smaps_rollup", "Pss") / 1024, 1),
+            "memory_mib": memory,
+            "own_memory_mib": own_memory,
             "history_bytes": size_of(self._paths.history),
             "newest_age_s": self._newest and round(time.monotonic() - self._newest[0], 3),
             "sources": [
@@ -221,11 +229,3 @@ def _tell_ready() -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-
-
-def _read_kib(path: str, name: str) -> int:
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(path).read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1])
-    return 0
