@@ -20,7 +20,6 @@ from ai_how.monitoring.heal_log import (
     DONE,
     KEPT_LINES,
     LARGEST_BYTES,
-    HealFollower,
     HealLog,
     HealRecord,
 )
@@ -191,20 +190,6 @@ def test_the_log_does_not_grow_for_ever(tmp_path):
 
 def vars_of(one: HealRecord) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__dataclass_fields__}
-
-
-def test_who_keeps_events_is_told_of_each_end_once(tmp_path):
-    path = tmp_path / "heals.jsonl"
-    log, follower = HealLog(path), HealFollower(path)
-    assert follower.news() == ()
-    at = follower._told_at + 10
-    log.write(record(at))
-    assert list(follower.news()) == []
-    log.write(record(at + 1, word=DONE))
-    assert [one.word for one in follower.news()] == [DONE]
-    assert list(follower.news()) == []
-    log.write(record(at + 2, word="failed"))
-    assert [one.word for one in follower.news()] == ["failed"]
 
 
 # The acts, with scripts that run here and programs that only say what they would have done

@@ -7,7 +7,9 @@ from ai_how.hpc.catalogue import CATALOGUE as ALL
 from ai_how.hpc.kind import SLURM
 from ai_how.monitoring.health import RULES, judge_of
 from ai_how.monitoring.judging import HELD_S, Judge, Look, Rule, Sign
+from ai_how.monitoring.model import SourceState
 from ai_how.monitoring.past import LENGTH_S, Past
+from ai_how.monitoring.store_watch import StoreWatch
 from snapshots import keep_looking, later, silent, sound, told, with_guest, with_vm
 
 NODE = "compute-01"
@@ -123,3 +125,16 @@ def test_a_clock_that_was_set_back_empties_the_past():
     past.note("figure", 1000.0, 1.0)
     past.begin(10.0)
     assert past.last("figure") is None
+
+
+def test_a_collector_that_cannot_write_what_it_sees_says_so(tmp_path):
+    watch = StoreWatch(tmp_path / "history.sqlite")
+    broken = SourceState(name="history", every_s=60, trouble="database or disk is full")
+    seen = sound()
+    assert watch.judge(seen, broken) == seen, "it may be over in a moment"
+    [found] = watch.judge(later(seen, 90), broken).findings
+    assert (found.id, found.subject, found.since) == ("source-silent", "history", seen.at)
+    assert found.evidence == ("database or disk is full",)
+    assert found.remedy == f"df -h {tmp_path}"
+    assert watch.judge(later(seen, 95), replace(broken, trouble=None)).findings == ()
+    assert watch.judge(later(seen, 100), broken).findings == ()

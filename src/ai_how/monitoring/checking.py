@@ -3,17 +3,23 @@
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from ai_how.clusters.collecting import find_collector
 from ai_how.clusters.diagnosis.catalogue import Severity
+from ai_how.errors import AiHowError
+from ai_how.monitoring.asking import Connection
 from ai_how.monitoring.heal_log import DONE, FAILED
 from ai_how.monitoring.healing import Healed, heal, plan_healing
 from ai_how.monitoring.health import judge_of, mends_of
 from ai_how.monitoring.judging import RUNNING, is_off
+from ai_how.monitoring.live import snapshot_parts
 from ai_how.monitoring.model import Finding, Snapshot, SourceState
 from ai_how.monitoring.once import look_once
+from ai_how.monitoring.records import read_snapshot
 
 if TYPE_CHECKING:  # its caller has one
     from ai_how.clusters.known_cluster import KnownCluster
@@ -114,9 +120,28 @@ def _late(seen: Snapshot) -> set[str]:
 
 
 def find_collected(cluster: "KnownCluster") -> Snapshot | None:
-    """The last snapshot of a collector that runs, if it is fresh."""
-    del cluster
-    return None
+    """The last snapshot of a collector that runs, if it is fresh. None is started."""
+    there = find_collector(cluster.paths)
+    if there is None or not there.is_current:
+        return None
+    try:
+        with closing(Connection(cluster.paths.collector_socket)) as line:
+            age_s, seen = snapshot_parts(line.ask_line({"ask": "snapshot"}))
+        if seen is None or age_s is None or age_s > FRESH_S:
+            return None
+        return read_snapshot(seen)
+    except AiHowError:
+        return None  # then we look for ourselves
+
+
+def note_healing(cluster: "KnownCluster", one: Healed) -> None:
+    """Have the collector keep the event, if one runs: the log of the cluster has it anyway."""
+    if one.outcome not in {DONE, FAILED} or find_collector(cluster.paths) is None:
+        return
+    text = one.what if one.outcome == DONE else f"{one.what}: it failed: {one.error}"[:300]
+    event = {"at": time.time(), "kind": "heal", "subject": one.subject, "text": text}
+    with suppress(AiHowError), closing(Connection(cluster.paths.collector_socket)) as line:
+        line.ask({"ask": "note", "event": event})
 
 
 def with_reasons(seen: Snapshot, within_s: float) -> Snapshot:
@@ -164,6 +189,7 @@ class Medic:
         for result in heal(self._cluster, planned, dry_run=self._dry_run):
             self.results.append(result)
             self._tell(result)
+            note_healing(self._cluster, result)
             self._is_over = self._is_over or result.outcome == FAILED
             has_done = has_done or result.outcome == DONE
         return has_done and not self._is_over

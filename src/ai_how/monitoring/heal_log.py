@@ -5,7 +5,6 @@ The bound on acts is counted from it, so that it holds over processes and kills.
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,30 +73,6 @@ class HealLog:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-class HealFollower:
-    """What is new in the log since the last look, for whoever keeps events."""
-
-    def __init__(self, path: Path) -> None:
-        self._log = HealLog(path)
-        self._path = path
-        self._stamp: tuple[int, int] | None = None
-        self._told_at = time.time()
-
-    def news(self) -> Sequence[HealRecord]:
-        """Acts that ended since the last call; those from before the first one are left out."""
-        try:
-            seen = self._path.stat()
-        except OSError:
-            return ()
-        stamp = seen.st_size, seen.st_mtime_ns
-        if stamp == self._stamp:
-            return ()
-        self._stamp = stamp
-        new = [one for one in self._log.read() if one.word != BEGUN and one.at > self._told_at]
-        self._told_at = max([self._told_at, *(one.at for one in new)])
-        return new
 
 
 def _line(record: HealRecord) -> bytes:

@@ -100,7 +100,9 @@ class CollectorLive:
         try:
             while True:
                 # As a line: its snapshot is read once, by pydantic.
-                age_s, line = _parts(self._ask(lambda line: line.ask_line({"ask": "snapshot"})))
+                age_s, line = snapshot_parts(
+                    self._ask(lambda line: line.ask_line({"ask": "snapshot"}))
+                )
                 if line is not None or time.monotonic() > until:
                     break
                 self._closed.wait(0.1)
@@ -182,7 +184,7 @@ class CollectorLive:
                     yield self._troubled(f"the collector has said nothing for {silent_s:.0f} s")
                     continue
                 silent_s = 0.0
-                _, snapshot = _parts(told)
+                _, snapshot = snapshot_parts(told)
                 if snapshot is not None:
                     self._last = read_snapshot(snapshot)
                     yield self._last
@@ -241,7 +243,7 @@ class CollectorLive:
         return replace(self._last, at=time.time(), sources=(*old, own))
 
 
-def _parts(line: bytes) -> tuple[float | None, bytes | None]:
+def snapshot_parts(line: bytes) -> tuple[float | None, bytes | None]:
     """Age and snapshot of a line that has one. Raises CollectorGoneError for another line."""
     begin = line.find(b'"snapshot": ')
     if begin < 0 or not line.endswith(b"}"):

@@ -31,6 +31,7 @@ from ai_how.monitoring.recording import Recorder
 from ai_how.monitoring.records import write_snapshot
 from ai_how.monitoring.server import Server
 from ai_how.monitoring.store import size_of
+from ai_how.monitoring.store_watch import StoreWatch
 from ai_how.state.paths import ClusterPaths, Roots, default_roots
 
 LINGER_S = 300.0
@@ -102,6 +103,7 @@ class Service:
         self._over = threading.Event()
         self._stop_rounds = threading.Event()
         self._recorder = Recorder(self._paths.history, keep_days=task.keep_days)
+        self._store_watch = StoreWatch(self._paths.history)
         self._answers = Answers(self._recorder, self._paths.history)
         self._newest: tuple[float, bytes] | None = None
         self._sources: tuple[SourceState, ...] = ()
@@ -150,7 +152,7 @@ class Service:
         self._recorder.close()
 
     def _take(self, seen: Snapshot) -> None:
-        seen = self._recorder.take(seen)
+        seen = self._recorder.take(self._store_watch.judge(seen, self._recorder.source))
         self._sources, self._is_up = seen.sources, seen.is_up
         line = write_snapshot(seen)
         self._newest = (time.monotonic(), line)
