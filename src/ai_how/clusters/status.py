@@ -20,7 +20,7 @@ from ai_how.host.ports import ServedPorts
 from ai_how.images.manifest import MANIFEST, read_manifest
 from ai_how.libvirt_client.facts import DomainInfo, DomainStats, GuestMemory
 from ai_how.libvirt_client.vm_state import VmState
-from ai_how.spec.nodes import Role
+from ai_how.spec.roles import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ImagePaths
 from ai_how.vm_management.disks.manager import DiskManager

@@ -7,12 +7,8 @@ from uuid import UUID
 from ai_how.clusters.kind import ClusterSection
 from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import HostError
-from ai_how.hpc.section import hpc_of
-from ai_how.hpc.workload import observe_workload
-from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
-from ai_how.spec.models import ClusterFile, HpcSpec
-from ai_how.spec.nodes import Node, Role, get_hpc, nodes_of
+from ai_how.spec.roles import Role
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
 
@@ -25,8 +21,11 @@ if TYPE_CHECKING:
     from ai_how.hpc.causes import SlurmDiagnosis
     from ai_how.hpc.slurm_source import SlurmSource
     from ai_how.images.manifest import Image
+    from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.monitoring.health import KindHealth
     from ai_how.plan.step import Plan, Step
+    from ai_how.spec.models import ClusterFile, HpcSpec
+    from ai_how.spec.nodes import Node
     from ai_how.vm_management.context import PlanContext
 
 
@@ -60,13 +59,20 @@ class SlurmCluster:
 
         return KindHealth(RULES, CATALOGUE, MENDS)
 
-    def section_of(self, file: ClusterFile) -> HpcSpec:
+    def section_of(self, file: "ClusterFile") -> "HpcSpec":
+        from ai_how.spec.nodes import get_hpc
+
         return get_hpc(file)
 
-    def nodes_of(self, section: ClusterSection) -> tuple[Node, ...]:
+    def nodes_of(self, section: ClusterSection) -> "tuple[Node, ...]":
+        from ai_how.hpc.section import hpc_of
+        from ai_how.spec.nodes import nodes_of
+
         return nodes_of(hpc_of(section))
 
     def home_of(self, section: ClusterSection) -> str:
+        from ai_how.hpc.section import hpc_of
+
         return hpc_of(section).storage.home
 
     def check_image(self, image: "Image") -> None:
@@ -147,8 +153,10 @@ class SlurmCluster:
         return find_lost_secrets(previous, paths)
 
     def observe_workload(
-        self, client: LibvirtClient, state: ClusterState, domains: Mapping[UUID, DomainInfo]
+        self, client: "LibvirtClient", state: ClusterState, domains: Mapping[UUID, DomainInfo]
     ) -> Workload:
+        from ai_how.hpc.workload import observe_workload
+
         return observe_workload(client, state, domains)
 
     def workload_source(self) -> "SlurmSource":

@@ -17,7 +17,7 @@ from ai_how.hpc.slurm_sample import (
 )
 from ai_how.monitoring.model import Partition, SlurmSample
 from ai_how.monitoring.watched import NodeNeeds
-from ai_how.spec.nodes import Role
+from ai_how.spec.roles import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.waiting import Deadline
 

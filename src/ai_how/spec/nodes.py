@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
 
@@ -20,17 +19,13 @@ from ai_how.spec.models import (
     WorkerGroupSpec,
 )
 from ai_how.spec.node_hardware import NodeHardwareSpec
+from ai_how.spec.roles import Role as Role  # noqa: PLC0414  most take it from here
 
 _CONTROLLER_OFFSET = 10
 _FIRST_FREE_OFFSET = 2
 _LONGEST_ROOMY_PREFIX = 27
 _BY_ITSELF = NodeHardwareSpec()
 _NO_NODES = 3  # the network's own address, the gateway and the broadcast
-
-
-class Role(StrEnum):
-    CONTROLLER = "controller"
-    COMPUTE = "compute"
 
 
 @dataclass(frozen=True, slots=True)

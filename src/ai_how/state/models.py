@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from ai_how.errors import StateError
-from ai_how.spec.nodes import Role
+from ai_how.spec.roles import Role
 
 # A version refuses a file with an unknown field. Every new field therefore raises this number: then
 # an older version says which version is needed, not that the file is damaged.

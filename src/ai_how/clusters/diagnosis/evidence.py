@@ -12,7 +12,7 @@ from ai_how.errors import StepFailure
 from ai_how.host.place import HypervisorHost
 from ai_how.plan.failures import SavedEvidence, render_errors
 from ai_how.plan.step import Plan
-from ai_how.spec.nodes import Role
+from ai_how.spec.roles import Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ensure_private_directory
 from ai_how.vm_management.context import PlanContext

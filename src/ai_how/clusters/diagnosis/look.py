@@ -24,7 +24,7 @@ from ai_how.host.place import HypervisorHost
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.daemon_pool import DaemonPool
-from ai_how.spec.nodes import Role
+from ai_how.spec.roles import Role
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.nodes.clocks import read_skew_s

@@ -18,7 +18,7 @@ from ai_how.clusters.diagnosis.kind import Cause, Rank, WorkloadEvidence
 from ai_how.clusters.diagnosis.look import Limits, Look, Looker, tell_missing
 from ai_how.clusters.diagnosis.steady_causes import find_causes
 from ai_how.guest.serial_log import find_boot
-from ai_how.spec.nodes import Role
+from ai_how.spec.roles import Role
 from ai_how.state.models import ClusterState, NodeState
 
 LIBVIRT_S = 10.0

@@ -12,7 +12,6 @@ from xml.etree import ElementTree as ET
 
 from ai_how.errors import HostError
 from ai_how.libvirt_client.xml import read_xml
-from ai_how.spec.nodes import longest_prefix_for
 
 # In the order of preference: the largest block has the fewest collisions.
 PRIVATE = (IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("192.168.0.0/16"))
@@ -55,6 +54,8 @@ def choose_subnet(
     """
     taken = tuple(taken)
     if asked is None:
+        from ai_how.spec.nodes import longest_prefix_for  # noqa: PLC0415  seldom needed
+
         prefix = min(AUTO_PREFIX, longest_prefix_for(node_count))
         if free := _find_free(prefix, taken, cluster_id):
             return free
