@@ -12,6 +12,7 @@ from ai_how.dashboard.metrics import OPENMETRICS, TEXT, Seen, render_metrics, wa
 from ai_how.dashboard.metrics_own import NodeStart
 from ai_how.dashboard.metrics_page import LONGEST_LABEL, MOST_SERIES, Page, label_of
 from ai_how.dashboard.metrics_slurm import MOST_USERS, count_tasks
+from ai_how.dashboard.metrics_slurm_names import SCHEDULER
 from ai_how.monitoring.model import (
     Finding,
     GpuCount,
@@ -83,6 +84,7 @@ def full_snapshot():
             replace(one, gpus=(GpuCount(type="a", count=2, allotted=1),))
             for one in seen.slurm.nodes
         ),
+        scheduler={word: 1.0 for word, _ in SCHEDULER.values()},
     )
     return replace(seen, nodes=(seen.nodes[0], whole, *seen.nodes[2:]), slurm=slurm)
 
@@ -170,8 +172,7 @@ def with_accounts(seen):
 
 def test_only_what_is_not_known_here_is_missing_of_slurms_metrics():
     families, _ = native_families()
-    sdiag = replace(full_snapshot().slurm, scheduler=AllWords())
-    page = page_of(with_accounts(replace(full_snapshot(), slurm=sdiag)))[0].decode()
+    page = page_of(with_accounts(full_snapshot()))[0].decode()
     missing = set(families) - {one.name for one in read_text(page)}
     known = re.compile(
         r"slurm_((user|account|partition)_)?(jobs_(expediting|powerup_node)"
@@ -180,11 +181,6 @@ def test_only_what_is_not_known_here_is_missing_of_slurms_metrics():
         r"|node_cpus_effective|node_memory_effective_bytes)"
     )
     assert [one for one in missing if not known.fullmatch(one)] == []
-
-
-class AllWords(dict):
-    def get(self, _key, default=None):
-        return 1.0
 
 
 def test_slurm_is_counted_as_slurmctld_counts():
