@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ai_how.dashboard.clusters import JournalEntry, Known
-from made_up_live import MadeUpClusters
-
 from ai_how.errors import HostError
 from ai_how.monitoring.history import Grid
 from ai_how.monitoring.live import was_there
@@ -22,6 +20,7 @@ from ai_how.monitoring.model import (
     Snapshot,
 )
 from made_up_cluster import make_snapshot
+from made_up_live import MadeUpClusters
 
 GIB = 2**30
 Point = tuple[float, float | None]

@@ -48,6 +48,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc logs": (None, ("controller",)),
     "hpc report": (None, ()),
     "hpc ssh-config": (None, ()),
+    "hpc metrics": (("--rules", "rules"), ()),
     "image build": (None, ()),
     "image warm": (None, ()),
     "image list": ((), None),

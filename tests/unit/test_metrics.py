@@ -320,6 +320,7 @@ def test_a_page_that_nobody_renews_says_nothing_but_that():
     """The collector is gone: all sources are silent."""
     found = samples_of(make_snapshot(jobs=4), now=NOON + 3600)
     assert value_of(found, "libvirt_up") == 0
+    assert "ai_how_findings" not in names_in(found)
     assert not {one for one in names_in(found) if one.startswith(("slurm_", "libvirt_domain"))}
 
 

@@ -5,10 +5,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from ai_how.errors import HostError
+from ai_how.errors import AiHowError, HostError
 
 if TYPE_CHECKING:
     from ai_how.dashboard.metrics import Seen
@@ -16,27 +16,51 @@ if TYPE_CHECKING:
     from ai_how.dashboard.metrics_targets import ScrapedNode
     from ai_how.host.dialing import Dialer
     from ai_how.hpc.manager import HpcManager
-    from ai_how.monitoring.live import Live
+    from ai_how.monitoring.live import CollectorLive
 
 ANSWER_S = 60.0
 """An exporter in an emulated guest took 40 s for its first page, and then 3 s."""
 LARGEST_PAGE = 8 << 20
 EXPORTER = "prometheus-node-exporter"
+LATE_S = 10.0
 
 
 class ClusterPages:
     """The pages of one cluster, for `MetricsServer`."""
 
-    def __init__(self, manager: "HpcManager", live: "Live", dialer: "Dialer") -> None:
+    def __init__(self, manager: "HpcManager", live: "CollectorLive", dialer: "Dialer") -> None:
         self._manager, self._live, self._dialer = manager, live, dialer
+        self._heals = Counter[str]()
+        self._heals_until = 0.0
 
     def see(self) -> Sequence["Seen"]:
+        """Also while the collector is gone: then its sources are silent."""
         from ai_how.dashboard.metrics import Seen
 
-        events = self._live.events(0.0, time.time() + 1)
-        heals = Counter(one.subject for one in events if one.kind == "heal")
-        snapshot = self._live.snapshot()
-        return [Seen(snapshot=snapshot, starts=starts_of(self._manager), heals=heals)]
+        snapshot, cost = self._live.snapshot(), dict[str, float]()
+        with suppress(AiHowError):
+            self._count_heals()
+            told = self._live.status()
+            cost = {
+                "cpu_s": float(told["cpu_s"]),
+                "memory_bytes": float(told["memory_mib"]) * 2**20,
+                "database_bytes": float(told["history_bytes"]),
+            }
+        return [
+            Seen(
+                snapshot=snapshot,
+                starts=starts_of(self._manager),
+                heals=self._heals if self._heals_until else None,
+                own_cost=cost,
+            )
+        ]
+
+    def _count_heals(self) -> None:
+        """Those since the last time; an event may come a little after its time."""
+        until = time.time() - LATE_S
+        new = self._live.events(self._heals_until, until)
+        self._heals.update(one.subject for one in new if one.kind == "heal")
+        self._heals_until = until
 
     def ask_node(self, node: str, port: int) -> bytes | None:
         state = self._manager.find_state()

@@ -53,7 +53,8 @@ def add_own(
     )
     series.gauge("ai_how_nodes", "Nodes of the cluster.", len(snapshot.nodes))
     _add_sources(series, snapshot, fresh)
-    _add_findings(series, snapshot)
+    if fresh("collector"):
+        _add_findings(series, snapshot)
     _add_starts(series, starts)
     _add_costs(series, own_cost)
     for subject, count in (heals or {}).items():
