@@ -19,6 +19,7 @@ from ai_how.dashboard import connection, server, stream, work
 from ai_how.dashboard.app import Settings
 from ai_how.dashboard.clusters import JournalEntry, Known, Point
 from ai_how.dashboard.guard import Keys, Place
+from ai_how.dashboard.metrics_own import NodeStart
 from ai_how.errors import HostError, StateError
 from ai_how.monitoring.model import Event, Finding, Job, Snapshot
 from made_up_cluster import make_snapshot
@@ -172,6 +173,9 @@ class MadeUpClusters:
         return MadeUpLive(
             name, nodes=self.nodes, jobs=self.jobs, event_s=self._event_s, place=place
         )
+
+    def starts(self, name: str) -> Sequence[NodeStart]:
+        return [NodeStart("controller", {"boot": 1.5, "agent": 4.0})]
 
     def journal(self, name: str, node: str, lines: int) -> Sequence[JournalEntry]:
         return [

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ai_how.dashboard.clusters import JournalEntry, Known, Line, Live
+    from ai_how.dashboard.metrics_own import NodeStart
     from ai_how.hpc.manager import HpcManager
 
 app = new_app()
@@ -178,6 +179,11 @@ class UserClusters:
         from ai_how.monitoring.live import connect
 
         return connect(self._manager(name))
+
+    def starts(self, name: str) -> "Sequence[NodeStart]":
+        from ai_how.cli.metrics_pages import starts_of
+
+        return starts_of(self._manager(name))
 
     def journal(self, name: str, node: str, lines: int) -> "Sequence[JournalEntry]":
         from ai_how.clusters.named_nodes import get_named

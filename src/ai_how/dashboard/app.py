@@ -18,6 +18,7 @@ from ai_how.dashboard.console import ConsoleSocket
 from ai_how.dashboard.feeds import Hub, Watched
 from ai_how.dashboard.files import Files
 from ai_how.dashboard.guard import LOGIN, Guard, Keys, Place, let_in, refused, too_many_guesses
+from ai_how.dashboard.metrics_route import MetricsRoute
 from ai_how.dashboard.queries import read_lines, read_series, read_span, read_step
 from ai_how.dashboard.stream import Stream
 from ai_how.errors import AiHowError, SpecError
@@ -59,6 +60,7 @@ def make_app(clusters: Clusters, settings: Settings) -> tuple[ASGIApp, Hub]:
         Route("/api/clusters/{name}/events", answering(api.events)),
         Route("/api/clusters/{name}/nodes/{node}/journal", answering(api.journal)),
         Route("/api/stream", Stream(hub), methods=["GET"]),
+        Route("/metrics", answering(MetricsRoute(hub).answer)),
     ]
     if settings.has_console:
         path = "/api/clusters/{name}/nodes/{node}/console"

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from ai_how.dashboard.metrics_own import NodeStart
 from ai_how.monitoring.model import Event, Job, Snapshot
 
 Point = tuple[float, float | None]
@@ -63,6 +64,10 @@ class Clusters(Protocol):
     """The clusters of one user. It is asked often which there are: that must be quick."""
 
     def known(self) -> Sequence[Known]: ...
+
+    def starts(self, name: str) -> Sequence[NodeStart]:
+        """How its nodes last came up."""
+        ...
 
     def connect(self, name: str) -> Live: ...
 

@@ -202,6 +202,11 @@ class Hub:
     def reader_count(self) -> int:
         return len(self._readers)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all known clusters."""
+        return sorted(self._watched)
+
     def find(self, name: str) -> Watched | None:
         return self._watched.get(name)
 
