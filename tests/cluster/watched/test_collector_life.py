@@ -16,7 +16,7 @@ from ai_how.monitoring.live import COLLECTOR, connect
 from ai_how.waiting import Deadline, wait_until
 
 pytestmark = pytest.mark.slurm
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 class Reader:
@@ -52,10 +52,10 @@ def trouble(seen):
     return own.trouble if own else None
 
 
-def is_whole(seen):
-    """Whether every source of the cluster has answered, and goes on to."""
-    sources = [one for one in seen.sources if one.name != "history"]
-    return bool(sources) and all(one.at and not one.trouble for one in sources)
+def is_seen(seen):
+    """Whether the host and libvirt answer. Guests may be too busy for a while."""
+    found = [seen.find_source(name) for name in ("cluster", "host", "libvirt")]
+    return trouble(seen) is None and all(one and one.at and not one.trouble for one in found)
 
 
 def is_on(seen):
@@ -91,24 +91,23 @@ def test_a_cluster_is_watched_from_its_start_to_its_stop(enabled, manager):
     assert (told["pid"], told["stays"], told["keep_days"]) == (first.pid, True, 3)
     reader = Reader(connect(manager))
     with closing(reader):
-        seen = reader.await_(lambda one: is_whole(one) and one.slurm, "an answer of each source")
+        seen = reader.await_(lambda one: is_seen(one) and one.slurm, "an answer of SLURM")
         assert [one.name for one in seen.nodes] == ["controller", "compute-01", "compute-02"]
         assert {one.name for one in seen.slurm.nodes} == {"compute-01", "compute-02"}
         os.kill(first.pid, signal.SIGKILL)
         reader.await_(lambda one: trouble(one) is not None, "the trouble of a killed collector")
-        reader.await_(is_whole, "a collector that was started again")
+        reader.await_(is_seen, "a collector that was started again")
         second = find_collector(paths)
         assert second is not None
         assert second.pid != first.pid
         enabled.call("hpc", "stop", timeout_s=600)
-        gone = reader.await_(lambda one: trouble(one) is not None, "the end of the collector")
-        assert trouble(gone) == "the cluster was stopped"
-        time.sleep(3)
+        for _ in range(3):
+            reader.await_(lambda one: trouble(one) == "the cluster was stopped", "its end")
         assert find_collector(paths) is None, "an open face starts no collector after a stop"
         assert not paths.collector_socket.exists()
         assert not Path(f"/proc/{second.pid}/cwd").exists()
         enabled.call("hpc", "start", timeout_s=1200)
-        reader.await_(lambda one: is_whole(one) and is_on(one), "the cluster after its next start")
+        reader.await_(lambda one: is_seen(one) and is_on(one), "the cluster after its next start")
         kinds = [one.kind for one in reader.live.events(0, time.time() + 60)]
         assert [one for one in kinds if one in {"stop", "start"}][-2:] == ["stop", "start"]
         series = reader.live.series("cpu", "compute-01", time.time() - 60, time.time(), 5)
