@@ -123,6 +123,7 @@ def test_a_job_that_ended_before_is_no_news_to_the_next_collector(path):
 @pytest.mark.fault("M03", "set back by an hour, and forward by a day")
 def test_a_clock_that_is_set_loses_nothing_else(recorder, path):
     ago = 20 * 86400
+    recorder._settled_at = -math.inf
     recorder.take(make_snapshot(at=NOON - ago))
     recorder.take(make_snapshot(at=NOON))
     recorder.take(make_snapshot(at=NOON - 3600))
@@ -134,6 +135,19 @@ def test_a_clock_that_is_set_loses_nothing_else(recorder, path):
     assert seen[0][0] == NOON - ago
     assert ("collector", "the clock of the host was set back by 3600 s") in texts(recorder, path)
     assert all(at < NOON for at, _ in recorder.history.points("cpu", "host", 0, math.inf))
+
+
+def test_what_is_old_goes_when_it_is_sure_what_time_it_is(path):
+    with closing(Store(path)) as store:
+        old = int(NOON // 60) - 8 * 1440
+        store.write([(old, {("cpu", "host"): 1.0}), (old + 1440 * 2, {("cpu", "host"): 2.0})])
+    recorder = Recorder(path, keep_days=7)
+    recorder._settled_at = -math.inf
+    recorder.take(make_snapshot(at=NOON))
+    recorder.take(make_snapshot(at=NOON + 60))
+    recorder.close()
+    with closing(Store(path)) as store:
+        assert [value for _, value in store.series("cpu", "host", 0, NOON)] == [2.0]
 
 
 @pytest.mark.fault("M02", "damaged while it is in use")

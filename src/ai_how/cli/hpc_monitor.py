@@ -96,7 +96,7 @@ def _show(manager: "HpcManager", *, is_json: bool) -> None:
     console.show_table(
         ["source", "asked every", "answered", "trouble"],
         [
-            [one["name"], f"{one['every_s']:g} s", _age(one["age_s"]), one["trouble"]]
+            [one["name"], f"{one['every_s']:g} s", _age(one.get("age_s")), one["trouble"]]
             for one in told["sources"]
         ],
     )
