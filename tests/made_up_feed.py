@@ -13,7 +13,9 @@ class Feed:
     """Gives what is put, in this order, until it is closed."""
 
     first: Snapshot | None = None
-    news: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    news: "queue.SimpleQueue[Snapshot | AiHowError | None]" = field(
+        default_factory=queue.SimpleQueue
+    )
     is_closed: bool = False
 
     def __post_init__(self) -> None:

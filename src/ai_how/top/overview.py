@@ -122,7 +122,8 @@ class Overview(Screen[None]):
 
     def current(self) -> Table[Any]:
         """The table with the focus, or the last that had it."""
-        return next((one for one in self.tables if one.has_focus), self._zoomed or self.nodes)
+        # What has the focus is told to it by a message, after keys that were typed ahead.
+        return next((one for one in self.tables if one is self.focused), self._zoomed or self.nodes)
 
     def action_filter(self) -> None:
         table = self.current()

@@ -17,8 +17,11 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 def plain(text: object, longest: int = LONGEST) -> str:
     """One line that a terminal shows as it is: no escapes, controls or invisible characters."""
+    line = str(text)
+    if len(line) <= longest and line.isprintable():
+        return line.rstrip()
     # What is cut off is not looked at; an escape that is cut loses its first byte below.
-    bare = _ESCAPES.sub("", str(text)[: 4 * longest].expandtabs(8))
+    bare = _ESCAPES.sub("", line[: 4 * longest].expandtabs(8))
     kept = "".join(char if char.isprintable() else " " for char in bare).rstrip()
     return kept if len(kept) <= longest else f"{kept[: longest - 1]}…"
 
