@@ -166,5 +166,5 @@ def output_path(job: Job) -> str:
 
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     if not pattern.fullmatch(text):
-        raise GuestError(f"SLURM names a {what} that is none: {one_line(text)}")
+        raise GuestError(f"SLURM gave no {what} that can be used: {one_line(text)}")
     return text
