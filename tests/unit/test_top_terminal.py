@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import pty
 import re
 import select
 import signal
@@ -10,13 +9,13 @@ import struct
 import subprocess  # noqa: TID251  a program is spoken to while it runs
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
 
 from ai_how.cli.hpc_top import INSTALL, check_extra, has_colours, has_unicode
 from ai_how.errors import HostError
+from own_terminal import Terminal
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = f"""\
@@ -32,62 +31,6 @@ code = main(["hpc", "top", "--cluster", "made-up", *sys.argv[1:]])
 print("ended", code, flush=True)
 sys.exit(code)
 """
-SHOWN = b"made-up ready"[:7]
-
-
-class Terminal:
-    """The program on a pseudo-terminal, whose session it leads."""
-
-    def __init__(self, *words: str, stderr: int | None = None, **env: str) -> None:
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.before = termios.tcgetattr(self.master)
-        self.child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", PROGRAM, *words],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave if stderr is None else stderr,
-            env={**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", **env},
-            preexec_fn=_lead,  # noqa: PLW1509  the terminal is to be its own
-        )
-        os.close(slave)
-        self.shown = b""
-
-    def wait_for(self, text: bytes) -> bytes:
-        until = time.monotonic() + 60
-        while text not in self.shown:
-            assert time.monotonic() < until, self.shown
-            self.read()
-        return self.shown
-
-    def read(self) -> None:
-        if select.select([self.master], [], [], 0.1)[0]:
-            try:
-                self.shown += os.read(self.master, 65536)
-            except OSError:
-                time.sleep(0.1)  # nobody has the other side open
-
-    def press(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def end(self) -> int:
-        """Its exit code, when it has ended by itself."""
-        until = time.monotonic() + 60
-        while self.child.poll() is None:
-            assert time.monotonic() < until, self.shown
-            self.read()
-        self.read()
-        return self.child.returncode
-
-    def close(self) -> None:
-        self.child.kill()
-        self.child.wait()
-        os.close(self.master)
-
-
-def _lead() -> None:
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture
@@ -95,7 +38,7 @@ def open_terminal():
     opened = []
 
     def open_terminal(*words: str, **env) -> Terminal:
-        opened.append(Terminal(*words, **env))
+        opened.append(Terminal([sys.executable, "-c", PROGRAM, *words], **env))
         return opened[-1]
 
     yield open_terminal
@@ -103,21 +46,12 @@ def open_terminal():
         one.close()
 
 
-def assert_restored(terminal: Terminal) -> None:
-    """The modes are as before; the other screen, the mouse and the cursor are, too."""
-    assert termios.tcgetattr(terminal.master) == terminal.before
-    for mode in (b"1049", b"1000", b"1003", b"1006", b"2004", b"1004"):
-        on, off = b"\x1b[?" + mode + b"h", b"\x1b[?" + mode + b"l"
-        assert terminal.shown.rfind(off) > terminal.shown.rfind(on), mode
-    assert terminal.shown.rfind(b"\x1b[?25h") > terminal.shown.rfind(b"\x1b[?25l")
-
-
 def test_q_ends_it_and_leaves_the_terminal_as_it_was(open_terminal):
     terminal = open_terminal()
     terminal.wait_for(b"compute-02")
-    terminal.press(b"q")
+    terminal.press("q")
     assert terminal.end() == 0
-    assert_restored(terminal)
+    terminal.assert_restored()
     assert terminal.shown.rstrip().endswith(b"ended 0")
 
 
@@ -127,18 +61,18 @@ def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(open_terminal, numbe
     terminal.wait_for(b"compute-02")
     terminal.child.send_signal(number)
     assert terminal.end() == 130
-    assert_restored(terminal)
+    terminal.assert_restored()
     assert b"Traceback" not in terminal.shown
 
 
 def test_ctrl_c_ends_it_also_in_a_question(open_terminal):
     terminal = open_terminal()
     terminal.wait_for(b"compute-02")
-    terminal.press(b"\tx")
+    terminal.press("\tx")
     terminal.wait_for(b"Cancel job 4")
-    terminal.press(b"\x03")
+    terminal.press("\x03")
     assert terminal.end() == 130
-    assert_restored(terminal)
+    terminal.assert_restored()
 
 
 def test_it_ends_when_its_terminal_is_gone(open_terminal):
@@ -152,19 +86,19 @@ def test_it_ends_when_its_terminal_is_gone(open_terminal):
 def test_ctrl_z_gives_the_terminal_back_and_a_continue_draws_it_anew(open_terminal):
     terminal = open_terminal()
     terminal.wait_for(b"compute-02")
-    terminal.press(b"\x1a")
+    terminal.press("\x1a")
     terminal.wait_for(b"\x1b[?1049l")
     _, status = os.waitpid(terminal.child.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
     while select.select([terminal.master], [], [], 0.5)[0]:
         terminal.read()
-    assert_restored(terminal)
+    terminal.assert_restored()
     terminal.shown = b""
     terminal.child.send_signal(signal.SIGCONT)
     terminal.wait_for(b"compute-02")
-    terminal.press(b"q")
+    terminal.press("q")
     assert terminal.end() == 0
-    assert_restored(terminal)
+    terminal.assert_restored()
 
 
 def test_a_resize_is_followed(open_terminal):
@@ -178,7 +112,7 @@ def test_a_resize_is_followed(open_terminal):
 def test_without_colour_no_colour_is_written(open_terminal):
     terminal = open_terminal(NO_COLOR="1")
     terminal.wait_for(b"compute-02")
-    terminal.press(b"q")
+    terminal.press("q")
     assert terminal.end() == 0
     assert not _colours_in(terminal.shown)
 
@@ -189,16 +123,16 @@ def test_it_can_be_used_on_every_usual_terminal(open_terminal, kind):
     terminal.wait_for(b"compute-02")
     if kind == "vt100":
         assert not _colours_in(terminal.shown)
-    terminal.press(b"q")
+    terminal.press("q")
     assert terminal.end() == 0
 
 
 def test_where_the_locale_is_c_only_ascii_is_written(open_terminal):
     terminal = open_terminal(LANG="C", LC_ALL="")
     terminal.wait_for(b"compute-02")
-    terminal.press(b"\tx")
+    terminal.press("\tx")
     terminal.wait_for(b"Cancel job 4")
-    terminal.press(b"nq")
+    terminal.press("nq")
     assert terminal.end() == 0
     assert terminal.shown.isascii()
 
@@ -237,23 +171,11 @@ def run_ai_how(tmp_path):
 
 
 def test_a_cluster_that_is_not_there_is_an_ordinary_error(tmp_path):
-    script = "import sys; from ai_how.cli import main; sys.exit(main(sys.argv[1:]))"
-    terminal = Terminal.__new__(Terminal)
-    terminal.master, slave = pty.openpty()
-    terminal.before, terminal.shown = termios.tcgetattr(terminal.master), b""
     words = ["--state-dir", str(tmp_path), "hpc", "top", "--cluster", "nowhere"]
-    terminal.child = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script, *words],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**os.environ, "TERM": "xterm"},
-        start_new_session=True,
-    )
-    os.close(slave)
+    terminal = Terminal([sys.executable, "-m", "ai_how", *words])
     try:
         assert terminal.end() == 3
-        assert_restored(terminal)
+        terminal.assert_restored()
         assert b"there is no cluster nowhere" in terminal.shown
     finally:
         terminal.close()
