@@ -71,6 +71,7 @@ class Overview(Screen[None]):
         self._title = title
         self._said: tuple[str, Tone | None, float] | None = None
         self._zoomed: Table[Any] | None = None
+        self.head, self.foot = Board(name="head"), Board(name="foot")
         self.nodes = Table(NODE_COLUMNS, name="nodes", sorted_by="node")
         self.jobs = Table(JOB_COLUMNS, name="jobs", sorted_by="state")
         self.findings = Table(FINDING_COLUMNS, name="findings", sorted_by="finding")
@@ -79,12 +80,12 @@ class Overview(Screen[None]):
             table.note = LOOKING
 
     def compose(self) -> ComposeResult:
-        yield Board(name="head")
+        yield self.head
         yield from self.tables
-        yield Board(name="foot")
+        yield self.foot
 
     def on_mount(self) -> None:
-        self.query_one("#head", Board).put(first_lines(self._title))
+        self.head.put(first_lines(self._title))
         self.nodes.focus()
         self._fit()
 
@@ -105,7 +106,7 @@ class Overview(Screen[None]):
 
     def show_head(self, picture: Picture, now: float) -> None:
         """The head alone: ages in it grow."""
-        self.query_one("#head", Board).put(head_lines(picture, now))
+        self.head.put(head_lines(picture, now))
         self.show_foot()
 
     def say(self, text: str, tone: Tone | None = None) -> None:
@@ -118,7 +119,7 @@ class Overview(Screen[None]):
         if self._said and self._said[2] + _SAID_S < time.monotonic():
             self._said = None
         line = (Piece(*self._said[:2]),) if self._said else self._keys()
-        self.query_one("#foot", Board).put((line,))
+        self.foot.put((line,))
 
     def current(self) -> Table[Any]:
         """The table with the focus, or the last that had it."""
@@ -198,9 +199,7 @@ class Overview(Screen[None]):
 
     def _fit(self) -> None:
         """Share the lines among the tables: findings first, then as the rows need them."""
-        if not self.is_mounted:
-            return
-        height = self.size.height - 1 - (self.query_one("#head", Board).height)
+        height = self.size.height - 1 - (self.head.height)
         rows = self.findings.total
         low = 0 if not rows or height < _FEW_LINES else min(rows + 1, height // 4 + 1)
         low = min(low, _HIGHEST_FINDINGS)

@@ -45,16 +45,17 @@ class Pages(Screen[None]):
         self._page = next(one for one in pages if one.key == first)
         self._follower: Follower | None = None
         self._trouble = ""
+        self._head, self._foot, self._view = Board(name="head"), Board(name="foot"), LogView()
 
     def compose(self) -> ComposeResult:
-        yield Board(name="head")
-        yield LogView()
-        yield Board(name="foot")
+        yield self._head
+        yield self._view
+        yield self._foot
 
     def on_mount(self) -> None:
         self.set_interval(TAKE_S, self._take)
         self._open()
-        self.query_one(LogView).focus()
+        self._view.focus()
 
     def on_unmount(self) -> None:
         self._stop()
@@ -69,10 +70,10 @@ class Pages(Screen[None]):
     def renew(self) -> None:
         """Make the facts anew, if they are in sight."""
         if self._page.facts is not None:
-            self.query_one(LogView).put(plain(line) for line in self._page.facts())
+            self._view.put(plain(line) for line in self._page.facts())
 
     def action_back(self) -> None:
-        view = self.query_one(LogView)
+        view = self._view
         if view.filter:
             view.filter_by("")
         else:
@@ -84,14 +85,14 @@ class Pages(Screen[None]):
         self._open()
 
     def action_filter(self) -> None:
-        self.mount(Prompt(self.query_one(LogView).filter), after="#foot")
+        self.mount(Prompt(self._view.filter), after="#foot")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        self.query_one(LogView).filter_by(event.value)
+        self._view.filter_by(event.value)
 
     def on_prompt_ended(self, event: Prompt.Ended) -> None:
-        self.query_one(LogView).filter_by(event.text)
-        self.query_one(LogView).focus()
+        self._view.filter_by(event.text)
+        self._view.focus()
 
     def on_log_view_changed(self, _: LogView.Changed) -> None:
         self._show_edges()
@@ -100,7 +101,7 @@ class Pages(Screen[None]):
         """Show the page from its beginning."""
         self._stop()
         self._trouble = ""
-        view = self.query_one(LogView)
+        view = self._view
         view.clear()
         if self._page.opened is not None:
             self._follower = Follower(self._page.opened)
@@ -120,22 +121,22 @@ class Pages(Screen[None]):
             return
         is_over = follower.is_over
         if lines := follower.take():
-            self.query_one(LogView).add(lines)
+            self._view.add(lines)
         if is_over:
             self._follower = None
             self._trouble = _words_of(follower.error) if follower.error else ""
             self._show_edges()
 
     def _show_edges(self) -> None:
-        view = self.query_one(LogView)
+        view = self._view
         tabs: list[Piece] = [Piece(f"{plain(self._subject, 60)}  ", is_bold=True)]
         for page in self._pages:
             name, is_open = f"{page.key} {page.title}", page is self._page
             tabs.append(Piece(f"[{name}]" if is_open else f" {name} ", is_bold=is_open))
-        self.query_one("#head", Board).put((tuple(tabs),))
-        self.query_one("#foot", Board).put((self._foot(view),))
+        self._head.put((tuple(tabs),))
+        self._foot.put((self._foot_line(view),))
 
-    def _foot(self, view: LogView) -> Line:
+    def _foot_line(self, view: LogView) -> Line:
         if self._trouble:
             return (Piece(self._trouble, Tone.BAD),)
         place = f"{view.last_in_sight}/{view.count}"

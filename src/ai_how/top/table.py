@@ -69,11 +69,13 @@ class Table(Widget, Generic[Row], can_focus=True):
         self._rows: Mapping[str, Row] = {}
         self._keys: list[str] = []
         self._widths = [column.width for column in columns]
-        self._cursor, self._top, self._left = 0, 0, 0
+        self._cursor = self._top = self._left = 0
         self._is_reversed = False
         self._is_sorted = len(columns) > 1
         self._sorted_by = self._column_at(sorted_by)
         self.filter = ""
+        self.was_used = False
+        """Whether it had the focus once."""
         self.note = ""
         """What an empty table shows."""
 
@@ -114,9 +116,12 @@ class Table(Widget, Generic[Row], can_focus=True):
         return None if key is None else self._rows[key]
 
     def put(self, rows: Mapping[str, Row]) -> None:
-        """Show these rows. The cursor stays on its row; if that is gone, where it is."""
+        """Show these rows. The cursor stays on its row; if that is gone, where it is.
+
+        In a table that nobody has used yet it stays on the first one: what is new comes there.
+        """
         self._rows = rows
-        self._arrange()
+        self._arrange(keeps_top=self.place <= 1 and not (self.has_focus or self.was_used))
 
     def choose(self, key: str) -> None:
         """Move the cursor to a row, if it is there."""
@@ -162,6 +167,7 @@ class Table(Widget, Generic[Row], can_focus=True):
             self.post_message(self.Opened(self, key))
 
     def on_focus(self) -> None:
+        self.was_used = True
         self.refresh()
         self.post_message(self.Moved(self))
 
