@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from ai_how.dashboard.metrics_files import DASHBOARDS, RULES
 
 _CONDITION = re.compile(r"\s(?:==|!=|<=|>=|<|>)\s+[0-9.e+]+(?![\w(])")
+_SEVERITY = re.compile(r"\{severity=\"\w+\"\}")
 _ABSENT = re.compile(r"absent\(([^()]*)\)")
 
 
@@ -21,8 +22,11 @@ def read_dashboards() -> list[dict]:
 
 
 def without_conditions(expression: str) -> str:
-    """What an alert compares: it has a value also when nothing is wrong."""
-    return _ABSENT.sub(r"\1", _CONDITION.sub("", expression))
+    """What an alert compares: it has a value also when nothing is wrong.
+
+    Findings, of which there may be none, are taken of any severity.
+    """
+    return _SEVERITY.sub("", _ABSENT.sub(r"\1", _CONDITION.sub("", expression)))
 
 
 def of_rules() -> dict[str, str]:
