@@ -79,6 +79,7 @@ def prometheus(directory: Path, config: str) -> Iterator[Prometheus]:
 def served(cluster: Cluster, directory: Path, *words: str) -> Iterator[str]:
     """The metrics of the cluster, served on a free port: their URL."""
     log = directory / "served.log"
+    log.unlink(missing_ok=True)
     argv = [*cluster.argv, "-c", str(cluster.file), "--json", "hpc", "metrics", "--serve", "0"]
     started = start_daemon([*argv, *words], log=log, env=cluster.env)
     try:
