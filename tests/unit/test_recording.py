@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.guest.serial_log import one_line
 from ai_how.monitoring.answers import Answers
-from ai_how.monitoring.model import Finding
+from ai_how.monitoring.model import Event, Finding
 from ai_how.monitoring.recording import Recorder
+from ai_how.monitoring.records import read_snapshot, write_snapshot
 from ai_how.monitoring.store import Store
 from ai_how.process import run
 from made_up_cluster import NOON, make_job, make_snapshot
@@ -135,6 +137,19 @@ def test_a_clock_that_is_set_loses_nothing_else(recorder, path):
     assert seen[0][0] == NOON - ago
     assert ("collector", "the clock of the host was set back by 3600 s") in texts(recorder, path)
     assert all(at < NOON for at, _ in recorder.history.points("cpu", "host", 0, math.inf))
+
+
+@pytest.mark.fault("S22", "names of jobs with escapes, and with halves of characters")
+def test_what_a_guest_names_its_jobs_harms_no_record(recorder, path):
+    name = "\x1b]0;title\x07\ud800" + "x" * 5000
+    job = replace(make_job(4, ["compute-01"], NOON), state="running", name=one_line(name))
+    seen = recorder.take(with_jobs(job))
+    assert read_snapshot(write_snapshot(seen)) == seen
+    recorder.note(Event(at=NOON, kind="heal", subject=name, text=name))
+    seen = recorder.take(with_jobs(job, at=NOON + 60))
+    assert seen.find_source("history").trouble is None
+    assert recorder.waiting()[1] == []
+    assert all(len(text) <= 200 and text.isprintable() for _, text in texts(recorder, path))
 
 
 def test_what_is_old_goes_when_it_is_sure_what_time_it_is(path):

@@ -138,8 +138,9 @@ def find_console_cause(text: str) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """A line of a guest, safe to show."""
-    plain = " ".join(without_controls(text).split())
+    """A line of a guest, safe to show and to write: JSON can have halves of characters."""
+    whole = text.encode("utf-8", "replace").decode()
+    plain = " ".join(without_controls(whole).split())
     return plain if len(plain) <= LINE_LENGTH else f"{plain[: LINE_LENGTH - 1]}…"
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ai_how.guest.serial_log import one_line
 from ai_how.monitoring.changes import events_between, events_of_job
 from ai_how.monitoring.history import History
 from ai_how.monitoring.model import Event, Job, Snapshot, SourceState
@@ -83,8 +84,11 @@ class Recorder:
 
     def note(self, *events: Event) -> None:
         """Keep events; they are written with the next snapshot, or by `close`."""
+        kept = [
+            replace(one, subject=one_line(one.subject), text=one_line(one.text)) for one in events
+        ]
         with self._lock:
-            self._events.extend(events)
+            self._events.extend(kept)
             self._is_urgent = self._is_urgent or bool(events)
 
     def waiting(self) -> tuple[list[Minute], list[Event], list[Job]]:

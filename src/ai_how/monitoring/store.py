@@ -320,7 +320,8 @@ def _opened(path: Path, *, is_reader: bool) -> sqlite3.Connection:
 
 def _error_of(path: Path, error: Exception) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in _SQLITE_DAMAGE or isinstance(error, ValueError):
+    is_unread = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    if code in _SQLITE_DAMAGE or is_unread:
         return _damaged(path, str(error))
     said = error.strerror if isinstance(error, OSError) else str(error)
     return StoreError(f"{path.name} cannot be used: {said}")
