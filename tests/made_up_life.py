@@ -4,12 +4,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ai_how.dashboard.clusters import JournalEntry, Known
 from ai_how.errors import HostError
+from ai_how.monitoring.changes import was_there
 from ai_how.monitoring.history import Grid
-from ai_how.monitoring.live import was_there
 from ai_how.monitoring.model import (
     Event,
     Finding,
@@ -20,7 +21,7 @@ from ai_how.monitoring.model import (
     Snapshot,
 )
 from made_up_cluster import make_snapshot
-from made_up_live import MadeUpClusters
+from made_up_live import MadeUpClusters, MadeUpLine
 
 GIB = 2**30
 Point = tuple[float, float | None]
@@ -193,6 +194,16 @@ class ToldClusters(MadeUpClusters):
         if name not in self.told:
             raise HostError(f"there is no cluster {name}")
         return Watch(self.told[name])
+
+    @contextmanager
+    def console(self, name: str, node: str) -> Iterator[MadeUpLine]:
+        """A line with a colour of 24 bits, which is then as that of `MadeUpClusters`."""
+        line = MadeUpLine()
+        line._said.put(b"\x1b[38;2;1;2;3mcoloured\x1b[0m\r\n# ")
+        try:
+            yield line
+        finally:
+            line.close()
 
     def journal(self, name: str, node: str, lines: int) -> Sequence[JournalEntry]:
         return self.entries[-lines:] or super().journal(name, node, lines)

@@ -32,10 +32,15 @@ async function refusal(answer) {
   }
 }
 
-/** Exchange the token of the address (`#token=…`) for a cookie, and take it out of the address. */
-export async function logIn() {
-  const token = new URLSearchParams(location.hash.slice(1)).get('token');
+/**
+ * Exchange the token of the address (`#token=…&cluster=NAME`) for a cookie, and take both out of the
+ * address. `onCluster` gets the cluster that is to be shown first, if there is one.
+ */
+export async function logIn(onCluster) {
+  const told = new URLSearchParams(location.hash.slice(1));
+  const token = told.get('token');
   if (!token) return;
+  if (told.get('cluster')) onCluster(told.get('cluster'));
   history.replaceState(null, '', location.pathname + location.search);
   const answer = await fetch('api/login', {
     method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ token }),

@@ -4,28 +4,21 @@ import { FitAddon } from '../vendor/addon-fit.mjs';
 import { Terminal } from '../vendor/xterm.mjs';
 
 /**
- * How xterm.js is to make elements. It writes <style> elements and style attributes, which our
- * CSP forbids; constructed style sheets and CSSOM do the same and are allowed.
+ * How elements are made while a console is open. xterm.js writes <style> elements and style
+ * attributes, which our CSP forbids; constructed style sheets and CSSOM do the same and are allowed.
+ * Its documentOverride does not reach all of its parts, so the document itself does it.
  */
 function createElement(tag, options) {
   if (tag === 'style') return styleSheet();
   const element = Document.prototype.createElement.call(document, tag, options);
-  const setAttribute = element.setAttribute.bind(element);
-  element.setAttribute = (name, value) => {
-    if (name === 'style') element.style.cssText = value;
-    else setAttribute(name, value);
-  };
+  if (tag === 'span') {
+    const setAttribute = element.setAttribute.bind(element);
+    element.setAttribute = (name, value) => {
+      if (name === 'style') element.style.cssText = value;
+      else setAttribute(name, value);
+    };
+  }
   return element;
-}
-
-function strictDocument() {
-  return new Proxy(document, {
-    get(target, name) {
-      if (name === 'createElement') return createElement;
-      const value = target[name];
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
 }
 
 /** Stands for a <style>: its text goes into a style sheet of the document, until it is removed. */
@@ -52,7 +45,7 @@ export class Console {
     box.hidden = false;
     const colours = getComputedStyle(box);
     this.terminal = new Terminal({
-      documentOverride: strictDocument(), screenReaderMode: true, scrollback: 2000, fontSize: 13, convertEol: false,
+      screenReaderMode: true, scrollback: 2000, fontSize: 13, convertEol: false,
       fontFamily: colours.getPropertyValue('--mono'), theme: { background: '#0b0e14', foreground: '#d8dee9' },
     });
     const fit = new FitAddon();
@@ -64,13 +57,8 @@ export class Console {
     this.note.setAttribute('role', 'status');
     this.note.textContent = 'Connecting… Escape, then Tab leaves the console.';
     box.replaceChildren(area, this.note);
-    // One of its style elements is made by the document itself, whatever it is told.
     document.createElement = createElement;
-    try {
-      this.terminal.open(area);
-    } finally {
-      delete document.createElement;
-    }
+    this.terminal.open(area);
     this.resizing = new ResizeObserver(() => fit.fit());
     this.resizing.observe(area);
     this.connect(url);
@@ -128,6 +116,7 @@ export class Console {
     this.socket.onmessage = null;
     this.socket.close();
     this.terminal.dispose();
+    delete document.createElement;
     this.box.removeEventListener('keydown', this.keep, true);
     this.box.replaceChildren();
     this.box.hidden = true;

@@ -226,6 +226,7 @@ function drawLive() {
   const at = current()?.snapshot?.at;
   render(byId('live'), h('span', { class: `live ${live.tone}` }, h('span', { class: 'pulse', 'aria-hidden': 'true' }, live.sign), ' ', live.text));
   render(byId('live-at'), at ? clock(at) : '');
+  byId('live-at').dataset.at = at ? Math.floor(at) : '';
   if (toldLive && toldLive !== live.text && live.tone !== 'good') say(live.text);
   toldLive = live.text;
   document.body.classList.toggle('stale', live.text.startsWith('Not live'));
@@ -408,17 +409,16 @@ async function start() {
   onWidth(byId('picture'), (found) => { width.picture = found; changed(); });
   onWidth(byId('timeline-body'), (found) => { width.timeline = found; changed(); });
   try {
-    await logIn();
+    state.wanted = sessionStorage.getItem('ai-how-cluster');
+  } catch {
+    // Then the first cluster is shown.
+  }
+  try {
+    await logIn((name) => { state.wanted = name; });
     state.about = await getAbout();
     byId('version').textContent = `ai-how ${state.about.version}`;
   } catch (error) {
     if (error.status) state.refusal = error;
-  }
-  try {
-    const wanted = sessionStorage.getItem('ai-how-cluster');
-    if (wanted) state.wanted = wanted;
-  } catch {
-    // Then the first cluster is shown.
   }
   const again = connect();
   document.addEventListener('visibilitychange', () => {
