@@ -108,6 +108,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "M02": "the database of a collector: a full disk, damage, a kill, a newer version",
         "M03": "the clock of the host is set back or forward while a cluster is watched",
         "M04": "readers of a collector that flood it, do not read, or are too many",
+        "M05": "a healing of a cluster is killed while an act is under way",
     },
     "security": {
         "S01": "XML injection by names and texts",

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import stat
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -372,3 +374,31 @@ def test_a_vm_that_is_paused_for_another_reason_by_now_is_left_alone(name, by_di
 def test_every_mend_is_of_an_id_that_exists():
     assert set(MENDS) <= set(SLURM.health().catalogue)
     assert replace(finding("munge-down"), heals=False)
+
+
+@pytest.mark.fault("M05", "SIGKILL while an act of healing is under way")
+def test_a_heal_that_is_killed_leaves_nothing_half_done(cluster):
+    """The lock is free, the act counts, and the next heal does it again."""
+    ours, theirs = os.pipe()
+    if (child := os.fork()) == 0:
+
+        def hang(_hands: Hands) -> None:
+            os.write(theirs, b"!")
+            threading.Event().wait(60)
+
+        try:
+            run(cluster, {"munge-down": hang}, "munge-down")
+        finally:
+            os._exit(1)
+    assert os.read(ours, 1) == b"!"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for end in (ours, theirs):
+        os.close(end)
+    assert words(cluster) == [("munge-down", BEGUN)]
+    log = HealLog(cluster.paths.heals)
+    assert log.recent("munge-down", NODE, NOW) == 1
+    assert run(cluster, {"munge-down": lambda _hands: None}, "munge-down") == [
+        ("munge-down", "done")
+    ]
+    assert words(cluster)[1:] == [("munge-down", BEGUN), ("munge-down", DONE)]
