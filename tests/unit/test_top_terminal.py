@@ -83,6 +83,28 @@ def test_it_ends_when_its_terminal_is_gone(open_terminal):
     terminal.child.wait(60)
 
 
+def test_it_ends_when_its_terminal_is_gone_also_after_a_continue_without_a_stop(open_terminal):
+    terminal = open_terminal()
+    terminal.wait_for(b"compute-02")
+    for _ in range(3):
+        terminal.shown = b""
+        terminal.child.send_signal(signal.SIGCONT)
+        terminal.wait_for(b"compute-02")
+    os.close(terminal.master)
+    terminal.master = os.open(os.devnull, os.O_RDWR)
+    terminal.child.wait(60)
+
+
+def test_a_continue_without_a_stop_leaves_one_reader_of_the_keys(open_terminal):
+    terminal = open_terminal()
+    terminal.wait_for(b"compute-02")
+    terminal.child.send_signal(signal.SIGCONT)
+    terminal.wait_for(b"\x1b[?1049l")
+    terminal.press("q")
+    assert terminal.end() == 0
+    terminal.assert_restored()
+
+
 def test_ctrl_z_gives_the_terminal_back_and_a_continue_draws_it_anew(open_terminal):
     terminal = open_terminal()
     terminal.wait_for(b"compute-02")
