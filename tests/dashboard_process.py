@@ -56,6 +56,8 @@ class Dashboard:
 
     process: Daemon
     url: str
+    said: str
+    """The line with the address."""
     _cookie: str = field(default="", repr=False)
 
     @property
@@ -250,12 +252,12 @@ def dashboard_of(
     prefix = ["env", "--default-signal=INT", *settings]
     with start_piped([*prefix, *argv]) as process:
         try:
-            yield Dashboard(process, _address_of(process))
+            yield Dashboard(process, *_address_of(process))
         finally:
             process.kill()
 
 
-def _address_of(process: Daemon) -> str:
+def _address_of(process: Daemon) -> tuple[str, str]:
     assert process.stdout
     until = time.monotonic() + PATIENCE_S
     said = b""
@@ -266,7 +268,7 @@ def _address_of(process: Daemon) -> str:
         said += line
         for word in line.decode().replace('"', " ").split():
             if word.startswith("http://"):
-                return word
+                return word, line.decode()
         if not line:
             break
     raise AssertionError(f"it told no address: {said!r}")

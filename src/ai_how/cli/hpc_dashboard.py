@@ -60,10 +60,10 @@ def dashboard(
         from ai_how.dashboard.guard import Keys, Place
         from ai_how.dashboard.server import listen, serve
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        if (missing := (error.name or "").partition(".")[0]) not in _EXTRA:
             raise
         raise HostError(
-            f"{error.name} is not installed, which the page needs",
+            f"{missing} is not installed, which the page needs",
             hint="pip install 'ai-how[dashboard]'",
         ) from None
     context = context_of(ctx)

@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import os
+import socket
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +82,14 @@ def is_of_user(transport: asyncio.Transport) -> bool:
         return True
     allowed = {os.geteuid(), 0, int(os.environ.get("SUDO_UID") or 0)}
     if uid not in allowed:
-        logger.warning("a process of user %s was refused", uid)
+        _note_stranger(uid)
     return uid in allowed
+
+
+@cache
+def _note_stranger(uid: int) -> None:
+    """Once for each user: they could fill the terminal."""
+    logger.warning("connections of user %s are refused: the page is not theirs", uid)
 
 
 def uid_of_peer(peer: tuple[Any, ...], own: tuple[Any, ...]) -> int | None:
@@ -102,9 +111,6 @@ def uid_of_peer(peer: tuple[Any, ...], own: tuple[Any, ...]) -> int | None:
 
 def _hexadecimal(end: tuple[Any, ...]) -> str:
     """An address and port as the kernel writes them: words of the machine's byte order."""
-    import socket  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     family = socket.AF_INET6 if ":" in end[0] else socket.AF_INET
     packed = socket.inet_pton(family, end[0])
     words = (packed[at : at + 4] for at in range(0, len(packed), 4))

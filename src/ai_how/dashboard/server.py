@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 import uvicorn
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from ai_how.dashboard.app import Settings, make_app
 from ai_how.dashboard.clusters import Clusters
@@ -70,11 +71,11 @@ async def _serve(
     line: socket.socket, clusters: Clusters, settings: Settings, on_ready: Callable[[], None]
 ) -> int:
     app, hub = make_app(clusters, settings)
-    logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # else its lines are on stderr
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of each bad request
     config = uvicorn.Config(
         app,
         http=Connection,
-        ws="wsproto",
+        ws=WSProtocol,
         ws_max_size=LONGEST_MESSAGE,
         ws_per_message_deflate=False,
         loop="asyncio",
@@ -118,10 +119,13 @@ class _Server(uvicorn.Server):
         await self._is_over.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what is cut short is meant to be
         self._hub.close()
         await asyncio.sleep(LAST_WORDS_S)
         for one in list(self.server_state.connections):
             one.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
         await super().shutdown(sockets)
 
     @contextmanager
