@@ -216,13 +216,18 @@ class Hub:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(function, *arguments)
 
+    async def begin(self) -> None:
+        """Look once, so that the first page sees the clusters."""
+        self._loop = asyncio.get_running_loop()
+        with suppress(AiHowError, OSError, TimeoutError):
+            await self.scan()
+
     async def run(self) -> None:
         """Look which clusters there are, again and again, until this is cancelled."""
-        self._loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(SCAN_S)
             with suppress(AiHowError, OSError, TimeoutError):
                 await self.scan()
-            await asyncio.sleep(SCAN_S)
 
     async def scan(self) -> None:
         """Look once: end what is not wanted any longer, follow what a page waits for."""

@@ -90,6 +90,7 @@ async def _serve(
         h11_max_incomplete_event_size=LONGEST_HEAD,
     )
     server = _Server(config, hub, on_ready)
+    await hub.begin()
     watched = asyncio.create_task(hub.run())
     with _signals_heard(server):
         try:
