@@ -29,7 +29,7 @@ from ai_how.process import Daemon, start_piped
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_UP = ROOT / "tests" / "made_up_live.py"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
