@@ -69,7 +69,9 @@ class Live(Protocol):
 def connect(cluster: "KnownCluster") -> "CollectorLive":
     """Watch a cluster; its collector is started if none runs. Raises AiHowError."""
     cluster.get_state()
-    order = order_of(cluster, settings_of(cluster.kind, cluster.paths))
+    settings = settings_of(cluster.kind, cluster.paths)
+    # One that was killed under a cluster that is to be watched anyway stays, too.
+    order = order_of(cluster, settings, stays=settings.enabled)
     start_collector(order)
     return CollectorLive(order, kind=cluster.kind.name)
 
