@@ -337,7 +337,9 @@ def start_daemon(
         )
 
 
-def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
+def start_detached(
+    argv: Sequence[Argument], *, log: Path, stdin: int, env: Mapping[str, str] | None = None
+) -> None:
     """Start a program detached, in `/` and in its own session, output to `log`.
 
     `stdin` is a descriptor that becomes its standard input.
@@ -346,7 +348,7 @@ def start_detached(argv: Sequence[Argument], *, log: Path, stdin: int) -> None:
     words = [os.fspath(word) for word in (setsid, "--fork", *argv)]
     with _opened_log(log) as out:
         start = partial(subprocess.run, words, stdin=stdin, stdout=out, stderr=out, cwd="/")
-        done = begin(lambda: start(env=child_environment(), check=False))
+        done = begin(lambda: start(env=child_environment(env), check=False))
     if done.returncode != 0:
         said = log.read_text(errors="replace").strip()[-2000:]
         _refuse_limited(done.returncode, said)

@@ -15,6 +15,7 @@ from ai_how.hpc.slurm_sample import (
     read_scheduler,
     read_version,
 )
+from ai_how.monitoring.guest_source import poll_for
 from ai_how.monitoring.model import Partition, SlurmSample
 from ai_how.monitoring.watched import NodeNeeds
 from ai_how.spec.roles import Role
@@ -23,7 +24,6 @@ from ai_how.waiting import Deadline
 
 SELDOM_S = 60.0
 """Partitions and the scheduler are asked for less often: each program costs a guest 0.3 s."""
-POLL_S = 0.25
 SHOWN = "a look at SLURM"
 JSON_SINCE = (23, 2)
 KILLED = 137
@@ -79,6 +79,7 @@ class SlurmSource:
         self._all_at: float | None = None
         self._partitions: tuple[Partition, ...] = ()
         self._scheduler: Mapping[str, float] = {}
+        self._took_s = 0.0
 
     def head_of(self, state: ClusterState) -> NodeState | None:
         """The controller."""
@@ -102,9 +103,9 @@ class SlurmSource:
         now = self._clock()
         wants_all = self._all_at is None or now - self._all_at >= SELDOM_S
         try:
-            done = agent.run_raw(
-                slurm_argv(self._tools, wants_all=wants_all), deadline, poll_s=POLL_S, shown=SHOWN
-            )
+            argv = slurm_argv(self._tools, wants_all=wants_all)
+            done = agent.run_raw(argv, deadline, poll_s=poll_for(self._took_s), shown=SHOWN)
+            self._took_s = self._clock() - now
             answers = read_answers(unpacked(done.output))
             sample = self._sample(answers)
         except GuestError:

@@ -38,7 +38,7 @@ T = TypeVar("T")
 SNAPSHOT_S = 5.0
 FIRST_S = 2.0
 """The first snapshot does not wait longer than this for the host and libvirt."""
-TICK_S = 0.25
+TICK_S = 0.5
 SHARE = 0.1
 """Guests and their software are asked less often if they would be busy with us for longer."""
 GUEST_THREADS = 3
@@ -151,7 +151,7 @@ class Collector:
             self._ask()
             if self._is_gone or (self._has_looked(2) and self._has_settled()):
                 break
-            stop.wait(min(TICK_S / 2, deadline.remaining_s))
+            stop.wait(min(TICK_S / 4, deadline.remaining_s))
         for source in self._sources():
             source.give_up(f"no answer within {within_s:g} s")
         return self.snapshot()

@@ -18,7 +18,7 @@ GUEST_S = 30.0
 """How long a guest may take for one look."""
 CLOCK_S = 5.0
 """How long it may take to tell its time: who hangs is not asked more."""
-POLL_S = 0.25
+POLL_S, SLOWEST_POLL_S = 0.25, 2.0
 MOST_FILE_SYSTEMS = 32
 
 
@@ -38,15 +38,18 @@ class GuestSource:
         self._clock = clock
         self._last = GuestSample()
         self._all_at: float | None = None
+        self._took_s = 0.0
 
     def look(self, agent: GuestAgent) -> GuestSample:
         """The guest now. Raises GuestError or ConnectionLostError if it does not answer."""
         now = self._clock()
         wants_all = self._all_at is None or now - self._all_at >= self.all_every_s
         skew_s = read_skew_s(agent, CLOCK_S)
-        deadline = Deadline.after(GUEST_S)
-        argv = script_argv(self._needs, wants_all=wants_all)
-        done = agent.run(argv, deadline, poll_s=POLL_S, shown="a look")
+        argv, begun = script_argv(self._needs, wants_all=wants_all), self._clock()
+        done = agent.run(
+            argv, Deadline.after(GUEST_S), poll_s=poll_for(self._took_s), shown="a look"
+        )
+        self._took_s = self._clock() - begun
         if done.exit_code != 0:
             said = one_line(done.errors.strip()[-400:]) or "no reason is given"
             raise GuestError(f"a look into {agent.name} failed: {said}")
@@ -77,6 +80,11 @@ class GuestSource:
             oom_kills=seen.oom_kills,
             jobs=seen.jobs,
         )
+
+
+def poll_for(took_s: float) -> float:
+    """How often to ask whether a program has ended that took so long the last time."""
+    return min(max(POLL_S, took_s / 6), SLOWEST_POLL_S)
 
 
 def read_file_systems(answer: object) -> tuple[FileSystemUse, ...]:
