@@ -154,7 +154,7 @@ def test_a_qemu_that_dies_a_stop_and_a_destroy_are_said(watch):
     )
     vm = seen.find_node("compute-02").vm
     assert (vm.state, vm.reason, vm.cpus_busy) == ("shut_off", "crashed", None)
-    assert watch.home.call("hpc", "stop", "--force").code == 0
+    assert watch.home.call("hpc", "stop").code == 0
     watch.wait(
         lambda seen: {one.vm.state for one in seen.nodes} == {"shut_off"} and not seen.doing, "off"
     )
