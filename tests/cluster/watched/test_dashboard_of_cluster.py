@@ -132,10 +132,10 @@ def test_a_console_is_a_shell_of_the_node(page: Dashboard, watched: Cluster) -> 
 
 
 def test_the_journal_is_that_of_the_node(page: Dashboard, watched: Cluster) -> None:
-    watched.execute("compute-02", "logger -t of-the-page 'said by a test: \033[31mred'")
+    tag = f"of-the-page-{time.time_ns()}"
+    watched.execute("compute-02", f"logger -t {tag} 'said by a test: \033[31mred'")
     found = page.ask(path_of(watched, "nodes/compute-02/journal?lines=50")).value["entries"]
-    said = [one["message"] for one in found if one["identifier"] == "of-the-page"]
-    assert said == ["said by a test: red"]
+    assert [one["message"] for one in found if one["identifier"] == tag] == ["said by a test: red"]
 
 
 def test_a_collector_that_is_killed_under_an_open_page_comes_back(
