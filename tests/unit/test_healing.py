@@ -296,6 +296,7 @@ def test_a_node_that_slurm_took_out_of_service_is_brought_back(guest):
     [
         ("drained|alice|fan is broken\n", "by alice: it is left so"),
         ("down|root|fan is broken\n", "by root: it is left so"),
+        ("drained|slurm|fan is broken : Not responding\n", "it is left so"),
         ("down*|slurm|Not responding\n", "SLURM gets no answer"),
     ],
 )

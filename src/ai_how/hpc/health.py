@@ -14,7 +14,7 @@ from ai_how.hpc.jobs import LOST_REASON, OUR_REASON
 from ai_how.hpc.workload import GPU_REASON
 from ai_how.monitoring.guest_rules import count_kills
 from ai_how.monitoring.judging import OFF, Look, Rule, Sign, is_off, time_text
-from ai_how.monitoring.model import Job, NodeSample, SlurmNode
+from ai_how.monitoring.model import GuestSample, Job, NodeSample, SlurmNode
 from ai_how.vm_management.nodes.clocks import describe_skew
 from ai_how.vm_management.nodes.clocks import is_off as is_skewed
 
@@ -37,6 +37,8 @@ STUCK_S = 300.0
 OURS = (OUR_REASON, GPU_REASON, LOST_REASON)
 BY_SLURM = frozenset({"slurm"})
 """As whom SLURM itself takes a node out of service."""
+APPENDED = " : "
+"""Before what SLURM adds to the reason of a user."""
 OUT = frozenset({"drain", "fail"})
 _JOB = re.compile(r"[0-9]{1,12}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -96,14 +98,19 @@ def find_services(look: Look) -> Iterator[Sign]:
             if cause is None or not (state in DEAD or since_s >= STARTING_S):
                 continue
             is_young = (guest.uptime_s or 0) < LATE_S
-            # Images of others may have another clock service.
-            if cause in LATE and (state == "absent" or (state == "inactive" and is_young)):
+            if cause in LATE and state != "failed" and (is_young or _is_kept(guest, state)):
                 continue
             found.setdefault(cause, []).append(f"{name}: {one_line(state)[:40]}")
         for cause, states in found.items():
             names = " and ".join(one.partition(":")[0] for one in states)
             text = f"{node.name}: {names} does not run"
             yield Sign(id=cause, subject=node.name, text=text, evidence=tuple(states), heals=True)
+
+
+def _is_kept(guest: GuestSample, state: str) -> bool:
+    """Whether one of two clock services is enough: images of others may have one alone."""
+    late = [guest.services.get(name) for name, cause in SERVICES.items() if cause in LATE]
+    return state == "absent" and "active" in late
 
 
 def find_home(look: Look) -> Iterator[Sign]:
@@ -214,9 +221,12 @@ def find_killed_jobs(look: Look) -> Iterator[Sign]:
 
 def is_mendable(seen: SlurmNode) -> bool:
     """Whether SLURM or we took the node out of service: what a user drained is left alone."""
-    if (seen.reason or "").startswith(OURS):
+    reason = seen.reason or ""
+    if reason.startswith(OURS):
         return True
-    return seen.reason_user in BY_SLURM
+    # Of a node that a user drained and that then fell silent, SLURM makes the reason its own:
+    # `fan is broken : Not responding`, by slurm.
+    return seen.reason_user in BY_SLURM and APPENDED not in reason
 
 
 def _slurm_nodes(look: Look) -> Iterator[tuple[NodeSample, SlurmNode]]:
