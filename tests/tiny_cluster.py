@@ -80,9 +80,13 @@ class TinyClient(LibvirtClient):
             case {"execute": "guest-exec", "arguments": {"path": path, "arg": words}}:
                 if words == ["poweroff"]:
                     self.destroy_domain(uuid)
-                return {"pid": 2 if path == "sinfo" else 1}
+                asks_all = any("== sinfo" in word for word in words)
+                return {"pid": 2 if path == "sinfo" else 3 if asks_all else 1}
             case {"execute": "guest-exec-status", "arguments": {"pid": 2}}:
                 text = base64.b64encode(self._sinfo(uuid).encode()).decode()
+                return {"exited": True, "exitcode": 0, "out-data": text}
+            case {"execute": "guest-exec-status", "arguments": {"pid": 3}}:
+                text = base64.b64encode(f"== sinfo\n{self._sinfo(uuid)}".encode()).decode()
                 return {"exited": True, "exitcode": 0, "out-data": text}
             case {"execute": "guest-exec-status"}:
                 return {"exited": True, "exitcode": 0}

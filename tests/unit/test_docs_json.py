@@ -19,8 +19,11 @@ from test_cli_verbs import add_image, remember
 
 from ai_how import console
 from ai_how.cli.hpc_logs import _document as log_document
+from ai_how.cli.hpc_why import document as why_document
 from ai_how.cli.validate import _document
 from ai_how.clusters.diagnosis.catalogue import MachineCause
+from ai_how.clusters.diagnosis.kind import Cause, Rank
+from ai_how.clusters.diagnosis.why import Answer
 from ai_how.clusters.file_systems import FileSystem
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.preflight.estimate import Estimate, Has, Needs
@@ -215,6 +218,17 @@ def test_status_is_as_the_page_says() -> None:
         ),
     )
     assert_documented("`hpc status`", as_json(poor), as_json(full))
+
+
+def test_an_answer_to_why_is_as_the_page_says() -> None:
+    cause = Cause(Rank.MACHINE, "qemu-killed", "compute-01", "it was killed")
+    poor = Answer(cluster="hpc", subject="hpc", is_well=True, says="hpc is ready", cause=None)
+    told = replace(cause, evidence=("libvirt: shut_off (crashed)",), remedy="ai-how {kind} start")
+    full = replace(
+        poor, is_well=False, cause=told, also=(told,), notes=("a note",), silent=("libvirt: …",)
+    )
+    assert_documented("`hpc why`", *(as_json(why_document(one)) for one in (poor, full)))
+    assert why_document(full)["cause"]["remedy"] == "ai-how hpc start"
 
 
 def test_validate_is_as_the_page_says(cli: Cli) -> None:

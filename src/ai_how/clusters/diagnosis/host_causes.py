@@ -31,7 +31,8 @@ def find_host_causes(state: ClusterState, seen: HostEvidence) -> Iterator[Cause]
     if seen.libvirt_trouble:
         remedy = "ai-how host up" if seen.is_embedded else "sudo systemctl restart libvirtd"
         text = f"libvirt cannot be asked: {seen.libvirt_trouble}"
-        yield _host(HostCause.LIBVIRT_SILENT, THE_HOST, text, remedy=remedy)
+        lines = [f"libvirt: {seen.libvirt_trouble}"]
+        yield _host(HostCause.LIBVIRT_SILENT, THE_HOST, text, lines, remedy=remedy)
     yield from _room(seen)
     if seen.observed and (cause := _all_off(state, seen.observed)):
         yield cause

@@ -112,6 +112,14 @@ class Looker:
             for look in looks:
                 work = partial(self._look_at, look, given)
                 crew.submit(look.node.name, partial(_within, self.limits.node_s, work, look))
+        for look in looks:
+            seen = look.seen
+            if (
+                seen.state is VmState.RUNNING
+                and look.answer is None
+                and (seen.agent is not AgentState.SILENT)
+            ):
+                look.seen = replace(seen, agent=AgentState.HANGS)
         return looks, [one.error for one in crew.wait(0) if one.error]
 
     def _ask_controller(self, looks: Iterable[Look]) -> bytes:

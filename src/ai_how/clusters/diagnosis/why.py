@@ -91,7 +91,9 @@ def find_all(access: ClusterAccess, state: ClusterState, nodes: Iterable[NodeSta
             client = stack.enter_context(client_of(place, patience_s=LIBVIRT_S))
         host = look_at_host(state, place, access.paths, access.kind, client)
         if client is None or host.observed is None:
-            return Findings(causes=tuple(find_host_causes(state, host)), workload=None)
+            silent = (f"libvirt: {host.libvirt_trouble}",) if host.libvirt_trouble else ()
+            causes = tuple(find_host_causes(state, host))
+            return Findings(causes=causes, workload=None, silent=silent)
         looker = Looker(
             client=client,
             paths=access.paths,
