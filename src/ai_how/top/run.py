@@ -62,6 +62,19 @@ def _driver_of(out: TextIO) -> type[LinuxDriver]:
         def __init__(self, app: App[Any], **how: Any) -> None:  # noqa: ANN401  Textual's own
             super().__init__(app, **how)
             self._file = cast("Any", out)
+            self._is_away = False
+
+        def _sigtstp_application(self, *_: object) -> None:
+            self._is_away = True
+            super()._sigtstp_application()
+
+        def _sigcont_application(self, *_: object) -> None:
+            # It also comes after a hang-up, or a stop that we did not see. Textual would then begin
+            # to read a second time, and wait at its end for only one of the readers.
+            if not self._is_away:
+                self.suspend_application_mode()
+            self._is_away = False
+            super()._sigcont_application()
 
     return Driver
 
