@@ -340,10 +340,7 @@ def start_daemon(
 def start_detached(
     argv: Sequence[Argument], *, log: Path, stdin: int, env: Mapping[str, str] | None = None
 ) -> None:
-    """Start a program detached, in `/` and in its own session, output to `log`.
-
-    `stdin` is a descriptor that becomes its standard input.
-    """
+    """Start a program in `/` and a session of its own: output to `log`, input from `stdin`."""
     setsid = get_tool("setsid", package="util-linux")
     words = [os.fspath(word) for word in (setsid, "--fork", *argv)]
     with _opened_log(log) as out:
