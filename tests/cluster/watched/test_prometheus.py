@@ -158,7 +158,7 @@ def test_figures_are_those_of_slurm_and_libvirt(
     for node, seen in watched.nodes().items():
         own = f'{{node="{node}"}}'
         vcpus = made.value(f"libvirt_domain_info_virtual_cpus{own}")
-        assert vcpus == seen["cpu_cores"]
+        assert vcpus == seen["vcpus"]
         assert made.value(f"libvirt_domain_info_maximum_memory_bytes{own}") == (
             seen["memory_mib"] * 2**20
         )
