@@ -42,7 +42,7 @@ _REASONS: tuple[tuple[str, JobCause], ...] = (
     ("partitionconfig", JobCause.PARTITION_LIMIT),
     ("accountnotallowed", JobCause.PARTITION_LIMIT),
     ("reqnodenotavail", JobCause.NODES_UNAVAILABLE),
-    ("nodesrequiredforjobaredown", JobCause.NODES_UNAVAILABLE),
+    ("nodes", JobCause.NODES_UNAVAILABLE),
     ("nodedown", JobCause.NODES_UNAVAILABLE),
     ("licenses", JobCause.WAITS_LICENSES),
     ("reservation", JobCause.WAITS_RESERVATION),

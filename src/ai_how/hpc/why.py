@@ -105,7 +105,9 @@ def _join(
 def _without_slurm(access: ClusterAccess, number: str, controller: NodeState | None) -> Answer:
     answer = explain(access, controller)
     says = f"SLURM cannot be asked about job {number}"
-    return replace(answer, subject=f"job {number}", is_well=False, says=says)
+    late = f"controller: scontrol did not answer within {ASK_S:g} s"
+    silent = (*answer.silent, *([] if answer.cause else [late]))
+    return replace(answer, subject=f"job {number}", is_well=False, says=says, silent=silent)
 
 
 def _says(job: JobRecord) -> str:
