@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ai_how.guest.serial_log import one_line
 
 # `sh -c ASK_JOB sh JOB`: a number of a job, as squeue shows it.
-ASK_JOB = 'export SLURM_TIME_FORMAT=%s; echo "== job"; exec timeout 20 scontrol show job "$1" 2>&1'
+ASK_JOB = 'export SLURM_TIME_FORMAT=%s; exec timeout 20 scontrol show job "$1" 2>&1'
 _RUNNING = "NumCPUs:10|,EndTime:24|,UserName:40|,JobArrayID:40|,NodeList:400|,Name:80"
 ASK_QUEUE = f"""\
 export SLURM_TIME_FORMAT=%s
