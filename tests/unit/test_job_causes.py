@@ -11,7 +11,7 @@ from ai_how.hpc.catalogue import JOBS, JobCause
 from ai_how.hpc.job_causes import Queue, find_job_cause, is_well
 from ai_how.hpc.job_record import (
     JobRecord,
-    expand,
+    nodes_of,
     read_jobs,
     read_mib,
     read_nodes,
@@ -248,11 +248,8 @@ def test_the_tasks_of_an_array_are_read():
 
 
 def test_lists_sizes_and_times_are_read():
-    assert expand("compute-[01-03,05],login") == (
-        *("compute-01", "compute-02", "compute-03", "compute-05"),
-        "login",
-    )
-    assert expand("(null)") == ()
+    assert nodes_of("compute-[01-02],login") == ("compute-01", "compute-02", "login")
+    assert nodes_of("(null)") == ()
     assert [read_mib(one) for one in ("449M", "1.50G", "2048K", "many")] == [449, 1536, 2, None]
     assert duration_s("1-00:05:00") == 86700.0
     assert duration_s("UNLIMITED") is None

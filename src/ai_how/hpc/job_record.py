@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ai_how.guest.serial_log import one_line
+from ai_how.hpc.hostlist import expand
 
 # `sh -c ASK_JOB sh JOB`: a number of a job, as squeue shows it.
 ASK_JOB = 'export SLURM_TIME_FORMAT=%s; exec timeout 20 scontrol show job "$1" 2>&1'
@@ -67,7 +68,7 @@ class JobRecord:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        return expand(self.get("NodeList"))
+        return nodes_of(self.get("NodeList"))
 
     @property
     def exit_code(self) -> tuple[int, int]:
@@ -206,25 +207,15 @@ def read_running(text: str) -> list[RunningJob]:
                 one_line(name),
                 _number(cpus),
                 read_time(ends),
-                expand(nodes),
+                nodes_of(nodes),
             )
         )
     return found
 
 
-def expand(names: str) -> tuple[str, ...]:
-    """The nodes of a list of SLURM's: `compute-[01-03,05],login`. What is no list is left out."""
-    found: list[str] = []
-    for one in re.findall(r"[\w.-]+(?:\[[\d,-]+\])?", names.replace("(null)", "")):
-        prefix, _, numbers = one.partition("[")
-        if not numbers:
-            found.append(prefix)
-        for part in numbers.removesuffix("]").split(",") if numbers else ():
-            first, _, last = part.partition("-")
-            if first.isdecimal() and (last or first).isdecimal():
-                span = range(int(first), min(int(last or first), int(first) + 9999) + 1)
-                found += [f"{prefix}{number:0{len(first)}}" for number in span]
-    return tuple(found)
+def nodes_of(text: str) -> tuple[str, ...]:
+    """The nodes of a list of SLURM's, which says `(null)` for none."""
+    return () if text == "(null)" else expand(text)
 
 
 def read_time(text: str) -> float | None:

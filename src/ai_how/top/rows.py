@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ai_how.monitoring.model import GpuSample, Job, NodeSample, Snapshot, SourceState
+from ai_how.monitoring.usage import cpu_efficiency, memory_efficiency
 
 PATIENCE = 3.0
 """A source is silent if it has missed so many answers."""
@@ -54,19 +55,13 @@ class JobRow:
 
     @property
     def cpu_share(self) -> float | None:
-        """CPU time of what it asked for and got."""
-        job, elapsed_s = self.job, self.elapsed_s
-        if job.cpu_used_s is None or not job.cpus or not elapsed_s:
-            return None
-        return job.cpu_used_s / (job.cpus * elapsed_s)
+        """CPU time of what it had, until that was seen last."""
+        return cpu_efficiency(self.job, self.now)
 
     @property
     def memory_share(self) -> float | None:
         """The peak of its memory, of what it asked for."""
-        job = self.job
-        if job.memory_peak_mib is None or not job.memory_mib:
-            return None
-        return job.memory_peak_mib / job.memory_mib
+        return memory_efficiency(self.job)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,11 +90,12 @@ export function gpuCount(node) {
   };
 }
 
-/** CPU and memory used of what was asked, in percent; null if not known. */
+/** CPU (until its use was seen last) and memory used of what was asked, in percent; null if not known. */
 export function efficiency(job, at) {
   const runs = isKnown(job.started_at) && !isWaiting(job)
     ? (job.ended_at ?? at) - job.started_at : null;
-  const asked = runs > 0 && job.cpus ? runs * job.cpus : null;
+  const seen = runs !== null && isKnown(job.use_seen_at) ? Math.min(runs, job.use_seen_at - job.started_at) : runs;
+  const asked = seen > 0 && job.cpus ? seen * job.cpus : null;
   return {
     runs,
     cpu: asked && isKnown(job.cpu_used_s) ? (100 * job.cpu_used_s) / asked : null,
