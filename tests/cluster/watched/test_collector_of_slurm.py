@@ -64,6 +64,11 @@ def is_on(seen):
     )
 
 
+def has_rate(live):
+    series = live.series("cpu", "compute-01", time.time() - 60, time.time(), 5)
+    return any(value is not None for _, value in series)
+
+
 @pytest.fixture
 def manager(watched):
     return HpcManager(roots=watched.roots, name="hpc")
@@ -80,6 +85,7 @@ def enabled(watched):
     watched.call("hpc", "monitor", "stop")
 
 
+@pytest.mark.long  # three minutes; without a system, test_collector_life.py does it in each run
 @pytest.mark.fault("M01", "killed under a reader, with a real cluster")
 def test_a_cluster_is_watched_from_its_start_to_its_stop(enabled, manager):
     paths = enabled.paths
@@ -110,7 +116,6 @@ def test_a_cluster_is_watched_from_its_start_to_its_stop(enabled, manager):
         reader.await_(lambda one: is_seen(one) and is_on(one), "the cluster after its next start")
         kinds = [one.kind for one in reader.live.events(0, time.time() + 60)]
         assert [one for one in kinds if one in {"stop", "start"}][-2:] == ["stop", "start"]
-        series = reader.live.series("cpu", "compute-01", time.time() - 60, time.time(), 5)
-        assert any(value is not None for _, value in series)
+        reader.await_(lambda _one: has_rate(reader.live), "a rate, which takes two looks")
     enabled.call("hpc", "monitor", "stop")
     assert find_collector(paths) is None
