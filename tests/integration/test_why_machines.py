@@ -166,12 +166,13 @@ def test_a_run_that_works_on_the_cluster_and_a_libvirtd_that_hangs(home: TinyHom
         assert answer["cause"]["id"] == "libvirt-silent"
         assert [one for one in answer["silent"] if one.startswith("libvirt: ")]
     assert home.call("hpc", "stop").code == 0
-    home.call("hpc", "start", at_any=[("after done", f"boot/{VM}")], act="kill")
+    died = home.call("hpc", "start", at_any=[("after intent", f"boot/{VM}")], act="kill")
+    assert died.code == -signal.SIGKILL, died.said
     assert first(home) == ("run-cut-short", "cluster")
     assert home.call("hpc", "stop").code == 0
     pids: list[int] = []
     ended = home.begin(
-        "hpc", "start", at_any=[("after done", f"boot/{VM}")], act="stop", on_pid=pids.append
+        "hpc", "start", at_any=[("after intent", f"boot/{VM}")], act="stop", on_pid=pids.append
     )
     [pid] = pids
     try:

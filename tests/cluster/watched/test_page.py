@@ -80,6 +80,14 @@ ALL_ANSWER = """() => ['libvirt', 'disks', 'slurm'].every((name) =>
     [...document.querySelectorAll('#sources li')].some((one) =>
         one.querySelector('.source-name').textContent === name
         && one.querySelector('.source-state').classList.contains('good')))"""
+# An emulated guest tells of its memory minutes after its boot.
+ALL_TELL = """() => {
+    const at = [...document.querySelectorAll('#nodes-table thead th button')]
+        .findIndex((one) => one.firstChild.data === 'Memory used');
+    const rows = [...document.querySelectorAll('#nodes-table tbody tr')];
+    const cells = rows.map((one) => one.children[at].textContent);
+    return cells.length > 0 && cells.every((one) => !one.startsWith('\u2013'));
+}"""
 
 
 def take(page: Seen, name: str, tmp_path: Path, selector: str | None = None) -> None:
@@ -97,6 +105,7 @@ def take(page: Seen, name: str, tmp_path: Path, selector: str | None = None) -> 
 def test_the_figures_are_those_of_libvirt_and_slurm(watched, address, tmp_path):
     with chromium() as browser, seen(browser, address, color_scheme="light") as page:
         await_page(page, ALL_ANSWER)
+        await_page(page, ALL_TELL)
         manager = HpcManager(roots=watched.roots, name=CLUSTER)
         with LibvirtClient(watched.host.uri) as client:
             for node in manager.get_state().nodes:
