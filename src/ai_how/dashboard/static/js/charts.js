@@ -170,7 +170,7 @@ export class Chart {
 }
 
 // The step that goes on has no point yet, perhaps; two without one are not now.
-const newest = (column) => column.at(-1) ?? (column.at(-1) === undefined ? column.at(-2) ?? null : null);
+const newest = (column) => column.at(-1) ?? column.at(-2) ?? null;
 
 /** One sentence with what the picture shows, for those who cannot see it. */
 export function describe(spec, data) {

@@ -193,7 +193,7 @@ function drawTabs() {
         select(next);
         byId(`tab-${next}`)?.focus();
       },
-    }, h('span', { class: snapshot ? (snapshot.is_up ? 'good' : 'quiet') : 'quiet', 'aria-hidden': 'true' }, snapshot?.is_up ? '● ' : '○ '), name,
+    }, h('span', { class: snapshot ? (snapshot.is_up ? 'good' : 'quiet') : 'quiet', 'aria-hidden': 'true' }, snapshot?.is_up ? '● ' : '○ '), bad > 0 ? `${name} ` : name,
     bad > 0 && h('span', { class: 'count', title: plural(bad, 'finding') }, bad, h('span', { class: 'hidden' }, bad === 1 ? ' finding' : ' findings')));
   }));
 }
