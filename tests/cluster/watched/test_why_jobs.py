@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ai_how.waiting import Deadline, wait_until
-from real_cluster import Cluster
+from real_cluster import START_S, Cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -74,14 +74,14 @@ Answer = dict[str, Any]
 def jobs(watched: Cluster) -> Iterator[Mapping[str, str]]:
     """The number of each job, by its label."""
     try:
-        made = read_labels(watched.execute("controller", SUBMIT))
+        made = read_labels(long_script(watched, SUBMIT))
         wait_until(
             lambda: has_begun(watched, made["suspended"]) and has_begun(watched, made["requeued"]),
             Deadline.after(ENDED_S),
             "two jobs to run",
             interval_s=2,
         )
-        made |= read_labels(watched.execute("controller", THEN.format_map(made)))
+        made |= read_labels(long_script(watched, THEN.format_map(made)))
         wait_until(
             lambda: not [one for one in ENDED if not has_ended(watched, made[one])],
             Deadline.after(ENDED_S),
@@ -90,7 +90,13 @@ def jobs(watched: Cluster) -> Iterator[Mapping[str, str]]:
         )
         yield made
     finally:
-        watched.try_call("hpc", "exec", "controller", "--", "sh", "-c", CLEAN)
+        long_script(watched, CLEAN)
+
+
+def long_script(cluster: Cluster, text: str) -> str:
+    """Run a script that starts many programs, each of which takes seconds on a busy machine."""
+    words = ("hpc", "exec", "controller", "--", "sh", "-c", text)
+    return cluster.try_call(*words, timeout_s=START_S).stdout
 
 
 def read_labels(text: str) -> dict[str, str]:
