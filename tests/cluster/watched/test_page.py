@@ -130,6 +130,7 @@ def test_the_figures_are_those_of_libvirt_and_slurm(watched, address, tmp_path):
         take(page, "dashboard", tmp_path)
 
 
+@pytest.mark.long
 def test_a_job_appears_runs_and_ends_on_the_open_page(watched, address, tmp_path):
     with chromium() as browser, seen(browser, address, color_scheme="dark") as page:
         await_page(page, ALL_ANSWER)
@@ -155,6 +156,7 @@ def test_a_job_appears_runs_and_ends_on_the_open_page(watched, address, tmp_path
         assert int(minutes) * 60 + int(rest) == seconds
 
 
+@pytest.mark.long  # test_dashboard_of_cluster.py kills it under the stream of a page
 @pytest.mark.fault("M01", "killed under an open page, with a real cluster")
 def test_the_collector_is_killed_under_an_open_page(watched, address):
     with chromium() as browser, seen(browser, address) as page:
