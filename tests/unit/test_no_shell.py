@@ -49,6 +49,10 @@ SHELL_TEXTS = {
     ("guest/journal.py", "_CUT"),
     ("clusters/diagnosis/look.py", "script"),
     ("hpc/why.py", "script"),  # its words come after it
+    ("monitoring/guest_script.py", "SCRIPT"),
+    ("hpc/slurm_source.py", "SCRIPT"),
+    ("hpc/healing.py", "*words"),  # START, HOME or a constant, and their words after it
+    ("hpc/healing.py", "command"),  # the name of the node is quoted
 }
 
 PAYLOADS = (

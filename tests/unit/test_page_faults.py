@@ -150,7 +150,7 @@ def test_a_new_finding_is_said_once_and_when_it_is_over(browser):
     )
     with served(ToldClusters(life)) as one, seen(browser, one.address) as page:
         page.wait("() => document.querySelector('#health').textContent.includes('Nothing')")
-        assert page.text("#said") == ""
+        page.wait("() => document.querySelector('#said').textContent === ''")
         life.findings = (finding,)
         life.tell()
         says = "(what) => document.querySelector('#said').textContent === what"

@@ -91,6 +91,7 @@ def show_output(top: Terminal, number: str) -> None:
     top.press("i")
     assert "30:00" in top.wait_to_show("time  ")
     top.press("q")
+    top.wait_to_show("NODE")
     top.press("\x1b[Z")
     top.press("j")
     top.press("l")
