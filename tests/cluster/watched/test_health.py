@@ -70,6 +70,7 @@ def test_a_vm_that_was_paused_by_hand_is_resumed_only_if_that_is_asked_for(whole
     have_healthy(whole)
 
 
+@pytest.mark.long  # four minutes
 def test_what_is_broken_is_found_and_what_is_safe_is_healed(whole):
     whole.execute(FIRST, "systemctl stop munge")
     whole.execute(FIRST, f"fallocate -l $(($(stat -fc '%a * %S' /) * 95 / 100)) {FILLER}")

@@ -22,7 +22,7 @@ from ai_how.waiting import Deadline, wait_until
 from real_cluster import Cluster
 from seen_page import Seen, chromium, seen
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 PATIENCE_S = 300.0
 CLUSTER = "hpc"
 # Two CPUs of one node, of which it uses one, for a while.

@@ -9,7 +9,7 @@ import pytest
 from own_terminal import Terminal
 from real_cluster import Cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 SEEN_S = 180

@@ -14,7 +14,7 @@ import pytest
 from ai_how.waiting import Deadline, wait_until
 from real_cluster import START_S, Cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 ENDED_S = 300
 WRONG = 8

@@ -14,7 +14,7 @@ import pytest
 from ai_how.waiting import Deadline, wait_until
 from real_cluster import Cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 READY_S = 300
 WRONG = 8
