@@ -1,6 +1,7 @@
 """The verb that prints and serves the metrics of a cluster, and what Prometheus needs for it."""
 
 import re
+import shlex
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
@@ -168,11 +169,11 @@ def read_token(path: Path) -> str:
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
     if mode & 0o077:
-        raise SpecError(f"others can read {path}", hint=f"chmod 600 {path}")
+        raise SpecError(f"others can read {path}", hint=f"chmod 600 {shlex.quote(str(path))}")
     if len(first) < _SHORTEST_TOKEN or not first.isascii() or not first.decode().isprintable():
         raise SpecError(
             f"the first line of {path} is no token of {_SHORTEST_TOKEN} letters or more",
-            hint=f"openssl rand -hex 32 > {path}",
+            hint=f"openssl rand -hex 32 > {shlex.quote(str(path))}",
         )
     return first.decode()
 

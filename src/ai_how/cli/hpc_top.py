@@ -27,7 +27,6 @@ app = new_app()
 
 INSTALL = "pip install 'ai-how[top]'"
 INSTALL_HERE = "script/setup"
-_WATCH = "ai-how hpc status --watch"
 _DUMB = ("", "dumb", "unknown")
 # Of terminals that show bold and reversed text, and no colours.
 _WITHOUT_COLOURS = ("vt1", "vt2", "vt3", "vt4", "vt5")
@@ -78,7 +77,9 @@ def check_terminal() -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise SpecError("hpc top needs a terminal", hint="ai-how hpc status")
     if (kind := os.environ.get("TERM", "")) in _DUMB:
-        raise SpecError(f"hpc top cannot draw on this terminal (TERM={kind})", hint=_WATCH)
+        raise SpecError(
+            f"hpc top cannot draw on this terminal (TERM={kind})", hint="ai-how hpc status --watch"
+        )
 
 
 def check_extra() -> None:

@@ -28,23 +28,23 @@ class HostFault:
 def find_network_faults(state: ClusterState, seen: Observed) -> Iterator[HostFault]:
     """The faults of the cluster's network, the worst first."""
     network, is_in_use = seen.network, any(seen.is_on(one) for one in state.nodes)
-    again = f"ai-how {state.kind} start"
+    remedy = f"ai-how {state.kind} start"
     if network is None:
         if is_in_use:
             text = "it does not exist, but VMs are running"
-            yield HostFault(NetworkCause.NETWORK_MISSING, text, again)
+            yield HostFault(NetworkCause.NETWORK_MISSING, text, remedy)
         return
     if not network.is_active and is_in_use:
         text = "it is down, but VMs are running"
-        yield HostFault(NetworkCause.NETWORK_DOWN, text, again)
+        yield HostFault(NetworkCause.NETWORK_DOWN, text, remedy)
     drift, faults = find_drift(define_network(state), network), seen.known_faults
     for message in drift.messages:
-        yield HostFault(NetworkCause.NETWORK_DIFFERS, message, again)
+        yield HostFault(NetworkCause.NETWORK_DIFFERS, message, remedy)
     if faults.bridge_trouble:
         text = f"{faults.bridge_trouble}: nodes cannot reach each other"
-        yield HostFault(NetworkCause.BRIDGE_GONE, text, again, "; to repair it: ")
+        yield HostFault(NetworkCause.BRIDGE_GONE, text, remedy, "; to repair it: ")
     elif faults.dhcp_is_gone and not drift.live:
-        yield HostFault(NetworkCause.DHCP_GONE, "its DHCP and DNS server is not running", again)
+        yield HostFault(NetworkCause.DHCP_GONE, "its DHCP and DNS server is not running", remedy)
     if faults.uplink_trouble and not drift.live:
         yield HostFault(NetworkCause.UPLINK_GONE, faults.uplink_trouble)
     if faults.outside_trouble:
@@ -56,10 +56,10 @@ def find_network_faults(state: ClusterState, seen: Observed) -> Iterator[HostFau
 def find_wiring_faults(node: str, seen: Observed, kind: str) -> Iterator[HostFault]:
     """The fault of the network interface of a node, if it has one."""
     faults = seen.known_faults
-    again = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
+    remedy = f"ai-how {kind} stop {node} && ai-how {kind} start {node}"
     if tap := faults.dead_taps.get(node):
         text = f"its network interface {tap} was deleted"
-        yield HostFault(NetworkCause.INTERFACE_GONE, text, again, "; to create a new one: ")
+        yield HostFault(NetworkCause.INTERFACE_GONE, text, remedy, "; to create a new one: ")
     elif node in faults.unplugged:
         yield HostFault(NetworkCause.INTERFACE_UNPLUGGED, "not on the network")
     elif tap := faults.down_taps.get(node):

@@ -12,7 +12,8 @@ from pathlib import Path
 # The program, an option in the text, and a verb; `…` repeats the whole command of this run.
 _COMMAND = re.compile(
     r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
-    r"(?P<verb>…|(?:hpc|image|cache|host|gpu)(?: [a-z-]+)?|init|validate|doctor|schema|--help)"
+    r"(?P<verb>…|hpc monitor [a-z]+|(?:hpc|image|cache|host|gpu)(?: [a-z-]+)?"
+    r"|init|validate|doctor|schema|--help)"
     r"(?![\w-])"
 )
 _END = re.compile(r"  #|\n|`| && |; |$")
@@ -20,6 +21,7 @@ _SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
 _CLUSTERS = ("hpc",)
 """The groups of verbs for clusters, one for each kind of cluster."""
 _NEED_NO_STATE = ("init", "schema", "--help")
+_OF_ALL_CLUSTERS = ("hpc list",)
 
 
 @dataclass(slots=True)
@@ -134,6 +136,8 @@ def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
 def _cluster(verb: str, rest: str, call: Call) -> str:
     group, _, name = verb.partition(" ")
     is_named = "--cluster" in rest or "--help" in rest
+    if verb in _OF_ALL_CLUSTERS:
+        return ""
     if not call.cluster or group not in _CLUSTERS or not name or is_named:
         return ""
     return f" --cluster {shlex.quote(call.cluster)}"
