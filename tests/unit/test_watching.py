@@ -72,6 +72,9 @@ def test_a_cluster_is_watched_from_its_start_to_its_stop_if_its_file_says_so(sta
 def test_without_a_word_in_the_file_nobody_watches_but_who_looks_may_again(started):
     paths = started.made_up.paths
     unwatch(paths, "stop", started.warned.append)
+    assert read_end(paths) == "", "nobody has ever watched it"
+    started.watch(enabled=True)
+    unwatch(paths, "stop", started.warned.append)
     assert read_end(paths) == "stop"
     started.watch(enabled=False)
     assert find_collector(paths) is None

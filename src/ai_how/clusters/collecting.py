@@ -150,10 +150,10 @@ def start_collector(order: Order, *, is_setting: bool = False) -> None:
 def end_collector(paths: ClusterPaths, why: str = "") -> bool:
     """End the collector, if there is one; whether there was.
 
-    It notes `why` as an event; one of `STOPPED` also keeps open faces from starting another.
-    Raises DeadlineError if it does not end.
+    It notes `why` as an event; one of `STOPPED` also keeps open faces from starting another. Of a
+    cluster that was never watched nothing is noted. Raises DeadlineError if it does not end.
     """
-    if why in STOPPED and paths.root.is_dir():
+    if why in STOPPED and paths.collector.exists():
         _note_end(paths, why)
     first = find_collector(paths)
     for number in (signal.SIGTERM, signal.SIGKILL):
