@@ -16,6 +16,9 @@ SEEN_S = 180
 SCRIPT = "#!/bin/sh\nfor line in 1 2 3 4 5 6 7 8 9; do echo said $line; sleep 1; done\nsleep 600\n"
 
 
+MEMORY = re.compile(r"\d+M/[\d.]+[MG]")
+
+
 @pytest.fixture
 def top(watched: Cluster):
     """It runs in a terminal of 80 x 24."""
@@ -48,12 +51,18 @@ def test_nodes_and_jobs_are_shown_and_changed_from_the_view(watched: Cluster, to
 
 def show_nodes(top: Terminal) -> None:
     """libvirt's and SLURM's figures of each node, under the headings that the docs have."""
+    names = ("controller", "compute-01", "compute-02")
     top.wait_to_show(" ready  3/3 nodes on", SEEN_S)
-    for name in ("controller", "compute-01", "compute-02"):
+    # An emulated guest tells of its memory minutes after its boot.
+    top.wait_until(
+        lambda _screen: all(MEMORY.fullmatch(row_of(top, name)[4]) for name in names),
+        "the memory of all guests",
+        SEEN_S,
+    )
+    for name in names:
         row = row_of(top, name)
         assert row[1] == "running"
         assert re.fullmatch(r"\d+\.\d/[12]", row[3]), row
-        assert re.fullmatch(r"\d+M/\d+M", row[4]), row
     assert row_of(top, "compute-02")[2] == "idle"
     picture = (DOCS / "monitoring.md").read_text()
     for title in ("NODE", "JOB "):
