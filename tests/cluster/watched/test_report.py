@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 from ai_how.waiting import Deadline, wait_until
 from real_cluster import ASK_S, Cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.long]
+pytestmark = pytest.mark.slurm
 
 CHROMIUM = "/usr/bin/chromium"
 SWITCHES = [
