@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from figures import Results
-from running import Bench, say
+from running import Bench, start_by_turns
 
-STARTS = 4
 FILE = """version: "1.0"
 clusters:
   hpc:
@@ -21,17 +20,7 @@ KINDS = {
 
 def measure_gpus(bench: Bench, results: Results) -> None:
     """Cold and warm starts of 1 + 2. Both kinds are restored from the same saved VMs."""
-    files = {kind: described(bench, kind) for kind in KINDS}
-    for how, option in (("cold", "--no-warm"), ("warm", "")):
-        if how == "warm":
-            bench.run(f"image warm {next(iter(files.values()))}")
-        for _ in range(STARTS):
-            for kind, file in files.items():
-                title = f"hpc start, {how}, 1 + 2, {kind}"
-                say(f"... {title}")
-                run, _ = bench.run(f"hpc start {option} {file}")
-                results.runs.setdefault(title, []).append(run)
-                bench.run(f"hpc destroy --force {file}")
+    start_by_turns(bench, results, {kind: described(bench, kind) for kind in KINDS})
 
 
 def described(bench: Bench, kind: str) -> Path:

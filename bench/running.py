@@ -6,15 +6,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from figures import BenchError, Run
+from figures import BenchError, Results, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 AI_HOW = ROOT / ".venv" / "bin" / "ai-how"
+STARTS = 4
+"""Of each kind, where kinds are compared."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,20 @@ class Bench:
                 self.run(words)
             except BenchError as error:
                 say(str(error))
+
+
+def start_by_turns(bench: Bench, results: Results, files: Mapping[str, Path]) -> None:
+    """Cold and warm starts of 1 + 2, of each kind in turn; all are restored from the same VMs."""
+    for how, option in (("cold", "--no-warm"), ("warm", "")):
+        if how == "warm":
+            bench.run(f"image warm {next(iter(files.values()))}")
+        for _ in range(STARTS):
+            for kind, file in files.items():
+                title = f"hpc start, {how}, 1 + 2, {kind}"
+                say(f"... {title}")
+                run, _ = bench.run(f"hpc start {option} {file}")
+                results.runs.setdefault(title, []).append(run)
+                bench.run(f"hpc destroy --force {file}")
 
 
 @contextmanager

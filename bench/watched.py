@@ -8,9 +8,8 @@ from pathlib import Path
 
 from figures import BenchError, Results, Watched
 from qemus import find_qemus
-from running import Bench, say
+from running import Bench, say, start_by_turns
 
-STARTS = 4
 SIZES = (1, 2, 7)
 """Compute nodes, beside a controller."""
 WATCH_S = 300.0
@@ -27,26 +26,13 @@ clusters:
 
 def measure_watched(bench: Bench, results: Results) -> None:
     """Starts by turns, then clusters of several sizes as they idle."""
-    measure_starts(bench, results)
-    for count in SIZES:
-        results.watched[f"1 + {count}"] = measure_idle(bench, count)
-
-
-def measure_starts(bench: Bench, results: Results) -> None:
     files = {
         "without monitoring": described(bench, 2, is_watched=False),
         "with monitoring": described(bench, 2, is_watched=True),
     }
-    for how, option in (("cold", "--no-warm"), ("warm", "")):
-        if how == "warm":
-            bench.run(f"image warm {next(iter(files.values()))}")
-        for _ in range(STARTS):
-            for kind, file in files.items():
-                title = f"hpc start, {how}, 1 + 2, {kind}"
-                say(f"... {title}")
-                run, _ = bench.run(f"hpc start {option} {file}")
-                results.runs.setdefault(title, []).append(run)
-                bench.run(f"hpc destroy --force {file}")
+    start_by_turns(bench, results, files)
+    for count in SIZES:
+        results.watched[f"1 + {count}"] = measure_idle(bench, count)
 
 
 def measure_idle(bench: Bench, count: int) -> Watched:
