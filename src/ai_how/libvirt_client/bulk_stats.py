@@ -36,17 +36,25 @@ class BulkStats:
         a QEMU that has begun to hang, does not answer within `timeout_s`.
         """
         asked = frozenset(uuids)
+        return self._link.read(
+            "reading statistics of VMs",
+            lambda raw: read_records(raw, asked, BULK),
+            timeout_s=timeout_s,
+        )
 
-        def ask(raw: libvirt.virConnect) -> Mapping[UUID, StatsRecord]:
-            every = raw.listAllDomains(0)
-            wanted = [one for one in every if UUID(one.UUIDString()) in asked]
-            if not wanted:
-                return {}
-            records = with_first_known(
-                lambda flags: raw.domainListGetStats(wanted, BULK, flags),
-                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
-                0,
-            )
-            return {UUID(domain.UUIDString()): record for domain, record in records}
 
-        return self._link.read("reading statistics of VMs", ask, timeout_s=timeout_s)
+def read_records(
+    raw: libvirt.virConnect, uuids: Collection[UUID], groups: int
+) -> Mapping[UUID, StatsRecord]:
+    """These groups of statistics (VIR_DOMAIN_STATS_*) of those VMs that exist, in one call."""
+    every = raw.listAllDomains(0)
+    wanted = [one for one in every if UUID(one.UUIDString()) in uuids]
+    if not wanted:
+        return {}
+    # This does not wait for another call's job in a QEMU, only for its own.
+    records = with_first_known(
+        lambda flags: raw.domainListGetStats(wanted, groups, flags),
+        libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        0,
+    )
+    return {UUID(domain.UUIDString()): record for domain, record in records}

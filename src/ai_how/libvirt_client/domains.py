@@ -9,6 +9,7 @@ from uuid import UUID
 import libvirt
 
 from ai_how.errors import ConnectionLostError, DeadlineError, LibvirtError
+from ai_how.libvirt_client.bulk_stats import read_records
 from ai_how.libvirt_client.conversion import (
     check_claim,
     ensure,
@@ -98,20 +99,12 @@ class Domains:
         return found
 
     def _stats(self, asked: frozenset[UUID]) -> dict[UUID, DomainStats]:
-        def ask(raw: libvirt.virConnect) -> dict[UUID, DomainStats]:
-            every = raw.listAllDomains(0)
-            wanted = [domain for domain in every if UUID(domain.UUIDString()) in asked]
-            if not wanted:
-                return {}
-            # This does not wait for another call's job in a QEMU, only for its own.
-            records = with_first_known(
-                lambda flags: raw.domainListGetStats(wanted, STATS, flags),
-                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
-                0,
-            )
-            return {UUID(domain.UUIDString()): read_stats(record) for domain, record in records}
-
-        return self._link.read("reading statistics of VMs", ask, timeout_s=STATS_S)
+        records = self._link.read(
+            "reading statistics of VMs",
+            lambda raw: read_records(raw, asked, STATS),
+            timeout_s=STATS_S,
+        )
+        return {uuid: read_stats(record) for uuid, record in records.items()}
 
     def define_domain(self, xml: str) -> DomainInfo:
         """Define a VM, validated against libvirt's schema; the same UUID and name redefine it.
