@@ -141,6 +141,20 @@ def goes_on(watch: Watch, *names: str) -> Snapshot:
     )
 
 
+def test_the_use_of_a_job_is_as_old_as_the_answer_that_told_it(watch):
+    watch.wait_for_all()
+    for node in watch.state.nodes:
+        watch.libvirt.agents[node.uuid].shut()
+    watch.wait(
+        lambda _seen: all(gate.waiting for gate in watch.libvirt.agents.values()), "all to hang"
+    )
+    before = goes_on(watch, "libvirt", "slurm").slurm.jobs[0]
+    after = goes_on(watch, "libvirt", "slurm").slurm.jobs[0]
+    assert before.cpu_used_s == after.cpu_used_s == 15.0
+    assert before.use_seen_at
+    assert after.use_seen_at == before.use_seen_at
+
+
 def test_a_guest_that_hangs_holds_up_no_other_and_is_asked_once(watch):
     watch.wait_for_all()
     node = watch.state.get_node("compute-01")

@@ -122,6 +122,39 @@ def test_a_job_that_ended_before_is_no_news_to_the_next_collector(path):
     assert [kind for kind, _ in texts(one, path)] == ["job-start", "job-end"]
 
 
+def test_the_use_of_a_job_is_kept_over_a_restart_of_the_collector(path):
+    ran = replace(
+        make_job(6, ["compute-01"], NOON),
+        state="completed",
+        ended_at=NOON,
+        cpu_used_s=7.5,
+        memory_peak_mib=80,
+        use_seen_at=NOON - 1,
+    )
+    shown = replace(ran, cpu_used_s=None, memory_peak_mib=None, use_seen_at=None)
+    for number, job in enumerate((ran, shown, shown)):
+        one = Recorder(path, keep_days=7)
+        one.take(with_jobs(job, at=NOON + 60 * number))
+        one.close()
+    with closing(Store(path)) as store:
+        kept = store.find_job("6")
+    assert (kept.cpu_used_s, kept.memory_peak_mib, kept.use_seen_at) == (7.5, 80, NOON - 1)
+
+
+def test_a_job_that_ended_is_read_from_the_database_once(recorder, path):
+    ended = replace(make_job(6, ["compute-01"], NOON), state="completed", ended_at=NOON)
+    recorder.take(with_jobs(ended, at=NOON + 1))
+    recorder.close()
+    second, looked = Recorder(path, keep_days=7), []
+    second.take(with_jobs(at=NOON + 50))
+    found = second._store.find_job
+    second._store.find_job = lambda job: looked.append(job) or found(job)
+    for number in range(3):
+        second.take(with_jobs(ended, at=NOON + 60 + number))
+    second.close()
+    assert looked == ["6"]
+
+
 @pytest.mark.fault("M03", "set back by an hour, and forward by a day")
 def test_a_clock_that_is_set_loses_nothing_else(recorder, path):
     ago = 20 * 86400

@@ -438,6 +438,17 @@ def test_a_node_is_drained_with_a_reason_and_resumed():
     run(check, whole, size=(120, 30))
 
 
+@pytest.mark.parametrize("state", ["shut_off", "absent"])
+def test_a_node_that_is_off_by_its_file_keeps_no_cluster_from_being_ready(state):
+    async def check(view) -> None:
+        assert "made-up ready  2/3 nodes on" in view.lines[0]
+
+    whole = seen()
+    *rest, last = whole.nodes
+    off = replace(last, auto_start=False, slurm=None, vm=replace(last.vm, state=state))
+    run(check, replace(whole, nodes=(*rest, off)))
+
+
 def test_a_refused_change_is_shown_with_its_details():
     async def check(view) -> None:
         await view.press("tab", "x", "y")

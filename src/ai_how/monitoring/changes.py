@@ -1,6 +1,7 @@
 """What happened between two looks at a cluster, as events (pure)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ai_how.monitoring.model import Event, Job, NodeSample, Snapshot
 from ai_how.monitoring.points import is_silent
@@ -29,6 +30,18 @@ def events_of_job(before: Job | None, job: Job, now: float) -> Iterator[Event]:
     if job.has_ended and not (before is not None and before.has_ended):
         text = f"job {job.shown_id} ({job.name}) of {job.user}: {job.state}"
         yield Event(at=job.ended_at or now, kind="job-end", subject=job.id, text=text)
+
+
+def with_use_of(last: Job | None, job: Job) -> Job:
+    """The job, with what was seen of its use before, if nothing is known of that now."""
+    if last is None or job.use_seen_at is not None or last.submitted_at != job.submitted_at:
+        return job
+    return replace(
+        job,
+        cpu_used_s=last.cpu_used_s,
+        memory_peak_mib=last.memory_peak_mib,
+        use_seen_at=last.use_seen_at,
+    )
 
 
 def _has_begun(job: Job) -> bool:

@@ -65,13 +65,15 @@ class Intervals:
         return cls() if is_kvm else cls(guest=15.0, guest_all=60.0, workload=15.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Guest:
     """A node as a source."""
 
     node: NodeState
     asked: Asked[GuestSample]
     source: GuestSource
+    noted: GuestSample | None = None
+    """The answer whose jobs are in the ledger: each is noted once, at its time."""
 
 
 class Collector:
@@ -365,8 +367,10 @@ class Collector:
 
     def _joined(self) -> SlurmSample | None:
         for guest in self._guests.values():
-            if guest.asked.value is not None:
-                self._ledger.note(guest.node.name, guest.asked.value.jobs)
+            answer = guest.asked.value
+            if answer is not None and answer is not guest.noted:
+                self._ledger.note(guest.node.name, answer.jobs)
+                guest.noted = answer
         slurm = self._work.value
         if slurm is None:
             return None

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ai_how.guest.serial_log import one_line
-from ai_how.monitoring.changes import events_between, events_of_job
+from ai_how.monitoring.changes import events_between, events_of_job, with_use_of
 from ai_how.monitoring.history import History
 from ai_how.monitoring.model import Event, Job, Snapshot, SourceState
 from ai_how.monitoring.points import SLURM, is_silent, points_of
@@ -167,17 +167,18 @@ class Recorder:
         if seen.slurm is None or (source is not None and is_silent(source)):
             return
         there = {one.id: one for one in seen.slurm.jobs}
-        for job in there.values():
-            last = self._jobs.get(job.id) or self._find_ended(job)
+        for number, shown in there.items():
+            last = self._jobs.get(number) or self._find_ended(shown)
+            job = with_use_of(last, shown)
             if last != job:
                 self._keep_job(last, job, seen.at)
+            self._jobs[number] = job
         for number, last in list(self._jobs.items()):
             if number not in there:
                 del self._jobs[number]
                 if not last.has_ended:
                     lost = replace(last, state="unknown", reason=UNSEEN, ended_at=None)
                     self._keep_job(last, lost, seen.at)
-                    self._jobs.pop(number)
 
     def _find_ended(self, job: Job) -> Job | None:
         """A job that had ended before this process began, and is still shown by SLURM."""
@@ -190,7 +191,6 @@ class Recorder:
 
     def _keep_job(self, last: Job | None, job: Job, now: float) -> None:
         self.note(*events_of_job(last, job, now))
-        self._jobs[job.id] = job
         is_same = last is not None and last.state == job.state
         with self._lock:
             self._unwritten[job.id] = job

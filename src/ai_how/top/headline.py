@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from ai_how.monitoring.judging import OFF, RUNNING
 from ai_how.monitoring.model import HostSample, NodeSample, Snapshot
 from ai_how.top.columns import Tone
 from ai_how.top.plain import UNKNOWN, age, figure, mib, part, plain
@@ -43,9 +44,9 @@ def head_lines(picture: Picture, now: float) -> tuple[Line, ...]:
 
 def trouble_of(node: NodeSample, *, has_slurm: bool) -> str | None:
     """Why the cluster is not ready because of this node; None if it is not why."""
-    if not node.auto_start and (node.vm is None or node.vm.state == "off"):
+    if not node.auto_start and (node.vm is None or node.vm.state in OFF):
         return None
-    if node.vm is not None and node.vm.state != "running":
+    if node.vm is not None and node.vm.state not in RUNNING:
         return f"{node.name} is {node.vm.state}"
     if has_slurm and node.role != "controller":
         if node.slurm is None:
@@ -75,7 +76,7 @@ def _cluster(snapshot: Snapshot, picture: Picture) -> Line:
         state = Piece(" was ready", Tone.OLD)
     else:
         state = Piece(" ready", Tone.GOOD)
-    on = sum(one.vm is not None and one.vm.state == "running" for one in snapshot.nodes)
+    on = sum(one.vm is not None and one.vm.state in RUNNING for one in snapshot.nodes)
     is_known = any(one.vm is not None for one in snapshot.nodes)
     nodes = f"  {on if is_known else UNKNOWN}/{len(snapshot.nodes)} nodes on"
     version = snapshot.slurm.version if snapshot.slurm else None
