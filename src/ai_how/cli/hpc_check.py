@@ -50,13 +50,13 @@ def check(
 ) -> None:
     """Say what is wrong with the cluster, or with some of its nodes, since when, and what helps.
 
-    The exit code is 0 if nothing is wrong, 8 if something of the severity is, and 9 if the cluster
-    is off. -v shows all evidence.
+    The exit code is 8 if something of the severity, or worse, is wrong. Otherwise it is 9 if the
+    cluster is off, and 0 if it is not. -v shows all evidence.
 
-    --heal resumes VMs that were paused on an I/O error, starts services that ended, mounts a
-    shared home that is gone, and brings back nodes that SLURM or a stop of ours took out of
-    service. It leaves alone what a user drained, does each thing three times an hour at most, and
-    ends with the first one that fails.
+    --heal resumes VMs that were paused on an I/O error, starts services that ended, sets clocks,
+    mounts a shared home that is gone, restarts a slurmd that SLURM does not hear, and brings back
+    nodes that SLURM or a stop of ours took out of service. It leaves alone what a user drained,
+    does each thing three times an hour at most, and ends with the first one that fails.
     """
     from ai_how.clusters.named_nodes import check_nodes
     from ai_how.monitoring.checking import Medic, check_until_well

@@ -51,9 +51,10 @@ def dashboard(
 ) -> None:
     """Serve a page with all clusters of the user: nodes, jobs, time series, events and health.
 
-    It listens on this host only, and answers whoever has the token in the address that is printed.
-    From another machine: ssh -L PORT:127.0.0.1:PORT HOST, then open that address there. Ctrl-C ends
-    it (exit code 130). With --json, the address is in a document on the first line.
+    It listens on this host only, and answers nobody but its user and root, by the token in the
+    address that is printed. From another machine: ssh -L PORT:127.0.0.1:PORT HOST, then open that
+    address there. Ctrl-C ends it (exit code 130). With --json, the address is in a document on the
+    first line.
     """
     try:
         from ai_how.dashboard.app import Settings

@@ -20,11 +20,12 @@ app = new_app("Start, stop and inspect the process that watches the cluster.")
 MIB = 2**20
 
 
-@app.command(short_help="Have the cluster watched until it is stopped.")
+@app.command(short_help="Have the cluster watched, also while nobody looks.")
 def start(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> None:
-    """Have the cluster watched until it is stopped, also while nobody looks.
+    """Have the cluster watched, also while nobody looks, until it is stopped.
 
-    `monitoring: {enabled: true}` in the cluster file has `hpc start` do it.
+    That is for this process, and until the next `hpc start`. With `monitoring: {enabled: true}` in
+    the cluster file, each `hpc start` has it watched.
     """
     from ai_how.clusters.collecting import start_collector
     from ai_how.clusters.watching import order_of, settings_of
@@ -39,7 +40,10 @@ def start(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> Non
 
 @app.command()
 def stop(ctx: typer.Context, file: File = None, cluster: Cluster = None) -> None:
-    """End the process. What it has seen is kept; whoever looks next starts it again."""
+    """End the process. What it has seen is kept.
+
+    Who begins to look starts it again, and so does `hpc start` if the cluster file says so.
+    """
     from ai_how.clusters.collecting import end_collector
 
     context = context_of(ctx)
