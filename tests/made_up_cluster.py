@@ -1,4 +1,4 @@
-"""Made-up snapshots of clusters of any size, for the faces of the monitoring. Always the same."""
+"""Made-up snapshots of clusters of any size, for what shows clusters. Always the same."""
 
 from random import Random
 

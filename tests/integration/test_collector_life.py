@@ -21,7 +21,7 @@ PATIENCE_S = 120.0
 
 
 class Reader:
-    """A face that stays open, on a thread of its own."""
+    """Somebody who goes on looking, on a thread of its own."""
 
     def __init__(self, home: TinyHome) -> None:
         self.live = connect(HpcManager(roots=home.roots, name="hpc"))

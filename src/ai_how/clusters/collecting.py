@@ -33,7 +33,7 @@ KEEP_DAYS = 7
 LEAN = {"MALLOC_ARENA_MAX": "1"}
 """glibc would give each of its threads memory of its own: 2.5 MiB more."""
 STOPPED = ("stop", "suspend", "destroy", "off")
-"""Why a collector was ended on purpose: then no open face starts another one."""
+"""Why a collector was ended on purpose: then who has been looking starts no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +150,8 @@ def start_collector(order: Order, *, is_setting: bool = False) -> None:
 def end_collector(paths: ClusterPaths, why: str = "") -> bool:
     """End the collector, if there is one; whether there was.
 
-    It notes `why` as an event; one of `STOPPED` also keeps open faces from starting another. Of a
-    cluster that was never watched nothing is noted. Raises DeadlineError if it does not end.
+    It notes `why` as an event; after one of `STOPPED`, who has been looking starts no other. Of
+    a cluster that was never watched nothing is noted. Raises DeadlineError if it does not end.
     """
     if why in STOPPED and paths.collector.exists():
         _note_end(paths, why)

@@ -1,1 +1,1 @@
-"""What is seen of a cluster over time: collected, kept, judged, and shown by several faces."""
+"""What is seen of a cluster over time: collected, kept, judged, and handed to those who look."""

@@ -1,4 +1,4 @@
-"""What the faces of the monitoring ask: the newest snapshot, each new one, and what was before."""
+"""What those who look at a cluster ask: the newest snapshot, each new one, and what was before."""
 
 import threading
 import time
@@ -158,7 +158,7 @@ class CollectorLive:
         return dict(told)
 
     def note(self, event: Event) -> None:
-        """Have an event kept, as of a face that has mended something."""
+        """Have an event kept, as of a verb that has mended something."""
         words = {"at": event.at, "kind": event.kind, "subject": event.subject, "text": event.text}
         self._asked(ask="note", event=words)
 

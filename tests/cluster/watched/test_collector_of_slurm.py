@@ -20,7 +20,7 @@ PATIENCE_S = 300.0
 
 
 class Reader:
-    """A face that stays open on a thread of its own."""
+    """Somebody who goes on looking, on a thread of its own."""
 
     def __init__(self, live):
         self.live = live
@@ -109,7 +109,7 @@ def test_a_cluster_is_watched_from_its_start_to_its_stop(enabled, manager):
         enabled.call("hpc", "stop", timeout_s=600)
         for _ in range(3):
             reader.await_(lambda one: trouble(one) == "the cluster was stopped", "its end")
-        assert find_collector(paths) is None, "an open face starts no collector after a stop"
+        assert find_collector(paths) is None, "who goes on looking starts no collector after a stop"
         assert not paths.collector_socket.exists()
         assert not Path(f"/proc/{second.pid}/cwd").exists()
         enabled.call("hpc", "start", timeout_s=1200)
