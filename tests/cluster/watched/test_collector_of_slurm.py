@@ -89,6 +89,7 @@ def enabled(watched):
 @pytest.mark.fault("M01", "killed under a reader, with a real cluster")
 def test_a_cluster_is_watched_from_its_start_to_its_stop(enabled, manager):
     paths = enabled.paths
+    enabled.call("hpc", "monitor", "stop")  # one that a look at the cluster has begun
     assert find_collector(paths) is None
     enabled.call("hpc", "start", timeout_s=300)
     first = find_collector(paths)

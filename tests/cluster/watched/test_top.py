@@ -104,7 +104,8 @@ def show_output(top: Terminal, number: str) -> None:
     top.press("\x1b[Z")
     top.press("j")
     top.press("l")
-    top.wait_to_show("systemd[1]", SEEN_S)
+    top.wait_to_show(" following", SEEN_S)
+    top.wait_to_show("compute-01  [l journal]")
     top.press("q")
     top.wait_to_show("NODE")
 

@@ -170,6 +170,7 @@ def test_a_job_that_waits_for_others_is_told_who_has_what_it_waits_for(
     watched: Cluster, jobs: Mapping[str, str]
 ) -> None:
     queued = [why(watched, jobs[label]) for label in ("busy", "next", "after")]
+    assert all(one["cause"] for one in queued), queued
     ids = [one["cause"]["id"] for one in queued]
     assert ids[0] == "job-waits-resources"
     assert set(ids[1:]) <= {"job-waits-resources", "job-waits-priority"}

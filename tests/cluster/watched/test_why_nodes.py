@@ -131,7 +131,7 @@ def test_what_is_broken_in_a_node_is_the_first_cause(watched: Cluster, cause: st
         assert (found["id"], found["subject"]) == (cause, fault.subject), answer
         assert fault.says in found["text"]
         assert found["evidence"]
-        assert "ai-how" in found["remedy"]
+        assert " hpc " in found["remedy"]
 
 
 @pytest.mark.fault("F33", "a slurmctld that stands still while it is asked why")
