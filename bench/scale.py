@@ -25,7 +25,8 @@ from uuid import UUID
 
 import libvirt
 
-from ai_how.cli.hpc_view import show_status
+from ai_how.cli.cluster_view import show_status
+from ai_how.cli.kinds import HPC
 from ai_how.clusters.observation import observe
 from ai_how.clusters.plan_runner import PlanRunner
 from ai_how.clusters.plans.destroy import plan_destroy
@@ -276,7 +277,7 @@ def status(bench: Bench, state: ClusterState, client: LibvirtClient) -> None:
     seen = observe(client, state, SLURM)
     problems = find_disk_problems(state, DiskManager(place.storage))
     with redirect_stdout(io.StringIO()) as shown:
-        show_status(status_of(SLURM, state, seen, client.stats(seen.domains), problems))
+        show_status(status_of(SLURM, state, seen, client.stats(seen.domains), problems), HPC)
     bench.figures.status_bytes = len(shown.getvalue())
 
 

@@ -11,8 +11,9 @@ import pytest
 from cli_runner import GOOD, Cli
 from test_seen import seen
 
-from ai_how.cli.hpc import _show_stop
-from ai_how.cli.hpc_cluster import split_words
+from ai_how.cli.cluster import split_words
+from ai_how.cli.cluster_verbs import _show_stop
+from ai_how.cli.kinds import HPC
 from ai_how.errors import GuestError
 from ai_how.images.store import ImageStore
 from ai_how.libvirt_client.client import LibvirtClient
@@ -287,7 +288,7 @@ def test_stop_of_what_is_off_has_nothing_to_do(cli):
     ],
 )
 def test_a_stop_ends_with_the_way_back(nodes, suspends, said, capsys):
-    _show_stop("demo", nodes, is_new=True, suspends=suspends)
+    _show_stop("demo", nodes, HPC, is_new=True, suspends=suspends)
     assert capsys.readouterr().out == f"{said}\n"
 
 

@@ -9,7 +9,7 @@ from cli_runner import GOOD, Cli
 from test_cli_verbs import add_image, remember
 
 from ai_how.cli.arguments import read_command_line
-from ai_how.cli.hpc_files import _place
+from ai_how.cli.cluster_files import _place
 from ai_how.errors import SpecError
 from ai_how.guest.ssh import rsync_argv
 from ai_how.process import Completed, run

@@ -18,8 +18,9 @@ from plan_world import Bench, Put, raise_at
 from test_cli_verbs import add_image, remember
 
 from ai_how import console
-from ai_how.cli.hpc_logs import _document as log_document
-from ai_how.cli.hpc_why import document as why_document
+from ai_how.cli.cluster_logs import _document as log_document
+from ai_how.cli.cluster_why import document as why_document
+from ai_how.cli.kinds import HPC
 from ai_how.cli.validate import _document
 from ai_how.clusters.diagnosis.catalogue import MachineCause
 from ai_how.clusters.diagnosis.kind import Cause, Rank
@@ -227,8 +228,8 @@ def test_an_answer_to_why_is_as_the_page_says() -> None:
     full = replace(
         poor, is_well=False, cause=told, also=(told,), notes=("a note",), silent=("libvirt: …",)
     )
-    assert_documented("`hpc why`", *(as_json(why_document(one)) for one in (poor, full)))
-    assert why_document(full)["cause"]["remedy"] == "ai-how hpc start"
+    assert_documented("`hpc why`", *(as_json(why_document(one, HPC)) for one in (poor, full)))
+    assert why_document(full, HPC)["cause"]["remedy"] == "ai-how hpc start"
 
 
 def test_validate_is_as_the_page_says(cli: Cli) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.cli.hpc_view import show_status
+from ai_how.cli.cluster_view import show_status
+from ai_how.cli.kinds import HPC
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.status import ClusterStatus, status_of
 from ai_how.clusters.workload import GpuUse
@@ -91,7 +92,7 @@ def shown(seen: ClusterStatus, columns: int, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
-        show_status(seen)
+        show_status(seen, HPC)
     text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
     return [line.rstrip() for line in text.splitlines()]
 
@@ -118,7 +119,7 @@ def test_status_has_a_line_for_each_node_and_no_word_is_cut(columns, monkeypatch
 
 
 def test_a_pipe_gets_every_column(capsys) -> None:
-    show_status(usual())
+    show_status(usual(), HPC)
     header, *_ = capsys.readouterr().out.splitlines()[1:]
     wanted = "node VM address vCPU memory QEMU disk agent SLURM reason"
     assert header.split() == wanted.split()

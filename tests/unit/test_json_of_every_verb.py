@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 from cli_runner import GOOD, Cli
+from cloud_world import have_cloud
 from test_docs_json import assert_whole, documented
 
 from ai_how.cli.app import app
@@ -49,6 +50,21 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "hpc report": (None, ()),
     "hpc ssh-config": (None, ()),
     "hpc metrics": (("--rules", "rules"), ()),
+    "cloud start": (None, ()),
+    "cloud stop": (None, ()),
+    "cloud status": (None, ()),
+    "cloud destroy": (None, ()),
+    "cloud recover": (None, TEST_HOST),
+    "cloud list": ((), ("--unknown",)),
+    "cloud ssh": (None, ("control-plane-01",)),
+    "cloud exec": (None, ("control-plane-01", "--", "id")),
+    "cloud console": (None, ("control-plane-01",)),
+    "cloud cp": (None, ("control-plane-01:a", ".")),
+    "cloud rsync": (None, ("control-plane-01:a", ".")),
+    "cloud forward": (None, ("0:control-plane-01:80",)),
+    "cloud why": (None, ()),
+    "cloud logs": (None, ("control-plane-01",)),
+    "cloud ssh-config": (None, ()),
     "image build": (None, ()),
     "image warm": (None, ()),
     "image list": ((), None),
@@ -78,6 +94,12 @@ WITHOUT_JSON = [
     ("hpc", "ssh-config"),
     ("hpc", "status", "--watch"),
     ("hpc", "inventory", "--yaml"),
+    ("cloud", "ssh", "control-plane-01"),
+    ("cloud", "console", "control-plane-01"),
+    ("cloud", "cp", "control-plane-01:a", "."),
+    ("cloud", "rsync", "control-plane-01:a", "."),
+    ("cloud", "ssh-config"),
+    ("cloud", "status", "--watch"),
     ("host", "connect", "192.0.2.1", "22"),
 ]
 
@@ -86,6 +108,7 @@ WITHOUT_JSON = [
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """In a home with a good and a broken file, and without programs to run."""
     cli = Cli(tmp_path, monkeypatch, capsys)
+    have_cloud(monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     cli.write("cluster.yaml", GOOD)
     cli.write("broken.yaml", "version: [")

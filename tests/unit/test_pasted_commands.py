@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 # A value in the place of the group is the kind of a cluster.
 VERB = re.compile(
-    r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|image|host|gpu|doctor|schema|…"
-    r"|(?:x1|\{[^}]+\})(?= (?:start|stop|destroy|recover|exec|ssh|logs|console|why)\b))"
+    r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|cloud|image|host|gpu|doctor|schema|…"
+    r"|(?:x1|\{[^}]+\})(?= (?:start|stop|status|destroy|recover|exec|ssh|logs|console|why)\b))"
 )
 # What shows a text completes it: `console` does so for these, and for the hint of every error.
 SPOKEN_BY = ("show_line", "show_warning", "warn", "Check", "KvmVerdict", "_compare")

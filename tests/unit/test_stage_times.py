@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from ai_how.cli.hpc_view import stages_line
+from ai_how.cli.cluster_view import stages_line
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.stage_times import STAGES, StageTimes
 from ai_how.clusters.status import status_of

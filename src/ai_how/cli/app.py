@@ -18,6 +18,7 @@ VERBS = {
     "init": "Write a commented cluster.yaml.",
     "validate": "Check the cluster file, and whether the host can run the cluster.",
     "hpc": "Start, stop, inspect and use the SLURM cluster.",
+    "cloud": "Start, stop, inspect and use the Kubernetes cluster.",
     "image": "Build and manage the images of the nodes.",
     "cache": "Take images and saved VMs to another machine, in one file.",
     "host": "Start, stop and inspect the embedded host.",
@@ -72,7 +73,7 @@ class LazyGroup(Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-app = new_app(_HELP, cls=LazyGroup)
+app = new_app(_HELP, cls=LazyGroup, completes=True)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -1,7 +1,7 @@
 """The command line before parsing: global options may be anywhere before a command's own.
 
-Nothing after `--` belongs to ai-how, and in `hpc ssh`, `hpc exec` and `hpc run` nothing after the
-first word of the command that they run. After `hpc rsync` only what comes first does.
+Nothing after `--` belongs to ai-how, and in `ssh`, `exec` and `run` of a cluster nothing after the
+first word of the command that they run. After its `rsync` only what comes first does.
 """
 
 import os
@@ -17,15 +17,15 @@ _VALUED = ("--config", "-c", "--connect", "--state-dir", "--log-file")
 _JOINED = re.compile(r"(--config|--connect|--state-dir|--log-file)=.*|-c.+", re.DOTALL)
 _CONFIG, _CONNECT, _STATE_DIR = ("--config", "-c"), ("--connect",), ("--state-dir",)
 
-_RUNNING = (["hpc", "ssh"], ["hpc", "exec"])
+_RUNNING = [[kind, verb] for kind in ("hpc", "cloud") for verb in ("ssh", "exec")]
 _JOB = ["hpc", "run"]
-_PASSING = ["hpc", "rsync"]
+_PASSING = (["hpc", "rsync"], ["cloud", "rsync"])
 _VALUED_OF_RUNNING = ("--cluster", "--timeout")
 # ssh(1), except `c`, which is our --config everywhere, and -v, our --verbose.
 _FLAGS_OF_SSH, _VALUED_OF_SSH = set("1246AaCfGgKkMNnqsTtvVXxYy"), set("BbcDEeFIiJLlmOoPpQRSWw")
 _OWN_FIRST = ("--cluster", "--json", "--help", "-h")
 PASSED = "--pass"
-"""The hidden option of `hpc ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
+"""The hidden option of `ssh` that passes a word to ssh, and of `hpc run` to sbatch."""
 
 YAML = (".yaml", ".yml")
 _OF_RUN = ("--detach", "--pty", "--start", "--login", "--help", "-h")
@@ -85,7 +85,7 @@ class _Reader:
                 if self.rest == _JOB:
                     self._read_job()
                     break
-                if self.rest == _PASSING:
+                if self.rest in _PASSING:
                     self._read_passing()
                     break
         config, state_dir = self._find(_CONFIG), self._find(_STATE_DIR)

@@ -1,13 +1,14 @@
 """The global options, for every verb."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ai_how import console
+from ai_how.cli.kinds import Kind
 
 if TYPE_CHECKING:  # verbs without spec and roots do not load them
     from ai_how.host.place import HypervisorHost
@@ -27,6 +28,19 @@ class Context:
     is_json: bool = False
     verbosity: int = 0
     log_file: Path | None = None
+    group: Kind | None = None
+    """The kind of clusters to whose group the verb belongs; None for all other verbs."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the cluster that the verb acts on."""
+        if self.group is None:
+            raise TypeError("the verb is of no kind of cluster")
+        return self.group
+
+    def of(self, kind: Kind) -> "Context":
+        """The same, for clusters of this kind."""
+        return replace(self, group=kind)
 
     @property
     def roots(self) -> "Roots":

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import load_kept, manager_of, of_its_kind
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import load_kept, manager_of
 from ai_how.errors import HostError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ai_how.clusters.manager import ClusterManager
     from ai_how.gpu.abilities import Ability
     from ai_how.gpu.report import Card, Report
-    from ai_how.hpc.manager import HpcManager
 
 MACHINE = Path("/")
 NONE = "this host has no GPU"
@@ -131,7 +131,7 @@ def move(
     context = context_of(ctx)
     machine = read_machine(MACHINE)
     found = get_gpu(machine.gpus, card)
-    spec, path = load_kept(context, cluster)
+    spec, path = load_kept(of_its_kind(context, cluster), cluster)
     target = NodeOf(_manager(context, cluster), node)
     what = plan_move(
         found,
@@ -155,8 +155,9 @@ def move(
             console.show_line(f"{what.source} is off; to start it again: {what.source.start}")
 
 
-def _manager(context: Context, name: str) -> "HpcManager":
-    return replace(manager_of(context, name, is_named=True), machine=MACHINE)
+def _manager(context: Context, name: str) -> "ClusterManager":
+    manager = manager_of(of_its_kind(context, name), name, is_named=True)
+    return replace(manager, machine=MACHINE)
 
 
 def _telling(context: Context) -> "Callable[[str], None]":

@@ -1,12 +1,13 @@
 """Typer groups for the verbs of one module."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
 from ai_how import console
+from ai_how.cli.kinds import KINDS, Kind
 from ai_how.errors import SpecError
 
 _WRONG_USAGE = 2
@@ -14,22 +15,23 @@ _WRONG_USAGE = 2
 
 def _check_json(verb: str, words: Sequence[str]) -> None:
     """Raises SpecError, with a hint, for a verb that has no JSON output."""
-    match verb:
-        case "hpc ssh":
-            hint = "ai-how hpc exec --json NODE CMD  # or without --json"
-        case "hpc cp" | "hpc rsync":
+    group, _, name = verb.partition(" ")
+    match name:
+        case "ssh" if group in KINDS:
+            hint = f"ai-how {group} exec --json NODE CMD  # or without --json"
+        case "cp" | "rsync" if group in KINDS:
             hint = f"ai-how {verb} SRC DST  # without --json"
-        case "hpc console":
-            hint = "ai-how hpc console NODE  # without --json"
-        case "hpc ssh-config":
-            hint = "ai-how hpc ssh-config  # without --json"
-        case "hpc inventory" if "--yaml" in words:
+        case "console" if group in KINDS:
+            hint = f"ai-how {group} console NODE  # without --json"
+        case "ssh-config" if group in KINDS:
+            hint = f"ai-how {group} ssh-config  # without --json"
+        case "inventory" if group in KINDS and "--yaml" in words:
             verb = f"{verb} --yaml"
-            hint = "ai-how hpc inventory --list"
-        case "hpc status" if "--watch" in words:
+            hint = f"ai-how {group} inventory --list"
+        case "status" if group in KINDS and "--watch" in words:
             verb = f"{verb} --watch"
-            hint = "ai-how hpc status --json"
-        case "host connect":
+            hint = f"ai-how {group} status --json"
+        case "connect" if group == "host":
             hint = "ai-how host status --json"
         case _:
             return
@@ -61,13 +63,37 @@ class Group(TyperGroup):
         return name, command, rest
 
 
-def new_app(about: str | None = None, *, cls: type[TyperGroup] = Group) -> typer.Typer:
+class KindGroup(Group):
+    """The verbs of one kind of cluster: they act on clusters of it, and their help has its words.
+
+    Its verbs are made anew from their functions, so none of them is also in another group.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  Typer's own
+        super().__init__(**attributes)
+        for command in self.commands.values():
+            command.help = self.kind.fill(command.help)
+            command.short_help = self.kind.fill(command.short_help)
+            for one in command.params:
+                if hasattr(one, "help"):
+                    one.help = self.kind.fill(one.help)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  Typer's own type
+        ctx.obj = ctx.obj.of(self.kind)
+        return super().invoke(ctx)
+
+
+def new_app(
+    about: str | None = None, *, cls: type[TyperGroup] = Group, completes: bool = False
+) -> typer.Typer:
     """The Typer app of one module, without rich, which is slow to load."""
     return typer.Typer(
         cls=cls,
         help=about,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        add_completion=cls is not Group,
+        add_completion=completes,
         context_settings={"help_option_names": ["--help", "-h"]},
     )

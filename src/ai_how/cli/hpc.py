@@ -1,166 +1,42 @@
-"""`ai-how hpc`: the verbs for a SLURM cluster; `hpc_nodes.py` has those for one node."""
+"""`ai-how hpc`: the verbs for a SLURM cluster; those of every kind are in `cluster_*.py`."""
 
-import time
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ai_how import console
-from ai_how.cli.context import Context, context_of
-from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_ansible import PlaybooksOfStart
+from ai_how.cli import cluster_verbs as of_any_kind
+from ai_how.cli.cluster import Cluster, Words
+from ai_how.cli.cluster_files import app as of_files
+from ai_how.cli.cluster_list import app as of_all
+from ai_how.cli.cluster_logs import app as of_logs
+from ai_how.cli.cluster_nodes import app as of_nodes
+from ai_how.cli.cluster_ports import app as of_ports
+from ai_how.cli.context import context_of
+from ai_how.cli.groups import KindGroup, new_app
 from ai_how.cli.hpc_ansible import app as of_ansible
 from ai_how.cli.hpc_check import app as of_health
-from ai_how.cli.hpc_cluster import (
-    Cluster,
-    File,
-    Words,
-    find_manager,
-    load,
-    manager_of,
-    name_of,
-    named,
-    split_words,
-)
 from ai_how.cli.hpc_dashboard import app as of_dashboard
-from ai_how.cli.hpc_files import app as of_files
-from ai_how.cli.hpc_list import app as of_all
-from ai_how.cli.hpc_logs import app as of_logs
 from ai_how.cli.hpc_metrics import app as of_metrics
 from ai_how.cli.hpc_monitor import app as of_monitor
-from ai_how.cli.hpc_nodes import app as of_nodes
-from ai_how.cli.hpc_ports import app as of_ports
 from ai_how.cli.hpc_report import app as of_reports
 from ai_how.cli.hpc_run import app as of_jobs
 from ai_how.cli.hpc_top import app as of_top
-from ai_how.cli.hpc_view import check_can_ask, confirm_taking, show_start, show_status, stages_line
 from ai_how.cli.hpc_why import app as of_causes
 from ai_how.cli.hpc_wrappers import app as of_wrappers
+from ai_how.cli.kinds import HPC
 from ai_how.errors import SpecError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ai_how.hpc.manager import HpcManager
-    from ai_how.plan.step import Plan
-    from ai_how.spec.models import ClusterFile
-
-app = new_app("Start, stop, inspect and use the SLURM cluster.")
-app.add_typer(of_all)
-app.add_typer(of_nodes)
-app.add_typer(of_logs)
-app.add_typer(of_health)
-app.add_typer(of_ansible)
-app.add_typer(of_jobs)
-app.add_typer(of_files)
-app.add_typer(of_ports)
-app.add_typer(of_wrappers)
-app.add_typer(of_top)
-app.add_typer(of_monitor, name="monitor")
-app.add_typer(of_metrics)
-app.add_typer(of_causes)
-app.add_typer(of_reports)
-app.add_typer(of_dashboard)
-
-WATCH_S = 2.0
 FOREVER_S = 1e9
 
 
-@app.command(short_help="Start the cluster, until SLURM has run a job on every node.")
-def start(
-    ctx: typer.Context,
-    words: Words = None,
-    cluster: Cluster = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps, and do nothing.")
-    ] = False,
-    keep_on_failure: Annotated[
-        bool, typer.Option("--keep-on-failure", help="If a step fails, do not undo the others.")
-    ] = False,
-    no_warm: Annotated[
-        bool,
-        typer.Option(
-            "--no-warm",
-            envvar="AI_HOW_NO_WARM",
-            help="Boot every node, and save no VM. On the command line it also discards the "
-            "memory of a suspended cluster.",
-        ),
-    ] = False,
-) -> None:
-    """Start the cluster; return when SLURM has run a job on every compute node.
+class HpcGroup(KindGroup):
+    """The verbs of SLURM clusters."""
 
-    A start creates what is missing and repairs what is broken. Nodes with auto_start: false are
-    created, but stay off unless they are named. --cluster uses the file of the cluster's last
-    start, of which its state has a copy.
-    """
-    from ai_how.clusters.named_nodes import check_nodes
-    from ai_how.console.live_nodes import LiveNodes
-    from ai_how.spec.nodes import get_hpc, nodes_of
-
-    context = context_of(ctx)
-    file, nodes = split_words(words)
-    spec, path = load(context, cluster, file)
-    hpc = get_hpc(spec)
-    names = [node.name for node in nodes_of(hpc)]
-    check_nodes(hpc.name, names, nodes)
-    manager = manager_of(context, hpc.name)
-    playbooks = PlaybooksOfStart.of(manager, spec)
-    if not dry_run:
-        build_missing_images(manager, spec, context)
-    begun = time.monotonic()
-    with LiveNodes(
-        hpc.name,
-        names,
-        awaiting=manager.kind.diagnosis.awaiting,
-        is_silent=context.is_json or dry_run,
-    ) as observer:
-        plan = manager_of(context, hpc.name, observer).start(
-            spec,
-            source=path,
-            only=nodes,
-            dry_run=dry_run,
-            keep_on_failure=keep_on_failure,
-            is_warm=not no_warm,
-            resumes=not (no_warm and _is_typed(ctx, "no_warm")),
-        )
-    took_s = time.monotonic() - begun
-    show = partial(show_start, hpc.name, plan, took_s, is_json=context.is_json, dry_run=dry_run)
-    with _saving(manager, spec, plan, path, is_asked=not (no_warm or dry_run)):
-        playbooks.run(show, is_json=context.is_json, dry_run=dry_run)
+    kind = HPC
 
 
-@contextmanager
-def _saving(
-    manager: "HpcManager", spec: "ClusterFile", plan: "Plan", path: Path | None, *, is_asked: bool
-) -> "Iterator[None]":
-    """Save VMs for the next start after the block, however it ends."""
-    try:
-        yield
-    finally:
-        if is_asked:
-            manager.save_for_next_start(spec, plan, source=path)
-
-
-def build_missing_images(manager: "HpcManager", spec: "ClusterFile", context: Context) -> None:
-    """Build the images that a start needs and that are not there, with a bar."""
-    from ai_how.clusters.images import build_images, find_missing_images
-
-    state = manager.find_state()
-    if missing := find_missing_images(manager.kind, spec, state, context.roots):
-        what = "building the image" if len(missing) == 1 else f"building {len(missing)} images"
-        with console.ProgressBar(what, is_silent=context.is_json) as bar:
-            build_images(
-                manager.kind,
-                spec,
-                missing,
-                context.roots,
-                lambda: manager.place(spec.host.uri),
-                watch=bar.watch,
-                warn=manager.warn,
-            )
+app = new_app("Start, stop, inspect and use the SLURM cluster.", cls=HpcGroup)
+app.command(short_help=of_any_kind.SHORT_OF_START)(of_any_kind.start)
 
 
 @app.command()
@@ -183,159 +59,30 @@ def stop(
     ] = None,
 ) -> None:
     """Power off the cluster, or nodes. Disks and keys are kept; jobs are requeued if possible."""
-    from ai_how.clusters.named_nodes import check_nodes
-    from ai_how.console.live_nodes import LiveNodes
-
     context = context_of(ctx)
-    file, nodes = split_words(words)
-    cluster = named(context, cluster, file)
-    name = name_of(context, cluster, file)
-    if nodes and suspend:
-        raise SpecError(
-            "only a whole cluster can be suspended: SLURM would miss single nodes",
-            hint="ai-how hpc stop --suspend",
-        )
     if suspend and wait:
         raise SpecError("--wait cannot be used with --suspend, which keeps the jobs")
     if timeout is not None and not wait:
         raise SpecError("--timeout needs --wait", hint="ai-how hpc stop --help")
     waits_s = (FOREVER_S if timeout is None else timeout) if wait else None
-    if nodes:
-        known = manager_of(context, name, is_named=bool(cluster)).get_state().nodes
-        check_nodes(name, [one.name for one in known], nodes)
-    with LiveNodes(name, is_silent=context.is_json) as observer:
-        manager = manager_of(context, name, observer, is_named=bool(cluster))
-        plan = manager.stop(only=nodes, suspends=suspend, waits_s=waits_s)
-    if context.is_json:
-        console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
-    else:
-        _show_stop(name, nodes, is_new=bool(plan.steps), suspends=suspend)
+    of_any_kind.stop_nodes(context, words, cluster, suspends=suspend, waits_s=waits_s)
 
 
-@app.command()
-def status(
-    ctx: typer.Context,
-    file: File = None,
-    cluster: Cluster = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds.")] = False,
-    timings: Annotated[
-        bool, typer.Option("--timings", help="Show the duration of each stage of the last start.")
-    ] = False,
-) -> None:
-    """Show the state of each node, from libvirt and SLURM."""
-    context = context_of(ctx)
-    manager = find_manager(context, cluster, file)
-    while True:
-        seen = manager.status()
-        if watch and not context.is_json:
-            console.clear_screen()
-        if context.is_json:
-            console.show_json(seen)
-        else:
-            show_status(seen)
-            if timings:
-                for node in seen.nodes:
-                    console.show_line(f"{node.name}: {stages_line(node)}")
-        if not watch or not console.pause(WATCH_S):
-            return
-
-
-@app.command()
-def destroy(
-    ctx: typer.Context,
-    file: File = None,
-    cluster: Cluster = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Do not ask; remove snapshots too.")
-    ] = False,
-    backup: Annotated[
-        Path | None,
-        typer.Option("--backup", metavar="DIR", help="First save a compressed copy of each disk."),
-    ] = None,
-) -> None:
-    """Remove the cluster: its VMs, disks, network, keys and state."""
-    from ai_how.console.live_nodes import LiveNodes
-
-    context = context_of(ctx)
-    cluster = named(context, cluster, file)
-    name = name_of(context, cluster, file)
-    manager = manager_of(context, name)
-    state, was_there = manager.find_state(), manager.paths.is_used
-    if not force:
-        check_can_ask(
-            "destroy asks before it removes anything",
-            is_json=context.is_json,
-            hint="ai-how hpc destroy --force",
-        )
-        for line in _what_goes(manager):
-            console.show_line(line)
-        if state and not console.confirm(f"Remove all of this and destroy {name}?"):
-            console.show_line("nothing was removed")
-            return
-    with LiveNodes(name, is_silent=context.is_json) as observer:
-        plan = manager_of(context, name, observer).destroy(
-            backups=backup and backup.absolute(), snapshots_too=force
-        )
-    if context.is_json:
-        console.show_json({"cluster": name, "removed": [step.key for step in plan.steps]})
-    else:
-        console.show_line(f"{name} is destroyed" if was_there else f"there was no cluster {name}")
-
-
-@app.command(short_help="Restore the lost or damaged state of a cluster.")
-def recover(
-    ctx: typer.Context,
-    file: File = None,
-    cluster: Cluster = None,
-    from_user: Annotated[
-        str | None,
-        typer.Option("--from-user", metavar="USER", help="Take over the cluster of this user."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Take it over without asking.")] = False,
-) -> None:
-    """Restore the lost or damaged state of a cluster, from a backup or from libvirt."""
-    from ai_how.spec.models import AccessSpec
-    from ai_how.spec.nodes import get_hpc
-
-    context = context_of(ctx)
-    cluster = named(context, cluster, file)
-    name = name_of(context, cluster, file)
-    if from_user is not None and not force:
-        confirm_taking(name, from_user, is_json=context.is_json)
-    access = AccessSpec() if cluster else get_hpc(context.load_spec(file)[0]).access
-    manager = manager_of(context, name)
-    state, source = manager.recover(user=access.user, from_user=from_user)
-    if context.is_json:
-        nodes = [node.name for node in state.nodes]
-        console.show_json({"cluster": name, "from": source, "nodes": nodes})
-    else:
-        console.show_line(f"the state of {name} was restored from {source}")
-        console.show_line("to repair what has changed since then: ai-how hpc start")
-
-
-def _show_stop(cluster: str, nodes: list[str], *, is_new: bool, suspends: bool) -> None:
-    """Print what is off now, and how it comes back."""
-    are, it = ("are", "them") if nodes[1:] else ("is", "it")
-    off = f"{', '.join(nodes) or cluster} {are} off"
-    if not is_new:
-        console.show_line(f"{off}: nothing to do")
-    elif suspends:
-        console.show_line(f"{cluster} is suspended; to resume it: ai-how hpc start")
-    elif nodes:
-        console.show_line(f"{off}; to start {it} again: ai-how hpc start {' '.join(nodes)}")
-    else:
-        console.show_line(f"{off}; to start it again: ai-how hpc start")
-
-
-def _is_typed(ctx: typer.Context, option: str) -> bool:
-    """Whether it is on the command line: an environment variable must not lose jobs."""
-    origin = ctx.get_parameter_source(option)
-    return origin is not None and origin.name == "COMMANDLINE"
-
-
-def _what_goes(manager: "HpcManager") -> list[str]:
-    state = manager.find_state()
-    if state is None:
-        return []
-    lines = [f"VM {node.domain_name} and its disk {node.disk}" for node in state.nodes]
-    return [*lines, f"network {state.network.name}", f"keys and state in {manager.paths.root}"]
+app.command()(of_any_kind.status)
+app.command()(of_any_kind.destroy)
+app.command(short_help=of_any_kind.SHORT_OF_RECOVER)(of_any_kind.recover)
+app.add_typer(of_all)
+app.add_typer(of_nodes)
+app.add_typer(of_logs)
+app.add_typer(of_health)
+app.add_typer(of_ansible)
+app.add_typer(of_jobs)
+app.add_typer(of_files)
+app.add_typer(of_ports)
+app.add_typer(of_wrappers)
+app.add_typer(of_top)
+app.add_typer(of_monitor, name="monitor")
+app.add_typer(of_metrics)
+app.add_typer(of_causes)
+app.add_typer(of_reports)
+app.add_typer(of_dashboard)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, File, load, named
+from ai_how.cli.cluster_view import show_planned
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, File, find_manager, load, manager_of, named
-from ai_how.cli.hpc_view import show_planned
+from ai_how.cli.hpc_cluster import find_manager, manager_of
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, Words, split_words
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, Words, find_manager, split_words
+from ai_how.cli.hpc_cluster import find_manager
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:

@@ -1,142 +1,20 @@
-"""The cluster, and the nodes, that a verb of `ai-how hpc` acts on."""
+"""The SLURM cluster that a verb of `ai-how hpc` alone acts on."""
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, cast
 
-import typer
-
-from ai_how import console
-from ai_how.cli.arguments import YAML, looks_like_file
-from ai_how.cli.completion import complete_cluster, complete_node
+from ai_how.cli import cluster as of_any_kind
 from ai_how.cli.context import Context
-from ai_how.errors import SpecError, StateError
+from ai_how.cli.kinds import HPC
 
 if TYPE_CHECKING:
     from ai_how.hpc.manager import HpcManager
-    from ai_how.plan.observer import Observer
-    from ai_how.spec.models import ClusterFile
-
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="NAME",
-        help="Select a cluster by name, without its file.  [env var: AI_HOW_CLUSTER]",
-        autocompletion=complete_cluster,
-    ),
-]
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[FILE] [NODE]...",
-        help="The cluster file, and names of its nodes.",
-        autocompletion=complete_node,
-    ),
-]
-File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The cluster file.")]
 
 
-def split_words(words: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The cluster file, if the first word is one, and the node names."""
-    words = words or []
-    if words and looks_like_file(words[0]):
-        return Path(words[0]), words[1:]
-    return None, words
-
-
-def split_running(words: list[str]) -> tuple[Path | None, str, list[str]]:
-    """The cluster file, the node, and the command to run there.
-
-    A `--` may precede each of them.
-    """
-    file, words = split_words(_without_dashes(words))
-    node, *command = _without_dashes(words) or [""]
-    if not node:
-        raise SpecError("no node was named", details="[FILE] NODE [CMD...] was expected")
-    return file, node, _without_dashes(command)
-
-
-def split_login(words: list[str]) -> tuple[Path | None, str | None, list[str], bool]:
-    """Like `split_running`, but the node may be missing: None.
-
-    The last value says whether only a `--` tells it from a command: then it is a node where the
-    cluster has one of that name, else the command for the default node.
-    """
-    file, rest = split_words(words)
-    is_apart = rest[:1] == ["--"]
-    # Behind it, a word with a slash is a program of the node.
-    if file is None and rest[1:] and rest[1].endswith(YAML):
-        file, rest = split_words(_without_dashes(rest))
-    node, *command = _without_dashes(rest) or [""]
-    is_apart = is_apart and command[:1] != ["--"]
-    return file, node or None, _without_dashes(command), is_apart
-
-
-def _without_dashes(words: list[str]) -> list[str]:
-    return words[1:] if words[:1] == ["--"] else words
-
-
-def named(context: Context, cluster: str | None, file: Path | None = None) -> str | None:
-    """The cluster that --cluster names, or AI_HOW_CLUSTER where no file was named."""
-    if cluster or file or context.config:
-        return cluster
-    return os.environ.get("AI_HOW_CLUSTER") or None
-
-
-def name_of(context: Context, cluster: str | None, file: Path | None = None) -> str:
-    if cluster:
-        if context.roots.cluster(cluster).root.exists():
-            console.note_cluster(cluster)
-        return cluster
-    from ai_how.spec.nodes import get_hpc
-
-    spec, _ = context.load_spec(file)
-    return get_hpc(spec).name
-
-
-def manager_of(
-    context: Context, name: str, observer: "Observer | None" = None, *, is_named: bool = False
-) -> "HpcManager":
-    from ai_how.hpc.manager import HpcManager
-    from ai_how.plan.observer import Observer
-
-    return HpcManager(
-        roots=context.roots,
-        name=name,
-        connect=context.connect,
-        observer=observer or Observer(),
-        warn=console.show_warning,
-        is_named=is_named,
-    )
+def manager_of(context: Context, name: str, *, is_named: bool = False) -> "HpcManager":
+    return cast("HpcManager", of_any_kind.manager_of(context.of(HPC), name, is_named=is_named))
 
 
 def find_manager(context: Context, cluster: str | None, file: Path | None) -> "HpcManager":
     """The manager of the cluster that --cluster, AI_HOW_CLUSTER or the file names."""
-    cluster = named(context, cluster, file)
-    return manager_of(context, name_of(context, cluster, file), is_named=bool(cluster))
-
-
-def load(
-    context: Context, cluster: str | None, file: Path | None
-) -> "tuple[ClusterFile, Path | None]":
-    """The spec, of the file or of the last start of the cluster that was named, and its path."""
-    name = named(context, cluster, file)
-    return load_kept(context, name) if name else context.load_spec(file)
-
-
-def load_kept(context: Context, cluster: str) -> "tuple[ClusterFile, Path | None]":
-    """The spec of the file of the cluster's last start, and the path of its copy."""
-    from ai_how.spec.nodes import get_hpc
-
-    name_of(context, cluster)
-    if not context.roots.cluster(cluster).root.is_dir():
-        raise StateError(f"there is no cluster {cluster}", hint="ai-how hpc start FILE")
-    if not (path := context.roots.cluster(cluster).spec).is_file():
-        raise StateError(
-            f"the file of the cluster {cluster} is not stored here", hint="ai-how hpc start FILE"
-        )
-    spec, _ = context.load_spec(path)
-    if (name := get_hpc(spec).name) != cluster:
-        raise SpecError(f"{path} is the file of {cluster}, but now names {name}")
-    return spec, path
+    return cast("HpcManager", of_any_kind.find_manager(context.of(HPC), cluster, file))

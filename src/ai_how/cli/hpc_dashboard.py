@@ -10,9 +10,10 @@ from urllib.parse import quote
 import typer
 
 from ai_how import __version__, console
+from ai_how.cli.cluster import Cluster, File, name_of, named
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, File, manager_of, name_of, named
+from ai_how.cli.hpc_cluster import manager_of
 from ai_how.errors import AiHowError, HostError, InterruptedRunError, StateError
 
 if TYPE_CHECKING:

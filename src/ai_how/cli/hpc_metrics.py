@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, File
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, File, find_manager
+from ai_how.cli.hpc_cluster import find_manager
 from ai_how.cli.stopping import Stopped
 from ai_how.errors import HostError, SpecError
 

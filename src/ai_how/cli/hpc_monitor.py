@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, File
+from ai_how.cli.cluster_view import size_text
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, File, find_manager
-from ai_how.cli.hpc_view import size_text
+from ai_how.cli.hpc_cluster import find_manager
 
 if TYPE_CHECKING:
     from ai_how.hpc.manager import HpcManager

@@ -9,9 +9,10 @@ import typer
 
 from ai_how import console
 from ai_how.cli.arguments import PASSED
+from ai_how.cli.cluster import Cluster, load, named
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, load, manager_of, named
+from ai_how.cli.hpc_cluster import manager_of
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _has_input() -> bool:
 
 def _start(context: Context, manager: "HpcManager", spec: "ClusterFile", path: Path | None) -> None:
     """Start the cluster, without a word on stdout: that is for the job."""
-    from ai_how.cli.hpc import build_missing_images
+    from ai_how.cli.cluster_verbs import build_missing_images
 
     build_missing_images(manager, spec, context)
     plan = manager.start(spec, source=path)

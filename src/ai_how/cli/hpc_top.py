@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, File, named
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, File, find_manager, named
+from ai_how.cli.hpc_cluster import find_manager
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class ClusterActions:
 
     def journal(self, node: str) -> "Generator[str | None]":
         """The journal of the current boot, and what is added."""
-        from ai_how.cli.hpc_logs import entry_lines
+        from ai_how.cli.cluster_logs import entry_lines
         from ai_how.clusters.named_nodes import get_named
         from ai_how.clusters.node_logs import follow_logs
         from ai_how.guest.journal import Wanted

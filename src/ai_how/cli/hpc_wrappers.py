@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, find_manager
+from ai_how.cli.hpc_cluster import find_manager
 
 app = new_app()
 

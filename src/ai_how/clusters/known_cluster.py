@@ -54,7 +54,10 @@ class KnownCluster:
                 hint=f"ai-how {self.kind.name} destroy --cluster {self.name}  # or start it again",
             )
         self._refuse_lost()
-        there = read_every_state(self.roots)
+        there = {
+            name: self.kind.name if isinstance(state, StateError) else state.kind
+            for name, state in read_every_state(self.roots).items()
+        }
         raise no_such_cluster(self.kind.name, self.name, there, is_named=self.is_named)
 
     def place(self, asked: str | None = None) -> HypervisorHost:
@@ -74,8 +77,8 @@ class KnownCluster:
         if kind != self.kind.name:
             raise StateError(
                 f"{self.name} is a cluster of the kind {kind}, not {self.kind.name}",
-                details="Each kind has commands of its own.",
-                hint="give the new cluster another name",
+                details="Each kind has commands of its own; a new cluster needs another name.",
+                hint=f"ai-how {kind} status --cluster {self.name}",
             )
 
     def _read_journal(self) -> JournalContents | None:

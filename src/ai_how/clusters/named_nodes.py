@@ -1,6 +1,6 @@
 """Looks up the cluster and the nodes that a user names."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from ai_how.errors import HostError, SpecError, StateError
 from ai_how.libvirt_client.client import LibvirtClient
@@ -8,14 +8,18 @@ from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.models import ClusterState, NodeState
 
 
-def no_such_cluster(kind: str, name: str, there: Collection[str], *, is_named: bool) -> StateError:
+def no_such_cluster(
+    kind: str, name: str, there: Mapping[str, str], *, is_named: bool
+) -> StateError:
     """The error for a cluster that is not there; `is_named` if no file has its name.
 
-    Without its file `start` would make another cluster.
+    `there` has the kinds of the clusters that there are. Without its file `start` would make
+    another cluster.
     """
     hint = f"ai-how {kind} start"
     if is_named:
-        hint = f"ai-how {kind} status --cluster {next(iter(there))}" if there else f"{hint} FILE"
+        other = min(there, key=lambda one: there[one] != kind, default=None)
+        hint = f"ai-how {there[other]} status --cluster {other}" if other else f"{hint} FILE"
     return StateError(
         f"there is no cluster {name}",
         details=f"clusters of this user: {', '.join(there) or 'none'}",

@@ -103,7 +103,7 @@ def recover_state(
         if (there := mark.kind or HPC) != kind:
             raise StateError(
                 f"{paths.name} is a cluster of the kind {there}, not {kind}",
-                hint="give the new cluster another name",
+                hint=f"ai-how {there} recover --cluster {paths.name}",
             )
     found = _rebuilt(paths.name, mine, place, client, kind=kind, user=user)
     if paths.state.exists():

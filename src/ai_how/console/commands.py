@@ -12,16 +12,16 @@ from pathlib import Path
 # The program, an option in the text, and a verb; `…` repeats the whole command of this run.
 _COMMAND = re.compile(
     r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
-    r"(?P<verb>…|hpc monitor [a-z]+|(?:hpc|image|cache|host|gpu)(?: [a-z-]+)?"
+    r"(?P<verb>…|hpc monitor [a-z]+|(?:hpc|cloud|image|cache|host|gpu)(?: [a-z-]+)?"
     r"|init|validate|doctor|schema|--help)"
     r"(?![\w-])"
 )
 _END = re.compile(r"  #|\n|`| && |; |$")
 _SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
-_CLUSTERS = ("hpc",)
+_CLUSTERS = ("hpc", "cloud")
 """The groups of verbs for clusters, one for each kind of cluster."""
 _NEED_NO_STATE = ("init", "schema", "--help")
-_OF_ALL_CLUSTERS = ("hpc list",)
+_OF_ALL_CLUSTERS = ("hpc list", "cloud list")
 
 
 @dataclass(slots=True)

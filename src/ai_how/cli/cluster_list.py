@@ -1,13 +1,13 @@
-"""`ai-how hpc list`: all clusters of the user."""
+"""`list` of each kind, and of all: the clusters of the user."""
 
 from typing import TYPE_CHECKING
 
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster_view import size_text
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_view import size_text
 
 if TYPE_CHECKING:
     from ai_how.clusters.listing import ClusterSummary
@@ -19,17 +19,17 @@ app = new_app()
 def list_all(ctx: typer.Context) -> None:
     """List all clusters of the user, also those that are off.
 
-    A cluster is up if all its VMs are on. Whether SLURM is ready, `hpc status` says.
+    A cluster is up if all its VMs are on. Whether {software} is ready, `{kind} status` says.
     """
     from ai_how.clusters.listing import list_clusters
-    from ai_how.state.models import HPC
 
     context = context_of(ctx)
-    found = [one for one in list_clusters(context.roots) if one.kind in (None, HPC)]
+    kind = context.kind.name
+    found = [one for one in list_clusters(context.roots) if one.kind in (None, kind)]
     if context.is_json:
         console.show_json(found)
     elif not found:
-        console.show_line("there are no clusters; to start one: ai-how hpc start")
+        console.show_line(f"there are no clusters; to start one: ai-how {kind} start")
     else:
         _show(found)
 

@@ -1,4 +1,4 @@
-"""`ai-how hpc logs`: the journals of nodes, or their serial consoles."""
+"""`logs`: the journals of nodes, or their serial consoles."""
 
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, Words, find_manager, split_words
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, Words, find_manager, split_words
 from ai_how.cli.stopping import Stopped
 from ai_how.errors import InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    from ai_how.clusters.manager import ClusterManager
     from ai_how.guest.journal import LogEntry, Wanted
-    from ai_how.hpc.manager import HpcManager
     from ai_how.state.models import NodeState
 
 app = new_app()
@@ -44,7 +44,7 @@ Since = Annotated[
 ]
 Units = Annotated[
     list[str] | None,
-    typer.Option("--unit", "-u", metavar="UNIT", help="Lines of a unit, such as slurmd."),
+    typer.Option("--unit", "-u", metavar="UNIT", help="Lines of a unit, such as {unit}."),
 ]
 Serial = Annotated[bool, typer.Option("--serial", help="Show the serial console, of all boots.")]
 Boot = Annotated[
@@ -90,10 +90,12 @@ def logs(
         console.note_json_lines()
     if serial and (since or unit or boot is not None):
         raise SpecError(
-            "a serial console has no times, units and boots", hint="ai-how hpc logs --help"
+            "a serial console has no times, units and boots",
+            hint=f"ai-how {context.kind.name} logs --help",
         )
     if follow and boot:
-        raise SpecError("nothing is added to a former boot", hint="ai-how hpc logs --help")
+        hint = f"ai-how {context.kind.name} logs --help"
+        raise SpecError("nothing is added to a former boot", hint=hint)
     start = read_since(since, datetime.now().astimezone()) if since else None
     file, names = split_words(words)
     manager = find_manager(context, cluster, file)
@@ -111,7 +113,7 @@ def logs(
 
 
 def _entries(
-    manager: "HpcManager",
+    manager: "ClusterManager",
     nodes: "Sequence[NodeState]",
     wanted: "Wanted",
     *,
@@ -135,7 +137,7 @@ def _entries(
         yield from read_logs(manager, nodes, wanted, console.show_note)
 
 
-def _answers(manager: "HpcManager", node: "NodeState") -> bool:
+def _answers(manager: "ClusterManager", node: "NodeState") -> bool:
     from ai_how.clusters.cluster_access import client_of
 
     place = manager.place()

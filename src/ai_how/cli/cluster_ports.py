@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how import console
+from ai_how.cli.cluster import Cluster, find_manager, split_words
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, find_manager, split_words
 from ai_how.cli.stopping import Stopped
 from ai_how.errors import HostError, SpecError
 
@@ -25,7 +25,7 @@ app = new_app()
 _WORD = re.compile(
     r"(?:(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:\[\]]+)):)?(?P<here>\d{1,5}):(?P<node>[^:]+):(?P<there>\d{1,5})"
 )
-_FORM = "[ADDRESS:]PORT:NODE:PORT was expected, such as 8888:controller:8888"
+_FORM = "[ADDRESS:]PORT:NODE:PORT was expected, such as 8888:{login}:8888"
 _HIGHEST = 65535
 
 
@@ -55,16 +55,18 @@ def forward(
     from ai_how.host.ports import listening
 
     context = context_of(ctx)
+    form = _FORM.format(login=context.kind.login)
     file, asked = split_words(words)
     if not asked:
-        raise SpecError("no port was named", details=_FORM, hint="ai-how hpc forward --help")
+        hint = f"ai-how {context.kind.name} forward --help"
+        raise SpecError("no port was named", details=form, hint=hint)
     if len(asked) > MOST_PORTS:
         raise SpecError(f"found {len(asked)} ports; the maximum is {MOST_PORTS}")
     manager = find_manager(context, cluster, file)
     state, place = manager.get_state(), manager.place()
-    wanted = [_port(word, state) for word in asked]
+    wanted = [_port(word, state, form) for word in asked]
     if _way_in(place) is None:
-        raise HostError("the embedded host is down", hint="ai-how hpc start")
+        raise HostError("the embedded host is down", hint=f"ai-how {context.kind.name} start")
     with listening(wanted) as listeners:
         found = [line.getsockname()[1] for line in listeners]
         ports = [_at(one, number) for one, number in zip(wanted, found, strict=True)]
@@ -73,8 +75,8 @@ def forward(
             pass_on(ports, listeners, lambda: _way_in(place), console.show_warning)
 
 
-def _port(word: str, state: "ClusterState") -> "Port":
-    """A port as it is asked for; `host_port` may be 0."""
+def _port(word: str, state: "ClusterState", form: str) -> "Port":
+    """A port as it is asked for, in this form; `host_port` may be 0."""
     from ipaddress import ip_address
 
     from ai_how.clusters.named_nodes import get_named
@@ -82,12 +84,12 @@ def _port(word: str, state: "ClusterState") -> "Port":
 
     found = _WORD.fullmatch(word)
     if found is None or int(found["here"]) > _HIGHEST or not 0 < int(found["there"]) <= _HIGHEST:
-        raise SpecError(f"{word} names no port of a node", details=_FORM)
+        raise SpecError(f"{word} names no port of a node", details=form)
     asked = found["six"] or found["four"] or "127.0.0.1"
     try:
         address = str(ip_address("127.0.0.1" if asked == "localhost" else asked))
     except ValueError:
-        raise SpecError(f"{asked} is no address", details=_FORM) from None
+        raise SpecError(f"{asked} is no address", details=form) from None
     node = get_named(state, found["node"])
     return Port(node.name, int(found["there"]), address, int(found["here"]), str(node.ip))
 

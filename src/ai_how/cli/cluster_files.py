@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ai_how.cli.cluster import Cluster, find_manager
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import Cluster, find_manager
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def cp(
 
     A relative PATH of a node begins at the home of that user, and `NODE:` is that home. As with cp,
     what is copied comes into DST if that is a directory. Links are followed. A pattern in the PATH
-    of a source, such as 'controller:*.out', is expanded on the node.
+    of a source, such as '{login}:*.out', is expanded on the node.
 
     A local name with a colon is given as ./a:b. The cluster file is given with -c. The exit code is
     that of scp.
@@ -48,9 +48,11 @@ def cp(
     from ai_how.guest.ssh import scp_argv
     from ai_how.process import become
 
+    context = context_of(ctx)
     if not words[1:]:
-        raise SpecError("SRC... DST was expected", hint="ai-how hpc cp --help")
-    manager = find_manager(context_of(ctx), cluster, None)
+        hint = f"ai-how {context.kind.name} cp --help"
+        raise SpecError("SRC... DST was expected", hint=hint)
+    manager = find_manager(context, cluster, None)
     state = manager.get_state()
     places = [_place(word, state) for word in words]
     if not any(is_remote for _, is_remote in places):
@@ -81,9 +83,11 @@ def rsync(
     from ai_how.guest.ssh import rsync_argv
     from ai_how.process import become
 
+    context = context_of(ctx)
     if not words:
-        raise SpecError("[OPTION]... SRC... DST was expected", hint="ai-how hpc rsync --help")
-    manager = find_manager(context_of(ctx), cluster, None)
+        hint = f"ai-how {context.kind.name} rsync --help"
+        raise SpecError("[OPTION]... SRC... DST was expected", hint=hint)
+    manager = find_manager(context, cluster, None)
     manager.get_state()
     become(rsync_argv(manager.paths, words))
 

@@ -1,14 +1,16 @@
 """The layout of a cluster's status."""
 
+import re
 from typing import TYPE_CHECKING
 
 import typer
 
 from ai_how import console
+from ai_how.cli.kinds import HPC, Kind
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ai_how.clusters.status import ClusterStatus, NodeStatus, PortStatus
     from ai_how.plan.step import Plan
@@ -28,6 +30,7 @@ def show_start(
     took_s: float,
     playbooks: "Sequence[Outcome]" = (),
     *,
+    kind: Kind,
     is_json: bool,
     dry_run: bool,
 ) -> None:
@@ -53,7 +56,7 @@ def show_start(
         console.show_line(f"{cluster} is up: nothing to do")
     else:
         console.show_line(f"{cluster} is ready after {took_s:.1f} s")
-        console.show_line("log in: ai-how hpc ssh controller")
+        console.show_line(f"log in: ai-how {kind.name} ssh {kind.login}")
         for step in plan.steps:
             if isinstance(step, OpenPorts):
                 for port in step.ports:
@@ -74,31 +77,50 @@ def _show_plan(plan: "Plan") -> None:
         console.show_line(f"{nodes} boot at the same time (start.boot_limit)")
 
 
-def show_status(seen: "ClusterStatus") -> None:
-    """Print a headline, a line for each node, and what could not be asked of SLURM."""
+def document_of(seen: "ClusterStatus", kind: Kind) -> dict[str, object]:
+    """The status for --json; what the software of the cluster says has its name in the keys."""
+    from ai_how.console.text import to_jsonable
+
+    document = dict(to_jsonable(seen))
+    if kind == HPC:
+        return document
+    nodes = [_renamed(one, kind) for one in document["nodes"]]
+    return _renamed(document, kind) | {"nodes": nodes}
+
+
+def _renamed(values: "Mapping[str, object]", kind: Kind) -> dict[str, object]:
+    software = kind.words["software"].lower()
+    return {re.sub("^slurm", software, name): value for name, value in values.items()}
+
+
+def show_status(seen: "ClusterStatus", kind: Kind) -> None:
+    """Print a headline, a line for each node, and what the cluster's software was not asked."""
     from ai_how.clusters.status import describe_impostor
 
     word = "ready" if seen.is_ready else "not ready"
-    slurm = f"SLURM {seen.slurm_version}, " if seen.slurm_version else ""
+    software = kind.words["software"]
+    version = f"{software} {seen.slurm_version}, " if seen.slurm_version else ""
     console.show_line(
-        f"{seen.name}: {word}, {slurm}on {seen.host}, network {seen.subnet} ({seen.network})"
+        f"{seen.name}: {word}, {version}on {seen.host}, network {seen.subnet} ({seen.network})"
         f"{'' if seen.has_uplink or not seen.network_is_active else ', no uplink'}"
     )
-    table = _fit(seen.nodes, console.width_for_tables())
+    table = _fit(seen.nodes, software, console.width_for_tables())
     console.show_table(list(table), list(zip(*table.values(), strict=True)), is_cut=True)
     for problem in seen.network_problems:
         console.show_line(f"network: {problem}")
     for node in seen.nodes:
-        for problem in (*_left_out(node, table), *node.problems):
+        for problem in (*_left_out(node, table, software), *node.problems):
             console.show_line(f"{node.name}: {problem}")
     for port in seen.ports:
         line = _port_line(port)
-        remedy = "" if port.is_open else "; it is not open; to open it: ai-how hpc start"
-        console.show_line(f"{line}{remedy}")
+        if port.is_open:
+            console.show_line(line)
+        else:
+            console.show_line(f"{line}; it is not open; to open it: ai-how {kind.name} start")
     for name in seen.impostors:
         console.show_warning(describe_impostor(name))
     if seen.slurm_trouble:
-        console.show_line(f"SLURM was not asked: {seen.slurm_trouble}")
+        console.show_line(f"{software} was not asked: {seen.slurm_trouble}")
 
 
 def _port_line(port: "PortStatus") -> str:
@@ -115,12 +137,12 @@ def check_can_ask(what: str, *, is_json: bool, hint: str) -> None:
         raise SpecError(f"{what}, but cannot ask with --json", hint=hint)
 
 
-def confirm_taking(name: str, user: str, *, is_json: bool) -> None:
+def confirm_taking(name: str, user: str, kind: Kind, *, is_json: bool) -> None:
     """Ask before a cluster is taken over. Raises SpecError if nobody can be asked."""
     check_can_ask(
         f"recover asks before it takes {name} over",
         is_json=is_json,
-        hint=f"ai-how hpc recover --cluster {name} --from-user {user} --force",
+        hint=f"ai-how {kind.name} recover --cluster {name} --from-user {user} --force",
     )
     if not console.confirm(f"Take {name} over from {user}? Your next start or destroy acts on it."):
         console.show_line("nothing was taken over")
@@ -137,16 +159,16 @@ def stages_line(node: "NodeStatus") -> str:
     return ", ".join(parts) or "no start yet"
 
 
-def _fit(nodes: "Sequence[NodeStatus]", width: int) -> "Table":
+def _fit(nodes: "Sequence[NodeStatus]", software: str, width: int) -> "Table":
     """The columns that fit, with a value per node; the last layout is cut."""
-    tables = list(_tables(nodes))
+    tables = list(_tables(nodes, software))
     return next((table for table in tables if _width(table) <= width), tables[-1])
 
 
-def _tables(nodes: "Sequence[NodeStatus]") -> "Iterator[Table]":
+def _tables(nodes: "Sequence[NodeStatus]", software: str) -> "Iterator[Table]":
     """Ever narrower layouts: shorter figures, then fewer columns."""
-    yield _table(nodes, _figure)
-    table = _table(nodes, _short_figure)
+    yield _table(nodes, software, _figure)
+    table = _table(nodes, software, _short_figure)
     yield table
     for name in ("QEMU", "reason"):
         table = _without(table, name)
@@ -158,7 +180,9 @@ def _tables(nodes: "Sequence[NodeStatus]") -> "Iterator[Table]":
 
 
 def _table(
-    nodes: "Sequence[NodeStatus]", figure: "Callable[[int | None, int | None], str]"
+    nodes: "Sequence[NodeStatus]",
+    software: str,
+    figure: "Callable[[int | None, int | None], str]",
 ) -> "Table":
     gpus = {"GPUs": [_gpus(node) for node in nodes]} if any(node.gpus for node in nodes) else {}
     return {
@@ -170,7 +194,7 @@ def _table(
         "QEMU": [figure(node.memory_used_mib, None) for node in nodes],
         "disk": [figure(node.disk_used_mib, node.disk_gib * GIB) for node in nodes],
         "agent": ["yes" if node.agent else "no" for node in nodes],
-        "SLURM": [node.slurm or "-" for node in nodes],
+        software: [node.slurm or "-" for node in nodes],
         **gpus,
         "reason": [node.slurm_reason or "" for node in nodes],
     }
@@ -192,10 +216,10 @@ def _width(table: "Table") -> int:
     return sum(GAP + max(map(len, (name, *cells))) for name, cells in table.items()) - GAP
 
 
-def _left_out(node: "NodeStatus", table: "Table") -> "Iterator[str]":
+def _left_out(node: "NodeStatus", table: "Table", software: str) -> "Iterator[str]":
     """The values that lost their column in a narrow table, if they matter."""
     if "reason" not in table and node.slurm_reason:
-        yield f"SLURM says: {node.slurm_reason}"
+        yield f"{software} says: {node.slurm_reason}"
     if "agent" not in table and node.state == "running" and not node.agent:
         yield "its guest agent is not connected"
 

@@ -7,20 +7,20 @@ import typer
 
 from ai_how import console
 from ai_how.cli.arguments import PASSED
-from ai_how.cli.completion import complete_node
-from ai_how.cli.context import context_of
-from ai_how.cli.groups import new_app
-from ai_how.cli.hpc_cluster import (
+from ai_how.cli.cluster import (
     Cluster,
     File,
     find_manager,
     split_login,
     split_running,
 )
+from ai_how.cli.completion import complete_node
+from ai_how.cli.context import context_of
+from ai_how.cli.groups import new_app
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
-    from ai_how.hpc.manager import HpcManager
+    from ai_how.clusters.manager import ClusterManager
     from ai_how.state.models import NodeState
 
 app = new_app()
@@ -43,7 +43,7 @@ Login = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[FILE] [NODE] [CMD]...",
-        help="The cluster file, if it is not found by default; a node (default: the controller); "
+        help="The cluster file, if it is not found by default; a node (default: the {first}); "
         "a command with its options.",
         autocompletion=complete_node,
     ),
@@ -59,7 +59,7 @@ def ssh(
 ) -> None:
     """Log in to a node, or run a command there as the user of the cluster.
 
-    Without a node it is the controller: `ai-how hpc ssh`, `ai-how hpc ssh -- squeue --me`.
+    Without a node it is the {first}: `ai-how {kind} ssh`, `ai-how {kind} ssh -- {command}`.
 
     Options of ssh before the command are passed to ssh: -t, -L, -A, -N, -o and so on. Exceptions
     are -c and -v, which are options of ai-how.
@@ -106,9 +106,9 @@ def execute(
     from ai_how.guest.serial_log import one_line
 
     file, node, command = split_running(words)
-    if not command:
-        raise SpecError("no command was given", hint="ai-how hpc exec --help")
     context = context_of(ctx)
+    if not command:
+        raise SpecError("no command was given", hint=f"ai-how {context.kind.name} exec --help")
     manager = find_manager(context, cluster, file)
     shown = one_line(command[0] if len(command) == 1 else shlex.join(command))
     with manager.agent_of(_node(manager, node)) as agent:
@@ -124,7 +124,7 @@ def attach(ctx: typer.Context, words: Words, cluster: Cluster = None) -> None:
     manager, node = _find(ctx, words, cluster)
     console.show_line("Ctrl-] leaves the console")
     with manager.console_of(node) as line:
-        join(line, hint=f"ai-how hpc logs {node.name}")
+        join(line, hint=f"ai-how {manager.kind.name} logs {node.name}")
 
 
 @app.command("ssh-config", short_help="Print the ssh configuration, for scp, rsync or an editor.")
@@ -138,7 +138,7 @@ def ssh_config(ctx: typer.Context, file: File = None, cluster: Cluster = None) -
 
 def _find(
     ctx: typer.Context, words: list[str], cluster: str | None
-) -> "tuple[HpcManager, NodeState]":
+) -> "tuple[ClusterManager, NodeState]":
     """The cluster and the node of a verb for one node. Raises SpecError for more words."""
     file, name, more = split_running(words)
     if more:
@@ -148,14 +148,14 @@ def _find(
     return manager, _node(manager, name)
 
 
-def _node(manager: "HpcManager", name: str) -> "NodeState":
+def _node(manager: "ClusterManager", name: str) -> "NodeState":
     from ai_how.clusters.named_nodes import get_named
 
     return get_named(manager.get_state(), name)
 
 
 def _login_node(
-    manager: "HpcManager", name: str | None, command: list[str], *, is_apart: bool
+    manager: "ClusterManager", name: str | None, command: list[str], *, is_apart: bool
 ) -> "tuple[NodeState, list[str]]":
     """The node to log in to, and the command for it; the controller where none is named."""
     state = manager.get_state()

@@ -1,0 +1,67 @@
+"""Kubernetes clusters as the command line sees them: a file, and what is remembered of one."""
+
+import sys
+from functools import partial
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+from cli_runner import Cli
+
+from ai_how.clusters.manager import ClusterManager
+from ai_how.errors import SpecError
+from ai_how.spec.models import CloudSpec, ClusterFile
+from ai_how.spec.roles import Role
+from ai_how.state.cluster_state import write_state
+from ai_how.state.models import NodeState
+from ai_how.state.paths import ClusterPaths, ensure_private_directory
+from bare_kind import BareCluster
+from cluster_bench import draft_of, read_hpc
+
+KUBE = """\
+version: "1.0"
+clusters:
+  cloud:
+    name: kube
+    control_plane: {cpu_cores: 2, memory_gb: 2, disk_gb: 10}
+    worker_nodes: {count: 2, cpu_cores: 1, memory_gb: 1, disk_gb: 10}
+"""
+
+
+def remember_kube(cli: Cli, name: str = "kube", host: str = "test:///default") -> ClusterPaths:
+    """A Kubernetes cluster that was started on a host, and of which nothing is there."""
+    paths = cli.roots.cluster(name)
+    ensure_private_directory(paths.root)
+    state = draft_of(read_hpc(name=name), storage=cli.home / "storage").state
+    nodes = tuple(_renamed(one, name) for one in state.nodes)
+    write_state(paths, state.model_copy(update={"kind": "cloud", "host_uri": host, "nodes": nodes}))
+    return paths
+
+
+def _renamed(node: NodeState, cluster: str) -> NodeState:
+    number = node.name.rpartition("-")[2]
+    name = "control-plane-01" if node.role is Role.CONTROLLER else f"worker-{number}"
+    return node.model_copy(update={"name": name, "domain_name": f"{cluster}-{name}"})
+
+
+class StandIn(BareCluster):
+    """Has the place of Kubernetes where that is not there yet."""
+
+    name = "cloud"
+
+    def section_of(self, file: ClusterFile) -> CloudSpec:  # type: ignore[override]
+        if file.clusters.cloud is None:
+            raise SpecError("the file has no clusters.cloud")
+        return file.clusters.cloud
+
+
+def have_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the verbs of `cloud` find a kind."""
+    if find_spec("ai_how.cloud") is not None:
+        return
+    kind, manager = ModuleType("ai_how.cloud.kind"), ModuleType("ai_how.cloud.manager")
+    stand_in = StandIn()
+    kind.__dict__["KUBERNETES"] = stand_in
+    manager.__dict__["CloudManager"] = partial(ClusterManager, kind=stand_in)
+    for module in (ModuleType("ai_how.cloud"), kind, manager):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
