@@ -46,25 +46,28 @@ SHORT_OF_START = "Start the cluster, until {until}."
 SHORT_OF_RECOVER = "Restore the lost or damaged state of a cluster."
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the steps, and do nothing.")]
+KeepOnFailure = Annotated[
+    bool, typer.Option("--keep-on-failure", help="If a step fails, do not undo the others.")
+]
+NoWarm = Annotated[
+    bool,
+    typer.Option(
+        "--no-warm",
+        envvar="AI_HOW_NO_WARM",
+        help="Boot every node, and save no VM. On the command line it also discards the "
+        "memory of a suspended cluster.",
+    ),
+]
+
+
 def start(
     ctx: typer.Context,
     words: Words = None,
     cluster: Cluster = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps, and do nothing.")
-    ] = False,
-    keep_on_failure: Annotated[
-        bool, typer.Option("--keep-on-failure", help="If a step fails, do not undo the others.")
-    ] = False,
-    no_warm: Annotated[
-        bool,
-        typer.Option(
-            "--no-warm",
-            envvar="AI_HOW_NO_WARM",
-            help="Boot every node, and save no VM. On the command line it also discards the "
-            "memory of a suspended cluster.",
-        ),
-    ] = False,
+    dry_run: DryRun = False,
+    keep_on_failure: KeepOnFailure = False,
+    no_warm: NoWarm = False,
 ) -> None:
     """Start the cluster; return when {until_whole}.
 
