@@ -43,6 +43,7 @@ BELOW = {
     "provisioning": {"spec", "state"},
     "monitoring": {"clusters", "gpu", *_ALL_VMS},
     "hpc": {"clusters", "monitoring", "provisioning", *_ALL_VMS},
+    "cloud": {"clusters", *_ALL_VMS},
     "top": {"monitoring"},
     "dashboard": {"monitoring"},
     "console": {"host", "plan"},
