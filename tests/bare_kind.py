@@ -108,6 +108,9 @@ class BareCluster:
         assert isinstance(section, HpcSpec)
         return tuple(replace(node, role=Role.COMPUTE) for node in nodes_of(section))
 
+    def role_of(self, name: str) -> Role:
+        return Role.COMPUTE
+
     def home_of(self, section: ClusterSection) -> str:
         return ""
 

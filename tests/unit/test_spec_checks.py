@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ai_how.spec.cloud_nodes import is_control_plane, nodes_of_cloud, pool_of
 from ai_how.spec.document import render_scalar
 from ai_how.spec.problems import Severity
 from ai_how.spec.reader import read_spec_text
@@ -366,7 +367,6 @@ def test_a_cloud_cluster_is_checked_like_the_other() -> None:
         "worker_nodes": {"cpu": [NODE | {"worker_type": "cpu", "ip": "10.0.0.10"}], "gpu": []},
     }
     assert check(cloud=cloud) == [
-        "warning cloud: is checked, but no command starts a cloud cluster yet",
         "cloud.worker_nodes.cpu[0].ip: 10.0.0.10 is also clusters.cloud.control_plane.ip_address",
     ]
     cloud["worker_nodes"] = {"cpu": [NODE | {"worker_tipe": "cpu"}, 7]}
@@ -379,8 +379,99 @@ def test_a_cloud_cluster_is_checked_like_the_other() -> None:
 def test_clusters_of_one_file_do_not_share_names_subnets_or_bridges() -> None:
     network = {"subnet": "10.0.0.0/24", "bridge": "br7"}
     cloud = {"name": "demo", "network": network, "control_plane": NODE, "worker_nodes": []}
-    assert check({"network": {"subnet": "10.0.0.0/16", "bridge": "br7"}}, cloud=cloud)[1:] == [
+    assert check({"network": {"subnet": "10.0.0.0/16", "bridge": "br7"}}, cloud=cloud) == [
         "cloud.name: 'demo' is also clusters.hpc.name",
         "cloud.network.bridge: 'br7' is also clusters.hpc.network.bridge",
         "cloud.network.subnet: overlaps clusters.hpc.network.subnet 10.0.0.0/16",
     ]
+
+
+CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes": [NODE]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"control_plane": NODE | {"memory_gb": 2, "count": 2}},
+            [
+                (
+                    "cloud.control_plane.count: found 2: if one of two fails, etcd has no majority and "
+                    "stops; use 1 or 3"
+                )
+            ],
+        ),
+        (
+            {"control_plane": NODE | {"memory_gb": 2, "count": 3, "ip_address": "10.0.0.10"}}
+            | {"network": SUBNET},
+            ["cloud.control_plane.ip_address: 3 nodes cannot all have 10.0.0.10; use DHCP"],
+        ),
+        (
+            {"kubernetes_config": {"pod_subnet": "10.96.4.0/24"}},
+            [
+                (
+                    "cloud.kubernetes_config.service_subnet: 10.96.0.0/16 overlaps 10.96.4.0/24, which "
+                    "is `pod_subnet`"
+                )
+            ],
+        ),
+        (
+            {"kubernetes_config": {"pod_subnet": "10.1.0.0/28"}},
+            [
+                (
+                    "cloud.kubernetes_config.pod_subnet: 10.1.0.0/28 is smaller than the /24 that each "
+                    "node has"
+                )
+            ],
+        ),
+        (
+            {"worker_nodes": {"GPU nodes": [NODE]}},
+            [
+                (
+                    "cloud.worker_nodes.'GPU nodes': found 'GPU nodes'; the name of a pool is at most "
+                    "32 of a-z, 0-9, -"
+                )
+            ],
+        ),
+        (
+            {"expose": [{"node": "worker-02", "port": 80}]},
+            [
+                "cloud.expose[0].node: found 'worker-02'; allowed: control-plane-01, or worker-01",
+            ],
+        ),
+        (
+            {"kubernetes_config": {"cni": "calico", "storage_class": "local-path"}},
+            [
+                (
+                    "warning cloud.kubernetes_config.cni: calico is not used: Pods are reached by "
+                    "routes between the nodes (CNI's bridge plugin), and a NetworkPolicy has no effect"
+                ),
+                (
+                    "warning cloud.kubernetes_config.storage_class: there is no local-path: make "
+                    "PersistentVolumes by hand, or put a provisioner into the bundle"
+                ),
+            ],
+        ),
+    ],
+)
+def test_what_a_kubernetes_cluster_cannot_have_is_said(
+    change: dict[str, Any], said: list[str]
+) -> None:
+    assert check(cloud=CLOUD | change) == said
+
+
+def test_the_nodes_of_a_kubernetes_cluster_have_names_by_pool() -> None:
+    cloud = CLOUD | {
+        "control_plane": NODE | {"count": 3},
+        "worker_nodes": {"cpu": [NODE | {"count": 2}, NODE], "gpu": [NODE]},
+    }
+    spec, _ = read_spec_text(flow({"version": "1.0", "clusters": {"cloud": cloud}}), "x", {})
+    assert spec
+    assert spec.clusters.cloud
+    nodes = nodes_of_cloud(spec.clusters.cloud)
+    planes = ["control-plane-01", "control-plane-02", "control-plane-03"]
+    workers = ["cpu-worker-01", "cpu-worker-02", "cpu-worker-03", "gpu-worker-01"]
+    assert [node.name for node in nodes] == planes + workers
+    assert [is_control_plane(node.name) for node in nodes] == [True] * 3 + [False] * 4
+    assert [pool_of(name) for name in (*workers, "worker-01")] == ["cpu"] * 3 + ["gpu", ""]
+    assert {node.base_image for node in nodes} == {"kubernetes"}

@@ -80,6 +80,7 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
         "'hpcbr0' is also clusters.hpc.network.bridge",
         "simulated GPUs are for SLURM; remove it",
         *ways("cloud.worker_nodes[0]"),
+        "found 'controller'; allowed: control-plane-01, or worker-01",
     ]
 
 

@@ -36,7 +36,19 @@ def test_a_file_of_the_existing_system_is_accepted_with_warnings_only() -> None:
             "lab.yaml:68: clusters.hpc.storage.beegfs.enabled: BeeGFS is not available; "
             "the shared /home is NFS instead"
         ),
-        "lab.yaml:74: clusters.cloud: is checked, but no command starts a cloud cluster yet",
+        (
+            "lab.yaml:92: clusters.cloud.kubernetes_config.cni: calico is not used: Pods are "
+            "reached by routes between the nodes (CNI's bridge plugin), and a NetworkPolicy has no "
+            "effect"
+        ),
+        (
+            "lab.yaml:92: clusters.cloud.kubernetes_config.ingress: nginx is not installed: put "
+            "its manifests into the bundle"
+        ),
+        (
+            "lab.yaml:92: clusters.cloud.kubernetes_config.storage_class: there is no local-path: "
+            "make PersistentVolumes by hand, or put a provisioner into the bundle"
+        ),
     ]
     assert {problem.severity for problem in problems} == {Severity.WARNING}
 
@@ -45,7 +57,12 @@ def test_a_file_with_every_field_is_accepted() -> None:
     spec, problems = read_spec_text((DATA / "every-field.yaml").read_text(), "all.yaml", {})
     assert spec is not None
     share = "clusters.hpc.controller.virtio_fs_mounts[0]"
-    said = ["global", *(f"{share}.{key}" for key in ("owner", "group", "mode")), "clusters.cloud"]
+    add_ons = ("cni", "ingress", "storage_class")
+    said = [
+        "global",
+        *(f"{share}.{key}" for key in ("owner", "group", "mode")),
+        *(f"clusters.cloud.kubernetes_config.{key}" for key in add_ons),
+    ]
     assert [problem.path for problem in problems] == said
     hpc = spec.clusters.hpc
     assert hpc is not None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StartSpec,
     )
     from ai_how.spec.nodes import Node
+    from ai_how.spec.roles import Role
     from ai_how.state.models import ClusterState
     from ai_how.state.paths import ClusterPaths
     from ai_how.vm_management.context import PlanContext
@@ -79,6 +80,9 @@ class ClusterKind(Protocol):
 
     def nodes_of(self, section: ClusterSection) -> tuple["Node", ...]:
         """The nodes of the section, in order."""
+
+    def role_of(self, name: str) -> "Role":
+        """The role of the node of this name: for a state that is rebuilt from libvirt."""
 
     def home_of(self, section: ClusterSection) -> str:
         """The type of /home, which cannot change later; empty if this kind has none."""

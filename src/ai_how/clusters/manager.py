@@ -190,7 +190,7 @@ class ClusterManager(ClusterAccess):
             client_of(place) as client,
         ):
             found = recover_state(
-                self.paths, place, client, kind=self.kind.name, user=user, from_user=from_user
+                self.paths, place, client, kind=self.kind, user=user, from_user=from_user
             )
             # A run that was killed is undone first, by the next verb.
             if not self.paths.journal.exists():

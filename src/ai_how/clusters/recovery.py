@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 from xml.etree.ElementTree import Element
 
+from ai_how.clusters.kind import ClusterKind
 from ai_how.errors import HostError, ImageError, OwnershipError, StateError
 from ai_how.host.place import HypervisorHost
 from ai_how.images.qcow2_header import read_header
@@ -74,7 +75,7 @@ def recover_state(
     place: HypervisorHost,
     client: LibvirtClient,
     *,
-    kind: str,
+    kind: ClusterKind,
     user: str,
     from_user: str | None = None,
 ) -> tuple[ClusterState, str]:
@@ -88,21 +89,21 @@ def recover_state(
         if read_state(paths):
             raise HostError(
                 f"there is nothing to recover: the state of {paths.name} is intact",
-                hint=f"ai-how {kind} status --cluster {paths.name}",
+                hint=f"ai-how {kind.name} status --cluster {paths.name}",
             )
     for serial in reversed(backup_serials(paths)):
         with suppress(StateError):
-            return restore_state(paths, serial, kind=kind), f"its backup with serial {serial}"
+            return restore_state(paths, serial, kind=kind.name), f"its backup with serial {serial}"
     mine, others = _by_owner(client.list_domains(), paths, place)
     if from_user is not None:
         uid = find_uid(from_user)
         mine = [pair for pair in others if _uid(pair[0]) in (None, uid)]
     if others and not mine:
-        raise _not_callers(others, paths, place, kind=kind, is_to_recover=True)
+        raise _not_callers(others, paths, place, kind=kind.name, is_to_recover=True)
     for _, mark in mine:
-        if (there := mark.kind or HPC) != kind:
+        if (there := mark.kind or HPC) != kind.name:
             raise StateError(
-                f"{paths.name} is a cluster of the kind {there}, not {kind}",
+                f"{paths.name} is a cluster of the kind {there}, not {kind.name}",
                 hint=f"ai-how {there} recover --cluster {paths.name}",
             )
     found = _rebuilt(paths.name, mine, place, client, kind=kind, user=user)
@@ -159,7 +160,13 @@ def _uid(seen: DomainInfo) -> int | None:
 
 
 def _rebuilt(
-    name: str, vms: Vms, place: HypervisorHost, client: LibvirtClient, *, kind: str, user: str
+    name: str,
+    vms: Vms,
+    place: HypervisorHost,
+    client: LibvirtClient,
+    *,
+    kind: ClusterKind,
+    user: str,
 ) -> ClusterState:
     ids = {mark.id for _, mark in vms}
     if len(ids) != 1:
@@ -169,21 +176,23 @@ def _rebuilt(
             if not ids
             else f"libvirt has VMs of several clusters named {name}",
             details=f"their ids are {many}" if ids else None,
-            hint=f"ai-how {kind} start" if not ids else client.virsh("list", "--all", "--title"),
+            hint=f"ai-how {kind.name} start"
+            if not ids
+            else client.virsh("list", "--all", "--title"),
         )
     [cluster_id] = ids
     network, addresses = _network(client, cluster_id, name)
     now = datetime.now(UTC)
     return ClusterState(
         lineage=cluster_id,
-        kind=kind,
+        kind=kind.name,
         name=name,
         created_at=now,
         updated_at=now,
         host_uri=place.asked,
         user=user,
         network=network,
-        nodes=_nodes(client, vms, addresses),
+        nodes=_nodes(client, vms, addresses, kind),
     )
 
 
@@ -213,12 +222,12 @@ def _network(
 
 
 def _nodes(
-    client: LibvirtClient, vms: Vms, addresses: dict[str, IPv4Address]
+    client: LibvirtClient, vms: Vms, addresses: dict[str, IPv4Address], kind: ClusterKind
 ) -> tuple[NodeState, ...]:
     """The states of the nodes: the controller first, then by name."""
     stats = client.stats([seen.uuid for seen, _ in vms])
     sizes = {uuid: one.disk_capacity_bytes for uuid, one in stats.items()}
-    nodes = [_node(client, seen, mark, addresses, sizes.get(seen.uuid)) for seen, mark in vms]
+    nodes = [_node(client, seen, mark, addresses, sizes.get(seen.uuid), kind) for seen, mark in vms]
     return tuple(sorted(nodes, key=lambda one: (one.role is not Role.CONTROLLER, one.name)))
 
 
@@ -228,6 +237,7 @@ def _node(
     mark: Mark,
     addresses: dict[str, IPv4Address],
     capacity: int | None,
+    kind: ClusterKind,
 ) -> NodeState:
     mac = mac_address(mark.id, mark.node)
     if mac not in addresses:
@@ -238,7 +248,7 @@ def _node(
     disk, size, base = _look_at_disk(seen, capacity)
     return NodeState(
         name=mark.node,
-        role=Role.CONTROLLER if mark.node == Role.CONTROLLER else Role.COMPUTE,
+        role=kind.role_of(mark.node),
         uuid=seen.uuid,
         domain_name=seen.name,
         mac=mac,

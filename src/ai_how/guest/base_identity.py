@@ -57,6 +57,8 @@ class BaseIdentity:
     host_keys: tuple[str, ...] = ()  # the public ones of all nodes, in the order of `neighbours`
     shares: tuple[VirtioFsMount, ...] = ()
     outside: OutsideFiles = field(default_factory=OutsideFiles)
+    time_server: str = Role.CONTROLLER.value
+    """The node whose clock the others follow, where KVM does not provide the host's."""
     host_key: bytes = field(repr=False)
     host_key_public: str
 
@@ -153,14 +155,14 @@ def _quoted(settings: dict[str, str]) -> str:
 
 
 def _chrony(node: BaseIdentity) -> str:
-    """Every node follows the host's clock if KVM provides it, else the controller's."""
+    """Every node follows the host's clock if KVM provides it, else that of one node."""
     lines = ["driftfile /var/lib/chrony/drift", "makestep 0.5 3"]
     if node.has_host_clock:
         lines.append("refclock PHC /dev/ptp0 poll 2")
-    if node.role is Role.CONTROLLER:
+    if node.name == node.time_server:
         lines += ["local stratum 10", f"allow {node.subnet}"]
     elif not node.has_host_clock:
-        lines.append("server controller iburst minpoll 2 maxpoll 6")
+        lines.append(f"server {node.time_server} iburst minpoll 2 maxpoll 6")
     return "\n".join(lines) + "\n"
 
 

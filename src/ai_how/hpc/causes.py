@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ai_how.clusters.diagnosis.causes import last_line
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank, cause_of
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
+from ai_how.clusters.diagnosis.units import Unit, read_units
 from ai_how.clusters.workload import NodeReadiness
 from ai_how.guest.serial_log import one_line
 from ai_how.hpc.catalogue import SLURM as ENTRIES
@@ -54,26 +55,6 @@ _JOB = re.compile(r"^\s*\d+\s+(\S+)\s+\S+\s+(waiting|running)\s*$", re.MULTILINE
 _PARTITION = re.compile(
     r"^PartitionName=([\w.-]{1,64}) .*? State=(DOWN|DRAIN|INACTIVE) ", re.MULTILINE
 )
-# What systemd is on its way to is not wrong yet.
-_STOPPED = ("inactive", "failed", "deactivating")
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A unit of a node, as its systemd has it."""
-
-    name: str
-    state: str
-    """`active`, `activating`, `inactive`, `failed`."""
-    result: str = ""
-
-    @property
-    def is_stopped(self) -> bool:
-        return self.state in _STOPPED
-
-    def __str__(self) -> str:
-        why = "" if self.result in {"", "success"} else f" ({self.result})"
-        return f"systemd: {self.name} is {self.state}{why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,17 +146,6 @@ def _trouble_of(controller: NodeAnswer) -> str | None:
     """Why sinfo has no nodes; silence after its question is one, too."""
     said = controller.sections.get("sinfo")
     return (said if said.strip() else NO_ANSWER) if said is not None else None
-
-
-def read_units(text: str) -> dict[str, Unit]:
-    """Parse `systemctl show`, by the names of the units without `.service`."""
-    units = {}
-    for block in text.split("\n\n"):
-        values = dict(line.partition("=")[::2] for line in block.splitlines())
-        if state := values.get("ActiveState"):
-            name = one_line(values.get("Id", "")).removesuffix(".service")
-            units[name] = Unit(name, one_line(state), one_line(values.get("Result", "")))
-    return units
 
 
 def _of(rank: Rank, cause: SlurmCause, node: str, text: str, *evidence: str, **words: str) -> Cause:

@@ -70,6 +70,9 @@ class SlurmCluster:
 
         return nodes_of(hpc_of(section))
 
+    def role_of(self, name: str) -> Role:
+        return Role.CONTROLLER if name == Role.CONTROLLER else Role.COMPUTE
+
     def home_of(self, section: ClusterSection) -> str:
         from ai_how.hpc.section import hpc_of
 

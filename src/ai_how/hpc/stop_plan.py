@@ -4,12 +4,12 @@ from collections.abc import Collection
 
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.devices import plan_returns
+from ai_how.clusters.plans.suspend import why_not_suspended
 from ai_how.errors import HostError
 from ai_how.hpc import steps as slurm_steps
-from ai_how.libvirt_client.xml import read_xml
 from ai_how.plan.step import Plan, Step
 from ai_how.spec.nodes import Role
-from ai_how.state.models import ClusterState, NodeState
+from ai_how.state.models import ClusterState
 from ai_how.vm_management.steps import power as power_steps
 from ai_how.vm_management.steps import suspend as suspend_steps
 
@@ -65,7 +65,7 @@ def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
     """
     on = [one for one in state.nodes if seen.is_on(one)]
     for one in on:
-        if why := _why_not_suspended(seen, one):
+        if why := why_not_suspended(seen, one):
             raise HostError(f"{one.name} cannot be suspended: {why}", hint="ai-how hpc stop")
     computes = [one for one in on if one.role is not Role.CONTROLLER]
     made = [
@@ -78,19 +78,6 @@ def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
         if one.role is Role.CONTROLLER
     ]
     return Plan("stop", tuple(made))
-
-
-def _why_not_suspended(seen: Observed, one: NodeState) -> str | None:
-    """What a VM has that its saved memory does not contain; None if nothing."""
-    domain = seen.find_domain(one.uuid)
-    if domain is None or not domain.is_persistent:
-        return "it is no longer defined"
-    devices = read_xml(domain.xml)
-    if devices.find("./devices/hostdev") is not None:
-        return "it has a device of the host"
-    if devices.find("./devices/filesystem") is not None:
-        return "it has virtiofs mounts"
-    return None
 
 
 def find_drained(state: ClusterState, seen: Observed) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ai_how.spec.cloud_checks import check_cloud
 from ai_how.spec.expose_checks import check_expose
 from ai_how.spec.fields import SHORTEST_PREFIX
 from ai_how.spec.gpu_checks import check_gpus
@@ -15,7 +16,7 @@ from ai_how.spec.hardware_checks import (
 from ai_how.spec.image_checks import check_images
 from ai_how.spec.models import ClusterFile, HpcSpec
 from ai_how.spec.node_specs import MAX_NODES
-from ai_how.spec.nodes import gateway_of, longest_prefix_for, room_in
+from ai_how.spec.nodes import Role, compute_name, count_of, gateway_of, longest_prefix_for, room_in
 from ai_how.spec.problems import Finding, Loc, error_at, render_path, warning_at
 from ai_how.spec.slurm_checks import check_slurm
 from ai_how.spec.view import LocatedCluster, clusters_of
@@ -40,16 +41,19 @@ def check_file(file: ClusterFile) -> Iterator[Finding]:
     if file.clusters.hpc:
         yield from check_slurm(file.clusters.hpc)
         yield from check_storage(file.clusters.hpc)
-        yield from check_expose(file.clusters.hpc)
+        yield from check_expose(file.clusters.hpc.expose, _hpc_names(file.clusters.hpc), "hpc")
     yield from check_images(file)
     if file.clusters.cloud:
-        yield warning_at(
-            "is checked, but no command starts a cloud cluster yet", ("clusters", "cloud")
-        )
+        yield from check_cloud(file.clusters.cloud)
     if file.global_:
         yield warning_at("has no effect; it is kept as a note", ("global",))
     if len(clusters) > 1:
         yield from check_neighbours(*clusters)
+
+
+def _hpc_names(hpc: HpcSpec) -> list[str]:
+    count = min(sum(map(count_of, hpc.compute_nodes)), MAX_NODES)
+    return [Role.CONTROLLER.value, *(compute_name(number) for number in range(1, count + 1))]
 
 
 def check_size(cluster: LocatedCluster) -> Iterator[Finding]:

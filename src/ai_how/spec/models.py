@@ -3,6 +3,7 @@
 The descriptions are the text of the file that `ai-how init` writes and of the JSON Schema.
 """
 
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,6 +31,7 @@ from ai_how.spec.node_specs import (
     ComputeGroupSpec,
     ComputeNodeSpec,
     ControllerSpec,
+    ControlPlaneSpec,
     WorkerGroupSpec,
     WorkerNodeSpec,
     Workers,
@@ -45,6 +47,7 @@ __all__ = [
     "ClustersSpec",
     "ComputeGroupSpec",
     "ComputeNodeSpec",
+    "ControlPlaneSpec",
     "ControllerSpec",
     "CpuTopologySpec",
     "GpuSpec",
@@ -329,10 +332,39 @@ class KubernetesConfigSpec(Spec):
     cni: Annotated[str, Field(description="Network plug-in.", examples=["calico"])] = ""
     ingress: Annotated[str, Field(description="Ingress controller.", examples=["nginx"])] = ""
     storage_class: Annotated[str, Field(description="Storage class.", examples=["local-path"])] = ""
+    pod_subnet: Annotated[
+        fields.Subnet,
+        Field(
+            description="The addresses of Pods; each node has a /24 of it. Default: 10.244.0.0/16.",
+            examples=["10.244.0.0/16"],
+        ),
+    ] = None
+    service_subnet: Annotated[
+        fields.Subnet,
+        Field(
+            description="The addresses of Services. Default: 10.96.0.0/16.",
+            examples=["10.96.0.0/16"],
+        ),
+    ] = None
+    audit: Annotated[
+        bool, Field(description="Keep a log of all requests to the API.", examples=[False])
+    ] = False
+
+    @property
+    def pods(self) -> IPv4Network:
+        return self.pod_subnet or IPv4Network("10.244.0.0/16")
+
+    @property
+    def services(self) -> IPv4Network:
+        return self.service_subnet or IPv4Network("10.96.0.0/16")
 
 
 class CloudSpec(ClusterSpec):
-    control_plane: Annotated[ControllerSpec, Field(description="The node of the control plane.")]
+    """A Kubernetes cluster."""
+
+    control_plane: Annotated[
+        ControlPlaneSpec, Field(description="The node or nodes of the control plane.")
+    ]
     worker_nodes: Annotated[
         Workers,
         Field(description="The workers: a group, a list, or pools of these by name (cpu, gpu)."),
@@ -340,13 +372,28 @@ class CloudSpec(ClusterSpec):
     kubernetes_config: Annotated[KubernetesConfigSpec, Field(description="Kubernetes.")] = (
         KubernetesConfigSpec.model_construct()
     )
+    access: Annotated[AccessSpec, Field(description="Who may log in.")] = (
+        AccessSpec.model_construct()
+    )
+    start: Annotated[StartSpec, Field(description="How the nodes are started.")] = (
+        StartSpec.model_construct()
+    )
+    expose: Annotated[
+        tuple[ExposedPort, ...],
+        Field(description="Ports of nodes that are reached at this host while the cluster is up."),
+    ] = ()
+
+    @property
+    def monitoring(self) -> MonitoringSpec:
+        """Nothing watches a cluster of this kind."""
+        return MonitoringSpec()
 
 
 class ClustersSpec(Spec):
     hpc: Annotated[HpcSpec | None, Field(description="A SLURM cluster.")] = None
     cloud: Annotated[
         CloudSpec | None,
-        Field(description="A Kubernetes cluster: it is checked, but no verb can start it yet."),
+        Field(description="A Kubernetes cluster."),
     ] = None
 
 

@@ -59,6 +59,20 @@ class ControllerSpec(NodeResources):
     ] = None
 
 
+class ControlPlaneSpec(ControllerSpec):
+    """The nodes that run Kubernetes' control plane."""
+
+    count: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=3,
+            description="One, or three for a cluster that goes on when one of them fails.",
+            examples=[1],
+        ),
+    ] = 1
+
+
 class ComputeNodeSpec(NodeResources):
     """A node that runs jobs."""
 
@@ -72,7 +86,7 @@ class ComputeNodeSpec(NodeResources):
     auto_start: Annotated[
         bool,
         Field(
-            description="false: the node stays off until `hpc start NODE`, but is in the cluster.",
+            description="false: the node stays off until a start names it, but is in the cluster.",
             examples=[True],
         ),
     ] = True

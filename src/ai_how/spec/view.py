@@ -48,7 +48,7 @@ def clusters_of(file: ClusterFile) -> list[LocatedCluster]:
         loc = ("clusters", "cloud")
         head = (*loc, "control_plane")
         plane = cloud.control_plane
-        first = LocatedNode(head, plane, plane.ip_address, (*head, "ip_address"))
+        first = LocatedNode(head, plane, plane.ip_address, (*head, "ip_address"), count=plane.count)
         workers: list[LocatedNode] = []
         if isinstance(cloud.worker_nodes, dict):
             for pool, entries in cloud.worker_nodes.items():
