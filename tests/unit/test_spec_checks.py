@@ -396,8 +396,8 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
             {"control_plane": NODE | {"memory_gb": 2, "count": 2}},
             [
                 (
-                    "cloud.control_plane.count: found 2: if one of two fails, etcd has no majority and "
-                    "stops; use 1 or 3"
+                    "cloud.control_plane.count: found 2: if one of two fails, etcd has no majority "
+                    "and stops; use 1 or 3"
                 )
             ],
         ),
@@ -410,8 +410,8 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
             {"kubernetes_config": {"pod_subnet": "10.96.4.0/24"}},
             [
                 (
-                    "cloud.kubernetes_config.service_subnet: 10.96.0.0/16 overlaps 10.96.4.0/24, which "
-                    "is `pod_subnet`"
+                    "cloud.kubernetes_config.service_subnet: 10.96.0.0/16 overlaps 10.96.4.0/24, "
+                    "which is `pod_subnet`"
                 )
             ],
         ),
@@ -419,8 +419,8 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
             {"kubernetes_config": {"pod_subnet": "10.1.0.0/28"}},
             [
                 (
-                    "cloud.kubernetes_config.pod_subnet: 10.1.0.0/28 is smaller than the /24 that each "
-                    "node has"
+                    "cloud.kubernetes_config.pod_subnet: 10.1.0.0/28 is smaller than the /24 that "
+                    "each node has"
                 )
             ],
         ),
@@ -428,8 +428,8 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
             {"worker_nodes": {"GPU nodes": [NODE]}},
             [
                 (
-                    "cloud.worker_nodes.'GPU nodes': found 'GPU nodes'; the name of a pool is at most "
-                    "32 of a-z, 0-9, -"
+                    "cloud.worker_nodes.'GPU nodes': found 'GPU nodes'; the name of a pool is at "
+                    "most 32 of a-z, 0-9, -"
                 )
             ],
         ),
@@ -444,7 +444,8 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
             [
                 (
                     "warning cloud.kubernetes_config.cni: calico is not used: Pods are reached by "
-                    "routes between the nodes (CNI's bridge plugin), and a NetworkPolicy has no effect"
+                    "routes between the nodes (CNI's bridge plugin), and a NetworkPolicy has no "
+                    "effect"
                 ),
                 (
                     "warning cloud.kubernetes_config.storage_class: there is no local-path: make "

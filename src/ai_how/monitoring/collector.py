@@ -72,8 +72,7 @@ class _Guest:
     node: NodeState
     asked: Asked[GuestSample]
     source: GuestSource
-    noted: GuestSample | None = None
-    """The answer whose jobs are in the ledger: each is noted once, at its time."""
+    noted: GuestSample | None = None  # whose jobs are in the ledger: each answer is noted once
 
 
 class Collector:
@@ -367,8 +366,7 @@ class Collector:
 
     def _joined(self) -> SlurmSample | None:
         for guest in self._guests.values():
-            answer = guest.asked.value
-            if answer is not None and answer is not guest.noted:
+            if (answer := guest.asked.value) and answer is not guest.noted:
                 self._ledger.note(guest.node.name, answer.jobs)
                 guest.noted = answer
         slurm = self._work.value

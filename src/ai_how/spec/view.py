@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ai_how.spec.models import ClusterFile, ClusterSpec, ComputeNodeSpec, HpcSpec
+from ai_how.spec.cluster_specs import ClusterSpec
+from ai_how.spec.models import ClusterFile, ComputeNodeSpec, HpcSpec
 from ai_how.spec.node_specs import NodeResources
 from ai_how.spec.nodes import count_of
 from ai_how.spec.problems import Loc
