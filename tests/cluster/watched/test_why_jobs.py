@@ -169,15 +169,16 @@ def test_the_reason_of_a_job_is_named_with_what_mends_it(
 def test_a_job_that_waits_for_others_is_told_who_has_what_it_waits_for(
     watched: Cluster, jobs: Mapping[str, str]
 ) -> None:
-    queued = [why(watched, jobs[label]) for label in ("busy", "next", "after")]
-    assert all(one["cause"] for one in queued), queued
-    ids = [one["cause"]["id"] for one in queued]
-    assert ids[0] == "job-waits-resources"
-    assert set(ids[1:]) <= {"job-waits-resources", "job-waits-priority"}
-    assert "job-waits-priority" in ids[1:]
-    notes = "\n".join(queued[0]["notes"])
+    # It takes the processors that the suspended job gave up.
+    assert why(watched, jobs["busy"])["is_well"] is True
+    first, second = [why(watched, jobs[label]) for label in ("next", "after")]
+    assert first["cause"], first
+    assert first["cause"]["id"] == "job-waits-resources"
+    assert second["cause"], second
+    assert second["cause"]["id"] == "job-waits-priority"
+    notes = "\n".join(first["notes"])
     assert re.search(r"SLURM (expects to start it at|does not say when)", notes)
-    assert f"job {jobs['suspended']} (wrap, of hpc) has 1 CPUs of compute-0" in notes
+    assert f"job {jobs['busy']} (wrap, of hpc) has 2 CPUs of compute-0" in notes
     assert "what would fit now: " in notes
 
 
