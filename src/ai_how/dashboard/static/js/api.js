@@ -1,10 +1,9 @@
 // The server's answers: JSON by GET, and what is new by server-sent events. Nothing else is asked.
 
-export class Refused extends Error {
-  constructor(status, text, hint = '') {
+class Refused extends Error {
+  constructor(status, text) {
     super(text);
     this.status = status;
-    this.hint = hint;
   }
 }
 
@@ -17,7 +16,7 @@ const path = (cluster, rest, query) => {
   return `api/clusters/${encodeURIComponent(cluster)}/${rest}${tail}`;
 };
 
-export async function getJson(url) {
+async function getJson(url) {
   const answer = await fetch(url, { headers: { Accept: 'application/json' }, cache: 'no-store' });
   if (!answer.ok) throw await refusal(answer);
   return answer.json();
@@ -26,7 +25,7 @@ export async function getJson(url) {
 async function refusal(answer) {
   try {
     const { error } = await answer.json();
-    return new Refused(answer.status, String(error.brief), error.hint ? String(error.hint) : '');
+    return new Refused(answer.status, String(error.brief));
   } catch {
     return new Refused(answer.status, answer.statusText || `status ${answer.status}`);
   }
@@ -65,8 +64,6 @@ function noteClock({ cluster, at }) {
 export const now = () => Date.now() / 1000 + ahead;
 
 export const getAbout = () => getJson('api/about');
-export const getClusters = () => getJson('api/clusters');
-export const getSnapshot = (cluster) => getJson(path(cluster, 'snapshot'));
 export const getJobs = async (cluster, since, until) => (await getJson(path(cluster, 'jobs', { since, until }))).jobs;
 export const getEvents = async (cluster, since, until) => (await getJson(path(cluster, 'events', { since, until }))).events;
 export const getJournal = async (cluster, node, lines) =>

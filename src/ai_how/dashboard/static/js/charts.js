@@ -1,7 +1,7 @@
 // Time series drawn by uPlot, each with a legend of its own and its figures as a table.
 
 import uPlot from '../vendor/uPlot.esm.js';
-import { h } from './dom.js';
+import { h, render } from './dom.js';
 import { isKnown, moment, UNKNOWN } from './format.js';
 import { LEFT, RIGHT, tickText, ticks } from './timeaxis.js';
 
@@ -29,7 +29,7 @@ function colours() {
   return theme;
 }
 
-export const lineColour = (chart, place) =>
+const lineColour = (chart, place) =>
   chart.lines[place].label === 'host' && chart.lines.length > 1 ? colours().host : colours().lines[hue(chart, place)];
 const hue = (chart, place) => (chart.lines[0]?.label === 'host' && chart.lines.length > 1 ? place + 7 : place) % 8;
 const dash = (chart, place) => DASHES[(hue(chart, place) >> 1) % DASHES.length];
@@ -53,11 +53,16 @@ function splitsOf(unit, top) {
   return found;
 }
 
-/** One chart: an uPlot in an element that lives as long as its lines stay the same. */
+/** One chart, a figure: its head, and an uPlot that lives as long as its lines stay the same. */
 export class Chart {
   constructor(onCursor) {
+    this.figure = document.createElement('figure');
+    this.figure.className = 'chart';
+    this.head = document.createElement('figcaption');
     this.element = document.createElement('div');
     this.element.className = 'plot';
+    this.element.setAttribute('role', 'img');
+    this.figure.append(this.head, this.element);
     this.onCursor = onCursor;
     this.plot = null;
     this.key = '';
@@ -83,6 +88,12 @@ export class Chart {
       this.plot.setScale('x', { min: since, max: until });
       this.plot.setScale('y', { min: 0, max: this.top() });
     });
+    this.element.setAttribute('aria-label', describe(spec, data));
+    this.drawHead();
+  }
+
+  drawHead() {
+    render(this.head, h('span', { class: 'chart-title' }, this.spec.title), legend(this, this.spec));
   }
 
   close() {
@@ -103,7 +114,6 @@ export class Chart {
   }
 
   options(spec, width, isLast) {
-    const text = (self, splits) => splits.map((one) => spec.format(one));
     return {
       width, height: this.height(isLast), padding: [8, RIGHT, isLast ? 0 : 6, 0],
       legend: { show: false },
@@ -120,7 +130,8 @@ export class Chart {
         {
           size: LEFT, gap: 6, font: '11px system-ui, sans-serif', stroke: () => colours().text,
           grid: { stroke: () => colours().grid, width: 1 }, ticks: { show: false },
-          splits: (self, axis, min, max) => splitsOf(spec.unit, max), values: text,
+          splits: (self, axis, min, max) => splitsOf(spec.unit, max),
+          values: (self, splits) => splits.map((one) => spec.format(one)),
         },
       ],
       series: [
@@ -133,7 +144,7 @@ export class Chart {
       hooks: {
         drawAxes: [(self) => this.drawMarks(self)],
         setCursor: [(self) => {
-          const at = self.cursor.idx === null || self.cursor.idx === undefined ? null : self.cursor.idx;
+          const at = self.cursor.idx ?? null;
           if (at !== this.at) {
             this.at = at;
             this.onCursor();
@@ -173,7 +184,7 @@ export class Chart {
 const newest = (column) => column.at(-1) ?? column.at(-2) ?? null;
 
 /** One sentence with what the picture shows, for those who cannot see it. */
-export function describe(spec, data) {
+function describe(spec, data) {
   const parts = spec.lines.map((one, place) => {
     const known = data[place + 1].filter(isKnown);
     if (!known.length) return `${one.label}: nothing known`;
@@ -185,7 +196,7 @@ export function describe(spec, data) {
   return `${spec.title}. ${parts.join('; ')}.`;
 }
 
-export function legend(chart, spec) {
+function legend(chart, spec) {
   return h('ul', { class: 'legend', 'aria-hidden': 'true' }, spec.lines.map((one, place) =>
     h('li', { key: one.id },
       h('svg', { width: 20, height: 8, class: 'stroke' },

@@ -2,7 +2,7 @@
 // can tell apart; beyond eight, a pattern is added. No colour is the only sign of anything: what is
 // drawn in one has its name or letters beside it.
 
-export const COLOURS = 8;
+const COLOURS = 8;
 const PATTERNS = 3;
 const LIMIT = 4096;
 const places = new Map();

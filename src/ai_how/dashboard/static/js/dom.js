@@ -84,7 +84,7 @@ function create(vnode, parent) {
     vnode.el = document.createTextNode(vnode.text);
     return;
   }
-  const inSvg = vnode.tag === 'svg' || (parent.namespaceURI === SVG && parent.tagName !== 'foreignObject');
+  const inSvg = vnode.tag === 'svg' || parent.namespaceURI === SVG;
   vnode.el = inSvg ? document.createElementNS(SVG, vnode.tag) : document.createElement(vnode.tag);
   for (const child of vnode.children) {
     create(child, vnode.el);

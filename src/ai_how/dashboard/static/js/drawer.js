@@ -2,17 +2,18 @@
 // console of the node if the server lets us.
 
 import { consoleUrl, getJournal, now } from './api.js';
-import { Chart, describe, legend } from './charts.js';
+import { Chart } from './charts.js';
 import { userClass } from './colours.js';
 import { byId, h, render } from './dom.js';
 import { about, bytes, duration, iso, isKnown, mib, moment, number, percent, plural, rate, UNKNOWN } from './format.js';
-import { sorted, keyOf, SEVERITIES } from './health.js';
+import { keyOf, severity, sorted } from './health.js';
 import { efficiency, isOn, isWaiting, jobEnd, jobsOnNodes, memoryTotal, nodeState, reasonInWords, trouble } from './model.js';
 import { chartsOfNode, Points } from './series.js';
-import { changed, current, state } from './store.js';
+import { changed, current, isLive, state } from './store.js';
 
 const JOURNAL_LINES = 200;
-const view = { kind: null, name: null, points: new Points(), charts: new Map(), journal: null, turn: 0, console: null };
+const blank = () => ({ kind: null, name: null, points: new Points(), charts: new Map(), journal: null, console: null });
+const view = { ...blank(), turn: 0 };
 
 const dialog = () => byId('drawer');
 
@@ -38,7 +39,7 @@ function forget() {
   view.console?.close();
   for (const chart of view.charts.values()) chart.close();
   byId('drawer-charts').replaceChildren();
-  Object.assign(view, { kind: null, name: null, points: new Points(), charts: new Map(), journal: null, turn: view.turn + 1, console: null });
+  Object.assign(view, blank(), { turn: view.turn + 1 });
 }
 
 export function startDrawer() {
@@ -55,7 +56,7 @@ export function startDrawer() {
 
 /** A snapshot has come. */
 export function addToDrawer(snapshot) {
-  if (view.kind === 'node' && state.range.step <= 15) view.points.add(snapshot, chartsOfNode(snapshot, view.name));
+  if (view.kind === 'node' && isLive()) view.points.add(snapshot, chartsOfNode(snapshot, view.name));
 }
 
 export function drawDrawer() {
@@ -91,7 +92,7 @@ function drawNode(snapshot, node) {
   const findings = sorted(snapshot.findings.filter((one) => one.subject === node.name));
   render(byId('drawer-facts'),
     findings.length > 0 && h('ul', { class: 'findings' }, findings.map((one) => {
-      const kind = SEVERITIES[one.severity] || SEVERITIES.notice;
+      const kind = severity(one);
       return h('li', { key: keyOf(one), class: `finding ${kind.tone}` }, h('strong', null, `${kind.sign} ${one.severity}: `), one.text);
     })),
     facts([...vmFacts(node, snapshot), ...slurmFacts(node), ...guestFacts(node, snapshot)]),
@@ -181,19 +182,10 @@ function drawCharts(snapshot, node) {
   specs.forEach((spec, place) => {
     if (!view.charts.has(spec.id)) {
       const chart = new Chart(() => changed('clock'));
-      chart.figure = document.createElement('figure');
-      chart.figure.className = 'chart';
-      chart.head = document.createElement('figcaption');
-      chart.element.setAttribute('role', 'img');
-      chart.figure.append(chart.head, chart.element);
       view.charts.set(spec.id, chart);
       box.append(chart.figure);
     }
-    const chart = view.charts.get(spec.id);
-    const data = view.points.table(spec.lines);
-    chart.update(spec, data, { since: until - state.range.seconds, until, width, marks: [], isLast: place === specs.length - 1 });
-    chart.element.setAttribute('aria-label', describe(spec, data));
-    render(chart.head, h('span', { class: 'chart-title' }, spec.title), legend(chart, spec));
+    view.charts.get(spec.id).update(spec, view.points.table(spec.lines), { since: until - state.range.seconds, until, width, marks: [], isLast: place === specs.length - 1 });
   });
 }
 
@@ -211,11 +203,11 @@ async function loadJournal() {
   const cluster = current();
   view.journal = { isLoading: true, entries: view.journal?.entries || [], failed: null };
   changed();
-  let found = { isLoading: false, entries: [], failed: null };
+  const found = { isLoading: false, entries: [], failed: null };
   try {
-    found.entries = (await getJournal(cluster.name, view.name, JOURNAL_LINES)).slice(-JOURNAL_LINES);
+    found.entries = await getJournal(cluster.name, view.name, JOURNAL_LINES);
   } catch (error) {
-    found = { ...found, failed: error.message };
+    found.failed = error.message;
   }
   if (turn === view.turn) view.journal = found;
   changed();

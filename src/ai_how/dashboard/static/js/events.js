@@ -2,6 +2,7 @@
 
 import { byId, h, render } from './dom.js';
 import { iso, moment, plural } from './format.js';
+import { eventKey } from './store.js';
 import { LEFT, RIGHT, scaleOf, ticks } from './timeaxis.js';
 
 const KINDS = {
@@ -21,7 +22,7 @@ const KINDS = {
 const CLOSE = 13;
 const MOST_LISTED = 100;
 
-export const kindOf = (event) => KINDS[event.kind] || { sign: '·', tone: 'quiet', word: event.kind };
+const kindOf = (event) => KINDS[event.kind] || { sign: '·', tone: 'quiet', word: event.kind };
 const isOfJobs = (event) => event.kind.startsWith('job-');
 
 /** The times of the events that stand on every chart. */
@@ -64,7 +65,7 @@ export function listEvents(events, now) {
   render(byId('events'), listed.length
     ? h('ol', { class: 'events' }, listed.map((one) => {
       const kind = kindOf(one);
-      return h('li', { key: `${one.at} ${one.kind} ${one.subject} ${one.text}` },
+      return h('li', { key: eventKey(one) },
         h('time', { datetime: iso(one.at) }, moment(one.at, now)),
         h('span', { class: `badge ${kind.tone}` }, h('span', { 'aria-hidden': 'true' }, kind.sign), ` ${kind.word}`),
         h('span', { class: 'event-text' }, one.text));

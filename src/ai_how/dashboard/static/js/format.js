@@ -1,7 +1,6 @@
 // Figures and times as text. What is not known is a dash, never a zero.
 
 export const UNKNOWN = '–';
-const MIB = 1024 * 1024;
 
 export const isKnown = (value) => typeof value === 'number' && Number.isFinite(value);
 
@@ -16,21 +15,20 @@ export function number(value) {
 
 export const percent = (value) => (isKnown(value) ? `${value < 10 && value > 0 ? number(value) : Math.round(value)} %` : UNKNOWN);
 
-const scaled = (value, units, step) => {
+const scaled = (value, units) => {
   if (!isKnown(value)) return UNKNOWN;
   let place = 0;
   let size = value;
-  while (Math.abs(size) >= step && place < units.length - 1) {
-    size /= step;
+  while (Math.abs(size) >= 1024 && place < units.length - 1) {
+    size /= 1024;
     place += 1;
   }
   return `${number(size)} ${units[place]}`;
 };
 
-export const bytes = (value) => scaled(value, ['B', 'KiB', 'MiB', 'GiB', 'TiB'], 1024);
-export const mib = (value) => (isKnown(value) ? scaled(value, ['MiB', 'GiB', 'TiB'], 1024) : UNKNOWN);
+export const bytes = (value) => scaled(value, ['B', 'KiB', 'MiB', 'GiB', 'TiB']);
+export const mib = (value) => scaled(value, ['MiB', 'GiB', 'TiB']);
 export const rate = (value) => (isKnown(value) ? `${bytes(value)}/s` : UNKNOWN);
-export const toMib = (value) => (isKnown(value) ? value / MIB : value);
 
 /** 1:05, 2:03:04, 3-02:03:04: as SLURM writes times. */
 export function duration(seconds) {

@@ -14,7 +14,7 @@ const MOST_ROWS = 200;
 export const view = { by: 'job' };
 
 /** When a job began to wait, ran and ended, cut to what is shown; null if it is not in it. */
-export function partsOf(job, since, until) {
+function partsOf(job, since, until) {
   const submitted = job.submitted_at ?? job.started_at;
   if (!isKnown(submitted)) return null;
   const started = isWaiting(job) ? null : job.started_at;
@@ -40,13 +40,8 @@ function rowsByJob(jobs) {
 /** Rows of each node, in as many lanes as jobs run at once; those that wait come last. */
 function rowsByNode(jobs) {
   const lanes = new Map();
-  const waiting = [];
-  const sorted = [...jobs].sort((a, b) => (a.started_at ?? 0) - (b.started_at ?? 0));
+  const sorted = jobs.filter((job) => !isWaiting(job)).sort((a, b) => (a.started_at ?? 0) - (b.started_at ?? 0));
   for (const job of sorted) {
-    if (!job.nodes.length || isWaiting(job)) {
-      waiting.push(job);
-      continue;
-    }
     for (const name of job.nodes) {
       if (!lanes.has(name)) lanes.set(name, []);
       const mine = lanes.get(name);
@@ -57,7 +52,7 @@ function rowsByNode(jobs) {
   }
   const rows = [...lanes].sort((a, b) => a[0].localeCompare(b[0], 'en', { numeric: true })).flatMap(([name, mine]) =>
     mine.map((lane, place) => ({ key: `${name} ${place}`, label: place ? '' : name, jobs: lane.jobs, isByNode: true })));
-  return [...rows, ...rowsByJob(waiting.filter((job) => isWaiting(job)))];
+  return [...rows, ...rowsByJob(jobs.filter(isWaiting))];
 }
 
 function jobWords(job, now) {
@@ -67,7 +62,7 @@ function jobWords(job, now) {
   return `Job ${job.shown_id} ${job.name} of ${job.user}: ${end.word}${on}${ran}${job.reason && job.reason !== 'None' ? `, ${job.reason}` : ''}`;
 }
 
-function drawBar(job, parts, { x, right, isByNode, now }) {
+function drawBar(job, parts, { x, right, isByNode, words }) {
   const end = jobEnd(job);
   const runs = parts.runs;
   const edge = x(runs ? runs[1] : parts.waits[1]);
@@ -75,16 +70,18 @@ function drawBar(job, parts, { x, right, isByNode, now }) {
   const text = `${isByNode ? `${job.shown_id} ` : ''}${job.user} ${job.name}`;
   const size = text.length * 6.2;
   const body = runs || parts.waits;
-  const isInside = x(body[1]) - x(body[0]) > Math.min(size, 60) + 18;
+  const room = x(body[1]) - x(body[0]) - 18;
+  const isInside = room > Math.min(size, 60);
   const isAfter = !isInside && edge + 18 + size < right;
   const place = isInside ? x(body[0]) + 5 : isAfter ? edge + (parts.end !== null ? 17 : 6) : begin - 5;
-  const fit = isInside ? x(body[1]) - x(body[0]) - 18 : Infinity;
+  const fit = isInside ? room : Infinity;
   const shown = size > fit ? `${[...text].slice(0, Math.max(1, Math.floor(fit / 6.4) - 1)).join('')}…` : text;
+  const box = ([from, to], least) => ({ x: x(from), y: 3.5, width: Math.max(least, x(to) - x(from)), height: BAR });
   return [
-    h('title', null, jobWords(job, now)),
-    !isByNode && parts.waits[1] > parts.waits[0] && h('rect', { class: 'waits', x: x(parts.waits[0]), y: 3.5, width: Math.max(1, x(parts.waits[1]) - x(parts.waits[0])), height: BAR, rx: 2 }),
-    runs && h('rect', { class: `hue ${end.tone === 'bad' ? 'failed' : ''}`, x: x(runs[0]), y: 3.5, width: Math.max(2, x(runs[1]) - x(runs[0])), height: BAR, rx: 2 }),
-    runs && userPattern(job.user) > 0 && h('rect', { x: x(runs[0]), y: 3.5, width: Math.max(2, x(runs[1]) - x(runs[0])), height: BAR, fill: `url(#pattern-${userPattern(job.user)})` }),
+    h('title', null, words),
+    !isByNode && parts.waits[1] > parts.waits[0] && h('rect', { class: 'waits', ...box(parts.waits, 1), rx: 2 }),
+    runs && h('rect', { class: `hue ${end.tone === 'bad' ? 'failed' : ''}`, ...box(runs, 2), rx: 2 }),
+    runs && userPattern(job.user) > 0 && h('rect', { ...box(runs, 2), fill: `url(#pattern-${userPattern(job.user)})` }),
     h('text', { class: isInside && runs ? 'on-hue' : 'small', x: place, y: 14, 'text-anchor': isInside || isAfter ? 'start' : 'end' }, shown),
     parts.end !== null && h('text', { class: `end ${end.tone}`, x: isInside ? edge - 5 : edge + 4, y: 14.5, 'text-anchor': isInside ? 'end' : 'start' }, end.sign),
   ];
@@ -109,9 +106,12 @@ export function drawGantt(cluster, { since, until, width, now, marks, onJob }) {
         h('text', { class: 'small', x: LEFT - 8, y: 14, 'text-anchor': 'end' }, row.label.length > 9 ? `…${row.label.slice(-8)}` : row.label),
         row.jobs.map((job) => {
           const key = `${row.key}/${job.id}`;
-          return h('g', { key: job.id, class: `job ${userClass(job.user)}`, role: 'button', tabindex: tabStop('gantt', key, key === keys[0]), 'data-roving': key, 'aria-label': jobWords(job, now), onclick: () => onJob(job.id) },
-            h('rect', { class: 'hit', x: x(parts.get(job.id).waits[0]) - 1, y: 0, width: Math.max(8, x(parts.get(job.id).runs?.[1] ?? parts.get(job.id).waits[1]) - x(parts.get(job.id).waits[0]) + 2), height: ROW, rx: 3 }),
-            drawBar(job, parts.get(job.id), { x, right, isByNode: Boolean(row.isByNode), now }));
+          const words = jobWords(job, now);
+          const own = parts.get(job.id);
+          const begin = x(own.waits[0]);
+          return h('g', { key: job.id, class: `job ${userClass(job.user)}`, role: 'button', tabindex: tabStop('gantt', key, key === keys[0]), 'data-roving': key, 'aria-label': words, onclick: () => onJob(job.id) },
+            h('rect', { class: 'hit', x: begin - 1, y: 0, width: Math.max(8, x(own.runs?.[1] ?? own.waits[1]) - begin + 2), height: ROW, rx: 3 }),
+            drawBar(job, own, { x, right, isByNode: Boolean(row.isByNode), words }));
         }))),
       rows.length === 0 && h('text', { class: 'small', x: LEFT + 8, y: 16 }, 'No job in this time.')));
   render(byId('gantt-note'), all.length > rows.length && `${plural(all.length - rows.length, 'more row')} not drawn; the table of jobs has all.`);

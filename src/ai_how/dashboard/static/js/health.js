@@ -3,12 +3,12 @@
 import { byId, h, render } from './dom.js';
 import { about, clock, iso, isKnown, moment, plural } from './format.js';
 
-export const SEVERITIES = {
+const SEVERITIES = {
   critical: { sign: '✕', tone: 'bad', order: 0 },
   warning: { sign: '▲', tone: 'warning', order: 1 },
   notice: { sign: 'i', tone: 'quiet', order: 2 },
 };
-const severity = (finding) => SEVERITIES[finding.severity] || SEVERITIES.notice;
+export const severity = (finding) => SEVERITIES[finding.severity] || SEVERITIES.notice;
 const MOST_SHOWN = 60;
 
 export const keyOf = (finding) => `${finding.id} ${finding.subject}`;
@@ -38,7 +38,7 @@ function drawFinding(finding, now) {
     finding.heals && h('p', { class: 'hint' }, 'ai-how hpc check --heal does this.'));
 }
 
-export async function copy(text, button) {
+async function copy(text, button) {
   let word = 'Copied';
   try {
     await navigator.clipboard.writeText(text);
@@ -63,7 +63,7 @@ function copyOldWay(text) {
 }
 
 /** What to tell of a source: {sign, tone, word}. */
-export function sourceState(source, now) {
+function sourceState(source, now) {
   if (source.trouble !== null) {
     return { sign: '?', tone: 'warning', word: source.at === null ? 'never answered' : `gap since ${clock(source.at)}` };
   }

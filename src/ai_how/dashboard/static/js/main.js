@@ -1,7 +1,7 @@
 // The page: it follows the server, keeps what it hears, and draws.
 
 import { follow, getAbout, getEvents, getJobs, logIn, now } from './api.js';
-import { asTable, Chart, describe, forgetTheme, legend } from './charts.js';
+import { asTable, Chart, forgetTheme } from './charts.js';
 import { byId, h, render } from './dom.js';
 import { addToDrawer, drawDrawer, openJob, openNode, startDrawer } from './drawer.js';
 import { drawEvents, listEvents, marksOf } from './events.js';
@@ -11,7 +11,7 @@ import { drawHealth, drawSources, keyOf } from './health.js';
 import { hostMemoryUsed, gpuCount, isOn, isRunning, isWaiting } from './model.js';
 import { drawPicture } from './picture.js';
 import { chartsOf, Points } from './series.js';
-import { changed, current, onChange, putEvents, putJobs, putSnapshot, RANGES, removeCluster, setClusters, state } from './store.js';
+import { changed, current, isLive, onChange, putEvents, putJobs, putSnapshot, RANGES, removeCluster, setClusters, state } from './store.js';
 import { drawJobs, drawNodes, sorting } from './tables.js';
 import { startTheme } from './theme.js';
 import { onWidth } from './timeaxis.js';
@@ -26,7 +26,8 @@ let known = null;
 
 // --- What was before ---
 
-const viewKey = () => `${state.selected} ${state.range.id} ${state.subject} ${specs.map((one) => one.lines.map((line) => line.id)).join()}`;
+const idsOf = (charts) => JSON.stringify(charts.map((one) => one.lines.map((line) => line.id)));
+const viewKey = () => `${state.selected} ${state.range.id} ${state.subject} ${idsOf(specs)}`;
 
 /** Ask for jobs, events and points of the time that is shown. */
 async function reload() {
@@ -57,16 +58,15 @@ function hear(snapshot) {
   if (cluster === current()) {
     tellHealth(snapshot);
     if (isFirst) reload();
-    else if (state.range.step <= 15) points.add(snapshot, specs);
-    if (now() - points.loadedAt > Math.max(60, state.range.step) && (state.range.step > 15 || isOtherView(snapshot))) reloadPoints();
+    else if (isLive()) points.add(snapshot, specs);
+    if (now() - points.loadedAt > Math.max(60, state.range.step) && (!isLive() || isOtherView(snapshot))) reloadPoints();
     addToDrawer(snapshot);
   }
   changed();
 }
 
 /** Nodes have come or gone, or others are the busiest now. */
-const isOtherView = (snapshot) =>
-  JSON.stringify(chartsOf(snapshot, state.subject).map((one) => one.lines.map((line) => line.id))) !== JSON.stringify(specs.map((one) => one.lines.map((line) => line.id)));
+const isOtherView = (snapshot) => idsOf(chartsOf(snapshot, state.subject)) !== idsOf(specs);
 
 /** Say what has become wrong, or is right again: in words, for a screen reader. */
 function tellHealth(snapshot) {
@@ -284,8 +284,6 @@ function drawSubjects(snapshot) {
 function chartOf(spec) {
   if (!charts.has(spec.id)) {
     const chart = new Chart(() => changed('legend'));
-    chart.figure = Object.assign(document.createElement('figure'), { className: 'chart' });
-    chart.head = document.createElement('figcaption');
     chart.table = document.createElement('details');
     const summary = document.createElement('summary');
     summary.textContent = 'As a table';
@@ -297,8 +295,7 @@ function chartOf(spec) {
       else tables.delete(spec.id);
       changed();
     };
-    chart.element.setAttribute('role', 'img');
-    chart.figure.append(chart.head, chart.element, chart.table);
+    chart.figure.append(chart.table);
     charts.set(spec.id, chart);
   }
   return charts.get(spec.id);
@@ -317,8 +314,6 @@ function drawCharts({ since, until, marks }) {
     const data = points.table(spec.lines);
     if (byId('charts').children[place] !== chart.figure) byId('charts').insertBefore(chart.figure, byId('charts').children[place] || null);
     chart.update(spec, data, { since, until, width: width.timeline, marks, isLast: place === specs.length - 1 });
-    chart.element.setAttribute('aria-label', describe(spec, data));
-    render(chart.head, h('span', { class: 'chart-title' }, spec.title), legend(chart, spec));
     render(chart.rows, tables.has(spec.id) && asTable(spec, data, until));
   });
 }
@@ -345,10 +340,7 @@ function drawGapNote(snapshot) {
 }
 
 function drawLegends() {
-  for (const spec of specs) {
-    const chart = charts.get(spec.id);
-    if (chart?.plot) render(chart.head, h('span', { class: 'chart-title' }, spec.title), legend(chart, spec));
-  }
+  for (const chart of charts.values()) chart.drawHead();
 }
 
 /** What changes while time goes on and nothing new is seen. */

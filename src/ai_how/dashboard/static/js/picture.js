@@ -14,7 +14,7 @@ const HEAD = 26;
 const MOST_LABELS = 2;
 
 /** Nodes by the partitions that they are in; the others by their role. */
-export function groupsOf(snapshot) {
+function groupsOf(snapshot) {
   const groups = new Map();
   const partitions = new Map();
   for (const one of snapshot.slurm?.partitions || []) {
@@ -31,7 +31,7 @@ export function groupsOf(snapshot) {
 }
 
 /** What nearly all names begin with, to the last dash: it is not repeated in small cells. */
-export function commonStart(names) {
+function commonStart(names) {
   if (names.length < 2) return '';
   let start = names[0];
   for (const name of names) while (!name.startsWith(start)) start = start.slice(0, -1);
@@ -52,7 +52,7 @@ function cellShape(snapshot, width, inner) {
 }
 
 /** Places of groups and cells, in rows from left to right. */
-export function layOut(snapshot, width) {
+function layOut(snapshot, width) {
   const inner = width - 2 * PAD - 18;
   const cell = cellShape(snapshot, width, inner - 2 * PAD);
   const groups = [];
@@ -79,9 +79,9 @@ export function layOut(snapshot, width) {
   return { cell, groups, rows, height: y + tallest };
 }
 
-const bar = (x, y, width, height, share, tone) => [
+const bar = (x, y, width, height, share) => [
   h('rect', { class: 'track', x, y, width, height, rx: Math.min(3, height / 2) }),
-  isKnown(share) && h('rect', { class: `fill ${tone}`, x, y, width: Math.max(0, Math.min(1, share / 100)) * width, height, rx: Math.min(3, height / 2) }),
+  isKnown(share) && h('rect', { class: 'fill use', x, y, width: Math.max(0, Math.min(1, share / 100)) * width, height, rx: Math.min(3, height / 2) }),
 ];
 
 /** CPUs by job: who has them, as parts of a bar. */
@@ -122,8 +122,7 @@ function gpuBoxes(node, held, x, y, width) {
 }
 
 /** What the picture says of a node, in words. */
-export function nodeWords(node, snapshot, held) {
-  const state = nodeState(node, snapshot);
+function nodeWords(node, state, held) {
   const jobs = held.map(({ job }) => `${job.shown_id} of ${job.user}`).join(', ');
   return `${node.name}, ${state.word}, CPU ${percent(cpuPercent(node))}, memory ${percent(memoryPercent(node))}, ${jobs ? `jobs ${jobs}` : 'no jobs'}`;
 }
@@ -134,11 +133,9 @@ function cut(text, width, each = 6.4) {
   return all.length > most ? `${all.slice(0, most - 1).join('')}…` : text;
 }
 
-function largeCell(node, snapshot, held, cell) {
-  const state = nodeState(node, snapshot);
+function largeCell(node, { state, held, cell, isStale }) {
   const wide = cell.width - 2 * PAD;
   const total = node.slurm?.cpus ?? node.vm?.vcpus ?? 1;
-  const isStale = trouble(snapshot, 'libvirt') !== null;
   const labelsAt = cell.hasGpus ? 106 : 86;
   const jobs = held.slice(0, held.length > MOST_LABELS ? MOST_LABELS - 1 : MOST_LABELS);
   const word = `${state.sign} ${state.word}`;
@@ -150,10 +147,10 @@ function largeCell(node, snapshot, held, cell) {
       ? allotment(PAD, 30, wide, 15, total, held)
       : h('text', { class: 'small', x: PAD, y: 42 }, `${plural(total, 'CPU')}, no jobs here`),
     h('text', { class: 'small', x: PAD, y: 60 }, 'CPU'),
-    bar(PAD + 32, 54, wide - 32 - 40, 6, isStale ? null : cpuPercent(node), 'use'),
+    bar(PAD + 32, 54, wide - 32 - 40, 6, isStale ? null : cpuPercent(node)),
     h('text', { class: 'small figure', x: PAD + wide, y: 60, 'text-anchor': 'end' }, percent(cpuPercent(node))),
     h('text', { class: 'small', x: PAD, y: 74 }, 'Mem'),
-    bar(PAD + 32, 68, wide - 32 - 40, 6, isStale ? null : memoryPercent(node), 'use'),
+    bar(PAD + 32, 68, wide - 32 - 40, 6, isStale ? null : memoryPercent(node)),
     h('text', { class: 'small figure', x: PAD + wide, y: 74, 'text-anchor': 'end' }, percent(memoryPercent(node))),
     cell.hasGpus && gpuBoxes(node, held, PAD, 82, wide),
     jobs.map(({ job }, place) => h('g', { key: `label-${job.id}`, class: userClass(job.user) },
@@ -163,31 +160,32 @@ function largeCell(node, snapshot, held, cell) {
   ];
 }
 
-function smallCell(node, snapshot, held, cell, start) {
-  const state = nodeState(node, snapshot);
+function smallCell(node, { state, held, cell, isStale, start }) {
   const total = node.slurm?.cpus ?? node.vm?.vcpus ?? 1;
   const wide = cell.width - 8;
   return [
     h('text', { class: 'tiny', x: 4, y: 12 }, cut(node.name.slice(node.name.startsWith(start) ? start.length : 0), wide - 12, 5.8)),
     h('text', { class: `tiny ${state.tone}`, x: cell.width - 4, y: 12, 'text-anchor': 'end' }, state.sign),
     allotment(4, 17, wide, 6, total, held),
-    bar(4, 26, wide, 3, trouble(snapshot, 'libvirt') === null ? cpuPercent(node) : null, 'use'),
+    bar(4, 26, wide, 3, isStale ? null : cpuPercent(node)),
   ];
 }
 
-function drawNode(node, place, { snapshot, held, cell, group, start, onNode, isFirst }) {
+function drawNode(node, place, { snapshot, held, cell, group, start, onNode, isFirst, isStale }) {
   const x = PAD + (place % group.columns) * (cell.width + cell.gap);
   const y = HEAD + Math.floor(place / group.columns) * (cell.height + cell.gap);
   const state = nodeState(node, snapshot);
   const mine = held.get(node.name) || [];
+  const words = nodeWords(node, state, mine);
+  const look = { state, held: mine, cell, isStale, start };
   return h('g', {
     key: node.name, class: `node ${state.tone} ${isOn(node) ? '' : 'off'}`, transform: `translate(${x} ${y})`, role: 'button',
     tabindex: tabStop('picture', node.name, isFirst), 'data-roving': node.name,
-    'aria-label': nodeWords(node, snapshot, mine), onclick: () => onNode(node.name),
+    'aria-label': words, onclick: () => onNode(node.name),
   },
-  h('title', null, nodeWords(node, snapshot, mine)),
+  h('title', null, words),
   h('rect', { class: 'box', width: cell.width, height: cell.height, rx: cell.isDense ? 4 : 7 }),
-  cell.isDense ? smallCell(node, snapshot, mine, cell, start) : largeCell(node, snapshot, mine, cell));
+  cell.isDense ? smallCell(node, look) : largeCell(node, look));
 }
 
 function drawHost(snapshot, width) {
@@ -235,6 +233,7 @@ export function drawPicture(snapshot, width, onNode) {
   const names = groups.flatMap((one) => one.nodes.map((node) => node.name));
   keepStop('picture', names);
   const start = commonStart(snapshot.nodes.filter((node) => node.slurm).map((node) => node.name));
+  const isStale = trouble(snapshot, 'libvirt') !== null;
   const tall = top + height + PAD;
   render(byId('picture'),
     h('svg', { width, height: tall, viewBox: `0 0 ${width} ${tall}`, role: 'group', 'aria-label': pictureWords(snapshot), ...rove('picture') },
@@ -245,7 +244,7 @@ export function drawPicture(snapshot, width, onNode) {
       groups.map((group) => h('g', { key: group.label, transform: `translate(${PAD + 18 + group.x} ${top + group.y})` },
         h('rect', { class: 'group', width: group.width, height: group.height, rx: 8 }),
         h('text', { class: 'label', x: PAD, y: 17 }, `${group.label}${cell.isDense && start && group.isPartition ? `, ${plural(group.nodes.length, 'node')}: ${start}…` : ''}`, group.bad && h('tspan', { class: 'warning' }, `  ▲ ${group.bad}`)),
-        group.nodes.map((node, place) => drawNode(node, place, { snapshot, held, cell, group, start, onNode, isFirst: node.name === names[0] }))))));
+        group.nodes.map((node, place) => drawNode(node, place, { snapshot, held, cell, group, start, onNode, isStale, isFirst: node.name === names[0] }))))));
   render(byId('picture-key'), drawKey(held));
 }
 

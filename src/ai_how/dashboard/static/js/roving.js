@@ -17,13 +17,12 @@ const BACK = ['ArrowLeft', 'ArrowUp'];
 const ON = ['ArrowRight', 'ArrowDown'];
 
 /** The onkeydown and onfocusin of a container whose items have data-roving="KEY". */
-export function rove(group, { onArrive } = {}) {
+export function rove(group) {
   const go = (container, item) => {
     for (const one of container.querySelectorAll('[data-roving]')) one.setAttribute('tabindex', '-1');
     item.setAttribute('tabindex', '0');
     chosen.set(group, item.dataset.roving);
     if (document.activeElement !== item) item.focus();
-    onArrive?.(item.dataset.roving);
   };
   return {
     onkeydown: (event) => {

@@ -3,7 +3,7 @@
 
 import { getSeries, now } from './api.js';
 import { bytes, isKnown, mib, number, percent, rate } from './format.js';
-import { hostMemoryUsed, isSilent, memoryTotal, source } from './model.js';
+import { hostMemoryUsed, isRunning, isSilent, isWaiting, memoryTotal, source } from './model.js';
 import { state } from './store.js';
 
 const MOST_LINES = 8;
@@ -36,8 +36,8 @@ function shownNodes(snapshot) {
 
 const jobsChart = () => ({
   id: 'jobs', title: 'Jobs', unit: 'number', format: number, lines: [
-    line('running', [part('jobs_running', 'slurm')], ofSlurm((one) => one.jobs.filter((job) => ['running', 'completing', 'suspended', 'stopped', 'signaling'].includes(job.state)).length)),
-    line('waiting', [part('jobs_waiting', 'slurm')], ofSlurm((one) => one.jobs.filter((job) => job.state === 'pending').length)),
+    line('running', [part('jobs_running', 'slurm')], ofSlurm((one) => one.jobs.filter(isRunning).length)),
+    line('waiting', [part('jobs_waiting', 'slurm')], ofSlurm((one) => one.jobs.filter(isWaiting).length)),
     line('CPUs allotted', [part('cpus_allotted', 'slurm')], ofSlurm((one) => one.nodes.reduce((all, node) => all + node.cpus_allotted, 0))),
   ],
 });
@@ -98,13 +98,13 @@ function chartsOfHost(snapshot) {
 
 export function chartsOfNode(snapshot, name) {
   const node = snapshot.nodes.find((one) => one.name === name);
-  const of = (label, series, field) => line(label, [part(series, name)], vmOf(name, (vm) => vm[field]));
+  const of = (label, series, field = series) => line(label, [part(series, name)], vmOf(name, (vm) => vm[field]));
   return [
     { id: 'cpu', title: 'CPUs', unit: 'number', format: number, top: node?.vm?.vcpus, lines: [of('busy', 'cpu', 'cpus_busy'), of('waiting for the host', 'steal', 'cpus_waiting')] },
-    { id: 'memory', title: 'Memory', unit: 'mib', format: mib, top: node?.vm?.memory_mib, lines: [of('used by the guest', 'memory_used_mib', 'guest_memory_used_mib'), of('QEMU on the host', 'qemu_memory_mib', 'qemu_memory_mib')] },
-    { id: 'disk', title: 'Disk', unit: 'rate', format: rate, lines: [of('read', 'disk_read_bytes_s', 'disk_read_bytes_s'), of('written', 'disk_written_bytes_s', 'disk_written_bytes_s')] },
-    { id: 'net', title: 'Network', unit: 'rate', format: rate, lines: [of('received', 'net_received_bytes_s', 'net_received_bytes_s'), of('sent', 'net_sent_bytes_s', 'net_sent_bytes_s')] },
-    { id: 'size', title: 'Disk on the host', unit: 'bytes', format: bytes, lines: [of('used', 'disk_used_bytes', 'disk_used_bytes')] },
+    { id: 'memory', title: 'Memory', unit: 'mib', format: mib, top: node?.vm?.memory_mib, lines: [of('used by the guest', 'memory_used_mib', 'guest_memory_used_mib'), of('QEMU on the host', 'qemu_memory_mib')] },
+    { id: 'disk', title: 'Disk', unit: 'rate', format: rate, lines: [of('read', 'disk_read_bytes_s'), of('written', 'disk_written_bytes_s')] },
+    { id: 'net', title: 'Network', unit: 'rate', format: rate, lines: [of('received', 'net_received_bytes_s'), of('sent', 'net_sent_bytes_s')] },
+    { id: 'size', title: 'Disk on the host', unit: 'bytes', format: bytes, lines: [of('used', 'disk_used_bytes')] },
     ...gpuChart(snapshot, name),
   ];
 }
@@ -192,14 +192,6 @@ export class Points {
       return xs.map((x) => points?.get(x));
     });
     return [xs, ...columns];
-  }
-
-  latest(one) {
-    const points = this.lines.get(one.id);
-    if (!points?.size) return null;
-    let last = null;
-    for (const value of points.values()) last = value;
-    return last ?? null;
   }
 }
 

@@ -24,15 +24,17 @@ export const state = {
   refusal: null,
 };
 
+/** Whether the points of each snapshot are shown; in a longer range they are fetched. */
+export const isLive = () => state.range.step <= 15;
+
 export const current = () => state.clusters.get(state.selected) || null;
 
-export function addCluster(name, kind) {
+function addCluster(name) {
   let one = state.clusters.get(name);
   if (!one) {
-    one = { name, kind: kind || '', snapshot: null, heardAt: null, jobs: new Map(), events: [], trouble: null };
+    one = { name, snapshot: null, jobs: new Map(), events: [], trouble: null };
     state.clusters.set(name, one);
   }
-  if (kind) one.kind = kind;
   if (!state.selected) state.selected = name;
   return one;
 }
@@ -41,7 +43,7 @@ export function addCluster(name, kind) {
 export function setClusters(listed) {
   const names = new Set(listed.map((one) => one.name));
   for (const name of [...state.clusters.keys()]) if (!names.has(name)) removeCluster(name);
-  for (const one of listed) addCluster(one.name, one.kind);
+  for (const one of listed) addCluster(one.name);
   // What was looked at before the page was loaded again.
   if (names.has(state.wanted)) state.selected = state.wanted;
   state.wanted = null;
@@ -53,9 +55,8 @@ export function removeCluster(name) {
 }
 
 export function putSnapshot(snapshot) {
-  const one = addCluster(snapshot.cluster, snapshot.kind);
+  const one = addCluster(snapshot.cluster);
   one.snapshot = snapshot;
-  one.heardAt = now();
   one.trouble = null;
   for (const job of snapshot.slurm?.jobs || []) one.jobs.set(job.id, job);
   forgetOld(one);
@@ -69,12 +70,13 @@ export function putJobs(one, jobs) {
   forgetOld(one);
 }
 
+export const eventKey = (event) => `${event.at} ${event.kind} ${event.subject} ${event.text}`;
+
 export function putEvents(one, events) {
-  const key = (event) => `${event.at} ${event.kind} ${event.subject} ${event.text}`;
-  const known = new Set(one.events.map(key));
+  const known = new Set(one.events.map(eventKey));
   for (const event of events) {
-    if (known.has(key(event))) continue;
-    known.add(key(event));
+    if (known.has(eventKey(event))) continue;
+    known.add(eventKey(event));
     const { at, kind, subject, text } = event;
     one.events.push({ at, kind, subject, text });
   }

@@ -20,7 +20,7 @@ const compare = (a, b) => {
   return String(a).localeCompare(String(b), 'en', { numeric: true });
 };
 
-export function sortRows(rows, columns, { column, isDown }) {
+function sortRows(rows, columns, { column, isDown }) {
   const by = columns.find((one) => one.id === column);
   if (!by) return rows;
   return rows.map((row) => ({ row, value: by.value(row) })).sort((a, b) => {
@@ -72,6 +72,7 @@ function nodeColumns(snapshot) {
   const jobs = new Map();
   for (const job of snapshot.slurm?.jobs || []) if (isRunning(job)) for (const name of job.nodes) jobs.set(name, (jobs.get(name) || 0) + 1);
   const vm = (node, field) => node.vm?.[field] ?? null;
+  const figure = (id, name, field, format) => ({ id, name, isFigure: true, value: (node) => vm(node, field), show: (node) => format(vm(node, field)) });
   return [
     { id: 'name', name: 'Node', value: (node) => node.name },
     { id: 'state', name: 'State', value: (node) => nodeState(node, snapshot).word, show: (node) => stateOf(nodeState(node, snapshot)) },
@@ -79,11 +80,11 @@ function nodeColumns(snapshot) {
     { id: 'allotted', name: 'Allotted', hint: 'CPUs that SLURM gave to jobs', isFigure: true, value: (node) => node.slurm?.cpus_allotted ?? null, show: (node) => (node.slurm ? `${node.slurm.cpus_allotted} / ${node.slurm.cpus}` : UNKNOWN) },
     { id: 'memory', name: 'Memory used', isFigure: true, value: (node) => vm(node, 'guest_memory_used_mib'), show: (node) => meter(memoryPercent(node), `${mib(vm(node, 'guest_memory_used_mib'))} / ${mib(memoryTotal(node))}`) },
     { id: 'root', name: 'Root used', hint: 'the file system / of the guest', isFigure: true, value: rootShare, show: (node) => percent(rootShare(node)) },
-    { id: 'disk', name: 'Disk on host', isFigure: true, value: (node) => vm(node, 'disk_used_bytes'), show: (node) => bytes(vm(node, 'disk_used_bytes')) },
-    { id: 'read', name: 'Read', isFigure: true, value: (node) => vm(node, 'disk_read_bytes_s'), show: (node) => rate(vm(node, 'disk_read_bytes_s')) },
-    { id: 'written', name: 'Written', isFigure: true, value: (node) => vm(node, 'disk_written_bytes_s'), show: (node) => rate(vm(node, 'disk_written_bytes_s')) },
-    { id: 'received', name: 'Received', isFigure: true, value: (node) => vm(node, 'net_received_bytes_s'), show: (node) => rate(vm(node, 'net_received_bytes_s')) },
-    { id: 'sent', name: 'Sent', isFigure: true, value: (node) => vm(node, 'net_sent_bytes_s'), show: (node) => rate(vm(node, 'net_sent_bytes_s')) },
+    figure('disk', 'Disk on host', 'disk_used_bytes', bytes),
+    figure('read', 'Read', 'disk_read_bytes_s', rate),
+    figure('written', 'Written', 'disk_written_bytes_s', rate),
+    figure('received', 'Received', 'net_received_bytes_s', rate),
+    figure('sent', 'Sent', 'net_sent_bytes_s', rate),
     gpus && { id: 'gpus', name: 'GPUs', hint: 'allotted of all', isFigure: true, value: (node) => gpuCount(node).allotted, show: (node) => (gpuCount(node).count ? `${gpuCount(node).allotted} / ${gpuCount(node).count}` : UNKNOWN) },
     { id: 'jobs', name: 'Jobs', isFigure: true, value: (node) => (node.slurm ? jobs.get(node.name) || 0 : null), show: (node) => (node.slurm ? String(jobs.get(node.name) || 0) : UNKNOWN) },
     { id: 'reason', name: 'Reason', class: 'wide', value: (node) => node.slurm?.reason ?? null, text: (node) => `${node.slurm?.reason ?? ''} ${node.ip} ${node.role}`, show: (node) => node.slurm?.reason ?? '' },
