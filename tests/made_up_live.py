@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ai_how.dashboard import connection, server, stream, work
 from ai_how.dashboard.app import Settings
-from ai_how.dashboard.clusters import JournalEntry, Known, Point
+from ai_how.dashboard.clusters import JournalEntry, Known
 from ai_how.dashboard.guard import Keys, Place
 from ai_how.dashboard.metrics_own import NodeStart
 from ai_how.errors import HostError, StateError
@@ -84,7 +84,7 @@ class MadeUpLive:
 
     def series(
         self, name: str, subject: str, since: float, until: float, step_s: float
-    ) -> Sequence[Point]:
+    ) -> Sequence[tuple[float, float | None]]:
         self.check()
         if name in ("nan", "inf"):
             return [(since, float(name))]

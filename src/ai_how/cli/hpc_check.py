@@ -21,7 +21,6 @@ app = new_app()
 
 FEW = 3
 """So many lines of evidence are shown without -v."""
-SEVERITIES = ("critical", "warning", "notice")
 
 
 @app.command(short_help="Say what is wrong with the cluster, and mend what is safe.")
@@ -82,8 +81,10 @@ def check(
 
 
 def _check_options(severity: str, wait: float, *, is_heal_option: bool, heal: bool) -> None:
-    if severity not in SEVERITIES:
-        raise SpecError(f"{severity} is no severity", details=f"one of {', '.join(SEVERITIES)}")
+    from ai_how.clusters.diagnosis.catalogue import Severity
+
+    if severity not in list(Severity):
+        raise SpecError(f"{severity} is no severity", details=f"one of {', '.join(Severity)}")
     if wait < 0:
         raise SpecError("--wait needs seconds, 0 or more")
     if is_heal_option and not heal:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from ai_how.dashboard.clusters import JournalEntry, Known, Line, Live
+    from ai_how.dashboard.clusters import JournalEntry, Known, Line
     from ai_how.dashboard.metrics_own import NodeStart
     from ai_how.hpc.manager import HpcManager
+    from ai_how.monitoring.live import Live
 
 app = new_app()
 

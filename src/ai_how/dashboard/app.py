@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from ai_how.dashboard.clusters import Clusters, Live
+from ai_how.dashboard.clusters import Clusters
 from ai_how.dashboard.console import ConsoleSocket
 from ai_how.dashboard.feeds import Hub, Watched
 from ai_how.dashboard.files import Files
@@ -22,6 +22,7 @@ from ai_how.dashboard.metrics_route import MetricsRoute
 from ai_how.dashboard.queries import read_lines, read_series, read_span, read_step
 from ai_how.dashboard.stream import Stream
 from ai_how.errors import AiHowError, SpecError
+from ai_how.monitoring.live import Live
 from ai_how.monitoring.records import write_snapshot
 
 HOUR_S = 3600.0

@@ -1,34 +1,12 @@
 """What the page needs of the clusters: `cli/` hands it over. All may block and raise AiHowError."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from ai_how.dashboard.metrics_own import NodeStart
-from ai_how.monitoring.model import Event, Job, Snapshot
-
-Point = tuple[float, float | None]
-
-
-class Live(Protocol):
-    """What a collector says of one cluster: `monitoring/live.py`."""
-
-    def snapshot(self) -> Snapshot: ...
-
-    def follow(self) -> Iterator[Snapshot]:
-        """Each new snapshot, until `close`; with troubled sources while the collector is gone."""
-        ...
-
-    def series(
-        self, name: str, subject: str, since: float, until: float, step_s: float
-    ) -> Sequence[Point]: ...
-
-    def jobs(self, since: float, until: float) -> Sequence[Job]: ...
-
-    def events(self, since: float, until: float) -> Sequence[Event]: ...
-
-    def close(self) -> None: ...
+from ai_how.monitoring.live import Live
 
 
 class Line(Protocol):

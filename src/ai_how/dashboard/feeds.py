@@ -13,10 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from ai_how.dashboard.clusters import Clusters, Known, Live
+from ai_how.dashboard.clusters import Clusters, Known
 from ai_how.dashboard.work import Work
 from ai_how.errors import AiHowError, StateError, brief_of
 from ai_how.limits import start_thread
+from ai_how.monitoring.live import Live
 from ai_how.monitoring.model import Snapshot
 from ai_how.monitoring.records import write_snapshot
 
@@ -203,9 +204,9 @@ class Hub:
         return len(self._readers)
 
     @property
-    def names(self) -> list[str]:
-        """Of all known clusters."""
-        return sorted(self._watched)
+    def watched(self) -> list[Watched]:
+        """All known clusters, by name."""
+        return [self._watched[name] for name in sorted(self._watched)]
 
     def find(self, name: str) -> Watched | None:
         return self._watched.get(name)
@@ -250,7 +251,7 @@ class Hub:
 
     def listed(self) -> list[dict[str, object]]:
         """Each cluster in short; `is_up` is None while nobody has looked."""
-        return [_listed(self._watched[name]) for name in sorted(self._watched)]
+        return [_listed(one) for one in self.watched]
 
     def touch(self, name: str) -> Feed | None:
         """Follow a known cluster from now on; its first snapshot takes a moment."""
@@ -312,8 +313,9 @@ class Hub:
             self._tell("clusters", listed)
 
     def _tell(self, kind: str, value: object, *, cluster: str | None = None) -> None:
+        data = json.dumps(value).encode()
         for one in self._readers:
-            one.put(kind, json.dumps(value).encode(), cluster=cluster)
+            one.put(kind, data, cluster=cluster)
 
 
 def _listed(one: Watched) -> dict[str, object]:

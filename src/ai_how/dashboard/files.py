@@ -16,10 +16,6 @@ TYPES = {
     ".mjs": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".json": "application/json",
-    ".woff2": "font/woff2",
-    ".txt": "text/plain; charset=utf-8",
     "": "text/plain; charset=utf-8",
 }
 PAGE = "/static/index.html"
@@ -39,10 +35,6 @@ class Files:
 
     def __init__(self) -> None:
         self._files = dict(_read(files("ai_how.dashboard") / "static", "/static"))
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return tuple(self._files)
 
     async def page(self, request: Request) -> Response:
         return self._answer(request, PAGE)

@@ -67,7 +67,6 @@ def add_libvirt(series: Series, vm: VmSample, *, has_disks: bool) -> None:
 def _add_memory(series: Series, vm: VmSample) -> None:
     memory = "libvirt_domain_memory_stats"
     total, used = vm.guest_memory_mib, vm.guest_memory_used_mib
-    is_known = total is not None and used is not None
     series.gauge(
         f"{memory}_actual_balloon_bytes", "Current balloon value (in bytes).", mib(vm.balloon_mib)
     )
@@ -85,7 +84,7 @@ def _add_memory(series: Series, vm: VmSample) -> None:
     series.gauge(
         f"{memory}_used_percent",
         "The amount of memory in percent, that used by domain.",
-        100.0 * (used or 0) / total if is_known and total else None,
+        100.0 * used / total if total and used is not None else None,
     )
     series.gauge(
         f"{memory}_rss_bytes",
@@ -97,29 +96,20 @@ def _add_memory(series: Series, vm: VmSample) -> None:
 def _add_disks(series: Series, counters: VmCounters) -> None:
     """The sum over the disks of the VM, so without `target_device`."""
     block = "libvirt_domain_block_stats"
-    for name, help_, value in (
-        (
-            "read_bytes",
-            "Number of bytes read from a block device, in bytes.",
-            counters.disk_read_bytes,
-        ),
-        (
-            "read_requests",
-            "Number of read requests from a block device.",
-            counters.disk_read_requests,
-        ),
-        (
-            "write_bytes",
-            "Number of bytes written to a block device, in bytes.",
-            counters.disk_written_bytes,
-        ),
-        (
-            "write_requests",
-            "Number of write requests to a block device.",
-            counters.disk_write_requests,
-        ),
+    for way, done, where, bytes_, requests in (
+        ("read", "read", "from", counters.disk_read_bytes, counters.disk_read_requests),
+        ("write", "written", "to", counters.disk_written_bytes, counters.disk_write_requests),
     ):
-        series.counter(f"{block}_{name}_total", help_, value)
+        series.counter(
+            f"{block}_{way}_bytes_total",
+            f"Number of bytes {done} {where} a block device, in bytes.",
+            bytes_,
+        )
+        series.counter(
+            f"{block}_{way}_requests_total",
+            f"Number of {way} requests {where} a block device.",
+            requests,
+        )
 
 
 def _add_network(series: Series, counters: VmCounters) -> None:
@@ -153,13 +143,9 @@ def _add_network(series: Series, counters: VmCounters) -> None:
             f"Number of packets {verb} on a network interface.",
             packets,
         )
-        series.counter(
-            f"{stats}_{way}_errors_total",
-            f"Number of packet {way} errors on a network interface.",
-            errors,
-        )
-        series.counter(
-            f"{stats}_{way}_drops_total",
-            f"Number of packet {way} drops on a network interface.",
-            drops,
-        )
+        for fault, count in (("errors", errors), ("drops", drops)):
+            series.counter(
+                f"{stats}_{way}_{fault}_total",
+                f"Number of packet {way} {fault} on a network interface.",
+                count,
+            )

@@ -3,9 +3,8 @@
 Starts, health, what answers, memory that means something, the host, jobs and their use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ai_how.dashboard.metrics_jobs import add_jobs
 from ai_how.dashboard.metrics_page import Series, mib
@@ -19,10 +18,8 @@ from ai_how.monitoring.model import (
 )
 
 SEVERITIES = ("critical", "warning", "notice")
-
-
-class IsFresh(Protocol):
-    def __call__(self, name: str) -> bool: ...
+IsFresh = Callable[[str], bool]
+"""Whether what a source said last still holds."""
 
 
 @dataclass(frozen=True, slots=True)

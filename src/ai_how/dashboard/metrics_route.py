@@ -18,8 +18,7 @@ class MetricsRoute:
         self._hub = hub
 
     async def answer(self, request: Request) -> Response:
-        watched = [one for name in self._hub.names if (one := self._hub.find(name))]
-        found = await asyncio.gather(*(self._see(one) for one in watched))
+        found = await asyncio.gather(*(self._see(one) for one in self._hub.watched))
         seen = [one for one in found if one]
         accept = ",".join(request.headers.getlist("accept"))
         body, kind = render_metrics(seen, now=time.time(), accept=accept)

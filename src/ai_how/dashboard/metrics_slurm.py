@@ -112,7 +112,7 @@ def _is_busy(words: frozenset[str]) -> bool:
 def _count_jobs(jobs: Sequence[Job]) -> dict[str, float]:
     """By the names of the endpoint `jobs`."""
     words = [_words_of_job(job) for job in jobs]
-    waiting = [job for job in jobs if "pending" in _words_of_job(job)]
+    waiting = [job for job, own in zip(jobs, words, strict=True) if "pending" in own]
     held = [job for job in waiting if job.reason in _HELD]
     running = [job for job, own in zip(jobs, words, strict=True) if own & _HAS_CPUS]
     return {
