@@ -11,7 +11,7 @@ from test_docs_json import assert_documented
 from ai_how.cli.hpc_check import _show_healed
 from ai_how.hpc.kind import SLURM
 from ai_how.monitoring import checking
-from ai_how.monitoring.checking import Verdict, check, check_until_well, with_reasons
+from ai_how.monitoring.checking import Verdict, check, check_until_well
 from ai_how.monitoring.healing import Healed
 from ai_how.monitoring.health import judge_of
 from ai_how.monitoring.model import Snapshot
@@ -146,13 +146,6 @@ def test_the_document_has_what_the_page_says(shown):
         assert documents[-1]["verdict"] == verdict
         assert ended.code == {"healthy": HEALTHY, "ill": ILL, "off": OFF}[verdict]
     assert_documented("`hpc check`", *documents)
-
-
-def test_a_source_that_was_late_gets_a_reason():
-    seen = sound()
-    late = replace(seen, sources=(replace(seen.sources[0], at=None), *seen.sources[1:]))
-    assert with_reasons(late, 60).sources[0].trouble == "no answer within 60 s"
-    assert with_reasons(seen, 60) is seen
 
 
 class Doctor:

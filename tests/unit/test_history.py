@@ -9,9 +9,7 @@ from ai_how.monitoring.history import (
     MOST_STEPS,
     Grid,
     History,
-    growth_per_s,
     in_steps,
-    seconds_until_full,
 )
 from ai_how.monitoring.points import points_of
 from made_up_cluster import NOON, make_snapshot
@@ -93,19 +91,6 @@ def test_steps_are_longer_if_they_would_be_too_many():
 def test_a_span_that_is_none_is_refused(span):
     with pytest.raises(ValueError, match="span"):
         Grid(*span)
-
-
-def test_growth_does_not_follow_one_peak():
-    points = [(10.0 * number, 100.0 + number) for number in range(30)]
-    points[-1] = (290.0, 1e9)
-    assert growth_per_s(points) == pytest.approx(0.1)
-    assert growth_per_s([(0, 1.0), (1, None)]) is None
-
-
-def test_what_does_not_grow_is_never_full():
-    assert seconds_until_full(100, 2.0) == 50
-    assert seconds_until_full(100, -1.0) is None
-    assert seconds_until_full(100, None) is None
 
 
 def test_every_figure_has_a_name_of_its_own():

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ai_how.errors import AiHowError
 from ai_how.monitoring.asking import Connection
 from ai_how.monitoring.heal_log import DONE, FAILED
 from ai_how.monitoring.healing import Healed, heal, plan_healing
-from ai_how.monitoring.health import judge_of, mends_of
+from ai_how.monitoring.health import mends_of
 from ai_how.monitoring.judging import RUNNING, is_off
 from ai_how.monitoring.live import snapshot_parts
 from ai_how.monitoring.model import Finding, Snapshot, SourceState
@@ -105,11 +105,7 @@ def look(cluster: "KnownCluster", *, is_anew: bool = False) -> tuple[Snapshot, b
     seen = look_once(cluster, within_s=WITHIN_S)
     if any(one.trouble and one.at is None and one.name in _late(seen) for one in seen.sources):
         seen = look_once(cluster, within_s=WITHIN_S)  # the host may have been busy for a moment
-    told = with_reasons(seen, WITHIN_S)
-    if told is not seen:
-        judge = judge_of(cluster.kind, is_single=True)
-        told = replace(told, findings=judge.judge(replace(told, findings=())))
-    return told, False
+    return seen, False
 
 
 def _late(seen: Snapshot) -> set[str]:
@@ -142,18 +138,6 @@ def note_healing(cluster: "KnownCluster", one: Healed) -> None:
     event = {"at": time.time(), "kind": "heal", "subject": one.subject, "text": text}
     with suppress(AiHowError), closing(Connection(cluster.paths.collector_socket)) as line:
         line.ask({"ask": "note", "event": event})
-
-
-def with_reasons(seen: Snapshot, within_s: float) -> Snapshot:
-    """The snapshot with a reason for each source that did not answer in time (pure)."""
-    if all(one.at is not None or one.trouble is not None for one in seen.sources):
-        return seen
-    late = f"no answer within {within_s:.0f} s"
-    sources = tuple(
-        replace(one, trouble=late) if one.at is None and one.trouble is None else one
-        for one in seen.sources
-    )
-    return replace(seen, sources=sources)
 
 
 class Medic:

@@ -1,9 +1,9 @@
-"""The last hour of a cluster in memory, at full resolution; and what it says of growth."""
+"""The last hour of a cluster in memory, at full resolution."""
 
 import math
 import threading
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ai_how.monitoring.model import Snapshot
 from ai_how.monitoring.points import points_of
@@ -115,28 +115,3 @@ class Grid:
 
     def step_of(self, at: float) -> int:
         return math.floor((at - self.since) / self.step_s)
-
-
-def growth_per_s(points: Sequence[tuple[float, float | None]]) -> float | None:
-    """How fast a figure grows; None if it was seen for too short a time.
-
-    Between the medians of its first and its last third, so that one peak does not matter.
-    """
-    known = [(at, value) for at, value in points if value is not None]
-    third = len(known) // 3
-    if third == 0:
-        return None
-    first, last = _median(known[:third]), _median(known[-third:])
-    return (last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else None
-
-
-def seconds_until_full(free: float, growth: float | None) -> float | None:
-    """When what is free is used up, in seconds from now; None if nothing grows."""
-    if growth is None or growth <= 0:
-        return None
-    return max(0.0, free) / growth
-
-
-def _median(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    middle = len(points) // 2
-    return sorted(at for at, _ in points)[middle], sorted(value for _, value in points)[middle]

@@ -157,11 +157,6 @@ class CollectorLive:
         told = self._asked(ask="status")["status"]
         return dict(told)
 
-    def note(self, event: Event) -> None:
-        """Have an event kept, as of a verb that has mended something."""
-        words = {"at": event.at, "kind": event.kind, "subject": event.subject, "text": event.text}
-        self._asked(ask="note", event=words)
-
     def close(self) -> None:
         self._closed.set()
         if following := self._following:

@@ -5,7 +5,7 @@ A guest that uses all that it has is busy, and not ill.
 
 from collections.abc import Iterator
 
-from ai_how.clusters.diagnosis.catalogue import MachineCause, Severity
+from ai_how.clusters.diagnosis.catalogue import MachineCause
 from ai_how.monitoring.judging import Look, Rule, Sign, is_off, size_text, time_text
 from ai_how.monitoring.model import NodeSample, VmSample
 
@@ -147,7 +147,6 @@ def _of(
     words: dict[str, str] | None = None,
     heals: bool = False,
     remedy: str | None = None,
-    severity: Severity | None = None,
 ) -> Sign:
     return Sign(
         id=found,
@@ -157,7 +156,6 @@ def _of(
         words=words or {},
         heals=heals,
         remedy=remedy,
-        severity=severity,
     )
 
 

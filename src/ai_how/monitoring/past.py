@@ -85,9 +85,3 @@ class Past:
         if figure.true_since is None:
             figure.true_since = at
         return max(0.0, at - figure.true_since)
-
-    def forget_others(self, subjects: frozenset[str]) -> None:
-        """Keep only figures whose key is a tuple that begins with one of these subjects."""
-        for key in [one for one in self._figures if isinstance(one, tuple)]:
-            if key[0] not in subjects:
-                del self._figures[key]
