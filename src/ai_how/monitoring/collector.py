@@ -273,8 +273,7 @@ class Collector:
     def _follow(self, ground: Ground) -> None:
         """Watch the nodes that the cluster has now, as often as they bear it."""
         if self._fixed is None:
-            is_kvm = self._is_kvm(ground)
-            self._intervals = Intervals.of(is_kvm=is_kvm)
+            self._intervals = Intervals.of(is_kvm=self._is_kvm(ground))
         self._work.every_s = self._intervals.workload
         names = {str(one.uuid) for one in ground.state.nodes}
         for uuid in self._guests.keys() - names:
@@ -377,6 +376,7 @@ class Collector:
 
     def _node(self, node: NodeState, ground: Ground, slurm: SlurmSample | None) -> NodeSample:
         guest = self._guests.get(str(node.uuid))
+        known = slurm.nodes if slurm else ()
         return NodeSample(
             name=node.name,
             role=node.role.value,
@@ -384,9 +384,7 @@ class Collector:
             auto_start=node.auto_start,
             vm=self._vm(node, ground),
             guest=guest.asked.value if guest else None,
-            slurm=next((one for one in slurm.nodes if one.name == node.name), None)
-            if slurm
-            else None,
+            slurm=next((one for one in known if one.name == node.name), None),
         )
 
     def _vm(self, node: NodeState, ground: Ground) -> VmSample | None:
