@@ -5,7 +5,6 @@ import shlex
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -262,13 +261,9 @@ def _copy(rules: Path | None, dashboards: Path | None, *, is_json: bool) -> None
 def _print(manager: "HpcManager", *, is_json: bool, openmetrics: bool) -> None:
     from ai_how.cli.metrics_pages import starts_of
     from ai_how.dashboard.metrics import Seen, make_page, render_metrics
-    from ai_how.monitoring.health import judge_of
     from ai_how.monitoring.once import look_once
 
-    snapshot = look_once(manager)
-    judge = judge_of(manager.kind, is_single=True)
-    snapshot = replace(snapshot, findings=judge.judge(snapshot))
-    seen = [Seen(snapshot=snapshot, starts=starts_of(manager))]
+    seen = [Seen(snapshot=look_once(manager), starts=starts_of(manager))]
     if is_json:
         samples = [
             {"name": one.name, "labels": one.labels, "value": one.value}

@@ -1,7 +1,5 @@
 """`ai-how hpc report`: how the cluster was used."""
 
-import csv
-import io
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -128,6 +126,9 @@ COLUMNS = (
 
 def _csv(found: "UsageReport") -> str:
     """RFC 4180, with a line of names; unknown values are empty."""
+    import csv
+    import io
+
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)

@@ -13,6 +13,7 @@ from ai_how.cli.cluster import Cluster, File, named
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import find_manager
+from ai_how.console.streams import DUMB
 from ai_how.errors import HostError, InterruptedRunError, SpecError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ app = new_app()
 
 INSTALL = "pip install 'ai-how[top]'"
 INSTALL_HERE = "script/setup"
-_DUMB = ("", "dumb", "unknown")
 # Of terminals that show bold and reversed text, and no colours.
 _WITHOUT_COLOURS = ("vt1", "vt2", "vt3", "vt4", "vt5")
 _LINES = 500
@@ -77,7 +77,7 @@ def check_terminal() -> None:
     """Raises SpecError if there is no terminal that shows a full screen."""
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise SpecError("hpc top needs a terminal", hint="ai-how hpc status")
-    if (kind := os.environ.get("TERM", "")) in _DUMB:
+    if (kind := os.environ.get("TERM", "")) in DUMB:
         raise SpecError(
             f"hpc top cannot draw on this terminal (TERM={kind})", hint="ai-how hpc status --watch"
         )

@@ -64,7 +64,7 @@ class ClusterPages:
 
     def ask_node(self, node: str, port: int) -> bytes | None:
         state = self._manager.find_state()
-        named = next((one for one in state.nodes if one.name == node), None) if state else None
+        named = state.find_node(node) if state else None
         if named is None:
             return None
         with self._dialer.connect(str(named.ip), port) as line:

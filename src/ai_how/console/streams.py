@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 if TYPE_CHECKING:
     from rich.console import Console
 
-_DUMB = ("", "dumb", "unknown")
+DUMB = ("", "dumb", "unknown")
+"""`TERM` of terminals on which the cursor cannot be moved."""
 _LEGIBLE = "ai-how-legible"
 _IN_ASCII = {"…": "...", "·": "-"}
 
@@ -133,7 +134,7 @@ def shows_colours(stream: TextIO) -> bool:
 
 def can_redraw(stream: TextIO) -> bool:
     """Whether it is a terminal on which the cursor can be moved."""
-    return stream.isatty() and os.environ.get("TERM", "") not in _DUMB
+    return stream.isatty() and os.environ.get("TERM", "") not in DUMB
 
 
 def overflow_of(stream: TextIO) -> Literal["ellipsis", "crop"]:

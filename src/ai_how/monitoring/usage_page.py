@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ai_how.monitoring.usage import HOUR_S, JobLine, Points, Usage, UsageReport
 
 WIDTH, HEIGHT = 720.0, 160.0
@@ -56,6 +54,8 @@ class Pictures:
 
 def render_page(report: UsageReport) -> str:
     """The page, in UTF-8 when it is written."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  only it needs it
+
     loader = PackageLoader("ai_how.monitoring", "templates")
     world = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     world.filters |= {
