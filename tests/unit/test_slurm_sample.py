@@ -8,9 +8,9 @@ import pytest
 
 from ai_how.errors import GuestError
 from ai_how.hpc.hostlist import expand
+from ai_how.hpc.job_times import duration_s
 from ai_how.hpc.slurm_json import MOST_BYTES, number, objects_of, text_of, unpacked, words_of
 from ai_how.hpc.slurm_sample import (
-    read_duration,
     read_gpus,
     read_jobs,
     read_nodes,
@@ -130,7 +130,7 @@ def test_a_hostlist_cannot_be_endless():
     [("1-02:03:04", 93784), ("01:30:00", 5400), ("UNLIMITED", None), ("x", None), ("", None)],
 )
 def test_durations(text, seconds):
-    assert read_duration(text) == seconds
+    assert duration_s(text) == seconds
 
 
 @pytest.mark.parametrize(

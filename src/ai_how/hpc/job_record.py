@@ -32,7 +32,8 @@ _FIRST = re.compile(
 _UNKNOWN = ("", "Unknown", "N/A", "None", "(null)", "0")
 _SAFE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _WORKING = frozenset({"IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED", "RESERVED"})
-_MIB_OF = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
+MIB_OF = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2, "P": 1024**3}
+"""Of the units of memory that SLURM prints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def read_mib(text: str) -> int | None:
     """An amount of memory of SLURM's in MiB: `449M`, `1.50G`; None if it is none."""
     found = re.fullmatch(r"([0-9.]{1,12})([KMGT]?)", text)
     try:
-        return round(float(found[1]) * _MIB_OF[found[2]]) if found else None
+        return round(float(found[1]) * MIB_OF[found[2]]) if found else None
     except ValueError:
         return None
 

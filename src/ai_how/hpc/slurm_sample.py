@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from ai_how.guest.serial_log import one_line
 from ai_how.hpc.hostlist import expand
+from ai_how.hpc.job_record import MIB_OF
+from ai_how.hpc.job_times import duration_s
 from ai_how.hpc.slurm_json import (
     Object,
     moment,
@@ -24,7 +26,6 @@ MINUTE = 60.0
 # no type.
 _GRES = re.compile(r"(?:^|[,/:])gpu(?::([A-Za-z0-9][A-Za-z0-9_.+-]*?))?[:=]([0-9]{1,6})(?=[,(]|$)")
 _MEMORY = re.compile(r"(?:^|,)mem=([0-9]+(?:\.[0-9]+)?)([KMGTP]?)(?=,|$)")
-_UNITS = {"K": 1 / 1024, "": 1.0, "M": 1.0, "G": 1024.0, "T": 1024.0**2, "P": 1024.0**3}
 _LINE = re.compile(r"(?:^|\s)([A-Za-z/]+)=(\S*)")
 
 # Before 23.02 sdiag prints no JSON.
@@ -184,17 +185,8 @@ def _partition(line: str) -> Partition | None:
         state=one_line(fields.get("State", "unknown"))[:40].lower(),
         is_default=fields.get("Default") == "YES",
         nodes=expand(nodes) if nodes else (),
-        max_time_s=read_duration(fields.get("MaxTime", "")),
+        max_time_s=duration_s(fields.get("MaxTime", "")),
     )
-
-
-def read_duration(text: str) -> float | None:
-    """Seconds of SLURM's `1-02:03:04`; None for `UNLIMITED` and anything else."""
-    found = re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6}):(\d{2}):(\d{2})", text)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(one or 0) for one in found.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _job(one: Object) -> Job | None:
@@ -263,7 +255,7 @@ def _tres_count(tres: str, name: str) -> int | None:
 
 def _memory_mib(tres: str) -> int | None:
     found = _MEMORY.search(tres)
-    return int(float(found[1][:18]) * _UNITS[found[2]]) if found else None
+    return int(float(found[1][:18]) * MIB_OF[found[2]]) if found else None
 
 
 def _job_gpus(one: Object, tres: str) -> int | None:
