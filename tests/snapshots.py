@@ -35,7 +35,9 @@ def with_slurm(seen: Snapshot, node: str, **changes: Any) -> Snapshot:
     """Another word of SLURM about a node."""
     assert seen.slurm
     nodes = tuple(replace(one, **changes) if one.name == node else one for one in seen.slurm.nodes)
-    return replace(seen, slurm=replace(seen.slurm, nodes=nodes))
+    told = {one.name: one for one in nodes}
+    own = tuple(replace(one, slurm=told.get(one.name)) for one in seen.nodes)
+    return replace(seen, slurm=replace(seen.slurm, nodes=nodes), nodes=own)
 
 
 def with_host(seen: Snapshot, **changes: Any) -> Snapshot:

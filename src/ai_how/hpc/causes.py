@@ -102,9 +102,7 @@ class SlurmEvidence:
         signs = self.nodes.get(node)
         if signs is None:
             return None
-        if signs.seen is not None:
-            return signs.seen.is_working
-        return None if signs.answers is None else signs.answers
+        return signs.answers if signs.seen is None else signs.seen.is_working
 
 
 class SlurmDiagnosis:

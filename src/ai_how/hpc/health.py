@@ -48,13 +48,11 @@ def find_off(look: Look) -> Iterator[Sign]:
     """Nodes that are off, though nobody stopped them by our verbs."""
     if is_off(look.now) or not look.is_fresh("libvirt"):
         return
-    known = {one.name: one for one in look.now.slurm.nodes} if look.now.slurm else {}
     for node in look.now.nodes:
         vm = node.vm
         if vm is None or vm.state not in OFF or vm.state == "absent":
             continue
-        seen = known.get(node.name)
-        reason = (seen.reason or "") if seen else ""
+        reason = (node.slurm.reason or "") if node.slurm else ""
         if reason.startswith((OUR_REASON, NEVER_STARTED)) or not node.auto_start:
             continue
         if node.role != CONTROLLER and not look.is_fresh("slurm"):
@@ -231,12 +229,8 @@ def is_mendable(seen: SlurmNode) -> bool:
 
 def _slurm_nodes(look: Look) -> Iterator[tuple[NodeSample, SlurmNode]]:
     """The nodes that run, with what SLURM says of them now."""
-    if look.now.slurm is None or not look.is_fresh("slurm"):
-        return
-    known = {one.name: one for one in look.now.slurm.nodes}
-    for node in look.running():
-        if node.name in known:
-            yield node, known[node.name]
+    if look.is_fresh("slurm"):
+        yield from ((node, node.slurm) for node in look.running() if node.slurm)
 
 
 def _reason(seen: SlurmNode) -> str:
