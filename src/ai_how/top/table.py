@@ -123,11 +123,6 @@ class Table(Widget, Generic[Row], can_focus=True):
         self._rows = rows
         self._arrange(keeps_top=self.place <= 1 and not (self.has_focus or self.was_used))
 
-    def choose(self, key: str) -> None:
-        """Move the cursor to a row, if it is there."""
-        if key in self._keys:
-            self._go(self._keys.index(key))
-
     def sort_by(self, key: str) -> None:
         """Sort by a column; in the other direction, if it is sorted by that already."""
         place = self._column_at(key)
@@ -270,39 +265,31 @@ class Table(Widget, Generic[Row], can_focus=True):
     def _arrange(self, *, keeps_top: bool = False) -> None:
         """Filter, sort and measure anew."""
         key, on_screen = self.key(), self._cursor - self._top
-        keys = [one for one, row in self._rows.items() if self._passes(row)]
+        wanted = self.filter.casefold()
+        keys = [one for one, row in self._rows.items() if not wanted or self._has(row, wanted)]
         self._keys = self._sorted(keys)
         self._measure()
-        if key in self._keys and not keeps_top:
+        if keeps_top:
+            self._cursor = 0
+        elif key in self._keys:
             self._cursor = self._keys.index(key)
-        elif keeps_top:
-            self._cursor = self._top = 0
         self._cursor = min(self._cursor, max(0, len(self._keys) - 1))
-        self._top = self._cursor - on_screen if not keeps_top else 0
+        self._top = 0 if keeps_top else self._cursor - on_screen
         self._keep_in_sight()
         self.refresh()
 
-    def _passes(self, row: Row) -> bool:
-        wanted = self.filter.casefold()
-        return not wanted or any(
-            wanted in column.cell(row).text.casefold() for column in self._columns
-        )
+    def _has(self, row: Row, wanted: str) -> bool:
+        return any(wanted in column.cell(row).text.casefold() for column in self._columns)
 
     def _sorted(self, keys: list[str]) -> list[str]:
-        order = self.sorted_by.order
-        known: list[tuple[Any, str]] = []  # values of one column are of one kind
-        unknown: list[str] = []
-        for key in keys:
-            value = order(self._rows[key])
-            if value is None:
-                unknown.append(key)
-            else:
-                known.append((value, key))
-        known.sort(
-            key=lambda one: one[0],
+        # Values of one column are of one kind.
+        values: dict[str, Any] = {key: self.sorted_by.order(self._rows[key]) for key in keys}
+        known = sorted(
+            (key for key in keys if values[key] is not None),
+            key=values.__getitem__,
             reverse=self.sorted_by.is_largest_first is not self._is_reversed,
         )
-        return [key for _, key in known] + unknown
+        return known + [key for key in keys if values[key] is None]
 
     def _measure(self) -> None:
         """Grow and shrink the columns that fit their texts."""
