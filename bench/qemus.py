@@ -2,6 +2,7 @@
 
 import os
 import re
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,7 @@ def qemu_started_at(guest: str) -> float:
     """When the QEMU of a guest began, by the wall clock. Raises BenchError where there is none."""
     booted_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     for process in find_qemus(f"{guest},"):
-        # Its name may hold spaces; what follows it may not. The 20th of those is the start.
-        after_name = (process / "stat").read_text().rpartition(")")[2].split()
-        return booted_at + int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+        return booted_at + int(_after_name(process)[19]) / os.sysconf("SC_CLK_TCK")
     raise BenchError(f"no QEMU of {guest} runs")
 
 
@@ -32,9 +31,24 @@ def find_qemus(guests: str) -> Iterator[Path]:
 
 def mean_memory_mib(cluster: str) -> float:
     """What the QEMU of each node takes of the host, on average: its share of what is shared."""
-    found = [
-        re.search(r"^Pss: +([0-9]+)", (one / "smaps_rollup").read_text(), re.MULTILINE)
-        for one in find_qemus(f"{cluster}-")
-    ]
-    sizes_kib = [int(one[1]) for one in found if one]
-    return sum(sizes_kib) / len(sizes_kib) / 1024
+    return statistics.mean(memory_mib(one)[1] for one in find_qemus(f"{cluster}-"))
+
+
+def cpu_s(process: Path) -> float:
+    """What a process has used, without its children."""
+    fields = _after_name(process)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(process: Path) -> tuple[float, float]:
+    """RSS and PSS: with what it shares with others, and with its part of that."""
+    text = (process / "smaps_rollup").read_text()
+    rss, pss = (re.search(rf"^{name}: +([0-9]+)", text, re.MULTILINE) for name in ("Rss", "Pss"))
+    if rss is None or pss is None:
+        raise BenchError(f"the memory of {process} cannot be read")
+    return int(rss[1]) / 1024, int(pss[1]) / 1024
+
+
+def _after_name(process: Path) -> list[str]:
+    """The fields of its `stat` after its name, which may hold spaces."""
+    return (process / "stat").read_text().rpartition(")")[2].split()

@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
 import time
 from pathlib import Path
 
 from figures import BenchError, Results, Watched
-from qemus import find_qemus
+from qemus import cpu_s, find_qemus, memory_mib
 from running import Bench, say, start_by_turns
 
 SIZES = (1, 2, 7)
@@ -45,13 +44,13 @@ def measure_idle(bench: Bench, count: int) -> Watched:
         without = guests_cpu(file.stem)
         bench.run(f"hpc monitor start {file}")
         time.sleep(SETTLE_S)
-        pid = collector_of(bench, file)
-        before, used_s = size_of_database(bench, file), cpu_s(Path(f"/proc/{pid}"))
+        collector = collector_of(bench, file)
+        before, used_s = size_of_database(bench, file), cpu_s(collector)
         began = time.monotonic()
         with_it = guests_cpu(file.stem)
         took_s = time.monotonic() - began
-        collector_s = cpu_s(Path(f"/proc/{pid}")) - used_s
-        rss_mib, pss_mib = memory_mib(pid)
+        collector_s = cpu_s(collector) - used_s
+        rss_mib, pss_mib = memory_mib(collector)
         grown = size_of_database(bench, file) - before
         bench.run(f"hpc monitor stop {file}")
     finally:
@@ -85,27 +84,13 @@ def guests_cpu(cluster: str) -> float:
     return sum(cpu_s(one) - used_s for one, used_s in before.items()) / took_s
 
 
-def collector_of(bench: Bench, file: Path) -> int:
+def collector_of(bench: Bench, file: Path) -> Path:
+    """Its directory in /proc."""
     _, printed = bench.run(f"hpc monitor status --json {file}")
-    return int(json.loads(printed)["pid"])
+    return Path("/proc", str(json.loads(printed)["pid"]))
 
 
 def size_of_database(bench: Bench, file: Path) -> int:
     """All files of it, in bytes."""
     found = (bench.state / file.stem).glob("history.sqlite*")
     return sum(one.stat().st_size for one in found)
-
-
-def cpu_s(process: Path) -> float:
-    """What a process has used, without its children."""
-    after_name = (process / "stat").read_text().rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_mib(pid: int) -> tuple[float, float]:
-    """RSS and PSS: with what it shares with others, and with its part of that."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    rss, pss = (re.search(rf"^{name}: +([0-9]+)", text, re.MULTILINE) for name in ("Rss", "Pss"))
-    if rss is None or pss is None:
-        raise BenchError(f"the memory of {pid} cannot be read")
-    return int(rss[1]) / 1024, int(pss[1]) / 1024
