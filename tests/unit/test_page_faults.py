@@ -120,7 +120,7 @@ def test_a_gap_says_its_reason_and_what_is_old_is_not_shown_as_new(browser):
         page.wait("() => document.querySelector('#live').textContent === '● Live'")
         assert page.page.locator("#gaps").is_hidden()
         chart = page.page.locator("#charts .plot").first
-        label = "(what) => document.querySelector('#charts .plot').ariaLabel.includes(what)"
+        label = "(what) => document.querySelector('#charts .plot')?.ariaLabel.includes(what)"
         page.wait(label, "compute-01: now")
         life.change = troubled("libvirt", "it has not answered for 5 s")
         life.tell()
