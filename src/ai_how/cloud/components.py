@@ -199,6 +199,7 @@ def _controller_manager(facts: KubeFacts) -> Daemon:
         **_client_options("controller-manager"),
         "allocate-node-cidrs": "false",
         "client-ca-file": f"{PKI}/ca.crt",
+        "flex-volume-plugin-dir": settings.PLUGINS,
         "cluster-name": facts.cluster,
         "cluster-signing-cert-file": f"{PKI}/ca.crt",
         "cluster-signing-key-file": f"{PKI}/ca.key",

@@ -13,6 +13,8 @@ from ai_how.cloud.versions import CONTAINERD_SOCKET, has_runtime_field, has_tain
 
 ETC = "/etc/kubernetes"
 PKI = f"{ETC}/pki"
+# Plugins of volumes, which no node has; the default is created below /usr.
+PLUGINS = "/var/lib/kubelet/volume-plugins"
 
 
 def render_kubeconfig(facts: KubeFacts, server: str, user: str, certificate: str) -> str:
@@ -63,6 +65,7 @@ def render_kubelet(facts: KubeFacts, node: KubeNode) -> str:
         "clusterDomain": CLUSTER_DOMAIN,
         "resolvConf": "/etc/resolv.conf",
         "failSwapOn": False,
+        "volumePluginDir": PLUGINS,
         "serializeImagePulls": True,
         # Nodes download nothing: an image that is removed does not come back.
         "imageGCHighThresholdPercent": 100,

@@ -1,0 +1,277 @@
+"""A real control plane takes our commands, files and keys, and our manifests."""
+
+import json
+import re
+from base64 import b64encode
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+
+from ai_how.cloud.components import BIN, daemons
+from ai_how.cloud.kubeconfig import render_user_config
+from ai_how.cloud.manifests import (
+    CHECK_NAMESPACE,
+    base_manifests,
+    check_name,
+    ready_manifests,
+)
+from ai_how.cloud.pki import ensure_pki, read_admin, read_keys, rotate
+from ai_how.errors import ToolError
+from ai_how.process import run
+from ai_how.waiting import Deadline, wait_until
+from kube_facts import make_facts
+from native_kubernetes import (
+    BINARIES,
+    NativeKubernetes,
+    native_kubernetes,
+    skip_without_binaries,
+)
+
+FACTS = make_facts(has_audit=True, dns=True)
+SEEN_S = 60.0
+WORD = "a-word-that-nobody-else-writes"
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory):
+    skip_without_binaries()
+    with native_kubernetes(tmp_path_factory.mktemp("kube"), FACTS) as started:
+        yield started
+
+
+def soon(what, ask):
+    return wait_until(ask, Deadline.after(SEEN_S), what, interval_s=0.5)
+
+
+def apply(kube: NativeKubernetes, text: str, *words: str) -> str:
+    return kube.kubectl("apply", "-f", "-", *words, stdin=text)
+
+
+def node_object(name: str) -> dict:
+    """A node as its kubelet would register it, with room for Pods."""
+    room = {"cpu": "2", "memory": "2Gi", "pods": "110"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "status": {
+            "capacity": room,
+            "allocatable": room,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def nodes(kube):
+    """The nodes of the cluster, of which no kubelet runs."""
+    items = [node_object(one.name) for one in FACTS.nodes]
+    kube.kubectl(
+        "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    )
+    return [one.name for one in FACTS.nodes]
+
+
+def test_nothing_listens_without_tls(kube):
+    """Of 10257 and 10259, the controller manager and the scheduler."""
+    ports = {
+        *("*:6443", "127.0.0.1:2379", "192.168.130.11:2379", "192.168.130.11:2380"),
+        *("127.0.0.1:10257", "127.0.0.1:10259"),
+    }
+    soon("all components", lambda: kube.listening() >= ports)
+    assert kube.listening() == ports
+
+
+def test_whoever_has_no_certificate_is_refused(kube):
+    pki = kube.path("/etc/kubernetes/pki")
+    client = ("openssl", "s_client", "-quiet", "-CAfile", pki / "ca.crt")
+    for path in ("/readyz", "/api/v1/nodes"):
+        asked = f"GET {path} HTTP/1.0\r\n\r\n"
+        refused = kube.ask(*client, "-connect", "127.0.0.1:6443", stdin=asked)
+        assert refused.stdout.startswith("HTTP/1.0 401 Unauthorized")
+    etcd = kube.ask(
+        *("env", "ETCDCTL_API=3", "etcdctl", "--endpoints=https://127.0.0.1:2379"),
+        *(f"--cacert={pki}/etcd/ca.crt", "--command-timeout=5s", "get", "/"),
+        check=False,
+    )
+    assert etcd.returncode != 0
+    assert etcd.stdout == ""
+
+
+def test_components_use_the_api_by_their_own_kubeconfigs(kube):
+    users = {
+        "admin": "yes",
+        "kubelet": "no",
+        "kube-proxy": "no",
+        "scheduler": "no",
+    }
+    found = {
+        conf: kube.try_kubectl("auth", "can-i", "delete", "nodes", conf=conf) for conf in users
+    }
+    assert {conf: said.strip() for conf, said in found.items()} == users
+    own = kube.kubectl("auth", "can-i", "watch", "services", conf="kube-proxy")
+    assert own.strip() == "yes"
+
+
+def test_controllers_run_and_sign_what_users_ask_for(kube, tmp_path):
+    names = ("get", "serviceaccount", "default", "--namespace=default", "--output=name")
+    soon("the default account", lambda: "default" in kube.try_kubectl(*names))
+    root = ("get", "configmap", "kube-root-ca.crt", "--namespace=default", "--output=json")
+    text = soon("the CA for Pods", lambda: _json(kube.try_kubectl(*root)))
+    ca = kube.path("/etc/kubernetes/pki/ca.crt").read_text()
+    assert text["data"]["ca.crt"].strip() == ca.strip()
+
+    key, request = tmp_path / "key.pem", tmp_path / "request.pem"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    kube.ask("openssl", "req", "-new", *curve, "-keyout", key, "-subj", "/CN=ann", "-out", request)
+    kube.kubectl("create", "-f", "-", stdin=_signing_request(request.read_bytes()))
+    kube.kubectl("certificate", "approve", "ann")
+    ask = ("get", "csr", "ann", "--output=jsonpath={.status.certificate}")
+    assert soon("the certificate", lambda: kube.kubectl(*ask) or None).startswith("LS0t")
+
+
+def _json(text):
+    with suppress(json.JSONDecodeError):
+        return json.loads(text)
+    return None
+
+
+def _signing_request(pem: bytes) -> str:
+    spec = {
+        "request": b64encode(pem).decode(),
+        "signerName": "kubernetes.io/kube-apiserver-client",
+        "usages": ["client auth"],
+    }
+    kind = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest"}
+    return json.dumps(kind | {"metadata": {"name": "ann"}, "spec": spec})
+
+
+def test_secrets_are_encrypted_in_etcd_and_not_in_the_audit_log(kube):
+    kube.kubectl("create", "secret", "generic", "word", f"--from-literal=word={WORD}")
+    kube.kubectl("create", "configmap", "open", f"--from-literal=word=not-{WORD}")
+    raw = kube.etcdctl("get", "/registry/secrets/default/word", "--print-value-only")
+    assert raw.startswith("k8s:enc:secretbox:v1:key1:")
+    assert WORD not in raw
+    # So that it would be seen if it were there.
+    plain = kube.etcdctl("get", "/registry/configmaps/default/open", "--print-value-only")
+    assert f"not-{WORD}" in plain
+    log = kube.path("/var/log/kubernetes/audit.log").read_text()
+    assert f"not-{WORD}" in log
+    assert not re.search(f"(?<!not-){WORD}", log)
+    assert '"name":"word"' in log
+
+
+def test_a_node_reads_only_the_secrets_of_its_own_pods(kube, nodes, tmp_path):
+    """By the Node authorizer and NodeRestriction, which know a node by its certificate."""
+    kube.kubectl("create", "secret", "generic", "for-worker-1", "--from-literal=word=x")
+    volume = {"name": "s", "secret": {"secretName": "for-worker-1"}}
+    container = {"name": "c", "image": "none", "volumeMounts": [{"name": "s", "mountPath": "/s"}]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "reader"},
+        "spec": {"nodeName": "worker-1", "volumes": [volume], "containers": [container]},
+    }
+
+    def create():
+        with suppress(ToolError):  # until its ServiceAccount is there
+            return kube.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+
+    soon("a Pod", create)
+    worker = FACTS.get_node("worker-1")
+    files = read_keys(kube.root / "host-pki", FACTS, worker).files
+    for name in ("kubelet-client.crt", "kubelet-client.key"):
+        (tmp_path / name).write_bytes(files[name])
+    as_worker = (
+        f"--client-certificate={tmp_path}/kubelet-client.crt",
+        f"--client-key={tmp_path}/kubelet-client.key",
+    )
+    read = ("get", "secret", "for-worker-1", "--output=name")
+    theirs = soon("the right to read", lambda: "secret/" in _as(kube, read, as_worker))
+    assert theirs
+    assert "forbidden" in kube.try_kubectl(*read, conf="kubelet")
+    assert "forbidden" in kube.try_kubectl("get", "secrets", "-A", conf="kubelet")
+    label = ("label", "node", "worker-1", "stolen=yes")
+    assert "forbidden" in kube.try_kubectl(*label, conf="kubelet")
+    role = ("label", "node", "cp-1", "node-role.kubernetes.io/db=")
+    assert "forbidden" in kube.try_kubectl(*role, conf="kubelet")
+    assert "labeled" in kube.kubectl("label", "node", "cp-1", "own=yes", conf="kubelet")
+
+
+def _as(kube, words, identity):
+    server = ("--server=https://127.0.0.1:6443", "--kubeconfig=/dev/null")
+    ca = f"--certificate-authority={kube.path('/etc/kubernetes/pki/ca.crt')}"
+    done = kube.ask(BINARIES / "kubectl", *server, ca, *identity, *words, check=False)
+    return done.stdout + done.stderr
+
+
+def test_base_manifests_let_the_api_server_call_kubelets(kube):
+    may = ("auth", "can-i", "get", "nodes/proxy", "--as=kube-apiserver-kubelet-client")
+    assert kube.try_kubectl(*may).strip() == "no"
+    text = base_manifests(FACTS, "localhost/coredns:1")
+    assert "created" in apply(kube, text, "--dry-run=server")
+    apply(kube, text)
+    assert set(re.findall(r"(\w+)$", apply(kube, text), re.MULTILINE)) == {"unchanged"}
+    assert kube.kubectl(*may).strip() == "yes"
+    address = ("get", "service", "kube-dns", "-n", "kube-system", "-o=jsonpath={.spec.clusterIP}")
+    assert kube.kubectl(*address) == str(FACTS.dns_ip)
+
+
+def test_the_check_is_taken_as_it_is_and_scheduled_to_each_node(kube, nodes):
+    text = ready_manifests(FACTS, nodes)
+    apply(kube, text)
+    again = apply(kube, text)
+    assert set(re.findall(r"(\w+)$", again, re.MULTILINE)) == {"unchanged"}
+
+    def placed():
+        pods = json.loads(kube.kubectl("get", "pods", "-n", CHECK_NAMESPACE, "--output=json"))
+        found = {one["metadata"]["name"]: one["spec"].get("nodeName") for one in pods["items"]}
+        return found if all(found.values()) else None
+
+    assert soon("the scheduler", placed) == {check_name(one): one for one in nodes}
+    # Without a kubelet, each Pod still ends when its namespace does.
+    kube.kubectl("delete", "namespace", CHECK_NAMESPACE, "--wait=false")
+
+
+def test_the_kubeconfig_of_the_user_works_also_after_a_rotation(kube, tmp_path):
+    directory, server = kube.root / "host-pki", "https://127.0.0.1:6443"
+    before = read_admin(directory)
+    rotate(directory)
+    ensure_pki(directory, FACTS, datetime.now(UTC))
+    after = read_admin(directory)
+    assert before.certificate != after.certificate
+    assert before.ca == after.ca
+    for admin in (before, after):
+        config = tmp_path / "config"
+        config.write_text(render_user_config("demo", server, admin))
+        asked = (BINARIES / "kubectl", f"--kubeconfig={config}", "config", "current-context")
+        assert kube.ask(*asked).stdout == "ai-how-demo\n"
+        ready = kube.ask(BINARIES / "kubectl", f"--kubeconfig={config}", "get", "--raw=/readyz")
+        assert ready.stdout == "ok"
+
+
+def test_the_certificate_of_the_api_server_is_taken_under_each_of_its_names(kube):
+    ca = kube.path("/etc/kubernetes/pki/ca.crt")
+    for name in ("cp-1", "cp-1.demo", "kubernetes.default.svc.cluster.local", "localhost"):
+        text = kube.ask(
+            *("openssl", "s_client", "-connect", "127.0.0.1:6443", "-CAfile", ca),
+            *("-verify_return_error", "-verify_hostname", name),
+            stdin="",
+            check=False,
+        )
+        assert "Verification: OK" in text.stdout, name
+
+
+@pytest.mark.parametrize("control", [1, 3])
+def test_each_program_knows_all_flags_of_its_command(control):
+    skip_without_binaries()
+    facts = make_facts(control=control, has_audit=True)
+    for node in facts.nodes:
+        for daemon in daemons(facts, node):
+            program, *words = daemon.command
+            if not program.startswith(BIN):
+                continue
+            known = run([BINARIES / daemon.name, "--help"]).stdout
+            flags = {word.partition("=")[0] for word in words}
+            assert {flag for flag in flags if f"{flag} " not in known} == set(), daemon.name

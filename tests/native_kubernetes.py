@@ -1,0 +1,174 @@
+"""A real control plane without a VM: etcd, API server, controllers and scheduler as processes.
+
+They run with the very commands, files and keys that a node gets, in network and PID namespaces of
+their own: nothing outside can be reached or reaches them, and all end with the first of them.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai_how.cloud.components import BIN, ETCD, daemons, entries
+from ai_how.cloud.facts import KubeFacts, KubeNode
+from ai_how.cloud.pki import ensure_pki, read_keys
+from ai_how.process import Completed, find_tool, get_tool, run, start_daemon
+from ai_how.waiting import Deadline, wait_until
+
+if TYPE_CHECKING:
+    from subprocess import Popen  # noqa: TID251
+
+READY_S = 120.0
+ASK_S = 60.0
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+BINARIES = _CACHE / "ai-how-tests/kubernetes/current/kubernetes/server/bin"
+# Where a node has files that this machine has, too, or must not get.
+_MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/kubernetes")
+_AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+
+
+def skip_without_binaries() -> None:
+    """Skips the calling test on a machine without Kubernetes or etcd."""
+    if not (BINARIES / "kube-apiserver").exists():
+        pytest.skip(f"no Kubernetes in {BINARIES}: tests/data/build-kubernetes.sh builds it")
+    if find_tool("etcd") is None:
+        pytest.skip("etcd is not installed: apt-get install etcd-server")
+
+
+class NativeKubernetes:
+    """The components of one control plane, and what its administrator asks it."""
+
+    def __init__(self, root: Path, facts: KubeFacts, inside: int) -> None:
+        self.root = root
+        self.facts = facts
+        self.node: KubeNode = facts.control_planes[0]
+        self._inside = inside
+        self._started: list[Popen[bytes]] = []
+
+    def path(self, path: str) -> Path:
+        """Where a file of the node is here."""
+        return self.root / path.lstrip("/")
+
+    def enter(self, *argv: str | Path) -> list[str]:
+        """The command that runs another one beside the components."""
+        user = ("--user",) if _AS_ROOT else ()
+        spaces = (*user, "--net", "--pid", "--mount")
+        return ["nsenter", "--target", str(self._inside), *spaces, *map(str, argv)]
+
+    def ask(self, *argv: str | Path, check: bool = True, stdin: str | None = None) -> Completed:
+        command = self.enter(*argv)
+        return run(command, check=check, timeout_s=ASK_S, stdin=stdin)
+
+    def kubectl(self, *words: str, conf: str = "admin", stdin: str | None = None) -> str:
+        """What kubectl prints by one of the node's kubeconfigs."""
+        return self._kubectl(conf, *words, stdin=stdin).stdout
+
+    def try_kubectl(self, *words: str, conf: str = "admin") -> str:
+        """The same, and if it fails what it says."""
+        done = self._kubectl(conf, *words, check=False)
+        return done.stdout or done.stderr
+
+    def _kubectl(
+        self, conf: str, *words: str, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        config = self.path(f"/etc/kubernetes/{conf}.conf")
+        options = (f"--kubeconfig={config}", f"--cache-dir={self.root / 'kubectl'}")
+        return self.ask(BINARIES / "kubectl", *options, *words, check=check, stdin=stdin)
+
+    def etcdctl(self, *words: str) -> str:
+        """By the keys of the API server."""
+        pki = self.path("/etc/kubernetes/pki")
+        options = (
+            "--endpoints=https://127.0.0.1:2379",
+            f"--cacert={pki}/etcd/ca.crt",
+            f"--cert={pki}/apiserver-etcd-client.crt",
+            f"--key={pki}/apiserver-etcd-client.key",
+        )
+        command = ("env", "ETCDCTL_API=3", get_tool("etcdctl", package="etcd-client"))
+        return self.ask(*command, *options, *words).stdout
+
+    def write_files(self) -> None:
+        """All files of the node, below `root`."""
+        directory = self.root / "host-pki"
+        ensure_pki(directory, self.facts)
+        keys = read_keys(directory, self.facts, self.node)
+        for entry in entries(self.facts, self.node, keys):
+            path = self.path(entry.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = entry.content
+            path.write_bytes(self._moved(content).encode() if isinstance(content, str) else content)
+            path.chmod(entry.mode)
+
+    def start(self, name: str) -> None:
+        """A component, by the command of its unit."""
+        daemon = next(one for one in daemons(self.facts, self.node) if one.name == name)
+        program, *words = daemon.command
+        own = get_tool("etcd") if program == ETCD else program.replace(BIN, str(BINARIES))
+        command = self.enter(own, *map(self._moved, words))
+        self._started.append(start_daemon(command, log=self.root / f"{name}.log"))
+
+    def wait(self) -> None:
+        """For the end of all components, after that of the namespace."""
+        for one in self._started:
+            one.wait(ASK_S)
+
+    def log(self, name: str) -> str:
+        return (self.root / f"{name}.log").read_text(errors="replace")
+
+    def is_ready(self) -> bool:
+        return self.try_kubectl("get", "--raw=/readyz") == "ok"
+
+    def listening(self) -> set[str]:
+        """Addresses and ports that take connections."""
+        lines = self.ask("ss", "--listening", "--tcp", "--numeric", "--no-header").stdout
+        return {line.split()[3] for line in lines.splitlines()}
+
+    def _moved(self, text: str) -> str:
+        return re.sub("|".join(map(re.escape, _MOVED)), lambda one: f"{self.root}{one[0]}", text)
+
+
+@contextmanager
+def native_kubernetes(root: Path, facts: KubeFacts) -> Iterator[NativeKubernetes]:
+    """etcd, the API server and what depends on it, ready; all of them end with the block."""
+    addresses = " && ".join(f"ip address add {one.address}/24 dev lo" for one in facts.nodes)
+    setup = f"ip link set lo up && {addresses} && exec sleep infinity"
+    spaces = ("--net", "--pid", "--mount-proc", "--fork", "--kill-child")
+    log, kube = root / "namespace.log", None
+    outside = start_daemon(["unshare", *_AS_ROOT, *spaces, "sh", "-c", setup], log=log)
+    try:
+        kube = NativeKubernetes(root, facts, _first_inside(outside.pid))
+        kube.write_files()
+        kube.start("ai-how-etcd")
+        wait_until(lambda: "127.0.0.1:2379" in kube.listening(), Deadline.after(READY_S), "etcd")
+        kube.start("kube-apiserver")
+        try:
+            wait_until(kube.is_ready, Deadline.after(READY_S), "the API server", interval_s=0.5)
+        except BaseException as error:
+            error.add_note(kube.log("kube-apiserver")[-4000:])
+            raise
+        kube.start("kube-controller-manager")
+        kube.start("kube-scheduler")
+        yield kube
+    finally:
+        # unshare ends, and with it (--kill-child) the first process inside, and so all others.
+        outside.kill()
+        outside.wait()
+        if kube:
+            kube.wait()
+
+
+def _first_inside(outside: int) -> int:
+    """The pid of the process with the addresses, as we see it, once it has set them up."""
+
+    def look() -> int | None:
+        children = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()
+        if not children:
+            return None
+        program = Path(f"/proc/{children[0]}/comm").read_text().strip()
+        return int(children[0]) if program == "sleep" else None
+
+    return wait_until(look, Deadline.after(ASK_S), "the namespace", interval_s=0.02)
