@@ -1,27 +1,28 @@
 """The kubeconfig of a cluster for its user, and its place in a file that the user has already."""
 
+import json
 import os
 import shlex
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.util import load_yaml_guess_indent
 
 from ai_how.cloud.pki import AdminKeys
 from ai_how.cloud.texts import Manifest, render
+from ai_how.cloud.yaml_edits import put_entry, put_value, remove_entry
 from ai_how.errors import DeadlineError, StateError
-from ai_how.state.files import NEW_FILE, replaced_atomically
+from ai_how.state.files import NEW_FILE, read_file, replaced_atomically
 from ai_how.state.paths import ensure_parents
 from ai_how.waiting import Deadline, wait_until
 
-_LISTS = ("clusters", "users", "contexts")
+_LISTS = ("clusters", "contexts", "users")
+_CURRENT = "current-context"
+_NEW = "apiVersion: v1\nkind: Config\n"
 _LOCK_S = 5.0
 
 
@@ -59,41 +60,37 @@ def default_path(environment: Mapping[str, str], home: Path) -> Path:
 
 
 def merge(path: Path, cluster: str, server: str, admin: AdminKeys) -> None:
-    """Add the cluster to a kubeconfig, or renew what it has of it; all else is kept.
+    """Add the cluster to a kubeconfig, or renew what it has of it; no other byte is changed.
 
     The context becomes the current one if there was none. The file is private afterwards. Raises
-    StateError, and changes nothing, if it is no kubeconfig, if `kubectl` holds its lock, or if a
-    comment would be lost.
+    StateError, and changes nothing, if it is no kubeconfig, is written in an unusual way, or if
+    another program holds its lock.
     """
     ours = _user_config(cluster, server, admin)
 
-    def add(config: MutableMapping[str, Any]) -> None:
+    def add(text: str) -> str:
+        text = text if text.strip() else _NEW
         for key in _LISTS:
-            entries = config.setdefault(key, [])
-            at = next((i for i, one in enumerate(entries) if _is_named(one, cluster)), None)
-            if at is None:
-                entries.append(ours[key][0])
-            else:
-                entries[at] = ours[key][0]
-        if not config.get("current-context"):
-            config["current-context"] = entry_name(cluster)
+            text = put_entry(text, key, _lines(ours[key][0]), _is_of(cluster))
+        if not (_read(text).get(_CURRENT)):
+            text = put_value(text, _CURRENT, entry_name(cluster))
+        return text
 
     _change(path, add, cluster)
 
 
 def unmerge(path: Path, cluster: str) -> None:
-    """Remove the cluster from a kubeconfig; all else is kept, and a missing file is none.
+    """Remove the cluster from a kubeconfig; no other byte is changed, and a missing file is none.
 
-    Without it there may be no current context. Raises StateError as `merge` does.
+    Afterwards there may be no current context. Raises StateError as `merge` does.
     """
 
-    def remove(config: MutableMapping[str, Any]) -> None:
+    def remove(text: str) -> str:
         for key in _LISTS:
-            entries = config.get(key) or []
-            for one in [one for one in entries if _is_named(one, cluster)]:
-                entries.remove(one)
-        if config.get("current-context") == entry_name(cluster):
-            config["current-context"] = ""
+            text = remove_entry(text, key, _is_of(cluster))
+        if _read(text).get(_CURRENT) == entry_name(cluster):
+            text = put_value(text, _CURRENT, '""')
+        return text
 
     if path.exists():
         _change(path, remove, cluster)
@@ -103,75 +100,55 @@ def _encoded(content: bytes) -> str:
     return b64encode(content).decode()
 
 
-def _is_named(entry: object, cluster: str) -> bool:
-    return isinstance(entry, Mapping) and entry.get("name") == entry_name(cluster)
+def _is_of(cluster: str) -> Callable[[str], bool]:
+    return lambda name: name == entry_name(cluster)
 
 
-def _change(path: Path, change: Callable[[MutableMapping[str, Any]], None], cluster: str) -> None:
+def _lines(entry: Mapping[str, Any]) -> list[str]:
+    """An entry as YAML: a name, and a mapping of strings."""
+    lines = [f"name: {entry['name']}"]
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{key}:")
+            lines += [f"  {field}: {json.dumps(text)}" for field, text in value.items()]
+    return lines
+
+
+def _change(path: Path, change: Callable[[str], str], cluster: str) -> None:
     # A link stays one, such as that into a directory of dotfiles.
     path = path.resolve()
     ensure_parents(path)
     with _locked(path):
-        former = path.read_text() if path.exists() else ""
-        yaml, config = _parse(path, former)
-        change(config)
-        buffer = StringIO()
-        yaml.dump(config, buffer)
-        text = buffer.getvalue()
-        _refuse_losses(path, former, text, cluster)
+        try:
+            former = read_file(path).decode() if path.exists() else ""
+            text = change(former)
+            is_kept = _foreign(former, cluster) == _foreign(text, cluster)
+        except (YAMLError, ValueError) as error:
+            raise _unfit(path, str(error).splitlines()[0]) from error
+        if not is_kept:
+            raise _unfit(path, "it is written in an unusual way")
         if text != former:
             with replaced_atomically(path) as draft:
-                draft.write_text(text)
+                draft.write_bytes(text.encode())
 
 
-def _parse(path: Path, text: str) -> tuple[YAML, MutableMapping[str, Any]]:
-    """The file, and what writes it as it was: order, comments and quotes."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 20
-    if not text.strip():
-        return yaml, {"apiVersion": "v1", "kind": "Config"}
-    try:
-        _, indent, offset = load_yaml_guess_indent(text)
-        config = yaml.load(text)
-    except (YAMLError, ValueError) as error:
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise _unfit(path, f"it cannot be read: {problem}") from error
-    if offset is not None:
-        yaml.indent(mapping=2, sequence=indent, offset=offset)
-    if not isinstance(config, MutableMapping):
-        raise _unfit(path, "it has no fields")
-    for key in _LISTS:
-        if config.get(key, []) is None:
-            config[key] = []
-        if not isinstance(config.get(key, []), list):
-            raise _unfit(path, f"{key} is not a list")
-    return yaml, config
-
-
-def _refuse_losses(path: Path, former: str, text: str, cluster: str) -> None:
-    """Raises StateError if a foreign value or a line with a comment is not there any more."""
-    if _foreign(former, cluster) != _foreign(text, cluster):
-        raise _unfit(path, "it would change in other places as well")
-    marked = (Counter(_comments(one)) for one in (former, text))
-    if lost := next(marked) - next(marked):
-        raise _unfit(path, f"a comment would be lost: {next(iter(lost))}")
+def _read(text: str) -> dict[str, Any]:
+    return dict(YAML(typ="safe", pure=True).load(text) or {})
 
 
 def _foreign(text: str, cluster: str) -> Mapping[str, Any]:
     """What is not ours in a kubeconfig, as plain values."""
-    config = dict(YAML(typ="safe", pure=True).load(text) or {})
+    config = {"apiVersion": "v1", "kind": "Config", _CURRENT: ""} | _read(text)
     for key in _LISTS:
-        config[key] = [one for one in config.get(key) or [] if not _is_named(one, cluster)]
-    if config.get("current-context") in {None, "", entry_name(cluster)}:
-        config["current-context"] = ""
-    config.setdefault("apiVersion", "v1")
-    config.setdefault("kind", "Config")
+        entries = config.get(key) or []
+        config[key] = [one for one in entries if not _is_ours(one, cluster)]
+    if config[_CURRENT] in {None, entry_name(cluster)}:
+        config[_CURRENT] = ""
     return config
 
 
-def _comments(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if "#" in line]
+def _is_ours(entry: object, cluster: str) -> bool:
+    return isinstance(entry, Mapping) and entry.get("name") == entry_name(cluster)
 
 
 def _unfit(path: Path, reason: str) -> StateError:
