@@ -55,7 +55,7 @@ KUBE_GIT_MINOR='20'
 VERSION
   mkdir -p "$tree/.go/src/k8s.io"
   ln -s ../../.. "$tree/.go/src/k8s.io/kubernetes"
-  export GOPATH=$tree/.go GOCACHE=$draft/go-cache GOFLAGS= GO111MODULE=off CGO_ENABLED=0 SOURCE_DATE_EPOCH=1610500000
+  export GOPATH=$tree/.go GOCACHE=$draft/go-cache GOFLAGS='' GO111MODULE=off CGO_ENABLED=0 SOURCE_DATE_EPOCH=1610500000
   export KUBE_GIT_VERSION_FILE=$draft/version
   # Its programs would be linked with the C library, which is another one in the guests.
   export KUBE_STATIC_OVERRIDES="kubelet kube-proxy kube-apiserver kube-controller-manager kube-scheduler kubectl"

@@ -47,7 +47,7 @@ def test_the_page_has_no_row_for_a_field_that_is_not_there():
 def test_the_page_marks_what_is_required_and_nothing_else(name):
     page = PAGE.read_text()
     for field, info in fields_of(MODELS[name]).items():
-        # In `metadata`, of a simulated card, and of `gpu` they are optional; else required.
-        if field in {"name", "memory_gb", "count"}:
+        # In `metadata`, of Kubernetes, of a simulated card, and of `gpu` they are optional.
+        if field in {"name", "version", "memory_gb", "count"}:
             continue
         assert (f"\n| **`{field}`** |" in page) == info.is_required(), field

@@ -68,6 +68,9 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
         mig = "is of real cards; that of simulated ones is `simulated.mig`"
         return [first, mig, others[0], *of_vgpu, others[1]]
 
+    no_kubernetes = (
+        "default has no Kubernetes: leave the field out, or name an image with `kubernetes`"
+    )
     assert errors == [
         (
             "one of `name`, `suite`, `path` and `url` is required: `from: default`, "
@@ -78,8 +81,10 @@ def test_every_setting_of_the_default_file_works_once_its_mark_is_taken_away() -
         *ways("hpc.compute_nodes[0]"),
         "the node has a vGPU; give the simulated ones to another node",
         "'hpcbr0' is also clusters.hpc.network.bridge",
+        *[no_kubernetes] * 2,
         "simulated GPUs are for SLURM; remove it",
         *ways("cloud.worker_nodes[0]"),
+        *["has no effect: the images that the nodes boot decide it"] * 3,
         "found 'controller'; allowed: control-plane-01, or worker-01",
     ]
 

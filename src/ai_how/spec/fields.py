@@ -256,6 +256,13 @@ Sha512 = Annotated[
     Matching(r"[0-9A-Fa-f]{128}", "128 hexadecimal digits, as sha512sum prints them"),
     AfterValidator(str.lower),
 ]
+KubernetesVersion = Annotated[
+    str,
+    Matching(
+        r"(?:0|[1-9][0-9]{0,4})(?:\.(?:0|[1-9][0-9]{0,4})){2}(?:-(?:alpha|beta|rc)\.[0-9]{1,4})?",
+        "three numbers such as 1.34.2, or a pre-release such as 1.35.0-rc.1",
+    ),
+]
 BuildCommand = Annotated[
     str,
     Matching(

@@ -19,6 +19,8 @@ from ai_how.spec.images import (
     script_in,
     section_of,
 )
+from ai_how.spec.kubernetes import IMAGE
+from ai_how.spec.kubernetes_checks import boots_own_image, bundle_files, check_kubernetes
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Finding, Loc, error_at, render_value, warning_at
 from ai_how.spec.view import clusters_of
@@ -54,7 +56,10 @@ def check_images(file: ClusterFile) -> Iterator[Finding]:
     for loc, text in _booted(file):
         if why := _why_no_reference(text):
             yield error_at(why, loc)
+    yield from check_kubernetes(file)
     wanted = {text for _, text in _booted(file)} | {one.from_.name for one in file.images.values()}
+    if boots_own_image(file):
+        wanted.add(IMAGE)
     for name in file.images:
         if name not in wanted:
             yield warning_at(
@@ -80,14 +85,30 @@ def check_image_files(file: ClusterFile, directory: Path) -> Iterator[Finding]:
         for key, text in _files_of(image.from_):
             if why := _why_unusable(path_in(directory, text), may_be_directory=False):
                 yield error_at(f"{path_in(directory, text)}: {why}", ("images", name, "from", key))
+    yield from _check_bundles(file, directory)
     for loc, text in _booted(file):
         yield from _check_booted(loc, text, file, directory)
+
+
+def _check_bundles(file: ClusterFile, directory: Path) -> Iterator[Finding]:
+    for loc, path, has_digest in bundle_files(file, directory):
+        if why := _why_unusable(path, may_be_directory=True):
+            yield error_at(f"{path}: {why}", loc)
+        elif has_digest and path.is_dir():
+            yield error_at("a directory has no SHA-256", (*loc[:-1], "sha256"), loc)
 
 
 def names_files(file: ClusterFile) -> bool:
     """Whether the images or playbooks of a file may depend on what lies beside it."""
     has_playbooks = file.clusters.hpc is not None and bool(file.clusters.hpc.provision)
-    return bool(file.images) or has_playbooks or any(is_place(text) for _, text in _booted(file))
+    cloud = file.clusters.cloud
+    has_bundle = cloud is not None and cloud.kubernetes_config.bundle is not None
+    return (
+        bool(file.images)
+        or has_playbooks
+        or has_bundle
+        or any(is_place(text) for _, text in _booted(file))
+    )
 
 
 def _booted(file: ClusterFile) -> Iterator[tuple[Loc, str]]:
@@ -194,7 +215,9 @@ def _sets_of(name: str, images: Mapping[str, ImageSpec]) -> set[str]:
 
 
 def _no_tree(loc: Loc, image: ImageSpec) -> Finding:
-    added = next(key for key in ("with_", "packages", "files", "run") if getattr(image, key))
+    added = next(
+        key for key in ("with_", "packages", "files", "run", "kubernetes") if getattr(image, key)
+    )
     return error_at(
         f"something can be added to an image only where ai-how has its tree of files. {NO_TREE}",
         (*loc, added.rstrip("_")),

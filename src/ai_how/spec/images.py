@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ai_how.spec import fields
 from ai_how.spec.hardware import Spec
+from ai_how.spec.kubernetes import DEFAULT_VERSION, KubernetesSourceSpec
 from ai_how.spec.lists import OneOrList, TextOrSection
 
 Suite = Literal["bookworm", "trixie", "forky"]
@@ -175,10 +176,25 @@ class ImageSpec(Spec):
         ),
     ] = ()
 
+    kubernetes: Annotated[
+        KubernetesSourceSpec | None,
+        Field(
+            description="Kubernetes, and what its nodes need: containerd, etcd, plugins for "
+            "networks."
+        ),
+    ] = None
+
     @property
     def is_changed(self) -> bool:
         """Whether anything is added to the image that it is made from."""
-        return bool(self.with_ or self.packages or self.files or self.run)
+        return bool(self.with_ or self.packages or self.files or self.run or self.kubernetes)
+
+
+def image_of(source: KubernetesSourceSpec) -> ImageSpec:
+    """The built-in image with the Kubernetes of a cluster's configuration."""
+    version = source.version if source.version or source.bundle else DEFAULT_VERSION
+    wanted = KubernetesSourceSpec(version=version, bundle=source.bundle, sha256=source.sha256)
+    return ImageSpec(kubernetes=wanted)
 
 
 def script_in(command: str) -> str | None:

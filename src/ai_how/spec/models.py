@@ -3,7 +3,7 @@
 The descriptions are the text of the file that `ai-how init` writes and of the JSON Schema.
 """
 
-from ipaddress import IPv4Network
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +31,8 @@ from ai_how.spec.hardware import (
     VgpuSpec,
     VirtioFsMount,
 )
-from ai_how.spec.images import ImageBaseSpec, ImageSpec
+from ai_how.spec.images import ImageBaseSpec, ImageSpec, image_of
+from ai_how.spec.kubernetes import IMAGE, KubernetesConfigSpec
 from ai_how.spec.lists import OneOrList, TextOrSection, named
 from ai_how.spec.node_specs import (
     ComputeEntry,
@@ -230,40 +231,17 @@ class HpcSpec(ClusterSpec):
     ] = ()
 
 
-class KubernetesConfigSpec(Spec):
-    cni: Annotated[str, Field(description="Network plug-in.", examples=["calico"])] = ""
-    ingress: Annotated[str, Field(description="Ingress controller.", examples=["nginx"])] = ""
-    storage_class: Annotated[str, Field(description="Storage class.", examples=["local-path"])] = ""
-    pod_subnet: Annotated[
-        fields.Subnet,
-        Field(
-            description="The addresses of Pods; each node has a /24 of it. Default: 10.244.0.0/16.",
-            examples=["10.244.0.0/16"],
-        ),
-    ] = None
-    service_subnet: Annotated[
-        fields.Subnet,
-        Field(
-            description="The addresses of Services. Default: 10.96.0.0/16.",
-            examples=["10.96.0.0/16"],
-        ),
-    ] = None
-    audit: Annotated[
-        bool, Field(description="Keep a log of all requests to the API.", examples=[False])
-    ] = False
-
-    @property
-    def pods(self) -> IPv4Network:
-        return self.pod_subnet or IPv4Network("10.244.0.0/16")
-
-    @property
-    def services(self) -> IPv4Network:
-        return self.service_subnet or IPv4Network("10.96.0.0/16")
-
-
 class CloudSpec(ClusterSpec):
     """A Kubernetes cluster."""
 
+    base_image_path: Annotated[
+        fields.ImageReference | None,
+        Field(
+            description="Image of the nodes: a name in `images` or in the store, or a path or URL "
+            "of an exported image. Default: made from kubernetes_config, as `kubernetes`.",
+            examples=[IMAGE],
+        ),
+    ] = None
     control_plane: Annotated[
         ControlPlaneSpec, Field(description="The node or nodes of the control plane.")
     ]
@@ -325,6 +303,13 @@ class ClusterFile(Spec):
     def directory(self) -> Path | None:
         """Where the relative paths of the file begin; None where it was read from no file."""
         return self._directory
+
+    @property
+    def all_images(self) -> Mapping[str, ImageSpec]:
+        """`images`, and the one that a Kubernetes cluster has by itself, unless it is there."""
+        if self.clusters.cloud is None or IMAGE in self.images:
+            return self.images
+        return {**self.images, IMAGE: image_of(self.clusters.cloud.kubernetes_config)}
 
     def placed_in(self, directory: Path | None) -> Self:
         """The same file, as if it were in another directory."""
