@@ -49,6 +49,7 @@ def add_image(
         identity="nocloud",
         suite="trixie" if packages else None,
         slurm_version="24.11.5" if packages else None,
+        kubernetes_version="1.34.2" if packages else None,
         packages_sha256=hashlib.sha256(packages.encode()).hexdigest() if packages else None,
     )
     with store.draft() as draft:

@@ -10,6 +10,7 @@ from qcow2_writer import MIB, Qcow2
 
 from ai_how.errors import HostError, ImageError
 from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of, digest_of_recipe
+from ai_how.images.bundles import Bundle
 from ai_how.images.catalogue import ImageCatalogue
 from ai_how.images.derive import find_start
 from ai_how.images.manifest import DISK, MANIFEST, PACKAGES, TREE, Image, Manifest
@@ -24,6 +25,7 @@ from ai_how.images.packages import (
 from ai_how.images.recipe import ROOT, default_recipe, suite_recipe
 from ai_how.images.store import ImageStore
 from ai_how.process import run
+from ai_how.spec.kubernetes import DEFAULT_VERSION
 from ai_how.spec.reader import read_spec_text
 
 CLUSTER = """
@@ -325,3 +327,89 @@ def test_the_settings_that_a_suite_has_for_other_hosts_are_taken_out(tmp_path: P
     assert of_mpi == "# a\n# btl_tcp_if_include=lo\n"
     of_tmp = (tmp_path / "etc/tmpfiles.d/tmp.conf").read_text()
     assert of_tmp == "# D\nq /tmp 1777 root root -\n#q /var/tmp 1777\n"
+
+
+CLOUD = """
+version: "1.0"
+clusters:
+  cloud:
+    name: cloud
+    control_plane: {cpu_cores: 1, memory_gb: 1, disk_gb: 5}
+    worker_nodes: {count: 1, cpu_cores: 1, memory_gb: 1, disk_gb: 5}
+"""
+
+
+def cloud_catalogue(store: ImageStore, lines: str, directory: Path) -> ImageCatalogue:
+    spec, problems = read_spec_text(CLOUD + lines, "cluster.yaml", {}, directory=directory)
+    assert spec is not None, problems
+    return ImageCatalogue(store, spec, bundles=directory / "bundles")
+
+
+def test_a_kubernetes_cluster_has_an_image_by_itself(store: ImageStore, tmp_path: Path) -> None:
+    catalogue = cloud_catalogue(store, "    kubernetes_config: {version: 1.33.1}\n", tmp_path)
+    assert catalogue.is_ours("kubernetes")
+    assert catalogue.find("kubernetes") is None
+    assert catalogue.missing(["kubernetes"]) == ("default", "kubernetes")
+    assert catalogue.stored_name("kubernetes") == "kubernetes"
+    base = add(store, "1" * 64, "default", asked=DEFAULT, tree=True)
+    blueprint = Blueprint(name="x", bundle=Bundle(tmp_path / "elsewhere", version="1.33.1"))
+    made = add(store, "2" * 64, "kubernetes", asked=digest_on(base.digest, blueprint))
+    assert catalogue.find("kubernetes") == made
+    assert catalogue.missing(["kubernetes"]) == ()
+    other = cloud_catalogue(store, "    kubernetes_config: {version: 1.33.2}\n", tmp_path)
+    assert other.find("kubernetes") is None
+    assert other.asked_digest("kubernetes") != catalogue.asked_digest("kubernetes")
+
+
+def test_without_a_version_it_is_the_usual_one(store: ImageStore, tmp_path: Path) -> None:
+    usual = cloud_catalogue(store, "", tmp_path).asked_digest("kubernetes")
+    lines = f"    kubernetes_config: {{version: {DEFAULT_VERSION}}}\n"
+    assert cloud_catalogue(store, lines, tmp_path).asked_digest("kubernetes") == usual
+
+
+def test_an_image_of_the_file_with_that_name_is_that_image(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    own = "images: {kubernetes: {packages: jq, kubernetes: {version: 1.34.2}}}\n"
+    catalogue = cloud_catalogue(store, own, tmp_path)
+    assert set(catalogue.file.all_images) == {"kubernetes"}
+    without = cloud_catalogue(store, "", tmp_path)
+    assert catalogue.asked_digest("kubernetes") != without.asked_digest("kubernetes")
+
+
+def test_a_slurm_cluster_has_none(store: ImageStore) -> None:
+    assert not catalogue_of(store, "{}").is_ours("kubernetes")
+
+
+def test_a_build_starts_from_no_image_with_another_kubernetes(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    one = Blueprint(name="x", bundle=Bundle(tmp_path, version="1.33.1"))
+    more = Blueprint(name="x", packages=("jq",), bundle=one.bundle)
+    other = Blueprint(name="x", packages=("jq",), bundle=Bundle(tmp_path, version="1.33.2"))
+    none = Blueprint(name="x", packages=(*one.all_packages, "jq"))
+    base = "1" * 64
+    image = add(store, "2" * 64, "x", tree=True)
+    manifest = image.directory / MANIFEST
+    manifest.chmod(0o644)
+    recipe = one.recipe(base)
+    manifest.write_text(image.manifest.model_copy(update={"recipe": recipe}).text)
+    found = find_start(store, more.recipe(base))
+    assert found is not None
+    assert found.digest == image.digest
+    assert find_start(store, other.recipe(base)) is None
+    assert find_start(store, none.recipe(base)) is None
+
+
+def test_the_version_of_kubernetes_is_in_the_manifest_of_those_that_have_it() -> None:
+    manifest = Manifest(
+        digest="1" * 64,
+        name="x",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        virtual_size_bytes=MIB,
+        disk_sha256="0" * 64,
+        identity="agent",
+    )
+    assert "kubernetes" not in manifest.text
+    with_it = manifest.model_copy(update={"kubernetes_version": "1.34.2"})
+    assert Manifest.model_validate_json(with_it.text).kubernetes_version == "1.34.2"

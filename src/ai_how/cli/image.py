@@ -152,12 +152,16 @@ def list_images(ctx: typer.Context) -> None:
     if not images:
         console.show_line("no images yet; to build the default image: ai-how image build")
         return
+    has_kubernetes = any(
+        not isinstance(one, BrokenImage) and one.manifest.kubernetes_version for one, _ in images
+    )
+    software = ("SLURM", "KUBERNETES") if has_kubernetes else ("SLURM",)
     console.show_table(
-        ("NAME", "DIGEST", "CREATED", "SIZE", "SUITE", "SLURM", "USED BY"),
+        ("NAME", "DIGEST", "CREATED", "SIZE", "SUITE", *software, "USED BY"),
         [
             (console.Cell("broken", console.Style.BAD), one.digest[:12], None, one.reason)
             if isinstance(one, BrokenImage)
-            else _row(one, list(users))
+            else _row(one, list(users), has_kubernetes=has_kubernetes)
             for one, users in images
         ],
     )
@@ -255,7 +259,7 @@ def _images_in(spec: "ClusterFile", catalogue: "ImageCatalogue") -> tuple[str, .
 
     booted = [node.base_image for node in nodes_of(spec.clusters.hpc)] if spec.clusters.hpc else []
     names = [name or DEFAULT for name in booted if catalogue.is_ours(name)]
-    return tuple(dict.fromkeys([*names, *spec.images])) or (DEFAULT,)
+    return tuple(dict.fromkeys([*names, *spec.all_images])) or (DEFAULT,)
 
 
 def _store(context: Context) -> "ImageStore":
@@ -313,16 +317,18 @@ def _data(image: "Image | BrokenImage") -> dict[str, Any]:
         "identity": manifest and manifest.identity,
         "suite": manifest and manifest.suite,
         "slurm_version": manifest and manifest.slurm_version,
+        "kubernetes_version": manifest and manifest.kubernetes_version,
         "kernel": None if isinstance(image, BrokenImage) else image.kernel,
     }
 
 
-def _row(image: "Image", users: list[str]) -> tuple[object, ...]:
+def _row(image: "Image", users: list[str], *, has_kubernetes: bool) -> tuple[object, ...]:
     size = f"{image.manifest.virtual_size_bytes / 2**30:.1f} GiB"
     created = image.manifest.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
     manifest = image.manifest
     return (
         *(image.name, image.digest[:12], created, size, manifest.suite, manifest.slurm_version),
+        *((manifest.kubernetes_version,) if has_kubernetes else ()),
         ", ".join(users) or None,
     )
 

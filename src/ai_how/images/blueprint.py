@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ai_how.errors import ImageError
+from ai_how.images.bundles import Bundle
 from ai_how.images.recipe import ROOT
-from ai_how.images.sets import DOCUMENTED, components_in, keeps_documentation, packages_in
+from ai_how.images.sets import (
+    DOCUMENTED,
+    KUBERNETES,
+    components_in,
+    keeps_documentation,
+    packages_in,
+)
 
 _SCRIPTS = ("derive.sh", "derive-inside.sh", "pack.sh")
 
@@ -43,20 +50,26 @@ class Blueprint:
     packages: tuple[str, ...] = ()
     files: tuple[CopiedFile, ...] = ()
     steps: tuple[BuildStep, ...] = ()
+    bundle: Bundle | None = None
+
+    @property
+    def all_sets(self) -> tuple[str, ...]:
+        """Those that were asked for, and the one that comes with Kubernetes."""
+        return tuple(sorted({*self.sets, *((KUBERNETES,) if self.bundle else ())}))
 
     @property
     def all_packages(self) -> tuple[str, ...]:
-        return tuple(sorted({*packages_in(self.sets), *self.packages}))
+        return tuple(sorted({*packages_in(self.all_sets), *self.packages}))
 
     @property
     def components(self) -> tuple[str, ...]:
         """The components of Debian that packages come from, besides main."""
-        return components_in(self.sets)
+        return components_in(self.all_sets)
 
     @property
     def set_scripts(self) -> dict[str, Path]:
         """The directories of those sets that build something: each has a script, `install`."""
-        places = {name: ROOT / "set_scripts" / name for name in sorted(self.sets)}
+        places = {name: ROOT / "set_scripts" / name for name in self.all_sets}
         return {name: place for name, place in places.items() if place.is_dir()}
 
     @property
@@ -69,7 +82,7 @@ class Blueprint:
         """Those of the sets come first, so that the user's own win."""
         ours = [
             CopiedFile(f"/{path.relative_to(root)}", path)
-            for name in sorted(self.sets)
+            for name in self.all_sets
             for root in [ROOT / "of_sets" / name]
             for path in sorted(root.rglob("*"))
             if path.is_file()
@@ -84,7 +97,7 @@ class Blueprint:
         recipe: dict[str, Any] = {
             "name": self.name,
             "base": base_digest,
-            "with": sorted(self.sets),
+            "with": list(self.all_sets),
             "packages": sorted(self.packages),
             "all_packages": list(self.all_packages),
             "documented": list(self.documented),
@@ -102,6 +115,8 @@ class Blueprint:
         }
         if scripts := self.set_scripts:
             recipe["set_scripts"] = {name: digest_of(place) for name, place in scripts.items()}
+        if self.bundle:
+            recipe["kubernetes"] = self.bundle.identity()
         return recipe
 
 

@@ -152,6 +152,7 @@ def finish(
     suite: str | None,
     cmdline: str,
     recipe: dict[str, Any],
+    kubernetes_version: str | None = None,
 ) -> Image:
     """Add what pack.sh has left in a draft, with its kernel and initrd, to the store.
 
@@ -186,6 +187,7 @@ def finish(
         identity="agent",
         suite=suite,
         slurm_version=find_slurm_version(packages),
+        kubernetes_version=kubernetes_version,
         recipe=recipe,
     )
     return store.add(draft, manifest)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ai_how.errors import ImageError
 from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of_recipe
 from ai_how.images.build import USUAL, BuildOptions, Watcher, build_suite_image
+from ai_how.images.bundles import Bundle, bundle_of
 from ai_how.images.derive import derive_image, no_base
 from ai_how.images.manifest import Image
 from ai_how.images.preparing import find_prepared, name_of_prepared
@@ -24,7 +25,9 @@ from ai_how.images.sources import (
 )
 from ai_how.images.store import ImageStore
 from ai_how.spec.images import SUITES, ImageSpec, is_place, path_in, script_in
+from ai_how.spec.kubernetes import KubernetesSourceSpec
 from ai_how.spec.models import ClusterFile
+from ai_how.state.paths import default_roots
 
 # The share of an import, where the disk has to be prepared after it.
 _IMPORTED = 0.1
@@ -44,6 +47,8 @@ class ImageCatalogue:
     file: ClusterFile
     preparer: Preparer | None = None
     """Needed to build what is made from an imported disk."""
+    bundles: Path | None = None
+    """Where archives of Kubernetes are unpacked; None is the place of this user."""
 
     def find(self, name: str | None) -> Image | None:
         """The newest image of this name as the file describes it; None if it is not there.
@@ -63,7 +68,7 @@ class ImageCatalogue:
             return self.store.find_built(recipe.digest)
         if source := self._source(name):
             return self._find_imported(source)
-        if name is None or (spec := self.file.images.get(name)) is None:
+        if name is None or (spec := self.file.all_images.get(name)) is None:
             return self.store.find(name or DEFAULT)
         if not spec.is_changed:
             return self._find(_base_of(spec))
@@ -88,14 +93,14 @@ class ImageCatalogue:
             return recipe.name
         if source := self._source(name):
             return stored_name(self.store, source)
-        spec = self.file.images.get(name or DEFAULT)
+        spec = self.file.all_images.get(name or DEFAULT)
         if spec is None or spec.is_changed:
             return name or DEFAULT
         return self._stored_name(_base_of(spec))
 
     def require_base(self, name: str | None) -> None:
         """Raises ImageError where an image of the file is made from one that nobody has."""
-        spec = self.file.images.get(name or DEFAULT)
+        spec = self.file.all_images.get(name or DEFAULT)
         if spec is None or spec.from_.is_place:
             return
         base = _base_of(spec)
@@ -109,7 +114,7 @@ class ImageCatalogue:
 
     def is_ours(self, name: str | None) -> bool:
         """Whether `build` can make it: built in, one of the file, a file, a URL, or a disk."""
-        is_known = self._recipe(name) is not None or name in self.file.images
+        is_known = self._recipe(name) is not None or name in self.file.all_images
         return is_known or (name is not None and (is_place(name) or self.has_disk(name)))
 
     def has_disk(self, name: str | None) -> bool:
@@ -142,7 +147,7 @@ class ImageCatalogue:
             return recipe.digest
         if source := self._source(name):
             return asked_digest(source)
-        if name is None or (spec := self.file.images.get(name)) is None:
+        if name is None or (spec := self.file.all_images.get(name)) is None:
             image = self.store.find(name or DEFAULT)
             return image.digest if image else digest_of_recipe({"stored": name})
         base = self.asked_digest(_base_of(spec))
@@ -200,7 +205,7 @@ class ImageCatalogue:
             return build_suite_image(self.store, recipe, watch=watch, options=options)
         if source := self._source(name):
             return self._import(source, watch, options)
-        spec = self.file.images.get(name)
+        spec = self.file.all_images.get(name)
         if spec is None:
             if (image := self.store.find(name)) and is_disk(image):
                 return image
@@ -238,7 +243,7 @@ class ImageCatalogue:
             return None
         if is_place(name):
             return source_of_text(name, self.file.directory)
-        spec = self.file.images.get(name)
+        spec = self.file.all_images.get(name)
         if spec is None or not spec.from_.is_place:
             return None
         return source_of(spec.from_, self.file.directory, name)
@@ -247,7 +252,7 @@ class ImageCatalogue:
         """The file or URL of an image, or of the one that it is without any addition."""
         if (source := self._source(name)) or name is None:
             return source
-        spec = self.file.images.get(name)
+        spec = self.file.all_images.get(name)
         return self._place_of(_base_of(spec)) if spec and not spec.is_changed else None
 
     def _recipe(self, name: str | None) -> Recipe | None:
@@ -261,12 +266,12 @@ class ImageCatalogue:
         """Whether there is anything to build for it besides its base."""
         if self._recipe(name) or self._source(name):
             return True
-        spec = self.file.images.get(name)
+        spec = self.file.all_images.get(name)
         return spec.is_changed if spec else self.has_disk(name)
 
     def _road(self, name: str) -> tuple[str, ...]:
         """What an image is made from, and so on, to the image itself."""
-        spec = self.file.images.get(name)
+        spec = self.file.all_images.get(name)
         has_base = spec is not None and not spec.from_.is_place
         return (*(self._road(_base_of(spec)) if spec and has_base else ()), name)
 
@@ -274,6 +279,7 @@ class ImageCatalogue:
         directory = self._directory(name) if spec.files or any(map(script_in, spec.run)) else Path()
         return Blueprint(
             name=name,
+            bundle=self._bundle(spec.kubernetes) if spec.kubernetes else None,
             sets=spec.with_,
             packages=spec.packages,
             files=tuple(
@@ -286,6 +292,10 @@ class ImageCatalogue:
             ),
         )
 
+    def _bundle(self, source: KubernetesSourceSpec) -> Bundle:
+        cache = self.bundles or default_roots().bundles
+        return bundle_of(source, self.file.directory, cache)
+
     def _directory(self, name: str) -> Path:
         if self.file.directory is None:
             raise ImageError(
@@ -296,11 +306,11 @@ class ImageCatalogue:
         return self.file.directory
 
     def _unknown(self, name: str) -> ImageError:
-        known = [DEFAULT, *self.file.images]
+        known = [DEFAULT, *self.file.all_images]
         near = difflib.get_close_matches(name, known, n=1)
         return ImageError(
             f"no image {name} is described",
-            details=f"The cluster file has: {', '.join(self.file.images) or 'no images'}.",
+            details=f"The cluster file has: {', '.join(self.file.all_images) or 'no images'}.",
             hint=f"ai-how image build {near[0]}" if near else "ai-how image build",
         )
 

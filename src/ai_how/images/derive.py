@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from ai_how.errors import ImageError
 from ai_how.images.apt_progress import AptProgress
 from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
 from ai_how.images.build import USUAL, BuildOptions, Watcher, build_errors, finish, is_expired
+from ai_how.images.bundles import Contents
 from ai_how.images.copying import disk_errors
 from ai_how.images.manifest import INITRD, KERNEL, Image
 from ai_how.images.recipe import DEFAULT_SUITE, ROOT, suite_recipe
 from ai_how.images.sandbox import build_environment, find_workplace, in_namespace
+from ai_how.images.sets import KUBERNETES
 from ai_how.images.store import ImageStore
 from ai_how.process import get_tool, run_lines
 from ai_how.spec.images import NO_TREE
@@ -44,6 +47,8 @@ _NO_PACKAGE = re.compile(
 _HEADERS = re.compile(r"linux-headers-\d")
 _TAIL = 40
 _INSTALLING = 0.4
+# The share of reading a bundle, which may have to be downloaded.
+_READ = 0.2
 _PROGRAMS = (("zstd", "zstd"), ("tar", "tar"), ("mke2fs", "e2fsprogs"))
 
 
@@ -67,9 +72,15 @@ def derive_image(
         raise no_base(blueprint.name, base)
     for program, package in _PROGRAMS:
         get_tool(program, package=package)
+    bundle = None
+    if blueprint.bundle:
+        bundle = blueprint.bundle.read(lambda share, what: watch(_READ * share, what))
+        watch = partial(_after, _READ, watch)
     with store.draft() as draft:
         with disk_errors(draft):
             _write_job(draft / "job", blueprint, base, options)
+            if bundle:
+                _write_bundle(draft / "job" / "sets" / KUBERNETES, bundle)
         if blueprint.recipe(base.digest) != recipe:
             raise ImageError(f"files of the image {blueprint.name} changed while they were read")
         start = base if options.refresh else find_start(store, recipe) or base
@@ -85,9 +96,15 @@ def derive_image(
             suite=base.manifest.suite,
             cmdline=base.manifest.cmdline,
             recipe=recipe,
+            kubernetes_version=bundle.version if bundle else base.manifest.kubernetes_version,
         )
     watch(1.0, "done")
     return image
+
+
+def _after(begin: float, watch: Watcher, share: float, what: str) -> None:
+    """Tell of what follows something that was a part of the whole."""
+    watch(begin + share * (1.0 - begin), what)
 
 
 def no_base(name: str, base: Image) -> ImageError:
@@ -132,6 +149,7 @@ def _is_part(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
         and not earlier["run"]
         and set(earlier["all_packages"]) <= set(recipe["all_packages"])
         and earlier["files"].items() <= recipe["files"].items()
+        and earlier.get("kubernetes") in (None, recipe.get("kubernetes"))
         and earlier.get("set_scripts", {}).items() <= recipe.get("set_scripts", {}).items()
     )
 
@@ -165,6 +183,15 @@ def _write_job(job: Path, blueprint: Blueprint, base: Image, options: BuildOptio
             # What follows the name of the script is kept as it is written.
             command = "/ai-how-job/script" + command[len(command.split(maxsplit=1)[0]) :]
         (job / "run" / str(number)).write_text(command + "\n")
+
+
+def _write_bundle(place: Path, bundle: Contents) -> None:
+    """The files that the script of the set puts in their places."""
+    (place / "version").write_text(f"{bundle.version}\n")
+    for name, source in bundle.files.items():
+        target = place / "bundle" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage(source, target)
 
 
 def _run(

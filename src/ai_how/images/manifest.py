@@ -64,7 +64,8 @@ class Manifest(BaseModel):
     directory. `identity` is how a guest of this image gets its identity.
 
     An image that was made again with newer packages has a digest of its own; `asked_digest` is that
-    of its recipe. `suite`, `slurm_version`, the tree of files and the list of packages are those of
+    of its recipe. `kubernetes_version` is that of its bundle, or of the image that it is made from.
+    `suite`, `slurm_version`, the tree of files and the list of packages are those of
     images that we build; earlier versions of ai-how did not write them. One that was exported on
     another machine is marked, and its `created_at` is the time of the import. `firmware` is what
     the user said of a disk; None means that it is to be found by looking.
@@ -86,6 +87,7 @@ class Manifest(BaseModel):
     asked_digest: Digest | None = None
     suite: str | None = None
     slurm_version: str | None = None
+    kubernetes_version: str | None = None
     tree_sha256: Sha256 | None = None
     packages_sha256: Sha256 | None = None
     is_imported: bool = False
@@ -106,11 +108,8 @@ class Manifest(BaseModel):
     @property
     def text(self) -> str:
         """The file; without the fields that an earlier ai-how does not know, where it can."""
-        unset = {
-            name
-            for name, value in (("is_imported", self.is_imported), ("firmware", self.firmware))
-            if not value
-        }
+        newer = ("is_imported", "firmware", "kubernetes_version")
+        unset = {name for name in newer if not getattr(self, name)}
         return self.model_dump_json(indent=2, exclude=unset) + "\n"
 
     @property

@@ -2,6 +2,9 @@
 
 from collections.abc import Collection
 
+KUBERNETES = "kubernetes"
+"""It comes with the field `kubernetes` of an image, and not by `with`."""
+
 # What each would recommend is listed: recommended packages are not installed.
 _PACKAGES = {
     "devel": (
@@ -21,6 +24,11 @@ _PACKAGES = {
     "nvidia": (
         *("nvidia-kernel-support", "nvidia-modprobe", "firmware-nvidia-gsp", "nvidia-smi"),
         *("libnvidia-ml1", "libcuda1", "libnvidia-nvvm4", "slurm-wlm-nvml-plugin"),
+    ),
+    # What nodes need besides the bundle. HAProxy is for several control planes.
+    KUBERNETES: (
+        *("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "ipset"),
+        *("etcd-server", "etcd-client", "ethtool", "socat", "haproxy", "catatonit", "nftables"),
     ),
 }
 # The parts of Debian, besides main, that packages of a set are in. The image keeps them as sources.

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import shlex
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from ai_how.errors import ImageError
 from ai_how.images.build import Watcher
 from ai_how.images.checksums import Digests, find_digests
 from ai_how.images.copying import copy_sparse, disk_errors, sha256_of
+from ai_how.images.fingerprints import Fingerprint, fingerprint, let_settle
 from ai_how.images.importing import Wanted, import_disk, require_firmware, told
 from ai_how.images.manifest import LONGEST_NAME, Digest, Image, Sha256
 from ai_how.images.recipe import DEFAULT
@@ -33,8 +33,6 @@ from ai_how.state.paths import ensure_private_directory
 Location = Path | str  # a text is an https URL
 
 _LOCK_WAIT_S = 60
-# A file that is written twice within a tick of the kernel's clock keeps its times.
-_TICK_S = 0.05
 _COPIED = 0.9
 _LARGEST_TEXT = 8 << 20  # of checksums, signatures and keys
 
@@ -82,7 +80,7 @@ class _Record(BaseModel):
     source: str
     image: Digest
     sha256: Sha256
-    file: tuple[int, int, int, int] | None = None
+    file: Fingerprint | None = None
 
 
 def source_of(base: ImageBaseSpec, directory: Path | None, name: str | None = None) -> ImageSource:
@@ -153,7 +151,7 @@ def find_imported(store: ImageStore, source: ImageSource) -> Image | None:
     if source.sha256 and not isinstance(source.place, Path):
         image = _read(store, source.sha256)
     if image is None and (record := _read_record(store, source)):
-        is_same = not isinstance(source.place, Path) or record.file == _fingerprint(source.place)
+        is_same = not isinstance(source.place, Path) or record.file == fingerprint(source.place)
         if is_same and source.sha256 in (None, record.sha256):
             image = _read(store, record.image)
     if image:
@@ -202,8 +200,8 @@ def import_source(
     doing = "copying" if isinstance(source.place, Path) else "downloading"
     before = None
     if isinstance(source.place, Path):
-        before = _fingerprint(source.place)
-        _let_settle(before)
+        before = fingerprint(source.place)
+        let_settle(before)
     image, digest = import_disk(
         store,
         source.place,
@@ -257,10 +255,8 @@ def _file_name(place: Location) -> str:
     return PurePosixPath(path).name
 
 
-def _on_copied(
-    source: ImageSource, before: tuple[int, int, int, int] | None, watch: Watcher
-) -> None:
-    if isinstance(source.place, Path) and _fingerprint(source.place) != before:
+def _on_copied(source: ImageSource, before: Fingerprint | None, watch: Watcher) -> None:
+    if isinstance(source.place, Path) and fingerprint(source.place) != before:
         raise ImageError(
             f"{source.place} changed while it was copied",
             hint=f"ls -l {shlex.quote(str(source.place))}",
@@ -287,24 +283,6 @@ def _require_absolute(source: ImageSource) -> None:
                 details="It is not known where that file is.",
                 hint=f"ls -l {shlex.quote(str(place))}  # then name the absolute path",
             )
-
-
-def _fingerprint(path: Path) -> tuple[int, int, int, int]:
-    """Changes with every write to the file: only the kernel sets ctime."""
-    try:
-        seen = path.stat()
-    except OSError as error:
-        raise ImageError(
-            f"{path} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(path))}"
-        ) from error
-    return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
-
-
-def _let_settle(fingerprint: tuple[int, int, int, int]) -> None:
-    """Wait until a file that was just written would get other times by another write."""
-    age = time.time() - fingerprint[3] / 1e9
-    if 0 <= age < _TICK_S:
-        time.sleep(_TICK_S - age)
 
 
 def _read(store: ImageStore, digest: str) -> Image | None:

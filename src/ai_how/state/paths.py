@@ -314,6 +314,11 @@ class Roots:
         return self.cache / "kvm.json"
 
     @property
+    def bundles(self) -> Path:
+        """What was unpacked of bundles of Kubernetes (images/bundles.py)."""
+        return resolve_links(self.cache / "bundles")
+
+    @property
     def past_starts(self) -> Path:
         """How the last starts proceeded."""
         return self.cache / "starts.json"
