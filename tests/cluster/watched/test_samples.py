@@ -68,7 +68,7 @@ def test_figures_are_those_of_libvirt_and_slurm(watched: Cluster) -> None:
         root = node.guest.file_systems[0]
         free_kib = int(watched.execute(node.name, "df --output=avail /").split()[1])
         assert (root.mount_point, root.free_mib) == ("/", pytest.approx(free_kib / 1024, abs=20))
-        assert set(node.guest.services.values()) == {"active"}
+        assert set(node.guest.services.values()) == {"active"}, (node.name, node.guest.services)
         assert node.guest.is_home_there is (None if node.role == "controller" else True)
     assert seen.slurm
     rows = watched.execute("controller", "sinfo -h -N -o '%N|%c|%m|%t|%P'").splitlines()

@@ -171,7 +171,7 @@ def test_a_job_that_waits_for_others_is_told_who_has_what_it_waits_for(
 ) -> None:
     # It takes the processors that the suspended job gave up.
     assert why(watched, jobs["busy"])["is_well"] is True
-    first, second = [why(watched, jobs[label]) for label in ("next", "after")]
+    first, second = why(watched, f"{jobs['array']}_1"), why(watched, jobs["after"])
     assert first["cause"], first
     assert first["cause"]["id"] == "job-waits-resources"
     assert second["cause"], second
