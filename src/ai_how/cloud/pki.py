@@ -63,11 +63,23 @@ def ensure_pki(directory: Path, facts: KubeFacts, now: datetime | None = None) -
     whole cluster is damaged, and HostError without the library that makes certificates. The caller
     holds the cluster's lock.
     """
+    now = now or datetime.now(UTC)
+    ensure_authorities(directory, facts.cluster, now)
+    names = {node.name for node in facts.nodes}
+    for left in _node_directories(directory):
+        if left.name not in names:
+            shutil.rmtree(left)
+    for node in facts.nodes:
+        _ensure_node(directory, facts, node, now)
+
+
+def ensure_authorities(directory: Path, cluster: str, now: datetime | None = None) -> None:
+    """Create what the whole cluster has, and no node alone, as `ensure_pki` does."""
     now, x509 = now or datetime.now(UTC), _certificates()
     ensure_private_directory(directory)
     for name, path in _cas(directory):
         if not path.exists():
-            _write(path, x509.make_ca(f"ai-how {facts.cluster} {name}", now))
+            _write(path, x509.make_ca(f"ai-how {cluster} {name}", now))
         elif not x509.is_ca(read_file(path)):
             raise _damaged(path)
     accounts, encryption = directory / _ACCOUNTS, directory / _ENCRYPTION
@@ -80,12 +92,6 @@ def ensure_pki(directory: Path, facts: KubeFacts, now: datetime | None = None) -
     elif len(read_file(encryption)) != _ENCRYPTION_BYTES:
         raise _damaged(encryption)
     _ensure_leaf(directory, directory / f"{ADMIN.name}.pem", ADMIN, now)
-    names = {node.name for node in facts.nodes}
-    for left in _node_directories(directory):
-        if left.name not in names:
-            shutil.rmtree(left)
-    for node in facts.nodes:
-        _ensure_node(directory, facts, node, now)
 
 
 def read_keys(
