@@ -10,6 +10,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from ai_how.clusters.desired_cluster import DesiredCluster, HostChoices, plan_desired_cluster
+from ai_how.clusters.kind import ClusterKind, ClusterSection
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.rendering import PlanInputs, build_plan_inputs
 from ai_how.host.place import HypervisorHost
@@ -47,19 +48,20 @@ def read_hpc(*lines: str, name: str = "hpc", nodes: str = TWO_NODES, memory_gb: 
 
 
 def draft_of(
-    hpc: HpcSpec,
+    hpc: ClusterSection,
     previous: ClusterState | None = None,
     *,
+    kind: ClusterKind = SLURM,
     cluster_id: UUID = CLUSTER_ID,
     subnet: IPv4Network = SUBNET,
     storage: Path = Path("/srv/ai-how"),
     cards: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> DesiredCluster:
-    """What `hpc start` would make of it, on a host whose storage is there."""
+    """What a start would make of it, on a host whose storage is there."""
     return plan_desired_cluster(
         hpc,
         previous,
-        kind=SLURM,
+        kind=kind,
         cluster_id=cluster_id,
         host_uri="embedded",
         choices=HostChoices(
