@@ -37,7 +37,7 @@ def image_of(version: str = "1.20.2") -> Image:
         virtual_size_bytes=MIB,
         disk_sha256="0" * 64,
         identity="agent",
-        recipe={"kubernetes": {"version": f"v{version}"}},
+        kubernetes_version=version,
     )
     return Image(Path("/nowhere"), manifest)
 

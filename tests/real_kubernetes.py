@@ -74,7 +74,7 @@ class KubernetesCluster(Cluster):
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(things)})
         self.kubectl("apply", "-f", "-", stdin=text)
 
-    def await_(self, holds: Any, what: str, within_s: float = SETTLED_S) -> Any:  # noqa: ANN401
+    def await_(self, holds: Any, what: str, within_s: float = SETTLED_S) -> Any:
         """The first answer that is true; raises AssertionError after that."""
         end = time.monotonic() + within_s
         while not (found := holds()):
@@ -106,7 +106,7 @@ def web(name: str, node: str, **labels: str) -> dict[str, Any]:
     }
 
 
-def service(name: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+def service(name: str, **more: Any) -> dict[str, Any]:
     """The Service of the Pods of that name."""
     return {
         "apiVersion": "v1",
