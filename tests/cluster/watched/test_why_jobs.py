@@ -178,7 +178,7 @@ def test_a_job_that_waits_for_others_is_told_who_has_what_it_waits_for(
     assert second["cause"]["id"] == "job-waits-priority"
     notes = "\n".join(first["notes"])
     assert re.search(r"SLURM (expects to start it at|does not say when)", notes)
-    assert f"job {jobs['busy']} (wrap, of hpc) has 2 CPUs of compute-0" in notes
+    assert f"job {jobs['busy']} (wrap, of hpc) has 4 CPUs of compute-01, compute-02 " in notes
     assert "what would fit now: " in notes
 
 
