@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ai_how.errors import DeadlineError
 from ai_how.hpc.manager import HpcManager
 from ai_how.monitoring.model import Job, Snapshot
 from ai_how.monitoring.once import look_once
@@ -17,13 +18,32 @@ LONG_S = 300.0
 
 
 def look(cluster: Cluster) -> Snapshot:
-    """A snapshot in which everything has answered: guests may be too busy for a while."""
+    """A snapshot in which everything has answered: guests may be too busy for a while.
+
+    An emulated guest tells of its memory, and keeps its clock, minutes after its boot.
+    """
+
+    def is_whole(seen: Snapshot) -> bool:
+        return not any(one.trouble for one in seen.sources) and all(
+            one.vm
+            and one.vm.guest_memory_mib
+            and one.guest
+            and set(one.guest.services.values()) == {"active"}
+            for one in seen.nodes
+        )
+
+    last: list[Snapshot] = []
 
     def try_it() -> Snapshot | None:
         seen = look_once(HpcManager(roots=cluster.roots, name="hpc"), within_s=60)
-        return None if any(one.trouble for one in seen.sources) else seen
+        last[:] = [seen]
+        return seen if is_whole(seen) else None
 
-    return wait_until(try_it, Deadline.after(LONG_S), "an answer of every source")
+    try:
+        return wait_until(try_it, Deadline.after(LONG_S), "an answer of every source")
+    except DeadlineError:
+        told = [(one.name, one.vm, one.guest) for one in last[0].nodes]
+        raise AssertionError((told, last[0].sources)) from None
 
 
 @pytest.fixture
