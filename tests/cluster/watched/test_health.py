@@ -107,6 +107,7 @@ def test_what_is_broken_is_found_and_what_is_safe_is_healed(whole):
     assert log.count(("munge-down", BEGUN)) == log.count(("munge-down", DONE)) == 1
 
     whole.execute(FIRST, f"rm {FILLER}")
+    whole.execute(SECOND, "systemctl start ai-how-clock chrony")
     whole.execute("controller", f"scontrol update nodename={FIRST} state=undrain")
     have_healthy(whole)
     assert whole.ssh("controller", "srun -N 2 -l hostname | sort").split() == [
