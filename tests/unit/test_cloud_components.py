@@ -1,6 +1,7 @@
 """The files and services of a Kubernetes node: as text, for each minor version."""
 
 import json
+import os
 import re
 import shutil
 from base64 import b64encode
@@ -61,6 +62,7 @@ def test_components_start_in_the_order_that_spares_a_slow_host():
     facts = make_facts()
     control, worker, _ = facts.nodes
     assert services(facts, control) == (
+        "ai-how-kubernetes.service",
         "ai-how-pod-routes.service",
         "containerd.service",
         "ai-how-etcd.service",
@@ -71,6 +73,7 @@ def test_components_start_in_the_order_that_spares_a_slow_host():
         "kube-proxy.service",
     )
     assert services(facts, worker) == (
+        "ai-how-kubernetes.service",
         "ai-how-pod-routes.service",
         "containerd.service",
         "kubelet.service",
@@ -86,7 +89,7 @@ def test_each_service_is_a_unit_and_waits_for_those_before_it(control):
         for unit in set(services(facts, node)) - {"containerd.service"}:
             text = found[f"etc/systemd/system/{unit}"].content
             assert "TimeoutStartSec=infinity" in text
-            if unit != "ai-how-pod-routes.service":
+            if unit not in {"ai-how-pod-routes.service", "ai-how-kubernetes.service"}:
                 assert "StartLimitIntervalSec=0\n" in text
                 assert "Restart=always\nRestartSec=2\n" in text
         wait = "ExecStartPre=/usr/lib/ai-how/wait-for-port"
@@ -191,7 +194,7 @@ def test_workers_reach_three_control_planes_by_a_proxy_of_their_own():
     text = files(facts, worker)["etc/ai-how/haproxy.cfg"].content
     assert "bind 127.0.0.1:6444" in text
     assert "server cp-3 192.168.130.13:6443 check" in text
-    assert services(facts, worker)[2] == "ai-how-api-proxy.service"
+    assert services(facts, worker)[3] == "ai-how-api-proxy.service"
     own = json.loads(files(facts, facts.nodes[0])["etc/kubernetes/kubelet.conf"].content)
     assert own["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:6443"
 
@@ -276,6 +279,41 @@ def test_the_script_of_routes_is_one_for_every_shell():
     for shell in ("dash", "bash"):
         if shutil.which(shell):
             run([shell, "-n"], stdin=script)
+
+
+def test_a_component_with_new_settings_is_restarted_once(tmp_path):
+    """By the script itself, with its paths below a directory and a systemctl that only writes."""
+    facts = make_facts(has_audit=True)
+    node = facts.nodes[0]
+    ensure_pki(tmp_path / "pki", facts)
+    for entry in entries(facts, node, read_keys(tmp_path / "pki", facts, node)):
+        path = tmp_path / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = entry.content
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    calls, program = tmp_path / "calls", tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+    program.chmod(0o755)
+    script = (tmp_path / "etc/ai-how/kubernetes-changes").read_text()
+    for place in ("/run/", "/etc/"):
+        script = script.replace(f" {place}", f" {tmp_path}{place}")
+    script = script.replace("$(cat /run", f"$(cat {tmp_path}/run")
+
+    def look():
+        calls.unlink(missing_ok=True)
+        run(["sh"], stdin=script, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        return calls.read_text().splitlines() if calls.exists() else []
+
+    assert look() == []
+    assert look() == []
+    for changed in ("kubelet.yaml", "audit.yaml", "pki/scheduler.crt"):
+        with (tmp_path / "etc/kubernetes" / changed).open("a") as file:
+            file.write(" ")
+    assert look() == [
+        "daemon-reload",
+        "try-restart --no-block kube-apiserver.service kubelet.service",
+    ]
+    assert look() == []
 
 
 def test_the_digest_changes_with_what_nodes_are_told_and_with_nothing_else():

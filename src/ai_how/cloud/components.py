@@ -18,7 +18,7 @@ from ai_how.cloud.facts import (
 from ai_how.cloud.leaves import FRONT_PROXY_CLIENT
 from ai_how.cloud.pki import NodeKeys
 from ai_how.cloud.settings import ETC, PKI
-from ai_how.cloud.units import WAIT, Daemon, render_script_unit
+from ai_how.cloud.units import WAIT, Daemon, render_changes, render_script_unit
 from ai_how.cloud.versions import flags, has_taints_field
 from ai_how.guest.base_identity import Entry
 
@@ -28,6 +28,8 @@ ETCD, ETCD_UNIT = "/usr/bin/etcd", "etcd.service"
 ETCD_PORT, PEER_PORT = 2379, 2380
 PODS_UNIT = "ai-how-pod-routes.service"
 CONTAINERD_UNIT = "containerd.service"
+CHANGES_UNIT = "ai-how-kubernetes.service"
+_CHANGES_SCRIPT = "/etc/ai-how/kubernetes-changes"
 _PODS_SCRIPT = "/etc/ai-how/pod-routes"
 _HAPROXY_CONF = "/etc/ai-how/haproxy.cfg"
 # Labels of Kubernetes' own domains that a kubelet may set by itself: docs/reference/access-authn-
@@ -48,7 +50,7 @@ def entries(facts: KubeFacts, node: KubeNode, keys: NodeKeys) -> Iterable[Entry]
 
 def services(facts: KubeFacts, node: KubeNode) -> tuple[str, ...]:
     """The units to start, in this order."""
-    return (PODS_UNIT, CONTAINERD_UNIT, *(one.unit for one in daemons(facts, node)))
+    return (CHANGES_UNIT, PODS_UNIT, CONTAINERD_UNIT, *(one.unit for one in daemons(facts, node)))
 
 
 def digest(facts: KubeFacts) -> str:
@@ -77,11 +79,16 @@ def daemons(facts: KubeFacts, node: KubeNode) -> tuple[Daemon, ...]:
 
 
 def _open_entries(facts: KubeFacts, node: KubeNode) -> Iterable[Entry]:
-    for daemon in daemons(facts, node):
+    components = daemons(facts, node)
+    for daemon in components:
         yield Entry(f"etc/systemd/system/{daemon.unit}", daemon.render())
-    routes = render_script_unit(
-        "Routes to the Pods of other nodes", _PODS_SCRIPT, before="kubelet.service"
+    # Its tools are part of that shell: under emulation each program takes a third of a second.
+    changes = render_script_unit(
+        "Components of Kubernetes with new settings", f"/bin/busybox sh {_CHANGES_SCRIPT}"
     )
+    yield Entry(f"etc/systemd/system/{CHANGES_UNIT}", changes)
+    yield Entry(_CHANGES_SCRIPT[1:], render_changes(components))
+    routes = render_script_unit("Routes to the Pods of other nodes", f"/bin/sh {_PODS_SCRIPT}")
     yield Entry(f"etc/systemd/system/{PODS_UNIT}", routes)
     yield Entry(_PODS_SCRIPT[1:], settings.render_pod_routes(facts, node))
     yield Entry("etc/cni/net.d/10-ai-how.conflist", settings.render_cni(node))
@@ -182,13 +189,13 @@ def _apiserver(facts: KubeFacts, node: KubeNode) -> Daemon:
             "audit-log-maxsize": "20",
             "audit-log-maxbackup": "2",
         }
-    return _component(
-        facts,
-        "kube-apiserver",
-        "The Kubernetes API",
-        options,
+    return Daemon(
+        name="kube-apiserver",
+        description="The Kubernetes API",
+        command=_command(facts, "kube-apiserver", options),
         after=("ai-how-etcd.service",),
         waits_for=(f"{WAIT} 127.0.0.1 {ETCD_PORT}",),
+        read_once=(f"{ETC}/encryption.yaml", *([f"{ETC}/audit.yaml"] if facts.has_audit else [])),
         notifies=True,
     )
 
@@ -211,24 +218,24 @@ def _controller_manager(facts: KubeFacts) -> Daemon:
         "use-service-account-credentials": "true",
         **_election(facts),
     }
-    return _component(
-        facts,
-        "kube-controller-manager",
-        "The controllers of Kubernetes",
-        options,
+    return Daemon(
+        name="kube-controller-manager",
+        description="The controllers of Kubernetes",
+        command=_command(facts, "kube-controller-manager", options),
         after=("kube-apiserver.service",),
         waits_for=(f"{WAIT} 127.0.0.1 {API_PORT}",),
+        read_once=(f"{ETC}/controller-manager.conf",),
     )
 
 
 def _scheduler(facts: KubeFacts) -> Daemon:
-    return _component(
-        facts,
-        "kube-scheduler",
-        "The scheduler of Pods",
-        _client_options("scheduler") | _election(facts),
+    return Daemon(
+        name="kube-scheduler",
+        description="The scheduler of Pods",
+        command=_command(facts, "kube-scheduler", _client_options("scheduler") | _election(facts)),
         after=("kube-apiserver.service",),
         waits_for=(f"{WAIT} 127.0.0.1 {API_PORT}",),
+        read_once=(f"{ETC}/scheduler.conf",),
     )
 
 
@@ -267,26 +274,27 @@ def _kubelet(facts: KubeFacts, node: KubeNode) -> Daemon:
     if (taints := facts.taints_of(node)) and not has_taints_field(facts.version):
         options["register-with-taints"] = ",".join(_flag_form(one) for one in taints)
     early = ("kube-controller-manager.service", "kube-scheduler.service")
-    return _component(
-        facts,
-        "kubelet",
-        "The kubelet, which runs the Pods of this node",
-        options,
+    return Daemon(
+        name="kubelet",
+        description="The kubelet, which runs the Pods of this node",
+        command=_command(facts, "kubelet", options),
         after=(CONTAINERD_UNIT, PODS_UNIT, *(early if node.is_control_plane else ())),
         waits_for=_wait_for_api(facts, node),
+        # Of the certificates only its own as a server; each component reads the others again.
+        read_once=(f"{ETC}/kubelet.yaml", f"{ETC}/kubelet.conf", f"{PKI}/kubelet.crt"),
         # It looks for its own accounts.
         settings=("CPUAccounting=yes", "MemoryAccounting=yes"),
     )
 
 
 def _kube_proxy(facts: KubeFacts, node: KubeNode) -> Daemon:
-    return _component(
-        facts,
-        "kube-proxy",
-        "Services of Kubernetes on this node",
-        {"config": f"{ETC}/kube-proxy.yaml"},
+    return Daemon(
+        name="kube-proxy",
+        description="Services of Kubernetes on this node",
+        command=_command(facts, "kube-proxy", {"config": f"{ETC}/kube-proxy.yaml"}),
         after=("kubelet.service",),
         waits_for=_wait_for_api(facts, node),
+        read_once=(f"{ETC}/kube-proxy.yaml", f"{ETC}/kube-proxy.conf"),
     )
 
 
@@ -294,6 +302,7 @@ _HAPROXY = Daemon(
     name="ai-how-api-proxy",
     description="The way to all servers of the Kubernetes API",
     command=("/usr/sbin/haproxy", "-Ws", "-f", _HAPROXY_CONF),
+    read_once=(_HAPROXY_CONF,),
     notifies=True,
 )
 
@@ -330,26 +339,8 @@ def _flag_form(taint: str) -> str:
     return f"{pair}{'' if '=' in pair else '='}:{effect}"
 
 
-def _component(
-    facts: KubeFacts,
-    name: str,
-    description: str,
-    options: dict[str, str],
-    *,
-    after: tuple[str, ...],
-    waits_for: tuple[str, ...],
-    notifies: bool = False,
-    settings: tuple[str, ...] = (),
-) -> Daemon:
-    return Daemon(
-        name=name,
-        description=description,
-        command=(f"{BIN}/{name}", *_flags(options), *flags(name, facts.version)),
-        after=after,
-        waits_for=waits_for,
-        notifies=notifies,
-        settings=settings,
-    )
+def _command(facts: KubeFacts, name: str, options: dict[str, str]) -> tuple[str, ...]:
+    return (f"{BIN}/{name}", *_flags(options), *flags(name, facts.version))
 
 
 def _flags(options: dict[str, str]) -> list[str]:

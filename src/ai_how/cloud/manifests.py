@@ -166,12 +166,14 @@ def _check_script(facts: KubeFacts, node: str, asked: str) -> str:
     """
     address = f"{check_name(asked)}_service_host".upper().replace("-", "_")
     host = f"kubernetes.default.svc.{CLUSTER_DOMAIN}"
+    # The `wget -T` of Debian 12's busybox-static (1.35) ends with a segmentation fault.
+    ask = "timeout 10 /bin/busybox wget -q -O -"
     lines = [
         "mkdir -p /tmp/www",
         f"echo {shlex.quote(node)} > /tmp/www/index.html",
         f"httpd -p {_HTTP_PORT} -h /tmp/www",
         f'if [ -z "${address}" ]; then echo "no address of a Service is known"; exit 1; fi',
-        f'until [ "$(wget -q -T 5 -O - http://${address}/)" = {shlex.quote(asked)} ]; do',
+        f'until [ "$({ask} http://${address}/)" = {shlex.quote(asked)} ]; do',
         f'  echo "the Service of {asked} does not answer"; sleep 1',
         "done",
     ]

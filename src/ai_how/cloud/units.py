@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_SEEN = "/run/ai-how-kubernetes"
 WAIT = "/usr/lib/ai-how/wait-for-port"
 
 
@@ -20,6 +21,8 @@ class Daemon:
     """Whether it tells systemd when it is ready; what comes after it waits for that."""
     settings: Sequence[str] = ()
     conflicts: str = ""
+    read_once: Sequence[str] = ()
+    """Files that it reads only when it starts."""
 
     @property
     def unit(self) -> str:
@@ -52,16 +55,44 @@ class Daemon:
         return "\n".join(lines) + "\n"
 
 
-def render_script_unit(description: str, script: str, *, before: str) -> str:
-    """A unit that runs a script whenever it is started."""
+def render_changes(daemons: Sequence[Daemon]) -> str:
+    """A script that restarts what runs with other files than there are now.
+
+    The first time in a boot it only remembers them: then nothing runs yet.
+    """
+    looks = "".join(
+        f"look {one.unit} {' '.join((f'/etc/systemd/system/{one.unit}', *one.read_once))}\n"
+        for one in daemons
+    )
+    return f"""\
+set -e
+mkdir -p {_SEEN}
+changed=
+look() {{
+  unit=$1
+  shift
+  now=$(cat "$@" | md5sum)
+  if [ -e {_SEEN}/$unit ] && [ "$now" != "$(cat {_SEEN}/$unit)" ]; then
+    changed="$changed $unit"
+  fi
+  echo "$now" > {_SEEN}/$unit
+}}
+{looks}[ -z "$changed" ] || {{
+  systemctl daemon-reload
+  systemctl try-restart --no-block $changed
+}}
+"""
+
+
+def render_script_unit(description: str, command: str) -> str:
+    """A unit that runs a command to its end whenever it is started."""
     return f"""\
 [Unit]
 Description={description}
 After=ai-how-network.service
-Before={before}
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh {script}
+ExecStart={command}
 TimeoutStartSec=infinity
 """
