@@ -6,6 +6,7 @@ their own: nothing outside can be reached or reaches them, and all end with the 
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 from ai_how.cloud.components import BIN, ETCD, daemons, entries
 from ai_how.cloud.facts import KubeFacts, KubeNode
 from ai_how.cloud.pki import ensure_pki, read_keys
-from ai_how.process import Completed, find_tool, get_tool, run, start_daemon
+from ai_how.process import Completed, run, start_daemon
 from ai_how.waiting import Deadline, wait_until
+from debian_programs import debian_program
 
 if TYPE_CHECKING:
     from subprocess import Popen  # noqa: TID251
@@ -28,26 +30,33 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 BINARIES = _CACHE / "ai-how-tests/kubernetes/current/kubernetes/server/bin"
 # Where a node has files that this machine has, too, or must not get.
 _MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/kubernetes")
-_AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 
 
 def skip_without_binaries() -> None:
-    """Skips the calling test on a machine without Kubernetes or etcd."""
+    """Skips the calling test on a machine without the real Kubernetes."""
     if not (BINARIES / "kube-apiserver").exists():
         pytest.skip(f"no Kubernetes in {BINARIES}: tests/data/build-kubernetes.sh builds it")
-    if find_tool("etcd") is None:
-        pytest.skip("etcd is not installed: apt-get install etcd-server")
+
+
+def etcd() -> Path:
+    return debian_program("etcd-server", "usr/bin/etcd")
+
+
+def etcdctl() -> Path:
+    return debian_program("etcd-client", "usr/bin/etcdctl")
 
 
 class NativeKubernetes:
     """The components of one control plane, and what its administrator asks it."""
 
-    def __init__(self, root: Path, facts: KubeFacts, inside: int) -> None:
+    def __init__(self, root: Path, facts: KubeFacts, node: KubeNode, outer: int) -> None:
         self.root = root
         self.facts = facts
-        self.node: KubeNode = facts.control_planes[0]
-        self._inside = inside
-        self._started: list[Popen[bytes]] = []
+        self.node = node
+        self.pki = root.parent / "host-pki"
+        self._outer = outer
+        self._started: dict[str, Popen[bytes]] = {}
 
     def path(self, path: str) -> Path:
         """Where a file of the node is here."""
@@ -55,9 +64,10 @@ class NativeKubernetes:
 
     def enter(self, *argv: str | Path) -> list[str]:
         """The command that runs another one beside the components."""
-        user = ("--user",) if _AS_ROOT else ()
-        spaces = (*user, "--net", "--pid", "--mount")
-        return ["nsenter", "--target", str(self._inside), *spaces, *map(str, argv)]
+        user = ("--user",) if AS_ROOT else ()
+        outer = ("nsenter", "--target", str(self._outer), *user, "--net", "--pid", "--mount")
+        pid = self.path("pid").read_text().strip()
+        return [*outer, "nsenter", "--target", pid, "--net", *map(str, argv)]
 
     def ask(self, *argv: str | Path, check: bool = True, stdin: str | None = None) -> Completed:
         command = self.enter(*argv)
@@ -88,14 +98,12 @@ class NativeKubernetes:
             f"--cert={pki}/apiserver-etcd-client.crt",
             f"--key={pki}/apiserver-etcd-client.key",
         )
-        command = ("env", "ETCDCTL_API=3", get_tool("etcdctl", package="etcd-client"))
-        return self.ask(*command, *options, *words).stdout
+        return self.ask("env", "ETCDCTL_API=3", etcdctl(), *options, *words).stdout
 
     def write_files(self) -> None:
         """All files of the node, below `root`."""
-        directory = self.root / "host-pki"
-        ensure_pki(directory, self.facts)
-        keys = read_keys(directory, self.facts, self.node)
+        ensure_pki(self.pki, self.facts)
+        keys = read_keys(self.pki, self.facts, self.node)
         for entry in entries(self.facts, self.node, keys):
             path = self.path(entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +115,21 @@ class NativeKubernetes:
         """A component, by the command of its unit."""
         daemon = next(one for one in daemons(self.facts, self.node) if one.name == name)
         program, *words = daemon.command
-        own = get_tool("etcd") if program == ETCD else program.replace(BIN, str(BINARIES))
+        own = etcd() if program == ETCD else program.replace(BIN, str(BINARIES))
         command = self.enter(own, *map(self._moved, words))
-        self._started.append(start_daemon(command, log=self.root / f"{name}.log"))
+        self._started[name] = start_daemon(command, log=self.root / f"{name}.log")
+
+    def kill(self, name: str) -> None:
+        """End a component at once: the child of the nsenter that entered the PID namespace."""
+        started = self._started.pop(name)
+        program = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        for pid in program:
+            os.kill(int(pid), signal.SIGKILL)
+        started.wait(ASK_S)
 
     def wait(self) -> None:
         """For the end of all components, after that of the namespace."""
-        for one in self._started:
+        for one in self._started.values():
             one.wait(ASK_S)
 
     def log(self, name: str) -> str:
@@ -121,6 +137,14 @@ class NativeKubernetes:
 
     def is_ready(self) -> bool:
         return self.try_kubectl("get", "--raw=/readyz") == "ok"
+
+    def await_ready(self) -> None:
+        """Until the API server is; if it does not become so, the error has the end of its log."""
+        try:
+            wait_until(self.is_ready, Deadline.after(READY_S), "the API server", interval_s=0.5)
+        except BaseException as error:
+            error.add_note(self.log("kube-apiserver")[-4000:])
+            raise
 
     def listening(self) -> set[str]:
         """Addresses and ports that take connections."""
@@ -132,37 +156,63 @@ class NativeKubernetes:
 
 
 @contextmanager
-def native_kubernetes(root: Path, facts: KubeFacts) -> Iterator[NativeKubernetes]:
-    """etcd, the API server and what depends on it, ready; all of them end with the block."""
-    addresses = " && ".join(f"ip address add {one.address}/24 dev lo" for one in facts.nodes)
-    setup = f"ip link set lo up && {addresses} && exec sleep infinity"
+def native_control_planes(root: Path, facts: KubeFacts) -> Iterator[list[NativeKubernetes]]:
+    """All control planes with their files, in a network of their own; nothing runs yet.
+
+    Everything that was started in them ends with the block.
+    """
+    nodes = facts.control_planes
+    for node in nodes:
+        (root / node.name).mkdir()
+    setup = "".join(
+        [_BRIDGE, *(_NODE.format(root=root / one.name, address=one.address) for one in nodes)]
+    )
     spaces = ("--net", "--pid", "--mount-proc", "--fork", "--kill-child")
-    log, kube = root / "namespace.log", None
-    outside = start_daemon(["unshare", *_AS_ROOT, *spaces, "sh", "-c", setup], log=log)
+    command = ["unshare", *AS_ROOT, *spaces, "sh", "-ec", f"{setup}exec sleep infinity"]
+    outside, made = start_daemon(command, log=root / "namespace.log"), []
     try:
-        kube = NativeKubernetes(root, facts, _first_inside(outside.pid))
-        kube.write_files()
-        kube.start("ai-how-etcd")
-        wait_until(lambda: "127.0.0.1:2379" in kube.listening(), Deadline.after(READY_S), "etcd")
-        kube.start("kube-apiserver")
-        try:
-            wait_until(kube.is_ready, Deadline.after(READY_S), "the API server", interval_s=0.5)
-        except BaseException as error:
-            error.add_note(kube.log("kube-apiserver")[-4000:])
-            raise
-        kube.start("kube-controller-manager")
-        kube.start("kube-scheduler")
-        yield kube
+        outer = _first_inside(outside.pid)
+        made += [NativeKubernetes(root / one.name, facts, one, outer) for one in nodes]
+        for kube in made:
+            kube.write_files()
+        yield made
     finally:
         # unshare ends, and with it (--kill-child) the first process inside, and so all others.
         outside.kill()
         outside.wait()
-        if kube:
+        for kube in made:
             kube.wait()
 
 
+_BRIDGE = "ip link set lo up; ip link add br0 type bridge; ip link set br0 up; number=0\n"
+_NODE = """
+unshare --net sleep infinity &
+until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
+number=$((number + 1))
+ip link add port$number type veth peer name eth0 netns $!
+ip link set port$number master br0 up
+nsenter --target $! --net sh -ec 'ip link set lo up
+  ip address add {address}/24 dev eth0
+  ip link set eth0 up'
+echo $! > {root}/pid
+"""
+
+
+@contextmanager
+def native_kubernetes(root: Path, facts: KubeFacts) -> Iterator[NativeKubernetes]:
+    """etcd, the API server and what depends on it, ready, on the only control plane."""
+    with native_control_planes(root, facts) as (kube,):
+        kube.start("ai-how-etcd")
+        wait_until(lambda: "127.0.0.1:2379" in kube.listening(), Deadline.after(READY_S), "etcd")
+        kube.start("kube-apiserver")
+        kube.await_ready()
+        kube.start("kube-controller-manager")
+        kube.start("kube-scheduler")
+        yield kube
+
+
 def _first_inside(outside: int) -> int:
-    """The pid of the process with the addresses, as we see it, once it has set them up."""
+    """The pid of the process that set up the network, as we see it, once it has done so."""
 
     def look() -> int | None:
         children = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()

@@ -24,6 +24,8 @@ from kube_facts import make_facts
 from native_kubernetes import (
     BINARIES,
     NativeKubernetes,
+    etcdctl,
+    native_control_planes,
     native_kubernetes,
     skip_without_binaries,
 )
@@ -91,8 +93,8 @@ def test_whoever_has_no_certificate_is_refused(kube):
         refused = kube.ask(*client, "-connect", "127.0.0.1:6443", stdin=asked)
         assert refused.stdout.startswith("HTTP/1.0 401 Unauthorized")
     etcd = kube.ask(
-        *("env", "ETCDCTL_API=3", "etcdctl", "--endpoints=https://127.0.0.1:2379"),
-        *(f"--cacert={pki}/etcd/ca.crt", "--command-timeout=5s", "get", "/"),
+        *("env", "ETCDCTL_API=3", etcdctl(), "--endpoints=https://127.0.0.1:2379"),
+        *(f"--cacert={pki}/etcd/ca.crt", "--command-timeout=2s", "get", "/"),
         check=False,
     )
     assert etcd.returncode != 0
@@ -180,7 +182,7 @@ def test_a_node_reads_only_the_secrets_of_its_own_pods(kube, nodes, tmp_path):
 
     soon("a Pod", create)
     worker = FACTS.get_node("worker-1")
-    files = read_keys(kube.root / "host-pki", FACTS, worker).files
+    files = read_keys(kube.pki, FACTS, worker).files
     for name in ("kubelet-client.crt", "kubelet-client.key"):
         (tmp_path / name).write_bytes(files[name])
     as_worker = (
@@ -235,7 +237,7 @@ def test_the_check_is_taken_as_it_is_and_scheduled_to_each_node(kube, nodes):
 
 
 def test_the_kubeconfig_of_the_user_works_also_after_a_rotation(kube, tmp_path):
-    directory, server = kube.root / "host-pki", "https://127.0.0.1:6443"
+    directory, server = kube.pki, "https://127.0.0.1:6443"
     before = read_admin(directory)
     rotate(directory)
     ensure_pki(directory, FACTS, datetime.now(UTC))
@@ -275,3 +277,55 @@ def test_each_program_knows_all_flags_of_its_command(control):
             known = run([BINARIES / daemon.name, "--help"]).stdout
             flags = {word.partition("=")[0] for word in words}
             assert {flag for flag in flags if f"{flag} " not in known} == set(), daemon.name
+
+
+@pytest.mark.long
+def test_the_api_server_takes_a_renewed_certificate_while_it_runs(kube):
+    """As a node gets it after `rotate`: the file changes, and nothing is restarted."""
+    show = ("openssl", "s_client", "-connect", "127.0.0.1:6443")
+
+    def shown():
+        text = kube.ask(*show, stdin="", check=False).stdout
+        return text.partition("-----BEGIN")[2].partition("-----END")[0]
+
+    before = shown()
+    rotate(kube.pki)
+    kube.write_files()
+    after = soon("the new certificate", lambda: shown() if shown() != before else None)
+    assert after
+    assert kube.is_ready()
+    # The clients read theirs again, too.
+    names = ("get", "lease,endpoints", "--all-namespaces", "--output=name")
+    assert kube.kubectl(*names)
+
+
+def test_three_control_planes_go_on_without_one_database(tmp_path):
+    skip_without_binaries()
+    with native_control_planes(tmp_path, make_facts(control=3, workers=1)) as kubes:
+        for kube in kubes:
+            kube.start("ai-how-etcd")
+        for kube in kubes:
+            soon("etcd", lambda kube=kube: "127.0.0.1:2379" in kube.listening())
+            kube.start("kube-apiserver")
+        for kube in kubes:
+            kube.await_ready()
+            kube.start("kube-controller-manager")
+        first, second, third = kubes
+        members = first.etcdctl("member", "list")
+        assert [name for name in ("cp-1", "cp-2", "cp-3") if name in members]
+        first.kubectl("create", "configmap", "one", "--from-literal=a=b")
+        assert second.kubectl("get", "configmap", "one", "--output=name") == "configmap/one\n"
+        lease = ("get", "lease", "kube-controller-manager", "-n=kube-system", "-o=yaml")
+        assert "holderIdentity" in soon("a leader", lambda: _found(third.try_kubectl(*lease)))
+        first.kill("ai-how-etcd")
+        for number, kube in enumerate(kubes):
+            soon("an answer", kube.is_ready)
+            assert "created" in kube.kubectl("create", "configmap", f"after-{number}")
+        first.start("ai-how-etcd")
+        soon("the member", lambda: "127.0.0.1:2379" in first.listening())
+        endpoints = ("get", "endpoints", "kubernetes", "--output=jsonpath={..ip}")
+        assert len(set(third.kubectl(*endpoints).split())) == len(kubes)
+
+
+def _found(text):
+    return text if "holderIdentity" in text else None
