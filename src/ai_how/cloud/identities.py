@@ -13,7 +13,7 @@ from functools import cache, partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from ai_how.cloud import components, manifests, pki, refresh
+from ai_how.cloud import components, manifests, pki
 from ai_how.cloud.facts import KubeFacts, KubeNode
 from ai_how.cloud.guest import PROGRAM, program
 from ai_how.cloud.section import cloud_of
@@ -258,9 +258,6 @@ def _identity(
         time_server=state.get_controller().name,
         host_key=host_key.read_bytes(),
         host_key_public=public_key(host_key),
-        units=(refresh.UNIT, *components.services(facts, here)),
-        files=(
-            *components.entries(facts, here, keys),
-            *refresh.refresh_entries([one.unit for one in components.daemons(facts, here)]),
-        ),
+        units=components.services(facts, here),
+        files=tuple(components.entries(facts, here, keys)),
     )
