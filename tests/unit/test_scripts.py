@@ -21,7 +21,7 @@ CANDIDATES = [
     *(ROOT / "tests" / "data").iterdir(),
     *(path for path in IMAGES.iterdir() if path.is_file()),
     *(IMAGES / "rootfs" / "usr" / "lib" / "ai-how").iterdir(),
-    *(IMAGES / "of_sets").glob("*/usr/lib/ai-how/*"),
+    *(IMAGES / "of_sets").glob("*/usr/lib/ai-how/**/*"),
     *(IMAGES / "set_scripts").glob("*/install"),
     *(ROOT / "src" / "ai_how" / "hpc" / "guest_files").iterdir(),
 ]

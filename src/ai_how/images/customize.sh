@@ -59,16 +59,7 @@ ln -sf /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
 
 version=$(ls "$root/usr/lib/modules" | sort -V | tail -n 1)
 modules=$root/usr/lib/modules/$version/kernel
-# What a node loads on its way is kept unpacked and without its signature: unpacking, and looking at that, is what loading
-# costs under emulation (80 ms a module and 60 ns a byte). The kernel then calls itself tainted (E), and works as before.
-drop_signature() {
-  [ "$(tail -c 28 "$1" | tr -d '\0')" = '~Module signature appended~' ] || return 0
-  # Its end is the kernel's struct module_signature: 12 bytes, the last four of them its length, big endian; and that mark.
-  # shellcheck disable=SC2046
-  set -- "$1" $(tail -c 32 "$1" | head -c 4 | od -An -v -t u1)
-  truncate -s "-$((40 + (($2 * 256 + $3) * 256 + $4) * 256 + $5))" "$1"
-}
-# Some of these are part of the kernel itself, others are in other suites.
+# What a node loads on its way. Some of these are part of the kernel itself, others are in other suites.
 initrd_modules='drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev
   drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci drivers/char/virtio_console drivers/block/virtio_blk
   net/core/failover drivers/net/net_failover drivers/net/virtio_net
@@ -77,10 +68,7 @@ for module in $initrd_modules fs/nfs fs/nfsd fs/nfs_common fs/lockd fs/netfs net
   net/netfilter/nfnetlink net/netfilter/x_tables net/ipv4/netfilter/ip_tables \
   drivers/virtio drivers/firmware/qemu_fw_cfg drivers/char/hw_random/virtio-rng; do
   find "$modules/$module" "$modules/$module.ko" "$modules/$module.ko.xz" -name '*.ko' -o -name '*.ko.xz' 2> /dev/null |
-    while read -r file; do
-      case $file in *.xz) xz -d "$file" ;; esac
-      drop_signature "${file%.xz}"
-    done
+    unpack_modules
 done
 in_root depmod "$version"
 work=$OUT/initrd.d
