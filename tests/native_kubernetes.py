@@ -120,10 +120,13 @@ class NativeKubernetes:
         self._started[name] = start_daemon(command, log=self.root / f"{name}.log")
 
     def kill(self, name: str) -> None:
-        """End a component at once: the child of the nsenter that entered the PID namespace."""
-        started = self._started.pop(name)
-        program = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-        for pid in program:
+        """End a component at once."""
+        self.end(self._started.pop(name))
+
+    def end(self, started: "Popen[bytes]") -> None:
+        """End what `enter` started: a child of the nsenter that entered the PID namespace."""
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        for pid in children:
             os.kill(int(pid), signal.SIGKILL)
         started.wait(ASK_S)
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 from base64 import b64encode
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 
+from ai_how.cloud import guest
 from ai_how.cloud.components import BIN, daemons
 from ai_how.cloud.kubeconfig import render_user_config
 from ai_how.cloud.manifests import (
@@ -17,8 +19,9 @@ from ai_how.cloud.manifests import (
     ready_manifests,
 )
 from ai_how.cloud.pki import ensure_pki, read_admin, read_keys, rotate
+from ai_how.cloud.settings import PKI
 from ai_how.errors import ToolError
-from ai_how.process import run
+from ai_how.process import run, start_daemon
 from ai_how.waiting import Deadline, wait_until
 from kube_facts import make_facts
 from native_kubernetes import (
@@ -236,6 +239,75 @@ def test_the_check_is_taken_as_it_is_and_scheduled_to_each_node(kube, nodes):
     kube.kubectl("delete", "namespace", CHECK_NAMESPACE, "--wait=false")
 
 
+# Says of all nodes and Pods that they are ready, as their kubelets would.
+FAKE_KUBELETS = """
+import runpy, sys, time
+kube = runpy.run_path(sys.argv[1])
+api = kube["Api"]()
+ready = {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Fake"}]}}
+while True:
+    for path in ("/api/v1/nodes", "/api/v1/namespaces/ai-how-check/pods"):
+        for one in api.ask("GET", path)["items"]:
+            if path.endswith("nodes") or one["spec"].get("nodeName"):
+                name = one["metadata"]["name"]
+                try:
+                    api.ask("PATCH", f"{path}/{name}/status", ready, "application/merge-patch+json")
+                except kube["Refused"]:
+                    pass
+    time.sleep(0.3)
+"""
+
+
+@pytest.fixture(scope="module")
+def program(kube):
+    """The program on a control plane that asks the API for us, with the keys that are here."""
+    path = kube.root / "kube.py"
+    text = guest.program().decode().replace("/etc/kubernetes/pki", str(kube.path(PKI)))
+    path.write_text(text.replace("/run/ai-how/kube.last", str(kube.root / "kube.last")))
+    return path
+
+
+def tell(kube, program, verb, *names, given=None):
+    stdin = json.dumps(given) if given is not None else None
+    return json.loads(kube.ask(sys.executable, program, verb, *names, stdin=stdin).stdout)
+
+
+def test_the_program_of_control_planes_speaks_with_a_real_api(kube, program, nodes):
+    assert tell(kube, program, "healthy") == "ok"
+    objects = json.loads(base_manifests(FACTS, "localhost/coredns:1"))["items"]
+    for _ in range(2):
+        assert tell(kube, program, "apply", given=objects) == len(objects)
+    seen = {one["name"]: one for one in tell(kube, program, "nodes")}
+    assert set(seen) == set(nodes)
+    assert tell(kube, program, "close", "worker-1", "worker-2") == ["worker-1", "worker-2"]
+    assert tell(kube, program, "close", "worker-1") == []
+    assert "SchedulingDisabled" in kube.kubectl("get", "node", "worker-1")
+    tell(kube, program, "open", "worker-1", "worker-2")
+    assert "SchedulingDisabled" not in kube.kubectl("get", "nodes")
+
+
+def test_the_check_ends_when_all_of_it_is_ready_and_leaves_nothing(kube, program, nodes):
+    helper = kube.root / "kubelets.py"
+    helper.write_text(FAKE_KUBELETS)
+    kubelets = start_daemon(
+        kube.enter(sys.executable, helper, program), log=kube.root / "kubelets.log"
+    )
+    try:
+        given = {
+            "objects": json.loads(ready_manifests(FACTS, nodes))["items"],
+            "pods": [check_name(one) for one in nodes],
+            "marks": {one.name: dict(FACTS.labels_of(one)) for one in FACTS.nodes},
+        }
+        assert tell(kube, program, "ready", *nodes, given=given) == nodes
+        roles = kube.kubectl("get", "nodes", "--no-headers")
+        assert re.search(r"cp-1 +Ready +control-plane,master ", roles)
+        assert re.search(r"worker-2 +Ready +worker ", roles)
+        gone = ("get", "namespace", CHECK_NAMESPACE, "--output=name")
+        soon("the end of the namespace", lambda: "NotFound" in kube.try_kubectl(*gone))
+    finally:
+        kube.end(kubelets)
+
+
 def test_the_kubeconfig_of_the_user_works_also_after_a_rotation(kube, tmp_path):
     directory, server = kube.pki, "https://127.0.0.1:6443"
     before = read_admin(directory)
@@ -324,7 +396,11 @@ def test_three_control_planes_go_on_without_one_database(tmp_path):
         first.start("ai-how-etcd")
         soon("the member", lambda: "127.0.0.1:2379" in first.listening())
         endpoints = ("get", "endpoints", "kubernetes", "--output=jsonpath={..ip}")
-        assert len(set(third.kubectl(*endpoints).split())) == len(kubes)
+
+        def servers():
+            return len(set(third.kubectl(*endpoints).split())) == len(kubes)
+
+        soon("the addresses of all API servers", servers)
 
 
 def _found(text):

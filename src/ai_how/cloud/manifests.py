@@ -94,7 +94,10 @@ def _metadata(name: str, namespace: str = CHECK_NAMESPACE, **labels: str) -> dic
 
 
 def _check_service(node: str) -> Manifest:
-    """Its Pod is not ready before another one's is, which asks it."""
+    """Its Pod is not ready before another one's is, which asks it.
+
+    The protocol is the default one, but server-side apply in 1.20 takes no port without it.
+    """
     name = check_name(node)
     return {
         "apiVersion": "v1",
@@ -103,7 +106,7 @@ def _check_service(node: str) -> Manifest:
         "spec": {
             "selector": {"on": node},
             "publishNotReadyAddresses": True,
-            "ports": [{"port": 80, "targetPort": _HTTP_PORT}],
+            "ports": [{"port": 80, "targetPort": _HTTP_PORT, "protocol": "TCP"}],
         },
     }
 
