@@ -57,11 +57,11 @@ class StandIn(BareCluster):
 
 def have_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the verbs of `cloud` find a kind."""
-    if find_spec("ai_how.cloud") is not None:
+    if find_spec("ai_how.cloud.kind") is not None:
         return
     kind, manager = ModuleType("ai_how.cloud.kind"), ModuleType("ai_how.cloud.manager")
     stand_in = StandIn()
     kind.__dict__["KUBERNETES"] = stand_in
     manager.__dict__["CloudManager"] = partial(ClusterManager, kind=stand_in)
-    for module in (ModuleType("ai_how.cloud"), kind, manager):
+    for module in (kind, manager):
         monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -242,7 +242,7 @@ def test_validate_is_as_the_page_says(cli: Cli) -> None:
     ]
     has = Has(cpus=None, memory_mib=None, disk_bytes=None, disk_directory=Path("/srv"))
     found = Estimate("embedded", Needs(1, 1, 1024, 1, 2), has, ("controller",), CHECKS)
-    assert_documented("`validate`", *documents, as_json(_document(None, None, [], found)))
+    assert_documented("`validate`", *documents, as_json(_document(None, None, [], {"demo": found})))
 
 
 def test_doctor_is_as_the_page_says(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

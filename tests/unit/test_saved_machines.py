@@ -160,7 +160,7 @@ def test_what_fits_no_more_is_removed_and_what_is_used_is_kept(machines: SavedMa
     kept = save(machines, fit())
     save(machines, fit(host="QEMU 6.2.0"))
     save(machines, fit(disk_gib=20), digest="e" * 64)
-    gone = machines.remove_unfit(host=HERE, images={DIGEST})
+    gone = machines.remove_unfit(hosts={HERE}, images={DIGEST})
     assert {one.manifest.host for one in gone} == {"QEMU 6.2.0", HERE}
     assert machines.list() == (kept,)
 
@@ -178,7 +178,7 @@ def test_the_longest_unused_go_first(machines: SavedMachines) -> None:
     for age, machine in enumerate(reversed(made)):
         os.utime(machine.directory, (1_000_000 - age, 1_000_000 - age))
     machines.mark_used(made[0])
-    machines.remove_unfit(host=HERE, images={DIGEST})
+    machines.remove_unfit(hosts={HERE}, images={DIGEST})
     assert set(machines.list()) == {made[0], *made[3:]}
 
 

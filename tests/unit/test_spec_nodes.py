@@ -94,7 +94,7 @@ def test_names_do_not_change_when_nodes_are_added_after_them() -> None:
 
 
 def test_the_cost_is_the_sum_of_all_nodes() -> None:
-    cost = cost_of(every_field_hpc())
+    cost = cost_of(nodes_of(every_field_hpc()))
     assert (cost.vcpus, cost.memory_mib, cost.disk_gib_worst_case) == (24, 6 * 2048, 120)
 
 

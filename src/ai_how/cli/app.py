@@ -19,6 +19,8 @@ VERBS = {
     "validate": "Check the cluster file, and whether the host can run the cluster.",
     "hpc": "Start, stop, inspect and use the SLURM cluster.",
     "cloud": "Start, stop, inspect and use the Kubernetes cluster.",
+    "list": "List all clusters of the user, of every kind.",
+    "status": "Show the state of each cluster that the file has.",
     "image": "Build and manage the images of the nodes.",
     "cache": "Take images and saved VMs to another machine, in one file.",
     "host": "Start, stop and inspect the embedded host.",

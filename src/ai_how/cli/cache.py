@@ -8,6 +8,7 @@ import typer
 from ai_how import console
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.kinds import kinds_in
 from ai_how.cli.saved_vms import show_cold, size_of
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ def export_to(
     decided by the cluster file (-c).
     """
     from ai_how.clusters.cache import export_cache, require_new
-    from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec()
+    kinds = [one.load() for one in kinds_in(spec)]
     place = context.place_of(spec)
     path = require_new(target)
     with console.ProgressBar("exporting", is_silent=context.is_json) as bar:
-        done = export_cache(SLURM, spec, context.roots, place, path, on_progress=bar.watch)
+        done = export_cache(kinds, spec, context.roots, place, path, on_progress=bar.watch)
     if context.is_json:
         console.show_json(
             {
@@ -69,14 +70,14 @@ def import_from(
     files of those whose programs you would run: nodes run the images, and QEMU reads the memory.
     """
     from ai_how.clusters.cache import import_cache
-    from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec()
+    kinds = [one.load() for one in kinds_in(spec)]
     place = context.place_of(spec)
     with console.ProgressBar("importing", is_silent=context.is_json) as bar:
         done = import_cache(
-            SLURM,
+            kinds,
             spec,
             context.roots,
             place,
@@ -110,12 +111,12 @@ def key(ctx: typer.Context) -> None:
     the same before and after images are built; newer packages do not change it.
     """
     from ai_how.clusters.cache import find_cache_key
-    from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec()
+    kinds = [one.load() for one in kinds_in(spec)]
     place = context.place_of(spec)
-    found = find_cache_key(SLURM, spec, context.roots, place, warn=console.show_warning)
+    found = find_cache_key(kinds, spec, context.roots, place, warn=console.show_warning)
     if context.is_json:
         console.show_json(
             {

@@ -6,10 +6,13 @@ import typer
 
 from ai_how import console
 from ai_how.cli.cluster_view import size_text
-from ai_how.cli.context import context_of
+from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.kinds import HPC, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ai_how.clusters.listing import ClusterSummary
 
 app = new_app()
@@ -21,34 +24,43 @@ def list_all(ctx: typer.Context) -> None:
 
     A cluster is up if all its VMs are on. Whether {software} is ready, `{kind} status` says.
     """
+    context = context_of(ctx)
+    show_clusters(context, context.kind)
+
+
+def show_clusters(context: Context, kind: Kind | None) -> None:
+    """Print the clusters of one kind, and those of which none is known; None: all, with kinds."""
     from ai_how.clusters.listing import list_clusters
 
-    context = context_of(ctx)
-    kind = context.kind.name
-    found = [one for one in list_clusters(context.roots) if one.kind in (None, kind)]
+    found = list_clusters(context.roots)
+    if kind is not None:
+        found = tuple(one for one in found if one.kind in (None, kind.name))
     if context.is_json:
         console.show_json(found)
     elif not found:
-        console.show_line(f"there are no clusters; to start one: ai-how {kind} start")
+        start = (kind or HPC).name
+        console.show_line(f"there are no clusters; to start one: ai-how {start} start")
     else:
-        _show(found)
+        _show(found, has_kinds=kind is None)
 
 
-def _show(found: "list[ClusterSummary]") -> None:
-    console.show_table(
-        ["cluster", "state", "nodes on", "disk", "host", "created"],
-        [
-            [
-                one.name,
-                one.state,
-                None if one.nodes is None else f"{_text(one.nodes_on)} of {one.nodes}",
-                None if one.disk_mib is None else size_text(one.disk_mib),
-                one.host,
-                one.created_at and f"{one.created_at.astimezone():%Y-%m-%d %H:%M}",
-            ]
+def _show(found: "Sequence[ClusterSummary]", *, has_kinds: bool) -> None:
+    columns: dict[str, list[str | None]] = {"cluster": [one.name for one in found]}
+    if has_kinds:
+        columns["kind"] = [one.kind for one in found]
+    columns |= {
+        "state": [one.state for one in found],
+        "nodes on": [
+            None if one.nodes is None else f"{_text(one.nodes_on)} of {one.nodes}" for one in found
+        ],
+        "disk": [None if one.disk_mib is None else size_text(one.disk_mib) for one in found],
+        "host": [one.host for one in found],
+        "created": [
+            f"{one.created_at.astimezone():%Y-%m-%d %H:%M}" if one.created_at else None
             for one in found
         ],
-    )
+    }
+    console.show_table(list(columns), list(zip(*columns.values(), strict=True)))
     for one in found:
         if one.doing:
             console.show_line(f"{one.name}: {one.doing} is under way")

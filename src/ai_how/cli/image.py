@@ -19,6 +19,7 @@ from ai_how.cli.image_source import (
     Signature,
     source_of_options,
 )
+from ai_how.cli.kinds import kinds_in
 from ai_how.cli.saved_vms import show_cold, size_of
 from ai_how.errors import ImageError, StateError
 
@@ -76,7 +77,6 @@ def build(
     """
     from ai_how.clusters.images import build_images
     from ai_how.clusters.preflight.node_images import catalogue_of
-    from ai_how.hpc.kind import SLURM
     from ai_how.images.build import BuildOptions
 
     context = context_of(ctx)
@@ -86,7 +86,7 @@ def build(
     what = "building the image" if len(names) == 1 else f"building {len(names)} images"
     with console.ProgressBar(what, is_silent=context.is_json) as bar:
         images = build_images(
-            SLURM,
+            kinds_in(spec)[0].load(),
             spec,
             names,
             context.roots,
@@ -117,13 +117,13 @@ def warm(
     start that found no saved VM.
     """
     from ai_how.clusters.save_machines import warm_up
-    from ai_how.hpc.kind import SLURM
 
     context = context_of(ctx)
     spec, _ = context.load_spec(file)
     place = context.place_of(spec)
+    kinds = [one.load() for one in kinds_in(spec)]
     with console.ProgressBar("saving a VM", is_silent=context.is_json) as bar:
-        warmed = warm_up(SLURM, spec, context.roots, place, watch=bar.watch)
+        warmed = warm_up(kinds, spec, context.roots, place, watch=bar.watch)
     if context.is_json:
         console.show_json(warmed)
         return
@@ -255,9 +255,10 @@ def rm(ctx: typer.Context, wanted: Wanted) -> None:
 def _images_in(spec: "ClusterFile", catalogue: "ImageCatalogue") -> tuple[str, ...]:
     """The images of a file that can be built: those that its nodes boot, and all it describes."""
     from ai_how.images.recipe import DEFAULT
-    from ai_how.spec.nodes import nodes_of
 
-    booted = [node.base_image for node in nodes_of(spec.clusters.hpc)] if spec.clusters.hpc else []
+    kinds = [one.load() for one in kinds_in(spec)]
+    nodes = (node for kind in kinds for node in kind.nodes_of(kind.section_of(spec)))
+    booted = [node.base_image for node in nodes]
     names = [name or DEFAULT for name in booted if catalogue.is_ours(name)]
     return tuple(dict.fromkeys([*names, *spec.all_images])) or (DEFAULT,)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ai_how.clusters.kind import ClusterKind
     from ai_how.clusters.manager import ClusterManager
+    from ai_how.spec.models import ClusterFile
 
 _WORD = re.compile(r"\{([a-z_]+)\}")
 
@@ -76,3 +77,8 @@ CLOUD = Kind(
     },
 )
 KINDS = {one.name: one for one in (HPC, CLOUD)}
+
+
+def kinds_in(spec: "ClusterFile") -> tuple[Kind, ...]:
+    """The kinds of the clusters that a file has, at least one."""
+    return tuple(one for one in KINDS.values() if getattr(spec.clusters, one.name) is not None)

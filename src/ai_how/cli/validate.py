@@ -10,11 +10,15 @@ import typer
 from ai_how import console
 from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.kinds import kinds_in
 from ai_how.errors import HostError, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ai_how.clusters.kind import ClusterKind, ClusterSection
     from ai_how.clusters.preflight.estimate import Estimate
-    from ai_how.spec.models import ClusterFile, HpcSpec
+    from ai_how.spec.models import ClusterFile
     from ai_how.spec.problems import Problem
 
 app = new_app()
@@ -35,17 +39,16 @@ def validate(
     context = context_of(ctx)
     path = context.find_spec_path(file)
     spec, problems = _check(path)
-    hpc = spec.clusters.hpc if spec else None
-    found = _estimate(hpc, spec, context) if spec and hpc and not offline else None
+    found = _estimates(spec, context) if spec and not offline else {}
     if context.is_json:
         console.show_json(_document(path, spec, problems, found))
     else:
         _show_file(path, spec, problems)
-        if found:
-            _show_estimate(found)
+        for name, one in found.items():
+            _show_estimate(one, name if found.keys() - {name} else "cluster")
     if spec is None:
         raise typer.Exit(SpecError.exit_code)
-    if found and not found.is_possible:
+    if not all(one.is_possible for one in found.values()):
         raise typer.Exit(HostError.exit_code)
 
 
@@ -55,29 +58,40 @@ def _check(path: Path | None) -> "tuple[ClusterFile | None, list[Problem]]":
     return check_spec_file(path, os.environ) if path else (default_spec(), [])
 
 
-def _estimate(hpc: "HpcSpec", spec: "ClusterFile", context: Context) -> "Estimate":
+def _estimates(spec: "ClusterFile", context: Context) -> "dict[str, Estimate]":
+    """What each cluster of the file takes of the host, by its name."""
     from ai_how.clusters.preflight.estimate import estimate
-    from ai_how.hpc.kind import SLURM
     from ai_how.images.catalogue import ImageCatalogue
     from ai_how.images.store import ImageStore
 
     catalogue = ImageCatalogue(ImageStore(context.roots.images), spec)
-    return estimate(SLURM, hpc, context.host_uri(spec), context.roots, catalogue)
+    found = {}
+    for kind in (one.load() for one in kinds_in(spec)):
+        section = kind.section_of(spec)
+        found[section.name] = estimate(
+            kind, section, context.host_uri(spec), context.roots, catalogue
+        )
+    return found
 
 
 def _document(
     path: Path | None,
     spec: "ClusterFile | None",
     problems: "list[Problem]",
-    found: "Estimate | None",
+    found: "Mapping[str, Estimate]",
 ) -> dict[str, Any]:
+    estimates = {
+        name: replace(one, checks=console.completed_checks(one.checks))
+        for name, one in found.items()
+    }
     return {
         "file": path,
         "is_valid": spec is not None,
         "problems": problems,
         "spec": spec,
-        "is_possible": found.is_possible if found else None,
-        "estimate": found and replace(found, checks=console.completed_checks(found.checks)),
+        "is_possible": all(one.is_possible for one in found.values()) if found else None,
+        "estimate": next(iter(estimates.values()), None),
+        "estimates": estimates,
     }
 
 
@@ -90,26 +104,25 @@ def _show_file(path: Path | None, spec: "ClusterFile | None", problems: "list[Pr
         console.show_error(SpecError(f"{errors} {noun} in {name}"))
         return
     console.show_line(f"{name} is valid", console.Style.GOOD)
-    if spec.clusters.hpc:
-        console.show_line(_summary(spec.clusters.hpc))
-    if spec.clusters.cloud:
-        console.show_line(f"{spec.clusters.cloud.name}: cloud clusters cannot be started yet")
+    for kind in (one.load() for one in kinds_in(spec)):
+        console.show_line(_summary(kind, kind.section_of(spec)))
 
 
-def _summary(hpc: "HpcSpec") -> str:
-    from ai_how.spec.nodes import cost_of, nodes_of
+def _summary(kind: "ClusterKind", section: "ClusterSection") -> str:
+    from ai_how.spec.nodes import cost_of
 
-    cost = cost_of(hpc)
+    nodes = kind.nodes_of(section)
+    cost = cost_of(nodes)
     return (
-        f"{hpc.name}: {len(nodes_of(hpc))} nodes, {cost.vcpus} vCPUs, "
+        f"{section.name}: {len(nodes)} nodes, {cost.vcpus} vCPUs, "
         f"{cost.memory_mib} MiB memory, {cost.disk_gib_worst_case} GiB disk at most"
     )
 
 
-def _show_estimate(found: "Estimate") -> None:
+def _show_estimate(found: "Estimate", cluster: str) -> None:
     needs, has = found.needs, found.has
     console.show_table(
-        ("", "cluster", f"host ({found.host})"),
+        ("", cluster, f"host ({found.host})"),
         [
             ("vCPUs", needs.vcpus, has.cpus),
             ("memory", _mib(needs.memory_mib), _mib(has.memory_mib)),

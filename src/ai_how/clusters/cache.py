@@ -6,11 +6,13 @@ That is the images of the nodes and the saved VMs that new nodes are restored fr
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ai_how import __version__
 from ai_how.clusters.cleanup import host_up
@@ -31,6 +33,9 @@ from ai_how.vm_management.nodes.domain_definition import Accel
 from ai_how.vm_management.saved_machines.matching import describe_host
 from ai_how.vm_management.saved_machines.saving import MachineToSave, no_save_reason
 from ai_how.vm_management.saved_machines.store import SavedMachine, SavedMachines, SavedManifest
+
+if TYPE_CHECKING:
+    from ai_how.vm_management.saved_machines.generic_vm import MachineKey
 
 _LOCK_WAIT_S = 900  # another run may be saving a VM
 _SHOWN = 16
@@ -68,7 +73,7 @@ class CacheKey:
 
 
 def export_cache(
-    kind: ClusterKind,
+    kinds: Sequence[ClusterKind],
     spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
@@ -80,12 +85,17 @@ def export_cache(
 
     Raises HostError where an image is not built, or something is there already.
     """
-    section, catalogue = kind.section_of(spec), catalogue_of(roots, spec)
-    names = dict.fromkeys(node.base_image for node in kind.nodes_of(section))
-    accel, _ = choose_accel(section.hardware, place, roots)
-    wanted, cold = find_wanted(
-        kind, section, lambda name: get_image(name, catalogue, kind), roots, place, accel, ""
-    )
+    catalogue = catalogue_of(roots, spec)
+    wanted: dict[MachineKey, MachineToSave] = {}
+    cold: dict[str, str] = {}
+    for kind in kinds:
+        section = kind.section_of(spec)
+        accel, _ = choose_accel(section.hardware, place, roots)
+        image_of = partial(get_image, catalogue=catalogue, kind=kind)
+        found, why_cold = find_wanted(kind, section, image_of, roots, place, accel, "")
+        wanted |= found
+        cold |= why_cold
+    names = _images_of(kinds, spec)
     images = {image.digest: image for name in names for image in catalogue.parts_of(name)}
     machines = SavedMachines(place.storage)
     with ExitStack() as held:
@@ -106,7 +116,7 @@ def export_cache(
 
 
 def import_cache(
-    kind: ClusterKind,
+    kinds: Sequence[ClusterKind],
     spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
@@ -121,15 +131,14 @@ def import_cache(
     before anything is taken in, for a file that is damaged or no such file.
     """
     store = ImageStore(roots.images)
-    reason, host = no_save_reason(place), ""
-    if reason is None:
-        accel, _ = choose_accel(kind.section_of(spec).hardware, place, roots)
-        host = _describe(roots, place, accel, warn)
+    reason = no_save_reason(place)
+    accels = _accels_of(kinds, spec, place, roots) if reason is None else ()
+    hosts = [_describe(roots, place, accel, warn) for accel in accels]
 
     def refusal(manifest: SavedManifest) -> str | None:
-        if reason or manifest.host == host:
+        if reason or manifest.host in hosts:
             return reason
-        return f"it is of {manifest.host}, this host is {host}"
+        return f"it is of {manifest.host}, this host is {' or '.join(hosts)}"
 
     return take_cache_in(
         source, store, SavedMachines(place.storage), refusal=refusal, on_progress=on_progress
@@ -137,7 +146,7 @@ def import_cache(
 
 
 def find_cache_key(
-    kind: ClusterKind,
+    kinds: Sequence[ClusterKind],
     spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
@@ -145,20 +154,45 @@ def find_cache_key(
     warn: Callable[[str], None],
 ) -> CacheKey:
     """The key of what `export_cache` writes after a start of the file on this host."""
-    section, catalogue = kind.section_of(spec), catalogue_of(roots, spec)
-    names = dict.fromkeys(node.base_image for node in kind.nodes_of(section))
-    asked = {name: catalogue.asked_digest(name) for name in names}
-    accel, _ = choose_accel(section.hardware, place, roots)
-    host = _describe(roots, place, accel, warn)
-    # Images that are not built yet have the same key afterwards: they stand for themselves.
-    wanted, _ = find_wanted(
-        kind, section, lambda name: _stand_in(asked[name]), roots, place, accel, host
-    )
+    catalogue = catalogue_of(roots, spec)
+    asked = {name: catalogue.asked_digest(name) for name in _images_of(kinds, spec)}
+    hosts = {
+        accel: _describe(roots, place, accel, warn)
+        for accel in _accels_of(kinds, spec, place, roots)
+    }
+
+    def stand_in(name: str | None) -> Image:
+        """An image that is not built yet has the same key afterwards: it stands for itself."""
+        return _stand_in(asked[name])
+
+    wanted: dict[MachineKey, MachineToSave] = {}
+    for kind in kinds:
+        section = kind.section_of(spec)
+        accel, _ = choose_accel(section.hardware, place, roots)
+        found, _ = find_wanted(kind, section, stand_in, roots, place, accel, hosts[accel])
+        wanted |= found
+    host = " or ".join(hosts.values())
     return CacheKey(
         images=_digest(__version__, *sorted(set(asked.values()))),
         machines=_digest(host, *sorted(key.definition_digest for key in wanted)),
         host=host,
     )
+
+
+def _images_of(kinds: Sequence[ClusterKind], spec: ClusterFile) -> tuple[str | None, ...]:
+    """The images that the nodes of the clusters boot."""
+    sections = [(kind, kind.section_of(spec)) for kind in kinds]
+    nodes = (node for kind, section in sections for node in kind.nodes_of(section))
+    return tuple(dict.fromkeys(node.base_image for node in nodes))
+
+
+def _accels_of(
+    kinds: Sequence[ClusterKind], spec: ClusterFile, place: HypervisorHost, roots: Roots
+) -> tuple[Accel, ...]:
+    """What the VMs of the clusters run with."""
+    sections = (kind.section_of(spec) for kind in kinds)
+    chosen = (choose_accel(section.hardware, place, roots)[0] for section in sections)
+    return tuple(dict.fromkeys(chosen))
 
 
 def require_new(target: Path) -> Path:

@@ -2,11 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -62,21 +62,21 @@ class SaveResult:
 
 
 def warm_up(
-    kind: ClusterKind,
+    kinds: Sequence[ClusterKind],
     spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
     *,
     watch: ProgressCallback,
 ) -> SaveResult:
-    """Save a machine for every node that can be restored from one, unless it exists.
+    """Save a machine for every node of these kinds that can be restored from one, unless it exists.
 
     Raises HostError if we cannot read the memory that libvirt saves on this host.
     """
     if why := no_save_reason(place):
         raise HostError(why, hint="ai-how --connect embedded image warm")
     try:
-        return _save_missing(kind, spec, roots, place, watch=watch)
+        return _save_missing(kinds, spec, roots, place, watch=watch)
     finally:
         # If the last cluster was destroyed meanwhile, that run left the host to us.
         with suppress(AiHowError):
@@ -84,33 +84,33 @@ def warm_up(
 
 
 def _save_missing(
-    kind: ClusterKind,
+    kinds: Sequence[ClusterKind],
     spec: ClusterFile,
     roots: Roots,
     place: HypervisorHost,
     *,
     watch: ProgressCallback,
 ) -> SaveResult:
-    section, store = kind.section_of(spec), ImageStore(roots.images)
+    store, machines = ImageStore(roots.images), SavedMachines(place.storage)
     catalogue = ImageCatalogue(store, spec)
-    machines = SavedMachines(place.storage)
     saved, there = [], []
+    wanted: dict[MachineKey, MachineToSave] = {}
+    cold: dict[str, str] = {}
+    hosts: set[str] = set()
     with (
         host_up(place, roots, lambda _line: None),
         LibvirtClient(place.uri, is_kept=place.is_kept) as client,
         Interrupts() as interrupts,
     ):
-        accel, _ = choose_accel(section.hardware, place, roots)
-        host = describe_host(client, accel)
-        wanted, cold = find_wanted(
-            kind,
-            section,
-            lambda name: get_image(name, catalogue, kind),
-            roots,
-            place,
-            accel,
-            host,
-        )
+        for kind in kinds:
+            section = kind.section_of(spec)
+            accel, _ = choose_accel(section.hardware, place, roots)
+            host = describe_host(client, accel)
+            image_of = partial(get_image, catalogue=catalogue, kind=kind)
+            found, why_cold = find_wanted(kind, section, image_of, roots, place, accel, host)
+            wanted |= found
+            cold |= why_cold
+            hosts.add(host)
         for one in wanted.values():
             machine = machines.find(one.machine_key.key)
             if machine and machines.discard_damaged(machine) is None:
@@ -119,7 +119,7 @@ def _save_missing(
             _require_room(one, place)
             saved.append(save_machine(one, place, client, stop=interrupts.stop, on_progress=watch))
     images = {one.digest for one in store.list()}
-    removed = machines.remove_unfit(host=host, images=images)
+    removed = machines.remove_unfit(hosts=hosts, images=images)
     return SaveResult(tuple(saved), tuple(there), removed, cold)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 _COMMAND = re.compile(
     r"(?<![\w./-])ai-how(?P<own> --connect (?:'[^']*'|\S+))? "
     r"(?P<verb>…|hpc monitor [a-z]+|(?:hpc|cloud|image|cache|host|gpu)(?: [a-z-]+)?"
-    r"|init|validate|doctor|schema|--help)"
+    r"|init|validate|list|status|doctor|schema|--help)"
     r"(?![\w-])"
 )
 _END = re.compile(r"  #|\n|`| && |; |$")
@@ -21,7 +21,7 @@ _SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "su")
 _CLUSTERS = ("hpc", "cloud")
 """The groups of verbs for clusters, one for each kind of cluster."""
 _NEED_NO_STATE = ("init", "schema", "--help")
-_OF_ALL_CLUSTERS = ("hpc list", "cloud list")
+_OF_ALL_CLUSTERS = ("hpc list", "cloud list", "list")
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ def _complete(found: re.Match[str], call: Call) -> str:
 
 def _options(own: str, verb: str, rest: str, call: Call) -> list[str]:
     words: list[str] = []
-    is_of_cluster = verb.startswith((*_CLUSTERS, "cache")) or verb == "image warm"
+    is_of_cluster = verb.startswith((*_CLUSTERS, "cache")) or verb in ("image warm", "status")
     takes_file = is_of_cluster and not call.cluster and "--cluster" not in rest
     # A cluster that is named has no file for this verb, but its images are described in one.
     takes_file = takes_file or (verb == "image build" and "--file" not in rest)

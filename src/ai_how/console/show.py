@@ -206,6 +206,11 @@ def show_error_json(report: ErrorReport) -> None:
     show_json({"error": _data_of(report)})
 
 
+def error_data(error: BaseException) -> dict[str, object]:
+    """An error as a part of a document: what `show_error_json` has in `error`."""
+    return _data_of(report_of(error))
+
+
 def confirm(question: str) -> bool:
     """Ask on stderr; only `y` or `yes` is yes, and an end of input is no."""
     sys.stderr.write(f"{clean(question, keep_lines=True)} [y/N] ")

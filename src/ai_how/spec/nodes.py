@@ -1,6 +1,6 @@
 """The nodes of a spec: expanded groups, names, addresses and total cost."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
@@ -137,8 +137,7 @@ def devices_of(entry: ComputeNodeSpec) -> tuple[PcieDevice, ...]:
     return passthrough.devices if passthrough and passthrough.enabled else ()
 
 
-def cost_of(hpc: HpcSpec) -> ClusterSize:
-    nodes = nodes_of(hpc)
+def cost_of(nodes: Collection[Node]) -> ClusterSize:
     return ClusterSize(
         vcpus=sum(node.cpu_cores for node in nodes),
         memory_mib=sum(node.memory_mib for node in nodes),

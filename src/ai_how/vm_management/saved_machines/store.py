@@ -210,8 +210,10 @@ class SavedMachines:
                 if machine.manifest.image_digest == digest:
                     self.remove(machine)
 
-    def remove_unfit(self, *, host: str, images: Collection[str]) -> tuple[SavedMachine, ...]:
-        """Keep the most recently used MAX_KEPT of this `host` and these `images`; remove others."""
+    def remove_unfit(
+        self, *, hosts: Collection[str], images: Collection[str]
+    ) -> tuple[SavedMachine, ...]:
+        """Keep the most recently used MAX_KEPT of these `hosts` and `images`; remove others."""
         if not self.storage.saved.is_dir():
             return ()
         with held_lock(self.storage.saved_lock, doing="remove saved VMs", wait_s=_LOCK_WAIT_S):
@@ -219,7 +221,7 @@ class SavedMachines:
             fit = [
                 machine
                 for machine in self.list()
-                if machine.manifest.host == host and machine.manifest.image_digest in images
+                if machine.manifest.host in hosts and machine.manifest.image_digest in images
             ][:MAX_KEPT]
             kept = {machine.directory.name for machine in fit}
             gone = tuple(machine for machine in self.list() if machine.directory.name not in kept)
