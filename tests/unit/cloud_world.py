@@ -8,9 +8,11 @@ from types import ModuleType
 import pytest
 from cli_runner import Cli
 
+from ai_how.clusters.kind import ClusterSection
 from ai_how.clusters.manager import ClusterManager
-from ai_how.errors import SpecError
+from ai_how.spec.cloud_nodes import get_cloud, nodes_of_cloud
 from ai_how.spec.models import CloudSpec, ClusterFile
+from ai_how.spec.nodes import Node
 from ai_how.spec.roles import Role
 from ai_how.state.cluster_state import write_state
 from ai_how.state.models import NodeState
@@ -50,9 +52,11 @@ class StandIn(BareCluster):
     name = "cloud"
 
     def section_of(self, file: ClusterFile) -> CloudSpec:  # type: ignore[override]
-        if file.clusters.cloud is None:
-            raise SpecError("the file has no clusters.cloud")
-        return file.clusters.cloud
+        return get_cloud(file)
+
+    def nodes_of(self, section: ClusterSection) -> tuple[Node, ...]:
+        assert isinstance(section, CloudSpec)
+        return nodes_of_cloud(section)
 
 
 def have_cloud(monkeypatch: pytest.MonkeyPatch) -> None:

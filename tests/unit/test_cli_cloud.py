@@ -2,19 +2,26 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
+from uuid import UUID
 
 import pytest
 import typer
 from cli_runner import GOOD, Cli
 from cloud_world import KUBE, have_cloud, remember_kube
 from test_cli_hpc import NODE_VERBS, remember
+from test_docs_json import assert_whole, documented
+from test_seen import seen
 
 from ai_how.cli.app import app
 from ai_how.cli.arguments import read_command_line
 from ai_how.cli.cluster_verbs import _show_stop
 from ai_how.cli.kinds import CLOUD, HPC
 from ai_how.console.commands import Call, called_as, completed
+from ai_how.libvirt_client.client import LibvirtClient
+from ai_how.libvirt_client.vm_state import VmState
+from ai_how.state.cluster_state import read_state, write_state
 
 SHARED = (
     *("start", "stop", "status", "destroy", "recover", "list", "ssh", "exec", "console"),
@@ -47,7 +54,6 @@ def test_the_verbs_of_slurm_are_not_there(cli):
         2,
         "error: no such command 'run'\nhint: ai-how cloud --help\n",
     )
-    assert cli("cloud", "stop", "--wait").code == 2
 
 
 def test_the_groups_share_no_command(cli):
@@ -214,3 +220,149 @@ def test_printed_commands_are_completed():
 def test_words_that_are_no_words_of_a_kind_stay():
     assert HPC.fill("{kind} {x} ${y} {}") == "hpc {x} ${y} {}"
     assert HPC.fill(None) is None
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[tuple[str, list[str]]]:
+    """The commands that were run in nodes, which are all on but one."""
+    commands: list[tuple[str, list[str]]] = []
+    on = replace(seen("<domain/>"), state=VmState.RUNNING)
+
+    def run(agent, argv, *, timeout_s, shown, is_json):
+        commands.append((agent.name, list(argv)))
+        return 7
+
+    monkeypatch.setattr(LibvirtClient, "find_domain", lambda client, uuid: on)
+    monkeypatch.setattr("ai_how.cli.exec_program.execute", run)
+    return commands
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("-- get pods -A", "get pods -A"),
+        ("get pods -o json --json", "get pods -o json --json"),
+        ("exec web -- ls -c /", "exec web -- ls -c /"),
+        ("--cluster kube -- --help", "--help"),
+        ("-v=8 version", "-v=8 version"),
+    ],
+)
+def test_kubectl_gets_all_its_words_and_its_code_is_ours(cli, ran, given, passed):
+    remember_kube(cli)
+    cli.write("cluster.yaml", KUBE)
+    assert cli("cloud", "kubectl", *given.split()).code == 7
+    [(node, argv)] = ran
+    assert node == "control-plane-01"
+    at = argv.index("kubectl")
+    assert "KUBECONFIG=/etc/kubernetes/admin.conf" in argv[:at]
+    assert any(one.startswith("PATH=/usr/lib/kubernetes/bin:") for one in argv[:at])
+    assert argv[at + 1 :] == passed.split()
+
+
+def test_kubectl_takes_the_first_control_plane_that_is_on(cli, ran, monkeypatch):
+    paths = remember_kube(cli)
+    state = read_state(paths)
+    first = state.nodes[0]
+    second = first.model_copy(
+        update={"name": "control-plane-02", "uuid": UUID(int=2), "domain_name": "kube-2"}
+    )
+    write_state(paths, state.model_copy(update={"nodes": (first, second, *state.nodes[1:])}))
+    on = replace(seen("<domain/>"), state=VmState.RUNNING)
+    monkeypatch.setattr(LibvirtClient, "find_domain", lambda c, uuid: on if uuid.int == 2 else None)
+    assert cli("cloud", "kubectl", "--cluster", "kube", "get", "nodes").code == 7
+    assert [node for node, _ in ran] == ["control-plane-02"]
+    monkeypatch.setattr(LibvirtClient, "find_domain", lambda client, uuid: None)
+    ended = cli("cloud", "kubectl", "--cluster", "kube", "get", "nodes")
+    hint = "ai-how cloud start --cluster kube control-plane-01"
+    assert (ended.code, ended.err) == (3, f"error: control-plane-01 has no VM\nhint: {hint}\n")
+
+
+def test_kubectl_without_words_says_what_is_missing(cli):
+    for words in ((), ("--",)):
+        ended = cli("cloud", "kubectl", *words)
+        assert ended.code == 2
+        assert ended.err.endswith("hint: ai-how cloud kubectl -- --help\n")
+
+
+BOTH = KUBE + GOOD.partition("clusters:\n")[2]
+
+
+def test_status_shows_each_cluster_of_the_file(cli):
+    cli.write("cluster.yaml", BOTH)
+    remember_kube(cli)
+    remember(cli, "demo")
+    told = json.loads(cli("status", "--json").out)["clusters"]
+    assert [(one["kind"], one["name"]) for one in told] == [("hpc", "demo"), ("cloud", "kube")]
+    assert [one["error"] for one in told] == [None, None]
+    assert "slurm_version" in told[0]["status"]
+    assert "kubernetes_version" in told[1]["status"]
+    assert_whole({"clusters": told}, "", documented("`status`"))
+    shown = cli("status")
+    assert shown.code == 0
+    assert [line.split(":")[0] for line in shown.out.splitlines() if "ready" in line] == [
+        "demo",
+        "kube",
+    ]
+
+
+def test_a_cluster_that_is_not_there_hides_no_other(cli):
+    cli.write("cluster.yaml", BOTH)
+    remember_kube(cli)
+    ended = cli("status", "--json")
+    assert ended.code == 3
+    demo, kube = json.loads(ended.out)["clusters"]
+    assert (demo["status"], kube["error"]) == (None, None)
+    assert demo["error"]["brief"] == "there is no cluster demo"
+    assert_whole({"clusters": [demo, kube]}, "", documented("`status`"))
+    ended = cli("status")
+    assert ended.code == 3
+    assert "error: there is no cluster demo" in ended.err
+    assert "kube: not ready" in ended.out
+
+
+def test_status_of_a_name_finds_its_kind(cli, monkeypatch):
+    remember_kube(cli)
+    remember(cli, "demo")
+    for name, kind in (("kube", "cloud"), ("demo", "hpc")):
+        [one] = json.loads(cli("status", "--cluster", name, "--json").out)["clusters"]
+        assert (one["kind"], one["name"]) == (kind, name)
+    monkeypatch.setenv("AI_HOW_CLUSTER", "kube")
+    assert "kube: not ready" in cli("status").out
+
+
+def test_a_list_of_all_has_the_kinds(cli):
+    remember_kube(cli)
+    remember(cli, "demo")
+    told = json.loads(cli("list", "--json").out)
+    assert [(one["name"], one["kind"]) for one in told] == [("demo", "hpc"), ("kube", "cloud")]
+    head, *rows = cli("list").out.splitlines()
+    assert head.split()[:2] == ["cluster", "kind"]
+    assert [row.split()[:2] for row in rows] == [["demo", "hpc"], ["kube", "cloud"]]
+    assert "kind" not in cli("hpc", "list").out.split()
+    assert "to start one: ai-how " in cli("list", "--state-dir", "empty").out
+
+
+def test_validate_counts_each_cluster_of_the_file(cli):
+    cli.write("cluster.yaml", BOTH)
+    ended = cli("validate", "--offline")
+    assert ended.code == 0
+    assert ended.out.splitlines()[-2:] == [
+        "demo: 3 nodes, 3 vCPUs, 3072 MiB memory, 30 GiB disk at most",
+        "kube: 3 nodes, 4 vCPUs, 4096 MiB memory, 30 GiB disk at most",
+    ]
+    told = json.loads(cli("validate", "--json", "--connect", "test:///default").out)
+    assert list(told["estimates"]) == ["demo", "kube"]
+    assert told["estimate"] == told["estimates"]["demo"]
+    assert told["estimates"]["kube"]["needs"]["vcpus"] == 4
+    shown = cli("validate", "--connect", "test:///default").out
+    assert shown.count("this host can run") == 2
+
+
+def test_a_file_with_a_kubernetes_cluster_alone_has_the_verbs_of_its_images(cli):
+    cli.write("cluster.yaml", KUBE)
+    told = json.loads(cli("validate", "--json", "--connect", "test:///default").out)
+    assert list(told["estimates"]) == ["kube"]
+    for words in (("image", "warm"), ("cache", "key"), ("cache", "export", "new.cache")):
+        ended = cli("--connect", "test:///default", *words)
+        assert "clusters.hpc" not in ended.err
+        assert "bug" not in ended.err

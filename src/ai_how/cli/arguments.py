@@ -1,7 +1,8 @@
 """The command line before parsing: global options may be anywhere before a command's own.
 
 Nothing after `--` belongs to ai-how, and in `ssh`, `exec` and `run` of a cluster nothing after the
-first word of the command that they run. After its `rsync` only what comes first does.
+first word of the command that they run. After its `rsync`
+and `kubectl` only what comes first does.
 """
 
 import os
@@ -19,7 +20,7 @@ _CONFIG, _CONNECT, _STATE_DIR = ("--config", "-c"), ("--connect",), ("--state-di
 
 _RUNNING = [[kind, verb] for kind in ("hpc", "cloud") for verb in ("ssh", "exec")]
 _JOB = ["hpc", "run"]
-_PASSING = (["hpc", "rsync"], ["cloud", "rsync"])
+_PASSING = (["hpc", "rsync"], ["cloud", "rsync"], ["cloud", "kubectl"])
 _VALUED_OF_RUNNING = ("--cluster", "--timeout")
 # ssh(1), except `c`, which is our --config everywhere, and -v, our --verbose.
 _FLAGS_OF_SSH, _VALUED_OF_SSH = set("1246AaCfGgKkMNnqsTtvVXxYy"), set("BbcDEeFIiJLlmOoPpQRSWw")

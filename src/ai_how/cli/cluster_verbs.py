@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ai_how.spec.models import ClusterFile
 
 WATCH_S = 2.0
+FOREVER_S = 1e9
 SHORT_OF_START = "Start the cluster, until {until}."
 SHORT_OF_RECOVER = "Restore the lost or damaged state of a cluster."
 
@@ -171,37 +172,53 @@ def build_missing_images(manager: "ClusterManager", spec: "ClusterFile", context
             )
 
 
-def stop_nodes(
-    context: Context,
-    words: list[str] | None,
-    cluster: str | None,
-    *,
-    suspends: bool,
-    waits_s: float | None = None,
+def stop(
+    ctx: typer.Context,
+    words: Words = None,
+    cluster: Cluster = None,
+    suspend: Annotated[
+        bool,
+        typer.Option(
+            "--suspend", help="Save the memory of all nodes; {jobs} continue at the next start."
+        ),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="First wait for running jobs; no new ones start.")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", min=0, help="Wait at most S seconds."),
+    ] = None,
 ) -> None:
-    """Power off or suspend the cluster, or the nodes that are named, and show it."""
+    """Power off the cluster, or nodes. Disks and keys are kept; {jobs_of_stop}."""
     from ai_how.clusters.named_nodes import check_nodes
     from ai_how.console.live_nodes import LiveNodes
 
+    context = context_of(ctx)
     file, nodes = split_words(words)
     cluster = named(context, cluster, file)
     name = name_of(context, cluster, file)
-    if nodes and suspends:
+    if nodes and suspend:
         raise SpecError(
             "only a whole cluster can be suspended: "
             f"{context.kind.words['software']} would miss single nodes",
             hint=f"ai-how {context.kind.name} stop --suspend",
         )
+    if suspend and wait:
+        raise SpecError("--wait cannot be used with --suspend, which keeps the jobs")
+    if timeout is not None and not wait:
+        raise SpecError("--timeout needs --wait", hint=f"ai-how {context.kind.name} stop --help")
+    waits_s = (FOREVER_S if timeout is None else timeout) if wait else None
     if nodes:
         known = manager_of(context, name, is_named=bool(cluster)).get_state().nodes
         check_nodes(name, [one.name for one in known], nodes)
     with LiveNodes(name, is_silent=context.is_json) as observer:
         manager = manager_of(context, name, observer, is_named=bool(cluster))
-        plan = manager.stop(only=nodes, suspends=suspends, waits_s=waits_s)
+        plan = manager.stop(only=nodes, suspends=suspend, waits_s=waits_s)
     if context.is_json:
         console.show_json({"cluster": name, "stopped": [step.key for step in plan.steps]})
     else:
-        _show_stop(name, nodes, context.kind, is_new=bool(plan.steps), suspends=suspends)
+        _show_stop(name, nodes, context.kind, is_new=bool(plan.steps), suspends=suspend)
 
 
 def status(

@@ -60,6 +60,8 @@ HPC = Kind(
         "login": "controller",
         "command": "squeue --me",
         "unit": "slurmd",
+        "jobs": "jobs",
+        "jobs_of_stop": "jobs are requeued if possible",
     },
 )
 CLOUD = Kind(
@@ -74,6 +76,8 @@ CLOUD = Kind(
         "login": "control-plane-01",
         "command": "uptime",
         "unit": "kubelet",
+        "jobs": "Pods",
+        "jobs_of_stop": "Pods run again at the next start",
     },
 )
 KINDS = {one.name: one for one in (HPC, CLOUD)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ai_how.clusters.desired_cluster import DesiredCluster
+from ai_how.clusters.kept_ports import openable, read_kept
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.ports import check_ports, ports_of, with_ports
@@ -129,9 +130,11 @@ def _decide(context: StartContext, looked: Looked) -> _Decided:
         stale=stale,
         boot_limit=_boot_limit(desired, seen, looked.accel),
     )
+    exposed = ports_of(context.section, desired.state)
+    kept = openable(read_kept(paths, desired.state), exposed, seen.ports, context.warn)
     plan = with_ports(
         plan,
-        ports_of(context.section, desired.state),
+        (*exposed, *kept),
         seen.ports,
         host=context.place.way_in().host,
         cluster=paths.name,

@@ -117,6 +117,11 @@ class ClusterPaths:
         return self.root / "ports.json"
 
     @property
+    def kept_ports(self) -> Path:
+        """The ports that verbs opened, and that each start opens again (clusters/kept_ports.py)."""
+        return self.root / "kept-ports.json"
+
+    @property
     def ports_log(self) -> Path:
         """The output of that process."""
         return self.root / "ports.log"
