@@ -13,6 +13,7 @@ from cloud_world import KUBE, have_cloud, remember_kube
 from test_cli_hpc import NODE_VERBS, remember
 from test_docs_json import assert_whole, documented
 from test_seen import seen
+from test_which_cluster import call
 
 from ai_how.cli.app import app
 from ai_how.cli.arguments import read_command_line
@@ -366,3 +367,24 @@ def test_a_file_with_a_kubernetes_cluster_alone_has_the_verbs_of_its_images(cli)
         ended = cli("--connect", "test:///default", *words)
         assert "clusters.hpc" not in ended.err
         assert "bug" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("ai-how cloud ku", "kubectl"),
+        ("ai-how cloud stop --cluster k", "kube"),
+        ("ai-how hpc stop --cluster k", ""),
+        ("ai-how status --cluster k", "kube"),
+        ("ai-how cloud ssh co", "control-plane-01"),
+        ("ai-how hpc ssh co", "compute-01 compute-02 controller"),
+        ("ai-how cloud logs --cluster kube w", "worker-01 worker-02"),
+    ],
+)
+def test_a_shell_completes_the_names_of_its_kind(cli, line, offered):
+    remember_kube(cli)
+    remember(cli, "demo")
+    words = {"_AI_HOW_COMPLETE": "complete_bash", "COMP_WORDS": line}
+    done = call(cli, **words, COMP_CWORD=str(len(line.split()) - 1))
+    assert done.stdout.split() == offered.split(), done.stderr
+    assert done.stderr == ""

@@ -151,14 +151,6 @@ def test_without_any_file_the_built_in_cluster_is_validated(cli):
     )
 
 
-def test_a_cloud_cluster_is_validated_and_said_to_come_later(cli):
-    text = GOOD.replace("hpc:", "cloud:").replace("controller:", "control_plane:")
-    cli.write("cloud.yaml", text.replace("compute_nodes:", "worker_nodes:"))
-    ended = cli("validate", "cloud.yaml")
-    assert ended.code == 0
-    assert "demo: cloud clusters cannot be started yet" in ended.out
-
-
 def test_validate_shows_what_the_cluster_costs_beside_what_the_host_has(cli):
     cli.write("demo.yaml", GOOD)
     ended = cli("validate", "demo.yaml", "--connect", "test:///default")
