@@ -220,7 +220,7 @@ def test_a_subnet_that_is_in_use_is_refused_and_who_uses_it_is_named(
         ask_for(home, f"{{subnet: {subnet}}}")
         ended = refused(home, code=3, told=f"the subnet {subnet} is in use on this host")
         assert told in ended.err
-        assert "set clusters.hpc.network.subnet to" in ended.err
+        assert "set network.subnet to" in ended.err
 
 
 @pytest.mark.fault("F42", "all of 10.0.0.0/8 is routed elsewhere")

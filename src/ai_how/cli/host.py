@@ -8,6 +8,7 @@ import typer
 from ai_how import console
 from ai_how.cli.context import context_of
 from ai_how.cli.groups import new_app
+from ai_how.cli.kinds import HPC
 from ai_how.errors import ConnectionLostError, HostError
 
 if TYPE_CHECKING:
@@ -85,12 +86,16 @@ def _refuse_while_vms_run(host: "EmbeddedHost") -> None:
     from ai_how.libvirt_client.client import LibvirtClient
 
     with LibvirtClient(host.uri) as client:
-        on = sorted(one.name for one in client.list_domains() if one.state.is_on)
+        on = sorted(
+            (one for one in client.list_domains() if one.state.is_on), key=lambda one: one.name
+        )
     if on:
+        marks = [one.mark for one in on if one.mark]
+        kind = marks[0].kind if marks else None
         raise HostError(
             f"{'a VM is' if len(on) == 1 else f'{len(on)} VMs are'} running on the embedded host",
-            details="\n".join(on),
-            hint="ai-how hpc stop  # or: ai-how host down --force",
+            details="\n".join(one.name for one in on),
+            hint=f"ai-how {kind or HPC.name} stop  # or: ai-how host down --force",
         )
 
 

@@ -70,7 +70,7 @@ def choose_subnet(
     raise HostError(
         f"the subnet {asked} is in use on this host",
         details=_listed(colliding),
-        hint=f"set clusters.hpc.network.subnet to {free or 'auto'}",
+        hint=f"set network.subnet to {free or 'auto'}",
     )
 
 
@@ -123,7 +123,7 @@ def check_bridge(name: str, taken: Iterable[TakenLink]) -> None:
         raise HostError(
             f"the bridge name {name} is in use on this host",
             details="\n".join(f"{name}: {by}" for by in holders),
-            hint="leave clusters.hpc.network.bridge out: a free name is chosen then",
+            hint="leave network.bridge out: a free name is chosen then",
         )
 
 

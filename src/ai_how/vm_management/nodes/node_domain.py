@@ -189,7 +189,7 @@ def pin_cpus(host_cpus: Sequence[int], demands: Mapping[str, int]) -> dict[str, 
         raise HostError(
             f"pinning needs {needed} CPUs, one for each vCPU, and this host has {len(free)} for it",
             details="\n".join(f"{name}: {vcpus} vCPUs" for name, vcpus in demands.items()),
-            hint="set clusters.hpc.hardware.acceleration.performance.cpu_pinning to false",
+            hint="set hardware.acceleration.performance.cpu_pinning to false",
         )
     supply = iter(free[len(free) - needed :])
     return {
@@ -246,7 +246,7 @@ def _cpu_features(
             raise HostError(
                 "this host does not support nested virtualization",
                 details="enable_nested needs KVM, and a CPU with vmx or svm",
-                hint="set clusters.hpc.hardware.acceleration.enable_nested to false",
+                hint="set hardware.acceleration.enable_nested to false",
             )
         words.append(f"+{virtualization}")
     features: dict[str, CpuFeature] = {}
