@@ -372,7 +372,7 @@ def test_a_file_with_a_kubernetes_cluster_alone_has_the_verbs_of_its_images(cli)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("ai-how cloud ku", "kubectl"),
+        ("ai-how cloud ku", "kubectl kubeconfig"),
         ("ai-how cloud stop --cluster k", "kube"),
         ("ai-how hpc stop --cluster k", ""),
         ("ai-how status --cluster k", "kube"),

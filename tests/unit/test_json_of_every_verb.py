@@ -66,6 +66,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "cloud logs": (None, ("control-plane-01",)),
     "cloud ssh-config": (None, ()),
     "cloud kubectl": (None, ("get", "nodes")),
+    "cloud kubeconfig": (None, ()),
     "list": ((), ("--unknown",)),
     "status": (None, ("broken.yaml",)),
     "image build": (None, ()),
@@ -103,6 +104,7 @@ WITHOUT_JSON = [
     ("cloud", "rsync", "control-plane-01:a", "."),
     ("cloud", "ssh-config"),
     ("cloud", "status", "--watch"),
+    ("cloud", "kubeconfig", "--stdout"),
     ("host", "connect", "192.0.2.1", "22"),
 ]
 

@@ -32,10 +32,10 @@ VERBS = {
 _NARROWEST_OF_CLICK, _NARROWEST = 50, 30
 
 _HELP = """\
-Build a virtual SLURM cluster from one YAML file, or from none.
+Build a virtual SLURM cluster from one YAML file, or from none; or a Kubernetes cluster from one.
 
-`ai-how hpc start` returns when SLURM has run a job on every compute node. The options below may be
-given anywhere before `--`.
+`ai-how hpc start` returns when SLURM has run a job on every compute node, `ai-how cloud start` when
+Kubernetes has every node. The options below may be given anywhere before `--`.
 """
 
 

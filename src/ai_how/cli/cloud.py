@@ -1,6 +1,7 @@
 """`ai-how cloud`: the verbs for a Kubernetes cluster; those of every kind are in `cluster_*.py`."""
 
 from ai_how.cli import cluster_verbs as of_any_kind
+from ai_how.cli.cloud_kubeconfig import app as of_kubeconfig
 from ai_how.cli.cloud_kubectl import app as of_kubectl
 from ai_how.cli.cluster_files import app as of_files
 from ai_how.cli.cluster_list import app as of_all
@@ -31,3 +32,4 @@ app.add_typer(of_files)
 app.add_typer(of_ports)
 app.add_typer(of_causes)
 app.add_typer(of_kubectl)
+app.add_typer(of_kubeconfig)

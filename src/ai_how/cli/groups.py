@@ -25,6 +25,9 @@ def _check_json(verb: str, words: Sequence[str]) -> None:
             hint = f"ai-how {group} console NODE  # without --json"
         case "ssh-config" if group in KINDS:
             hint = f"ai-how {group} ssh-config  # without --json"
+        case "kubeconfig" if group in KINDS and "--stdout" in words:
+            verb = f"{verb} --stdout"
+            hint = f"ai-how {group} kubeconfig --json"
         case "inventory" if group in KINDS and "--yaml" in words:
             verb = f"{verb} --yaml"
             hint = f"ai-how {group} inventory --list"

@@ -122,6 +122,11 @@ class ClusterPaths:
         return self.root / "kept-ports.json"
 
     @property
+    def kubeconfig(self) -> Path:
+        """For kubectl of the user; written when it is asked for."""
+        return self.root / "kubeconfig"
+
+    @property
     def ports_log(self) -> Path:
         """The output of that process."""
         return self.root / "ports.log"
