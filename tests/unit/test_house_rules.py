@@ -49,7 +49,17 @@ BELOW = {
     "console": {"host", "plan"},
     "api": {"clusters", "hpc", *_ALL_VMS},
     "cli": {
-        *("clusters", "hpc", "console", "gpu", "provisioning", "monitoring", "top", "dashboard"),
+        *(
+            "clusters",
+            "hpc",
+            "cloud",
+            "console",
+            "gpu",
+            "provisioning",
+            "monitoring",
+            "top",
+            "dashboard",
+        ),
         *_ALL_VMS,
     },
 }

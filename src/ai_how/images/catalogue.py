@@ -168,7 +168,8 @@ class ImageCatalogue:
         for a name that nobody describes, and where one cannot be built.
         """
         names = tuple(names)
-        if (hpc := self.file.clusters.hpc) and hpc.access.proxy == "none":
+        clusters = (self.file.clusters.hpc, self.file.clusters.cloud)
+        if any(one is not None and one.access.proxy == "none" for one in clusters):
             options = replace(options, uses_proxy=False)
         images = []
         for number, name in enumerate(names):
