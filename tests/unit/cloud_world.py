@@ -1,23 +1,11 @@
 """Kubernetes clusters as the command line sees them: a file, and what is remembered of one."""
 
-import sys
-from functools import partial
-from importlib.util import find_spec
-from types import ModuleType
-
-import pytest
 from cli_runner import Cli
 
-from ai_how.clusters.kind import ClusterSection
-from ai_how.clusters.manager import ClusterManager
-from ai_how.spec.cloud_nodes import get_cloud, nodes_of_cloud
-from ai_how.spec.models import CloudSpec, ClusterFile
-from ai_how.spec.nodes import Node
 from ai_how.spec.roles import Role
 from ai_how.state.cluster_state import write_state
 from ai_how.state.models import NodeState
 from ai_how.state.paths import ClusterPaths, ensure_private_directory
-from bare_kind import BareCluster
 from cluster_bench import draft_of, read_hpc
 
 KUBE = """\
@@ -44,28 +32,3 @@ def _renamed(node: NodeState, cluster: str) -> NodeState:
     number = node.name.rpartition("-")[2]
     name = "control-plane-01" if node.role is Role.CONTROLLER else f"worker-{number}"
     return node.model_copy(update={"name": name, "domain_name": f"{cluster}-{name}"})
-
-
-class StandIn(BareCluster):
-    """Has the place of Kubernetes where that is not there yet."""
-
-    name = "cloud"
-
-    def section_of(self, file: ClusterFile) -> CloudSpec:  # type: ignore[override]
-        return get_cloud(file)
-
-    def nodes_of(self, section: ClusterSection) -> tuple[Node, ...]:
-        assert isinstance(section, CloudSpec)
-        return nodes_of_cloud(section)
-
-
-def have_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the verbs of `cloud` find a kind."""
-    if find_spec("ai_how.cloud.kind") is not None:
-        return
-    kind, manager = ModuleType("ai_how.cloud.kind"), ModuleType("ai_how.cloud.manager")
-    stand_in = StandIn()
-    kind.__dict__["KUBERNETES"] = stand_in
-    manager.__dict__["CloudManager"] = partial(ClusterManager, kind=stand_in)
-    for module in (kind, manager):
-        monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 import typer
 from cli_runner import GOOD, Cli
-from cloud_world import KUBE, have_cloud, remember_kube
+from cloud_world import KUBE, remember_kube
 from test_cli_hpc import NODE_VERBS, remember
 from test_docs_json import assert_whole, documented
 from test_seen import seen
@@ -32,7 +32,6 @@ SHARED = (
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys) -> Cli:
-    have_cloud(monkeypatch)
     return Cli(tmp_path, monkeypatch, capsys)
 
 

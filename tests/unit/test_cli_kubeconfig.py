@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from cli_runner import Cli
-from cloud_world import have_cloud, remember_kube
+from cloud_world import KUBE, remember_kube
 from ruamel.yaml import YAML
 from test_docs_json import assert_documented
 
+from ai_how.cloud.manager import CloudManager
 from ai_how.cloud.pki import ensure_pki, read_admin
 from ai_how.host.ports import listen
+from ai_how.state.cluster_state import read_state, write_state
+from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
 from kube_facts import make_facts
 
@@ -24,7 +27,6 @@ USE = ("cloud", "kubeconfig", "--cluster", "kube")
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    have_cloud(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     return Cli(tmp_path, monkeypatch, capsys)
@@ -149,3 +151,33 @@ def test_what_cannot_be_is_said(cli: Cli) -> None:
     ended = cli(*USE)
     assert ended.code == 3
     assert "the keys of the cluster are not in" in ended.err
+
+
+def test_certificates_are_made_anew_and_all_nodes_are_told(cli: Cli) -> None:
+    paths = kube(cli)
+    state = get_state(paths)
+    write_state(paths, state.model_copy(update={"config_digest": "0" * 64}))
+    pki = paths.secrets / "pki"
+    kept = {one.name: one.read_bytes() for one in pki.glob("*ca.pem")}
+    ended = cli("cloud", "start", "--cluster", "kube", "--rotate-certs")
+    assert "the file of the cluster kube is not stored here" in ended.err
+    assert (pki / "admin.pem").exists(), "it was refused before"
+    paths.spec.write_text(KUBE)
+    ended = cli("cloud", "start", "--cluster", "kube", "--rotate-certs", "--dry-run")
+    assert ended.code == 2
+    assert (pki / "admin.pem").exists()
+    CloudManager(roots=cli.roots, name="kube").rotate_certificates()
+    assert get_state(paths).config_digest == ""
+    assert {one.name: one.read_bytes() for one in pki.glob("*ca.pem")} == kept
+    assert not (pki / "admin.pem").exists()
+
+
+def test_what_was_never_started_has_no_certificates_to_replace(cli: Cli) -> None:
+    CloudManager(roots=cli.roots, name="kube").rotate_certificates()
+    assert read_state(cli.roots.cluster("kube")) is None
+
+
+def get_state(paths: ClusterPaths) -> ClusterState:
+    state = read_state(paths)
+    assert state is not None
+    return state

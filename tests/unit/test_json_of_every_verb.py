@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import typer
 from cli_runner import GOOD, Cli
-from cloud_world import have_cloud
 from test_docs_json import assert_whole, documented
 
 from ai_how.cli.app import app
@@ -113,7 +112,6 @@ WITHOUT_JSON = [
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """In a home with a good and a broken file, and without programs to run."""
     cli = Cli(tmp_path, monkeypatch, capsys)
-    have_cloud(monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     cli.write("cluster.yaml", GOOD)
     cli.write("broken.yaml", "version: [")

@@ -26,7 +26,8 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 # A value in the place of the group is the kind of a cluster.
 VERB = re.compile(
     r"\bai-how (?:--connect \S+ )?(?:init|validate|hpc|cloud|image|host|gpu|doctor|schema|…"
-    r"|(?:x1|\{[^}]+\})(?= (?:start|stop|status|destroy|recover|exec|ssh|logs|console|why)\b))"
+    r"|(?:x1|\{[^}]+\})"
+    r"(?= (?:start|stop|status|destroy|recover|exec|ssh|logs|console|why|kubectl)\b))"
 )
 # What shows a text completes it: `console` does so for these, and for the hint of every error.
 SPOKEN_BY = ("show_line", "show_warning", "warn", "Check", "KvmVerdict", "_compare")
@@ -34,7 +35,7 @@ SPOKEN_AS = ("hint", "advice", "remedy", "denied_remedy")
 # Help and the commented file say how commands look like, for any cluster.
 EXPLAINING = ("app.py", "document.py", "commands.py")
 # All that is in there is a remedy, or its meaning.
-OF_REMEDIES = ("clusters/diagnosis/catalogue.py", "hpc/catalogue.py")
+OF_REMEDIES = ("clusters/diagnosis/catalogue.py", "hpc/catalogue.py", "cloud/catalogue.py")
 
 
 @pytest.fixture
@@ -267,9 +268,10 @@ def spoken(tree: ast.Module) -> set[int]:
     return found
 
 
-def with_kind(text: str) -> str:
-    """The text as it is of a SLURM cluster."""
-    return VERB.sub(lambda found: re.sub(r"(x1|\{kind\})$", "hpc", found[0]), text)
+def with_kind(text: str, path: Path) -> str:
+    """The text as it is of a SLURM cluster, or where it is about Kubernetes."""
+    kind = "cloud" if path.parent.name == "cloud" else "hpc"
+    return VERB.sub(lambda found: re.sub(r"(x1|\{kind\})$", kind, found[0]), text)
 
 
 def find_printed() -> Iterator[tuple[str, str, bool]]:
@@ -283,7 +285,7 @@ def find_printed() -> Iterator[tuple[str, str, bool]]:
             if VERB.search(text):
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 is_completed = id(node) in completed_ones or str(path).endswith(OF_REMEDIES)
-                yield where, with_kind(text), is_completed
+                yield where, with_kind(text, path), is_completed
 
 
 PRINTED = list(find_printed())

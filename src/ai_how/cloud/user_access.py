@@ -1,6 +1,7 @@
 """How a user of this host reaches the API of a cluster, and with which keys."""
 
 from ai_how.cloud.facts import API_PORT
+from ai_how.cloud.identities import pki_of
 from ai_how.cloud.pki import AdminKeys, read_admin
 from ai_how.clusters.cluster_access import ClusterAccess
 from ai_how.clusters.kept_ports import keep_port
@@ -22,4 +23,4 @@ def find_server(access: ClusterAccess) -> str:
 def admin_of(access: ClusterAccess) -> AdminKeys:
     """The keys of the administrator. Raises StateError if they, or the cluster, are missing."""
     access.get_state()
-    return read_admin(access.paths.secrets / "pki")
+    return read_admin(pki_of(access.paths))
