@@ -27,7 +27,7 @@ from ai_how.clusters.plans.step_types import step_types
 from ai_how.clusters.secrets import ensure_ssh_keys, find_lost_ssh_keys
 from ai_how.clusters.workload import NodeReadiness, Workload
 from ai_how.errors import GuestError
-from ai_how.images.manifest import Image
+from ai_how.images.manifest import Image, Manifest
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import DomainInfo
 from ai_how.libvirt_client.vm_state import VmState
@@ -116,6 +116,9 @@ class BareCluster:
 
     def check_image(self, image: Image) -> None:
         """Its nodes run no software of ours."""
+
+    def version_in(self, image: Manifest) -> str | None:
+        return None
 
     def check_software(self, desired: DesiredCluster) -> tuple[str, ...]:
         """The same."""

@@ -19,10 +19,13 @@ from ai_how.cli.app import app
 from ai_how.cli.arguments import read_command_line
 from ai_how.cli.cluster_verbs import _show_stop
 from ai_how.cli.kinds import CLOUD, HPC
+from ai_how.cloud.kind import KUBERNETES
 from ai_how.console.commands import Call, called_as, completed
+from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.state.cluster_state import read_state, write_state
+from cloud_bench import image_of
 
 SHARED = (
     *("start", "stop", "status", "destroy", "recover", "list", "ssh", "exec", "console"),
@@ -158,6 +161,13 @@ def test_status_has_the_name_of_the_software_in_its_keys(cli):
     shown = cli("cloud", "status", "--cluster", "kube").out
     assert "Kubernetes" in shown
     assert "SLURM" not in shown
+
+
+def test_the_version_of_a_cluster_is_that_of_its_software():
+    image = image_of("1.20.2").manifest
+    assert (KUBERNETES.version_in(image), SLURM.version_in(image)) == ("1.20.2", None)
+    image = image.model_copy(update={"slurm_version": "24.11.5", "kubernetes_version": None})
+    assert (KUBERNETES.version_in(image), SLURM.version_in(image)) == (None, "24.11.5")
 
 
 def test_stop_of_what_is_off_has_nothing_to_do(cli):

@@ -59,9 +59,8 @@ def start(
         raise SpecError("--rotate-certs cannot be used with --dry-run, which changes nothing")
     if rotate_certs:
         context = context_of(ctx)
-        spec, _ = load(
-            context, cluster, split_words(words)[0]
-        )  # one that is refused changes nothing
+        # Read first: a file that is refused changes nothing.
+        spec, _ = load(context, cluster, split_words(words)[0])
         manager = manager_of(context, context.kind.load().section_of(spec).name)
         cast("CloudManager", manager).rotate_certificates()
     of_any_kind.start(ctx, words, cluster, dry_run, keep_on_failure, no_warm)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ai_how.clusters.desired_cluster import DesiredCluster
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
-    from ai_how.images.manifest import Image
+    from ai_how.images.manifest import Image, Manifest
     from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.plan.step import Plan, Step
     from ai_how.spec.models import CloudSpec, ClusterFile
@@ -71,6 +71,9 @@ class KubernetesCluster:
                 details="It has no Kubernetes.",
                 hint="remove base_image_path, or make the image `from: kubernetes`",
             )
+
+    def version_in(self, image: "Manifest") -> str | None:
+        return image.kubernetes_version
 
     def check_software(self, desired: "DesiredCluster") -> tuple[str, ...]:
         from ai_how.cloud.version_checks import check_versions

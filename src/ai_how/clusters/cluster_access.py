@@ -8,7 +8,7 @@ from ai_how.clusters.file_systems import asked_file_systems
 from ai_how.clusters.known_cluster import KnownCluster
 from ai_how.clusters.named_nodes import require_on
 from ai_how.clusters.observation import Observed, existing_disks, observe, with_host_faults
-from ai_how.clusters.status import ClusterStatus, find_disk_problems, find_slurm_version, status_of
+from ai_how.clusters.status import ClusterStatus, find_disk_problems, find_version, status_of
 from ai_how.errors import HostError
 from ai_how.guest.agent import GuestAgent
 from ai_how.host.place import HypervisorHost
@@ -30,7 +30,7 @@ class ClusterAccess(KnownCluster):
         state, place = self.get_state(), self.place()
         self._refuse_moved(place)
         problems = find_disk_problems(state, DiskManager(place.storage))
-        version = find_slurm_version(state, ImagePaths(self.roots.images))
+        version = find_version(self.kind, state, ImagePaths(self.roots.images))
         if not place.is_up:
             down = Observed(disks=existing_disks(state), host_is_down=True)
             return status_of(self.kind, state, down, {}, problems, slurm_version=version)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ai_how.clusters.observation import Observed
     from ai_how.clusters.plans.rendering import PlanInputs
     from ai_how.clusters.workload import NodeReadiness, Workload
-    from ai_how.images.manifest import Image
+    from ai_how.images.manifest import Image, Manifest
     from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.libvirt_client.facts import DomainInfo
     from ai_how.plan.step import Plan, Step
@@ -89,6 +89,9 @@ class ClusterKind(Protocol):
 
     def check_image(self, image: "Image") -> None:
         """Raises HostError if nodes of this kind cannot boot the image."""
+
+    def version_in(self, image: "Manifest") -> str | None:
+        """The version of the cluster's software in an image; None if it does not say it."""
 
     def check_software(self, desired: "DesiredCluster") -> tuple[str, ...]:
         """What the software of the nodes cannot use, a line for each.

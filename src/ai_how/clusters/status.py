@@ -119,7 +119,7 @@ class ClusterStatus:
     has_uplink: bool
     """Whether nodes reach the outside, as far as that is known."""
     slurm_version: str | None
-    """In the controller's image; None where that is not known."""
+    """Of the cluster's software, in the controller's image; None where that is not known."""
     slurm_trouble: str | None
     impostors: tuple[str, ...]
     is_ready: bool
@@ -192,12 +192,12 @@ def find_disk_problems(state: ClusterState, disks: DiskManager) -> Mapping[str, 
     return problems
 
 
-def find_slurm_version(state: ClusterState, images: ImagePaths) -> str | None:
-    """Of the controller's image; None where that is gone, or does not say it."""
+def find_version(kind: ClusterKind, state: ClusterState, images: ImagePaths) -> str | None:
+    """That of the software in the controller's image; None where that is gone, or silent."""
     if (controller := state.find_controller()) is None:
         return None
     try:
-        return read_manifest(images.image(controller.image_digest) / MANIFEST).slurm_version
+        return kind.version_in(read_manifest(images.image(controller.image_digest) / MANIFEST))
     except ImageError:
         return None
 

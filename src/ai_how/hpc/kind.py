@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ai_how.clusters.plans.rendering import PlanInputs
     from ai_how.hpc.causes import SlurmDiagnosis
     from ai_how.hpc.slurm_source import SlurmSource
-    from ai_how.images.manifest import Image
+    from ai_how.images.manifest import Image, Manifest
     from ai_how.libvirt_client.client import LibvirtClient
     from ai_how.monitoring.health import KindHealth
     from ai_how.plan.step import Plan, Step
@@ -85,6 +85,9 @@ class SlurmCluster:
                 details="It has no SLURM, and ai-how cannot configure it through its guest agent.",
                 hint="remove base_image_path to use the built-in image",
             )
+
+    def version_in(self, image: "Manifest") -> str | None:
+        return image.slurm_version
 
     def check_software(self, desired: "DesiredCluster") -> tuple[str, ...]:
         from ai_how.hpc.nvml import check_nvml
