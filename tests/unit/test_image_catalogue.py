@@ -413,3 +413,17 @@ def test_the_version_of_kubernetes_is_in_the_manifest_of_those_that_have_it() ->
     assert "kubernetes" not in manifest.text
     with_it = manifest.model_copy(update={"kubernetes_version": "1.34.2"})
     assert Manifest.model_validate_json(with_it.text).kubernetes_version == "1.34.2"
+
+
+def test_a_bundle_that_is_not_to_be_had_is_said_before_a_base_is_built(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("the base is built")
+
+    monkeypatch.setattr("ai_how.images.catalogue.build_suite_image", build)
+    (tmp_path / "empty").mkdir()
+    lines = "    kubernetes_config: {bundle: ./empty}\n"
+    catalogue = cloud_catalogue(store, lines, tmp_path)
+    with pytest.raises(ImageError, match="empty lacks kube-apiserver, "):
+        catalogue.build(["kubernetes"], watch=lambda _share, _what: None)

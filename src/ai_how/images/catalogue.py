@@ -31,6 +31,8 @@ from ai_how.state.paths import default_roots
 
 # The share of an import, where the disk has to be prepared after it.
 _IMPORTED = 0.1
+# The share of reading a bundle before a base is built.
+_READ = 0.1
 
 Preparer = Callable[[Image, Watcher], Image]
 """Turns an imported disk into an image of ours: `clusters.prepare_images.ImagePreparer`."""
@@ -219,6 +221,10 @@ class ImageCatalogue:
         base = self.find(base_name)
         if base is None:
             self.require_base(name)
+            if spec.kubernetes:
+                # What cannot be had is said before minutes go into the base.
+                self._bundle(spec.kubernetes).read(_within(watch, 0.0, _READ))
+                watch = _within(watch, _READ, 1.0)
             part = _part_of(watch, 0, 2, base_name)
             base = self._have(base_name, part, replace(options, refresh=False))
             watch = _part_of(watch, 1, 2, name)
