@@ -1,0 +1,1 @@
+"""Tests of one Kubernetes cluster. They are a package, so that pytest ends it at their end."""

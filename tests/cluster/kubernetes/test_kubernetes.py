@@ -1,0 +1,175 @@
+"""A real Kubernetes on real nodes: what runs on it, and what a stop, a suspend and a start leave."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from real_cluster import START_S
+from real_kubernetes import VERSION, KubernetesCluster, service, web
+
+pytestmark = pytest.mark.slurm
+
+PLANE, WORKER = "control-plane-01", "worker-01"
+
+
+@pytest.fixture
+def pods(sky: KubernetesCluster) -> Iterator[dict[str, str]]:
+    """A Pod on each node, each with a Service: the addresses of the Services by name."""
+    names = {"on-plane": PLANE, "on-worker": WORKER}
+    sky.apply(*(web(name, node) for name, node in names.items()), *map(service, names))
+    sky.await_(lambda: are_ready(sky, *names), "the Pods")
+    yield {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in sky.objects("svc")}
+    words = ["--ignore-not-found", "--grace-period=0", "--force"]
+    sky.kubectl("delete", *words, *(f"{kind}/{name}" for name in names for kind in ("pod", "svc")))
+
+
+def are_ready(sky: KubernetesCluster, *names: str) -> bool:
+    seen = {one["metadata"]["name"]: one for one in sky.objects("pods")}
+    return all(
+        any(
+            one["type"] == "Ready" and one["status"] == "True"
+            for one in seen.get(name, {}).get("status", {}).get("conditions", [])
+        )
+        for name in names
+    )
+
+
+def restarts(sky: KubernetesCluster) -> dict[str, int]:
+    return {
+        one["metadata"]["name"]: one["status"]["containerStatuses"][0]["restartCount"]
+        for one in sky.objects("pods")
+    }
+
+
+def fetch(sky: KubernetesCluster, pod: str, address: str) -> str:
+    """What a Pod gets from an address."""
+    words = (
+        "exec",
+        pod,
+        "--",
+        "timeout",
+        "20",
+        "/bin/busybox",
+        "wget",
+        "-qO-",
+        f"http://{address}/",
+    )
+    return sky.kubectl(*words).strip()
+
+
+def test_a_start_ends_when_a_pod_has_run_on_each_node(sky: KubernetesCluster) -> None:
+    told = sky.status()
+    assert told["is_ready"] is True
+    assert [(one["name"], one["role"]) for one in told["nodes"]] == [
+        (PLANE, "controller"),
+        (WORKER, "compute"),
+    ]
+    nodes = {one["metadata"]["name"]: one for one in sky.objects("nodes")}
+    assert set(nodes) == {PLANE, WORKER}
+    for one in nodes.values():
+        [ready] = [each for each in one["status"]["conditions"] if each["type"] == "Ready"]
+        assert ready["status"] == "True"
+        assert one["status"]["nodeInfo"]["kubeletVersion"] == f"v{VERSION}"
+    assert "node-role.kubernetes.io/worker" in nodes[WORKER]["metadata"]["labels"]
+    assert [one["key"] for one in nodes[PLANE]["spec"]["taints"]] == [
+        "node-role.kubernetes.io/control-plane",
+        "node-role.kubernetes.io/master",
+    ]
+    sky.await_(
+        lambda: "ai-how-check" not in [one["metadata"]["name"] for one in sky.objects("ns")],
+        "the end of the check's namespace",
+    )
+    assert sky.start() == [], "a cluster that is up needs nothing"
+
+
+def test_pods_reach_services_of_other_nodes_and_are_looked_into(
+    sky: KubernetesCluster, pods: dict[str, str]
+) -> None:
+    assert fetch(sky, "on-worker", pods["on-plane"]) == "on-plane"
+    assert fetch(sky, "on-plane", pods["on-worker"]) == "on-worker"
+    assert fetch(sky, "on-worker", pods["on-worker"]) == "on-worker", "by its own Service"
+    node = sky.objects("nodes", "-l", "node-role.kubernetes.io/worker")[0]
+    assert node["metadata"]["name"] == WORKER
+    done = sky.try_kubectl("exec", "on-worker", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.returncode, done.stdout, "err" in done.stderr) == (3, "out\n", True)
+    assert sky.kubectl("exec", "-i", "on-worker", "--", "cat", stdin="typed") == "typed"
+    assert sky.kubectl("logs", "on-worker") == ""
+
+
+def test_pods_go_on_after_a_suspend_as_if_nothing_had_been(
+    sky: KubernetesCluster, pods: dict[str, str]
+) -> None:
+    before = restarts(sky)
+    sky.call("cloud", "stop", "--suspend", timeout_s=300)
+    assert {one["state"] for one in sky.status()["nodes"]} == {"shut_off"}
+    keys = sky.start()
+    assert "resume/sky-worker-01" in keys
+    assert sky.status()["is_ready"] is True
+    assert restarts(sky) == before
+    assert fetch(sky, "on-worker", pods["on-plane"]) == "on-plane"
+
+
+@pytest.mark.long
+def test_a_worker_that_stops_is_drained_and_takes_pods_again(sky: KubernetesCluster) -> None:
+    labels = {"app": "moves"}
+    pod = web("moves", "")
+    del pod["spec"]["nodeName"], pod["spec"]["tolerations"]
+    sky.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "moves"},
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod["spec"]},
+            },
+        }
+    )
+
+    def running_on() -> list[str | None]:
+        found = sky.objects("pods", "-l", "app=moves")
+        return [one["spec"].get("nodeName") for one in found if one["status"]["phase"] == "Running"]
+
+    try:
+        sky.await_(lambda: running_on() == [WORKER], "the Pod")
+        told = json.loads(sky.call("cloud", "stop", WORKER, "--json", timeout_s=600))
+        assert told["stopped"] == ["drain/sky", "off/sky-worker-01"]
+        assert running_on() == []
+        assert sky.call("cloud", "start", WORKER, timeout_s=START_S)
+        sky.await_(lambda: running_on() == [WORKER], "the Pod where it was")
+        assert sky.status()["is_ready"] is True
+    finally:
+        sky.kubectl("delete", "deployment", "moves", "--ignore-not-found")
+
+
+@pytest.mark.long
+def test_a_cluster_that_was_off_has_what_it_had(
+    sky: KubernetesCluster, pods: dict[str, str]
+) -> None:
+    sky.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+    sky.call("cloud", "stop", timeout_s=600)
+    sky.start()
+    [kept] = [one for one in sky.objects("cm") if one["metadata"]["name"] == "kept"]
+    assert kept["data"] == {"a": "b"}
+    sky.kubectl("delete", "configmap", "kept")
+    sky.await_(lambda: are_ready(sky, "on-plane", "on-worker"), "the Pods where they were")
+    assert fetch(sky, "on-worker", pods["on-plane"]) == "on-plane"
+
+
+@pytest.mark.long
+def test_new_certificates_reach_all_nodes(sky: KubernetesCluster) -> None:
+    serial = "openssl x509 -noout -serial -in /etc/kubernetes/pki/{}.crt"
+    before = [
+        sky.execute(PLANE, serial.format("apiserver")),
+        sky.execute(WORKER, serial.format("kubelet")),
+    ]
+    sky.call("cloud", "start", "--rotate-certs", timeout_s=START_S)
+    after = [
+        sky.execute(PLANE, serial.format("apiserver")),
+        sky.execute(WORKER, serial.format("kubelet")),
+    ]
+    assert not set(before) & set(after)
+    assert sky.status()["is_ready"] is True
+    assert sky.kubectl("get", "--raw", "/readyz") == "ok"
