@@ -25,12 +25,13 @@ SKEW_S = 30.0
 SOON_DAYS = 30
 _TAIL = 40
 
-UNITS = """\
-echo '== units'
-systemctl show -p Id -p ActiveState -p SubState -p Result -p NRestarts \
-containerd kubelet kube-proxy ai-how-etcd kube-apiserver kube-controller-manager kube-scheduler
-echo '== cni'; ls /etc/cni/net.d 2>&1
+# Of a unit that it does not have, systemd says that it is inactive.
+_UNITS = """\
+echo '== units'; systemctl show -p Id -p ActiveState -p SubState -p Result {units}
 """
+_NODE_UNITS = "containerd kubelet kube-proxy"
+_PLANE_UNITS = "ai-how-etcd kube-apiserver kube-controller-manager kube-scheduler"
+CNI = "echo '== cni'; ls /etc/cni/net.d 2>&1\n"
 # Each of them says in its last lines what it fails of. The kubelet's are many.
 _WORDS = """\
 echo '== said_{name}'; journalctl -b --no-pager -o cat -n {lines} -u {unit} 2>&1
@@ -116,7 +117,9 @@ class KubernetesDiagnosis:
     request = "true"
 
     def script(self, *, is_controller: bool, has_input: bool) -> str:  # noqa: ARG002  no input
-        return UNITS + NODE + (PLANE if is_controller else "") + CERTIFICATES
+        units = f"{_NODE_UNITS} {_PLANE_UNITS}" if is_controller else _NODE_UNITS
+        asked = _UNITS.format(units=units) + CNI + NODE
+        return asked + (PLANE if is_controller else "") + CERTIFICATES
 
     def read(self, answers: Sequence[NodeAnswer]) -> KubernetesEvidence:
         """Combine the answer of each node with what the API says of it."""

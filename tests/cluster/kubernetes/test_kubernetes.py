@@ -1,4 +1,4 @@
-"""A real Kubernetes on real nodes: what runs on it, and what a stop, a suspend and a start leave."""
+"""A real Kubernetes on real nodes: what runs on it, and what stop, suspend and start leave."""
 
 import json
 from collections.abc import Iterator
@@ -160,16 +160,14 @@ def test_a_cluster_that_was_off_has_what_it_had(
 
 @pytest.mark.long
 def test_new_certificates_reach_all_nodes(sky: KubernetesCluster) -> None:
-    serial = "openssl x509 -noout -serial -in /etc/kubernetes/pki/{}.crt"
-    before = [
-        sky.execute(PLANE, serial.format("apiserver")),
-        sky.execute(WORKER, serial.format("kubelet")),
-    ]
+
+    def serials() -> set[str]:
+        words = "openssl x509 -noout -serial -in /etc/kubernetes/pki"
+        of_api = sky.execute(PLANE, f"{words}/apiserver.crt")
+        return {of_api, sky.execute(WORKER, f"{words}/kubelet-client.crt")}
+
+    before = serials()
     sky.call("cloud", "start", "--rotate-certs", timeout_s=START_S)
-    after = [
-        sky.execute(PLANE, serial.format("apiserver")),
-        sky.execute(WORKER, serial.format("kubelet")),
-    ]
-    assert not set(before) & set(after)
+    assert not before & serials()
     assert sky.status()["is_ready"] is True
     assert sky.kubectl("get", "--raw", "/readyz") == "ok"
