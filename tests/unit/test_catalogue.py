@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ai_how.cloud import catalogue as cloud
 from ai_how.clusters.diagnosis.catalogue import (
     HOST,
     MACHINE,
@@ -30,6 +31,7 @@ PARTS = (
     ("SLURM", SLURM, SlurmCause),
     ("A job", JOBS, JobCause),
 )
+KUBERNETES = ("Kubernetes", cloud.KUBERNETES, cloud.KubernetesCause)
 
 
 def documented(title: str) -> dict[str, tuple[str, str, str]]:
@@ -44,23 +46,32 @@ def documented(title: str) -> dict[str, tuple[str, str, str]]:
     return entries
 
 
-def as_told(entry: Entry) -> tuple[str, str, str]:
-    remedy = fill(entry.remedy, kind="hpc")
+def as_told(entry: Entry, kind: str = "hpc") -> tuple[str, str, str]:
+    remedy = fill(entry.remedy, kind=kind)
     is_command = re.match(r"(ai-how|[a-z]+ -|sudo|sbatch) ?", remedy)
     told = f"`{remedy}`" if is_command else remedy
     return str(entry.severity), entry.meaning, " ".join(told.split())
 
 
-@pytest.mark.parametrize(("title", "entries", "ids"), PARTS, ids=[one[0] for one in PARTS])
+ALL_PARTS = (*PARTS, KUBERNETES)
+
+
+@pytest.mark.parametrize(("title", "entries", "ids"), ALL_PARTS, ids=[one[0] for one in ALL_PARTS])
 def test_the_page_tells_of_every_id_what_the_catalogue_has(title, entries, ids):
     assert list(entries) == list(ids)
-    assert documented(title) == {str(one): as_told(entry) for one, entry in entries.items()}
+    kind = "cloud" if title == "Kubernetes" else "hpc"
+    assert documented(title) == {str(one): as_told(entry, kind) for one, entry in entries.items()}
 
 
 def test_an_id_belongs_to_one_cause():
     count = sum(len(entries) for _, entries, _ in PARTS)
     assert len(CATALOGUE) == count
-    assert [one for one in CATALOGUE if not re.fullmatch(r"[a-z]+(-[a-z]+)*", one)] == []
+    assert len(cloud.CATALOGUE) == count - len(SLURM) - len(JOBS) + len(cloud.KUBERNETES)
+    assert [
+        one
+        for one in {**CATALOGUE, **cloud.CATALOGUE}
+        if not re.fullmatch(r"[a-z]+(-[a-z]+)*", one)
+    ] == []
 
 
 def test_a_word_that_is_not_given_stays_in_capitals():

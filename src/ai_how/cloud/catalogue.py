@@ -38,7 +38,7 @@ class KubernetesCause(StrEnum):
     CLOSED = "node-closed"
 
 
-_LOGS = "ai-how {kind} exec {node} -- journalctl -b -n 50 -u "
+_LOGS = "ai-how {kind} logs {node} -u "
 _UNIT = "ai-how {kind} exec {node} -- systemctl restart "
 
 KUBERNETES: Mapping[str, Entry] = {
