@@ -49,6 +49,7 @@ SHELL_TEXTS = {
     ("guest/journal.py", "_CUT"),
     ("clusters/diagnosis/look.py", "script"),
     ("hpc/why.py", "script"),  # its words come after it
+    ("cloud/manifests.py", "_check_script(facts, node, asked)"),  # names of nodes, quoted
     ("monitoring/guest_script.py", "SCRIPT"),
     ("hpc/slurm_source.py", "SCRIPT"),
     ("hpc/healing.py", "*words"),  # START, HOME or a constant, and their words after it

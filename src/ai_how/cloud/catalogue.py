@@ -38,9 +38,6 @@ class KubernetesCause(StrEnum):
     CLOSED = "node-closed"
 
 
-_LOGS = "ai-how {kind} logs {node} -u "
-_UNIT = "ai-how {kind} exec {node} -- systemctl restart "
-
 KUBERNETES: Mapping[str, Entry] = {
     KubernetesCause.CLOCK_OFF: Entry(
         CRITICAL,
@@ -59,7 +56,9 @@ KUBERNETES: Mapping[str, Entry] = {
         WARNING, "a certificate of the node ends soon", "ai-how {kind} start --rotate-certs"
     ),
     KubernetesCause.ETCD_DOWN: Entry(
-        CRITICAL, "etcd, the database of the API, does not run", _LOGS + "ai-how-etcd"
+        CRITICAL,
+        "etcd, the database of the API, does not run",
+        "ai-how {kind} logs {node} -u ai-how-etcd",
     ),
     KubernetesCause.ETCD_NO_QUORUM: Entry(
         CRITICAL,
@@ -77,7 +76,7 @@ KUBERNETES: Mapping[str, Entry] = {
         "ai-how {kind} exec {node} -- ss -ltnp",
     ),
     KubernetesCause.API_DOWN: Entry(
-        CRITICAL, "the API server does not answer", _LOGS + "kube-apiserver"
+        CRITICAL, "the API server does not answer", "ai-how {kind} logs {node} -u kube-apiserver"
     ),
     KubernetesCause.API_UNREACHABLE: Entry(
         CRITICAL,
@@ -87,15 +86,17 @@ KUBERNETES: Mapping[str, Entry] = {
     KubernetesCause.MANAGER_DOWN: Entry(
         CRITICAL,
         "the controller manager does not run: nothing follows what is asked for",
-        _UNIT + "kube-controller-manager",
+        "ai-how {kind} exec {node} -- systemctl restart kube-controller-manager",
     ),
     KubernetesCause.SCHEDULER_DOWN: Entry(
         CRITICAL,
         "the scheduler does not run: new Pods stay Pending",
-        _UNIT + "kube-scheduler",
+        "ai-how {kind} exec {node} -- systemctl restart kube-scheduler",
     ),
     KubernetesCause.CONTAINERD_DOWN: Entry(
-        CRITICAL, "containerd does not run: no container starts", _UNIT + "containerd"
+        CRITICAL,
+        "containerd does not run: no container starts",
+        "ai-how {kind} exec {node} -- systemctl restart containerd",
     ),
     KubernetesCause.CNI_MISSING: Entry(
         CRITICAL,
@@ -105,18 +106,22 @@ KUBERNETES: Mapping[str, Entry] = {
     KubernetesCause.PAUSE_MISSING: Entry(
         CRITICAL,
         "the image that every Pod needs is not on the node, and none is downloaded",
-        _UNIT + "ai-how-images",
+        "ai-how {kind} exec {node} -- systemctl restart ai-how-images",
     ),
     KubernetesCause.CGROUP_DRIVER: Entry(
         CRITICAL,
         "kubelet and containerd do not agree on who makes cgroups",
         "ai-how {kind} exec {node} -- grep SystemdCgroup /etc/containerd/config.toml",
     ),
-    KubernetesCause.KUBELET_DOWN: Entry(CRITICAL, "the kubelet does not run", _UNIT + "kubelet"),
+    KubernetesCause.KUBELET_DOWN: Entry(
+        CRITICAL,
+        "the kubelet does not run",
+        "ai-how {kind} exec {node} -- systemctl restart kubelet",
+    ),
     KubernetesCause.PROXY_DOWN: Entry(
         CRITICAL,
         "kube-proxy does not run: Services are not reached from the node",
-        _UNIT + "kube-proxy",
+        "ai-how {kind} exec {node} -- systemctl restart kube-proxy",
     ),
     KubernetesCause.DISK_PRESSURE: Entry(
         CRITICAL,
@@ -129,9 +134,11 @@ KUBERNETES: Mapping[str, Entry] = {
         "ai-how {kind} exec {node} -- free -m",
     ),
     KubernetesCause.NOT_REGISTERED: Entry(
-        CRITICAL, "the API knows no such node", _LOGS + "kubelet"
+        CRITICAL, "the API knows no such node", "ai-how {kind} logs {node} -u kubelet"
     ),
-    KubernetesCause.NOT_READY: Entry(CRITICAL, "the node is NotReady", _LOGS + "kubelet"),
+    KubernetesCause.NOT_READY: Entry(
+        CRITICAL, "the node is NotReady", "ai-how {kind} logs {node} -u kubelet"
+    ),
     KubernetesCause.CLOSED: Entry(
         NOTICE,
         "the node takes no new Pods: somebody closed it",
