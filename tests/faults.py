@@ -110,6 +110,13 @@ FAMILIES: dict[str, dict[str, str]] = {
         "M04": "readers of a collector that flood it, do not read, or are too many",
         "M05": "a healing of a cluster is killed while an act is under way",
     },
+    "Kubernetes": {
+        "K01": "a component of a node is killed",
+        "K02": "a node is lost, and comes back",
+        "K03": "a start is killed while it runs Pods to see whether nodes are ready",
+        "K04": "one of three control planes is killed",
+        "K05": "keys of a cluster are damaged, lost, or about to end",
+    },
     "security": {
         "S01": "XML injection by names and texts",
         "S02": "path traversal by a name",

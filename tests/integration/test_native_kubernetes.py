@@ -371,6 +371,7 @@ def test_the_api_server_takes_a_renewed_certificate_while_it_runs(kube):
     assert kube.kubectl(*names)
 
 
+@pytest.mark.fault("K04", "SIGKILL to the etcd of one of three")
 def test_three_control_planes_go_on_without_one_database(tmp_path):
     skip_without_binaries()
     with native_control_planes(tmp_path, make_facts(control=3, workers=1)) as kubes:

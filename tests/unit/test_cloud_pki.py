@@ -221,6 +221,7 @@ def test_what_ends_first_is_named_first(directory):
     assert not ends[0][0].startswith("the CA")
 
 
+@pytest.mark.fault("K05", "within a month of the end of a certificate")
 def test_a_leaf_is_renewed_within_a_month_of_its_end(tmp_path):
     now = datetime.now(UTC)
     ensure_pki(tmp_path, FACTS, now)
@@ -318,6 +319,7 @@ def test_rotation_replaces_the_leaves_and_keeps_the_keys_of_the_cluster(director
     assert {name for name in before if before[name] == after[name]} == PERMANENT
 
 
+@pytest.mark.fault("K05", "keys without which a cluster cannot go on")
 def test_lost_keys_are_named(directory, tmp_path):
     assert find_lost(directory) == ()
     (directory / "etcd-ca.pem").unlink()
