@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from ai_how.dashboard import feeds
+from ai_how.errors import HostError
 from ai_how.monitoring.model import Event, Finding, Job, Snapshot
 from ai_how.waiting import Deadline, wait_until
 from made_up_life import MovingLife, ToldClusters
@@ -74,6 +75,20 @@ def with_texts(now: Snapshot, texts: tuple[str, ...]) -> Snapshot:
     return replace(
         now, slurm=replace(now.slurm, jobs=jobs), nodes=nodes, findings=findings, sources=sources
     )
+
+
+class Unseen(ToldClusters):
+    """Clusters that are known, and that cannot be watched."""
+
+    def connect(self, name):
+        raise HostError(f"{name} has no libvirt")
+
+
+def test_a_cluster_that_cannot_be_watched_says_why(browser):
+    with served(Unseen(MovingLife(name="lost"))) as one, seen(browser, one.address) as page:
+        page.expected = LOST  # what it asks for meanwhile is refused
+        page.wait("() => document.querySelector('#empty').innerText.includes('has no libvirt')")
+        assert "Nothing is seen of it: lost has no libvirt." in page.text("#empty")
 
 
 def test_hostile_text_is_shown_as_text(browser):

@@ -43,7 +43,7 @@ function addCluster(name) {
 export function setClusters(listed) {
   const names = new Set(listed.map((one) => one.name));
   for (const name of [...state.clusters.keys()]) if (!names.has(name)) removeCluster(name);
-  for (const one of listed) addCluster(one.name);
+  for (const one of listed) addCluster(one.name).trouble = one.trouble ?? null;
   // What was looked at before the page was loaded again.
   if (names.has(state.wanted)) state.selected = state.wanted;
   state.wanted = null;
