@@ -14,6 +14,7 @@ import pytest
 from cli_runner import Cli
 from test_state_models import cluster_state, node
 
+from ai_how.extras import install_command
 from ai_how.process import run
 from ai_how.state.cluster_state import write_state
 from ai_how.state.paths import Roots, default_roots, ensure_private_directory
@@ -150,7 +151,7 @@ def test_without_its_extra_it_says_how_to_install_it(tmp_path: Path, missing: st
     assert done.returncode == 3
     assert done.stderr == (
         f"error: {missing} is not installed, which the page needs\n"
-        "hint: pip install 'ai-how[dashboard]'\n"
+        f"hint: {install_command('dashboard')}\n"
     )
 
 

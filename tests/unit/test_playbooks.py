@@ -149,7 +149,7 @@ def test_without_ansible_a_start_is_refused_before_it_begins(cli, monkeypatch, t
         3,
         [
             "error: ansible-playbook is not installed, but the file has playbooks",
-            "hint: pip install 'ai-how[ansible]'",
+            f"hint: {tmp_path}/python -m pip install 'ansible-core>=2.18'",
         ],
     )
     program = cli.write(

@@ -15,6 +15,7 @@ from ai_how.cli.context import Context, context_of
 from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import manager_of
 from ai_how.errors import AiHowError, HostError, InterruptedRunError, StateError
+from ai_how.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ def dashboard(
             raise
         raise HostError(
             f"{missing} is not installed, which the page needs",
-            hint="pip install 'ai-how[dashboard]'",
+            hint=install_command("dashboard"),
         ) from None
     context = context_of(ctx)
     first = _first(context, cluster, file)

@@ -17,6 +17,7 @@ from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import find_manager
 from ai_how.cli.stopping import Stopped
 from ai_how.errors import HostError, SpecError
+from ai_how.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +123,7 @@ def require_extra() -> None:
         import prometheus_client  # noqa: F401
     except ImportError:
         raise HostError(
-            "the metrics need the extra `dashboard`", hint="pip install 'ai-how[dashboard]'"
+            "the metrics need the extra `dashboard`", hint=install_command("dashboard")
         ) from None
 
 

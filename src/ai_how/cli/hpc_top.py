@@ -15,6 +15,7 @@ from ai_how.cli.groups import new_app
 from ai_how.cli.hpc_cluster import find_manager
 from ai_how.console.streams import DUMB
 from ai_how.errors import HostError, InterruptedRunError, SpecError
+from ai_how.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-INSTALL = "pip install 'ai-how[top]'"
-INSTALL_HERE = "script/setup"
 # Of terminals that show bold and reversed text, and no colours.
 _WITHOUT_COLOURS = ("vt1", "vt2", "vt3", "vt4", "vt5")
 _LINES = 500
@@ -86,15 +85,9 @@ def check_terminal() -> None:
 def check_extra() -> None:
     """Raises HostError if the library of the view is not installed."""
     if find_spec("textual") is None:
-        raise HostError("hpc top needs Textual, which is not installed", hint=_install_hint())
-
-
-def _install_hint() -> str:
-    """The command by which it is installed where we are: in a checkout, its script."""
-    from pathlib import Path
-
-    root = Path(__file__).resolve().parents[3]
-    return str(root / INSTALL_HERE) if (root / INSTALL_HERE).is_file() else INSTALL
+        raise HostError(
+            "hpc top needs Textual, which is not installed", hint=install_command("top")
+        )
 
 
 def has_colours(environ: "os._Environ[str] | dict[str, str]") -> bool:

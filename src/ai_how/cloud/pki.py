@@ -28,10 +28,10 @@ from ai_how.cloud.leaves import (
     leaves_of,
 )
 from ai_how.errors import HostError, StateError
+from ai_how.extras import install_command
 from ai_how.state.files import read_file, replaced_atomically
 from ai_how.state.paths import ensure_private_directory
 
-EXTRA = "pip install 'ai-how[cloud]'"
 _ACCOUNTS, _ENCRYPTION = "service-accounts.pem", "encryption.key"
 _ENCRYPTION_BYTES = 32
 _NODES = "nodes"
@@ -242,6 +242,7 @@ def _certificates() -> ModuleType:
         if (error.name or "").partition(".")[0] != "cryptography":
             raise
         raise HostError(
-            "cryptography is not installed, which makes the certificates of the nodes", hint=EXTRA
+            "cryptography is not installed, which makes the certificates of the nodes",
+            hint=install_command("cloud"),
         ) from None
     return certificates

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ai_how.errors import HostError, ImageError
+from ai_how.extras import install_command
 from ai_how.images.manifest import Image
 from ai_how.images.packages import packages_of
 
@@ -34,7 +35,7 @@ def render_sbom(image: Image) -> str:
     except ImportError as error:
         raise HostError(
             "cyclonedx-python-lib is not installed, which writes the bill",
-            hint="pip install cyclonedx-python-lib",
+            hint=install_command("sbom"),
         ) from error
     bom = Bom()
     bom.metadata.timestamp = image.manifest.created_at

@@ -6,12 +6,12 @@ from importlib import metadata
 from pathlib import Path
 
 from ai_how.errors import HostError
+from ai_how.extras import install_command
 from ai_how.process import find_tool, run
 
 PROGRAM = "ansible-playbook"
 # Older ones cannot run modules with Python 3.13, which Debian 13 has.
 OLDEST = (2, 18)
-_INSTALL = "pip install 'ai-how[ansible]'"
 _VERSION = re.compile(r"core (\d+)\.(\d+)")
 _ASK_S = 60
 
@@ -21,14 +21,17 @@ def find_ansible() -> Path:
     own = Path(sys.executable).with_name(PROGRAM)
     found = own if own.exists() else find_tool(PROGRAM)
     if found is None:
-        raise HostError(f"{PROGRAM} is not installed, but the file has playbooks", hint=_INSTALL)
+        raise HostError(
+            f"{PROGRAM} is not installed, but the file has playbooks",
+            hint=install_command("ansible"),
+        )
     version = _own_version() if found == own else _asked_version(found)
     if version is None or version < OLDEST:
         shown = ".".join(map(str, version)) if version else "an unknown version"
         raise HostError(
             f"{found} is too old: {shown}",
             details=f"The nodes need ansible-core {'.'.join(map(str, OLDEST))} or later.",
-            hint=_INSTALL,
+            hint=install_command("ansible"),
         )
     return found
 
