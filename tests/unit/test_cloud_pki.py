@@ -16,6 +16,7 @@ from ai_how.cloud.leaves import ADMIN, leaves_of
 from ai_how.cloud.pki import (
     ensure_pki,
     expiries,
+    find_ending,
     find_lost,
     find_stale,
     read_admin,
@@ -228,6 +229,9 @@ def test_a_leaf_is_renewed_within_a_month_of_its_end(tmp_path):
     before = contents(tmp_path)
     early, late = now + timedelta(days=334), now + timedelta(days=336)
     assert find_stale(tmp_path, FACTS, early) == ()
+    assert find_ending(tmp_path, early) is None
+    assert " ends on " in (find_ending(tmp_path, late) or "")
+    assert find_ending(tmp_path / "nowhere", late) is None
     ensure_pki(tmp_path, FACTS, early)
     assert contents(tmp_path) == before
     assert find_stale(tmp_path, FACTS, late) == tuple(one.name for one in FACTS.nodes)
@@ -241,6 +245,7 @@ def test_a_leaf_ends_with_its_ca_and_is_then_not_renewed_for_ever(tmp_path):
     ensure_pki(tmp_path, FACTS, now)
     late = now + timedelta(days=3640)
     ensure_pki(tmp_path, FACTS, late)
+    assert find_ending(tmp_path, late) is None
     before = contents(tmp_path)
     ends = dict(expiries(tmp_path))
     assert ends["kubelet of cp-1"] == ends["the CA of the cluster"]

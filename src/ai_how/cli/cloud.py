@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ai_how import console
 from ai_how.cli import cluster_verbs as of_any_kind
 from ai_how.cli.cloud_kubeconfig import app as of_kubeconfig
 from ai_how.cli.cloud_kubectl import app as of_kubectl
@@ -57,12 +58,16 @@ def start(
     """
     if rotate_certs and dry_run:
         raise SpecError("--rotate-certs cannot be used with --dry-run, which changes nothing")
-    if rotate_certs:
+    if not dry_run:
         context = context_of(ctx)
         # Read first: a file that is refused changes nothing.
         spec, _ = load(context, cluster, split_words(words)[0])
-        manager = manager_of(context, context.kind.load().section_of(spec).name)
-        cast("CloudManager", manager).rotate_certificates()
+        name = context.kind.load().section_of(spec).name
+        manager = cast("CloudManager", manager_of(context, name))
+        if rotate_certs or (ending := manager.find_ending_certificate()):
+            if not rotate_certs:
+                console.show_warning(f"{ending}: all certificates of the nodes are made anew")
+            manager.rotate_certificates()
     of_any_kind.start(ctx, words, cluster, dry_run, keep_on_failure, no_warm)
 
 

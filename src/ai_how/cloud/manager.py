@@ -15,6 +15,13 @@ class CloudManager(ClusterManager):
 
     kind: ClusterKind = KUBERNETES
 
+    def find_ending_certificate(self) -> str | None:
+        """What ends within a month, of what `rotate_certificates` replaces; None if nothing."""
+        from ai_how.cloud.identities import pki_of  # noqa: PLC0415  few verbs need it
+        from ai_how.cloud.pki import find_ending  # noqa: PLC0415  as above
+
+        return find_ending(pki_of(self.paths))
+
     def rotate_certificates(self) -> None:
         """Remove the certificates of all nodes and of the administrator; the CAs are kept.
 

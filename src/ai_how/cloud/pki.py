@@ -165,6 +165,24 @@ def expiries(directory: Path) -> list[tuple[str, datetime]]:
     return sorted(ends, key=lambda one: (one[1], one[0]))
 
 
+def find_ending(directory: Path, now: datetime | None = None) -> str | None:
+    """The first leaf that ends within the time in which leaves are renewed, with its end."""
+    if not directory.is_dir():
+        return None
+    x509, now = _certificates(), now or datetime.now(UTC)
+    paths = [directory / f"{ADMIN.name}.pem"]
+    paths += [path for node in _node_directories(directory) for path in sorted(node.rglob("*.pem"))]
+    ends = [(x509.end_of(read_file(path)), path) for path in paths if path.exists()]
+    of_cas = [x509.end_of(read_file(path)) for _, path in _cas(directory) if path.exists()]
+    if not ends or not of_cas:
+        return None
+    end, path = min(ends)
+    # One that ends with its CA cannot be renewed.
+    if end - now > x509.RENEWED_BEFORE_END or end >= min(of_cas):
+        return None
+    return f"the certificate {path.relative_to(directory)} ends on {end:%Y-%m-%d}"
+
+
 def find_lost(directory: Path) -> tuple[str, ...]:
     """Descriptions of the missing keys without which a cluster that was up cannot go on."""
     needed = {CAS[name]: path for name, path in _cas(directory)}
