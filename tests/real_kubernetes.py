@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ai_how.process import Completed
+from ai_how.process import Completed, run
 from ai_how.state.paths import ClusterPaths
 from real_cluster import START_S, Cluster
 
@@ -23,7 +23,18 @@ def require_bundle() -> None:
         pytest.skip("Kubernetes is not built here: tests/data/build-kubernetes.sh builds it")
 
 
-def file_of(*, planes: int = 1, workers: int = 1, more: str = "") -> str:
+def bundle_with_manifest(directory: Path) -> Path:
+    """The same bundle with a manifest of its own, which makes a ConfigMap."""
+    bundle = directory / "bundle"
+    run(["cp", "-al", BUNDLE.resolve(), bundle])
+    manifests = bundle / "kubernetes" / "manifests"
+    manifests.mkdir()
+    thing = "{apiVersion: v1, kind: ConfigMap, metadata: {name: of-bundle}, data: {a: b}}"
+    (manifests / "of-bundle.yaml").write_text(f"{thing}\n")
+    return bundle
+
+
+def file_of(bundle: Path = BUNDLE, *, planes: int = 1, workers: int = 1, more: str = "") -> str:
     """A cluster file with a Kubernetes cluster whose nodes are as small as they can be."""
     return f"""\
 version: "1.0"
@@ -33,7 +44,7 @@ clusters:
     name: sky
     control_plane: {{count: {planes}, cpu_cores: 2, memory_gb: 1.5, disk_gb: 10}}
     worker_nodes: {{count: {workers}, cpu_cores: 2, memory_gb: 1, disk_gb: 10}}
-    kubernetes_config: {{bundle: {BUNDLE}}}
+    kubernetes_config: {{bundle: {bundle}}}
 {more}"""
 
 

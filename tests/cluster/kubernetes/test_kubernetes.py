@@ -80,6 +80,8 @@ def test_a_start_ends_when_a_pod_has_run_on_each_node(sky: KubernetesCluster) ->
         lambda: "ai-how-check" not in [one["metadata"]["name"] for one in sky.objects("ns")],
         "the end of the check's namespace",
     )
+    [of_bundle] = [one for one in sky.objects("cm") if one["metadata"]["name"] == "of-bundle"]
+    assert of_bundle["data"] == {"a": "b"}
     assert sky.start() == [], "a cluster that is up needs nothing"
 
 
