@@ -43,7 +43,7 @@ def certificate(times: str) -> str:
 
 
 KEPT = f"cp -p /root/kept.crt {CERTIFICATE}"
-FILL = "fallocate -l $(($(stat -fc '%a * %S' /) * 93 / 100)) /filler"
+FILL = "fallocate -l $(($(stat -fc '%a * %S' /) - 120 * 1024 * 1024)) /filler"
 FAULTS = {
     "kubelet-down": Fault(
         WORKER, "systemctl stop kubelet", "systemctl start kubelet", "kubelet.service is inactive"
