@@ -145,7 +145,7 @@ FAULTS = {
         "somebody closed it",
         subject=WORKER,
     ),
-    "disk-pressure": Fault(WORKER, FILL, "rm /filler", "evicts Pods"),
+    "root-full": Fault(WORKER, FILL, "rm /filler", "root file system is full"),
 }
 
 
