@@ -110,7 +110,8 @@ def test_its_jobs_and_nodes_are_those_of_slurm(page: Dashboard, watched: Cluster
         found = page.ask(path_of(watched, "jobs?since=-600")).value["jobs"]
         assert job in [one["id"] for one in found]
         series = page.ask(path_of(watched, "series?name=jobs_running&subject=slurm&since=-60"))
-        assert any(value > 0 for _, value in series.value["points"]), "means of some seconds each"
+        means = [value for _, value in series.value["points"] if value is not None]
+        assert max(means) > 0
     finally:
         watched.ssh("controller", f"scancel {job}")
     await_snapshot(page, watched, lambda one: _state_of(one, job) == "cancelled", "the end of it")
@@ -125,8 +126,11 @@ def test_a_console_is_a_shell_of_the_node(page: Dashboard, watched: Cluster) -> 
     path = path_of(watched, "nodes/compute-01/console")
     with closing(page.open_console(path)) as console:
         assert json.loads(console.receive()) == {"kind": "serial", "node": "compute-01"}
+        # The shell of a node that was just booted comes minutes later, and forgets what was typed.
+        console.send(b"\r")
+        console.until(b":~# ")
         # The line itself says what is typed: the answer is what was not.
-        console.send(b"\recho $(hostname)-$((6 * 7))-$(id -un)\r")
+        console.send(b"echo $(hostname)-$((6 * 7))-$(id -un)\r")
         console.until(b"compute-01-42-root")
     assert page.ask(path_of(watched, "snapshot")).status == 200
 
