@@ -29,8 +29,9 @@ def bundle_with_manifest(directory: Path) -> Path:
     run(["cp", "-al", BUNDLE.resolve(), bundle])
     manifests = bundle / "kubernetes" / "manifests"
     manifests.mkdir()
-    thing = "{apiVersion: v1, kind: ConfigMap, metadata: {name: of-bundle}, data: {a: b}}"
-    (manifests / "of-bundle.yaml").write_text(f"{thing}\n")
+    # What begins with a brace is JSON for kubectl.
+    thing = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: of-bundle}\ndata: {a: b}\n"
+    (manifests / "of-bundle.yaml").write_text(thing)
     return bundle
 
 
