@@ -39,7 +39,6 @@ from ai_how.state.paths import ClusterPaths
 from ai_how.vm_management.context import PlanContext
 from ai_how.vm_management.steps.power import ShutDownGuest
 from ai_how.vm_management.steps.subjects import ClusterStep
-from ai_how.vm_management.steps.suspend import SuspendDomain
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +162,6 @@ class BareCluster:
         on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
         made = [ShutDownGuest(one.domain_name, one.uuid) for one in on]
         return Plan("stop", (*made, *plan_returns(made, seen)))
-
-    def plan_suspend(self, state: ClusterState, seen: Observed) -> Plan:
-        on = [one for one in state.nodes if seen.is_on(one)]
-        made = (SuspendDomain(one.domain_name, one.uuid, one.memory_mib) for one in on)
-        return Plan("stop", tuple(made))
 
     def build_archives(
         self, desired: DesiredCluster, paths: ClusterPaths, *, has_host_clock: bool

@@ -11,10 +11,11 @@ from ai_how.cloud import steps as cloud_steps
 from ai_how.cloud.identities import CloudObjects, facts_of, pod_subnet_of
 from ai_how.cloud.kind import KUBERNETES
 from ai_how.cloud.plan import STEP_TYPES, plan_start
-from ai_how.cloud.stop_plan import plan_stop, plan_suspend
+from ai_how.cloud.stop_plan import plan_stop
 from ai_how.cloud.version_checks import check_versions
 from ai_how.cloud.workload import read_nodes
 from ai_how.clusters.plans.rendering import PlanInputs
+from ai_how.clusters.plans.suspend import plan_suspend
 from ai_how.errors import HostError, SpecError
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.records import decode_step, encode_step

@@ -17,11 +17,12 @@ from ai_how.clusters.plans.destroy import plan_destroy
 from ai_how.clusters.plans.devices import plan_returns
 from ai_how.clusters.plans.ports import with_ports
 from ai_how.clusters.plans.rendering import PlanInputs
+from ai_how.clusters.plans.suspend import plan_suspend
 from ai_how.errors import HostError, SpecError, StateError
 from ai_how.host.ports import Port
 from ai_how.hpc import steps as slurm_steps
 from ai_how.hpc.plan import STEP_TYPES, plan_start
-from ai_how.hpc.stop_plan import plan_stop, plan_suspend
+from ai_how.hpc.stop_plan import plan_stop
 from ai_how.hpc.workload import node_readiness
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.facts import Mark, Owner

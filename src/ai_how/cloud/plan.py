@@ -1,6 +1,7 @@
 """Plans the start of a Kubernetes cluster (pure; without libvirt)."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from ai_how.cloud import steps as cloud_steps
 from ai_how.cloud.identities import CloudObjects
@@ -49,23 +50,17 @@ def plan_start(
     made: list[Step] = [*network.steps, *network.plugs.values()]
     last: dict[str, frozenset[str]] = {}
     for node, one in desired.nodes:
-        is_wanted, is_to_tell = _wants_on(one, only), tell_all or one.is_untold
-        if inputs.resumes and seen.has_managed_save(one):
-            chain = _resume(planner, one, is_to_tell=is_to_tell) if is_wanted else NodeChain()
-        else:
-            chain = planner.boot(
-                node,
-                one,
-                is_wanted=is_wanted,
-                is_working=_is_working(seen, one),
-                is_stale=one.name in stale,
-                holds="a part of etcd's database" if one.role is Role.CONTROLLER else None,
-            )
-            if chain.comes_up:
-                planner.identify(chain, one)
-        if is_to_tell and not chain.comes_up and seen.is_on(one):
-            chain.add(guest_steps.GiveIdentity(one.domain_name, one.name, one.uuid))
-            chain.comes_up = True
+        is_to_tell = tell_all or one.is_untold
+        chain = planner.chain(
+            node,
+            one,
+            only=only,
+            is_working=_is_working(seen, one),
+            is_stale=one.name in stale,
+            is_to_tell=is_to_tell,
+            holds="a part of etcd's database" if one.role is Role.CONTROLLER else None,
+            resume=partial(_resume, planner, is_to_tell=is_to_tell),
+        )
         if not chain.comes_up and seen.is_on(one) and is_off(seen.skews_s.get(one.uuid, 0.0)):
             chain.add(_set_clock(one, frozenset()))
         if chain.comes_up:
@@ -92,12 +87,6 @@ def _resume(planner: NodePlanner, one: NodeState, *, is_to_tell: bool) -> NodeCh
 
 def _set_clock(one: NodeState, needs: frozenset[str]) -> cloud_steps.SetClock:
     return cloud_steps.SetClock(one.domain_name, one.name, one.uuid, needs)
-
-
-def _wants_on(one: NodeState, only: Collection[str]) -> bool:
-    if not only:
-        return one.auto_start
-    return one.name in only or one.role is Role.CONTROLLER
 
 
 def _is_working(seen: Observed, one: NodeState) -> bool:

@@ -1,17 +1,14 @@
-"""Plans the stop and the suspend of a Kubernetes cluster (pure)."""
+"""Plans the stop of a Kubernetes cluster (pure)."""
 
 from collections.abc import Collection
 
 from ai_how.cloud import steps as cloud_steps
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.devices import plan_returns
-from ai_how.clusters.plans.suspend import why_not_suspended
-from ai_how.errors import HostError
 from ai_how.plan.step import Plan, Step
 from ai_how.spec.roles import Role
 from ai_how.state.models import ClusterState
 from ai_how.vm_management.steps.power import ShutDownGuest
-from ai_how.vm_management.steps.suspend import SuspendDomain
 
 
 def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
@@ -25,44 +22,21 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
     on = [one for one in state.nodes if seen.is_on(one) and (not only or one.name in only)]
     workers = [one for one in on if one.role is Role.COMPUTE]
     planes = [one for one in on if one.role is Role.CONTROLLER]
-    staying = [
-        one for one in state.nodes if one.role is Role.CONTROLLER and seen.is_on(one)
-        and one not in planes
-    ]  # fmt: skip
+    every_plane = (one for one in state.nodes if one.role is Role.CONTROLLER)
+    staying = next((one for one in every_plane if seen.is_on(one) and one not in on), None)
     made: list[Step] = []
-    if only and staying and seen.readiness is not None:
-        first = staying[0]
+    if staying and seen.readiness is not None:
         names = tuple(
             one.name
             for one in on
             if (known := seen.readiness.get(one.name)) and not known.is_drained
         )
         if names:
-            made.append(cloud_steps.DrainNodes(state.name, first.name, first.uuid, names))
+            made.append(cloud_steps.DrainNodes(state.name, staying.name, staying.uuid, names))
     drained = frozenset(step.key for step in made)
     made += [ShutDownGuest(one.domain_name, one.uuid, drained) for one in workers]
     # Their API is there until no kubelet reports any more.
     after = drained | frozenset(step.key for step in made)
     made += [ShutDownGuest(one.domain_name, one.uuid, after) for one in planes]
     made += plan_returns(tuple(made), seen)
-    return Plan("stop", tuple(made))
-
-
-def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
-    """The steps that save the memory of all nodes that are on, that of control planes last.
-
-    Raises HostError before the first change if a node cannot be suspended.
-    """
-    on = [one for one in state.nodes if seen.is_on(one)]
-    for one in on:
-        if why := why_not_suspended(seen, one):
-            raise HostError(f"{one.name} cannot be suspended: {why}", hint="ai-how cloud stop")
-    workers = [one for one in on if one.role is Role.COMPUTE]
-    made = [SuspendDomain(one.domain_name, one.uuid, one.memory_mib) for one in workers]
-    after = frozenset(step.key for step in made)
-    made += [
-        SuspendDomain(one.domain_name, one.uuid, one.memory_mib, after)
-        for one in on
-        if one.role is Role.CONTROLLER
-    ]
     return Plan("stop", tuple(made))

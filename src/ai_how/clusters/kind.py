@@ -122,12 +122,6 @@ class ClusterKind(Protocol):
     ) -> "Plan":
         """The steps that stop the cluster, or `only` these nodes."""
 
-    def plan_suspend(self, state: "ClusterState", seen: "Observed") -> "Plan":
-        """The steps that save the memory of all nodes.
-
-        Raises HostError if one cannot be suspended.
-        """
-
     def build_archives(
         self, desired: "DesiredCluster", paths: "ClusterPaths", *, has_host_clock: bool
     ) -> Mapping[str, Callable[[], bytes]]:

@@ -13,6 +13,7 @@ from ai_how.clusters.leases import settle_leases
 from ai_how.clusters.observation import learn_names, observe
 from ai_how.clusters.past_starts import find_past_start, remember_start
 from ai_how.clusters.plans.destroy import plan_destroy
+from ai_how.clusters.plans.suspend import plan_suspend
 from ai_how.clusters.preflight.capacity import check_memory_fits
 from ai_how.clusters.stage_times import StageTimes
 from ai_how.clusters.start import PreparedStart
@@ -226,7 +227,7 @@ class PlanRunner:
                 self.kind.wait_for_jobs(context, state, seen, only, waits_s)
             seen = observe(self.client, state, self.kind)
         if suspends:
-            plan = self.kind.plan_suspend(state, seen)
+            plan = plan_suspend(state, seen)
         else:
             plan = self.kind.plan_stop(state, seen, only=only)
         if suspends and not is_begun:

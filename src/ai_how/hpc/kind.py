@@ -129,11 +129,6 @@ class SlurmCluster:
 
         return plan_stop(state, seen, only=only)
 
-    def plan_suspend(self, state: ClusterState, seen: "Observed") -> "Plan":
-        from ai_how.hpc.stop_plan import plan_suspend
-
-        return plan_suspend(state, seen)
-
     def build_archives(
         self, desired: "DesiredCluster", paths: ClusterPaths, *, has_host_clock: bool
     ) -> Mapping[str, Callable[[], bytes]]:

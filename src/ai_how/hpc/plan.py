@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.observation import Observed
@@ -53,23 +54,17 @@ def plan_start(
     made: list[Step] = [*network.steps, *network.plugs.values()]
     brought_up: dict[str, NodeState] = {}
     for node, one in desired.nodes:
-        is_wanted, is_to_tell = _wants_on(one, only), tell_all or one.is_untold
-        if inputs.resumes and seen.has_managed_save(one):
-            chain = _resume(planner, one, is_to_tell=is_to_tell) if is_wanted else NodeChain()
-        else:
-            chain = planner.boot(
-                node,
-                one,
-                is_wanted=is_wanted,
-                is_working=_is_working(seen, one),
-                is_stale=one.name in stale,
-                holds="/home and SLURM's state" if one.role is Role.CONTROLLER else None,
-            )
-            if chain.comes_up:
-                planner.identify(chain, one)
-        if is_to_tell and not chain.comes_up and seen.is_on(one):
-            chain.add(guest_steps.GiveIdentity(one.domain_name, one.name, one.uuid))
-            chain.comes_up = True
+        is_to_tell = tell_all or one.is_untold
+        chain = planner.chain(
+            node,
+            one,
+            only=only,
+            is_working=_is_working(seen, one),
+            is_stale=one.name in stale,
+            is_to_tell=is_to_tell,
+            holds="/home and SLURM's state" if one.role is Role.CONTROLLER else None,
+            resume=partial(_resume, planner, is_to_tell=is_to_tell),
+        )
         if chain.comes_up:
             brought_up[chain.steps[-1].key] = one
         made += (
@@ -125,12 +120,6 @@ def _step_clock(
     one: NodeState, needs: frozenset[str], *, is_controller: bool
 ) -> slurm_steps.StepClock:
     return slurm_steps.StepClock(one.domain_name, one.name, one.uuid, is_controller, needs)
-
-
-def _wants_on(one: NodeState, only: Collection[str]) -> bool:
-    if not only:
-        return one.auto_start
-    return one.name in only or one.role is Role.CONTROLLER
 
 
 def _is_working(seen: Observed, one: NodeState) -> bool:

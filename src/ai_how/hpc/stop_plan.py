@@ -4,14 +4,11 @@ from collections.abc import Collection
 
 from ai_how.clusters.observation import Observed
 from ai_how.clusters.plans.devices import plan_returns
-from ai_how.clusters.plans.suspend import why_not_suspended
-from ai_how.errors import HostError
 from ai_how.hpc import steps as slurm_steps
 from ai_how.plan.step import Plan, Step
 from ai_how.spec.nodes import Role
 from ai_how.state.models import ClusterState
 from ai_how.vm_management.steps import power as power_steps
-from ai_how.vm_management.steps import suspend as suspend_steps
 
 
 def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()) -> Plan:
@@ -54,29 +51,6 @@ def plan_stop(state: ClusterState, seen: Observed, *, only: Collection[str] = ()
         if one.role is Role.CONTROLLER
     ]
     made += plan_returns(tuple(made), seen)
-    return Plan("stop", tuple(made))
-
-
-def plan_suspend(state: ClusterState, seen: Observed) -> Plan:
-    """The steps that save the memory of all nodes that are on, the controller's last.
-
-    So no request of a compute node stays unanswered, and jobs notice nothing. Raises HostError
-    before the first change if a node cannot be suspended.
-    """
-    on = [one for one in state.nodes if seen.is_on(one)]
-    for one in on:
-        if why := why_not_suspended(seen, one):
-            raise HostError(f"{one.name} cannot be suspended: {why}", hint="ai-how hpc stop")
-    computes = [one for one in on if one.role is not Role.CONTROLLER]
-    made = [
-        suspend_steps.SuspendDomain(one.domain_name, one.uuid, one.memory_mib) for one in computes
-    ]
-    after = frozenset(step.key for step in made)
-    made += [
-        suspend_steps.SuspendDomain(one.domain_name, one.uuid, one.memory_mib, after)
-        for one in on
-        if one.role is Role.CONTROLLER
-    ]
     return Plan("stop", tuple(made))
 
 

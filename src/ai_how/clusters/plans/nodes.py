@@ -1,6 +1,6 @@
 """Plans the nodes of a start (pure)."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from ai_how.errors import HostError, SpecError
 from ai_how.libvirt_client.host_devices import passed_in
 from ai_how.libvirt_client.vm_state import VmState
 from ai_how.plan.step import ConcurrencyLimit, Step
-from ai_how.spec.nodes import Node
+from ai_how.spec.nodes import Node, Role
 from ai_how.state.models import NodeState
 from ai_how.vm_management.saved_machines.store import SavedMachineRef
 from ai_how.vm_management.steps.disks import ClaimDirectory, CreateOverlay, GrowDisk, PlaceBase
@@ -130,6 +130,42 @@ class NodePlanner:
         chain.add(AwaitAgent(one.domain_name, one.uuid, needs))
         chain.add(GiveIdentity(one.domain_name, one.name, one.uuid, chain.last))
 
+    def chain(
+        self,
+        node: Node,
+        one: NodeState,
+        *,
+        only: Collection[str],
+        is_working: bool,
+        is_stale: bool,
+        is_to_tell: bool,
+        holds: str | None,
+        resume: Callable[[NodeState], NodeChain],
+    ) -> NodeChain:
+        """The steps of a node that has an identity: it boots, or `resume` has its steps.
+
+        `only` are the nodes that a start names. A node that runs and `is_to_tell` gets its identity
+        again. The rest is as for `boot`.
+        """
+        is_wanted = wants_on(one, only)
+        if self.inputs.resumes and self.seen.has_managed_save(one):
+            chain = resume(one) if is_wanted else NodeChain()
+        else:
+            chain = self.boot(
+                node,
+                one,
+                is_wanted=is_wanted,
+                is_working=is_working,
+                is_stale=is_stale,
+                holds=holds,
+            )
+            if chain.comes_up:
+                self.identify(chain, one)
+        if is_to_tell and not chain.comes_up and self.seen.is_on(one):
+            chain.add(GiveIdentity(one.domain_name, one.name, one.uuid))
+            chain.comes_up = True
+        return chain
+
     def _check_running(self, node: Node, one: NodeState, *, is_wanted: bool) -> None:
         """Raises SpecError or HostError if a running node cannot become what is asked for."""
         kind, domain = self.desired.state.kind, self.seen.find_domain(one.uuid)
@@ -222,6 +258,13 @@ class NodePlanner:
             keeps_disk=one.name in self.seen.disks,
             is_anew=self.seen.has_managed_save(one),
         )
+
+
+def wants_on(one: NodeState, only: Collection[str]) -> bool:
+    """Whether a start brings a node up; the controllers come with any node that it names."""
+    if not only:
+        return one.auto_start
+    return one.name in only or one.role is Role.CONTROLLER
 
 
 def limit_boots(steps: Collection[Step], boot_limit: int | None) -> ConcurrencyLimit | None:
