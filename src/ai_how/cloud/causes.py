@@ -46,7 +46,6 @@ echo '== api'; timeout 20 {PROGRAM} nodes 2>&1
 echo
 echo '== waits'; cat {LAST} 2>/dev/null
 """
-# Not one openssl for each: under emulation that is a second a file.
 CERTIFICATES = """\
 echo '== certificates'
 for file in /etc/kubernetes/pki/*.crt; do
