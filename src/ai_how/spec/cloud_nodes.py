@@ -4,14 +4,11 @@ import re
 from collections.abc import Iterator
 
 from ai_how.errors import SpecError
+from ai_how.spec.kubernetes import IMAGE
 from ai_how.spec.models import CloudSpec, ClusterFile, WorkerNodeSpec
-from ai_how.spec.node_hardware import NodeHardwareSpec
-from ai_how.spec.nodes import Node, Role, count_of, devices_of
+from ai_how.spec.nodes import Node, compute_node, controller_node, count_of
 
-KUBERNETES_IMAGE = "kubernetes"
-"""The image of the nodes, if the file names no other."""
 _CONTROL_PLANE = re.compile(r"control-plane-[0-9]{2}")
-_BY_ITSELF = NodeHardwareSpec()
 
 
 def get_cloud(spec: ClusterFile) -> CloudSpec:
@@ -46,41 +43,13 @@ def pool_of(name: str) -> str:
 
 def nodes_of_cloud(cloud: CloudSpec) -> tuple[Node, ...]:
     """Control planes first, then the workers in the order of the file."""
-    asked = cloud.control_plane
-    image = cloud.base_image_path or KUBERNETES_IMAGE
+    image = cloud.base_image_path or IMAGE
     planes = (
-        Node(
-            name=control_plane_name(number),
-            role=Role.CONTROLLER,
-            cpu_cores=asked.cpu_cores,
-            memory_mib=asked.memory_mib,
-            disk_gib=asked.disk_gb,
-            ip=asked.ip_address,
-            auto_start=True,
-            base_image=asked.base_image_path or image,
-            virtio_fs_mounts=asked.virtio_fs_mounts,
-            pcie_devices=(),
-            vgpu_mdev_uuid=None,
-        )
-        for number in range(1, asked.count + 1)
+        controller_node(control_plane_name(number), cloud.control_plane, image)
+        for number in range(1, cloud.control_plane.count + 1)
     )
     workers = (
-        Node(
-            name=worker_name(pool, number),
-            role=Role.COMPUTE,
-            cpu_cores=spec.cpu_cores,
-            memory_mib=spec.memory_mib,
-            disk_gib=spec.disk_gb,
-            ip=spec.ip,
-            auto_start=spec.auto_start,
-            base_image=spec.base_image_path or image,
-            virtio_fs_mounts=spec.virtio_fs_mounts,
-            pcie_devices=devices_of(spec),
-            vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
-            cards=spec.gpu.cards if spec.gpu else None,
-            vgpu=spec.gpu.vgpu if spec.gpu else None,
-            hardware=spec.hardware or _BY_ITSELF,
-        )
+        compute_node(worker_name(pool, number), spec, image)
         for pool, number, spec in _written_out(cloud)
     )
     return (*planes, *workers)

@@ -11,6 +11,7 @@ from ai_how.spec.models import (
     ClusterFile,
     ComputeGroupSpec,
     ComputeNodeSpec,
+    ControllerSpec,
     CpuTopologySpec,
     HpcSpec,
     NumaTopologySpec,
@@ -85,41 +86,55 @@ def get_hpc(spec: ClusterFile) -> HpcSpec:
 def nodes_of(hpc: HpcSpec) -> tuple[Node, ...]:
     """Controller first, then the compute nodes in the order of the file."""
     shares = hpc.storage.virtio_fs.enabled is not False
-    asked = hpc.controller
-    controller = Node(
-        name=Role.CONTROLLER.value,
-        role=Role.CONTROLLER,
-        cpu_cores=asked.cpu_cores,
-        memory_mib=asked.memory_mib,
-        disk_gib=asked.disk_gb,
-        ip=asked.ip_address,
-        auto_start=True,
-        base_image=asked.base_image_path or hpc.base_image_path,
-        virtio_fs_mounts=asked.virtio_fs_mounts if shares else (),
-        pcie_devices=(),
-        vgpu_mdev_uuid=None,
-    )
+    image = hpc.base_image_path
+    controller = controller_node(Role.CONTROLLER.value, hpc.controller, image, has_shares=shares)
     computes = (
-        Node(
-            name=compute_name(number),
-            role=Role.COMPUTE,
-            cpu_cores=spec.cpu_cores,
-            memory_mib=spec.memory_mib,
-            disk_gib=spec.disk_gb,
-            ip=spec.ip,
-            auto_start=spec.auto_start,
-            base_image=spec.base_image_path or hpc.base_image_path,
-            virtio_fs_mounts=spec.virtio_fs_mounts if shares else (),
-            pcie_devices=devices_of(spec),
-            vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
-            gpus=spec.gpu.simulated if spec.gpu else None,
-            cards=spec.gpu.cards if spec.gpu else None,
-            vgpu=spec.gpu.vgpu if spec.gpu else None,
-            hardware=spec.hardware or _BY_ITSELF,
-        )
+        compute_node(compute_name(number), spec, image, has_shares=shares)
         for number, spec in enumerate(_written_out(hpc.compute_nodes), start=1)
     )
     return (controller, *computes)
+
+
+def controller_node(
+    name: str, spec: ControllerSpec, image: str | None, *, has_shares: bool = True
+) -> Node:
+    """A node that leads its cluster; `image` is that of nodes that name none."""
+    return Node(
+        name=name,
+        role=Role.CONTROLLER,
+        cpu_cores=spec.cpu_cores,
+        memory_mib=spec.memory_mib,
+        disk_gib=spec.disk_gb,
+        ip=spec.ip_address,
+        auto_start=True,
+        base_image=spec.base_image_path or image,
+        virtio_fs_mounts=spec.virtio_fs_mounts if has_shares else (),
+        pcie_devices=(),
+        vgpu_mdev_uuid=None,
+    )
+
+
+def compute_node(
+    name: str, spec: ComputeNodeSpec, image: str | None, *, has_shares: bool = True
+) -> Node:
+    """A node that runs what users want; `image` is that of nodes that name none."""
+    return Node(
+        name=name,
+        role=Role.COMPUTE,
+        cpu_cores=spec.cpu_cores,
+        memory_mib=spec.memory_mib,
+        disk_gib=spec.disk_gb,
+        ip=spec.ip,
+        auto_start=spec.auto_start,
+        base_image=spec.base_image_path or image,
+        virtio_fs_mounts=spec.virtio_fs_mounts if has_shares else (),
+        pcie_devices=devices_of(spec),
+        vgpu_mdev_uuid=spec.vgpu.mdev_uuid if spec.vgpu else None,
+        gpus=spec.gpu.simulated if spec.gpu else None,
+        cards=spec.gpu.cards if spec.gpu else None,
+        vgpu=spec.gpu.vgpu if spec.gpu else None,
+        hardware=spec.hardware or _BY_ITSELF,
+    )
 
 
 def _written_out(entries: Iterable[ComputeNodeSpec]) -> Iterator[ComputeNodeSpec]:
