@@ -8,20 +8,20 @@ from ai_how import console
 from ai_how.cli import cluster_verbs as of_any_kind
 from ai_how.cli.cloud_kubeconfig import app as of_kubeconfig
 from ai_how.cli.cloud_kubectl import app as of_kubectl
-from ai_how.cli.cluster import Cluster, Words, load, manager_of, split_words
+from ai_how.cli.cluster import Cluster, Words
 from ai_how.cli.cluster_files import app as of_files
 from ai_how.cli.cluster_list import app as of_all
 from ai_how.cli.cluster_logs import app as of_logs
 from ai_how.cli.cluster_nodes import app as of_nodes
 from ai_how.cli.cluster_ports import app as of_ports
 from ai_how.cli.cluster_why import app as of_causes
-from ai_how.cli.context import context_of
 from ai_how.cli.groups import KindGroup, new_app
 from ai_how.cli.kinds import CLOUD
 from ai_how.errors import SpecError
 
 if TYPE_CHECKING:
     from ai_how.cloud.manager import CloudManager
+    from ai_how.clusters.manager import ClusterManager
 
 RotateCerts = Annotated[
     bool,
@@ -58,17 +58,16 @@ def start(
     """
     if rotate_certs and dry_run:
         raise SpecError("--rotate-certs cannot be used with --dry-run, which changes nothing")
-    if not dry_run:
-        context = context_of(ctx)
-        # Read first: a file that is refused changes nothing.
-        spec, _ = load(context, cluster, split_words(words)[0])
-        name = context.kind.load().section_of(spec).name
-        manager = cast("CloudManager", manager_of(context, name))
-        if rotate_certs or (ending := manager.find_ending_certificate()):
-            if not rotate_certs:
-                console.show_warning(f"{ending}: all certificates of the nodes are made anew")
-            manager.rotate_certificates()
-    of_any_kind.start(ctx, words, cluster, dry_run, keep_on_failure, no_warm)
+
+    def prepare(manager: "ClusterManager") -> None:
+        ours = cast("CloudManager", manager)
+        ending = None if rotate_certs else ours.find_ending_certificate()
+        if ending:
+            console.show_warning(f"{ending}: all certificates of the nodes are made anew")
+        if rotate_certs or ending:
+            ours.rotate_certificates()
+
+    of_any_kind.run_start(ctx, words, cluster, dry_run, keep_on_failure, no_warm, prepare)
 
 
 app.command()(of_any_kind.stop)

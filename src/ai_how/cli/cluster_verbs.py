@@ -76,6 +76,19 @@ def start(
     created, but stay off unless they are named. --cluster uses the file of the cluster's last
     start, of which its state has a copy.
     """
+    run_start(ctx, words, cluster, dry_run, keep_on_failure, no_warm)
+
+
+def run_start(
+    ctx: typer.Context,
+    words: list[str] | None,
+    cluster: str | None,
+    dry_run: bool,
+    keep_on_failure: bool,
+    no_warm: bool,
+    prepare: "Callable[[ClusterManager], None]" = lambda _manager: None,
+) -> None:
+    """What `start` does; `prepare` comes after the file was read, and before a real start."""
     from ai_how.clusters.named_nodes import check_nodes
     from ai_how.console.live_nodes import LiveNodes
 
@@ -89,6 +102,7 @@ def start(
     manager = manager_of(context, section.name)
     finish = _ending(manager, spec, context, dry_run=dry_run)
     if not dry_run:
+        prepare(manager)
         build_missing_images(manager, spec, context)
     begun = time.monotonic()
     with LiveNodes(

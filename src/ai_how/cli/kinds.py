@@ -70,8 +70,8 @@ CLOUD = Kind(
     "ai_how.cloud.manager:CloudManager",
     {
         "software": "Kubernetes",
-        "until": "Kubernetes has every node",
-        "until_whole": "Kubernetes has every node, and its network and DNS work",
+        "until": "a Pod has run on every node",
+        "until_whole": "a Pod has run on every node, and reached a Service of another one",
         "first": "first node of the control plane",
         "login": "control-plane-01",
         "command": "uptime",
