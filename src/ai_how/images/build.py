@@ -57,6 +57,11 @@ _LZ4 = b"\x02\x21\x4c\x18"
 Watcher = Callable[[float, str], None]
 
 
+def within(watch: Watcher, begin: float, end: float) -> Watcher:
+    """A watcher of what is done from one share of the whole to another one."""
+    return lambda share, what: watch(begin + share * (end - begin), what)
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How an image is built, which decides nothing of its recipe.

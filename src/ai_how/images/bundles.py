@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ai_how.errors import HostError, ImageError, StateError, ToolError
+from ai_how.images.build import Watcher
 from ai_how.images.bundle_layout import PROGRAMS, VERSION, unpack_archive, used_of_directory
 from ai_how.images.copying import (
     digest_of,
@@ -46,8 +47,6 @@ _LIST = "files.json"
 _WITHOUT_INTERNET = "Where there is no internet, `bundle` names the archive as a file."
 _TEXT = re.compile(r"(?:Kubernetes )?v?((?:\d+\.){2}\d+[0-9A-Za-z.+_-]{0,64})")
 _ELF_AMD64 = b"\x7fELF\x02\x01", b"\x3e\x00"
-
-Watcher = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)

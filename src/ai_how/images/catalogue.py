@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ai_how.errors import ImageError
 from ai_how.images.blueprint import Blueprint, BuildStep, CopiedFile, digest_of_recipe
-from ai_how.images.build import USUAL, BuildOptions, Watcher, build_suite_image
+from ai_how.images.build import USUAL, BuildOptions, Watcher, build_suite_image, within
 from ai_how.images.bundles import Bundle, bundle_of
 from ai_how.images.derive import derive_image, no_base
 from ai_how.images.manifest import Image
@@ -184,9 +184,9 @@ class ImageCatalogue:
         source = self._place_of(name)
         if source and not options.refresh and (there := self.find(name)):
             return there
-        image = self._make(name, _within(watch, 0.0, _IMPORTED) if source else watch, options)
+        image = self._make(name, within(watch, 0.0, _IMPORTED) if source else watch, options)
         if is_disk(image):
-            return self._prepare(name, image, _within(watch, _IMPORTED, 1.0), options)
+            return self._prepare(name, image, within(watch, _IMPORTED, 1.0), options)
         if source:
             watch(1.0, "done")
         return image
@@ -223,8 +223,8 @@ class ImageCatalogue:
             self.require_base(name)
             if spec.kubernetes:
                 # What cannot be had is said before minutes go into the base.
-                self._bundle(spec.kubernetes).read(_within(watch, 0.0, _READ))
-                watch = _within(watch, _READ, 1.0)
+                self._bundle(spec.kubernetes).read(within(watch, 0.0, _READ))
+                watch = within(watch, _READ, 1.0)
             part = _part_of(watch, 0, 2, base_name)
             base = self._have(base_name, part, replace(options, refresh=False))
             watch = _part_of(watch, 1, 2, name)
@@ -331,11 +331,6 @@ def _base_of(spec: ImageSpec) -> str:
     """The name of the base, as `ImageCatalogue` takes it."""
     base = spec.from_
     return f"{SUITE}{base.suite}" if base.suite else base.name or DEFAULT
-
-
-def _within(watch: Watcher, begin: float, end: float) -> Watcher:
-    """A watcher of what is done from one share of the whole to another one."""
-    return lambda share, what: watch(begin + share * (end - begin), what)
 
 
 def _part_of(watch: Watcher, number: int, count: int, name: str) -> Watcher:

@@ -9,14 +9,21 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ai_how.errors import ImageError
 from ai_how.images.apt_progress import AptProgress
 from ai_how.images.blueprint import Blueprint, digest_of_recipe, stage
-from ai_how.images.build import USUAL, BuildOptions, Watcher, build_errors, finish, is_expired
+from ai_how.images.build import (
+    USUAL,
+    BuildOptions,
+    Watcher,
+    build_errors,
+    finish,
+    is_expired,
+    within,
+)
 from ai_how.images.bundles import Contents
 from ai_how.images.copying import disk_errors
 from ai_how.images.manifest import INITRD, KERNEL, Image
@@ -74,8 +81,8 @@ def derive_image(
         get_tool(program, package=package)
     bundle = None
     if blueprint.bundle:
-        bundle = blueprint.bundle.read(lambda share, what: watch(_READ * share, what))
-        watch = partial(_after, _READ, watch)
+        bundle = blueprint.bundle.read(within(watch, 0.0, _READ))
+        watch = within(watch, _READ, 1.0)
     with store.draft() as draft:
         with disk_errors(draft):
             _write_job(draft / "job", blueprint, base, options)
@@ -100,11 +107,6 @@ def derive_image(
         )
     watch(1.0, "done")
     return image
-
-
-def _after(begin: float, watch: Watcher, share: float, what: str) -> None:
-    """Tell of what follows something that was a part of the whole."""
-    watch(begin + share * (1.0 - begin), what)
 
 
 def no_base(name: str, base: Image) -> ImageError:
