@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address, IPv4Network
 
 from ai_how.cloud.facts import KubeFacts, KubeNode
-from ai_how.cloud.versions import Version
+from ai_how.spec.kubernetes_versions import Version
 
 
 def make_node(

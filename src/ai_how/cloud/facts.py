@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from ai_how.cloud.versions import Version, has_master_role
+from ai_how.cloud.versions import has_master_role
+from ai_how.spec.kubernetes_versions import Version
 
 API_PORT = 6443
 LOCAL_API_PORT = 6444

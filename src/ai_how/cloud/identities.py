@@ -17,7 +17,6 @@ from ai_how.cloud import components, manifests, pki
 from ai_how.cloud.facts import KubeFacts, KubeNode
 from ai_how.cloud.guest import PROGRAM, program
 from ai_how.cloud.section import cloud_of
-from ai_how.cloud.versions import Version
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.secrets import (
     ensure_ssh_keys,
@@ -30,6 +29,7 @@ from ai_how.errors import HostError, SpecError
 from ai_how.guest.base_identity import BaseIdentity, Entry, Neighbour, render_archive
 from ai_how.spec.cloud_checks import POD_PREFIX
 from ai_how.spec.cloud_nodes import pool_of
+from ai_how.spec.kubernetes_versions import Version
 from ai_how.spec.nodes import Node, Role
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import ClusterPaths

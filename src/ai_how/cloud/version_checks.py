@@ -1,11 +1,12 @@
 """What goes together in the images of a Kubernetes cluster's nodes."""
 
 from ai_how.cloud.identities import version_of
-from ai_how.cloud.versions import NEWEST_MINOR, OLDEST_MINOR, Version, check_containerd, check_etcd
+from ai_how.cloud.versions import check_etcd
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.errors import HostError
 from ai_how.images.manifest import Image
 from ai_how.images.packages import packages_of
+from ai_how.spec.kubernetes_versions import NEWEST_MINOR, OLDEST_MINOR, Version, check_containerd
 from ai_how.spec.roles import Role
 from ai_how.state.models import NodeState
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from ai_how.spec.images import ImageSpec, is_place, is_url, path_in
 from ai_how.spec.kubernetes import IMAGE, KubernetesSourceSpec
+from ai_how.spec.kubernetes_versions import Version, check_containerd
 from ai_how.spec.models import ClusterFile
 from ai_how.spec.problems import Finding, Loc, error_at, warning_at
 from ai_how.spec.view import clusters_of
 
 _CONFIG: Loc = ("clusters", "cloud", "kubernetes_config")
 _FIELDS = ("version", "bundle", "sha256")
-_NEEDS_CONTAINERD_2 = (1, 36)
-_SPEAKS_CRI_V1 = (1, 23)
 _WITH_CONTAINERD_2 = "forky"
+_CONTAINERD = {"bookworm": "1.6.20", "trixie": "1.7.24", _WITH_CONTAINERD_2: "2.1.9"}
+"""That of each suite of Debian."""
 
 
 def check_kubernetes(file: ClusterFile) -> Iterator[Finding]:
@@ -80,17 +81,17 @@ def _check_runtime(version: str | None, suite: str | None, loc: Loc) -> Iterator
     """What the suite's containerd does not speak; other bases are not known here."""
     if version is None:
         return
-    major, minor, _ = version.split("-")[0].split(".")
-    number = (int(major), int(minor))
     place = (*loc, "version")
-    if suite == _WITH_CONTAINERD_2 and number < _SPEAKS_CRI_V1:
+    if check_containerd(Version.parse(version), _CONTAINERD[suite or "trixie"]) is None:
+        return
+    if suite == _WITH_CONTAINERD_2:
         yield error_at(
             f"Kubernetes before 1.23 does not speak with containerd 2 of {suite}; use "
             "`from: default`",
             place,
             (*loc[:2], "from"),
         )
-    if suite != _WITH_CONTAINERD_2 and number >= _NEEDS_CONTAINERD_2:
+    else:
         yield warning_at(
             "Kubernetes from 1.36 on needs containerd 2, which of Debian's suites only "
             f"{_WITH_CONTAINERD_2} has: `images: {{{IMAGE}: {{from: {{suite: "
