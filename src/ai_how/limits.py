@@ -25,7 +25,7 @@ STACK_BYTES = 8 << 20
 
 REFUSED = "Resource temporarily unavailable"
 _NO_THREAD = "can't start new thread"
-_BEGINNING = re.compile(r"fork|thread|clone|process", re.I)
+_BEGINNING = re.compile(r"fork|thread|clone|process|create helper", re.I)  # the last: dnsmasq
 
 # The second is qemu-img's message for the same.
 _TOO_LARGE = re.compile("File too large|size is too large for file format")

@@ -180,6 +180,7 @@ def test_the_limits_of_cgroups_are_read_up_to_the_root(tmp_path: Path) -> None:
     [
         ("qemu: qemu_thread_create: Resource temporarily unavailable", True),
         ("cannot fork child process: Resource temporarily unavailable", True),
+        ("dnsmasq: failed to create helper: Resource temporarily unavailable", True),
         ("sh: 1: Cannot fork\nread: Resource temporarily unavailable", False),
         ("recv: Resource temporarily unavailable", False),
     ],

@@ -105,6 +105,20 @@ def test_a_continue_without_a_stop_leaves_one_reader_of_the_keys(open_terminal):
     terminal.assert_restored()
 
 
+def test_continues_at_any_moment_harm_nothing(open_terminal):
+    terminal = open_terminal()
+    terminal.wait_for(b"compute-02")
+    for _ in range(40):
+        terminal.child.send_signal(signal.SIGCONT)
+        terminal.read()
+    # A stop throws away what was typed and not read.
+    while terminal.child.poll() is None:
+        terminal.press("q")
+        terminal.read()
+    assert terminal.end() == 0
+    terminal.assert_restored()
+
+
 def test_ctrl_z_gives_the_terminal_back_and_a_continue_draws_it_anew(open_terminal):
     terminal = open_terminal()
     terminal.wait_for(b"compute-02")

@@ -63,6 +63,11 @@ def _driver_of(out: TextIO) -> type[LinuxDriver]:
             super().__init__(app, **how)
             self._file = cast("Any", out)
             self._is_away = False
+            # Both write to a queue. A handler of Python's own interrupts any line, also one that
+            # holds the lock of that queue.
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
+            loop.add_signal_handler(signal.SIGCONT, self._sigcont_application)
 
         def _sigtstp_application(self, *_: object) -> None:
             self._is_away = True
