@@ -16,7 +16,7 @@ from real_kubernetes import KubernetesCluster, service, web
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 PLANE, WORKER = "control-plane-01", "worker-01"
-BACK_S = 420.0
+BACK_S = 900.0
 
 
 @pytest.fixture
