@@ -274,6 +274,7 @@ def tell(kube, program, verb, *names, given=None):
 
 def test_the_program_of_control_planes_speaks_with_a_real_api(kube, program, nodes):
     assert tell(kube, program, "healthy") == "ok"
+    assert tell(kube, program, "granted") == "ok"
     objects = json.loads(base_manifests(FACTS, "localhost/coredns:1"))["items"]
     for _ in range(2):
         assert tell(kube, program, "apply", given=objects) == len(objects)

@@ -15,6 +15,7 @@ from ai_how.cloud.facts import (
     KubeFacts,
     KubeNode,
 )
+from ai_how.cloud.guest import PROGRAM
 from ai_how.cloud.leaves import FRONT_PROXY_CLIENT
 from ai_how.cloud.pki import NodeKeys
 from ai_how.cloud.settings import ETC, PKI
@@ -223,7 +224,8 @@ def _controller_manager(facts: KubeFacts) -> Daemon:
         description="The controllers of Kubernetes",
         command=_command(facts, "kube-controller-manager", options),
         after=("kube-apiserver.service",),
-        waits_for=(f"{WAIT} 127.0.0.1 {API_PORT}",),
+        # It ends where the API refuses it for ten seconds, as an API does that has no roles yet.
+        waits_for=(f"{WAIT} 127.0.0.1 {API_PORT}", f"{PROGRAM} granted"),
         read_once=(f"{ETC}/controller-manager.conf",),
     )
 
