@@ -14,6 +14,7 @@ from real_cluster import START_S, Cluster
 BUILT = Path("~/.cache/ai-how-tests/kubernetes/current/kubernetes/server/bin").expanduser()
 BUNDLE = BUILT.parents[2]
 VERSION = "1.20.2"
+PLANE, WORKER = "control-plane-01", "worker-01"
 # Two emulated processors beside two other parts of the suite: five minutes were not enough.
 SETTLED_S = 900.0
 
@@ -94,6 +95,18 @@ class KubernetesCluster(Cluster):
             assert time.monotonic() < end, f"waited for {what}"
             time.sleep(2)
         return found
+
+
+def are_ready(sky: KubernetesCluster, *names: str) -> bool:
+    """Whether these Pods are."""
+    seen = {one["metadata"]["name"]: one for one in sky.objects("pods")}
+    return all(
+        any(
+            one["type"] == "Ready" and one["status"] == "True"
+            for one in seen.get(name, {}).get("status", {}).get("conditions", [])
+        )
+        for name in names
+    )
 
 
 def web(name: str, node: str, **labels: str) -> dict[str, Any]:

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from real_cluster import START_S
-from real_kubernetes import KubernetesCluster, bundle_with_manifest, file_of, require_bundle
+from real_kubernetes import (
+    PLANE,
+    WORKER,
+    KubernetesCluster,
+    are_ready,
+    bundle_with_manifest,
+    file_of,
+    require_bundle,
+    service,
+    web,
+)
 
 
 @pytest.fixture(scope="package")
@@ -24,3 +34,14 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesCluster]
     finally:
         made.try_call("cloud", "destroy", "--force")
         made.try_call("host", "down", "--force")
+
+
+@pytest.fixture
+def pods(sky: KubernetesCluster) -> Iterator[dict[str, str]]:
+    """A Pod on each node, each with a Service: the addresses of the Services by name."""
+    names = {"on-plane": PLANE, "on-worker": WORKER}
+    sky.apply(*(web(name, node) for name, node in names.items()), *map(service, names))
+    sky.await_(lambda: are_ready(sky, *names), "the Pods")
+    yield {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in sky.objects("svc")}
+    words = ["--ignore-not-found", "--grace-period=0", "--force"]
+    sky.kubectl("delete", *words, *(f"{kind}/{name}" for name in names for kind in ("pod", "svc")))

@@ -1,38 +1,13 @@
 """A real Kubernetes on real nodes: what runs on it, and what stop, suspend and start leave."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from real_cluster import START_S
-from real_kubernetes import VERSION, KubernetesCluster, service, web
+from real_kubernetes import PLANE, VERSION, WORKER, KubernetesCluster, are_ready, web
 
 pytestmark = pytest.mark.slurm
-
-PLANE, WORKER = "control-plane-01", "worker-01"
-
-
-@pytest.fixture
-def pods(sky: KubernetesCluster) -> Iterator[dict[str, str]]:
-    """A Pod on each node, each with a Service: the addresses of the Services by name."""
-    names = {"on-plane": PLANE, "on-worker": WORKER}
-    sky.apply(*(web(name, node) for name, node in names.items()), *map(service, names))
-    sky.await_(lambda: are_ready(sky, *names), "the Pods")
-    yield {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in sky.objects("svc")}
-    words = ["--ignore-not-found", "--grace-period=0", "--force"]
-    sky.kubectl("delete", *words, *(f"{kind}/{name}" for name in names for kind in ("pod", "svc")))
-
-
-def are_ready(sky: KubernetesCluster, *names: str) -> bool:
-    seen = {one["metadata"]["name"]: one for one in sky.objects("pods")}
-    return all(
-        any(
-            one["type"] == "Ready" and one["status"] == "True"
-            for one in seen.get(name, {}).get("status", {}).get("conditions", [])
-        )
-        for name in names
-    )
 
 
 def restarts(sky: KubernetesCluster) -> dict[str, int]:
