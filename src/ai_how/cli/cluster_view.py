@@ -57,6 +57,8 @@ def show_start(
     else:
         console.show_line(f"{cluster} is ready after {took_s:.1f} s")
         console.show_line(f"log in: ai-how {kind.name} ssh {kind.login}")
+        if use := kind.words.get("use"):
+            console.show_line(f"use it: ai-how {kind.name} {use}")
         for step in plan.steps:
             if isinstance(step, OpenPorts):
                 for port in step.ports:

@@ -74,6 +74,7 @@ CLOUD = Kind(
         "until_whole": "a Pod has run on every node, and reached a Service of another one",
         "first": "first node of the control plane",
         "login": "control-plane-01",
+        "use": "kubectl -- get nodes",
         "command": "uptime",
         "unit": "kubelet",
         "jobs": "Pods",
