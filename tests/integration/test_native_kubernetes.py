@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from base64 import b64encode
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from ai_how.cloud.manifests import (
 )
 from ai_how.cloud.pki import ensure_pki, read_admin, read_keys, rotate
 from ai_how.cloud.settings import PKI
+from ai_how.cloud.workload import read_nodes
 from ai_how.errors import ToolError
 from ai_how.process import run, start_daemon
 from ai_how.waiting import Deadline, wait_until
@@ -270,6 +272,23 @@ def program(kube):
 def tell(kube, program, verb, *names, given=None):
     stdin = json.dumps(given) if given is not None else None
     return json.loads(kube.ask(sys.executable, program, verb, *names, stdin=stdin).stdout)
+
+
+def test_the_state_of_a_hundred_nodes_is_one_question(kube, program, figures):
+    items = [node_object(f"many-{number:03}") for number in range(100)]
+    things = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    kube.kubectl("create", "-f", "-", stdin=things)
+    try:
+        begun = time.monotonic()
+        answer = tell(kube, program, "nodes")
+        figures["Kubernetes: ms to read 100 nodes"] = round((time.monotonic() - begun) * 1000)
+        found = read_nodes(answer)
+        assert {one for one in found if one.startswith("many-")} == {
+            one["metadata"]["name"] for one in items
+        }
+        assert len(json.dumps(answer)) < 1 << 20, "an agent passes on a few MiB"
+    finally:
+        kube.kubectl("delete", "node", *(one["metadata"]["name"] for one in items))
 
 
 def test_the_program_of_control_planes_speaks_with_a_real_api(kube, program, nodes):
