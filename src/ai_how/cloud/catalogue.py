@@ -31,6 +31,9 @@ class KubernetesCause(StrEnum):
     CGROUP_DRIVER = "cgroup-driver"
     KUBELET_DOWN = "kubelet-down"
     PROXY_DOWN = "kube-proxy-down"
+    DNS_DOWN = "dns-down"
+    DNS_NAMES_DOWN = "dns-names-down"
+    DNS_NO_ANSWER = "dns-no-answer"
     DISK_PRESSURE = "disk-pressure"
     MEMORY_PRESSURE = "memory-pressure"
     NOT_REGISTERED = "node-not-registered"
@@ -122,6 +125,21 @@ KUBERNETES: Mapping[str, Entry] = {
         CRITICAL,
         "kube-proxy does not run: Services are not reached from the node",
         "ai-how {kind} exec {node} -- systemctl restart kube-proxy",
+    ),
+    KubernetesCause.DNS_DOWN: Entry(
+        CRITICAL,
+        "the DNS server of Pods does not run",
+        "ai-how {kind} logs {node} -u kube-dns",
+    ),
+    KubernetesCause.DNS_NAMES_DOWN: Entry(
+        CRITICAL,
+        "what tells the DNS server of new Services does not run",
+        "ai-how {kind} logs {node} -u kube-names",
+    ),
+    KubernetesCause.DNS_NO_ANSWER: Entry(
+        CRITICAL,
+        "the DNS server of Pods does not answer, or does not know the cluster's names",
+        "ai-how {kind} exec {node} -- systemctl restart kube-names kube-dns",
     ),
     KubernetesCause.DISK_PRESSURE: Entry(
         CRITICAL,

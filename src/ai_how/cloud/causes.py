@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from ai_how.cloud.catalogue import KUBERNETES as ENTRIES
 from ai_how.cloud.catalogue import KubernetesCause
-from ai_how.cloud.guest import LAST, PROGRAM
+from ai_how.cloud.dns import CONF, NAMES, SERVER
+from ai_how.cloud.guest import LAST, NAMES_PROGRAM, PROGRAM
 from ai_how.cloud.workload import read_nodes
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank, cause_of
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
@@ -46,6 +47,14 @@ echo '== api'; timeout 20 {PROGRAM} nodes 2>&1
 echo
 echo '== waits'; cat {LAST} 2>/dev/null
 """
+# Only where the node was told to have one. The program asks as a Pod would, and says what is wrong.
+DNS = f"""\
+if grep -q {SERVER}.service /etc/ai-how/identity; then
+  {_UNITS.format(units=f"{SERVER} {NAMES}").replace("== units", "== dns_units").strip()}
+  echo '== dns'; timeout 20 {NAMES_PROGRAM} ask {CONF} 2>&1
+  echo '== said_names'; journalctl -b --no-pager -o cat -n {_TAIL} -u {NAMES} 2>&1
+fi
+"""
 CERTIFICATES = """\
 echo '== certificates'
 for file in /etc/kubernetes/pki/*.crt; do
@@ -76,6 +85,8 @@ class KubernetesSigns:
     said: Mapping[str, str] = field(default_factory=dict)
     """The last lines of a component's journal, by its name."""
     cni: str | None = None
+    dns: str | None = None
+    """What asking the DNS server of a control plane ended with; `ok` if all is well."""
     certificates: str | None = None
     seen: NodeReadiness | None = None
     """What the API says of it."""
@@ -118,7 +129,7 @@ class KubernetesDiagnosis:
     def script(self, *, is_controller: bool, has_input: bool) -> str:  # noqa: ARG002  no input
         units = f"{_NODE_UNITS} {_PLANE_UNITS}" if is_controller else _NODE_UNITS
         asked = _UNITS.format(units=units) + CNI + NODE
-        return asked + (PLANE if is_controller else "") + CERTIFICATES
+        return asked + (PLANE + DNS if is_controller else "") + CERTIFICATES
 
     def read(self, answers: Sequence[NodeAnswer]) -> KubernetesEvidence:
         """Combine the answer of each node with what the API says of it."""
@@ -132,13 +143,15 @@ class KubernetesDiagnosis:
             sections = one.sections
             is_silent = one.is_controller and told[one.node] is None
             signs[one.node] = KubernetesSigns(
-                units=read_units(sections.get("units", "")),
+                units=read_units(sections.get("units", ""))
+                | read_units(sections.get("dns_units", "")),
                 said={
                     name.removeprefix("said_"): text
                     for name, text in sections.items()
                     if name.startswith("said_")
                 },
                 cni=sections.get("cni"),
+                dns=sections.get("dns"),
                 certificates=sections.get("certificates"),
                 seen=seen.get(one.node),
                 trouble=(one_line(sections.get("api", "").strip()) or "no answer")
@@ -330,6 +343,20 @@ def _unreachable(node: NodeEvidence, signs: KubernetesSigns) -> Cause | None:
     )
 
 
+def _dns_answer(node: NodeEvidence, signs: KubernetesSigns) -> Cause | None:
+    """Only where both of its units run: else they are the cause."""
+    found = [signs.units.get(name) for name in (SERVER, NAMES)]
+    if signs.dns is None or signs.dns.strip() == "ok" or any(one and one.is_down for one in found):
+        return None
+    said = one_line(signs.dns.strip()) or "no answer"
+    text = f"the DNS server of Pods on {node.name} does not work: {said}"
+    lines = [str(one) for one in found if one]
+    lines += [
+        f"{NAMES}: {one_line(line)}" for line in signs.said.get("names", "").splitlines()[-1:]
+    ]
+    return _of(Rank.NODE, KubernetesCause.DNS_NO_ANSWER, node.name, text, *lines)
+
+
 _RULES = (
     _off_in_time,
     _certificates,
@@ -350,6 +377,11 @@ _RULES = (
     _cni,
     _unreachable,
     _down("kube-proxy", KubernetesCause.PROXY_DOWN, "kube-proxy", Rank.NODE),
+    _down(SERVER, KubernetesCause.DNS_DOWN, "the DNS server of Pods", Rank.NODE),
+    _down(
+        NAMES, KubernetesCause.DNS_NAMES_DOWN, "what tells the DNS server of Services", Rank.NODE
+    ),
+    _dns_answer,
 )
 
 

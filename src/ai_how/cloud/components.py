@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable
 
 from ai_how.cloud import settings
+from ai_how.cloud.dns import dns_daemons, dns_entries
 from ai_how.cloud.facts import (
     API_PORT,
     CLUSTER_DOMAIN,
@@ -72,6 +73,7 @@ def daemons(facts: KubeFacts, node: KubeNode) -> tuple[Daemon, ...]:
             _apiserver(facts, node),
             _controller_manager(facts),
             _scheduler(facts),
+            *dns_daemons(facts),
             _kubelet(facts, node),
             _kube_proxy(facts, node),
         )
@@ -100,6 +102,7 @@ def _open_entries(facts: KubeFacts, node: KubeNode) -> Iterable[Entry]:
         ("kube-proxy", "system:kube-proxy", "kube-proxy"),
     ]
     if node.is_control_plane:
+        yield from dns_entries(facts, node)
         users.append(("controller-manager", "controller-manager", "controller-manager"))
         users.append(("scheduler", "scheduler", "scheduler"))
         users.append(("admin", "admin", "admin"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
 from ai_how.cloud.versions import has_master_role
+from ai_how.spec.kubernetes import Dns
 from ai_how.spec.kubernetes_versions import Version
 
 API_PORT = 6443
@@ -39,8 +40,7 @@ class KubeFacts:
     service_subnet: IPv4Network
     gateway: IPv4Address
     has_audit: bool = False
-    dns: bool = False
-    """Whether the cluster has a DNS server of its own, which Pods are told to ask."""
+    dns: Dns = "own"
 
     @property
     def control_planes(self) -> tuple[KubeNode, ...]:
@@ -54,6 +54,16 @@ class KubeFacts:
     def service_ip(self) -> IPv4Address:
         """The address of the API as a Service: the first one."""
         return self.service_subnet[1]
+
+    @property
+    def has_dns(self) -> bool:
+        """Whether Pods are told to ask a DNS server of the cluster."""
+        return self.dns != "none"
+
+    @property
+    def has_own_dns(self) -> bool:
+        """Whether that server is ours."""
+        return self.dns == "own"
 
     @property
     def dns_ip(self) -> IPv4Address:

@@ -10,13 +10,23 @@ from ai_how.guest.agent import GuestAgent
 from ai_how.waiting import Deadline
 
 PROGRAM = "/usr/lib/ai-how/kube"
+NAMES_PROGRAM = "/usr/lib/ai-how/kube-names"
 LAST = "/run/ai-how/kube.last"
 """The line of what `kube` waited for last."""
 
 
 def program() -> bytes:
     """The text of `kube`, which comes to control planes with their identity."""
-    return (files("ai_how.cloud") / "guest_files" / "kube").read_bytes()
+    return _text_of("kube")
+
+
+def names_program() -> bytes:
+    """The text of `kube-names`, which has the DNS server know the Services."""
+    return _text_of("kube-names")
+
+
+def _text_of(name: str) -> bytes:
+    return (files("ai_how.cloud") / "guest_files" / name).read_bytes()
 
 
 def ask_api(

@@ -27,6 +27,8 @@ from ai_how.clusters.secrets import (
 )
 from ai_how.errors import HostError, SpecError
 from ai_how.guest.base_identity import BaseIdentity, Entry, Neighbour, render_archive
+from ai_how.images.packages import packages_of
+from ai_how.images.sets import DNSMASQ
 from ai_how.spec.cloud_checks import POD_PREFIX
 from ai_how.spec.cloud_nodes import pool_of
 from ai_how.spec.kubernetes_versions import Version
@@ -79,6 +81,11 @@ class CloudObjects:
     @property
     def manifests(self) -> str:
         return _items(manifests.base_manifests(self.facts))
+
+    @property
+    def former(self) -> str:
+        """What an earlier start with other settings may have made, as JSON."""
+        return _items(manifests.former_manifests(self.facts))
 
     def labels_of(self, names: Collection[str]) -> str:
         """The labels of these nodes, by name, as JSON."""
@@ -151,7 +158,26 @@ def facts_of(desired: DesiredCluster) -> KubeFacts:
         service_subnet=config.services,
         gateway=state.network.gateway,
         has_audit=config.audit,
+        dns="none" if find_without_dnsmasq(desired) else config.dns,
     )
+
+
+def find_without_dnsmasq(desired: DesiredCluster) -> NodeState | None:
+    """A control plane that is to have a DNS server of ours, and whose image is too early for it.
+
+    A node keeps the image that it was created with. Of images whose packages are not known, it is
+    taken for granted.
+    """
+    if cloud_of(desired.section).kubernetes_config.dns != "own":
+        return None
+    planes = [one for one in desired.state.nodes if one.role is Role.CONTROLLER]
+    return next((one for one in planes if _is_without_dnsmasq(desired, one)), None)
+
+
+def _is_without_dnsmasq(desired: DesiredCluster, one: NodeState) -> bool:
+    image = desired.images.get(one.image_digest)
+    packages = packages_of(image) if image else None
+    return packages is not None and all(each.name != DNSMASQ for each in packages)
 
 
 def pod_subnet_of(one: NodeState, nodes: IPv4Network, pods: IPv4Network) -> IPv4Network:
@@ -187,6 +213,7 @@ def config_digest(desired: DesiredCluster) -> str:
         own_keys(desired),
     )
     text = components.digest(facts_of(desired)) + repr(told) + desired.outside.files.digest
+    text += repr(program())
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -18,6 +18,8 @@ CAS = {
 }
 KUBELET_CLIENT_OF_API = "kube-apiserver-kubelet-client"
 FRONT_PROXY_CLIENT = "front-proxy-client"
+NAMES_CLIENT = "ai-how:names"
+"""Reads Services and Endpoints for the DNS server."""
 _LOOPBACK = IPv4Address("127.0.0.1")
 
 
@@ -60,6 +62,8 @@ def leaves_of(facts: KubeFacts, node: KubeNode) -> Iterable[Leaf]:
     yield _client("front-proxy-client", FRONT_PROXY_CLIENT, ca=FRONT_PROXY_CA)
     yield _client("controller-manager", "system:kube-controller-manager")
     yield _client("scheduler", "system:kube-scheduler")
+    if facts.has_own_dns:
+        yield _client("names", NAMES_CLIENT)
     yield _client("apiserver-etcd-client", "kube-apiserver-etcd-client", ca=ETCD_CA)
     for name in ("etcd/server", "etcd/peer"):
         # Both are used as a client's as well: etcd's gateway connects to its own server.

@@ -5,11 +5,12 @@ scheduler and the proxy are built in (docs/reference/access-authn-authz/rbac on 
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ai_how.cloud.dns import DNS_PORT
 from ai_how.cloud.facts import CLUSTER_DOMAIN, KubeFacts
-from ai_how.cloud.leaves import KUBELET_CLIENT_OF_API
+from ai_how.cloud.leaves import KUBELET_CLIENT_OF_API, NAMES_CLIENT
 from ai_how.cloud.texts import Manifest, render
 
 CHECK_NAMESPACE = "ai-how-check"
@@ -18,24 +19,30 @@ _RBAC = "rbac.authorization.k8s.io"
 _HTTP_PORT = 8080
 _NOBODY = 65534
 _SYSTEM = "kube-system"
+OURS = {"app.kubernetes.io/managed-by": "ai-how"}
+"""By this label it is seen that a Service is not the bundle's."""
 
 
-def base_manifests(facts: KubeFacts, coredns_image: str | None = None) -> str:
-    """What each cluster needs; the image of CoreDNS is that of a cluster with `dns`."""
+def base_manifests(facts: KubeFacts) -> str:
+    """What each cluster needs: rights of the API server, and its DNS server if that is ours."""
     items: list[Manifest] = [_kubelet_binding()]
-    if facts.dns:
-        if coredns_image is None:
-            raise ValueError("a cluster with DNS needs an image of CoreDNS")
-        items += _coredns(facts, coredns_image)
+    if facts.has_own_dns:
+        items += [*_names_rights(), *_dns_service(facts)]
     return _render(items)
+
+
+def former_manifests(facts: KubeFacts) -> str:
+    """What an earlier start may have made, and this cluster must not have."""
+    return _render([] if facts.has_own_dns else _dns_service(facts))
 
 
 def ready_manifests(facts: KubeFacts, nodes: Sequence[str]) -> str:
     """A Pod on each of these nodes, which becomes ready when it reached the next one's Service.
 
     So the scheduler, each kubelet, each proxy and the way between two nodes have worked once. With
-    one node, its Pod asks for itself. The Pods do not wait for the default ServiceAccount of their
-    namespace. They meet the PodSecurity level "restricted". What a Pod waits for is in its log.
+    one node, its Pod asks for itself. A DNS server of the cluster has known that Service by name.
+    The Pods do not wait for the default ServiceAccount of their namespace. They meet the
+    PodSecurity level "restricted". What a Pod waits for is in its log.
     """
     items: list[Manifest] = [_namespace(), _account(), *(_check_service(one) for one in nodes)]
     following = [*nodes[1:], *nodes[:1]]
@@ -54,21 +61,59 @@ def _render(items: Sequence[Manifest]) -> str:
 
 def _kubelet_binding() -> Manifest:
     """For logs, exec and port-forward, the API server calls kubelets."""
-    return _cluster_role_binding(
-        "ai-how:kube-apiserver-to-kubelets",
-        "system:kubelet-api-admin",
-        {"kind": "User", "name": KUBELET_CLIENT_OF_API, "apiGroup": _RBAC},
-    )
+    name = "ai-how:kube-apiserver-to-kubelets"
+    return _user_binding(name, "system:kubelet-api-admin", KUBELET_CLIENT_OF_API)
 
 
-def _cluster_role_binding(name: str, role: str, subject: Manifest) -> Manifest:
+def _user_binding(name: str, role: str, user: str) -> Manifest:
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "ClusterRoleBinding",
         "metadata": {"name": name},
         "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": role},
-        "subjects": [subject],
+        "subjects": [{"kind": "User", "name": user, "apiGroup": _RBAC}],
     }
+
+
+def _names_rights() -> list[Manifest]:
+    rule = {"apiGroups": [""], "resources": ["services", "endpoints"], "verbs": ["list", "watch"]}
+    role = {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": NAMES_CLIENT},
+        "rules": [rule],
+    }
+    return [role, _user_binding(NAMES_CLIENT, NAMES_CLIENT, NAMES_CLIENT)]
+
+
+def _dns_service(facts: KubeFacts) -> list[Manifest]:
+    """Pods ask its address; behind it are the servers of all control planes.
+
+    The label `k8s-app` is that of other clusters. EndpointSlices are made of the Endpoints by the
+    controller manager (EndpointSliceMirroring, from 1.19 on).
+    """
+    metadata = _metadata("kube-dns", _SYSTEM, **{"k8s-app": "kube-dns", **OURS})
+    kinds = (("dns", "UDP"), ("dns-tcp", "TCP"))
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "clusterIP": str(facts.dns_ip),
+            "ports": [{"name": one, "port": 53, "protocol": kind} for one, kind in kinds],
+        },
+    }
+    subset = {
+        "addresses": [{"ip": str(one.address)} for one in facts.control_planes],
+        "ports": [{"name": one, "port": DNS_PORT, "protocol": kind} for one, kind in kinds],
+    }
+    endpoints = {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": metadata,
+        "subsets": [subset],
+    }
+    return [service, endpoints]
 
 
 def _namespace() -> Manifest:
@@ -137,7 +182,7 @@ def _check_pod(facts: KubeFacts, node: str, asked: str) -> Manifest:
         # Not by `nodeName`: the scheduler is to have worked as well.
         "affinity": {"nodeAffinity": _only_on(node)},
         "tolerations": [{"operator": "Exists"}],
-        "dnsPolicy": "ClusterFirst" if facts.dns else "Default",
+        "dnsPolicy": "ClusterFirst" if facts.has_dns else "Default",
         "terminationGracePeriodSeconds": 1,
         "securityContext": {
             "runAsNonRoot": True,
@@ -165,10 +210,11 @@ def _check_script(facts: KubeFacts, node: str, asked: str) -> str:
     """Serves the node's name, and waits until the asked node's Service answers with its name.
 
     The address of a Service is in the environment, if the kubelet knew it when it started the
-    container; else the container ends, and is started again.
+    container; else the container ends, and is started again. The DNS server is asked for the same
+    Service: busybox asks it itself, without the libraries of name services.
     """
     address = f"{check_name(asked)}_service_host".upper().replace("-", "_")
-    host = f"kubernetes.default.svc.{CLUSTER_DOMAIN}"
+    host = f"{check_name(asked)}.{CHECK_NAMESPACE}.svc.{CLUSTER_DOMAIN}"
     # The `wget -T` of Debian 12's busybox-static (1.35) ends with a segmentation fault.
     ask = "timeout 10 /bin/busybox wget -q -O -"
     lines = [
@@ -180,125 +226,11 @@ def _check_script(facts: KubeFacts, node: str, asked: str) -> str:
         f'  echo "the Service of {asked} does not answer"; sleep 1',
         "done",
     ]
-    if facts.dns:
+    if facts.has_dns:
         lines += [
-            f"until nslookup {host} > /dev/null; do",
-            '  echo "the DNS server of the cluster does not answer"; sleep 1',
+            f'until nslookup {host}. 2>&1 | grep -qwF "${address}"; do',
+            f'  echo "the DNS server of the cluster does not know {host}"; sleep 1',
             "done",
         ]
     lines += ["touch /tmp/www/ok", "exec sleep 1000000"]
     return "\n".join(lines)
-
-
-def _coredns(facts: KubeFacts, image: str) -> list[Manifest]:
-    """After cluster/addons/dns/coredns/coredns.yaml.base of Kubernetes."""
-    corefile = f"""\
-.:53 {{
-    errors
-    health {{
-        lameduck 5s
-    }}
-    ready
-    kubernetes {CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
-        pods insecure
-        fallthrough in-addr.arpa ip6.arpa
-        ttl 30
-    }}
-    prometheus :9153
-    forward . {facts.gateway}
-    cache 30
-    reload
-    loadbalance
-}}
-"""
-    core, slices = ["endpoints", "services", "pods", "namespaces"], ["endpointslices"]
-    reads = ["list", "watch"]
-    account = {"kind": "ServiceAccount", "name": "coredns", "namespace": _SYSTEM}
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata("coredns", _SYSTEM)},
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "system:coredns"},
-            "rules": [
-                {"apiGroups": [""], "resources": core, "verbs": reads},
-                {"apiGroups": ["discovery.k8s.io"], "resources": slices, "verbs": reads},
-            ],
-        },
-        _cluster_role_binding("system:coredns", "system:coredns", account),
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": _metadata("coredns", _SYSTEM),
-            "data": {"Corefile": corefile},
-        },
-        _coredns_deployment(image),
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": _metadata("kube-dns", _SYSTEM, **_DNS_LABELS),
-            "spec": {
-                "selector": _DNS_LABELS,
-                "clusterIP": str(facts.dns_ip),
-                "ports": [
-                    {"name": "dns", "port": 53, "protocol": "UDP"},
-                    {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
-                ],
-            },
-        },
-    ]
-
-
-_DNS_LABELS: Mapping[str, str] = {"k8s-app": "kube-dns"}
-
-
-def _coredns_deployment(image: str) -> Manifest:
-    container = {
-        "name": "coredns",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["-conf", "/etc/coredns/Corefile"],
-        "volumeMounts": [{"name": "config", "mountPath": "/etc/coredns", "readOnly": True}],
-        "ports": [
-            {"name": "dns", "containerPort": 53, "protocol": "UDP"},
-            {"name": "dns-tcp", "containerPort": 53, "protocol": "TCP"},
-        ],
-        "resources": {"requests": {"cpu": "50m", "memory": "70Mi"}, "limits": {"memory": "170Mi"}},
-        "readinessProbe": {
-            "httpGet": {"path": "/ready", "port": 8181},
-            "timeoutSeconds": 10,
-        },
-        "livenessProbe": {
-            "httpGet": {"path": "/health", "port": 8080},
-            "initialDelaySeconds": 60,
-            "timeoutSeconds": 30,
-            "failureThreshold": 5,
-        },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-    }
-    role = "node-role.kubernetes.io"
-    spec = {
-        "priorityClassName": "system-cluster-critical",
-        "serviceAccountName": "coredns",
-        "dnsPolicy": "Default",
-        "tolerations": [
-            {"key": f"{role}/{one}", "operator": "Exists", "effect": "NoSchedule"}
-            for one in ("control-plane", "master")
-        ],
-        "volumes": [{"name": "config", "configMap": {"name": "coredns"}}],
-        "containers": [container],
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": _metadata("coredns", _SYSTEM, **_DNS_LABELS),
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": _DNS_LABELS},
-            "template": {"metadata": {"labels": _DNS_LABELS}, "spec": spec},
-        },
-    }

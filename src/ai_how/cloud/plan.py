@@ -115,7 +115,7 @@ def _ready_steps(
     ]
     healthy = frozenset(step.key for step in apis)
     manifests = cloud_steps.ApplyManifests(
-        cluster, first.name, first.uuid, objects.manifests, healthy
+        cluster, first.name, first.uuid, objects.manifests, objects.former, healthy
     )
     names = tuple(one.name for one in up)
     check = objects.check_of(names)

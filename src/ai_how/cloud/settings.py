@@ -78,7 +78,7 @@ def render_kubelet(facts: KubeFacts, node: KubeNode) -> str:
         # An emulated node may need minutes to start a container.
         "runtimeRequestTimeout": "10m0s",
     }
-    if facts.dns:
+    if facts.has_dns:
         content["clusterDNS"] = [str(facts.dns_ip)]
     if has_runtime_field(facts.version):
         content["containerRuntimeEndpoint"] = CONTAINERD_SOCKET

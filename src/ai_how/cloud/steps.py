@@ -65,18 +65,23 @@ class AwaitApi(DomainStep):
 
 @dataclass(frozen=True, slots=True)
 class ApplyManifests(ClusterStep):
-    """Objects of ours are in the API: roles and add-ons. `objects` is a list of them as JSON."""
+    """Objects of ours are in the API: roles and add-ons. `objects` is a list of them as JSON.
+
+    Those of `former` that we made are there no more.
+    """
 
     kind: ClassVar[str] = "manifests"
     node: str
     uuid: UUID
     objects: str
+    former: str = "[]"
     needs: frozenset[str] = frozenset()
 
     def apply(self, context: PlanContext) -> Applied:
         agent = context.agent(self.uuid, self.node)
         what = "the API did not take the manifests in time"
-        _await(context, agent, what, "apply", given=json.loads(self.objects))
+        given = {"objects": json.loads(self.objects), "former": json.loads(self.former)}
+        _await(context, agent, what, "apply", given=given)
         return Applied.MADE
 
     def revert(self, context: PlanContext) -> None:

@@ -1,11 +1,12 @@
 """What goes together in the images of a Kubernetes cluster's nodes."""
 
-from ai_how.cloud.identities import version_of
+from ai_how.cloud.identities import find_without_dnsmasq, version_of
 from ai_how.cloud.versions import check_etcd
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.errors import HostError
 from ai_how.images.manifest import Image
 from ai_how.images.packages import packages_of
+from ai_how.images.sets import DNSMASQ
 from ai_how.spec.kubernetes_versions import NEWEST_MINOR, OLDEST_MINOR, Version, check_containerd
 from ai_how.spec.roles import Role
 from ai_how.state.models import NodeState
@@ -38,9 +39,17 @@ def check_versions(desired: DesiredCluster) -> tuple[str, ...]:
             _check_skew(one, theirs, plane, ours)
         if image := desired.images.get(one.image_digest):
             _check_packages(one, theirs or ours, image)
-    if ours.is_proven:
-        return ()
-    return (f"Kubernetes {ours} was not run in the tests of ai-how: its flags are from its docs",)
+    said = []
+    if early := find_without_dnsmasq(desired):
+        said.append(
+            f"Pods find no Services by name: the image of {early.name} is of an earlier version, "
+            f"without {DNSMASQ}. A cluster that is made anew has DNS"
+        )
+    if not ours.is_proven:
+        said.append(
+            f"Kubernetes {ours} was not run in the tests of ai-how: its flags are from its docs"
+        )
+    return tuple(said)
 
 
 def _check_skew(one: NodeState, theirs: Version, plane: NodeState, ours: Version) -> None:

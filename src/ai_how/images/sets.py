@@ -5,6 +5,9 @@ from collections.abc import Collection
 KUBERNETES = "kubernetes"
 """It comes with the field `kubernetes` of an image, and not by `with`."""
 
+DNSMASQ = "dnsmasq-base"
+"""The DNS server of Pods runs from it: the program without a service of its own."""
+
 # What each would recommend is listed: recommended packages are not installed.
 _PACKAGES = {
     "devel": (
@@ -29,6 +32,7 @@ _PACKAGES = {
     KUBERNETES: (
         *("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "ipset"),
         *("etcd-server", "etcd-client", "ethtool", "socat", "haproxy", "catatonit", "nftables"),
+        DNSMASQ,
     ),
 }
 # The parts of Debian, besides main, that packages of a set are in. The image keeps them as sources.

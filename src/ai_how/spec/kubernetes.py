@@ -13,6 +13,9 @@ DEFAULT_VERSION = "1.34.2"
 IMAGE = "kubernetes"
 """The image that a file with a Kubernetes cluster has by itself."""
 
+Dns = Literal["own", "bundle", "none"]
+"""Who answers for the names of Services: we, the manifests of the bundle, or nobody."""
+
 
 class KubernetesSourceSpec(Spec):
     version: Annotated[
@@ -64,6 +67,15 @@ class KubernetesConfigSpec(KubernetesSourceSpec):
             examples=["10.96.0.0/16"],
         ),
     ] = None
+    dns: Annotated[
+        Dns,
+        Field(
+            description="Who answers for the names of Services. own: dnsmasq on the control "
+            "planes; bundle: what the bundle's manifests bring, at the tenth address of "
+            "service_subnet; none: nobody.",
+            examples=["bundle"],
+        ),
+    ] = "own"
     audit: Annotated[
         bool, Field(description="Keep a log of all requests to the API.", examples=[False])
     ] = False

@@ -31,9 +31,14 @@ def check_kubernetes(file: ClusterFile) -> Iterator[Finding]:
                 (*_CONFIG, "distribution"),
             )
         yield from _check_source(config, _CONFIG)
-        if IMAGE not in file.images and boots_own_image(file):
+        if _is_made_here(file):
             yield from _check_runtime(config.version, None, _CONFIG)
         yield from _check_effect(file, config)
+        if config.dns == "bundle" and config.bundle is None and _is_made_here(file):
+            yield warning_at(
+                "what dl.k8s.io publishes brings no DNS: name a `bundle` with manifests",
+                (*_CONFIG, "dns"),
+            )
         yield from _check_booted(file)
 
 
@@ -53,6 +58,11 @@ def boots_own_image(file: ClusterFile) -> bool:
     return file.clusters.cloud is not None and any(
         name in (None, IMAGE) for _, name in _images_of_nodes(file)
     )
+
+
+def _is_made_here(file: ClusterFile) -> bool:
+    """Whether a node boots the image that `kubernetes_config` describes."""
+    return IMAGE not in file.images and boots_own_image(file)
 
 
 def _check_image(
