@@ -3,6 +3,7 @@
 from ipaddress import IPv4Address, IPv4Network
 
 from ai_how.cloud.facts import KubeFacts, KubeNode
+from ai_how.spec.kubernetes import Dns
 from ai_how.spec.kubernetes_versions import Version
 
 
@@ -31,7 +32,7 @@ def make_facts(
     version: str = "1.20.2",
     nodes: tuple[KubeNode, ...] | None = None,
     has_audit: bool = False,
-    dns: bool = False,
+    dns: Dns = "own",
 ) -> KubeFacts:
     made = [make_node(f"cp-{one}", one, control=True) for one in range(1, control + 1)]
     made += [make_node(f"worker-{one}", control + one) for one in range(1, workers + 1)]

@@ -29,7 +29,10 @@ ASK_S = 60.0
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 BINARIES = _CACHE / "ai-how-tests/kubernetes/current/kubernetes/server/bin"
 # Where a node has files that this machine has, too, or must not get.
-_MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/kubernetes")
+_MOVED = (
+    *("/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/kubernetes"),
+    *("/etc/ai-how/kube-dns.conf", "/etc/resolv.conf", "/run/kube-dns", "/run/kube-names"),
+)
 AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 
 
@@ -113,11 +116,18 @@ class NativeKubernetes:
 
     def start(self, name: str) -> None:
         """A component, by the command of its unit."""
-        daemon = next(one for one in daemons(self.facts, self.node) if one.name == name)
-        program, *words = daemon.command
+        program, *words = self.command_of(name)
         own = etcd() if program == ETCD else program.replace(BIN, str(BINARIES))
-        command = self.enter(own, *map(self._moved, words))
-        self._started[name] = start_daemon(command, log=self.root / f"{name}.log")
+        self.run_beside(name, own, *words)
+
+    def command_of(self, name: str) -> list[str]:
+        """The command of a component's unit, with the paths that its files have here."""
+        daemon = next(one for one in daemons(self.facts, self.node) if one.name == name)
+        return [*map(self._moved, daemon.command)]
+
+    def run_beside(self, name: str, *argv: str | Path) -> None:
+        """A program beside the components, until `kill` or the end of all."""
+        self._started[name] = start_daemon(self.enter(*argv), log=self.root / f"{name}.log")
 
     def kill(self, name: str) -> None:
         """End a component at once."""

@@ -35,7 +35,7 @@ from native_kubernetes import (
     skip_without_binaries,
 )
 
-FACTS = make_facts(has_audit=True, dns=True)
+FACTS = make_facts(has_audit=True)
 SEEN_S = 60.0
 WORD = "a-word-that-nobody-else-writes"
 
@@ -216,7 +216,7 @@ def _as(kube, words, identity):
 def test_base_manifests_let_the_api_server_call_kubelets(kube):
     may = ("auth", "can-i", "get", "nodes/proxy", "--as=kube-apiserver-kubelet-client")
     assert kube.try_kubectl(*may).strip() == "no"
-    text = base_manifests(FACTS, "localhost/coredns:1")
+    text = base_manifests(FACTS)
     assert "created" in apply(kube, text, "--dry-run=server")
     apply(kube, text)
     assert set(re.findall(r"(\w+)$", apply(kube, text), re.MULTILINE)) == {"unchanged"}
@@ -294,9 +294,10 @@ def test_the_state_of_a_hundred_nodes_is_one_question(kube, program, figures):
 def test_the_program_of_control_planes_speaks_with_a_real_api(kube, program, nodes):
     assert tell(kube, program, "healthy") == "ok"
     assert tell(kube, program, "granted") == "ok"
-    objects = json.loads(base_manifests(FACTS, "localhost/coredns:1"))["items"]
+    objects = json.loads(base_manifests(FACTS))["items"]
+    given = {"objects": objects, "former": []}
     for _ in range(2):
-        assert tell(kube, program, "apply", given=objects) == len(objects)
+        assert tell(kube, program, "apply", given=given) == len(objects)
     seen = {one["name"]: one for one in tell(kube, program, "nodes")}
     assert set(seen) == set(nodes)
     assert tell(kube, program, "close", "worker-1", "worker-2") == ["worker-1", "worker-2"]
