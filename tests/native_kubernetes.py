@@ -31,7 +31,7 @@ BINARIES = _CACHE / "ai-how-tests/kubernetes/current/kubernetes/server/bin"
 # Where a node has files that this machine has, too, or must not get.
 _MOVED = (
     *("/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/kubernetes"),
-    *("/etc/ai-how/kube-dns.conf", "/etc/resolv.conf", "/run/kube-dns", "/run/kube-names"),
+    *("/etc/resolv.conf", "/run/kube-dns", "/run/kube-names"),
 )
 AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 

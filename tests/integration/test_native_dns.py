@@ -49,7 +49,7 @@ def start_names(kube):
     program, *words = kube.command_of("kube-names")
     keys = f"CREDENTIALS_DIRECTORY={kube.path('/etc/kubernetes/pki')}"
     own = kube.path(program)
-    kube.run_beside("kube-names", "env", keys, "sh", "-c", AGAIN, "sh", sys.executable, own, *words)
+    kube.run_beside("kube-names", "env", keys, sys.executable, own, *words)
 
 
 def soon(what, ask):
@@ -174,15 +174,14 @@ def test_only_other_names_are_asked_elsewhere(kube):
         ("10.96.200.7", "PTR"),
         ("10.244.200.7", "PTR"),
     ):
-        assert look_up(kube, name, kind) == NO_SUCH or kind == "A"
+        assert look_up(kube, name, kind) == NO_SUCH
     asked = kube.log("upstream")
     assert "example.org" in asked
     assert "cluster.local" not in asked
-    assert "10.96.200.7" not in asked
-    assert "10.244.200.7" not in asked
+    assert "in-addr.arpa" not in asked
 
 
-@pytest.mark.fault("K07", "SIGKILL to the API server, the DNS server and who tells it")
+@pytest.mark.fault("K01", "SIGKILL to the API server, the DNS server and who tells it")
 def test_names_outlive_the_api_and_both_programs(kube):
     service(kube, "before")
     name, address = f"before.default.{DOMAIN}", address_of(kube, "before")
@@ -195,7 +194,6 @@ def test_names_outlive_the_api_and_both_programs(kube):
     await_answer(kube, f"after.default.{DOMAIN}", found(address_of(kube, "after")))
 
     kube.kill("kube-names")
-    kube.ask("pkill", "-9", "-f", "kube-names", check=False)
     kube.kubectl("delete", "service", "after")
     assert look_up(kube, name) == found(address)
     start_names(kube)
@@ -249,23 +247,18 @@ def test_the_service_leads_to_the_control_plane_for_every_proxy(kube):
     assert ports == [("TCP", DNS_PORT), ("UDP", DNS_PORT)]
 
 
-def ask_as_why_does(kube):
-    conf = kube.path("/etc/ai-how/kube-dns.conf")
-    done = kube.ask(sys.executable, kube.path(guest.NAMES_PROGRAM), "ask", conf, check=False)
+def ask_as_why_does(kube, port=DNS_PORT):
+    program = kube.path(guest.NAMES_PROGRAM)
+    done = kube.ask(sys.executable, program, "ask", ADDRESS, str(port), check=False)
     return done.stdout.strip() or done.stderr.strip()
 
 
-def test_why_learns_whether_the_server_answers(kube, tmp_path):
+def test_why_learns_whether_the_server_answers(kube):
     soon("an answer", lambda: ask_as_why_does(kube) == "ok")
     place = f"dnsmasq on {ADDRESS}:{DNS_PORT}"
-    conf = tmp_path / "conf"
-    conf.write_text(f"port=1\nlisten-address={ADDRESS}\n")
-    program = kube.path(guest.NAMES_PROGRAM)
-    none = kube.ask(sys.executable, program, "ask", conf, check=False)
-    assert none.stderr.startswith(f"dnsmasq on {ADDRESS}:1 does not answer: ")
+    assert ask_as_why_does(kube, 1).startswith(f"dnsmasq on {ADDRESS}:1 does not answer: ")
     hosts = kube.path("/run/kube-names/hosts")
     kube.kill("kube-names")
-    kube.ask("pkill", "-9", "-f", "kube-names", check=False)
     hosts.write_text("")
     kube.ask("kill", "-HUP", kube.path("/run/kube-dns/pid").read_text().strip())
     name = f"kubernetes.default.{DOMAIN}"
@@ -277,16 +270,15 @@ def test_why_learns_whether_the_server_answers(kube, tmp_path):
 def test_another_dns_takes_the_place_of_ours_and_none_of_others(kube):
     """By the program of control planes, as a start with `dns: bundle` or `none` has it."""
     path = kube.root / "kube.py"
-    text = guest.program().decode().replace("/etc/kubernetes/pki", f"{kube.root}/etc/kubernetes/pki")
+    text = (
+        guest.program().decode().replace("/etc/kubernetes/pki", f"{kube.root}/etc/kubernetes/pki")
+    )
     path.write_text(text.replace("/run/ai-how/kube.last", str(kube.root / "kube.last")))
     former = json.loads(former_manifests(make_facts(dns="bundle")))["items"]
     given = json.dumps({"objects": [], "former": former})
     kube.ask(sys.executable, path, "apply", stdin=given)
     names = ("get", "service,endpoints", "kube-dns", "-n=kube-system", "--output=name")
     assert soon("no Service", lambda: "service/" not in kube.try_kubectl(*names))
-    foreign = {"metadata": {"name": "kube-dns", "namespace": "kube-system"}}
-    ports = [{"port": 53, "protocol": "UDP"}]
-    theirs = {"apiVersion": "v1", "kind": "Service", **foreign, "spec": {"ports": ports}}
-    kube.kubectl("apply", "-f", "-", stdin=json.dumps(theirs))
+    kube.kubectl("create", "service", "clusterip", "kube-dns", "-n=kube-system", "--tcp=53")
     kube.ask(sys.executable, path, "apply", stdin=given)
     assert "service/kube-dns" in kube.try_kubectl(*names)

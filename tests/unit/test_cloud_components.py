@@ -71,6 +71,8 @@ def test_components_start_in_the_order_that_spares_a_slow_host():
         "kube-apiserver.service",
         "kube-controller-manager.service",
         "kube-scheduler.service",
+        "kube-dns.service",
+        "kube-names.service",
         "kubelet.service",
         "kube-proxy.service",
     )
@@ -266,10 +268,10 @@ def test_taints_are_written_as_the_version_wants_them():
 
 
 def test_pods_are_told_a_dns_server_only_where_there_is_one():
-    for dns in (False, True):
+    for dns in ("own", "bundle", "none"):
         facts = make_facts(dns=dns)
         config = json.loads(files(facts, facts.nodes[1])["etc/kubernetes/kubelet.yaml"].content)
-        assert config.get("clusterDNS") == (["10.96.0.10"] if dns else None)
+        assert config.get("clusterDNS") == (["10.96.0.10"] if dns != "none" else None)
 
 
 def test_the_script_of_routes_is_one_for_every_shell():
@@ -325,7 +327,8 @@ def test_the_digest_changes_with_what_nodes_are_told_and_with_nothing_else():
         make_facts(workers=3),
         make_facts(version="1.24.0"),
         make_facts(has_audit=True),
-        make_facts(dns=True),
+        make_facts(dns="bundle"),
+        make_facts(dns="none"),
         replace(facts, gateway=facts.node_subnet[2]),
         make_facts(nodes=(*facts.nodes[:2], make_node("worker-2", 3, labels={"a": "b"}))),
     )

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from ai_how.cloud.manifests import CHECK_IMAGE, base_manifests, check_name, ready_manifests
+from ai_how.cloud.manifests import (
+    CHECK_IMAGE,
+    base_manifests,
+    check_name,
+    former_manifests,
+    ready_manifests,
+)
 from ai_how.process import run
 from kube_facts import make_facts
 
@@ -65,43 +71,62 @@ def test_pods_are_allowed_where_only_restricted_ones_are():
         assert container["imagePullPolicy"] == "Never"
 
 
-def test_dns_is_checked_only_where_there_is_a_server():
-    for dns in (False, True):
-        (pod,) = of_kind(ready_manifests(make_facts(dns=dns), ["a"]), "Pod")
-        assert ("nslookup" in script_of(pod)) == dns
-        assert pod["spec"]["dnsPolicy"] == ("ClusterFirst" if dns else "Default")
+def test_a_name_is_checked_only_where_there_is_a_dns_server():
+    for dns in ("own", "bundle", "none"):
+        (pod, _) = of_kind(ready_manifests(make_facts(dns=dns), ["a", "b"]), "Pod")
+        asked = (
+            'nslookup on-b.ai-how-check.svc.cluster.local. 2>&1 | grep -qwF "$ON_B_SERVICE_HOST"'
+        )
+        assert (asked in script_of(pod)) == (dns != "none")
+        assert ("nslookup" in script_of(pod)) == (dns != "none")
+        assert pod["spec"]["dnsPolicy"] == ("ClusterFirst" if dns != "none" else "Default")
 
 
-@pytest.mark.parametrize("dns", [False, True])
+@pytest.mark.parametrize("dns", ["own", "none"])
 def test_the_script_of_a_pod_is_one_for_a_shell(dns):
     for pod in of_kind(ready_manifests(make_facts(dns=dns), ["a", "b"]), "Pod"):
         run(["sh", "-n"], stdin=script_of(pod))
 
 
-def test_a_cluster_without_dns_gets_only_the_right_to_call_kubelets():
-    (binding,) = items(base_manifests(make_facts()))
+@pytest.mark.parametrize("dns", ["bundle", "none"])
+def test_a_cluster_without_dns_of_ours_gets_only_the_right_to_call_kubelets(dns):
+    (binding,) = items(base_manifests(make_facts(dns=dns)))
     assert binding["roleRef"]["name"] == "system:kubelet-api-admin"
     assert binding["subjects"][0]["name"] == "kube-apiserver-kubelet-client"
 
 
-def test_coredns_has_the_address_that_kubelets_tell_and_asks_the_host():
-    facts = make_facts(dns=True)
-    text = base_manifests(facts, "localhost/coredns:1")
+def test_the_dns_service_has_the_address_that_kubelets_tell_and_all_control_planes():
+    facts = make_facts(control=3)
+    text = base_manifests(facts)
     (service,) = of_kind(text, "Service")
+    assert service["metadata"]["labels"]["k8s-app"] == "kube-dns"
     assert service["spec"]["clusterIP"] == "10.96.0.10"
-    (deployment,) = of_kind(text, "Deployment")
-    template = deployment["spec"]["template"]
-    assert template["spec"]["containers"][0]["image"] == "localhost/coredns:1"
-    assert template["metadata"]["labels"] == service["spec"]["selector"]
-    (config,) = of_kind(text, "ConfigMap")
-    assert "forward . 192.168.130.1\n" in config["data"]["Corefile"]
-    with pytest.raises(ValueError, match="needs an image of CoreDNS"):
-        base_manifests(facts)
+    assert "selector" not in service["spec"]
+    (endpoints,) = of_kind(text, "Endpoints")
+    assert endpoints["metadata"] == service["metadata"]
+    (subset,) = endpoints["subsets"]
+    assert [one["ip"] for one in subset["addresses"]] == [
+        "192.168.130.11",
+        "192.168.130.12",
+        "192.168.130.13",
+    ]
+    told, served = (
+        {(one["name"], one["protocol"], one["port"]) for one in ports}
+        for ports in (service["spec"]["ports"], subset["ports"])
+    )
+    assert told == {("dns", "UDP", 53), ("dns-tcp", "TCP", 53)}
+    assert served == {("dns", "UDP", 10053), ("dns-tcp", "TCP", 10053)}
+
+
+def test_what_an_earlier_start_made_goes_when_dns_is_no_longer_ours():
+    assert items(former_manifests(make_facts())) == []
+    former = items(former_manifests(make_facts(dns="bundle")))
+    assert [one["kind"] for one in former] == ["Service", "Endpoints"]
 
 
 def test_texts_are_the_same_each_time():
-    facts = make_facts(dns=True)
-    assert base_manifests(facts, "x") == base_manifests(facts, "x")
+    facts = make_facts()
+    assert base_manifests(facts) == base_manifests(facts)
     assert ready_manifests(facts, ["a", "b"]) == ready_manifests(facts, ["a", "b"])
 
 

@@ -231,3 +231,15 @@ def test_the_bundle_of_a_cluster_is_looked_at_beside_the_file(
         assert wanted is not None
         assert place == ("clusters", "cloud", "kubernetes_config", wanted[0])
         assert text.endswith(wanted[1])
+
+
+def test_dns_of_a_bundle_needs_a_bundle() -> None:
+    told = [one.partition(": ")[2] for one in problems_of("{}", config("{dns: bundle}"))]
+    assert told == [
+        f"{CONFIG}.dns: what dl.k8s.io publishes brings no DNS: name a `bundle` with manifests"
+    ]
+    for text in ("{dns: bundle, bundle: ./b}", "{dns: none}", "{dns: own}"):
+        assert problems_of("{}", config(text)) == []
+    mine = "{mine: {kubernetes: {bundle: ./b}}}"
+    assert problems_of(mine, boots("mine") + config("{dns: bundle}")) == []
+    assert any("dns" in one for one in problems_of("{}", config("{dns: coredns}")))

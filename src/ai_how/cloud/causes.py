@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from ai_how.cloud.catalogue import KUBERNETES as ENTRIES
 from ai_how.cloud.catalogue import KubernetesCause
-from ai_how.cloud.dns import CONF, NAMES, SERVER
-from ai_how.cloud.guest import LAST, NAMES_PROGRAM, PROGRAM
+from ai_how.cloud.dns import NAMES, SERVER
+from ai_how.cloud.look import render_look
 from ai_how.cloud.workload import read_nodes
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank, cause_of
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
@@ -24,44 +24,6 @@ from ai_how.vm_management.nodes.clocks import describe_skew
 SKEW_S = 30.0
 """A clock that is off by more makes leases look old and new tokens not valid yet."""
 SOON_DAYS = 30
-_TAIL = 40
-
-# Of a unit that it does not have, systemd says that it is inactive.
-_UNITS = """\
-echo '== units'; systemctl show -p Id -p ActiveState -p SubState -p Result {units}
-"""
-_NODE_UNITS = "containerd kubelet kube-proxy"
-_PLANE_UNITS = "ai-how-etcd kube-apiserver kube-controller-manager kube-scheduler"
-CNI = "echo '== cni'; ls /etc/cni/net.d 2>&1\n"
-# Each of them says in its last lines what it fails of. The kubelet's are many.
-_WORDS = """\
-echo '== said_{name}'; journalctl -b --no-pager -o cat -n {lines} -u {unit} 2>&1
-"""
-NODE = _WORDS.format(name="kubelet", unit="kubelet", lines=_TAIL) + _WORDS.format(
-    name="containerd", unit="containerd", lines=_TAIL
-)
-PLANE = f"""\
-{_WORDS.format(name="etcd", unit="ai-how-etcd", lines=_TAIL)}\
-{_WORDS.format(name="apiserver", unit="kube-apiserver", lines=_TAIL)}\
-echo '== api'; timeout 20 {PROGRAM} nodes 2>&1
-echo
-echo '== waits'; cat {LAST} 2>/dev/null
-"""
-# Only where the node was told to have one. The program asks as a Pod would, and says what is wrong.
-DNS = f"""\
-if grep -q {SERVER}.service /etc/ai-how/identity; then
-  {_UNITS.format(units=f"{SERVER} {NAMES}").replace("== units", "== dns_units").strip()}
-  echo '== dns'; timeout 20 {NAMES_PROGRAM} ask {CONF} 2>&1
-  echo '== said_names'; journalctl -b --no-pager -o cat -n {_TAIL} -u {NAMES} 2>&1
-fi
-"""
-CERTIFICATES = """\
-echo '== certificates'
-for file in /etc/kubernetes/pki/*.crt; do
-  echo "$file $(openssl x509 -in "$file" -noout -startdate -enddate 2>/dev/null | tr '\\n' ' ')"
-done
-echo "now $(date -u '+%b %e %H:%M:%S %Y GMT')"
-"""
 
 _DATE = "%b %d %H:%M:%S %Y GMT"
 _CERTIFICATE = re.compile(r"^(/\S+) notBefore=(.+?) notAfter=(.+?) *$", re.MULTILINE)
@@ -127,9 +89,7 @@ class KubernetesDiagnosis:
     request = "true"
 
     def script(self, *, is_controller: bool, has_input: bool) -> str:  # noqa: ARG002  no input
-        units = f"{_NODE_UNITS} {_PLANE_UNITS}" if is_controller else _NODE_UNITS
-        asked = _UNITS.format(units=units) + CNI + NODE
-        return asked + (PLANE + DNS if is_controller else "") + CERTIFICATES
+        return render_look(is_controller=is_controller)
 
     def read(self, answers: Sequence[NodeAnswer]) -> KubernetesEvidence:
         """Combine the answer of each node with what the API says of it."""

@@ -73,7 +73,7 @@ def daemons(facts: KubeFacts, node: KubeNode) -> tuple[Daemon, ...]:
             _apiserver(facts, node),
             _controller_manager(facts),
             _scheduler(facts),
-            *dns_daemons(facts),
+            *dns_daemons(facts, node),
             _kubelet(facts, node),
             _kube_proxy(facts, node),
         )
@@ -102,7 +102,7 @@ def _open_entries(facts: KubeFacts, node: KubeNode) -> Iterable[Entry]:
         ("kube-proxy", "system:kube-proxy", "kube-proxy"),
     ]
     if node.is_control_plane:
-        yield from dns_entries(facts, node)
+        yield from dns_entries(facts)
         users.append(("controller-manager", "controller-manager", "controller-manager"))
         users.append(("scheduler", "scheduler", "scheduler"))
         users.append(("admin", "admin", "admin"))

@@ -15,7 +15,6 @@ from ai_how.guest.base_identity import Entry
 
 DNS_PORT = 10053
 """It needs no rights, and Pods in the network of the node may have port 53."""
-CONF = "/etc/ai-how/kube-dns.conf"
 SERVER, NAMES = "kube-dns", "kube-names"
 _PLACE, _PID = f"/run/{NAMES}", f"/run/{SERVER}/pid"
 _KEYS = ("ca.crt", "names.crt", "names.key")
@@ -36,22 +35,24 @@ _RIGHTS = (
 )
 
 
-def dns_daemons(facts: KubeFacts) -> tuple[Daemon, ...]:
+def dns_daemons(facts: KubeFacts, node: KubeNode) -> tuple[Daemon, ...]:
     """The services of a control plane; none where the server is not ours."""
-    return (_server(facts), _NAMES) if facts.has_own_dns else ()
+    return (_server(facts, node), _NAMES) if facts.has_own_dns else ()
 
 
-def dns_entries(facts: KubeFacts, node: KubeNode) -> Iterator[Entry]:
+def dns_entries(facts: KubeFacts) -> Iterator[Entry]:
     """The files of a control plane, besides its units and keys."""
     if facts.has_own_dns:
-        yield Entry(CONF[1:], render_conf(facts, node))
         yield Entry(NAMES_PROGRAM[1:], names_program(), 0o755)
 
 
-def render_conf(facts: KubeFacts, node: KubeNode) -> str:
-    """As dnsmasq(8) reads it: of the cluster's own zones, nothing is asked elsewhere."""
+def _options(facts: KubeFacts, node: KubeNode) -> Iterator[str]:
+    """Those of dnsmasq(8). Of the cluster's own zones, nothing is asked elsewhere."""
     zones = (CLUSTER_DOMAIN, *_reverse(facts.service_subnet), *_reverse(facts.pod_subnet))
-    lines = [
+    options = (
+        "keep-in-foreground",
+        # Debian's settings are not ours.
+        "conf-file=/dev/null",
         f"port={DNS_PORT}",
         f"listen-address={node.address}",
         "bind-interfaces",
@@ -66,8 +67,8 @@ def render_conf(facts: KubeFacts, node: KubeNode) -> str:
         "dns-forward-max=1000",
         f"pid-file={_PID}",
         "log-facility=-",
-    ]
-    return "".join(f"{line}\n" for line in lines)
+    )
+    return (f"--{one}" for one in options)
 
 
 def _reverse(subnet: IPv4Network) -> Iterable[str]:
@@ -78,13 +79,12 @@ def _reverse(subnet: IPv4Network) -> Iterable[str]:
         yield ".".join((*reversed(numbers), "in-addr", "arpa"))
 
 
-def _server(facts: KubeFacts) -> Daemon:
+def _server(facts: KubeFacts, node: KubeNode) -> Daemon:
     asked_by = f"localhost {facts.node_subnet} {facts.pod_subnet}"
     return Daemon(
         name=SERVER,
         description="The DNS server of Pods",
-        command=("/usr/sbin/dnsmasq", "--keep-in-foreground", f"--conf-file={CONF}"),
-        read_once=(CONF,),
+        command=("/usr/sbin/dnsmasq", *_options(facts, node)),
         settings=(
             *_RIGHTS,
             # The resolver of the node is in the same networks: it is the host.
