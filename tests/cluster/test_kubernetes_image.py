@@ -108,6 +108,7 @@ def test_it_is_the_image_of_the_file(catalogue: ImageCatalogue, image: Image) ->
     assert image.manifest.recipe["kubernetes"].keys() == {"directory"}
     names = {one.name for one in packages_of(image) or ()}
     assert {"containerd", "runc", "containernetworking-plugins", "etcd-server", "haproxy"} <= names
+    assert "dnsmasq-base" in names
 
 
 def test_its_programs_are_those_of_the_bundle(root: Path) -> None:
@@ -123,7 +124,7 @@ def test_its_programs_are_those_of_the_bundle(root: Path) -> None:
 
 
 def test_nothing_of_it_starts_by_itself(root: Path) -> None:
-    started = {"containerd", "etcd", "haproxy", "ai-how-images", "kubelet"}
+    started = {"containerd", "etcd", "haproxy", "ai-how-images", "kubelet", "dnsmasq"}
     wants = [path.name for path in (root / "etc/systemd/system").glob("*.wants/*")]
     wants += [path.name for path in (root / "usr/lib/systemd/system").glob("*.wants/*")]
     assert not {name.partition(".")[0] for name in wants} & started

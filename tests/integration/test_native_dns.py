@@ -20,6 +20,8 @@ ADDRESS = str(FACTS.control_planes[0].address)
 UPSTREAM = "127.0.0.2"
 DOMAIN = "svc.cluster.local"
 NO_SUCH = ("NXDOMAIN", [])
+# Its unit gives it a user without rights.
+AS_NOBODY = ("unshare", "--user")
 # As systemd does with `Restart=always`.
 AGAIN = 'while :; do "$@"; sleep 0.1; done'
 
@@ -32,13 +34,12 @@ def kube(tmp_path_factory):
         for place in ("run/kube-dns", "run/kube-names"):
             (started.root / place).mkdir(parents=True)
         started.path("/etc/resolv.conf").write_text(f"nameserver {UPSTREAM}\n")
-        quiet = ("--conf-file=/dev/null", "--pid-file", "--no-hosts", "--no-resolv", "--user=root")
         started.run_beside(
-            *("upstream", "dnsmasq", "--keep-in-foreground", *quiet, "--bind-interfaces"),
-            *(f"--listen-address={UPSTREAM}", "--address=/example.org/203.0.113.7"),
-            *("--log-queries", "--log-facility=-"),
+            *("upstream", "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-hosts"),
+            *("--no-resolv", "--bind-interfaces", f"--listen-address={UPSTREAM}"),
+            *("--address=/example.org/203.0.113.7", "--log-queries"),
         )
-        server = (*started.command_of("kube-dns"), "--user=root")
+        server = (*AS_NOBODY, *started.command_of("kube-dns"))
         started.run_beside("kube-dns", "sh", "-c", AGAIN, "sh", *server)
         start_names(started)
         started.kubectl("apply", "-f", "-", stdin=base_manifests(FACTS))

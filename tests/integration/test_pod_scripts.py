@@ -14,6 +14,8 @@ from native_kubernetes import AS_ROOT
 RUN_S = 60.0
 SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 FACTS = make_facts()
+SERVER = "127.0.0.53"
+NAME = "on-worker-1.ai-how-check.svc.cluster.local"
 
 
 def inside(script: str) -> str:
@@ -35,10 +37,12 @@ def busybox():
     return debian_program("busybox-static", "bin/busybox")
 
 
-def test_a_pod_of_the_check_is_ready_once_the_other_answers(busybox, tmp_path):
+def test_a_pod_of_the_check_is_ready_once_the_other_answers_and_has_a_name(busybox, tmp_path):
     said = inside(f"""
         cd {tmp_path}
         ip link set lo up
+        echo nameserver {SERVER} > resolv.conf
+        mount --bind resolv.conf /etc/resolv.conf
         export ON_WORKER_1_SERVICE_HOST=127.0.0.9
         {check_script(busybox, tmp_path)} > log 2>&1 &
         ask() {{ {busybox} wget -q -O - "http://127.0.0.1:8080/$1" 2>&1 || :; }}
@@ -51,12 +55,25 @@ def test_a_pod_of_the_check_is_ready_once_the_other_answers(busybox, tmp_path):
         sleep 2.5
         ask ok
         echo worker-1 > other/index.html
+        until grep -m 1 'does not know' log; do sleep 0.1; done
+        ask ok
+        serve() {{
+          dnsmasq --no-daemon --conf-file=/dev/null --no-hosts --no-resolv --bind-interfaces \
+            --listen-address={SERVER} --address=/{NAME}/$1 2> /dev/null &
+        }}
+        serve 127.0.0.99
+        sleep 2.5
+        ask ok
+        kill $!
+        wait $! || :
+        serve 127.0.0.9
         until [ -z "$(ask ok)" ]; do sleep 0.1; done
         echo ready
     """)
     refused = "wget: server returned error: HTTP/1.1 404 Not Found"
     waited = "the Service of worker-1 does not answer"
-    assert said.splitlines() == [waited, refused, refused, "ready"]
+    unknown = f"the DNS server of the cluster does not know {NAME}"
+    assert said.splitlines() == [waited, refused, refused, unknown, refused, refused, "ready"]
 
 
 def test_a_pod_that_knows_no_service_ends_to_be_started_again(busybox, tmp_path):

@@ -57,6 +57,10 @@ def test_pods_reach_services_of_other_nodes_and_are_looked_into(
     assert fetch(sky, "on-worker", pods["on-plane"]) == "on-plane"
     assert fetch(sky, "on-plane", pods["on-worker"]) == "on-worker"
     assert fetch(sky, "on-worker", pods["on-worker"]) == "on-worker", "by its own Service"
+    for name in ("on-plane", "on-plane.default.svc.cluster.local"):
+        assert fetch(sky, "on-worker", name) == "on-plane", "by its name"
+    told = sky.execute(PLANE, "systemctl show -p User -p NRestarts kube-dns kube-names")
+    assert told.count("User=dnsmasq") == 2
     node = sky.objects("nodes", "-l", "node-role.kubernetes.io/worker")[0]
     assert node["metadata"]["name"] == WORKER
     done = sky.try_kubectl("exec", "on-worker", "--", "sh", "-c", "echo out; echo err >&2; exit 3")

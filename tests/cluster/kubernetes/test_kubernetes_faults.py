@@ -43,6 +43,7 @@ def is_well(sky: KubernetesCluster) -> bool:
         (PLANE, "etcd"),
         (PLANE, "kube-apiserver"),
         (PLANE, "kube-controller-manager"),
+        (PLANE, "dnsmasq"),
         (WORKER, "kubelet"),
         (WORKER, "containerd"),
         (WORKER, "kube-proxy"),

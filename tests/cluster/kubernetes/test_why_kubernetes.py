@@ -72,6 +72,21 @@ FAULTS = {
     "etcd-down": Fault(
         PLANE, "systemctl stop ai-how-etcd", "systemctl start ai-how-etcd", "etcd on control-plane"
     ),
+    "dns-down": Fault(
+        PLANE, "systemctl stop kube-dns", "systemctl start kube-dns", "kube-dns.service is inactive"
+    ),
+    "dns-names-down": Fault(
+        PLANE,
+        "systemctl stop kube-names",
+        "systemctl start kube-names",
+        "kube-names.service is inactive",
+    ),
+    "dns-no-answer": Fault(
+        PLANE,
+        "systemctl kill --signal=STOP kube-dns",
+        "systemctl kill --signal=CONT kube-dns",
+        "does not answer: timed out",
+    ),
     "api-down": Fault(
         PLANE,
         "systemctl stop kube-apiserver",
