@@ -1,6 +1,7 @@
 """A real Kubernetes cluster by the program that users run, from what build-kubernetes.sh made."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ VERSION = "1.20.2"
 PLANE, WORKER = "control-plane-01", "worker-01"
 # Two emulated processors beside two other parts of the suite: five minutes were not enough.
 SETTLED_S = 900.0
+# Of kubectl, where an API server, its etcd or a kubelet has no processor for a minute.
+BUSY = re.compile(
+    r"\(Timeout\)|Client\.Timeout|request timed out|handshake timeout|deadline exceeded|timed out$",
+    re.MULTILINE,
+)
 
 
 def require_bundle() -> None:
@@ -76,7 +82,13 @@ class KubernetesCluster(Cluster):
         return self.try_call("cloud", "kubectl", "--", *words, stdin=stdin, timeout_s=timeout_s)
 
     def kubectl(self, *words: str, stdin: str = "", timeout_s: float = 300) -> str:
-        done = self.try_kubectl(*words, stdin=stdin, timeout_s=timeout_s)
+        """What kubectl prints; asked again while the API is too busy to answer."""
+        end = time.monotonic() + SETTLED_S
+        while True:
+            done = self.try_kubectl(*words, stdin=stdin, timeout_s=timeout_s)
+            if not BUSY.search(done.stderr) or time.monotonic() > end:
+                break
+            time.sleep(2)
         assert done.returncode == 0, f"kubectl {words}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
