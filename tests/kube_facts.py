@@ -14,6 +14,7 @@ def make_node(
     control: bool = False,
     labels: dict[str, str] | None = None,
     taints: tuple[str, ...] = (),
+    disk_gib: int = 10,
 ) -> KubeNode:
     return KubeNode(
         name=name,
@@ -22,6 +23,7 @@ def make_node(
         pod_subnet=IPv4Network(f"10.244.{number}.0/24"),
         labels=labels or {},
         taints=taints,
+        disk_gib=disk_gib,
     )
 
 
@@ -33,6 +35,7 @@ def make_facts(
     nodes: tuple[KubeNode, ...] | None = None,
     has_audit: bool = False,
     dns: Dns = "own",
+    storage_class: str | None = None,
 ) -> KubeFacts:
     made = [make_node(f"cp-{one}", one, control=True) for one in range(1, control + 1)]
     made += [make_node(f"worker-{one}", control + one) for one in range(1, workers + 1)]
@@ -46,4 +49,5 @@ def make_facts(
         gateway=IPv4Address("192.168.130.1"),
         has_audit=has_audit,
         dns=dns,
+        storage_class=storage_class,
     )

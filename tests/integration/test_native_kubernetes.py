@@ -6,6 +6,7 @@ import sys
 import time
 from base64 import b64encode
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,6 +22,7 @@ from ai_how.cloud.manifests import (
 )
 from ai_how.cloud.pki import ensure_pki, read_admin, read_keys, rotate
 from ai_how.cloud.settings import PKI
+from ai_how.cloud.volumes import PER_NODE, storage_manifests
 from ai_how.cloud.workload import read_nodes
 from ai_how.errors import ToolError
 from ai_how.process import run, start_daemon
@@ -241,23 +243,39 @@ def test_the_check_is_taken_as_it_is_and_scheduled_to_each_node(kube, nodes):
     kube.kubectl("delete", "namespace", CHECK_NAMESPACE, "--wait=false")
 
 
-# Says of all nodes and Pods that they are ready, as their kubelets would.
+# Says of all nodes and Pods that they are ready, or have ended, as their kubelets would.
 FAKE_KUBELETS = """
 import runpy, sys, time
 kube = runpy.run_path(sys.argv[1])
 api = kube["Api"]()
-ready = {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Fake"}]}}
+ready = {"conditions": [{"type": "Ready", "status": "True", "reason": "Fake"}]}
+told = {
+    "/api/v1/nodes": ready,
+    "/api/v1/namespaces/ai-how-check/pods": ready,
+    "/api/v1/namespaces/kube-system/pods": {"phase": "Succeeded"},
+}
 while True:
-    for path in ("/api/v1/nodes", "/api/v1/namespaces/ai-how-check/pods"):
+    for path, status in told.items():
         for one in api.ask("GET", path)["items"]:
             if path.endswith("nodes") or one["spec"].get("nodeName"):
-                name = one["metadata"]["name"]
+                place, patch = f"{path}/{one['metadata']['name']}/status", {"status": status}
                 try:
-                    api.ask("PATCH", f"{path}/{name}/status", ready, "application/merge-patch+json")
+                    api.ask("PATCH", place, patch, "application/merge-patch+json")
                 except kube["Refused"]:
                     pass
     time.sleep(0.3)
 """
+
+
+@pytest.fixture
+def kubelets(kube, program, nodes):
+    helper = kube.root / "kubelets.py"
+    helper.write_text(FAKE_KUBELETS)
+    started = start_daemon(
+        kube.enter(sys.executable, helper, program), log=kube.root / "kubelets.log"
+    )
+    yield
+    kube.end(started)
 
 
 @pytest.fixture(scope="module")
@@ -307,26 +325,168 @@ def test_the_program_of_control_planes_speaks_with_a_real_api(kube, program, nod
     assert "SchedulingDisabled" not in kube.kubectl("get", "nodes")
 
 
+@pytest.mark.usefixtures("kubelets")
 def test_the_check_ends_when_all_of_it_is_ready_and_leaves_nothing(kube, program, nodes):
-    helper = kube.root / "kubelets.py"
-    helper.write_text(FAKE_KUBELETS)
-    kubelets = start_daemon(
-        kube.enter(sys.executable, helper, program), log=kube.root / "kubelets.log"
+    given = {
+        "objects": json.loads(ready_manifests(FACTS, nodes))["items"],
+        "pods": [check_name(one) for one in nodes],
+        "marks": {one.name: dict(FACTS.labels_of(one)) for one in FACTS.nodes},
+    }
+    assert tell(kube, program, "ready", *nodes, given=given) == nodes
+    roles = kube.kubectl("get", "nodes", "--no-headers")
+    assert re.search(r"cp-1 +Ready +control-plane,master ", roles)
+    assert re.search(r"worker-2 +Ready +worker ", roles)
+    gone = ("get", "namespace", CHECK_NAMESPACE, "--output=name")
+    soon("the end of the namespace", lambda: "NotFound" in kube.try_kubectl(*gone))
+
+
+def bring_storage(kube, program, facts):
+    objects = [dict(one) for one in storage_manifests(facts)]
+    tell(kube, program, "apply", given={"objects": objects, "former": []})
+
+
+@pytest.fixture
+def stored(kube, program, nodes):
+    """Brings the storage of a class into the cluster; the returned function gives it another."""
+
+    def bring(name):
+        bring_storage(kube, program, replace(FACTS, storage_class=name))
+
+    bring("local")
+    yield bring
+    kube.kubectl("delete", "pod,pvc", "--all", "--namespace=default", "--force", "--grace-period=0")
+    soon("no claim", lambda: "Bound" not in phases(kube).values())
+    bring(None)
+
+
+def listed(kube, what):
+    return json.loads(kube.kubectl("get", what, "--output=json"))["items"]
+
+
+def phases(kube):
+    return {
+        one["metadata"]["name"]: one["status"]["phase"]
+        for one in listed(kube, "pv")
+        if "deletionTimestamp" not in one["metadata"]
+    }
+
+
+def classes(kube):
+    """By name, whether it is the default."""
+    default = "storageclass.kubernetes.io/is-default-class"
+    found = (
+        (one["metadata"], one["metadata"].get("annotations", {})) for one in listed(kube, "sc")
     )
-    try:
-        given = {
-            "objects": json.loads(ready_manifests(FACTS, nodes))["items"],
-            "pods": [check_name(one) for one in nodes],
-            "marks": {one.name: dict(FACTS.labels_of(one)) for one in FACTS.nodes},
-        }
-        assert tell(kube, program, "ready", *nodes, given=given) == nodes
-        roles = kube.kubectl("get", "nodes", "--no-headers")
-        assert re.search(r"cp-1 +Ready +control-plane,master ", roles)
-        assert re.search(r"worker-2 +Ready +worker ", roles)
-        gone = ("get", "namespace", CHECK_NAMESPACE, "--output=name")
-        soon("the end of the namespace", lambda: "NotFound" in kube.try_kubectl(*gone))
-    finally:
-        kube.end(kubelets)
+    return {meta["name"]: notes.get(default) == "true" for meta, notes in found}
+
+
+def claim_a_volume(kube, name):
+    """A Pod with a claim that names no class; returns the volume, which is on the Pod's node."""
+    meta = {"name": name}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": meta,
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": meta,
+        "spec": {
+            "containers": [{"name": "c", "image": "none"}],
+            # Without kubelets, nodes are soon not Ready.
+            "tolerations": [{"operator": "Exists"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}],
+        },
+    }
+    for thing in (claim, pod):
+        soon("its maker", lambda thing=thing: created(kube, thing))
+    ask = ("get", "pvc", name, "--output=jsonpath={.spec.volumeName}")
+    volume = soon("a volume", lambda: kube.kubectl(*ask) or None)
+    on = ("get", "pod", name, "--output=jsonpath={.spec.nodeName}")
+    node = soon("a node", lambda: kube.kubectl(*on) or None)
+    assert volume.rpartition("-")[0] == node
+    soon("its binding", lambda: phases(kube)[volume] == "Bound")
+    return volume
+
+
+def created(kube, thing):
+    with suppress(ToolError):
+        return kube.kubectl("create", "-f", "-", stdin=json.dumps(thing))
+    return None
+
+
+def drop_claim(kube, name):
+    kube.kubectl("delete", "pod", name, "--force", "--grace-period=0")
+    kube.kubectl("delete", "pvc", name)
+
+
+@pytest.mark.usefixtures("kubelets")
+def test_a_claim_binds_and_its_volume_is_freed_when_that_is_asked_for(kube, program, stored):
+    assert classes(kube) == {"local": True}
+    workers = {one.name for one in FACTS.workers}
+    soon("free volumes", lambda: set(phases(kube).values()) == {"Available"})
+    assert {name.rpartition("-")[0] for name in phases(kube)} == workers
+    assert len(phases(kube)) == PER_NODE * len(workers)
+    volume = claim_a_volume(kube, "data")
+    assert tell(kube, program, "free") == []
+    drop_claim(kube, "data")
+    soon("the end of the claim", lambda: phases(kube)[volume] == "Released")
+    stored("local")
+    assert phases(kube)[volume] == "Released"
+    assert tell(kube, program, "free", "another") == []
+    assert tell(kube, program, "free") == [volume]
+    soon("the volume", lambda: phases(kube)[volume] == "Available")
+    assert "empties" not in kube.kubectl("get", "pods", "--namespace=kube-system")
+
+
+def test_another_class_takes_the_free_volumes_and_none_takes_them_away(kube, stored):
+    soon("free volumes", lambda: set(phases(kube).values()) == {"Available"})
+    used = claim_a_volume(kube, "data")
+    stored("standard")
+    assert classes(kube) == {"standard": True}
+    of_class = {
+        one["metadata"]["name"]: one["spec"]["storageClassName"] for one in listed(kube, "pv")
+    }
+    assert of_class.pop(used) == "local"
+    assert set(of_class.values()) == {"standard"}
+    stored(None)
+    assert classes(kube) == {}
+    soon("the end of free volumes", lambda: phases(kube) == {used: "Bound"})
+    stored("standard")
+    soon("free volumes", lambda: len(phases(kube)) == PER_NODE * len(FACTS.workers))
+
+
+def test_the_class_of_a_provisioner_stays_as_it_is(kube, stored):
+    theirs = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": "local-path",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "rancher.io/local-path",
+    }
+    kube.kubectl("create", "-f", "-", stdin=json.dumps(theirs))
+    stored("local")
+    assert classes(kube) == {"local": False, "local-path": True}
+    stored("local-path")
+    assert classes(kube) == {"local-path": True}
+    soon("no volume", lambda: phases(kube) == {})
+    (kept,) = listed(kube, "sc")
+    assert kept["provisioner"] == "rancher.io/local-path"
+    kube.kubectl("delete", "sc", "local-path")
+    stored("local-path")
+    assert classes(kube) == {"local-path": True}
+
+
+def test_the_volumes_of_a_node_that_is_gone_go(kube, program, stored):
+    fewer = replace(FACTS, nodes=FACTS.nodes[:-1], storage_class="local")
+    bring_storage(kube, program, fewer)
+    gone = FACTS.nodes[-1].name
+    soon("their end", lambda: gone not in {name.rpartition("-")[0] for name in phases(kube)})
+    assert phases(kube)
 
 
 def test_the_kubeconfig_of_the_user_works_also_after_a_rotation(kube, tmp_path):

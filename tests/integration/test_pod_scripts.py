@@ -1,17 +1,22 @@
 """The scripts that nodes and Pods run, in a network of their own with nothing but their tools."""
 
 import json
+import runpy
+import stat
 
 import pytest
 
-from ai_how.cloud.manifests import ready_manifests
+from ai_how.cloud import guest
+from ai_how.cloud.manifests import CHECK_IMAGE, ready_manifests
 from ai_how.cloud.settings import render_pod_routes
+from ai_how.cloud.volumes import PER_NODE, render_directories
 from ai_how.process import run
 from debian_programs import debian_program
 from kube_facts import make_facts
 from native_kubernetes import AS_ROOT
 
 RUN_S = 60.0
+AS_ROOT_COMMAND = ["unshare", *AS_ROOT] if AS_ROOT else []
 SPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 FACTS = make_facts()
 SERVER = "127.0.0.53"
@@ -118,3 +123,36 @@ def test_routes_and_rules_are_the_same_after_each_run_and_old_ones_go(tmp_path):
         "-A AI-HOW-PODS -j MASQUERADE",
     ]
     assert rest.splitlines() == ["10.99.0.0/24 via 192.168.130.19 dev eth0 ", "1"]
+
+
+def test_the_directories_of_volumes_are_made_once_and_emptied_whole(busybox, tmp_path):
+    facts = make_facts(storage_class="local")
+    root = tmp_path / "volumes"
+    script = render_directories(facts, facts.get_node("worker-1"))
+    script = script.replace("/var/lib/ai-how/volumes", str(root))
+    (tmp_path / "make").write_text(script)
+    command = [*AS_ROOT_COMMAND, str(busybox), "sh", "-e", str(tmp_path / "make")]
+    run(command)
+    first = root / "01"
+    assert len(list(root.iterdir())) == PER_NODE
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (root, first)] == [0o700, 0o777]
+    first.chmod(0o2770)
+    (first / ".hidden").mkdir()
+    (first / ".hidden" / "file").write_text("x")
+    for name in ("plain", "..two", "-rf"):
+        (first / name).write_text("x")
+    (tmp_path / "outside").write_text("y")
+    (first / "link").symlink_to(tmp_path)
+    run(command)
+    assert stat.S_IMODE(first.stat().st_mode) == 0o2770
+    (tmp_path / "kube.py").write_bytes(guest.program())
+    empty = runpy.run_path(str(tmp_path / "kube.py"))["EMPTY"].replace("/volume", str(first))
+    run([*AS_ROOT_COMMAND, str(busybox), "sh", "-c", empty])
+    assert list(first.iterdir()) == []
+    assert stat.S_IMODE(first.stat().st_mode) == 0o777
+    assert (tmp_path / "outside").read_text() == "y"
+
+
+def test_the_pod_that_empties_a_volume_has_the_image_that_nodes_have(tmp_path):
+    (tmp_path / "kube.py").write_bytes(guest.program())
+    assert runpy.run_path(str(tmp_path / "kube.py"))["CHECK_IMAGE"] == CHECK_IMAGE

@@ -440,7 +440,7 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
             ],
         ),
         (
-            {"kubernetes_config": {"cni": "calico", "storage_class": "local-path"}},
+            {"kubernetes_config": {"cni": "calico", "storage_class": "Fast disks"}},
             [
                 (
                     "warning cloud.kubernetes_config.cni: calico is not used: Pods are reached by "
@@ -448,11 +448,14 @@ CLOUD = {"name": "sky", "control_plane": NODE | {"memory_gb": 2}, "worker_nodes"
                     "effect"
                 ),
                 (
-                    "warning cloud.kubernetes_config.storage_class: there is no local-path: make "
-                    "PersistentVolumes by hand, or put a provisioner into the bundle"
+                    "cloud.kubernetes_config.storage_class: found 'Fast disks'; the name of a "
+                    "storage class is at most 63 of a-z, 0-9, -, and . between them"
                 ),
             ],
         ),
+        ({"kubernetes_config": {"storage_class": "local-path"}}, []),
+        ({"kubernetes_config": {"storage_class": ""}}, []),
+        ({"kubernetes_config": {"storage_class": "None"}}, []),
     ],
 )
 def test_what_a_kubernetes_cluster_cannot_have_is_said(

@@ -45,10 +45,6 @@ def test_a_file_of_the_existing_system_is_accepted_with_warnings_only() -> None:
             "lab.yaml:92: clusters.cloud.kubernetes_config.ingress: nginx is not installed: put "
             "its manifests into the bundle"
         ),
-        (
-            "lab.yaml:92: clusters.cloud.kubernetes_config.storage_class: there is no local-path: "
-            "make PersistentVolumes by hand, or put a provisioner into the bundle"
-        ),
     ]
     assert {problem.severity for problem in problems} == {Severity.WARNING}
 
@@ -57,7 +53,7 @@ def test_a_file_with_every_field_is_accepted() -> None:
     spec, problems = read_spec_text((DATA / "every-field.yaml").read_text(), "all.yaml", {})
     assert spec is not None
     share = "clusters.hpc.controller.virtio_fs_mounts[0]"
-    add_ons = ("cni", "ingress", "storage_class")
+    add_ons = ("cni", "ingress")
     said = [
         "global",
         *(f"{share}.{key}" for key in ("owner", "group", "mode")),

@@ -22,6 +22,7 @@ from ai_how.cloud.pki import NodeKeys
 from ai_how.cloud.settings import ETC, PKI
 from ai_how.cloud.units import WAIT, Daemon, render_changes, render_script_unit
 from ai_how.cloud.versions import flags, has_taints_field
+from ai_how.cloud.volumes import render_directories
 from ai_how.guest.base_identity import Entry
 
 BIN = "/usr/lib/kubernetes/bin"
@@ -87,10 +88,11 @@ def _open_entries(facts: KubeFacts, node: KubeNode) -> Iterable[Entry]:
         yield Entry(f"etc/systemd/system/{daemon.unit}", daemon.render())
     # Its tools are part of that shell: under emulation each program takes a third of a second.
     changes = render_script_unit(
-        "Components of Kubernetes with new settings", f"/bin/busybox sh {_CHANGES_SCRIPT}"
+        "What components of Kubernetes start with", f"/bin/busybox sh {_CHANGES_SCRIPT}"
     )
     yield Entry(f"etc/systemd/system/{CHANGES_UNIT}", changes)
-    yield Entry(_CHANGES_SCRIPT[1:], render_changes(components))
+    script = render_directories(facts, node) + render_changes(components)
+    yield Entry(_CHANGES_SCRIPT[1:], f"set -e\n{script}")
     routes = render_script_unit("Routes to the Pods of other nodes", f"/bin/sh {_PODS_SCRIPT}")
     yield Entry(f"etc/systemd/system/{PODS_UNIT}", routes)
     yield Entry(_PODS_SCRIPT[1:], settings.render_pod_routes(facts, node))

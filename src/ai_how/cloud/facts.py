@@ -26,6 +26,7 @@ class KubeNode:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     """As `key=value:effect`, or `key:effect`."""
+    disk_gib: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class KubeFacts:
     gateway: IPv4Address
     has_audit: bool = False
     dns: Dns = "own"
+    storage_class: str | None = None
+    """The name of the class of its nodes' directories; None if it has none."""
 
     @property
     def control_planes(self) -> tuple[KubeNode, ...]:
@@ -98,9 +101,13 @@ class KubeFacts:
         master = {f"{_ROLE}/master": ""} if has_master_role(self.version) else {}
         return {f"{_ROLE}/control-plane": "", **master, **node.labels}
 
+    def takes_pods(self, node: KubeNode) -> bool:
+        """Whether Pods of users run there: on a control plane if there is no worker."""
+        return not node.is_control_plane or not self.workers
+
     def taints_of(self, node: KubeNode) -> tuple[str, ...]:
-        """All taints of a node. A control plane takes Pods if there is no worker."""
-        if not node.is_control_plane or not self.workers:
+        """All taints of a node."""
+        if self.takes_pods(node):
             return node.taints
         master = (f"{_ROLE}/master:NoSchedule",) if has_master_role(self.version) else ()
         return (f"{_ROLE}/control-plane:NoSchedule", *master, *node.taints)

@@ -17,6 +17,7 @@ from ai_how.cloud import components, manifests, pki
 from ai_how.cloud.facts import KubeFacts, KubeNode
 from ai_how.cloud.guest import PROGRAM, program
 from ai_how.cloud.section import cloud_of
+from ai_how.cloud.volumes import storage_manifests
 from ai_how.clusters.desired_cluster import DesiredCluster
 from ai_how.clusters.secrets import (
     ensure_ssh_keys,
@@ -80,7 +81,8 @@ class CloudObjects:
 
     @property
     def manifests(self) -> str:
-        return _items(manifests.base_manifests(self.facts))
+        base = json.loads(manifests.base_manifests(self.facts))["items"]
+        return json.dumps([*base, *storage_manifests(self.facts)], sort_keys=True)
 
     @property
     def former(self) -> str:
@@ -150,6 +152,7 @@ def facts_of(desired: DesiredCluster) -> KubeFacts:
                 is_control_plane=one.role is Role.CONTROLLER,
                 pod_subnet=pod_subnet_of(one, state.network.subnet, config.pods),
                 labels=_labels(asked.get(one.name), one),
+                disk_gib=one.disk_gib,
             )
             for one in state.nodes
         ),
@@ -159,6 +162,7 @@ def facts_of(desired: DesiredCluster) -> KubeFacts:
         gateway=state.network.gateway,
         has_audit=config.audit,
         dns="none" if find_without_dnsmasq(desired) else config.dns,
+        storage_class=config.default_class,
     )
 
 
@@ -205,14 +209,16 @@ def _labels(node: Node | None, one: NodeState) -> dict[str, str]:
 
 
 def config_digest(desired: DesiredCluster) -> str:
-    """SHA-256 of what all nodes are told: members, components, accounts."""
+    """SHA-256 of what all nodes and the API are told: members, components, accounts, storage."""
+    facts = facts_of(desired)
     told = (
         [(one.name, one.ip) for one in desired.state.nodes],
         [(node.name, node.virtio_fs_mounts) for node, _ in desired.nodes],
         desired.section.access,
         own_keys(desired),
+        storage_manifests(facts),
     )
-    text = components.digest(facts_of(desired)) + repr(told) + desired.outside.files.digest
+    text = components.digest(facts) + repr(told) + desired.outside.files.digest
     text += repr(program())
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -65,7 +65,6 @@ def render_changes(daemons: Sequence[Daemon]) -> str:
         for one in daemons
     )
     return f"""\
-set -e
 mkdir -p {_SEEN}
 changed=
 look() {{

@@ -17,6 +17,7 @@ SMALLEST_PLANE_MIB = 1024
 _LOC: Loc = ("clusters", "cloud")
 _NO_QUORUM = 2
 _POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_CLASS = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
 def check_cloud(cloud: CloudSpec) -> Iterator[Finding]:
@@ -95,9 +96,9 @@ def _check_add_ons(cloud: CloudSpec) -> Iterator[Finding]:
             f"{config.ingress} is not installed: put its manifests into the bundle",
             (*loc, "ingress"),
         )
-    if config.storage_class.lower() not in ("", "none"):
-        yield warning_at(
-            f"there is no {config.storage_class}: make PersistentVolumes by hand, or put a "
-            "provisioner into the bundle",
+    if config.default_class and not _CLASS.fullmatch(config.default_class):
+        yield error_at(
+            f"found {render_value(config.storage_class)}; the name of a storage class is at most "
+            "63 of a-z, 0-9, -, and . between them",
             (*loc, "storage_class"),
         )

@@ -52,7 +52,14 @@ class KubernetesConfigSpec(KubernetesSourceSpec):
     ] = "upstream"
     cni: Annotated[str, Field(description="Network plug-in.", examples=["calico"])] = ""
     ingress: Annotated[str, Field(description="Ingress controller.", examples=["nginx"])] = ""
-    storage_class: Annotated[str, Field(description="Storage class.", examples=["local-path"])] = ""
+    storage_class: Annotated[
+        str,
+        Field(
+            description="The name of the default storage class, whose volumes are directories of "
+            "the nodes; none: there is no class. Default: local.",
+            examples=["local-path"],
+        ),
+    ] = ""
     pod_subnet: Annotated[
         fields.Subnet,
         Field(
@@ -79,6 +86,12 @@ class KubernetesConfigSpec(KubernetesSourceSpec):
     audit: Annotated[
         bool, Field(description="Keep a log of all requests to the API.", examples=[False])
     ] = False
+
+    @property
+    def default_class(self) -> str | None:
+        """The name of the storage class; None if there is to be none."""
+        name = self.storage_class or "local"
+        return None if name.lower() == "none" else name
 
     @property
     def pods(self) -> IPv4Network:
