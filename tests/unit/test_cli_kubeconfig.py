@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from cloud_world import KUBE, remember_kube
 from ruamel.yaml import YAML
 from test_docs_json import assert_documented
 
+from ai_how.cloud import kubeconfig
 from ai_how.cloud.manager import CloudManager
+from ai_how.cloud.merged import read_merged
 from ai_how.cloud.pki import ensure_pki, read_admin
 from ai_how.host.ports import listen
 from ai_how.state.cluster_state import read_state, write_state
@@ -116,12 +118,92 @@ def test_it_becomes_an_entry_of_the_users_own(
     assert "# mine" in path.read_text()
 
 
-def test_an_entry_goes_though_its_cluster_is_gone(cli: Cli) -> None:
-    kube(cli)
+DESTROY = ("cloud", "destroy", "--force", "--cluster", "kube")
+
+
+def contexts(path: Path) -> list[str]:
+    return [one["name"] for one in read(path.read_text())["contexts"] or ()]
+
+
+def test_a_destroyed_cluster_leaves_no_entry_and_all_else(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = kube(cli, host="test:///default")
+    own, other = cli.home / "home/.kube/config", cli.home / "other"
     cli(*USE, "--merge")
-    cli("cloud", "destroy", "--force", "--cluster", "kube", "--connect", "embedded")
+    monkeypatch.setenv("KUBECONFIG", str(other))
+    former = "apiVersion: v1\nkind: Config\n# mine\ncontexts:\n- name: work\n  context: {}\n"
+    other.write_text(former)
+    cli(*USE, "--merge")
+    monkeypatch.delenv("KUBECONFIG")
+    assert contexts(own) == ["ai-how-kube"]
+    assert contexts(other) == ["work", "ai-how-kube"]
+    ended = cli(*DESTROY)
+    assert (ended.code, ended.err) == (0, "")
+    assert not paths.root.exists()
+    assert contexts(own) == []
+    assert other.read_text().startswith(former)
+    assert "kube" not in other.read_text().removeprefix(former)
+
+
+def test_what_was_taken_out_before_is_no_business_of_a_destroy(cli: Cli) -> None:
+    paths = kube(cli, host="test:///default")
+    own = cli.home / "home/.kube/config"
+    cli(*USE, "--merge")
+    cli(*USE, "--unmerge")
+    assert json.loads(paths.kubeconfigs.read_text())["files"] == []
+    own.write_text("no: [kubeconfig")
+    assert cli(*DESTROY).err == ""
+    assert own.read_text() == "no: [kubeconfig"
+
+
+def test_the_entry_of_another_cluster_of_the_same_name_stays(cli: Cli) -> None:
+    paths = kube(cli, host="test:///default")
+    own = cli.home / "home/.kube/config"
+    cli(*USE, "--merge")
+    ca = json.loads(paths.kubeconfigs.read_text())["ca"]
+    theirs = own.read_text().replace(ca, b64encode(b"another CA").decode())
+    assert theirs != own.read_text()
+    own.write_text(theirs)
+    assert cli(*DESTROY).err == ""
+    assert own.read_text() == theirs
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_an_entry_that_cannot_be_taken_out_is_told_with_the_command(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, is_locked: bool
+) -> None:
+    paths = kube(cli, host="test:///default")
+    own = cli.home / "home/.kube/config"
+    cli(*USE, "--merge")
+    former = own.read_text()
+    monkeypatch.setattr(kubeconfig, "_LOCK_S", 0.05)
+    if is_locked:
+        own.with_name("config.lock").touch()
+    else:
+        own.write_text("no: [kubeconfig")
+    ended = cli(*DESTROY)
+    assert ended.code == 0
+    assert not paths.root.exists()
+    command = f"KUBECONFIG={own} ai-how cloud kubeconfig --unmerge --cluster kube"
+    assert ended.err.startswith(f"warning: {own} is ")
+    assert ended.err.rstrip().endswith(f"it still has an entry of kube. To remove it: {command}")
+    own.with_name("config.lock").unlink(missing_ok=True)
+    own.write_text(former)
+    monkeypatch.setenv("KUBECONFIG", str(own))
     assert cli(*USE, "--unmerge").code == 0
-    assert "kube" not in (cli.home / "home/.kube/config").read_text().replace("kubectl", "")
+    assert contexts(own) == []
+
+
+def test_a_damaged_note_does_not_keep_a_cluster(cli: Cli) -> None:
+    paths = kube(cli, host="test:///default")
+    cli(*USE, "--merge")
+    for text in ("", "[]", '{"ca": 1, "files": 2}', '{"files": []}'):
+        paths.kubeconfigs.write_text(text)
+        assert read_merged(paths) is None
+    assert cli(*DESTROY).code == 0
+    assert cli(*USE, "--unmerge").code == 0
+    assert contexts(cli.home / "home/.kube/config") == []
 
 
 def test_in_json_it_says_where_everything_is(cli: Cli) -> None:

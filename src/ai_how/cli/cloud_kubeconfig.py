@@ -37,9 +37,9 @@ def kubeconfig(
 ) -> None:
     """Write a kubeconfig for the administrator of the cluster, and print how to use it.
 
-    It is a file of its own in the directory of the cluster, which `destroy` removes. With --merge
-    it becomes an entry of your kubeconfig, where all else is kept; --unmerge removes that, also
-    when the cluster is gone.
+    It is a file of its own in the directory of the cluster. With --merge it becomes an entry of
+    your kubeconfig, where all else is kept; --unmerge removes that, also when the cluster is gone.
+    `destroy` removes both.
 
     Where nodes are in a network of their own, a port of 127.0.0.1 leads to the API. It is open as
     long as the cluster is up, and has the same number after each start. Who has the file may do all
@@ -83,11 +83,13 @@ def _write(manager: "ClusterManager", context: Context, *, is_printed: bool) -> 
 
 def _merge(manager: "ClusterManager", context: Context) -> None:
     from ai_how.cloud import kubeconfig as ours
+    from ai_how.cloud.merged import note_merged
     from ai_how.cloud.user_access import admin_of, find_server
 
-    path = ours.default_path(os.environ, Path.home())
+    path = ours.default_path(os.environ, Path.home()).absolute()
     admin = admin_of(manager)
     server = find_server(manager)
+    note_merged(manager.paths, path, ours.encoded(admin.ca))
     ours.merge(path, manager.name, server, admin)
     name = ours.entry_name(manager.name)
     if context.is_json:
@@ -99,9 +101,11 @@ def _merge(manager: "ClusterManager", context: Context) -> None:
 
 def _unmerge(manager: "ClusterManager", context: Context) -> None:
     from ai_how.cloud import kubeconfig as ours
+    from ai_how.cloud.merged import note_unmerged
 
-    path = ours.default_path(os.environ, Path.home())
+    path = ours.default_path(os.environ, Path.home()).absolute()
     ours.unmerge(path, manager.name)
+    note_unmerged(manager.paths, path)
     if context.is_json:
         _show_json(manager, path, None, None)
     else:

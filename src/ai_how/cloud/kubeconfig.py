@@ -22,6 +22,7 @@ from ai_how.waiting import Deadline, wait_until
 
 _LISTS = ("clusters", "contexts", "users")
 _CURRENT = "current-context"
+_CA = "certificate-authority-data"
 _NEW = "apiVersion: v1\nkind: Config\n"
 _LOCK_S = 5.0
 
@@ -38,10 +39,10 @@ def render_user_config(cluster: str, server: str, admin: AdminKeys) -> str:
 
 def _user_config(cluster: str, server: str, admin: AdminKeys) -> Manifest:
     name = entry_name(cluster)
-    place = {"server": server, "certificate-authority-data": _encoded(admin.ca)}
+    place = {"server": server, _CA: encoded(admin.ca)}
     user = {
-        "client-certificate-data": _encoded(admin.certificate),
-        "client-key-data": _encoded(admin.key),
+        "client-certificate-data": encoded(admin.certificate),
+        "client-key-data": encoded(admin.key),
     }
     return {
         "apiVersion": "v1",
@@ -79,24 +80,31 @@ def merge(path: Path, cluster: str, server: str, admin: AdminKeys) -> None:
     _change(path, add, cluster)
 
 
-def unmerge(path: Path, cluster: str) -> None:
+def unmerge(path: Path, cluster: str, *, ca: str | None = None) -> None:
     """Remove the cluster from a kubeconfig; no other byte is changed, and a missing file is none.
 
-    Afterwards there may be no current context. Raises StateError as `merge` does.
+    With `ca`, as base64, only if its entry has this CA. Afterwards there may be no current context.
+    Raises StateError as `merge` does.
     """
 
     def remove(text: str) -> str:
+        if ca is not None and _ca_of(text, cluster) != ca:
+            return text
         for key in _LISTS:
             text = remove_entry(text, key, _is_of(cluster))
         if _read(text).get(_CURRENT) == entry_name(cluster):
             text = put_value(text, _CURRENT, '""')
         return text
 
-    if path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise _unfit(path, error.strerror) from error
+    if is_there:
         _change(path, remove, cluster)
 
 
-def _encoded(content: bytes) -> str:
+def encoded(content: bytes) -> str:
     return b64encode(content).decode()
 
 
@@ -123,6 +131,8 @@ def _change(path: Path, change: Callable[[str], str], cluster: str) -> None:
             former = read_file(path).decode() if path.exists() else ""
             text = change(former)
             is_kept = _foreign(former, cluster) == _foreign(text, cluster)
+        except OSError as error:
+            raise _unfit(path, error.strerror) from error
         except (YAMLError, ValueError) as error:
             raise _unfit(path, str(error).splitlines()[0]) from error
         if not is_kept:
@@ -151,7 +161,15 @@ def _is_ours(entry: object, cluster: str) -> bool:
     return isinstance(entry, Mapping) and entry.get("name") == entry_name(cluster)
 
 
-def _unfit(path: Path, reason: str) -> StateError:
+def _ca_of(text: str, cluster: str) -> object:
+    """The CA of our entry, or None."""
+    for one in _read(text).get("clusters") or []:
+        if _is_ours(one, cluster) and isinstance(place := one.get("cluster"), Mapping):
+            return place.get(_CA)
+    return None
+
+
+def _unfit(path: Path, reason: str | None) -> StateError:
     return StateError(
         f"{path} is left as it is: {reason}",
         hint="use a file of its own: export KUBECONFIG=FILE",

@@ -1,10 +1,12 @@
 """The manager of Kubernetes clusters."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ai_how.cloud.kind import KUBERNETES
 from ai_how.clusters.kind import ClusterKind
 from ai_how.clusters.manager import ClusterManager
+from ai_how.plan.step import Plan
 from ai_how.state.cluster_state import write_state
 from ai_how.state.lock import held_lock
 
@@ -14,6 +16,17 @@ class CloudManager(ClusterManager):
     """One Kubernetes cluster by its name."""
 
     kind: ClusterKind = KUBERNETES
+
+    def destroy(self, *, backups: Path | None = None, snapshots_too: bool = False) -> Plan:
+        """As of any cluster; then its entry goes from the kubeconfigs that it was merged into."""
+        from ai_how.cloud.merged import read_merged, unmerge_all  # noqa: PLC0415  as below
+
+        merged = read_merged(self.paths)
+        # A class with slots has no super() without words.
+        plan = super(CloudManager, self).destroy(backups=backups, snapshots_too=snapshots_too)
+        if merged:
+            unmerge_all(self.name, merged, self.warn)
+        return plan
 
     def find_ending_certificate(self) -> str | None:
         """What ends within a month, of what `rotate_certificates` replaces; None if nothing."""

@@ -127,6 +127,11 @@ class ClusterPaths:
         return self.root / "kubeconfig"
 
     @property
+    def kubeconfigs(self) -> Path:
+        """Which kubeconfigs of the user have an entry of the cluster (cloud/merged.py)."""
+        return self.root / "kubeconfigs.json"
+
+    @property
     def ports_log(self) -> Path:
         """The output of that process."""
         return self.root / "ports.log"
