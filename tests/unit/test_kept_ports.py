@@ -15,12 +15,15 @@ from ai_how.host.ports import Port, WayIn, close_ports, find_ports, listen, open
 from ai_how.hpc.kind import SLURM
 from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.libvirt_client.vm_state import VmState
+from ai_how.spec.roles import Role
 from ai_how.state.cluster_state import write_state
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
 from ai_how.state.paths import Roots, default_roots, ensure_private_directory
 from cluster_bench import draft_of, read_hpc
 from sockets import free_port
+
+ANSWER_S = 30.0
 
 
 class World:
@@ -84,6 +87,28 @@ def test_a_port_is_open_and_leads_to_the_node(world: World, is_on: None) -> None
         ):
             answer.sendall(b"here")
             assert line.recv(4) == b"here"
+
+
+def test_the_port_of_one_control_plane_leads_to_the_others(world: World, is_on: None) -> None:
+    cluster = world.cluster("demo")
+    leads = {"role": Role.CONTROLLER}
+    first, *others = (
+        # Not where the port is opened: it would lead to itself.
+        one.model_copy(update={**leads, "ip": f"127.0.0.{number}"})
+        for number, one in enumerate(state_of(cluster).nodes, 2)
+    )
+    write_state(cluster.paths, state_of(cluster).model_copy(update={"nodes": (first, *others)}))
+    with socket.create_server((str(others[0].ip), 0)) as server:
+        server.settimeout(ANSWER_S)
+        port = keep_port(cluster, first, server.getsockname()[1])
+        assert port.spare_addresses == tuple(str(one.ip) for one in others)
+        with (
+            socket.create_connection((port.address, port.host_port), timeout=ANSWER_S) as line,
+            server.accept()[0] as answer,
+        ):
+            answer.sendall(b"here")
+            assert line.recv(4) == b"here"
+    assert read_kept(cluster.paths, state_of(cluster)) == (port,)
 
 
 def test_it_keeps_its_number_and_is_not_opened_anew(world: World, is_on: None) -> None:

@@ -4,8 +4,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -14,6 +15,8 @@ import pytest
 
 from ai_how.clusters.plans.ports import check_ports, with_ports
 from ai_how.errors import HostError
+from ai_how.host import port_server
+from ai_how.host.port_server import Target, Way
 from ai_how.host.ports import (
     Port,
     ServedPorts,
@@ -223,3 +226,38 @@ def test_a_plan_opens_ports_last_and_only_if_they_are_not_open() -> None:
     assert forgotten.describe() == "close the ports"
     moved = with_ports(Plan("start", ()), (port,), there, host=(1, 1), cluster="demo")
     assert [one.describe() for one in moved.steps] == [f"open the ports {port}"]
+
+
+def test_a_port_leads_to_the_next_node_when_the_first_refuses(
+    paths: ClusterPaths, echo: int
+) -> None:
+    port = replace(port_to(echo), node_address="127.0.0.2", spare_addresses=("127.0.0.1",))
+    with opened(paths, port) as there:
+        assert there.ports == (port,), "read as it was written"
+        for _ in range(2):
+            assert sent(port, b"hello") == b"hello"
+
+
+def test_a_node_that_is_silent_is_passed_over_once(
+    echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port_server, "SPARE_S", 0.3)
+    # The kernel answers to no more connections than the server may leave waiting.
+    with socket.create_server(("127.0.0.2", echo), backlog=0), ExitStack() as waiting:
+        for _ in range(2):
+            line = waiting.enter_context(socket.socket())
+            line.setblocking(False)
+            line.connect_ex(("127.0.0.2", echo))
+        way = Way(Target(("127.0.0.2", "127.0.0.1"), echo, "api"))
+        begun = time.monotonic()
+        way.connect().close()
+        assert time.monotonic() - begun >= port_server.SPARE_S
+        monkeypatch.setattr(port_server, "SPARE_S", 60.0)
+        way.connect().close()
+        assert time.monotonic() - begun < port_server.SPARE_S
+
+
+def test_the_last_node_says_why_none_answers() -> None:
+    way = Way(Target(("127.0.0.2", "127.0.0.3"), free_port(), "api"))
+    with pytest.raises(ConnectionRefusedError):
+        way.connect()

@@ -8,10 +8,11 @@ from ai_how.clusters.kept_ports import keep_port
 
 
 def find_server(access: ClusterAccess) -> str:
-    """The URL of the API on the first control plane, as processes of this host reach it.
+    """The URL of the API, as processes of this host reach it.
 
     Nodes that have a network of their own are reached by a port of the loopback, which is opened
-    here, and by each start. Raises StateError if there is no such cluster.
+    here, and by each start; it leads to any control plane that answers. Else it is the address of
+    the first one. Raises StateError if there is no such cluster.
     """
     node, place = access.get_state().get_controller(), access.place()
     if place.embedded is None:

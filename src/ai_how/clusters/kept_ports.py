@@ -1,7 +1,7 @@
 """Ports of the host that a verb opened for a cluster, and that each start opens again.
 
 They are beside those of the file (expose), on the loopback, and keep their numbers: what the user
-has made with one goes on to work.
+has made with one goes on to work. That of a node which leads its cluster leads to any such node.
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import replace
 from ai_how.clusters.cluster_access import ClusterAccess, client_of
 from ai_how.errors import HostError
 from ai_how.host.ports import Port, ServedPorts, find_ports, listen, open_ports
+from ai_how.spec.roles import Role
 from ai_how.state.files import read_file, replaced_atomically
 from ai_how.state.lock import held_lock
 from ai_how.state.models import ClusterState, NodeState
@@ -25,9 +26,7 @@ _WAIT_S = 10.0
 def read_kept(paths: ClusterPaths, state: ClusterState) -> tuple[Port, ...]:
     """The ports that are kept, of nodes that there still are. A file that is damaged has none."""
     return tuple(
-        replace(one, node_address=str(node.ip))
-        for one in _read(paths)
-        if (node := state.find_node(one.node))
+        _leading_to(state, node, one) for one in _read(paths) if (node := state.find_node(one.node))
     )
 
 
@@ -54,24 +53,39 @@ def openable(
 def keep_port(access: ClusterAccess, node: NodeState, port: int) -> Port:
     """Have a port of the loopback lead to a port of a node, while the cluster is up.
 
-    It is opened now if the node is on, and by each start. Its number is that of the node if that is
-    free, and stays the same until another program takes it. Raises LockedError while another verb
-    is under way.
+    It is opened now if a node that it leads to is on, and by each start. Its number is that of the
+    node if that is free, and stays the same until another program takes it. Raises LockedError
+    while another verb is under way.
     """
     paths, place = access.paths, access.place()
     with held_lock(paths.lock, doing=f"{access.kind.name} port of {node.name}", wait_s=_WAIT_S):
         there = find_ports(paths)
-        before = read_kept(paths, access.get_state())
+        state = access.get_state()
+        before = read_kept(paths, state)
         others = tuple(one for one in before if (one.node, one.port) != (node.name, port))
         mine = next((one for one in before if one not in others), None)
         if mine is None or not (_is_among(mine, there) or _is_free(mine.host_port)):
             number = _choose(access.roots, port)
-            mine = Port(node.name, port, LOOPBACK, number, str(node.ip))
+            mine = _leading_to(state, node, Port(node.name, port, LOOPBACK, number, ""))
         _write(paths, (*others, mine))
-        if place.is_up and _is_on(access, node):
+        if place.is_up and _is_any_on(access, (node, *_spares(state, node))):
             exposed = (one for one in (there.ports if there else ()) if one not in before)
             open_ports(paths, place.way_in(), (*exposed, *others, mine))
     return mine
+
+
+def _leading_to(state: ClusterState, node: NodeState, port: Port) -> Port:
+    spares = tuple(str(one.ip) for one in _spares(state, node))
+    return replace(port, node_address=str(node.ip), spare_addresses=spares)
+
+
+def _spares(state: ClusterState, node: NodeState) -> tuple[NodeState, ...]:
+    """The nodes that can answer for a node: those that lead the cluster as it does."""
+    if node.role is not Role.CONTROLLER:
+        return ()
+    return tuple(
+        one for one in state.nodes if one.role is Role.CONTROLLER and one.name != node.name
+    )
 
 
 def _read(paths: ClusterPaths) -> tuple[Port, ...]:
@@ -115,7 +129,7 @@ def _is_among(port: Port, there: ServedPorts | None) -> bool:
     return there is not None and there.is_current and port in there.ports
 
 
-def _is_on(access: ClusterAccess, node: NodeState) -> bool:
+def _is_any_on(access: ClusterAccess, nodes: Iterable[NodeState]) -> bool:
     with client_of(access.place()) as client:
-        seen = client.find_domain(node.uuid)
-    return seen is not None and seen.state.is_on
+        seen = [client.find_domain(one.uuid) for one in nodes]
+    return any(one is not None and one.state.is_on for one in seen)

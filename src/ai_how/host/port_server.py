@@ -29,15 +29,17 @@ LONGEST = 1 << 16
 MOST_PORTS = 100
 AT_ONCE = 256
 CONNECT_S = 10.0
+SPARE_S = 3.0
+"""A node is given up so soon if another one may answer: a client waits 10 s for TLS in all."""
 LOOK_S = 2.0
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A port of a node, and its name in messages."""
+    """A port of a node, or of the first of several that answers, and its name in messages."""
 
-    address: str
+    addresses: tuple[str, ...]
     port: int
     name: str
 
@@ -63,7 +65,9 @@ class Order:
     def decode(cls, text: bytes) -> "Order":
         told = json.loads(text)
         host = told["host"] and (told["host"][0], told["host"][1])
-        targets = tuple(Target(**one) for one in told["targets"])
+        targets = tuple(
+            Target(tuple(one["addresses"]), one["port"], one["name"]) for one in told["targets"]
+        )
         return cls(targets, host, told["file"], told["note"])
 
 
@@ -96,7 +100,7 @@ def _serve(line: socket.socket, order: Order, listeners: Sequence[int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     tell = partial(_tell, line) if order.file is None else _tell_nobody
     for listener, target in zip(listeners, order.targets, strict=True):
-        pass_on = partial(_pass_on, target, tell)
+        pass_on = partial(_pass_on, Way(target), tell)
         serve = partial(serve_connections, socket.socket(fileno=listener), pass_on, at_once=AT_ONCE)
         Thread(target=serve, daemon=True).start()
     line.send(READY)
@@ -124,13 +128,38 @@ def _is_at(path: str, note: int) -> bool:
         return False
 
 
-def _pass_on(target: Target, tell: Callable[[str], None], client: socket.socket) -> None:
+class Way:
+    """The way to a target, which begins with the node that answered last."""
+
+    def __init__(self, target: Target) -> None:
+        self.name = target.name
+        self._addresses = target.addresses
+        self._port = target.port
+
+    def connect(self) -> socket.socket:
+        """Raises OSError, that of the last node, if none answers."""
+        *others, last = addresses = self._addresses
+        for address in others:
+            with suppress(OSError):
+                line = socket.create_connection((address, self._port), timeout=SPARE_S)
+                self._prefer(address, addresses)
+                return line
+        line = socket.create_connection((last, self._port), timeout=CONNECT_S)
+        self._prefer(last, addresses)
+        return line
+
+    def _prefer(self, address: str, addresses: tuple[str, ...]) -> None:
+        """One assignment, as other threads connect meanwhile."""
+        self._addresses = (address, *(one for one in addresses if one != address))
+
+
+def _pass_on(way: Way, tell: Callable[[str], None], client: socket.socket) -> None:
     try:
-        node = socket.create_connection((target.address, target.port), timeout=CONNECT_S)
+        node = way.connect()
     except OSError as error:
         # As from a port that nobody has, not as from a server that says nothing.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        tell(f"{target.name}: {error.strerror or 'no answer'}")
+        tell(f"{way.name}: {error.strerror or 'no answer'}")
         return
     with node:
         end_when_lost(node)

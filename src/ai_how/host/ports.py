@@ -11,11 +11,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from ai_how.errors import DeadlineError, HostError
 from ai_how.host.logout import outliving
@@ -42,6 +43,8 @@ class Port:
     address: str
     host_port: int
     node_address: str
+    spare_addresses: tuple[str, ...] = ()
+    """Those of other nodes that it leads to as long as that one does not answer."""
 
     @property
     def place(self) -> str:
@@ -49,7 +52,8 @@ class Port:
 
     @property
     def target(self) -> Target:
-        return Target(self.node_address, self.port, f"{self.node}:{self.port}")
+        addresses = (self.node_address, *self.spare_addresses)
+        return Target(addresses, self.port, f"{self.node}:{self.port}")
 
     def __str__(self) -> str:
         return f"{self.place} -> {self.node}:{self.port}"
@@ -125,12 +129,16 @@ def find_ports(paths: ClusterPaths) -> ServedPorts | None:
         is_current = is_locked(descriptor)
         told = json.loads(os.pread(descriptor, LONGEST, 0))
         host = told["host"] and (int(told["host"][0]), int(told["host"][1]))
-        ports = tuple(Port(**one) for one in told["ports"])
+        ports = tuple(_read_port(one) for one in told["ports"])
         return ServedPorts(ports, int(told["pid"]), host, is_current)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
     finally:
         os.close(descriptor)
+
+
+def _read_port(told: Mapping[str, Any]) -> Port:
+    return Port(**{**told, "spare_addresses": tuple(told.get("spare_addresses", ()))})
 
 
 def open_ports(paths: ClusterPaths, way: WayIn, ports: Sequence[Port]) -> None:
