@@ -13,6 +13,7 @@ from ai_how.cloud.catalogue import KUBERNETES as ENTRIES
 from ai_how.cloud.catalogue import KubernetesCause
 from ai_how.cloud.dns import NAMES, SERVER
 from ai_how.cloud.look import render_look
+from ai_how.cloud.pki import find_life
 from ai_how.cloud.workload import read_nodes
 from ai_how.clusters.diagnosis.kind import Cause, NodeAnswer, Rank, cause_of
 from ai_how.clusters.diagnosis.node_evidence import NodeEvidence
@@ -26,7 +27,7 @@ SKEW_S = 30.0
 SOON_DAYS = 30
 
 _DATE = "%b %d %H:%M:%S %Y GMT"
-_CERTIFICATE = re.compile(r"^(/\S+) notBefore=(.+?) notAfter=(.+?) *$", re.MULTILINE)
+_FILE = re.compile(r"^file (/\S+)$", re.MULTILINE)
 _PORT = re.compile(r"listen tcp \S*:(\d+): bind: address already in use")
 _NO_SPACE = re.compile(r"no space left on device|database space exceeded|NOSPACE")
 _NO_LEADER = re.compile(
@@ -153,10 +154,12 @@ def _certificates(node: NodeEvidence, signs: KubernetesSigns) -> Cause | None:
     now = next((_date(line[4:]) for line in text.splitlines() if line.startswith("now ")), None)
     if now is None:
         return None
-    for path, begins, ends in _CERTIFICATE.findall(text):
-        first, last = _date(begins), _date(ends)
-        if first is None or last is None:
+    _, *files = _FILE.split(text)
+    for path, pem in zip(files[::2], files[1::2], strict=True):
+        if (life := find_life(pem.encode())) is None:
             continue
+        first, last = life
+        begins, ends = first.strftime(_DATE), last.strftime(_DATE)
         name, line = one_line(path), one_line(f"{path}: notBefore={begins} notAfter={ends}")
         if now > last:
             text = f"the certificate {name} of {node.name} ended on {ends}"

@@ -116,6 +116,12 @@ def end_of(pem: bytes) -> datetime:
     return read_certificate(pem).not_valid_after_utc
 
 
+def life_of(pem: bytes) -> tuple[datetime, datetime]:
+    """When a certificate begins and ends."""
+    found = read_certificate(pem)
+    return found.not_valid_before_utc, found.not_valid_after_utc
+
+
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,

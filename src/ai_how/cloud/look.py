@@ -38,10 +38,12 @@ DNS = f"""\
   ;;
 esac)
 """
+# They are read on the host: on an emulated node, each openssl takes a third of a second.
 CERTIFICATES = """\
 echo '== certificates'
 for file in /etc/kubernetes/pki/*.crt; do
-  echo "$file $(openssl x509 -in "$file" -noout -startdate -enddate 2>/dev/null | tr '\\n' ' ')"
+  echo "file $file"
+  while read -r line; do echo "$line"; done < "$file"
 done
 echo "now $(date -u '+%b %e %H:%M:%S %Y GMT')"
 """

@@ -251,6 +251,15 @@ def _damaged(path: Path) -> StateError:
     )
 
 
+def find_life(pem: bytes) -> tuple[datetime, datetime] | None:
+    """When a certificate begins and ends; None for anything else, and without the library."""
+    try:
+        life: tuple[datetime, datetime] = _certificates().life_of(pem)
+    except (ValueError, HostError):
+        return None
+    return life
+
+
 @cache
 def _certificates() -> ModuleType:
     """The module with the library that makes certificates. Raises HostError without it."""
