@@ -80,6 +80,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "cache export": (None, ("file",)),
     "cache import": (None, ("/nowhere",)),
     "cache key": (None, ()),
+    "cache prune": ((), ("--unknown",)),
     "gpu list": ((), ("--unknown",)),
     "gpu explain": ((), ("0000:99:00.0",)),
     "gpu doctor": (None, ("--unknown",)),

@@ -1,4 +1,7 @@
-"""`ai-how cache`: what a machine without any history needs to start at once, as one file."""
+"""`ai-how cache`: what a machine without any history needs to start at once, as one file.
+
+`prune` clears what was kept to build images faster.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +16,10 @@ from ai_how.cli.saved_vms import show_cold, size_of
 
 if TYPE_CHECKING:
     from ai_how.clusters.cache import Exported
+    from ai_how.images.bundle_cache import UnpackedBundle
     from ai_how.vm_management.cache_file import Contents
 
-app = new_app("Take images and saved VMs to another machine, in one file.")
+app = new_app("Take images and saved VMs to another machine, and clear the cache.")
 
 
 @app.command("export", short_help="Write images and saved VMs to a file, for `cache import`.")
@@ -128,6 +132,61 @@ def key(ctx: typer.Context) -> None:
         )
     else:
         console.show_line(found.text)
+
+
+@app.command(short_help="Remove archives of Kubernetes that are not needed any more.")
+def prune(ctx: typer.Context) -> None:
+    """Remove what was unpacked of archives of Kubernetes, where no image of the store is made of it
+    and it was not used for 30 days.
+
+    Images and saved VMs stay: `image rm` removes an image. What is needed again is downloaded or
+    unpacked again.
+    """
+    from datetime import UTC, datetime
+
+    from ai_how.images.bundle_cache import prune_bundles
+    from ai_how.images.manifest import Image
+    from ai_how.images.store import ImageStore
+
+    context = context_of(ctx)
+    images = [one for one in ImageStore(context.roots.images).list() if isinstance(one, Image)]
+    done = prune_bundles(context.roots.bundles, images, datetime.now(UTC))
+    if context.is_json:
+        console.show_json(
+            {
+                "removed": [_data(one) for one in done.removed],
+                "kept": [_data(one) for one in done.kept],
+            }
+        )
+        return
+    for one in done.kept:
+        console.show_line(f"kept {_words(one)}: {_reason(one)}")
+    for one in done.removed:
+        console.show_line(f"removed {_words(one)}")
+    freed = sum(one.size_bytes for one in done.removed)
+    console.show_line(f"{freed / 2**20:.0f} MiB were freed")
+
+
+def _data(bundle: "UnpackedBundle") -> dict[str, object]:
+    return {
+        "sha256": bundle.digest,
+        "bytes": bundle.size_bytes,
+        "used_at": bundle.used_at,
+        "releases": list(bundle.releases),
+        "images": list(bundle.images),
+    }
+
+
+def _words(bundle: "UnpackedBundle") -> str:
+    size = f"{bundle.size_bytes / 2**20:.0f} MiB"
+    releases = "".join(f" of Kubernetes {one}" for one in bundle.releases)
+    return f"{bundle.digest[:12]}{releases}, {size}"
+
+
+def _reason(bundle: "UnpackedBundle") -> str:
+    if bundle.images:
+        return f"in the image {', '.join(bundle.images)}"
+    return f"used on {bundle.used_at:%Y-%m-%d}"
 
 
 def _show_missing(done: "Exported") -> None:

@@ -6,6 +6,7 @@ it is whole. A directory of the user is read where it is.
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -125,6 +126,8 @@ class Bundle:
     def _unpacked(self, watch: Watcher) -> Mapping[str, Path]:
         """The used files of the archive, from the cache or after they were put there."""
         if (known := self._known_archive()) and (files := _whole(self.cache / known)):
+            with suppress(OSError):  # by this it is known when it was used: see bundle_cache.py
+                os.utime(self.cache / known)
             return files
         with disk_errors(self.cache):
             ensure_private_directory(self.cache)
