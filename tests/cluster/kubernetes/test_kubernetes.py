@@ -143,3 +143,46 @@ def test_new_certificates_reach_all_nodes(sky: KubernetesCluster) -> None:
     assert not before & serials()
     assert sky.status()["is_ready"] is True
     assert sky.kubectl("get", "--raw", "/readyz") == "ok"
+
+
+@pytest.mark.long
+def test_a_claim_has_a_volume_that_any_user_writes_to_and_that_is_freed(
+    sky: KubernetesCluster,
+) -> None:
+    writer = web("writer", WORKER)
+    del writer["spec"]["nodeName"]
+    writer["spec"]["securityContext"] = {"runAsUser": 1234, "fsGroup": 4321}
+    writer["spec"]["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+    writer["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+
+    def not_available() -> list[tuple[str, str]]:
+        seen = [(one["metadata"]["name"], one["status"]["phase"]) for one in sky.objects("pv")]
+        return [one for one in seen if one[1] != "Available"]
+
+    try:
+        sky.apply(claim, writer)
+        sky.await_(lambda: are_ready(sky, "writer"), "the Pod")
+        sky.kubectl("exec", "writer", "--", "sh", "-c", "id > /data/id")
+        [(volume, phase)] = not_available()
+        assert phase == "Bound"
+        place = f"/var/lib/ai-how/volumes/{volume.rpartition('-')[2]}"
+        assert "uid=1234" in sky.execute(WORKER, f"cat {place}/id")
+    finally:
+        sky.kubectl("delete", "--ignore-not-found", "pod/writer", "pvc/data")
+    sky.await_(lambda: not_available() == [(volume, "Released")], "the end of the claim")
+    assert sky.execute(WORKER, f"ls {place}") == "id\n", "files stay until they are freed"
+    freed = sky.call(
+        "cloud", "exec", PLANE, "--", "/usr/lib/ai-how/kube", "free", timeout_s=START_S
+    )
+    assert json.loads(freed) == [volume]
+    assert not_available() == []
+    assert sky.execute(WORKER, f"ls {place}") == ""
