@@ -74,8 +74,11 @@ def draft_of(
     )
 
 
-def make_image(directory: Path) -> Image:
-    """An image of 1 MiB with nothing on it, that calls itself one for SLURM nodes."""
+def make_image(directory: Path, *, kubernetes: str | None = None) -> Image:
+    """An image of 1 MiB with nothing on it, that calls itself one for nodes.
+
+    These are SLURM's, or those of this version of Kubernetes.
+    """
     directory.mkdir(parents=True)
     run(["qemu-img", "create", "-q", "-f", "qcow2", directory / DISK, "1M"])
     manifest = Manifest(
@@ -85,6 +88,7 @@ def make_image(directory: Path) -> Image:
         virtual_size_bytes=MIB,
         disk_sha256=hashlib.sha256((directory / DISK).read_bytes()).hexdigest(),
         identity="agent",
+        kubernetes_version=kubernetes,
     )
     return Image(directory, manifest)
 

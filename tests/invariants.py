@@ -8,10 +8,11 @@ leaves nothing, I7 all of it ends, I8 the user's data is kept.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 from uuid import UUID
 
 from ai_how.process import run
@@ -40,6 +41,7 @@ WORDS = {
     "destroy": DESTROY,
     "status": STATUS,
 }
+ENDS = {"start": "on", "stop": "off", "suspend": "suspended", "destroy": "absent"}
 
 # What a verb may end with; 1 is a bug.
 FAILURES = {2, 3, 4, 5, 6, 130}
@@ -116,6 +118,9 @@ class Watched:
     start that was.
     """
 
+    words: ClassVar[Mapping[str, Sequence[str]]] = WORDS
+    ends: ClassVar[Mapping[str, str]] = ENDS
+    """What there is after each verb."""
     home: TinyHome
     name: str = "hpc"
     now: str = "absent"
@@ -156,7 +161,7 @@ class Watched:
 
     def call(self, verb: str, *, codes: Collection[int] = (0, *FAILURES), **order: object) -> Ended:
         """Run a verb to its end; whatever that is, it is told as it should be."""
-        ended = self.home.call(*WORDS[verb], name=self.name, **order)
+        ended = self.home.call(*self.words[verb], name=self.name, **order)
         if "streams" not in order:
             check_told(ended, codes)
         return ended
@@ -211,10 +216,9 @@ class Watched:
             self.settled("undone" if there is None else "off")
             return
         self.call(then, codes={0})
-        ends = {"start": "on", "stop": "off", "suspend": "suspended", "destroy": "absent"}
-        self._became(ends[then])
+        self._became(self.ends[then])
         self._compare(self.now)
-        if then == "start":
+        if self.now == "on":
             again = self.call("start", codes={0})
             assert again.boundaries == (), f"a third run did {again.boundaries}"
             self._compare("on")

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, ClassVar, NoReturn
 from uuid import UUID
 
 from ai_how.cli import main as ai_how
@@ -132,6 +132,9 @@ class TinyHome:
     `state` is the directory of the clusters; what else there is lies in `.tiny` in it.
     """
 
+    template: ClassVar[str] = FILE
+    kubernetes: ClassVar[str | None] = None
+    """The version of Kubernetes that the image says it has."""
     state: Path
     nodes: int = 2
     is_warm: bool = False
@@ -166,7 +169,7 @@ class TinyHome:
         path = self.root / f"{name}.yaml"
         if not path.exists():
             path.write_text(
-                FILE.format(name=name, count=self.nodes, warm=str(self.is_warm).lower())
+                self.template.format(name=name, count=self.nodes, warm=str(self.is_warm).lower())
             )
         return path
 
@@ -174,7 +177,7 @@ class TinyHome:
         """Have the image, and a host that is up without KVM."""
         self.root.mkdir(exist_ok=True)
         store = ImageStore(self.roots.images)
-        image = make_image(self.root / "image")
+        image = make_image(self.root / "image", kubernetes=self.kubernetes)
         target = store.paths.image(image.digest)
         target.parent.mkdir(parents=True)
         image.directory.rename(target)
@@ -308,8 +311,15 @@ def opened(home: TinyHome) -> Iterator[TinyHome]:
         home.close()
 
 
-def serve(root: Path) -> None:
-    """The process that forks: reads an order a line, says the child's pid, and how it ended."""
+def serve(
+    root: Path,
+    made_up: type[TinyClient] = TinyClient,
+    step_types: Mapping[str, type[Step]] = STEP_TYPES,
+) -> None:
+    """The process that forks: reads an order a line, says the child's pid, and how it ended.
+
+    `made_up` says what the guests' agents say, and `step_types` are those of the kind of cluster.
+    """
     # Loaded once here, not once in each child.
     from ai_how.cli import host, hpc, image  # noqa: F401, PLC0415
     from ai_how.clusters import plan_runner, start  # noqa: F401, PLC0415
@@ -322,7 +332,7 @@ def serve(root: Path) -> None:
             scratch = root / f".order-{os.getpid()}-{number}-{place}"
             child = os.fork()
             if child == 0:
-                _obey(order, scratch)
+                _obey(order, scratch, made_up, step_types)
             scratches[child] = scratch
         _answer(list(scratches))
         ended = {}
@@ -348,7 +358,9 @@ def _told(scratch: Path, code: int, took_s: float) -> dict[str, object]:
     return told
 
 
-def _obey(order: Order, scratch: Path) -> None:
+def _obey(
+    order: Order, scratch: Path, made_up: type[TinyClient], step_types: Mapping[str, type[Step]]
+) -> None:
     """In the child: run the verb, and end."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     out, err, met = (
@@ -357,7 +369,7 @@ def _obey(order: Order, scratch: Path) -> None:
     )
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     _open_streams(out, err, order.get("streams"))
-    client = TinyClient if order.get("agents", True) else LibvirtClient
+    client = made_up if order.get("agents", True) else LibvirtClient
     client = partial(client, patience_s=order.get("patience_s", PATIENCE_S))
     for module in (cluster_access, known_cluster, cleanup, save_machines):
         module.LibvirtClient = client
@@ -373,7 +385,7 @@ def _obey(order: Order, scratch: Path) -> None:
     if "limit" in order:
         number, value = order["limit"]
         resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
-    _break_steps(order)
+    _break_steps(order, step_types)
     at_any = {tuple(pair) for pair in order.get("at_any", ())}
     passed, has_acted = 0, False
 
@@ -443,11 +455,11 @@ def _kill_in(moment: object) -> None:
         TinyClient.undefine_domain = undefine_last
 
 
-def _break_steps(order: Order) -> None:
+def _break_steps(order: Order, step_types: Mapping[str, type[Step]]) -> None:
     """Have steps fail as the order says."""
     failing, hanging = order.get("fail", {}), order.get("hang", {})
     wanted = ("fail", "hang", "fail_undo")
-    for kind in STEP_TYPES.values() if any(word in order for word in wanted) else ():
+    for kind in step_types.values() if any(word in order for word in wanted) else ():
 
         def apply(
             step: Step, context: PlanContext, *, honest: Callable[..., Applied] = kind.apply

@@ -36,12 +36,12 @@ DISTINCT = (
 OF_A_STEP = ("after intent", "before done")
 
 
-def without_twins(pairs: Iterable[Pair], *, is_long: bool) -> set[Pair]:
-    """The records at which to kill."""
+def without_twins(pairs: Iterable[Pair], *, is_long: bool, twin: str = TWIN) -> set[Pair]:
+    """The records at which to kill; `twin` is how the keys of the second node end."""
     pairs = set(pairs)
     if is_long:
         return pairs
-    keys = sorted({key for _, key in pairs if not key.endswith(TWIN)})
+    keys = sorted({key for _, key in pairs if not key.endswith(twin)})
     chosen = dict(zip(keys, cycle(OF_A_STEP), strict=False))
     return {
         (moment, key)
