@@ -116,6 +116,9 @@ FAMILIES: dict[str, dict[str, str]] = {
         "K03": "a start is killed while it runs Pods to see whether nodes are ready",
         "K04": "one of three control planes is killed",
         "K05": "keys of a cluster are damaged, lost, or about to end",
+        "K06": "a verb of a Kubernetes cluster is killed at any record of its journal",
+        "K07": "a start of one is interrupted, fails, loses libvirtd, or is one of many",
+        "K08": "certificates are made anew by a run that is killed or refused, or by many at once",
     },
     "security": {
         "S01": "XML injection by names and texts",

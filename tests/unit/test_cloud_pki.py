@@ -240,6 +240,24 @@ def test_a_leaf_is_renewed_within_a_month_of_its_end(tmp_path):
     assert {name for name in before if before[name] == after[name]} == PERMANENT
 
 
+@pytest.mark.fault("K08", "an end is looked for while another run replaces all leaves")
+def test_an_end_is_looked_for_while_another_run_replaces_the_leaves(directory):
+    is_over = threading.Event()
+
+    def replace_all():
+        while not is_over.is_set():
+            rotate(directory)
+            ensure_pki(directory, FACTS)
+
+    other = threading.Thread(target=replace_all)
+    other.start()
+    try:
+        assert {find_ending(directory) for _ in range(100)} == {None}
+    finally:
+        is_over.set()
+        other.join()
+
+
 def test_a_leaf_ends_with_its_ca_and_is_then_not_renewed_for_ever(tmp_path):
     now = datetime.now(UTC)
     ensure_pki(tmp_path, FACTS, now)

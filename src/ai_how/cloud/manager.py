@@ -40,11 +40,21 @@ class CloudManager(ClusterManager):
 
         The next start makes new ones, and gives all nodes theirs. Does nothing before the first.
         """
+        doing = f"{self.kind.name} start"
+        with held_lock(self.paths.lock, doing=doing):
+            if not self.paths.journal.exists():
+                self._rotate()
+                return
+        # A start that was killed is undone first: the state that is written here would pass for the
+        # one that it left.
+        with self._locked("start", self.place()):
+            self._rotate()
+
+    def _rotate(self) -> None:
         from ai_how.cloud.identities import pki_of  # noqa: PLC0415  few verbs need it
         from ai_how.cloud.pki import rotate  # noqa: PLC0415  as above
 
-        with held_lock(self.paths.lock, doing=f"{self.kind.name} start"):
-            if state := self.find_state():
-                # What nodes were told is then not known: the next start tells all.
-                write_state(self.paths, state.model_copy(update={"config_digest": ""}))
-                rotate(pki_of(self.paths))
+        if state := self.find_state():
+            # What nodes were told is then not known: the next start tells all.
+            write_state(self.paths, state.model_copy(update={"config_digest": ""}))
+            rotate(pki_of(self.paths))

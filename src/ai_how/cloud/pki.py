@@ -126,7 +126,10 @@ def read_admin(directory: Path) -> AdminKeys:
     try:
         pem, ca = read_file(directory / f"{ADMIN.name}.pem"), _ca(directory, CLUSTER_CA)
     except FileNotFoundError as error:
-        raise StateError(f"the keys of the cluster are not in {directory}") from error
+        raise StateError(
+            f"the keys of the cluster are not in {directory}",
+            hint="ai-how cloud start  # makes them anew",
+        ) from error
     return AdminKeys(x509.certificate_of(ca), x509.certificate_of(pem), x509.key_of(pem))
 
 
@@ -166,7 +169,17 @@ def expiries(directory: Path) -> list[tuple[str, datetime]]:
 
 
 def find_ending(directory: Path, now: datetime | None = None) -> str | None:
-    """The first leaf that ends within the time in which leaves are renewed, with its end."""
+    """The first leaf that ends within the time in which leaves are renewed, with its end.
+
+    None while another run replaces the leaves: those have just been made.
+    """
+    try:
+        return _find_ending(directory, now)
+    except FileNotFoundError:
+        return None
+
+
+def _find_ending(directory: Path, now: datetime | None) -> str | None:
     if not directory.is_dir():
         return None
     x509, now = _certificates(), now or datetime.now(UTC)
