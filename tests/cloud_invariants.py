@@ -104,7 +104,9 @@ class CloudWatched(Watched):
         """No file that has a key is readable by others."""
         for path in self.home.paths(self.name).secrets.rglob("*"):
             mode = stat.S_IMODE(path.stat().st_mode)
-            wanted = {0o700} if path.is_dir() else {0o600, 0o644} if path.suffix == ".pub" else {0o600}
+            wanted = (
+                {0o700} if path.is_dir() else {0o600, 0o644} if path.suffix == ".pub" else {0o600}
+            )
             assert mode in wanted, f"{path} has mode {mode:o}"
 
     def _check_keys(self) -> None:

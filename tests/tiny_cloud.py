@@ -9,6 +9,8 @@ import fcntl
 import io
 import json
 import os
+import shutil
+import signal
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +18,11 @@ from contextlib import contextmanager
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 from uuid import UUID
 
+from ai_how.cloud import pki
 from ai_how.cloud.guest import PROGRAM
 from ai_how.cloud.plan import STEP_TYPES
 from ai_how.errors import AgentUnresponsiveError
@@ -42,6 +46,8 @@ BECOME = "/usr/lib/ai-how/become"
 KEYS = "etc/kubernetes/pki/"
 NEVER_READY, JOBS = "TINY_NEVER_READY", "TINY_JOBS"
 """Variables of a verb: a node that does not become Ready, and the Pod of a Job that never ends."""
+DIES = "TINY_DIES"
+"""Another: the verb is killed at so manieth change of the cluster's keys."""
 
 
 class CloudHome(TinyHome):
@@ -203,8 +209,28 @@ def _reopen(closed: dict[str, str], names: Sequence[str]) -> None:
             del closed[name]
 
 
+def _die_among_keys() -> None:
+    """Have a verb that is told so killed between two files of keys."""
+    changes, write = count(1), pki._write
+
+    def changed() -> None:
+        if str(next(changes)) == os.environ.get(DIES):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_and_count(path: Path, content: bytes) -> None:
+        write(path, content)
+        changed()
+
+    def remove_and_count(path: Path) -> None:
+        shutil.rmtree(path)
+        changed()
+
+    pki._write, pki.shutil = write_and_count, SimpleNamespace(rmtree=remove_and_count)
+
+
 def main(root: Path) -> None:
     CloudClient.root = root
+    _die_among_keys()
     serve(root, CloudClient, STEP_TYPES)
 
 
