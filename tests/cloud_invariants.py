@@ -5,7 +5,7 @@ on; what a user closed stays closed.
 """
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import ClassVar
 from ai_how.cloud import certificates
 from ai_how.cloud.identities import pki_of
 from ai_how.cloud.leaves import CAS
-from invariants import ENDS, Watched
+from invariants import ENDS, FAILURES, Watched
 from tiny_cloud import CloudHome, MadeUpApi
+from tiny_cluster import Ended
 
 WORKER = "worker-01"
 WORDS = {
@@ -65,6 +66,12 @@ class CloudWatched(Watched):
             ("destroy", "destroy", "absent"),
         )
         return self
+
+    def check(self, fault: Ended, then: str, *, codes: Collection[int] = (0, *FAILURES)) -> None:
+        was = self.now
+        super().check(fault, then, codes=codes)
+        # Of a worker that was off, the start may have been undone after it took Pods again.
+        assert then != "drain" or was != "on" or WORKER in self.api.closed, "it was not drained"
 
     def close(self, node: str) -> None:
         """As a user does, who wants no new Pods there."""
