@@ -280,7 +280,7 @@ def _kubelet(facts: KubeFacts, node: KubeNode) -> Daemon:
         options["node-labels"] = labels
     if (taints := facts.taints_of(node)) and not has_taints_field(facts.version):
         options["register-with-taints"] = ",".join(_flag_form(one) for one in taints)
-    early = ("kube-controller-manager.service", "kube-scheduler.service")
+    early = ("kube-scheduler.service",)
     return Daemon(
         name="kubelet",
         description="The kubelet, which runs the Pods of this node",
