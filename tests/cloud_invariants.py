@@ -96,7 +96,11 @@ class CloudWatched(Watched):
     def _became(self, what: str) -> None:
         super()._became(what)
         if what in {"absent", "undone"}:
-            self.closed, self.outdated, self._kept = set(), set(), {}
+            self.forget()
+
+    def forget(self) -> None:
+        """What comes next is another cluster, with keys and an API of its own."""
+        self.closed, self.outdated, self._kept = set(), set(), {}
 
     def _compare(self, what: str) -> None:
         super()._compare(what)
