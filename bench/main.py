@@ -22,7 +22,7 @@ from plot import render_svg
 from running import AI_HOW, ROOT, Bench, prepared
 from shares import measure_shares
 from use import measure_use
-from watched import measure_watched
+from watching import measure_watched
 
 RESULTS = ROOT / "bench" / "results.json"
 PICTURE = ROOT / "bench" / "stages.svg"
