@@ -1,8 +1,11 @@
 """Kubernetes clusters as data, for tests of what is made from them."""
 
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 from ai_how.cloud.facts import KubeFacts, KubeNode
+from ai_how.cloud.pki import ensure_authorities, read_keys
 from ai_how.spec.kubernetes import Dns
 from ai_how.spec.kubernetes_versions import Version
 
@@ -51,3 +54,10 @@ def make_facts(
         dns=dns,
         storage_class=storage_class,
     )
+
+
+def ensure_pki(directory: Path, facts: KubeFacts, now: datetime | None = None) -> None:
+    """All keys and certificates, as a start with all nodes has them made."""
+    ensure_authorities(directory, facts.cluster, now)
+    for node in facts.nodes:
+        read_keys(directory, facts, node, now)

@@ -16,10 +16,11 @@ import pytest
 
 from ai_how.cloud.components import BIN, ETCD, daemons, entries
 from ai_how.cloud.facts import KubeFacts, KubeNode
-from ai_how.cloud.pki import ensure_pki, read_keys
+from ai_how.cloud.pki import read_keys
 from ai_how.process import Completed, run, start_daemon
 from ai_how.waiting import Deadline, wait_until
 from debian_programs import debian_program
+from kube_facts import ensure_pki
 
 if TYPE_CHECKING:
     from subprocess import Popen  # noqa: TID251

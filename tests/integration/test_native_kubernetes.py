@@ -20,14 +20,14 @@ from ai_how.cloud.manifests import (
     check_name,
     ready_manifests,
 )
-from ai_how.cloud.pki import ensure_pki, read_admin, read_keys, rotate
+from ai_how.cloud.pki import read_admin, read_keys, rotate
 from ai_how.cloud.settings import PKI
 from ai_how.cloud.volumes import PER_NODE, storage_manifests
 from ai_how.cloud.workload import read_nodes
 from ai_how.errors import ToolError
 from ai_how.process import run, start_daemon
 from ai_how.waiting import Deadline, wait_until
-from kube_facts import make_facts
+from kube_facts import ensure_pki, make_facts
 from native_kubernetes import (
     BINARIES,
     NativeKubernetes,

@@ -17,12 +17,12 @@ from test_docs_json import assert_documented
 from ai_how.cloud import kubeconfig
 from ai_how.cloud.manager import CloudManager
 from ai_how.cloud.merged import read_merged
-from ai_how.cloud.pki import ensure_pki, read_admin
+from ai_how.cloud.pki import read_admin
 from ai_how.host.ports import listen
 from ai_how.state.cluster_state import read_state, write_state
 from ai_how.state.models import ClusterState
 from ai_how.state.paths import ClusterPaths
-from kube_facts import make_facts
+from kube_facts import ensure_pki, make_facts
 
 USE = ("cloud", "kubeconfig", "--cluster", "kube")
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 
 from ai_how.cloud.components import daemons, digest, entries, own_labels, services
-from ai_how.cloud.pki import NodeKeys, ensure_pki, read_keys
+from ai_how.cloud.pki import NodeKeys, read_keys
 from ai_how.cloud.versions import check_etcd
 from ai_how.process import run
 from ai_how.spec.kubernetes import DEFAULT_VERSION
 from ai_how.spec.kubernetes_versions import NEWEST_MINOR, OLDEST_MINOR, Version, check_containerd
-from kube_facts import make_facts, make_node
+from kube_facts import ensure_pki, make_facts, make_node
 
 MINORS = range(OLDEST_MINOR, NEWEST_MINOR + 1)
 SECRET = b64encode(b"s" * 32).decode()

@@ -56,25 +56,12 @@ class AdminKeys:
     key: bytes = field(repr=False)
 
 
-def ensure_pki(directory: Path, facts: KubeFacts, now: datetime | None = None) -> None:
-    """Create all keys and certificates that are missing; leaves that no longer fit are renewed.
-
-    The leaves of nodes that are no more are removed. Raises StateError if a CA or a key of the
-    whole cluster is damaged, and HostError without the library that makes certificates. The caller
-    holds the cluster's lock.
-    """
-    now = now or datetime.now(UTC)
-    ensure_authorities(directory, facts.cluster, now)
-    names = {node.name for node in facts.nodes}
-    for left in _node_directories(directory):
-        if left.name not in names:
-            shutil.rmtree(left)
-    for node in facts.nodes:
-        _ensure_node(directory, facts, node, now)
-
-
 def ensure_authorities(directory: Path, cluster: str, now: datetime | None = None) -> None:
-    """Create what the whole cluster has, and no node alone, as `ensure_pki` does."""
+    """Create what the whole cluster has, and no node alone, where it is missing.
+
+    Raises StateError if a CA or a key of the whole cluster is damaged, and HostError without the
+    library that makes certificates. The caller holds the cluster's lock.
+    """
     now, x509 = now or datetime.now(UTC), _certificates()
     ensure_private_directory(directory)
     for name, path in _cas(directory):
@@ -97,7 +84,7 @@ def ensure_authorities(directory: Path, cluster: str, now: datetime | None = Non
 def read_keys(
     directory: Path, facts: KubeFacts, node: KubeNode, now: datetime | None = None
 ) -> NodeKeys:
-    """The files of a node, after `ensure_pki`; leaves that no longer fit are renewed.
+    """The files of a node, after `ensure_authorities`; leaves that no longer fit are renewed.
 
     It may be called for many nodes at once, for each by one thread.
     """
@@ -121,7 +108,7 @@ def read_keys(
 
 
 def read_admin(directory: Path) -> AdminKeys:
-    """The keys for a kubeconfig, after `ensure_pki`. Raises StateError if they are missing."""
+    """The keys for a kubeconfig. Raises StateError if they are missing."""
     x509 = _certificates()
     try:
         pem, ca = read_file(directory / f"{ADMIN.name}.pem"), _ca(directory, CLUSTER_CA)
@@ -133,39 +120,11 @@ def read_admin(directory: Path) -> AdminKeys:
     return AdminKeys(x509.certificate_of(ca), x509.certificate_of(pem), x509.key_of(pem))
 
 
-def find_stale(directory: Path, facts: KubeFacts, now: datetime | None = None) -> tuple[str, ...]:
-    """The nodes that would get other keys than they have: missing, unfit, or about to end.
-
-    Changes nothing. A node whose leaves fit may still have older ones, if it was not told since.
-    """
-    now = now or datetime.now(UTC)
-    return tuple(
-        node.name
-        for node in facts.nodes
-        if not all(
-            _fits(directory, path, leaf, now) for leaf, path in _node_leaves(directory, facts, node)
-        )
-    )
-
-
 def rotate(directory: Path) -> None:
-    """Remove the leaves, so that the next `ensure_pki` makes new ones. The CAs are kept."""
+    """Remove the leaves, so that new ones are made when they are needed. The CAs are kept."""
     (directory / f"{ADMIN.name}.pem").unlink(missing_ok=True)
     for one in _node_directories(directory):
         shutil.rmtree(one)
-
-
-def expiries(directory: Path) -> list[tuple[str, datetime]]:
-    """What ends when, the first end first: `the CA of etcd`, `apiserver of control-plane`."""
-    found = [(CAS[name], path) for name, path in _cas(directory)]
-    found.append(("the certificate of the administrator", directory / f"{ADMIN.name}.pem"))
-    for node in _node_directories(directory):
-        for path in sorted(node.rglob("*.pem")):
-            name = path.relative_to(node).with_suffix("")
-            found.append((f"{name} of {node.name}", path))
-    x509 = _certificates()
-    ends = [(what, x509.end_of(read_file(path))) for what, path in found if path.exists()]
-    return sorted(ends, key=lambda one: (one[1], one[0]))
 
 
 def find_ending(directory: Path, now: datetime | None = None) -> str | None:
