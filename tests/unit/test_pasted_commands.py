@@ -308,6 +308,11 @@ PATH_COMMAND = re.compile(r"(chmod|df|findmnt|fuser|less|ls|mkdir|mv|qemu-img|rm
 NO_PATHS = ("seen.iommu_group", "group", "previous.kind")
 
 
+def is_script(text: ast.JoinedStr) -> bool:
+    """Whether it has several lines: such ones run in guests, too, and nobody is to paste them."""
+    return any(isinstance(one, ast.Constant) and "\n" in one.value for one in text.values)
+
+
 def test_a_path_in_a_command_to_paste_is_one_word():
     bare = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {value}"
@@ -318,6 +323,7 @@ def test_a_path_in_a_command_to_paste_is_one_word():
         if isinstance(node, ast.JoinedStr)
         and isinstance(first := node.values[0], ast.Constant)
         and PATH_COMMAND.match(first.value)
+        and not is_script(node)
         for part in node.values
         if isinstance(part, ast.FormattedValue)
         and not (value := ast.unparse(part.value)).startswith("shlex.quote(")
