@@ -57,6 +57,8 @@ def _lists_of(suite: str, place: Path) -> list[str]:
     source = f"deb [signed-by={KEYRING}] http://deb.debian.org/debian {suite} main\n"
     (place / "sources.list").write_text(source)
     settings = {
+        # A package of this name may be installed from elsewhere.
+        "Dir::State::status": "/dev/null",
         "Dir::State::lists": place / "lists",
         "Dir::Cache": place / "cache",
         "Dir::Etc::sourcelist": place / "sources.list",
