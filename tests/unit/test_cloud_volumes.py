@@ -1,7 +1,11 @@
 """The storage class of a Kubernetes cluster and its volumes, as data."""
 
 import json
+import runpy
 
+import pytest
+
+from ai_how.cloud import guest
 from ai_how.cloud.components import entries, services
 from ai_how.cloud.identities import CloudObjects, config_digest, facts_of
 from ai_how.cloud.pki import NodeKeys
@@ -85,3 +89,39 @@ def test_the_field_names_the_class_and_its_change_is_told():
     default, same, other, none = map(config_digest, drafts)
     assert default == same
     assert len({default, other, none}) == len(fields) - 1
+
+
+class AwayOnce:
+    """An API with a default class of somebody else, which is away at the first look at volumes."""
+
+    def __init__(self):
+        self.was_away = False
+        self.put = []
+
+    def ask(self, method, path, body=None, *_):
+        if method != "GET":
+            self.put.append(body)
+            return body
+        if path.endswith("/persistentvolumes") and not self.was_away:
+            self.was_away = True
+            raise OSError("connection refused")
+        theirs = {
+            "metadata": {
+                "name": "theirs",
+                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+            }
+        }
+        return {"items": [theirs] if path.endswith("/storageclasses") else []}
+
+
+def test_a_default_class_of_others_stays_also_where_the_api_is_away_meanwhile(tmp_path):
+    path = tmp_path / "kube.py"
+    path.write_bytes(guest.program())
+    kube = runpy.run_path(str(path))
+    api, things = AwayOnce(), storage_manifests(FACTS)
+    with pytest.raises(OSError, match="refused"):
+        kube["apply_storage"](api, things)
+    assert kube["apply_storage"](api, things) is True
+    classes = [one for one in api.put if one["kind"] == "StorageClass"]
+    assert classes
+    assert not any(kube["is_default"](one) for one in classes)
