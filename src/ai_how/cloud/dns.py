@@ -100,7 +100,7 @@ _NAMES = Daemon(
     name=NAMES,
     description="The names of Services for the DNS server",
     command=(NAMES_PROGRAM, "follow", _PLACE, _PID),
-    # Those wait until the API has roles: before, each question is refused, for seconds of a node.
+    # The controllers wait until the API has its roles. Before that, it refuses each request.
     after=("kube-controller-manager.service",),
     waits_for=(f"{WAIT} 127.0.0.1 {API_PORT}",),
     read_once=(NAMES_PROGRAM, *(f"{PKI}/{name}" for name in _KEYS)),

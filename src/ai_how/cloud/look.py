@@ -10,7 +10,7 @@ _TAIL = 40
 
 # Of a unit that it does not have, systemd says that it is inactive.
 _UNITS = """\
-echo '== units'; systemctl show -p Id -p ActiveState -p SubState -p Result {units}
+echo '== {section}'; systemctl show -p Id -p ActiveState -p SubState -p Result {units}
 """
 _NODE_UNITS = "containerd kubelet kube-proxy"
 _PLANE_UNITS = "ai-how-etcd kube-apiserver kube-controller-manager kube-scheduler"
@@ -32,9 +32,9 @@ echo '== waits'; cat {LAST} 2>/dev/null
 # Only where the node was told to have one. The program asks as a Pod would, and says what is wrong.
 DNS = f"""\
 (. /etc/ai-how/identity; case " $SERVICES " in *" {SERVER}.service "*)
-  {_UNITS.format(units=f"{SERVER} {NAMES}").replace("== units", "== dns_units").strip()}
-  echo '== dns'; timeout 20 {NAMES_PROGRAM} ask "${{ADDRESS%/*}}" {DNS_PORT} 2>&1
-  echo '== said_names'; journalctl -b --no-pager -o cat -n {_TAIL} -u {NAMES} 2>&1
+{_UNITS.format(section="dns_units", units=f"{SERVER} {NAMES}")}\
+echo '== dns'; timeout 20 {NAMES_PROGRAM} ask "${{ADDRESS%/*}}" {DNS_PORT} 2>&1
+{_WORDS.format(name="names", unit=NAMES, lines=_TAIL)}\
   ;;
 esac)
 """
@@ -52,5 +52,5 @@ echo "now $(date -u '+%b %e %H:%M:%S %Y GMT')"
 def render_look(*, is_controller: bool) -> str:
     """The script for a node."""
     units = f"{_NODE_UNITS} {_PLANE_UNITS}" if is_controller else _NODE_UNITS
-    asked = _UNITS.format(units=units) + CNI + NODE
+    asked = _UNITS.format(section="units", units=units) + CNI + NODE
     return asked + (PLANE + DNS if is_controller else "") + CERTIFICATES
