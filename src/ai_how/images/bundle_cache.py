@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ai_how.images.bundles import LOCK_WAIT_S, lock_of, releases_of
 from ai_how.images.copying import disk_errors, remove_tree, sweep_drafts
 from ai_how.images.manifest import Image
 from ai_how.state.lock import held_lock
 
 KEPT_FOR = timedelta(days=30)
-_LOCK_WAIT_S = 60
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -53,14 +53,14 @@ def prune_bundles(cache: Path, images: Iterable[Image], now: datetime) -> Pruned
         return Pruned((), ())
     with (
         disk_errors(cache),
-        held_lock(cache / ".lock", doing="remove bundles", wait_s=_LOCK_WAIT_S),
+        held_lock(lock_of(cache), doing="remove bundles", wait_s=LOCK_WAIT_S),
     ):
         sweep_drafts(cache)
         found = _find(cache, tuple(images))
         removed = tuple(one for one in found if not one.is_needed(now))
         for one in removed:
             for release in one.releases:
-                (cache / ".releases" / release).unlink(missing_ok=True)
+                (releases_of(cache) / release).unlink(missing_ok=True)
             remove_tree(one.path)
     return Pruned(removed, tuple(one for one in found if one not in removed))
 
@@ -89,7 +89,7 @@ def _releases(cache: Path) -> dict[str, str]:
     """By release, the SHA-256 of its archive."""
     found = {}
     with suppress(FileNotFoundError):
-        for path in sorted((cache / ".releases").iterdir()):
+        for path in sorted(releases_of(cache).iterdir()):
             found[path.name] = path.read_text().strip()
     return found
 

@@ -39,7 +39,7 @@ from ai_how.state.paths import ensure_private_directory
 
 _RELEASES = "https://dl.k8s.io"
 _ARCHIVE = "kubernetes-server-linux-amd64.tar.gz"
-_LOCK_WAIT_S = 60
+LOCK_WAIT_S = 60
 _LARGEST_DIGEST = 4096
 _LARGEST_ARCHIVE = 8 << 30
 _ANSWER_S = 20
@@ -48,6 +48,16 @@ _LIST = "files.json"
 _WITHOUT_INTERNET = "Where there is no internet, `bundle` names the archive as a file."
 _TEXT = re.compile(r"(?:Kubernetes )?v?((?:\d+\.){2}\d+[0-9A-Za-z.+_-]{0,64})")
 _ELF_AMD64 = b"\x7fELF\x02\x01", b"\x3e\x00"
+
+
+def lock_of(cache: Path) -> Path:
+    """Whoever holds it gives names to directories of the cache, or takes them away."""
+    return cache / ".lock"
+
+
+def releases_of(cache: Path) -> Path:
+    """A directory with a file for each release that was downloaded: its archive's SHA-256."""
+    return cache / ".releases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,7 @@ class Bundle:
             return files
         with disk_errors(self.cache):
             ensure_private_directory(self.cache)
-            with held_lock(self._lock, doing="unpack a bundle", wait_s=_LOCK_WAIT_S):
+            with held_lock(lock_of(self.cache), doing="unpack a bundle", wait_s=LOCK_WAIT_S):
                 sweep_drafts(self.cache)
             with draft_directory(self.cache) as draft:
                 archive, digest = self._fetched(draft, watch)
@@ -199,7 +209,7 @@ class Bundle:
             sync(path)
         sync(tree)
         target = self.cache / digest
-        with held_lock(self._lock, doing="unpack a bundle", wait_s=_LOCK_WAIT_S):
+        with held_lock(lock_of(self.cache), doing="unpack a bundle", wait_s=LOCK_WAIT_S):
             if not (whole := _whole(target)):
                 with draft_directory(self.cache) as grave:
                     if target.exists():
@@ -216,13 +226,9 @@ class Bundle:
             raise ImageError(f"{target} changed while it was written")
         return whole
 
-    @property
-    def _lock(self) -> Path:
-        return self.cache / ".lock"
-
     def _release(self) -> Path:
         """Which archive a release is, of those that were downloaded."""
-        return self.cache / ".releases" / str(self.version)
+        return releases_of(self.cache) / str(self.version)
 
     def _known_archive(self) -> str | None:
         """The SHA-256 of the archive, where it is known without downloading it."""
@@ -250,7 +256,7 @@ class Bundle:
                 ensure_private_directory(self.cache)
                 ensure_private_directory(path.parent)
                 with (
-                    held_lock(self._lock, doing="note a digest", wait_s=_LOCK_WAIT_S),
+                    held_lock(lock_of(self.cache), doing="note a digest", wait_s=LOCK_WAIT_S),
                     replaced_atomically(path) as draft,
                 ):
                     draft.write_text(
