@@ -15,6 +15,7 @@ from real_cluster import START_S, Cluster
 BUILT = Path("~/.cache/ai-how-tests/kubernetes/current/kubernetes/server/bin").expanduser()
 BUNDLE = BUILT.parents[2]
 VERSION = "1.20.2"
+IMAGE = "localhost/ai-how/busybox:1"
 PLANE, WORKER = "control-plane-01", "worker-01"
 # Two emulated processors beside two other parts of the suite: five minutes were not enough.
 SETTLED_S = 900.0
@@ -135,11 +136,33 @@ def web(name: str, node: str, **labels: str) -> dict[str, Any]:
             "containers": [
                 {
                     "name": "web",
-                    "image": "localhost/ai-how/busybox:1",
+                    "image": IMAGE,
                     "imagePullPolicy": "Never",
                     "command": ["/bin/busybox", "sh", "-c", script],
                 }
             ],
+        },
+    }
+
+
+def deployment(name: str, command: list[str]) -> dict[str, Any]:
+    """One Pod that runs a command, wherever it is put."""
+    labels = {"app": name}
+    box = {
+        "name": "box",
+        "image": IMAGE,
+        "imagePullPolicy": "Never",
+        "command": command,
+    }
+    spec = {"terminationGracePeriodSeconds": 1, "containers": [box]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
         },
     }
 

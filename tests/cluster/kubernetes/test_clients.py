@@ -4,7 +4,6 @@ import json
 import os
 import subprocess  # noqa: TID251  a program is left to run
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from ai_how.process import Completed, run
+from ai_how.waiting import Deadline, wait_until
 from debian_programs import debian_program
-from real_kubernetes import PLANE, WORKER, KubernetesCluster
+from real_kubernetes import PLANE, WORKER, KubernetesCluster, deployment
 from sockets import free_port
 
 pytestmark = pytest.mark.slurm
@@ -54,7 +54,9 @@ def test_a_kubectl_of_debian_13_does_its_work_from_here(
     port = free_port()
     forward = subprocess.Popen([*with_port, f"{port}:8080"], stdout=subprocess.DEVNULL)  # noqa: S603
     try:
-        assert fetched(f"http://127.0.0.1:{port}/") == "on-plane\n"
+        page = f"http://127.0.0.1:{port}/"
+        text = wait_until(lambda: fetched(page), Deadline.after(CLIENT_S), page)
+        assert text == "on-plane\n"
     finally:
         forward.kill()
         forward.wait()
@@ -65,7 +67,10 @@ def test_a_kubectl_of_debian_13_does_its_work_from_here(
 def test_clients_of_pypi_make_a_deployment_and_run_a_command_in_it(
     kubeconfig: Path, python: Path, client: str
 ) -> None:
-    done = run([python, DATA / client, kubeconfig], timeout_s=CLIENT_S)
+    name = client.removesuffix(".py").replace("_", "-")
+    script = "echo begun; sleep 100000"
+    asked = json.dumps(deployment(name, ["/bin/busybox", "sh", "-c", script]))
+    done = run([python, DATA / client, kubeconfig, asked], timeout_s=CLIENT_S)
     assert json.loads(done.stdout) == {"on": WORKER, "log": "begun\n", "said": "hello\n"}
 
 
@@ -88,12 +93,10 @@ def kubectl(
     return run(argv, stdin=stdin, check=check, timeout_s=CLIENT_S)
 
 
-def fetched(url: str) -> str:
-    end = time.monotonic() + CLIENT_S
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310  ours
-                return answer.read().decode()
-        except (urllib.error.URLError, ConnectionError):
-            assert time.monotonic() < end, url
-            time.sleep(1)
+def fetched(url: str) -> str | None:
+    """The page; None as long as nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310  ours
+            return answer.read().decode()
+    except (urllib.error.URLError, ConnectionError):
+        return None

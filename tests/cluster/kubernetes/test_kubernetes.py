@@ -5,7 +5,7 @@ import json
 import pytest
 
 from real_cluster import START_S
-from real_kubernetes import PLANE, VERSION, WORKER, KubernetesCluster, are_ready, web
+from real_kubernetes import PLANE, VERSION, WORKER, KubernetesCluster, are_ready, deployment, web
 
 pytestmark = pytest.mark.slurm
 
@@ -84,21 +84,7 @@ def test_pods_go_on_after_a_suspend_as_if_nothing_had_been(
 
 @pytest.mark.long
 def test_a_worker_that_stops_is_drained_and_takes_pods_again(sky: KubernetesCluster) -> None:
-    labels = {"app": "moves"}
-    pod = web("moves", "")
-    del pod["spec"]["nodeName"], pod["spec"]["tolerations"]
-    sky.apply(
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "moves"},
-            "spec": {
-                "replicas": 1,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pod["spec"]},
-            },
-        }
-    )
+    sky.apply(deployment("moves", ["/bin/busybox", "sleep", "100000"]))
 
     def running_on() -> list[str | None]:
         found = sky.objects("pods", "-l", "app=moves")

@@ -11,11 +11,10 @@ from ai_how.libvirt_client.client import LibvirtClient
 from ai_how.process import start_daemon
 from ai_how.state.cluster_state import read_state
 from real_cluster import START_S
-from real_kubernetes import KubernetesCluster, service, web
+from real_kubernetes import PLANE, WORKER, KubernetesCluster, service, web
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
-PLANE, WORKER = "control-plane-01", "worker-01"
 BACK_S = 900.0
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from real_kubernetes import KubernetesCluster, web
+from real_kubernetes import PLANE, WORKER, KubernetesCluster, web
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
-PLANE, WORKER = "control-plane-01", "worker-01"
 WRONG = 8
 FOUND_S, WELL_S = 900.0, 900.0
 CERTIFICATE = "/etc/kubernetes/pki/kubelet-client.crt"

@@ -1,4 +1,4 @@
-"""by_kubernetes.py KUBECONFIG: a Deployment by the client of PyPI's `kubernetes`."""
+"""by_kubernetes.py KUBECONFIG DEPLOYMENT: by the client of PyPI's `kubernetes`."""
 
 import json
 import sys
@@ -6,31 +6,19 @@ import sys
 from kubernetes import client, config, watch
 from kubernetes.stream import stream
 
-NAME = "by-kubernetes"
-BOX = {
-    "name": "box",
-    "image": "localhost/ai-how/busybox:1",
-    "command": ["/bin/busybox", "sh", "-c", "echo begun; sleep 100000"],
-}
-SPEC = {
-    "replicas": 1,
-    "selector": {"matchLabels": {"app": NAME}},
-    "template": {
-        "metadata": {"labels": {"app": NAME}},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [BOX]},
-    },
-}
-
-config.load_kube_config(sys.argv[1])
+kubeconfig, text = sys.argv[1:]
+thing = json.loads(text)
+name = thing["metadata"]["name"]
+config.load_kube_config(kubeconfig)
 core, apps = client.CoreV1Api(), client.AppsV1Api()
-apps.create_namespaced_deployment("default", {"metadata": {"name": NAME}, "spec": SPEC})
+apps.create_namespaced_deployment("default", thing)
 try:
     changes = watch.Watch().stream(apps.list_namespaced_deployment, "default", timeout_seconds=900)
     for change in changes:
         one = change["object"]
-        if one.metadata.name == NAME and one.status.available_replicas:
+        if one.metadata.name == name and one.status.available_replicas:
             break
-    [pod] = core.list_namespaced_pod("default", label_selector=f"app={NAME}").items
+    [pod] = core.list_namespaced_pod("default", label_selector=f"app={name}").items
     log = core.read_namespaced_pod_log(pod.metadata.name, "default")
     said = stream(
         core.connect_get_namespaced_pod_exec,
@@ -43,5 +31,5 @@ try:
         tty=False,
     )
 finally:
-    apps.delete_namespaced_deployment(NAME, "default")
+    apps.delete_namespaced_deployment(name, "default")
 sys.stdout.write(json.dumps({"on": pod.spec.node_name, "log": log, "said": said}))
